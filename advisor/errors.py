@@ -1,0 +1,49 @@
+"""One error tree. Every expected failure says what, where and what to do next, and carries the exit code."""
+
+from __future__ import annotations
+
+
+class AdvisorError(Exception):
+    """An expected failure, shown as one line without a traceback.
+
+    Args:
+        what: what went wrong and where, one sentence.
+        hint: what to do next, one sentence; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        self.what = what
+        self.hint = hint
+        super().__init__(f"{what} {hint}".strip())
+
+
+class BadInput(AdvisorError):
+    """The user's model, data, file or option cannot be used (exit 2)."""
+
+    exit_code = 2
+
+
+class BudgetTooSmall(AdvisorError):
+    """No selection fits the budget (exit 3)."""
+
+    exit_code = 3
+
+
+class OutOfMemory(AdvisorError):
+    """Not even a micro-batch of one fits (exit 4)."""
+
+    exit_code = 4
+
+
+class NotFinite(AdvisorError):
+    """A NaN or infinity appeared; the message names the module (exit 5)."""
+
+    exit_code = 5
+
+
+class Interrupted(AdvisorError):
+    """Stopped by the user; partial work is kept (exit 130)."""
+
+    exit_code = 130

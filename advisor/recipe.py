@@ -1,0 +1,45 @@
+"""The training recipe a prediction is for, and a real run follows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from advisor.errors import BadInput
+
+TASKS = ("classification", "regression", "causal-lm")
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """AdamW without weight decay, linear schedule with warm-up, best epoch by validation loss.
+
+    Attributes:
+        train_rows: rows trained on; None: all there are.
+        epochs: passes over them.
+        lr: peak learning rate.
+        batch_size: rows a step.
+        warmup: share of all steps spent warming up.
+    """
+
+    train_rows: int | None = None
+    epochs: int = 6
+    lr: float = 1e-3
+    batch_size: int = 32
+    warmup: float = 0.06
+
+    def __post_init__(self) -> None:
+        for option, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size), ("--lr", self.lr)):
+            if not value > 0:
+                raise BadInput(f"{option} must be positive, got {value}.")
+        if self.train_rows is not None and self.train_rows < 1:
+            raise BadInput(f"--train-rows must be at least 1, got {self.train_rows}.")
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        return asdict(self)
+
+
+def default_recipe(task: str) -> TrainingRecipe:
+    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4, batch 16."""
+    if task == "causal-lm":
+        return TrainingRecipe(epochs=3, lr=2e-4, batch_size=16)
+    return TrainingRecipe()
