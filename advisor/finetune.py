@@ -1,0 +1,215 @@
+"""One real LoRA fine-tune through PEFT: what predictions are made about."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional
+
+from advisor.encode import IGNORED, Row, collate, length_bucketed
+from advisor.errors import NotFinite
+from advisor.events import Session
+from advisor.export.peft import lora_arguments
+from advisor.models import LoadedModel
+from advisor.recipe import TrainingRecipe
+from advisor.targets import LoraSettings, Selection
+
+EVAL_BATCH = 64
+CLIP_NORM = 1.0  # transformers' Trainer clips at 1.0 by default
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Mean losses in nats (regression: share of the label variance), and the metric, after one epoch."""
+
+    train_loss: float
+    val_loss: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. ``best`` is the epoch of lowest validation loss, counted from 1 (0: before any training)."""
+
+    epochs: tuple[Epoch, ...]
+    best: int
+    lora_params: int
+    wall_s: float
+
+    @property
+    def at_best(self) -> Epoch:
+        return self.epochs[self.best]
+
+
+def bf16_autocast(device: torch.device) -> bool:
+    """Whether runs use bfloat16 autocast: always on CUDA, on CPU where AVX512-BF16 makes it faster."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+def finetune(
+    loaded: LoadedModel,
+    selection: Selection,
+    settings: LoraSettings,
+    recipe: TrainingRecipe,
+    train: Sequence[Row],
+    evaluation: Sequence[Row],
+    metric: str,
+    seed: int,
+    session: Session | None = None,
+) -> RunResult:
+    """Fine-tune a copy of ``loaded`` with LoRA on ``selection`` and the head, and evaluate after every epoch.
+
+    The recipe is :class:`TrainingRecipe`'s, with gradients clipped at norm 1. An empty selection trains the head
+    alone; for a causal LM it evaluates the model as it is. ``seed`` draws the new head, A, dropout and row order.
+    Epoch 0 in the result is the untrained model (train_loss NaN).
+
+    Raises:
+        NotFinite: the loss became NaN or infinite.
+        Interrupted: the session was cancelled.
+    """
+    session = session or Session()
+    start = time.monotonic()
+    torch.manual_seed(seed)
+    model = _adapted_copy(loaded, selection, settings)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    label_mean, label_std = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
+
+    def batch_of(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        return collate(rows, loaded, label_mean, label_std)
+
+    epochs = [Epoch(math.nan, *_evaluate(model, loaded, evaluation, metric, batch_of))]
+    steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
+    total = steps_an_epoch * recipe.epochs
+    warmup = max(1, round(recipe.warmup * total))
+    lengths = [len(row.ids) for row in train]
+    rng = np.random.default_rng(seed)
+    if trainable:
+        optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup)))
+        )
+        for epoch in range(recipe.epochs):
+            model.train()
+            loss_sum, weight_sum = 0.0, 0
+            for indices in length_bucketed(lengths, recipe.batch_size, rng):
+                session.check()
+                loss, weight = _loss(model, loaded, batch_of([train[i] for i in indices]))
+                if not torch.isfinite(loss):
+                    raise NotFinite(
+                        f"{selection.name}: the training loss is {loss.item()} in epoch {epoch + 1}.", "Lower --lr."
+                    )
+                loss.backward()
+                nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+                loss_sum += loss.item() * weight
+                weight_sum += weight
+            epochs.append(Epoch(loss_sum / weight_sum, *_evaluate(model, loaded, evaluation, metric, batch_of)))
+    first = 1 if trainable else 0  # a trained run reports a trained epoch
+    best = min(range(first, len(epochs)), key=lambda i: epochs[i].val_loss)
+    return RunResult(
+        tuple(epochs), best, selection.params(loaded.targets, settings.rank), time.monotonic() - start
+    )
+
+
+def label_scale(train: Sequence[Row]) -> tuple[float, float]:
+    """Mean and standard deviation of the training labels (standard deviation 1 when they are constant)."""
+    labels = np.array([row.label for row in train], dtype=np.float64)
+    return float(labels.mean()), float(labels.std()) or 1.0
+
+
+def _adapted_copy(loaded: LoadedModel, selection: Selection, settings: LoraSettings) -> nn.Module:
+    model = copy.deepcopy(loaded.model)
+    if loaded.head_is_new:
+        for name in loaded.head:
+            reset_head(model, name)
+    if selection.targets:
+        arguments = lora_arguments(
+            selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=loaded.name
+        )
+        return get_peft_model(model, LoraConfig(**arguments))
+    for name in loaded.head:
+        model.get_submodule(name).requires_grad_(True)
+    return model
+
+
+def reset_head(model: nn.Module, name: str) -> None:
+    """Draw the weights of one head module anew from torch's current seed, as a fresh load would."""
+    std = getattr(model.config, "initializer_range", 0.02)
+    with torch.no_grad():
+        for module in model.get_submodule(name).modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, std)
+                if module.bias is not None:
+                    module.bias.zero_()
+
+
+def _loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """Mean loss of a batch and the number of terms in the mean."""
+    labels = batch.pop("labels")
+    logits = _logits(model, loaded, batch)
+    if loaded.task == "regression":
+        return functional.mse_loss(logits[:, 0], labels), len(labels)
+    if loaded.task == "classification":
+        return functional.cross_entropy(logits, labels), len(labels)
+    shifted = labels[:, 1:]
+    loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), shifted.flatten(), ignore_index=IGNORED)
+    return loss, int((shifted != IGNORED).sum())
+
+
+def _logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    device = loaded.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16_autocast(device)):
+        logits: torch.Tensor = model(**batch).logits
+    return logits.float()
+
+
+@torch.no_grad()
+def _evaluate(model, loaded, rows, metric, batch_of) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """Validation loss (pooled over target tokens for a causal LM) and metric."""
+    model.eval()
+    loss_sum, count = 0.0, 0
+    predicted, actual = [], []
+    for indices in length_bucketed([len(row.ids) for row in rows], EVAL_BATCH):
+        batch = batch_of([rows[i] for i in indices])
+        labels = batch.pop("labels")
+        logits = _logits(model, loaded, batch)
+        if loaded.task == "regression":
+            loss_sum += functional.mse_loss(logits[:, 0], labels, reduction="sum").item()
+            count += len(labels)
+            predicted.append(logits[:, 0].cpu().numpy())
+        else:
+            if loaded.task == "causal-lm":
+                keep = labels[:, 1:] != IGNORED
+                logits, labels = logits[:, :-1][keep], labels[:, 1:][keep]
+            loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
+            count += len(labels)
+            predicted.append(logits.argmax(-1).cpu().numpy())
+        actual.append(labels.cpu().numpy())
+    return loss_sum / count, score(metric, np.concatenate(actual), np.concatenate(predicted))
+
+
+def score(metric: str, actual: np.ndarray, predicted: np.ndarray) -> float:
+    """The metric by its name; higher is better for all of them."""
+    from scipy.stats import spearmanr
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    if metric in ("accuracy", "token_accuracy"):
+        return float((actual == predicted).mean())
+    if metric == "matthews":
+        return float(matthews_corrcoef(actual, predicted))
+    if metric == "f1":
+        average = "binary" if actual.max() <= 1 else "macro"
+        return float(f1_score(actual, predicted, average=average, zero_division=0))
+    if np.ptp(predicted) == 0 or np.ptp(actual) == 0:
+        return 0.0  # a constant prediction ranks nothing
+    return float(spearmanr(actual, predicted).statistic)

@@ -1,0 +1,316 @@
+"""Load a Hugging Face model for a task and find the modules LoRA can adapt."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from advisor.errors import BadInput
+from advisor.profiles import load_profiles
+from advisor.targets import Target
+
+AUTO_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
+}
+# Never adapted in any family: sentence poolers and the routers of mixtures of experts.
+NEVER_ADAPTED = ("pooler", "router", "gate")
+
+
+@dataclass
+class LoadedModel:
+    """A frozen model in eval mode with what the advisor knows about it.
+
+    Attributes:
+        model: all parameters frozen.
+        tokenizer: its tokenizer, with a padding token.
+        task: ``classification``, ``regression`` or ``causal-lm``.
+        targets: the adaptable modules, in model order.
+        head: names of the modules PEFT trains in full besides LoRA (``modules_to_save``); empty for a causal LM.
+        head_is_new: the checkpoint has no trained weights for the head.
+        name: folder or hub id, as given.
+        revision: the hub revision, None for a folder.
+        fingerprint: hash of the pretrained weights (the head left out when it is new).
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    task: str
+    targets: tuple[Target, ...]
+    head: tuple[str, ...]
+    head_is_new: bool
+    name: str
+    revision: str | None
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens, from the position table and the tokenizer."""
+        config = self.model.config
+        limit = getattr(config, "max_position_embeddings", None) or 1_000_000
+        if config.model_type in ("roberta", "xlm-roberta"):
+            limit -= config.pad_token_id + 1  # RoBERTa numbers positions from pad_token_id + 1
+        return int(min(limit, self.tokenizer.model_max_length))
+
+    def qv_roles(self) -> tuple[str, ...]:
+        """The roles that stand for "q,v" in this family."""
+        profile = family_profile(self.model.config.model_type)
+        return tuple(profile["qv"]) if profile else ("query", "value", "q_proj", "v_proj")
+
+
+def load_model(
+    name: str,
+    task: str,
+    *,
+    num_labels: int = 1,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load ``name`` (a local folder or a hub id) with the right head for ``task``.
+
+    Args:
+        num_labels: classes (1 for regression; unused for a causal LM).
+        device: ``auto`` takes CUDA when there is one.
+        dtype: ``auto`` is bfloat16 on CUDA and float32 on CPU.
+        seed: draws the weights of a new head.
+
+    Raises:
+        BadInput: the folder or id cannot be loaded as such a model, or its trained head has other labels.
+    """
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
+    config = _load_config(name, options)
+    if task != "causal-lm":
+        _check_trained_head(config, name, num_labels)
+        config.num_labels = num_labels
+        config.problem_type = "regression" if task == "regression" else "single_label_classification"
+    torch_device = _pick_device(device)
+    torch_dtype = _pick_dtype(dtype, torch_device)
+    tokenizer = _load_tokenizer(name, options)
+    auto_class = getattr(transformers, AUTO_CLASSES[task])
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model, info = auto_class.from_pretrained(
+                name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise BadInput(
+                f"{name}: cannot be loaded as a {task} model: {_first_line(error)}",
+                "Needed: a folder with config.json, *.safetensors and tokenizer files, or a hub id.",
+            ) from error
+    model.requires_grad_(False)
+    model.to(torch_device).eval()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    head = find_head(model) if task != "causal-lm" else ()
+    missing = sorted(info["missing_keys"])
+    new_head = [k for k in missing if k.startswith(head)] if head else []
+    frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
+    warnings = []
+    if frozen_new:
+        warnings.append(
+            f"{len(frozen_new)} tensors outside the head are not in the checkpoint and stay at random values "
+            f"(first: {frozen_new[0]})."
+        )
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        task=task,
+        targets=find_targets(model, head),
+        head=head,
+        head_is_new=bool(new_head),
+        name=name,
+        revision=getattr(config, "_commit_hash", None),
+        fingerprint=weight_fingerprint(model, head if new_head else ()),
+        notes=(f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""),),
+        warnings=tuple(warnings),
+    )
+
+
+def meta_model(name: str, task: str, *, num_labels: int = 1, trust_remote_code: bool = False) -> nn.Module:
+    """The same architecture as :func:`load_model` gives, on the meta device: no weights, no memory.
+
+    Raises:
+        BadInput: no usable config at ``name``.
+    """
+    config = _load_config(name, {"trust_remote_code": trust_remote_code})
+    if task != "causal-lm":
+        config.num_labels = num_labels
+    with torch.device("meta"), _quiet():
+        model: nn.Module = getattr(transformers, AUTO_CLASSES[task]).from_config(config)
+    return model
+
+
+def find_head(model: nn.Module) -> tuple[str, ...]:
+    """The modules beside the base model that hold parameters: what a classifier trains in full."""
+    base = model.base_model
+    return tuple(
+        name for name, child in model.named_children() if child is not base and any(True for _ in child.parameters())
+    )
+
+
+def find_targets(model: nn.Module, head: tuple[str, ...]) -> tuple[Target, ...]:
+    """What PEFT's ``all-linear`` wraps, less poolers, routers and the head, in model order.
+
+    Raises:
+        BadInput: the model has none.
+    """
+    profile = family_profile(model.config.model_type)
+    never = NEVER_ADAPTED + tuple(profile["never"] if profile else ())
+    output_embeddings = model.get_output_embeddings()
+    targets = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | Conv1D) or module is output_embeddings:
+            continue
+        parts = name.split(".")
+        if any(name == h or name.startswith(h + ".") for h in head) or any(p in never for p in parts):
+            continue
+        layer, role, group = _place(name, profile)
+        if isinstance(module, Conv1D):
+            in_features, out_features, kind = module.weight.shape[0], module.weight.shape[1], "conv1d"
+        else:
+            in_features, out_features, kind = module.in_features, module.out_features, "linear"
+        targets.append(Target(name, layer, role, group, in_features, out_features, kind))
+    if not targets:
+        raise BadInput(f"{type(model).__name__} has no linear module that LoRA could adapt.", "Use another model.")
+    return tuple(targets)
+
+
+def family_profile(model_type: str) -> dict[str, Any] | None:
+    """The profile in ``profiles/models`` for a config's ``model_type``, None for an unlisted family."""
+    return next((p for p in load_profiles("models").values() if model_type in p["model_types"]), None)
+
+
+def weight_fingerprint(model: nn.Module, leave_out: tuple[str, ...] = ()) -> str:
+    """SHA-256 over every parameter's name, shape and up to 4,096 evenly spaced values."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if leave_out and name.startswith(leave_out):
+            continue
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 4096)].to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _place(name: str, profile: dict[str, Any] | None) -> tuple[int | None, str, str]:
+    """Layer index, role and group of a module from its name."""
+    match = re.search(r"\.(\d+)\.", name)
+    if match is None:
+        return None, name.rsplit(".", 1)[-1], "other"
+    layer, tail = int(match.group(1)), name[match.end() :]
+    known = profile["roles"].get(tail) if profile else None
+    if known:
+        group, role = known.split("/")
+        return layer, role, group
+    if "attn" in tail or "attention" in tail:
+        return layer, tail, "attention"
+    return layer, tail, "mlp"
+
+
+def _load_config(name: str, options: dict[str, Any]) -> Any:
+    path = Path(name)
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise BadInput(f"{name}: no config.json there, so it is not a model folder.", "Give the model's folder.")
+        if not any(path.glob("*.safetensors")):
+            raise BadInput(
+                f"{name}: no *.safetensors file there.", "Save the model with safe_serialization=True (safetensors)."
+            )
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BadInput(f"{name}: no such folder.", "Give a model folder or a hub id such as org/name.")
+    try:
+        with _quiet():
+            return transformers.AutoConfig.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"{name}: its config cannot be read: {_first_line(error)}",
+            "Check the folder or hub id; hub models need a network or a local cache.",
+        ) from error
+
+
+def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}", "Add the files.") from error
+
+
+def _check_trained_head(config: Any, name: str, num_labels: int) -> None:
+    trained = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
+    if trained and config.num_labels != num_labels:
+        raise BadInput(
+            f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",
+            "Use the base model, or data with the labels that head was trained for.",
+        )
+
+
+def _pick_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"--device {device}: not a torch device.", "Use auto, cpu or cuda.") from error
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(f"--device {device}: torch sees no CUDA device here.", "Use --device cpu.")
+    return picked
+
+
+def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    if dtype not in names:
+        raise BadInput(f"--dtype {dtype}: unknown.", "Use auto, " + ", ".join(names) + ".")
+    return names[dtype]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' load report and progress bars: the advisor says what matters itself."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

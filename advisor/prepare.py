@@ -1,0 +1,116 @@
+"""Model and data, loaded, split and tokenised: where every command that touches a model begins."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from advisor.data import Dataset, load_dataset, sample_rows, split_evaluation
+from advisor.encode import Row, encode, resolve_max_length
+from advisor.events import Session
+from advisor.models import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user pointed at: plain values, so that it travels to worker processes.
+
+    ``seed`` draws the evaluation split, row samples and a new head's weights.
+    """
+
+    model: str
+    data: str
+    eval_data: str | None = None
+    task: str = "auto"
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
+    metric: str | None = None
+    max_length: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A loaded model with tokenised training and evaluation rows.
+
+    ``train`` and ``evaluation`` are the datasets the rows come from; a row that was dropped in tokenising is
+    missing from the rows only.
+    """
+
+    source: Source
+    loaded: LoadedModel
+    train: Dataset
+    evaluation: Dataset
+    train_rows: list[Row]
+    eval_rows: list[Row]
+    max_length: int
+
+
+def read_data(source: Source, session: Session) -> tuple[Dataset, Dataset]:
+    """Training and evaluation data; without ``eval_data`` a seeded, stratified 10 % is split off.
+
+    Raises:
+        BadInput: see :func:`advisor.data.load_dataset`.
+    """
+    train = load_dataset(
+        source.data,
+        task=source.task,
+        text_columns=source.text_columns,
+        label_column=source.label_column,
+        metric=source.metric,
+    )
+    for note in train.notes:
+        session.note(note)
+    if source.eval_data is None:
+        train, evaluation = split_evaluation(train, source.seed)
+        session.note(f"Evaluation: {len(evaluation.examples)} rows split off {train.source} (seed {source.seed}).")
+    else:
+        evaluation = load_dataset(source.eval_data, like=train.schema)
+        for note in evaluation.notes:
+            session.note(note)
+    return train, evaluation
+
+
+def prepare(
+    source: Source, session: Session, *, train_limit: int | None = None, eval_limit: int | None = None
+) -> Prepared:
+    """Load everything ``source`` names; at most the given numbers of rows are tokenised.
+
+    Raises:
+        BadInput: the model or the data cannot be used.
+    """
+    train, evaluation = read_data(source, session)
+    if train_limit is not None:
+        train = sample_rows(train, train_limit, source.seed)
+    if eval_limit is not None:
+        evaluation = sample_rows(evaluation, eval_limit, source.seed)
+    schema = train.schema
+    loaded = load_model(
+        source.model,
+        schema.task,
+        num_labels=len(schema.class_names) or 1,
+        device=source.device,
+        dtype=source.dtype,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        seed=source.seed,
+    )
+    for text in loaded.notes:
+        session.note(text)
+    for text in loaded.warnings:
+        session.warn(text)
+    max_length = resolve_max_length(source.max_length, loaded)
+    encoded = []
+    for dataset, what in ((train, "Training data"), (evaluation, "Evaluation data")):
+        rows, notes = encode(dataset, loaded, max_length)
+        for note in notes:
+            session.note(f"{what}: {note}")
+        encoded.append(rows)
+    return Prepared(source, loaded, train, evaluation, encoded[0], encoded[1], max_length)
