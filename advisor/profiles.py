@@ -18,7 +18,7 @@ def load_profiles(kind: str) -> dict[str, dict[str, Any]]:
     The result is cached: treat it as read-only.
 
     Raises:
-        BadInput: there is no such kind, or a file does not hold a YAML mapping; the message names file and field.
+        BadInput: there is no such kind, or a file does not hold named fields; names the file and the field.
     """
     folder = files("profiles") / kind
     if not folder.is_dir():

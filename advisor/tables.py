@@ -16,14 +16,17 @@ from advisor.errors import BadInput
 FORMATS = "JSONL, JSON, CSV, TSV and plain text are read"
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".txt")
-BINARY_SUFFIXES = (".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".pkl", ".pt", ".npz", ".zip", ".gz", ".bz2", ".xz", ".zst")
+OTHER_SUFFIXES = (
+    *(".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".pkl", ".npz"),
+    *(".zip", ".gz", ".bz2", ".xz", ".zst"),
+)
 TRAIN_STEMS = ("train",)
 EVALUATION_STEMS = ("validation", "valid", "dev", "test")
-TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "utterance", "tweet", "question", "title", "body")
+TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "utterance", "body", "question", "title")
 LABEL_NAMES = (
-    "label", "labels", "category", "class", "target", "gold_label", "score", "stars", "rating", "sentiment",
-    "intent", "emotion", "similarity", "is_duplicate", "quality",
-)  # fmt: skip
+    *("label", "labels", "category", "class", "target", "gold_label", "score", "stars", "rating"),
+    *("sentiment", "intent", "emotion", "similarity", "is_duplicate", "quality"),
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LABEL_FIRST = re.compile(r"([+-]?\d+|__label__\S+|[A-Z]+:\w+)[ \t]+(\S.*)")
@@ -65,7 +68,7 @@ def read_table(path: str, wanted: Collection[str] = (), evaluation: bool = False
     Args:
         path: file, folder or hub id.
         wanted: column names the caller will ask for; they settle whether a delimited file has a header.
-        evaluation: in a folder or on the hub, take the validation (else test) part instead of the training part.
+        evaluation: of a folder or hub data set, read the validation (else test) part, not the training part.
 
     Raises:
         BadInput: nothing there, not a text file, or a line that does not parse; names file and line.
@@ -75,20 +78,20 @@ def read_table(path: str, wanted: Collection[str] = (), evaluation: bool = False
         file = _file_in_folder(file, EVALUATION_STEMS if evaluation else TRAIN_STEMS)
         notes.append(f"The folder's {file.name} is read.")
     elif not file.exists():
-        if HUB_ID.fullmatch(path) and file.suffix.lower() not in (*SUFFIXES, *BINARY_SUFFIXES):
+        if HUB_ID.fullmatch(path) and file.suffix.lower() not in (*SUFFIXES, *OTHER_SUFFIXES):
             return _hub_table(path, EVALUATION_STEMS if evaluation else TRAIN_STEMS)
         raise BadInput(f"There is no file or folder {path}.", "Check the path given as --data.")
     source = str(file)
     suffix = file.suffix.lower()
-    if suffix in BINARY_SUFFIXES:
+    if suffix in OTHER_SUFFIXES:
         raise BadInput(f"{source}: {suffix} files are not read yet.", f"{FORMATS}: convert it to JSONL.")
     text = _decode(file, source, notes)
     if suffix in JSON_SUFFIXES or (suffix not in SUFFIXES and text.lstrip()[0] in "{["):
         return _json_table(text, source, notes)
-    first_line = text.lstrip("\r\n").splitlines()[0]
-    if suffix in (".csv", ".tsv") or "\t" in first_line:
+    lines = [line for line in text.split("\n") if line.strip()]
+    if suffix in (".csv", ".tsv") or all("\t" in line for line in lines):
         expected = "," if suffix == ".csv" else "\t"
-        delimiter = next((d for d in (expected, ";", "\t", ",") if d in first_line), expected)
+        delimiter = next((d for d in (expected, ";", "\t", ",") if d in lines[0]), expected)
         if delimiter != expected:
             notes.append(f"The cells are separated by {delimiter!r}.")
         return _delimited_table(text, delimiter, source, wanted, notes)
@@ -108,9 +111,9 @@ def _decode(file: Path, source: str, notes: list[str]) -> str:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise BadInput(f"{source} cannot be read: {error.strerror}.", "Check the file and its permissions.") from error
+        raise BadInput(f"{source} cannot be read: {error.strerror}.", "Check its permissions.") from error
     if b"\0" in data:
-        raise BadInput(f"{source} is not a UTF-8 text file: it holds NUL bytes.", f"{FORMATS}; save it as UTF-8.")
+        raise BadInput(f"{source} holds NUL bytes: no UTF-8 text file.", f"{FORMATS}; save it as UTF-8.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -150,7 +153,8 @@ def _json_table(text: str, source: str, notes: list[str]) -> Table:
     for number, item in items:
         if not isinstance(item, dict):
             raise BadInput(
-                f"{source}, {unit} {number} is not a JSON object.", 'Each row looks like {"text": "…", "label": "…"}.'
+                f"{source}, {unit} {number} is not a JSON object.",
+                'Each row looks like {"text": "…", "label": "…"}.',
             )
     return _table(items, unit, source, notes)
 
@@ -166,7 +170,9 @@ def _lines_table(text: str, source: str, notes: list[str]) -> Table:
     return _table([(n, {"text": line}) for n, line in lines], "line", source, notes)
 
 
-def _delimited_table(text: str, delimiter: str, source: str, wanted: Collection[str], notes: list[str]) -> Table:
+def _delimited_table(
+    text: str, delimiter: str, source: str, wanted: Collection[str], notes: list[str]
+) -> Table:
     records = _records(text, delimiter, source)
     width = len(records[0][1])
     for number, cells in records:
@@ -189,8 +195,11 @@ def _delimited_table(text: str, delimiter: str, source: str, wanted: Collection[
 
 
 def _records(text: str, delimiter: str, source: str) -> list[tuple[int, list[str]]]:
-    """(first line number, cells) of each non-blank row. Tab-separated files often hold bare quotes: if reading
-    quotes as quotes fails or joins lines that are whole rows already, they are plain characters."""
+    """(number of its first line, cells) of each non-blank row.
+
+    Tab-separated files often hold bare quotes: where reading them as quotes fails, or joins lines that are
+    whole rows already, they are plain characters.
+    """
     quoted, error = [], None
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -223,23 +232,24 @@ def _has_header(records: Sequence[tuple[int, list[str]]], wanted: Collection[str
     again further down its column), and be known names, or stand over numbers, or over a few repeating values.
     """
     first = [cell.strip() for cell in records[0][1]]
-    if wanted and any(name in first for name in wanted):
+    if any(name in first for name in wanted):
         return True
     if any(NUMBERED_COLUMN.fullmatch(name) for name in wanted):
         return False
-    if first in ([str(i) for i in range(len(first))], ["", *(str(i) for i in range(len(first) - 1))]):
-        return len(first) > 1  # the numbers pandas gives to unnamed columns
-    if any(NUMBER.fullmatch(cell) for cell in first) or "" in first[1:] or len(records) < 2:
-        return False
-    below = [[cells[i].strip() for _, cells in records[1:] if cells[i].strip()] for i in range(len(first))]
-    if any(cell in values for cell, values in zip(first, below, strict=True)):
-        return False
-    if any(cell.lower() in (*TEXT_NAMES, *LABEL_NAMES) for cell in first):
+    counted = [str(i) for i in range(len(first))]
+    if len(first) > 1 and first in (counted, ["", *counted[:-1]]):
+        return True  # pandas numbers unnamed columns
+    known = sum(cell.lower() in (*TEXT_NAMES, *LABEL_NAMES) for cell in first)
+    if known >= 2 or (known and len(records) == 1):
         return True
-    if any(values and all(map(NUMBER.fullmatch, values)) for values in below):
+    below = [[cells[i].strip() for _, cells in records[1:] if cells[i].strip()] for i in range(len(first))]
+    recurs = any(cell in values for cell, values in zip(first, below, strict=True))
+    if recurs or any(NUMBER.fullmatch(cell) for cell in first):
+        return False
+    if known or any(values and all(map(NUMBER.fullmatch, values)) for values in below):
         return True
     short = all(len(cell) <= 30 and len(cell.split()) <= 3 for cell in first)
-    return short and any(2 * len(set(values)) <= len(values) for values in below)
+    return short and any(0 < 2 * len(set(values)) <= len(values) for values in below)
 
 
 def _hub_table(name: str, stems: Sequence[str]) -> Table:
@@ -247,31 +257,28 @@ def _hub_table(name: str, stems: Sequence[str]) -> Table:
     import datasets
 
     base, _, last = name.rpartition("/")
-    attempts: list[tuple[str, str | None]] = [(name, None), (base, last)] if base else [(name, None)]
-    if name.count("/") == 2:
-        attempts = [(base, last)]
-    reason: Exception | None = None
+    attempts: list[tuple[str, str | None]] = [] if name.count("/") == 2 else [(name, None)]
+    if base:
+        attempts.append((base, last))
+    failures = []
     for repository, config in attempts:
         try:
-            parts = datasets.get_dataset_split_names(repository, config)
-            part = next((stem for stem in stems if stem in parts), None)
-            if part is None:
-                raise BadInput(f"{name} has no {stems[0]} split.", f"Its splits: {', '.join(parts)}.")
-            data = datasets.load_dataset(repository, config, split=part)
+            splits = datasets.get_dataset_split_names(repository, config)
+            split = next((stem for stem in stems if stem in splits), splits[0])
+            data = datasets.load_dataset(repository, config, split=split)
             break
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = reason or error
+        except Exception as error:  # whatever the hub client raises, the name could not be read
+            failures.append(error)
     else:
+        reason = " ".join(str(failures[0]).split()) or type(failures[0]).__name__
         raise BadInput(
-            f"There is no file or folder {name}, and the hub data set could not be read: "
-            f"{str(reason).splitlines()[0] if str(reason) else type(reason).__name__}",
+            f"There is no file or folder {name}, and no hub data set could be read: {reason.rstrip('.')}.",
             "Check the name and the network, or download the rows and name the file.",
-        ) from reason
+        ) from failures[0]
     rows = [dict(row) for row in data]
     for column, feature in data.features.items():
         if isinstance(feature, datasets.ClassLabel):
             for row in rows:
-                known = row[column] is not None and row[column] >= 0
-                row[column] = feature.int2str(row[column]) if known else None
-    notes = [f"The {part} split of the hub data set is read."]
-    return _table(enumerate(rows, start=1), "row", name, notes)
+                hidden = row[column] is None or row[column] < 0  # GLUE's test labels are -1
+                row[column] = None if hidden else feature.int2str(row[column])
+    return _table(enumerate(rows, start=1), "row", name, [f"The hub data set's {split} split is read."])

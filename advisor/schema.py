@@ -1,0 +1,340 @@
+"""What the columns of a table mean: the task, the texts, the label, the metric. Every inference is a note."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.errors import BadInput
+from advisor.profiles import load_profiles
+from advisor.recipe import TASKS
+from advisor.tables import LABEL_NAMES, NUMBER, TEXT_NAMES, Table
+
+METRICS = {
+    "classification": ("accuracy", "matthews", "f1"),
+    "regression": ("spearman",),
+    "causal-lm": ("token_accuracy",),
+}
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("query", "passage"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+PROMPT_COMPLETION = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "input", "output"),
+    ("instruction", "context", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+)
+UNLABELLED_PROMPT_COMPLETION = (("question", "answer"), ("input", "output"))
+OTHER_TASKS = {
+    "Token classification": (("tokens", "ner_tags"), ("tokens", "pos_tags"), ("tokens", "tags")),
+    "Extractive question answering": (("context", "answers"),),
+}
+SCORE_NAMES = ("score", "similarity", "rating", "value")
+METADATA_NAMES = (
+    "id",
+    "idx",
+    "index",
+    "source",
+    "url",
+    "lang",
+    "language",
+    "split",
+    "fold",
+    "date",
+    "timestamp",
+)
+MAX_INFERRED_CLASSES = 200
+MANY_ROWS = 20  # from here on, labels that hardly repeat are no classes
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How rows are read.
+
+    Attributes:
+        task: ``classification``, ``regression`` or ``causal-lm``.
+        text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the
+            completion is last, the columns before it make the prompt. Plain text: one column.
+        label_column: column of the label, None for causal-lm.
+        class_names: name of each class id; empty unless classification.
+        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman`` or ``token_accuracy``.
+    """
+
+    task: str
+    text_columns: tuple[str, ...]
+    label_column: str | None
+    class_names: tuple[str, ...]
+    metric: str
+
+
+def infer_schema(
+    table: Table,
+    path: str,
+    task: str,
+    text_columns: Sequence[str],
+    label_column: str | None,
+    metric: str | None,
+) -> tuple[Schema, list[str]]:
+    """The schema, and a note for everything the caller left open (``auto``, no columns, None).
+
+    Raises:
+        BadInput: an unknown task or metric, columns that cannot be told, labels that cannot be used, or a
+            task this program does not do.
+    """
+    if task not in ("auto", *TASKS):
+        raise BadInput(f"There is no task {task!r}.", f"Use one of: auto, {', '.join(TASKS)}.")
+    if not text_columns:
+        _refuse_other_tasks(table)
+    notes = []
+    profile_name, profile = _matching_profile(table, path, task, label_column)
+    if profile:
+        notes.append(f"The task profile {profile_name} fits the name and the columns, and is used.")
+    texts = tuple(text_columns) or tuple(profile.get("text_columns", ()))
+    label = label_column or _find(table, (profile.get("label_column"),))
+    chosen = profile.get("task", task)
+    if chosen == "auto" and label is None:
+        columns = _language_columns(table, unlabelled=True)
+        if columns and (not texts or texts == columns):
+            chosen, texts = "causal-lm", columns
+    class_names: tuple[str, ...] = ()
+    if chosen == "causal-lm":
+        if label is not None:
+            raise BadInput(
+                "--label-column does not apply to causal-lm.", "Name the answer as last --text-column."
+            )
+        texts = texts or _language_columns(table, unlabelled=False)
+        if not texts:
+            raise _cannot_tell("text", table)
+    else:
+        label = label or _find(table, LABEL_NAMES, exclude=texts) or _guess_label(table, texts)
+        if label is None:
+            raise _cannot_tell("label", table)
+        texts = texts or _classifier_columns(table, label)
+        if len(texts) > 2 or label in texts:
+            raise BadInput(
+                f"A classifier cannot read {', '.join(texts)} with the label {label}.",
+                "Name one or two text columns and another one as label.",
+            )
+        chosen, class_names = _read_labels(table, chosen, texts, label)
+    default_metric = profile["metric"] if profile and profile["task"] == chosen else METRICS[chosen][0]
+    schema = Schema(chosen, texts, label, class_names, metric or default_metric)
+    if schema.metric not in METRICS[chosen]:
+        allowed = ", ".join(METRICS[chosen])
+        raise BadInput(f"The metric {metric!r} does not apply to {chosen}.", f"Use one of: {allowed}.")
+    if task == "auto":
+        notes.append(f"The task is {chosen}.")
+    if not text_columns:
+        notes.append(f"The text is read from {' and '.join(texts)}.")
+    if label_column is None and label is not None:
+        notes.append(f"The label is read from {label}.")
+    if class_names:
+        shown = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
+        notes.append(f"There are {len(class_names)} classes: {shown}.")
+    if metric is None:
+        notes.append(f"The metric is {schema.metric}.")
+    return schema, notes
+
+
+def _cannot_tell(what: str, table: Table) -> BadInput:
+    return BadInput(
+        f"{table.source}: which column holds the {what} cannot be told from: {', '.join(table.columns)}.",
+        f"Name it with --{what}-column, or pass --task.",
+    )
+
+
+def _find(table: Table, names: Iterable[str | None], exclude: Sequence[str] = ()) -> str | None:
+    """The first of ``names`` that is a column, whatever its case."""
+    columns = {column.lower(): column for column in reversed(table.columns) if column not in exclude}
+    return next((columns[name] for name in names if name in columns), None)
+
+
+def _find_all(table: Table, groups: Iterable[Sequence[str]], exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns of the first group that are all there."""
+    for names in groups:
+        found = [column for name in names if (column := _find(table, (name,), exclude))]
+        if len(found) == len(names):
+            return tuple(found)
+    return ()
+
+
+def _refuse_other_tasks(table: Table) -> None:
+    for kind, groups in OTHER_TASKS.items():
+        found = _find_all(table, groups)
+        if found:
+            raise BadInput(
+                f"{table.source}: {kind} (columns {' and '.join(found)}) is not supported.",
+                f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
+            )
+
+
+def _matching_profile(
+    table: Table, path: str, task: str, label_column: str | None
+) -> tuple[str, dict[str, Any]]:
+    """The task profile named like the file or its folder, if the table has its text columns."""
+    place = Path(path).expanduser().absolute()
+    parts = [place.stem.lower(), place.name.lower(), place.parent.name.lower()]
+    words = {re.sub(r"[\W_]", "", part) for part in parts}
+    words.update(word for part in parts for word in re.split(r"[\W_]+", part))
+    for name, profile in load_profiles("tasks").items():
+        fits = task in ("auto", profile["task"]) and not (label_column and profile["task"] == "causal-lm")
+        if (
+            fits
+            and not words.isdisjoint(profile["match"])
+            and set(profile["text_columns"]) <= set(table.columns)
+        ):
+            return name, profile
+    return "", {}
+
+
+def _language_columns(table: Table, unlabelled: bool) -> tuple[str, ...]:
+    """Columns of chat, prompt/completion or plain text rows.
+
+    With ``unlabelled``, columns that a classifier could have too count only if nothing looks like a label.
+    """
+    messages = _find(table, ("messages",))
+    if messages and any(isinstance(value, list) for value in table.column(messages)):
+        return (messages,)
+    found = _find_all(table, PROMPT_COMPLETION)
+    if found:
+        return found
+    if unlabelled and (_find(table, LABEL_NAMES) or _guess_label(table, ())):
+        return ()
+    found = _find_all(table, UNLABELLED_PROMPT_COMPLETION)
+    if found:
+        return found
+    if not unlabelled and len(table.columns) == 1:
+        return table.columns
+    text = _find(table, ("text",) if unlabelled else TEXT_NAMES)
+    return (text,) if text else ()
+
+
+def _guess_label(table: Table, exclude: Sequence[str]) -> str | None:
+    """The column most like a label: few repeating integers, else repeating names, else decimal numbers."""
+    ranked = []
+    for column in table.columns:
+        values = [value for value in table.column(column) if not missing(value)]
+        if column in exclude or column.lower() in METADATA_NAMES or 2 * len(values) < len(table.rows):
+            continue
+        if any(isinstance(value, list | dict) for value in values):
+            continue
+        kind, distinct = _kind(values), len({str(value) for value in values})
+        repeating = 2 <= distinct <= min(MAX_INFERRED_CLASSES, len(values) // 2)
+        if kind == "numbers" or (kind in ("integers", "names") and repeating):
+            ranked.append((("integers", "names", "numbers").index(kind), distinct, column))
+    return min(ranked)[2] if ranked else None
+
+
+def _classifier_columns(table: Table, label: str) -> tuple[str, ...]:
+    """One or two text columns: known names, else two wordy columns, else the longest one."""
+    single = _find(table, TEXT_NAMES, exclude=(label,))
+    found = _find_all(table, TEXT_PAIRS, exclude=(label,)) or ((single,) if single else ())
+    if found:
+        return found
+    mean_length: dict[str, float] = {}
+    wordy = []
+    for column in table.columns:
+        values = [
+            v for v in table.column(column) if isinstance(v, str) and not missing(v) and number(v) is None
+        ]
+        if column == label or 2 * len(values) < len(table.rows):
+            continue
+        mean_length[column] = sum(map(len, values)) / len(values)
+        if sum(len(value.split()) for value in values) >= 3 * len(values):
+            wordy.append(column)
+    if not mean_length:
+        raise _cannot_tell("text", table)
+    return tuple(wordy) if len(wordy) == 2 else (max(mean_length, key=lambda column: mean_length[column]),)
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell is empty: absent, null or blank."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def number(value: Any) -> float | None:
+    """The finite number a cell holds, None if it holds something else (truth values are names)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        return None
+    try:
+        result = float(value)
+    except OverflowError:
+        return None
+    return result if math.isfinite(result) else None
+
+
+def class_name(value: Any) -> str:
+    """A class is named by its value: ``1`` for 1, "1" and 1.0; ``true`` for JSON's true."""
+    parsed = number(value)
+    if parsed is not None and parsed.is_integer() and abs(parsed) < 2**53:
+        return str(int(parsed))
+    return value.strip() if isinstance(value, str) else json.dumps(value)
+
+
+def _kind(values: Sequence[Any]) -> str:
+    """``integers``, ``numbers`` (some with decimals), ``names``, or ``mixed``: mostly numbers."""
+    numbers = [parsed for parsed in map(number, values) if parsed is not None]
+    if not numbers or 2 * len(numbers) < len(values):
+        return "names"
+    if len(numbers) < len(values):
+        return "mixed"
+    return "integers" if all(parsed.is_integer() for parsed in numbers) else "numbers"
+
+
+def _read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tuple[str, tuple[str, ...]]:
+    """Task and class names, from the labels of the rows that have text and label."""
+    used = [
+        (index, row[label])
+        for index, row in enumerate(table.rows)
+        if not any(missing(row.get(column)) for column in (*texts, label))
+    ]
+    if not used:
+        columns = " and ".join((*texts, label))
+        raise BadInput(f"{table.source} has no usable row: none has all of {columns}.", "Check the columns.")
+    for index, value in used:
+        if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
+            raise BadInput(
+                f"{table.where(index)}: the label {json.dumps(value)} is neither a finite number nor a name.",
+                "Give each row one label; several labels a row are not supported.",
+            )
+    kind = _kind([value for _, value in used])
+    names = {class_name(value) for _, value in used}
+    hardly_repeat = len(used) >= MANY_ROWS and 2 * len(names) > len(used)
+    if (kind == "mixed" and task != "classification") or (kind == "names" and task == "regression"):
+        index, value = next((index, value) for index, value in used if number(value) is None)
+        raise BadInput(
+            f"{table.where(index)}: the label {value!r} in column {label} is not a finite number.",
+            "Correct the row, or pass --task classification to take every label as a class name.",
+        )
+    if task == "auto" and kind == "names" and hardly_repeat:
+        raise BadInput(
+            f"{table.source}: column {label} has {len(names)} different names in {len(used)} rows: no classes.",
+            "Name another --label-column, or pass --task.",
+        )
+    if task == "auto":
+        scores = label.lower() in SCORE_NAMES and len(names) > MANY_ROWS
+        many = scores or hardly_repeat or len(names) > MAX_INFERRED_CLASSES
+        task = "regression" if kind == "numbers" or (kind == "integers" and many) else "classification"
+    if len(names) < 2:
+        raise BadInput(
+            f"{table.source}: every label in column {label} is {names.pop()!r}.",
+            "At least two different labels are needed; check --label-column.",
+        )
+    if task == "regression":
+        return task, ()
+    return task, tuple(sorted(names, key=float if kind in ("integers", "numbers") else str))
