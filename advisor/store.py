@@ -1,0 +1,84 @@
+"""Files that are either whole or not there, and errors that name them (no torch)."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any, NoReturn
+
+from advisor.errors import BadInput, NotFinite
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8: whenever we are killed, a reader sees the old file or the whole new one.
+
+    Raises:
+        BadInput: the file cannot be written (no such folder, no permission, disk full); nothing is left there.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            with part.open("wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be written: {error.strerror}.", "Free space there, or choose another place to write."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON, as :func:`write_text` does.
+
+    Raises:
+        NotFinite: ``value`` holds a NaN or an infinity, which JSON has not.
+        BadInput: the file cannot be written.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, indent=1)
+    except ValueError as error:
+        raise NotFinite(f"{path}: not written, a number in it is not finite.") from error
+    write_text(path, text + "\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in ``path``; ``what`` names it in messages, e.g. ``probe``.
+
+    Raises:
+        BadInput: the file is missing, unreadable, not JSON, not an object, or holds NaN or an infinity.
+    """
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file, so there is no {what} to read.", "Check the path.") from error
+    except OSError as error:
+        raise BadInput(f"{path}: the {what} cannot be read: {error.strerror}.", "Check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: the {what} is damaged: {error}.", "Make the file anew.") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: the {what} is no JSON object but a {type(value).__name__}.", "Check the path.")
+    return value
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder / name``, for names that come from outside.
+
+    Raises:
+        BadInput: the name leads out of ``folder`` (``..``, absolute, a symbolic link) or names no file.
+    """
+    path, root = folder / name, folder.resolve()
+    if "\0" not in name:
+        resolved = path.resolve()
+        if resolved != root and resolved.is_relative_to(root):
+            return path
+    raise BadInput(f"{name!r} is not the name of a file inside {folder}.", "Use a plain file name.")
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")

