@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,21 +17,31 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8: whenever we are killed, a reader sees the old file or the whole new one.
 
     Raises:
-        BadInput: the file cannot be written (no such folder, no permission, disk full); nothing is left there.
+        BadInput: the file cannot be written (no such folder, no permission, disk full); nothing is left.
+    """
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; on leaving without an error it takes the place of ``path``.
+
+    Raises:
+        BadInput: the file cannot be written (no such folder, no permission, disk full); nothing is left.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         try:
-            with part.open("wb") as file:
-                file.write(text.encode())
-                file.flush()
+            yield part
+            with part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(
-            f"{path}: cannot be written: {error.strerror}.", "Free space there, or choose another place to write."
+            f"{path}: cannot be written: {error.strerror}.", "Free space, or choose another place to write."
         ) from error
 
 
@@ -62,7 +74,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: the {what} is damaged: {error}.", "Make the file anew.") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path}: the {what} is no JSON object but a {type(value).__name__}.", "Check the path.")
+        raise BadInput(f"{path}: the {what} is not a JSON object ({type(value).__name__}).", "Check it.")
     return value
 
 
