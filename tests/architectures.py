@@ -1,8 +1,8 @@
 """Tiny random models of every family, written to a folder as real checkpoints with a tokenizer.
 
 Every parameter is perturbed, so that no weight, bias or LayerNorm is zero, one or equal to another; widths
-differ, so that a transposed matrix does not fit; dropout is on in every config, so that a forgotten ``eval()``
-shows.
+differ, so that a transposed matrix does not fit; dropout is on in every config, so that a forgotten
+``eval()`` shows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 WIDTH, INNER, HEADS, POSITIONS, DROPOUT = 24, 40, 4, 64, 0.1
-WORDS = """the a this that it is was not very and or but of in to i we you he she film movie story book good great
-fine nice bad poor dull awful yes no one two three red blue cat dog"""
+WORDS = """the a this that it is was not very and or but of in to i we you he she film movie story book good
+great fine nice bad poor dull awful yes no one two three red blue cat dog"""
 
 
 class Family(NamedTuple):

@@ -1,13 +1,26 @@
-"""A selection as a PEFT ``LoraConfig``."""
+"""A selection as a PEFT ``LoraConfig``, and what PEFT makes of such a config on a real architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import copy
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from advisor.errors import AdvisorError, BadInput
 from advisor.targets import LoraSettings, Selection, Target
 
+if TYPE_CHECKING:
+    from torch import nn
+
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM"}
+# What PEFT raises over values it cannot use; it has no error class of its own for them.
+_PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
 
 def lora_arguments(
@@ -21,9 +34,16 @@ def lora_arguments(
 ) -> dict[str, Any]:
     """Plain arguments: ``LoraConfig(**arguments)`` adapts exactly ``selection`` and trains ``head`` in full.
 
-    Full module names are emitted, because PEFT matches list entries exactly or as a ``.``-suffix.
+    Full module names are emitted. PEFT matches list entries exactly or as a ``.``-suffix; where a chosen name
+    is such a suffix of a target that is not chosen, one anchored regex is emitted instead.
+
+    Raises:
+        BadInput: the selection is empty, which PEFT has no config for.
     """
+    if not selection.targets:
+        raise BadInput(f"{selection.name}: it has no modules, so there is no LoRA config.", "Select some.")
     chosen = set(selection.targets)
+    others = [t.name for t in targets if t.name not in chosen]
     arguments: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": TASK_TYPES[task],
@@ -34,8 +54,135 @@ def lora_arguments(
         "use_rslora": settings.rslora,
         "bias": "none",
         "fan_in_fan_out": any(t.kind == "conv1d" for t in targets if t.name in chosen),
-        "target_modules": list(selection.targets),
+        "target_modules": _target_modules(selection.targets, others),
     }
     if head:
         arguments["modules_to_save"] = list(head)
     return arguments
+
+
+def _target_modules(chosen: Sequence[str], others: Sequence[str]) -> list[str] | str:
+    suffixes = tuple(f".{name}" for name in chosen)
+    if any(other.endswith(suffixes) for other in others):
+        return "^(" + "|".join(re.escape(name) for name in chosen) + ")$"
+    return list(chosen)
+
+
+def lora_yaml(arguments: Mapping[str, Any], comments: Sequence[str]) -> str:
+    """``arguments`` as YAML under one ``#`` line per comment.
+
+    Both ``LoraConfig(**yaml.safe_load(file))`` and ``peft.get_peft_config(yaml.safe_load(file))`` read it.
+    Line breaks and control characters in comments are escaped, so that no comment can become content.
+    """
+    header = "".join(f"# {_one_line(comment)}\n" for comment in comments)
+    return header + yaml.safe_dump(dict(arguments), sort_keys=False, allow_unicode=True)
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def adapter_config_json(arguments: Mapping[str, Any]) -> str:
+    """What ``LoraConfig(**arguments).save_pretrained`` puts in ``adapter_config.json``, with sets sorted."""
+    from peft import LoraConfig
+
+    config: dict[str, Any] = LoraConfig(**dict(arguments)).to_dict()  # type: ignore[no-untyped-call]
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    return json.dumps(plain, indent=2, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What PEFT does with a config on one model; names are relative to the base model.
+
+    Attributes:
+        wrapped: modules that get LoRA, in model order.
+        lora_params: trainable parameters of LoRA.
+        saved: modules trained in full (``modules_to_save`` and what PEFT adds to it), in model order.
+        saved_params: their parameters.
+        other_params: everything else that is trainable, such as biases.
+        warnings: what PEFT warned of.
+    """
+
+    wrapped: tuple[str, ...]
+    lora_params: int
+    saved: tuple[str, ...]
+    saved_params: int
+    other_params: int
+    warnings: tuple[str, ...]
+
+
+def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
+    """Apply ``LoraConfig(**arguments)`` to a copy of ``model``, which should be on the meta device.
+
+    Only what decides the placement is taken from the config: weights are not initialised as it says, since
+    there are none, and no Python module that it names is imported.
+
+    Raises:
+        BadInput: PEFT refuses the config, or nothing in the model matches it.
+    """
+    from peft import LoraConfig, get_peft_model
+    from peft.utils import ModulesToSaveWrapper
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")  # deprecations are no concern of the user's
+        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("always", RuntimeWarning)
+        try:
+            config = LoraConfig(**copy.deepcopy(dict(arguments)))  # a copy, since PEFT writes into its lists
+            config.init_lora_weights = True
+            config.base_model_name_or_path = None
+            config.megatron_config = None
+            tuner: Any = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True).base_model
+        except _PEFT_ERRORS as error:
+            raise BadInput(f"PEFT refuses this config on {type(model).__name__}: {error}") from error
+    saved = [name for name, module in tuner.model.named_modules() if isinstance(module, ModulesToSaveWrapper)]
+    lora_params = saved_params = other_params = 0
+    for name, parameter in tuner.model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.startswith(tuple(f"{module}." for module in saved)):
+            saved_params += parameter.numel()
+        elif f".{tuner.prefix}" in name:
+            lora_params += parameter.numel()
+        else:
+            other_params += parameter.numel()
+    return Resolved(
+        wrapped=tuple(tuner.targeted_module_names),
+        lora_params=lora_params,
+        saved=tuple(saved),
+        saved_params=saved_params,
+        other_params=other_params,
+        warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+    )
+
+
+def prove(
+    model: nn.Module, arguments: Mapping[str, Any], selection: Selection, targets: Sequence[Target], rank: int
+) -> Resolved:
+    """What PEFT does with ``arguments`` on a meta-device ``model``: exactly ``selection`` and the head.
+
+    Raises:
+        AdvisorError: it does something else, which is a fault of the advisor's and not of the user's.
+    """
+    try:
+        resolved = resolve(model, arguments)
+    except BadInput as error:
+        raise _fault(selection, error.what) from error
+    if differing := sorted(set(resolved.wrapped) ^ set(selection.targets)):
+        counts = f"{len(resolved.wrapped)} modules, not {len(selection.targets)}"
+        raise _fault(selection, f"PEFT adapts {counts} (first that differs: {differing[0]})")
+    if differing := sorted(set(resolved.saved) ^ set(arguments.get("modules_to_save", ()))):
+        raise _fault(selection, f"other modules are trained in full (first that differs: {differing[0]})")
+    expected = selection.params(targets, rank)
+    if (resolved.lora_params, resolved.other_params) != (expected, 0):
+        trained = resolved.lora_params + resolved.other_params
+        raise _fault(selection, f"PEFT trains {trained:,} parameters outside the head, not {expected:,}")
+    return resolved
+
+
+def _fault(selection: Selection, what: str) -> AdvisorError:
+    return AdvisorError(
+        f"{selection.name}: the exported config does not do what was selected: {what}.",
+        "This is a bug in the advisor: please report it with the model's name.",
+    )
