@@ -206,7 +206,7 @@ def split_evaluation(dataset: Dataset, seed: int, fraction: float = 0.1) -> tupl
 
 
 def sample_rows(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """``count`` seeded rows in their order; classes in proportion and, if ``count`` allows, each at least once.
+    """``count`` seeded rows in their order; classes in proportion and, if ``count`` allows, each present.
 
     Raises:
         BadInput: ``count`` is below 1.

@@ -323,7 +323,7 @@ def _read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> t
         )
     if task == "auto" and kind == "names" and hardly_repeat:
         raise BadInput(
-            f"{table.source}: column {label} has {len(names)} different names in {len(used)} rows: no classes.",
+            f"{table.source}: column {label} has {len(names)} names in {len(used)} rows: no classes.",
             "Name another --label-column, or pass --task.",
         )
     if task == "auto":
