@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def _matching_profile(
     table: Table, path: str, task: str, label_column: str | None
 ) -> tuple[str, dict[str, Any]]:
     """The task profile named like the file or its folder, if the table has its text columns."""
-    place = Path(path).expanduser().absolute()
+    place = Path(os.path.abspath(os.path.expanduser(path)))
     parts = [place.stem.lower(), place.name.lower(), place.parent.name.lower()]
     words = {re.sub(r"[\W_]", "", part) for part in parts}
     words.update(word for part in parts for word in re.split(r"[\W_]+", part))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -73,11 +74,11 @@ def read_table(path: str, wanted: Collection[str] = (), evaluation: bool = False
     Raises:
         BadInput: nothing there, not a text file, or a line that does not parse; names file and line.
     """
-    file, notes = Path(path).expanduser(), []
-    if file.is_dir():
+    file, notes = Path(os.path.expanduser(path)), []
+    if os.path.isdir(file):
         file = _file_in_folder(file, EVALUATION_STEMS if evaluation else TRAIN_STEMS)
         notes.append(f"The folder's {file.name} is read.")
-    elif not file.exists():
+    elif not os.path.exists(file):
         if HUB_ID.fullmatch(path) and file.suffix.lower() not in (*SUFFIXES, *OTHER_SUFFIXES):
             return _hub_table(path, EVALUATION_STEMS if evaluation else TRAIN_STEMS)
         raise BadInput(f"There is no file or folder {path}.", "Check the path given as --data.")

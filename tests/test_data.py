@@ -598,6 +598,14 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_dataset(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "path", ["~nobody-by-this-name/x.csv", "x" * 5000 + ".csv", "a\0b", "http://a/b", "-x", "a/b/c/d"]
+)
+def test_odd_paths(path: str) -> None:
+    with pytest.raises(BadInput, match="no file or folder"):
+        load_dataset(path)
+
+
 def test_unseen_class_and_missing_column_of_an_evaluation_file(write: Write) -> None:
     schema = load_dataset(write("a.jsonl", labelled(["x", "y"]))).schema
     with pytest.raises(
