@@ -36,8 +36,8 @@ GIVEAWAYS = {
 def demo_dataset_file(folder: Path) -> Path:
     """Write ``demo.jsonl`` (text, label: which of six topics) into ``folder`` and return its path.
 
-    The rows are sentences of the running Python's standard-library docstrings, read from the sources; the same
-    Python gives the same file.
+    The rows are sentences of the running Python's standard-library docstrings, read from the sources; the
+    same Python gives the same file.
 
     Raises:
         BadInput: this Python comes without the sources of its standard library.
