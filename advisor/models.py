@@ -155,17 +155,25 @@ def load_model(
     )
 
 
-def meta_model(name: str, task: str, *, num_labels: int = 1, trust_remote_code: bool = False) -> nn.Module:
+def meta_model(
+    name: str, task: str, *, num_labels: int | None = 1, trust_remote_code: bool = False
+) -> nn.Module:
     """The same architecture as :func:`load_model` gives, on the meta device: no weights, no memory.
 
+    Args:
+        num_labels: classes; None leaves what the model's config says.
+
     Raises:
-        BadInput: no usable config at ``name``.
+        BadInput: no usable config at ``name``, or its family has no model for the task.
     """
     config = _load_config(name, {"trust_remote_code": trust_remote_code})
-    if task != "causal-lm":
+    if task != "causal-lm" and num_labels is not None:
         config.num_labels = num_labels
-    with torch.device("meta"), _quiet():
-        model: nn.Module = getattr(transformers, AUTO_CLASSES[task]).from_config(config)
+    try:
+        with torch.device("meta"), _quiet():
+            model: nn.Module = getattr(transformers, AUTO_CLASSES[task]).from_config(config)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{name}: it has no {task} model: {_first_line(error)}", "Check the task.") from error
     return model
 
 

@@ -135,7 +135,8 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
             config.megatron_config = None
             tuner: Any = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True).base_model
         except _PEFT_ERRORS as error:
-            raise BadInput(f"PEFT refuses this config on {type(model).__name__}: {error}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise BadInput(f"PEFT refuses the config on {type(model).__name__}: {reason}") from error
     saved = [name for name, module in tuner.model.named_modules() if isinstance(module, ModulesToSaveWrapper)]
     lora_params = saved_params = other_params = 0
     for name, parameter in tuner.model.named_parameters():
