@@ -78,8 +78,8 @@ class Stage:
         self._start = time.monotonic()
         session.emit(Progress(name, done, total))
 
-    def advance(self, detail: str = "") -> None:
-        self.done += 1
+    def advance(self, detail: str = "", units: int = 1) -> None:
+        self.done += units
         per_unit = (time.monotonic() - self._start) / (self.done - self._first)
         eta = per_unit * (self.total - self.done)
         self.session.emit(Progress(self.name, self.done, self.total, detail, eta))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -117,7 +118,7 @@ def load_model(
             model, info = auto_class.from_pretrained(
                 name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise BadInput(
                 f"{name}: cannot be loaded as a {task} model: {_first_line(error)}",
                 "Needed: a folder with config.json, *.safetensors and tokenizer files, or a hub id.",
@@ -269,9 +270,12 @@ def _load_config(name: str, options: dict[str, Any]) -> Any:
 def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
     try:
         with _quiet():
-            return transformers.AutoTokenizer.from_pretrained(name, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}", "Add the files.") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
+        raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
+    return tokenizer
 
 
 def _check_trained_head(config: Any, name: str, num_labels: int) -> None:
@@ -288,10 +292,11 @@ def _pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         picked = torch.device(device)
-    except RuntimeError as error:
-        raise BadInput(f"--device {device}: not a torch device.", "Use auto, cpu or cuda.") from error
-    if picked.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"--device {device}: torch sees no CUDA device here.", "Use --device cpu.")
+        torch.zeros(1, device=picked).item()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+        raise BadInput(
+            f"--device {device}: torch cannot use it here: {_first_line(error)}", "Use auto, cpu or cuda."
+        ) from error
     return picked
 
 

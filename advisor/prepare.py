@@ -41,7 +41,7 @@ class Prepared:
     """A loaded model with tokenised training and evaluation rows.
 
     ``train`` and ``evaluation`` are the datasets the rows come from; a row that was dropped in tokenising is
-    missing from the rows only.
+    missing from the rows only. ``available_rows`` is how many training rows there were before sampling.
     """
 
     source: Source
@@ -51,6 +51,7 @@ class Prepared:
     train_rows: list[Row]
     eval_rows: list[Row]
     max_length: int
+    available_rows: int
 
 
 def read_data(source: Source, session: Session) -> tuple[Dataset, Dataset]:
@@ -87,6 +88,7 @@ def prepare(
         BadInput: the model or the data cannot be used.
     """
     train, evaluation = read_data(source, session)
+    available_rows = len(train.examples)
     if train_limit is not None:
         train = sample_rows(train, train_limit, source.seed)
     if eval_limit is not None:
@@ -113,4 +115,4 @@ def prepare(
         for note in notes:
             session.note(f"{what}: {note}")
         encoded.append(rows)
-    return Prepared(source, loaded, train, evaluation, encoded[0], encoded[1], max_length)
+    return Prepared(source, loaded, train, evaluation, encoded[0], encoded[1], max_length, available_rows)

@@ -137,12 +137,15 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
         except _PEFT_ERRORS as error:
             reason = " ".join(str(error).split())[:300]
             raise BadInput(f"PEFT refuses the config on {type(model).__name__}: {reason}") from error
-    saved = [name for name, module in tuner.model.named_modules() if isinstance(module, ModulesToSaveWrapper)]
+    saved: list[str] = []
+    for name, module in tuner.model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and not _within(name, saved):
+            saved.append(name)  # PEFT also wraps what matches inside such a module
     lora_params = saved_params = other_params = 0
     for name, parameter in tuner.model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith(tuple(f"{module}." for module in saved)):
+        if _within(name, saved):
             saved_params += parameter.numel()
         elif f".{tuner.prefix}" in name:
             lora_params += parameter.numel()
@@ -156,6 +159,10 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
         other_params=other_params,
         warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
     )
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return name.startswith(tuple(f"{module}." for module in modules))
 
 
 def prove(

@@ -1,0 +1,94 @@
+"""Inputs x and output gradients g of chosen modules, from a frozen model, through hooks that are always removed.
+
+Shapes: x is [examples, tokens, a], g is [examples, tokens, b]; a module called twice gives twice the tokens, so that
+Σ_t g_t x_tᵀ stays its full weight gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from advisor.errors import NotFinite
+
+
+class Capture:
+    """Records the calls of ``names`` during one forward pass of a model."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def clear(self) -> None:
+        self._calls = {name: [] for name in self.names}
+
+    def record(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+            self._calls[name].append((inputs[0].detach(), output))
+
+        return hook
+
+    def inputs(self, examples: int) -> dict[str, torch.Tensor]:
+        """x of every module, [examples, tokens, a]."""
+        return {name: _joined([x for x, _ in calls], examples) for name, calls in self._calls.items()}
+
+    def gradients(self, scalar: torch.Tensor, examples: int, keep_graph: bool) -> dict[str, torch.Tensor]:
+        """d(scalar)/d(output) of every module, [examples, tokens, b]; zero where the scalar does not depend on it."""
+        outputs = [out for calls in self._calls.values() for _, out in calls]
+        found = iter(torch.autograd.grad(scalar, outputs, retain_graph=keep_graph, allow_unused=True))
+        result = {}
+        for name, calls in self._calls.items():
+            parts = []
+            for _, out in calls:
+                g = next(found)
+                parts.append(torch.zeros_like(out) if g is None else g)
+            result[name] = _joined(parts, examples)
+        return result
+
+    def first_not_finite(self) -> str | None:
+        """The first module, in order of calling, whose output holds NaN or infinity."""
+        for name, calls in self._calls.items():
+            if any(not bool(torch.isfinite(out).all()) for _, out in calls):
+                return name
+        return None
+
+    def require_finite(self, outputs: torch.Tensor) -> None:
+        """Raises:
+        NotFinite: the outputs hold NaN or infinity; names the first module that does.
+        """
+        if not bool(torch.isfinite(outputs).all()):
+            culprit = self.first_not_finite()
+            where = f"module {culprit}" if culprit else "the output layer (all modules before it are finite)"
+            raise NotFinite(
+                f"The model's output is NaN or infinite; it starts at {where}.",
+                "Try --dtype float32, or check the checkpoint.",
+            )
+
+
+def _joined(parts: list[torch.Tensor], examples: int) -> torch.Tensor:
+    # Some models flatten [examples, tokens] for their MLP, some heads see [examples, features].
+    shaped = [p.reshape(examples, -1, p.shape[-1]) for p in parts]
+    return shaped[0] if len(shaped) == 1 else torch.cat(shaped, 1)
+
+
+@contextmanager
+def capturing(model: nn.Module, names: Sequence[str]) -> Iterator[Capture]:
+    """Hook ``names`` and make gradients flow from the embeddings through the frozen model; restore on leaving."""
+    capture = Capture(names)
+    capture.clear()
+    handles = [model.get_submodule(name).register_forward_hook(capture.record(name)) for name in names]
+
+    def start_graph(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.requires_grad_(True)
+
+    handles.append(model.get_input_embeddings().register_forward_hook(start_graph))
+    try:
+        yield capture
+    finally:
+        for handle in handles:
+            handle.remove()
+        capture._calls = {}

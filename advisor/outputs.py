@@ -1,0 +1,128 @@
+"""The scalar outputs whose kernels are probed, their targets, and the losses (DESIGN 2.2).
+
+Outputs are [examples, P]: one logit margin (two classes), one value (regression), centred logits (up to 8 classes),
+sign projections of them (more), or one mean log-odds over target tokens (causal LM).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from advisor.encode import IGNORED
+
+MAX_EXACT_CLASSES = 8
+PROJECTIONS = 16
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is differentiated.
+
+    Attributes:
+        task: ``classification``, ``regression`` or ``causal-lm``.
+        classes: number of classes; 0 unless classification.
+        signs: [classes, P] of ±1, drawn once and shared by all examples; None where outputs are exact.
+    """
+
+    task: str
+    classes: int = 0
+    signs: torch.Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """P, backward passes an example needs for the output kernels."""
+        if self.signs is not None:
+            return self.signs.shape[1]
+        return self.classes if self.classes > 2 else 1
+
+    @property
+    def weight(self) -> float:
+        """W = weight · Σ_p J_p J_pᵀ: 1/C over exact classes, 1/(C·P) over projections, else 1."""
+        if self.classes <= 2:
+            return 1.0
+        return 1.0 / (self.classes * (self.count if self.signs is not None else 1))
+
+    @property
+    def loss_gradient_is_scaled(self) -> bool:
+        """∇ℓ_i is a multiple of ∇f_i, so that G follows from W without another backward pass."""
+        return self.task == "regression" or self.classes == 2
+
+
+def make_outputs(task: str, classes: int, seed: int) -> Outputs:
+    """Exact outputs up to 8 classes, beyond that 16 seeded sign projections."""
+    if task != "classification":
+        return Outputs(task)
+    if classes <= MAX_EXACT_CLASSES:
+        return Outputs(task, classes)
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (classes, PROJECTIONS), generator=generator).float() * 2 - 1
+    return Outputs(task, classes, signs)
+
+
+def forward_outputs(
+    outputs: Outputs, logits: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """From the model's logits: differentiated outputs [B, P], full outputs f0 [B, 1 or C], and losses [B].
+
+    Losses are cross-entropy (classification; causal LM: mean over the example's target tokens) or half the squared
+    error (regression). Logits are [B, C], [B, 1] or [B, T, vocabulary]; labels as :func:`advisor.encode.collate` gives.
+    """
+    logits = logits.float()
+    if outputs.task == "causal-lm":
+        odds, losses = _token_means(logits[:, :-1], labels[:, 1:])
+        return odds[:, None], odds.detach()[:, None], losses
+    if outputs.task == "regression":
+        value = logits[:, :1]
+        return value, value.detach(), 0.5 * (value[:, 0] - labels) ** 2
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    if outputs.classes == 2:
+        margin = logits[:, 1:] - logits[:, :1]
+        return margin, margin.detach(), losses
+    centred = logits - logits.mean(1, keepdim=True)
+    differentiated = centred if outputs.signs is None else centred @ outputs.signs.to(centred.device)
+    return differentiated, centred.detach(), losses
+
+
+def _token_means(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per example over its target tokens: mean of log p/(1−p) and mean of −log p, each [B]."""
+    keep = labels != IGNORED
+    index = labels.clamp(min=0)[..., None]
+    target = logits.gather(-1, index)[..., 0]
+    others = torch.logsumexp(logits.scatter(-1, index, float("-inf")), -1)
+    count = keep.sum(1).clamp(min=1)
+    odds = ((target - others) * keep).sum(1) / count
+    losses = (functional.softplus(others - target) * keep).sum(1) / count  # −log p = log(1 + e^{−odds})
+    return odds, losses
+
+
+def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
+    """Targets Y in output space, float64 [n, 1 or C]: ±1, standardised values, centred one-hot rows.
+
+    A causal LM's residual target is set by :func:`residual`; its Y is returned as ones.
+    """
+    if outputs.task == "causal-lm":
+        return np.ones((len(labels), 1))
+    if outputs.task == "regression":
+        return labels.astype(np.float64)[:, None]
+    if outputs.classes == 2:
+        return np.where(labels == 1, 1.0, -1.0)[:, None]
+    one_hot: np.ndarray = np.eye(outputs.classes)[labels.astype(int)]
+    return one_hot - 1.0 / outputs.classes
+
+
+def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
+    """Residual target z [n, 1 or C]: Y − f0; causal LM: 1 − σ(f0), an approximation of mean(1 − p)."""
+    if outputs.task == "causal-lm":
+        return np.asarray(1.0 / (1.0 + np.exp(f0)))
+    return y - f0
+
+
+def loss_slope(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
+    """dℓ_i/df_i [n] where ∇ℓ_i is a multiple of ∇f_i (two classes, regression)."""
+    if outputs.task == "regression":
+        return np.asarray((f0 - y)[:, 0])
+    return np.asarray((-y / (1.0 + np.exp(y * f0)))[:, 0])

@@ -1,0 +1,286 @@
+"""The probe: one streaming pass over a sample of the user's data gives the kernel blocks of every module."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from advisor import __version__, blocks
+from advisor.data import sample_rows
+from advisor.encode import encode
+from advisor.errors import BadInput
+from advisor.events import Session
+from advisor.finetune import label_scale
+from advisor.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
+from advisor.models import LoadedModel
+from advisor.outputs import loss_slope, make_outputs, residual, targets_of
+from advisor.prepare import Prepared
+from advisor.probe_folder import (
+    PROBE_FILE,
+    HeadBlock,
+    Probe,
+    load_probe,
+    require_finite_blocks,
+    save_probe,
+    stratified_folds,
+)
+from advisor.spool import Layer, Spool
+from advisor.store import read_json, write_json
+
+DEFAULT_SAMPLES = 128
+HEAD_ROWS = 512  # training rows the head's linear probe is fitted on
+SKETCH_FROM_PARAMETERS = 1_000_000_000
+SKETCH_ERROR_LAYERS = 8
+HEADS = ("probed", "fresh")
+METHODS = ("auto", blocks.MATERIALISE, blocks.TOKEN_GRAM, blocks.KRONECKER)
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How to probe.
+
+    Attributes:
+        samples: probe examples; None: max(128, 4 · classes).
+        head: ``probed`` or ``fresh`` (a head trained in the checkpoint is kept as it is).
+        method: ``auto``, ``materialise``, ``token-gram`` or ``kronecker``.
+        sketch_size: k of the Kronecker sketch.
+        micro_batch: most rows a pass; None: by tokens.
+        seed: of sample, folds and projections.
+    """
+
+    samples: int | None = None
+    head: str = "probed"
+    method: str = "auto"
+    sketch_size: int = 64
+    micro_batch: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 8:
+            raise BadInput(f"--samples must be at least 8, got {self.samples}.")
+        for option, value, allowed in (("--head", self.head, HEADS), ("--method", self.method, METHODS)):
+            if value not in allowed:
+                raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
+
+
+def probe_samples(settings: ProbeSettings, classes: int) -> int:
+    """Probe examples asked for: the setting, or max(128, 4 · classes)."""
+    return settings.samples or max(DEFAULT_SAMPLES, 4 * classes)
+
+
+def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
+    """What must agree for one probe to stand for another: weights, data, settings."""
+    return {
+        "model_fingerprint": prepared.loaded.fingerprint,
+        "data_fingerprint": prepared.train.fingerprint,
+        "max_length": prepared.max_length,
+        "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
+        "settings": asdict(settings),
+    }
+
+
+def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session: Session) -> Probe:
+    """Probe ``prepared`` into ``folder``, or load what is already there, or resume what was interrupted.
+
+    The weights of a new head change: ``--head probed`` installs the fitted one in ``prepared.loaded``.
+
+    Raises:
+        BadInput: ``folder`` holds a probe of something else, or another process is at it.
+        NotFinite: NaN or infinity; names the module.
+        OutOfMemory: not even one row fits.
+        Interrupted: cancelled; finished micro-batches and modules are kept.
+    """
+    identity = probe_identity(prepared, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(f"{folder}: another process is probing into this folder.", "Wait for it.") from None
+    try:
+        if (folder / PROBE_FILE).exists():
+            probe = load_probe(folder)
+            _check_identity(probe.info["identity"], identity, folder)
+            session.note(f"Probe found in {folder}; nothing to compute.")
+            return probe
+        partial = folder / "partial"
+        partial.mkdir(exist_ok=True)
+        if (partial / "identity.json").exists():
+            _check_identity(read_json(partial / "identity.json", "interrupted probe"), identity, folder)
+            session.note(f"Resuming the interrupted probe in {folder}.")
+        else:
+            write_json(partial / "identity.json", identity)
+        probe = _probe(prepared, settings, partial, identity, session)
+        save_probe(probe, folder)
+        shutil.rmtree(partial)
+        return probe
+    finally:
+        lock.release()
+
+
+def _check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    different = [key for key in wanted if found.get(key) != json.loads(json.dumps(wanted[key]))]
+    if different:
+        raise BadInput(
+            f"{folder}: holds a probe with another {' and '.join(different).replace('_', ' ')}.",
+            "Choose another folder, or remove this one.",
+        )
+
+
+def _probe(
+    prepared: Prepared, settings: ProbeSettings, partial: Path, identity: dict[str, Any], session: Session
+) -> Probe:
+    loaded, classes = prepared.loaded, len(prepared.train.schema.class_names)
+    outputs = make_outputs(loaded.task, classes, settings.seed)
+    mean, std = label_scale(prepared.train_rows) if loaded.task == "regression" else (0.0, 1.0)
+    head_kind = "none" if not loaded.head else settings.head if loaded.head_is_new else "trained"
+    fit = _fit_head(prepared, classes, mean, std, head_kind, session) if loaded.head else None
+
+    sample = sample_rows(prepared.train, probe_samples(settings, classes), settings.seed)
+    rows, _ = encode(sample, loaded, prepared.max_length)
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+    layers = _layers(loaded, settings.seed)
+    spool = Spool(
+        partial, [rows[i] for i in order], layers, outputs, mean, std, settings.sketch_size, settings.micro_batch
+    )
+    spool = _choose_method(spool, settings, loaded, session)
+    spool.fill(loaded, session)
+    sketch_error = _sketch_error(spool, loaded, session)
+
+    back = np.argsort(order)  # from length order to sample order
+    labels = spool.read("labels").double().numpy()
+    f0 = spool.read("f0").double().numpy()
+    y = targets_of(outputs, labels)
+    slopes = torch.from_numpy(loss_slope(outputs, y, f0)).float() if outputs.loss_gradient_is_scaled else None
+    exact = settings.method if settings.method != blocks.KRONECKER else "auto"
+    weight, gradient, methods = spool.contract(slopes, exact, loaded.device, session)
+    m = len(loaded.targets)
+
+    def reordered(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array[..., back, :][..., back])
+
+    head = None
+    if loaded.head:
+        pooled = spool.read("pooled").double().numpy()
+        norm, count = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, layers[-1].bias)
+        head = HeadBlock(reordered(weight[m:].sum(0).numpy()), norm, count)
+    labels, y, f0 = labels[back], y[back], f0[back]
+    probe = Probe(
+        targets=loaded.targets,
+        weight_blocks=reordered(weight[:m].numpy()),
+        gradient_blocks=reordered(gradient[:m].numpy()),
+        head=head,
+        labels=labels,
+        y=y,
+        f0=f0,
+        z=residual(outputs, y, f0),
+        losses=spool.read("losses").double().numpy()[back],
+        folds=stratified_folds(labels, settings.seed),
+        info={
+            "identity": identity,
+            **_provenance(prepared),
+            "head_kind": head_kind,
+            "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
+            "mean_tokens": float(np.mean([len(row.ids) for row in rows])),
+            "methods": methods,
+            "sketch_error": sketch_error,
+        },
+    )
+    require_finite_blocks(probe)
+    return probe
+
+
+def _fit_head(
+    prepared: Prepared, classes: int, mean: float, std: float, head_kind: str, session: Session
+) -> HeadFit:
+    """Cross-validate a linear probe on the training rows; install it for ``--head probed``."""
+    loaded, rows = prepared.loaded, prepared.train_rows
+    features = head_features(loaded, rows, session)
+    labels = np.array([row.label for row in rows])
+    use_bias = last_linear(loaded).bias is not None
+    fit = fit_head(features, labels if classes else (labels - mean) / std, classes, use_bias)
+    if head_kind == "probed":
+        install_head(loaded, fit)
+    session.note(
+        f"Head: {head_kind}. A linear probe on frozen features of {len(rows)} rows reaches a held-out loss of "
+        f"{fit.cv_loss:.3f} ({'accuracy' if classes else 'R²'} {fit.cv_score:.3f})."
+    )
+    return fit
+
+
+def _layers(loaded: LoadedModel, seed: int) -> list[Layer]:
+    """The targets, then the head's linear modules, whose biases count."""
+    found = [(t.name, t.in_features, t.out_features, False) for t in loaded.targets]
+    for name in head_linears(loaded):
+        linear = loaded.model.get_submodule(name)
+        found.append((name, linear.in_features, linear.out_features, linear.bias is not None))
+    return [Layer(*fields, seed=seed * 1_000_003 + index) for index, fields in enumerate(found)]
+
+
+def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, session: Session) -> Spool:
+    """Exact (``sketch_size`` None) or sketch, by model size and disk, and say what the probe will cost.
+
+    Raises:
+        BadInput: an exact method was asked for and its spool does not fit on the disk.
+    """
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    needed, free = spool.bytes_needed(loaded.dtype.itemsize), shutil.disk_usage(spool.folder).free
+    sketch = settings.method == blocks.KRONECKER
+    if settings.method == "auto":
+        sketch = parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
+    elif not sketch and needed > free:
+        raise BadInput(
+            f"The exact method needs {needed / 1e9:.1f} GB of disk in {spool.folder}, {free / 1e9:.1f} GB are free.",
+            "Use --method kronecker, fewer --samples, or a shorter --max-length.",
+        )
+    tokens = sum(len(row.ids) for row in spool.rows)
+    flops = 2.0 * tokens * (1 + spool.scalars) * sum(layer.in_features * layer.out_features for layer in spool.layers)
+    how = f"Kronecker sketch, k = {settings.sketch_size}" if sketch else f"exact, {needed / 1e9:.2f} GB of disk"
+    session.note(
+        f"Probe: {len(spool.rows)} rows, {tokens} tokens, {len(loaded.targets)} modules; one forward and "
+        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}."
+    )
+    return replace(spool, sketch_size=settings.sketch_size if sketch else None)
+
+
+def _sketch_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:
+    """Median measured error of the sketch over a few modules, None for exact blocks."""
+    if spool.sketch_size is None:
+        return None
+    step = max(1, len(spool.layers) // SKETCH_ERROR_LAYERS)
+    errors = spool.sketch_errors(loaded, spool.layers[::step])
+    median = float(np.median(list(errors.values())))
+    session.note(f"Sketch error, measured on {len(errors)} modules: {median:.1%} (median, relative Frobenius).")
+    return median
+
+
+def _provenance(prepared: Prepared) -> dict[str, Any]:
+    loaded, schema = prepared.loaded, prepared.train.schema
+    return {
+        "advisor": __version__,
+        "torch": torch.__version__,
+        "task": loaded.task,
+        "metric": schema.metric,
+        "class_names": list(schema.class_names),
+        "model": loaded.name,
+        "model_type": loaded.model.config.model_type,
+        "revision": loaded.revision,
+        "model_parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "qv_roles": list(loaded.qv_roles()),
+        "head": list(loaded.head),
+        "head_parameters": sum(
+            p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters()
+        ),
+        "data": prepared.train.source,
+        "train_rows": prepared.available_rows,
+        "device": str(loaded.device),
+        "source": prepared.source.as_dict(),
+    }

@@ -1,0 +1,164 @@
+"""A probe as plain arrays, and its folder: ``probe.json`` and ``blocks.safetensors`` (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from advisor.errors import BadInput, NotFinite
+from advisor.store import read_json, replacing, write_json
+from advisor.targets import Target
+
+PROBE_SCHEMA = 1
+PROBE_FILE, BLOCKS_FILE = "probe.json", "blocks.safetensors"
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class HeadBlock:
+    """The trained head's part of every kernel.
+
+    Attributes:
+        weight: [n, n] block over all head weights and biases.
+        fresh_gradient_norm, fresh_gradient_params: the last layer's summed loss gradient at a zero head and its size.
+    """
+
+    weight: np.ndarray
+    fresh_gradient_norm: float
+    fresh_gradient_params: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Everything later commands need without the model.
+
+    Attributes:
+        targets: the M adaptable modules in model order.
+        weight_blocks: W_m, float32 [M, n, n]. gradient_blocks: G_m likewise (DESIGN 2.1, 2.2).
+        head: the head's block, None for a causal LM.
+        labels: [n] class ids or standardised values (zeros for a causal LM).
+        y, f0, z: targets, outputs and residual targets, float64 [n, 1 or C].
+        losses: [n] loss of each example at θ0 in nats or half squared errors.
+        folds: [n] fold 0..3 of each example, stratified.
+        info: provenance and settings, as in ``probe.json``.
+    """
+
+    targets: tuple[Target, ...]
+    weight_blocks: np.ndarray
+    gradient_blocks: np.ndarray
+    head: HeadBlock | None
+    labels: np.ndarray
+    y: np.ndarray
+    f0: np.ndarray
+    z: np.ndarray
+    losses: np.ndarray
+    folds: np.ndarray
+    info: Mapping[str, Any]
+
+    @property
+    def samples(self) -> int:
+        return len(self.y)
+
+    @property
+    def task(self) -> str:
+        return str(self.info["task"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.info["class_names"])
+
+
+def save_probe(probe: Probe, folder: Path) -> None:
+    """Write the folder; ``probe.json`` last, so that a folder that has it is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "weight": probe.weight_blocks,
+        "gradient": probe.gradient_blocks,
+        "labels": probe.labels,
+        "y": probe.y,
+        "f0": probe.f0,
+        "z": probe.z,
+        "losses": probe.losses,
+        "folds": probe.folds,
+    }
+    info = {"schema": PROBE_SCHEMA, **probe.info, "targets": [asdict(t) for t in probe.targets]}
+    if probe.head is not None:
+        arrays["head"] = probe.head.weight
+        info["head_block"] = {
+            "fresh_gradient_norm": probe.head.fresh_gradient_norm,
+            "fresh_gradient_params": probe.head.fresh_gradient_params,
+        }
+    with replacing(folder / BLOCKS_FILE) as temporary:
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
+    write_json(folder / PROBE_FILE, info)
+
+
+def load_probe(folder: Path) -> Probe:
+    """Read and check a probe folder.
+
+    Raises:
+        BadInput: missing, corrupt, truncated or foreign; names file and field.
+        NotFinite: a block holds NaN or infinity; names the module.
+    """
+    info = read_json(folder / PROBE_FILE, "probe")
+    if info.get("schema") != PROBE_SCHEMA:
+        raise BadInput(
+            f"{folder / PROBE_FILE}: schema is {info.get('schema')!r}, this version reads {PROBE_SCHEMA}.",
+            "Probe again with `advisor probe`.",
+        )
+    path = folder / BLOCKS_FILE
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path}: cannot be read: {error}", "Probe again with `advisor probe`.") from error
+    try:
+        targets = tuple(Target(**t) for t in info.pop("targets"))
+        n, m = len(arrays["y"]), len(targets)
+        expected = {"weight": (m, n, n), "gradient": (m, n, n), "folds": (n,), "labels": (n,), "losses": (n,)}
+        for name, shape in expected.items():
+            if arrays[name].shape != shape:
+                raise BadInput(f"{path}: {name} has shape {arrays[name].shape}, not {shape}.", "Probe again.")
+        head_info = info.pop("head_block", None)
+        head = HeadBlock(arrays["head"], **head_info) if head_info else None
+        probe = Probe(
+            targets,
+            arrays["weight"],
+            arrays["gradient"],
+            head,
+            *(arrays[k] for k in ("labels", "y", "f0", "z", "losses", "folds")),
+            info=info,
+        )
+        _ = (probe.task, probe.class_names)
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder}: the probe lacks or garbles a field ({error}).", "Probe again.") from error
+    require_finite_blocks(probe)
+    return probe
+
+
+def require_finite_blocks(probe: Probe) -> None:
+    """Raises:
+    NotFinite: names the first module whose block holds NaN or infinity.
+    """
+    for kind, blocks in (("weight", probe.weight_blocks), ("loss-gradient", probe.gradient_blocks)):
+        bad = ~np.isfinite(blocks).all(axis=(1, 2))
+        if bad.any():
+            name = probe.targets[int(np.argmax(bad))].name
+            raise NotFinite(f"The {kind} block of module {name} holds NaN or infinity.", "Try --dtype float32.")
+    if probe.head is not None and not np.isfinite(probe.head.weight).all():
+        raise NotFinite("The head's block holds NaN or infinity.", "Try --dtype float32.")
+
+
+def stratified_folds(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Fold 0..3 of each example; each class, or range of values, is spread evenly."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.arange(len(labels)) % FOLDS
+    return folds

@@ -1,0 +1,275 @@
+"""Passes over micro-batches into files, and from the files the kernel blocks, module by module.
+
+A micro-batch file ``rows-<start>-<stop>.safetensors`` holds, per module, ``x/<name>`` [B, T, a] and ``g/<name>``
+[B, T, P·b] (exact), or ``features/<name>`` [P, B, k·k] (sketch), where the P scalars are the output scalars and,
+unless ∇ℓ is a multiple of ∇f, the loss last; besides ``f0``, ``losses``, ``labels``, ``pooled``. An x that several
+modules share is stored once, its name in the file's metadata. ``module-<index>.safetensors`` holds a finished
+module's blocks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from advisor import blocks
+from advisor.capture import Capture, capturing
+from advisor.encode import Row, collate
+from advisor.errors import OutOfMemory
+from advisor.events import Session, Stage
+from advisor.models import LoadedModel
+from advisor.outputs import Outputs, forward_outputs
+from advisor.store import replacing
+
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+DETERMINISM_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A captured module: its widths, whether a bias belongs to its block, and the seed of its sketch."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Spool:
+    """The micro-batch files of one probe.
+
+    Attributes:
+        folder: where the files are.
+        rows: probe rows, shortest first: the order of the blocks.
+        layers: modules to capture.
+        outputs: the scalars to differentiate.
+        label_mean, label_std: regression labels are standardised with them.
+        sketch_size: k, or None for exact blocks.
+        micro_batch: most rows at once, None: by tokens.
+    """
+
+    folder: Path
+    rows: Sequence[Row]
+    layers: Sequence[Layer]
+    outputs: Outputs
+    label_mean: float
+    label_std: float
+    sketch_size: int | None
+    micro_batch: int | None
+
+    @property
+    def scalars(self) -> int:
+        """Backward passes per micro-batch."""
+        return self.outputs.count + (0 if self.outputs.loss_gradient_is_scaled else 1)
+
+    def files(self) -> list[Path]:
+        """Finished micro-batches in row order; they cover rows 0 … k without a gap."""
+        return sorted(self.folder.glob("rows-*.safetensors"))
+
+    def bytes_needed(self, item_size: int) -> int:
+        """Disk for the exact spool, an upper bound: idle tokens and shared inputs are not stored."""
+        tokens = sum(len(row.ids) for row in self.rows)
+        widths = sum(layer.in_features + self.scalars * layer.out_features for layer in self.layers)
+        return tokens * widths * item_size
+
+    def read(self, key: str) -> torch.Tensor:
+        """A per-example tensor of all rows: ``f0``, ``losses``, ``labels`` or ``pooled`` (the head's last inputs)."""
+        parts = []
+        for path in self.files():
+            with safe_open(path, "pt") as file:
+                parts.append(file.get_tensor(key))
+        return torch.cat(parts)
+
+    # --- passes -------------------------------------------------------------------------------------------------
+
+    def fill(self, loaded: LoadedModel, session: Session) -> None:
+        """Run the passes that are still missing.
+
+        Raises:
+            OutOfMemory: one row does not fit. NotFinite: names the module. Interrupted: files so far are kept.
+        """
+        files = self.files()
+        start = int(files[-1].stem.split("-")[2]) if files else 0
+        most = self.micro_batch or len(self.rows)
+        stage = Stage(session, "Forward and backward passes (rows)", len(self.rows), start)
+        with capturing(loaded.model, [layer.name for layer in self.layers]) as capture:
+            if start == 0:
+                self._check_determinism(loaded, capture, session)
+            while start < len(self.rows):
+                session.check()
+                batch = self.rows[start : start + min(self._rows_by_tokens(start, loaded), most)]
+                try:
+                    tensors, shared = self._micro_batch(loaded, capture, batch)
+                except (MemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    most = self._fewer(len(batch), len(batch[0].ids), session, error)
+                    if loaded.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                    continue
+                stop = start + len(batch)
+                with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors") as temporary:
+                    save_file(tensors, temporary, metadata={"shared": json.dumps(shared)})
+                stage.advance(units=len(batch))
+                start = stop
+
+    def _rows_by_tokens(self, start: int, loaded: LoadedModel) -> int:
+        limit = MICRO_BATCH_TOKENS.get(loaded.device.type, MICRO_BATCH_TOKENS["cpu"])
+        count = 1
+        while start + count < len(self.rows) and (count + 1) * len(self.rows[start + count].ids) <= limit:
+            count += 1
+        return count
+
+    def _fewer(self, rows: int, tokens: int, session: Session, error: BaseException) -> int:
+        if rows == 1:
+            raise OutOfMemory(f"One row of {tokens} tokens does not fit in memory.", "Lower --max-length.") from error
+        session.warn(f"Out of memory with {rows} rows at once; going on with {rows // 2}.")
+        return rows // 2
+
+    def _forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
+        capture.clear()
+        batch = collate(rows, loaded, self.label_mean, self.label_std)
+        labels = batch.pop("labels")
+        values, f0, losses = forward_outputs(self.outputs, loaded.model(**batch).logits, labels)
+        capture.require_finite(values)
+        return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
+
+    def _check_determinism(self, loaded: LoadedModel, capture: Capture, session: Session) -> None:
+        """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""
+        rows = self.rows[: min(DETERMINISM_ROWS, self._rows_by_tokens(0, loaded))]
+        first, second = (self._forward(loaded, capture, rows)[0].detach() for _ in range(2))
+        if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+            apart = float((first - second).abs().max())
+            session.warn(f"The model is not deterministic: the same rows gave outputs {apart:.2g} apart.")
+
+    def _micro_batch(
+        self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """The tensors of one file, and for each module whose x is another's, that other's name."""
+        values, f0, losses, labels = self._forward(loaded, capture, rows)
+        inputs = capture.inputs(len(rows))
+        scalars = [values[:, p].sum() for p in range(self.outputs.count)]
+        if not self.outputs.loss_gradient_is_scaled:
+            scalars.append(losses.sum())
+        gradients = [capture.gradients(s, len(rows), keep_graph=s is not scalars[-1]) for s in scalars]
+        capture.clear()
+        tensors = {"f0": f0.float(), "losses": losses.detach().float(), "labels": labels}
+        if loaded.head:  # the token that the head's last layer reads is the one with a gradient
+            last = self.layers[-1].name
+            tensors["pooled"] = blocks.drop_idle_tokens(inputs[last], gradients[0][last])[0][:, 0].float().clone()
+        shared: dict[str, str] = {}
+        owner: dict[int, str] = {}
+        for layer in self.layers:
+            g = torch.cat([g.pop(layer.name) for g in gradients], -1)
+            x, g = blocks.drop_idle_tokens(inputs[layer.name], g)
+            if self.sketch_size is not None:
+                projections = self._projections(layer, loaded.device)
+                x = blocks.with_bias(x) if layer.bias else x
+                tensors[f"features/{layer.name}"] = torch.stack(
+                    [blocks.sketch_features(x, part, projections) for part in g.split(layer.out_features, -1)]
+                )
+                continue
+            tensors[f"g/{layer.name}"] = g
+            if x.data_ptr() in owner:
+                shared[layer.name] = owner[x.data_ptr()]
+            else:
+                owner[x.data_ptr()] = layer.name
+                tensors[f"x/{layer.name}"] = x
+        return {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, shared
+
+    def _projections(self, layer: Layer, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.sketch_size is not None
+        width = layer.in_features + layer.bias
+        return blocks.sketch_projections(width, layer.out_features, self.sketch_size, layer.seed, device)
+
+    # --- contraction --------------------------------------------------------------------------------------------
+
+    def pieces(self, layer: Layer, device: torch.device) -> list[blocks.Piece]:
+        """x [B, T, a] (ones appended where a bias counts) and g [B, T, P·b] of one module, exact spools only."""
+        result = []
+        for path in self.files():
+            with safe_open(path, "pt") as file:
+                owner = json.loads(file.metadata()["shared"]).get(layer.name, layer.name)
+                x, g = file.get_tensor(f"x/{owner}"), file.get_tensor(f"g/{layer.name}")
+            x, g = x.to(device), g.to(device)
+            result.append((blocks.with_bias(x) if layer.bias else x, g))
+        return result
+
+    def contract(
+        self, slopes: torch.Tensor | None, method: str, device: torch.device, session: Session
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, str]]:
+        """Blocks W and G of every layer, [layers, n, n] each on the CPU, and the method used for each.
+
+        Args:
+            slopes: dℓ_i/df_i [n] where ∇ℓ_i is that multiple of ∇f_i; else None, and G has passes of its own.
+            method: ``auto`` picks by cost per module.
+        """
+        weight, gradient, methods = [], [], {}
+        stage = Stage(session, "Kernel blocks (modules)", len(self.layers))
+        for index, layer in enumerate(self.layers):
+            session.check()
+            path = self.folder / f"module-{index:05d}.safetensors"
+            if not path.exists():
+                w, g, used = self._contract_layer(layer, slopes, method, device)
+                with replacing(path) as temporary:
+                    save_file({"weight": w.cpu(), "gradient": g.cpu()}, temporary, metadata={"method": used})
+            done = load_file(path)
+            with safe_open(path, "pt") as file:
+                methods[layer.name] = file.metadata()["method"]
+            weight.append(done["weight"])
+            gradient.append(done["gradient"])
+            stage.advance(layer.name)
+        return torch.stack(weight), torch.stack(gradient), methods
+
+    def _contract_layer(
+        self, layer: Layer, slopes: torch.Tensor | None, method: str, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, str]:
+        if self.sketch_size is not None:
+            parts = []
+            for path in self.files():
+                with safe_open(path, "pt") as file:
+                    parts.append(file.get_tensor(f"features/{layer.name}").to(device))
+            grams = [blocks.gram(features) for features in torch.cat(parts, 1)]
+            method = blocks.KRONECKER
+        else:
+            pieces = self.pieces(layer, device)
+            if method == "auto":
+                shapes = [x.shape for x, _ in pieces]
+                method = blocks.cheapest_method(
+                    [s[1] for s in shapes], [s[0] for s in shapes], pieces[0][0].shape[-1], layer.out_features
+                )
+            width = layer.out_features
+            grams = [
+                blocks.exact_block([(x, g[..., p * width : (p + 1) * width]) for x, g in pieces], method)
+                for p in range(self.scalars)
+            ]
+        block = self.outputs.weight * sum(grams[1 : self.outputs.count], grams[0])
+        return block, (block * torch.outer(slopes, slopes).to(device) if slopes is not None else grams[-1]), method
+
+    def sketch_errors(self, loaded: LoadedModel, layers: Sequence[Layer]) -> Mapping[str, float]:
+        """Relative Frobenius error of the sketched output block on the first rows, measured against the exact one."""
+        rows = self.rows[: min(DETERMINISM_ROWS, self._rows_by_tokens(0, loaded))]
+        errors = {}
+        with capturing(loaded.model, [layer.name for layer in layers]) as capture:
+            values = self._forward(loaded, capture, rows)[0]
+            inputs = capture.inputs(len(rows))
+            gradients = capture.gradients(values[:, 0].sum(), len(rows), keep_graph=False)
+        for layer in layers:
+            x = blocks.with_bias(inputs[layer.name]) if layer.bias else inputs[layer.name]
+            g = gradients[layer.name]
+            sketched = blocks.gram(blocks.sketch_features(x, g, self._projections(layer, loaded.device)))
+            errors[layer.name] = blocks.relative_error(sketched, blocks.exact_block([(x, g)], blocks.MATERIALISE))
+        return errors
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
