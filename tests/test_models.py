@@ -1,0 +1,258 @@
+"""Loading models and finding what LoRA can adapt; PEFT itself is the oracle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, LANGUAGE_MODELS, build
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from advisor.errors import BadInput
+from advisor.models import load_model, meta_model, weight_fingerprint
+
+TinyModel = Callable[..., Path]
+HEADS = {"bert": "classifier", "roberta": "classifier"}  # the others: score
+ROLES = {
+    "bert": {"query", "key", "value", "output", "up", "down"},
+    "roberta": {"query", "key", "value", "output", "up", "down"},
+    "gpt2": {"qkv", "output", "up", "down"},
+    "gpt_neo": {"query", "key", "value", "output", "up", "down"},
+    "opt": {"query", "key", "value", "output", "up", "down"},
+    "llama": {"query", "key", "value", "output", "gate", "up", "down"},
+}
+CASES = [(name, "classification") for name in ARCHITECTURES] + [(name, "causal-lm") for name in LANGUAGE_MODELS]
+
+
+def load(folder: Path, task: str = "classification", num_labels: int = 2, **options: Any) -> Any:
+    return load_model(str(folder), task, num_labels=num_labels, device="cpu", **options)
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_targets_are_what_all_linear_wraps_less_poolers(tiny_model: TinyModel, name: str, task: str) -> None:
+    loaded = load(tiny_model(name, task), task)
+    peft_task = "CAUSAL_LM" if task == "causal-lm" else "SEQ_CLS"
+    oracle: Any = get_peft_model(loaded.model, LoraConfig(target_modules="all-linear", task_type=peft_task))
+    wrapped = [n for n in oracle.base_model.targeted_module_names if "pooler" not in n]
+    assert [t.name for t in loaded.targets] == wrapped
+    for target in loaded.targets:
+        layer = oracle.base_model.model.get_submodule(target.name)
+        assert (target.in_features, target.out_features) == (layer.in_features, layer.out_features)
+        assert target.kind == ("conv1d" if type(layer.base_layer).__name__ == "Conv1D" else "linear")
+        assert target.lora_params(3) == 3 * (layer.in_features + layer.out_features)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layer_has_every_role_of_the_family_in_attention_or_mlp(tiny_model: TinyModel, name: str) -> None:
+    loaded = load(tiny_model(name))
+    layers = sorted({t.layer for t in loaded.targets})
+    assert layers == list(range(3 if name == "llama" else 2))
+    for layer in layers:
+        groups = {t.role: t.group for t in loaded.targets if t.layer == layer}
+        assert set(groups) == ROLES[name]
+        assert {role for role, group in groups.items() if group == "mlp"} == ROLES[name] & {"gate", "up", "down"}
+        assert set(groups.values()) == {"attention", "mlp"}
+    assert set(loaded.qv_roles()) <= ROLES[name]
+
+
+def test_an_unlisted_family_falls_back_to_names(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advisor.models.family_profile", lambda model_type: None)
+    loaded = load(tiny_model("bert"))
+    assert {t.group for t in loaded.targets} == {"attention", "mlp"}
+    assert "attention.self.query" in {t.role for t in loaded.targets}
+    assert not any("pooler" in t.name for t in loaded.targets)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_bare_checkpoint_gets_a_new_head_drawn_by_the_seed(tiny_model: TinyModel, name: str) -> None:
+    folder = tiny_model(name)
+    before = torch.random.get_rng_state()
+    first, again, other = load(folder), load(folder), load(folder, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    head = HEADS.get(name, "score")
+    assert first.head == (head,)
+    assert first.head_is_new
+    assert not first.warnings
+    weights = [dict(m.model.get_submodule(head).named_parameters()) for m in (first, again, other)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not all(torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
+    assert first.fingerprint == again.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_saved_head_is_kept(tiny_model: TinyModel, name: str) -> None:
+    folder = tiny_model(name, num_labels=3, with_head=True)
+    loaded = load(folder, num_labels=3)
+    assert not loaded.head_is_new
+    saved = load_file(folder / "model.safetensors")
+    for key, parameter in loaded.model.get_submodule(loaded.head[0]).named_parameters():
+        assert torch.equal(parameter, saved[f"{loaded.head[0]}.{key}"])
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_a_language_model_has_no_head_to_train(tiny_model: TinyModel, name: str) -> None:
+    loaded = load(tiny_model(name, "causal-lm"), "causal-lm")
+    assert loaded.head == ()
+    assert not loaded.head_is_new
+    assert not loaded.warnings
+
+
+def test_regression_has_one_output(tiny_model: TinyModel) -> None:
+    loaded = load(tiny_model("bert"), "regression", num_labels=1)
+    assert loaded.model.config.problem_type == "regression"
+    assert loaded.model.classifier.out_features == 1
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_loaded_model_is_frozen_in_eval_mode_and_can_pad(tiny_model: TinyModel, name: str) -> None:
+    loaded = load(tiny_model(name))
+    assert not any(m.training for m in loaded.model.modules())
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert loaded.max_length == 64
+    texts = ["a good film", "a very bad film and a dull story"]
+    batch = loaded.tokenizer(texts, padding=True, return_tensors="pt")
+    alone = loaded.tokenizer(texts[:1], return_tensors="pt")
+    with torch.no_grad():
+        together = loaded.model(**batch).logits[:1]
+        assert torch.allclose(together, loaded.model(**alone).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_the_fingerprint_changes_with_any_single_tensor(tiny_model: TinyModel, name: str) -> None:
+    model = load(tiny_model(name)).model
+    original = weight_fingerprint(model)
+    assert weight_fingerprint(model) == original
+    with torch.no_grad():
+        for parameter in model.parameters():
+            kept = parameter.clone()
+            parameter.add_(0.001)
+            assert weight_fingerprint(model) != original
+            parameter.copy_(kept)
+    assert weight_fingerprint(model) == original
+
+
+def test_the_fingerprint_leaves_out_a_new_head_but_not_a_saved_one(tiny_model: TinyModel) -> None:
+    bare, saved = load(tiny_model("bert")), load(tiny_model("bert", with_head=True))
+    with torch.no_grad():
+        for loaded in (bare, saved):
+            loaded.model.classifier.weight.add_(1)
+    assert weight_fingerprint(bare.model, bare.head) == bare.fingerprint
+    assert weight_fingerprint(saved.model) != saved.fingerprint
+
+
+def test_tensors_that_the_checkpoint_lacks_are_reported(tmp_path: Path) -> None:
+    folder = build("bert", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layer.0.output.dense.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (warning,) = load(folder).warnings
+    assert "bert.encoder.layer.0.output.dense.weight" in warning
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_the_meta_model_has_the_same_parameters_and_no_memory(tiny_model: TinyModel, name: str, task: str) -> None:
+    folder = tiny_model(name, task)
+    meta = meta_model(str(folder), task, num_labels=2)
+    assert {p.device.type for p in meta.parameters()} == {"meta"}
+    shapes = {k: p.shape for k, p in load(folder, task).model.named_parameters()}
+    assert {k: p.shape for k, p in meta.named_parameters()} == shapes
+
+
+def test_the_meta_model_can_take_its_labels_from_the_config(tiny_model: TinyModel) -> None:
+    trained = str(tiny_model("bert", num_labels=3, with_head=True))
+    for folder, labels in ((trained, 3), (str(tiny_model("bert")), 2)):
+        model: Any = meta_model(folder, "classification", num_labels=None)
+        assert model.classifier.out_features == labels
+
+
+def _drop(pattern: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+    return change
+
+
+def _cut(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+
+    return change
+
+
+def _config(**fields: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_drop("config.json"), "no config.json"),
+        (_drop("*.safetensors"), "no \\*.safetensors"),
+        (_drop("tokenizer*"), "tokenizer"),
+        (_cut("config.json"), "config cannot be read"),
+        (_cut("model.safetensors"), "cannot be loaded as a classification model"),
+        (_cut("tokenizer.json"), "tokenizer cannot be loaded"),
+        (_config(model_type="no_such_family"), "config cannot be read"),
+        (_config(hidden_size=20), "cannot be loaded as a classification model"),
+    ],
+)
+def test_damaged_folders_are_refused(
+    tiny_model: TinyModel, tmp_path: Path, change: Callable[[Path], None], says: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("bert"), folder)
+    change(folder)
+    with pytest.raises(BadInput, match=says) as caught:
+        load(folder)
+    assert caught.value.exit_code == 2
+    assert str(folder) in caught.value.what
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "a/b/c", "no-such-org/no-such-model"])
+def test_names_that_lead_nowhere_are_refused(name: str) -> None:
+    with pytest.raises(BadInput, match=name):
+        load_model(name, "classification", num_labels=2, device="cpu")
+
+
+def test_a_trained_head_of_another_size_is_refused(tiny_model: TinyModel) -> None:
+    with pytest.raises(BadInput, match="trained head has 3 outputs, the data needs 2"):
+        load(tiny_model("bert", num_labels=3, with_head=True))
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta", "mps"])
+def test_unusable_devices_are_refused(tiny_model: TinyModel, device: str) -> None:
+    with pytest.raises(BadInput, match=f"--device {device}"):
+        load_model(str(tiny_model("bert")), "classification", num_labels=2, device=device)
+
+
+def test_unknown_dtypes_are_refused_and_known_ones_used(tiny_model: TinyModel) -> None:
+    with pytest.raises(BadInput, match="--dtype int3"):
+        load(tiny_model("bert"), dtype="int3")
+    assert load(tiny_model("bert")).dtype == torch.float32
+    assert load(tiny_model("bert"), dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_family_without_such_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(BadInput, match="no causal-lm model"):
+        meta_model(str(tmp_path), "causal-lm")
+
+
+def test_the_embedded_minilm_loads(minilm: Path) -> None:
+    loaded = load(minilm)
+    assert len(loaded.targets) == 36
+    assert loaded.head_is_new
+    assert not loaded.warnings
