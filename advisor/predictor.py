@@ -1,0 +1,324 @@
+"""From features to the result of a real LoRA run, with intervals; fitted when loaded, from plain rows (DESIGN 3).
+
+Two small linear models a person can read. *Deviation*: log(loss/loss of all-linear) from feature differences, no
+intercept. *Level*: log loss of all-linear from what the probe says of the task. A third maps loss to the metric. All
+spreads come from leaving whole groups (a model on a task) out, because that is what a new user is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from scipy.stats import norm, t
+from sklearn.linear_model import BayesianRidge, Ridge
+
+from advisor.errors import BadInput
+from advisor.rows import CalibrationRow
+from advisor.selections import ALL_LINEAR, HEAD_ONLY
+
+Array = NDArray[np.float64]
+LEVEL = 0.9
+FEATURES = ("params", "lora-expected.leave_one_out", "lora-expected.simulated", "adam.leave_one_out", "adam.simulated")
+LEVEL_FEATURES = ("log_simulated", "log_head_cv")
+SIGNED_METRICS = ("matthews", "spearman")  # in [−1, 1]
+LEVEL_RIDGE = 0.3
+SCORE_RIDGE = 0.3
+FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values [S] with a central interval at ``LEVEL``."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for S selections.
+
+    Attributes:
+        loss, score: of a single run (validation loss, metric). relative: expected loss difference to all-linear in
+            seed standard deviations, higher is better.
+        deviation: log(loss/loss of all-linear), expected over seeds; covariance: of it, [S, S].
+        far: reasons why the target is unlike all rows; empty where it is like some.
+    """
+
+    loss: Estimate
+    score: Estimate
+    relative: Estimate
+    deviation: Array
+    covariance: Array
+    far: tuple[str, ...]
+
+    def distinguishable(self, i: int, j: int, level: float = LEVEL) -> bool:
+        """The interval of the predicted difference of i and j excludes 0."""
+        variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
+        return bool(abs(self.deviation[i] - self.deviation[j]) > norm.ppf(0.5 + level / 2) * math.sqrt(max(variance, 0)))
+
+
+@dataclass
+class Group:
+    """Rows of one model on one task, seeds averaged per selection.
+
+    Attributes:
+        table: [S, F] features. deviation: [S] log(loss/loss of all-linear). log_loss: of all-linear.
+    """
+
+    name: str
+    selections: list[str]
+    table: Array
+    deviation: Array
+    log_loss: float
+    context: Mapping[str, Any]
+    rows: list[CalibrationRow]
+
+
+@dataclass
+class Predictor:
+    """Fit with :meth:`fit`; learned attributes end in an underscore."""
+
+    features: tuple[str, ...] = FEATURES
+    groups_: list[Group] = field(default_factory=list)
+
+    def fit(self, rows: Sequence[CalibrationRow]) -> Predictor:
+        """Fit all three models and their leave-one-group-out spreads.
+
+        Raises:
+            BadInput: fewer than two groups with an all-linear run.
+        """
+        self.groups_ = grouped(rows, self.features)
+        if len(self.groups_) < 2:
+            raise BadInput(
+                f"The calibration rows hold {len(self.groups_)} usable model-and-task group(s), two are needed.",
+                "Run `advisor calibrate` on another task.",
+            )
+        self.seed_sd_ = _seed_sd(self.groups_)
+        self.scale_, self.coef_, self.sigma_ = _fit_deviation(self.groups_)
+        self.misfit_ = self._left_out_misfit()
+        self.level_coef_ = _fit_level(self.groups_)
+        self.level_sd_ = self._left_out_level_sd()
+        self.score_coef_, self.score_sd_ = _fit_score(self.groups_)
+        self.tasks_ = {str(g.context["task"]) for g in self.groups_}
+        return self
+
+    def predict(self, table: Array, context: Mapping[str, Any], distances: Array) -> Predictions:
+        """Predict S selections of one probe.
+
+        Args:
+            table: [S, F] of ``self.features``. context: see :func:`context_of`.
+            distances: [S + 1, S + 1] share of parameters in which two selections differ, all-linear last.
+        """
+        far = self._far(context)
+        widen = FAR_FACTOR if far else 1.0
+        standardised = np.vstack([table / self.scale_, np.zeros((1, table.shape[1]))])
+        deviation = standardised @ self.coef_
+        # Misfit is shared by similar selections: its covariance falls with the share of modules that differ.
+        covariance = standardised @ self.sigma_ @ standardised.T + self.misfit_**2 * (1.0 - distances)
+        to_reference = covariance.diagonal() + covariance[-1, -1] - 2 * covariance[-1]
+        spread = widen * np.sqrt(np.clip(to_reference, 0, None))[:-1]
+        deviation = deviation[:-1]
+        level = float(np.array([1.0, *(context[name] for name in LEVEL_FEATURES)]) @ self.level_coef_)
+        degrees = max(1, len(self.groups_) - 1)
+        loss_sd = np.sqrt((widen * self.level_sd_) ** 2 + spread**2 + self.seed_sd_**2)
+        quantile = float(t.ppf(0.5 + LEVEL / 2, degrees))
+        log_loss = level + deviation
+        loss = Estimate(np.exp(log_loss), np.exp(log_loss - quantile * loss_sd), np.exp(log_loss + quantile * loss_sd))
+        normal = float(norm.ppf(0.5 + LEVEL / 2))
+        low, high = deviation - normal * spread, deviation + normal * spread
+        relative = Estimate(*((1 - np.exp(d)) / self.seed_sd_ for d in (deviation, high, low)))
+        score = self._score(log_loss, loss_sd, quantile, context)
+        return Predictions(loss, score, relative, deviation, widen**2 * covariance[:-1, :-1], tuple(far))
+
+    def _score(self, log_loss: Array, loss_sd: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
+        design = np.array([_score_design(x, context) for x in log_loss])
+        centre = design @ self.score_coef_
+        slope = self.score_coef_[1]
+        sd = np.sqrt((slope * loss_sd) ** 2 + self.score_sd_**2)
+        signed = context["metric"] in SIGNED_METRICS
+        low, value, high = (expit(centre + q * sd) for q in (-quantile, 0.0, quantile))
+        return Estimate(*((2 * v - 1 if signed else v) for v in (value, low, high)))
+
+    def _far(self, context: Mapping[str, Any]) -> list[str]:
+        reasons = []
+        if context["task"] not in self.tasks_:
+            reasons.append(f"no calibration run was a {context['task']} task")
+        for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
+            values = [g.context[name] for g in self.groups_]
+            if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
+                reasons.append(f"{label} {math.exp(context[name]):.3g} is over 4 times outside all calibration runs")
+        return reasons
+
+    def _left_out_misfit(self) -> float:
+        """Root of the residual variance of left-out groups that neither seeds nor coefficients explain."""
+        excess = []
+        for i, held in enumerate(self.groups_):
+            scale, coef, sigma = _fit_deviation(self.groups_[:i] + self.groups_[i + 1 :])
+            table = held.table / scale
+            residual = held.deviation - table @ coef
+            explained = np.einsum("sf,fg,sg->s", table, sigma, table) + 2 * self.seed_sd_**2 / _seeds(held)
+            keep = np.array([s != ALL_LINEAR for s in held.selections])
+            excess.append(float((residual**2 - explained)[keep].mean()))
+        return math.sqrt(max(float(np.mean(excess)) / 2, 0.25 * self.seed_sd_**2))
+
+    def _left_out_level_sd(self) -> float:
+        errors = []
+        for i, held in enumerate(self.groups_):
+            coef = _fit_level(self.groups_[:i] + self.groups_[i + 1 :])
+            errors.append(held.log_loss - float(_level_design(held) @ coef))
+        return math.sqrt(float(np.mean(np.square(errors))))
+
+
+def context_of(
+    *, task: str, metric: str, classes: int, train_rows: int, lr: float, rank: int, simulated: float, head_cv: float | None
+) -> dict[str, Any]:
+    """What all selections of a probe share.
+
+    Args:
+        simulated: simulated loss of all-linear (``lora-expected``), nats. head_cv: held-out loss of a linear probe on
+            frozen features; None for a causal LM, where the simulated loss stands in.
+    """
+    return {
+        "task": task,
+        "metric": metric,
+        "classes": classes,
+        "log_train_rows": math.log(train_rows),
+        "log_lr": math.log(lr),
+        "log_rank": math.log(rank),
+        "log_simulated": math.log(simulated),
+        "log_head_cv": math.log(simulated if head_cv is None else head_cv),
+    }
+
+
+def parameter_distances(masks: NDArray[np.bool_], params: NDArray[np.int64]) -> Array:
+    """[S + 1, S + 1]: parameters in one selection but not both, over those in either; all-linear is appended last."""
+    sizes = np.vstack([masks, np.ones((1, masks.shape[1]), dtype=bool)]).astype(np.float64)
+    both = (sizes * params) @ sizes.T
+    own = both.diagonal()
+    either = own[:, None] + own[None, :] - both
+    return np.asarray(1.0 - np.divide(both, either, out=np.ones_like(both), where=either > 0))
+
+
+def grouped(rows: Sequence[CalibrationRow], features: Sequence[str]) -> list[Group]:
+    """Groups that have an all-linear run; head-only runs are left out of the fit (they have no LoRA to speak of)."""
+    by_group: dict[str, list[CalibrationRow]] = {}
+    for row in rows:
+        by_group.setdefault(row.group, []).append(row)
+    groups = []
+    for name, members in sorted(by_group.items()):
+        by_selection: dict[str, list[CalibrationRow]] = {}
+        for row in members:
+            if row.selection != HEAD_ONLY:
+                by_selection.setdefault(row.selection, []).append(row)
+        if ALL_LINEAR not in by_selection:
+            continue
+        losses = {s: float(np.mean([math.log(r.val_loss) for r in rs])) for s, rs in by_selection.items()}
+        reference = losses[ALL_LINEAR]
+        table = np.array([[rs[0].features[f] for f in features] for rs in by_selection.values()])
+        groups.append(
+            Group(
+                name,
+                list(by_selection),
+                table,
+                np.array([loss - reference for loss in losses.values()]),
+                reference,
+                members[0].context,
+                members,
+            )
+        )
+    return groups
+
+
+def _fit_deviation(groups: Sequence[Group]) -> tuple[Array, Array, Array]:
+    """Feature scales [F], coefficients of scaled features [F] and their covariance; every group weighs the same."""
+    table = np.vstack([g.table for g in groups])
+    target = np.concatenate([g.deviation for g in groups])
+    weights = np.concatenate([np.full(len(g.deviation), 1.0 / len(g.deviation)) for g in groups])
+    weights *= len(weights) / weights.sum()
+    scale = np.sqrt(np.average(table**2, axis=0, weights=weights)) + 1e-12
+    model = BayesianRidge(fit_intercept=False).fit(table / scale, target, sample_weight=weights)
+    return scale, model.coef_, model.sigma_
+
+
+def _level_design(group: Group) -> Array:
+    return np.array([1.0, *(group.context[name] for name in LEVEL_FEATURES)])
+
+
+def _fit_level(groups: Sequence[Group]) -> Array:
+    """[1 + level features]; shrunk towards loss = simulated loss, which few groups can improve on."""
+    design = np.array([_level_design(g) for g in groups])
+    prior = np.zeros(design.shape[1])
+    prior[1 + LEVEL_FEATURES.index("log_simulated")] = 1.0
+    target = np.array([g.log_loss for g in groups]) - design @ prior
+    intercept = float(target.mean())
+    model = Ridge(alpha=LEVEL_RIDGE, fit_intercept=False).fit(design[:, 1:], target - intercept)
+    return prior + np.array([intercept, *model.coef_])
+
+
+def _score_design(log_loss: float, context: Mapping[str, Any]) -> Array:
+    metric = context["metric"]
+    return np.array(
+        [
+            1.0,
+            log_loss,
+            math.log(max(context["classes"], 1)),
+            float(metric in SIGNED_METRICS),
+            float(metric == "token_accuracy"),
+        ]
+    )
+
+
+def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
+    """logit of the metric (signed ones mapped to [0, 1]) from log loss; spread from leaving groups out."""
+
+    def fit(members: Sequence[Group]) -> Array:
+        design, target, weights = [], [], []
+        for group in members:
+            for row in group.rows:
+                design.append(_score_design(math.log(row.val_loss), row.context))
+                target.append(_score_logit(row))
+                weights.append(1.0 / len(group.rows))
+        model = Ridge(alpha=SCORE_RIDGE / len(target), fit_intercept=False)
+        return np.asarray(model.fit(np.array(design), np.array(target), sample_weight=np.array(weights)).coef_)
+
+    errors = []
+    for i, held in enumerate(groups):
+        coef = fit([*groups[:i], *groups[i + 1 :]])
+        residuals = [_score_logit(r) - _score_design(math.log(r.val_loss), r.context) @ coef for r in held.rows]
+        errors.append(float(np.mean(np.square(residuals))))
+    return fit(groups), math.sqrt(float(np.mean(errors)))
+
+
+def _score_logit(row: CalibrationRow) -> float:
+    share = (row.score + 1) / 2 if row.metric in SIGNED_METRICS else row.score
+    return float(logit(np.clip(share, 0.005, 0.995)))
+
+
+def _seeds(group: Group) -> float:
+    """Mean number of seeds a selection was run with."""
+    return sum(r.selection != HEAD_ONLY for r in group.rows) / len(group.selections)
+
+
+def _seed_sd(groups: Sequence[Group]) -> float:
+    """Standard deviation of log loss between seeds of one selection, pooled over all that were run twice.
+
+    Raises:
+        BadInput: no selection was run with two seeds.
+    """
+    variances = []
+    for group in groups:
+        for selection in group.selections:
+            losses = [math.log(r.val_loss) for r in group.rows if r.selection == selection]
+            if len(losses) > 1:
+                variances.append(float(np.var(losses, ddof=1)))
+    if not variances:
+        raise BadInput("No calibration row was run with a second seed, so noise is unknown.", "Calibrate with --seeds 2.")
+    return math.sqrt(float(np.mean(variances)))

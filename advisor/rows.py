@@ -1,0 +1,104 @@
+"""Calibration rows: features of a selection beside what a real run made of it; plain JSON lines (no torch).
+
+Shipped ones are ``profiles/predictors/*.jsonl``; the user's own lie in the platform's user data folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from advisor.errors import BadInput
+from advisor.features import FEATURE_VERSION
+
+ROW_SCHEMA = 1
+APP = "lora-layer-advisor"
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One real run.
+
+    Attributes:
+        group: model and data, e.g. ``all-MiniLM/sst2/512``: selections are only compared inside one group.
+        selection: its name. params: LoRA parameters. seed: of the run.
+        features: as :func:`advisor.features.feature_table` gives, by name.
+        context: the same for every selection of the group, see :func:`advisor.predictor.context_of`.
+        recipe, settings: of the run.
+        train_loss: nats at the best epoch, None if nothing was trained. val_loss: its validation loss.
+        metric: its name. score: its value.
+        provenance: model, data, versions.
+    """
+
+    group: str
+    selection: str
+    params: int
+    seed: int
+    features: Mapping[str, float]
+    context: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    train_loss: float | None
+    val_loss: float
+    metric: str
+    score: float
+    provenance: Mapping[str, Any]
+    feature_version: int = FEATURE_VERSION
+    schema: int = ROW_SCHEMA
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), allow_nan=False)
+
+
+def user_rows_folder() -> Path:
+    """Where ``advisor calibrate`` leaves the user's own rows."""
+    return Path(platformdirs.user_data_dir(APP)) / "predictors"
+
+
+def load_rows() -> list[CalibrationRow]:
+    """Shipped and own rows of the present feature version.
+
+    Raises:
+        BadInput: a file is corrupt; names file, line and field.
+    """
+    rows: list[CalibrationRow] = []
+    shipped = resources.files("profiles") / "predictors"
+    files = sorted(shipped.iterdir(), key=lambda f: f.name) if shipped.is_dir() else []
+    for file in files:
+        if file.name.endswith(".jsonl"):
+            rows += parse_rows(file.read_text(encoding="utf-8").splitlines(), file.name)
+    folder = user_rows_folder()
+    if folder.is_dir():
+        for path in sorted(folder.glob("*.jsonl")):
+            rows += parse_rows(path.read_text(encoding="utf-8").splitlines(), str(path))
+    return rows
+
+
+def parse_rows(lines: Iterable[str], source: str) -> list[CalibrationRow]:
+    """Rows of one file; those of another feature version are left out.
+
+    Raises:
+        BadInput: names file, line and field.
+    """
+    rows = []
+    for number, line in enumerate(lines, 1):
+        where = f"{source}, line {number}"
+        try:
+            row = CalibrationRow(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{where}: not a calibration row: {error}", "Remove that line or the file.") from error
+        if row.schema != ROW_SCHEMA:
+            raise BadInput(f"{where}: schema is {row.schema!r}, not {ROW_SCHEMA}.", "Update the program or the file.")
+        for field, value in (("val_loss", row.val_loss), ("score", row.score), *row.features.items()):
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise BadInput(f"{where}: {field} is {value!r}, not a finite number.", "Remove that line.")
+        if row.feature_version == FEATURE_VERSION:
+            rows.append(row)
+    return rows
