@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from advisor.kernels import Array, Kernels
 from advisor.spectrum import Spectrum
@@ -36,18 +36,16 @@ class Bound:
         return asdict(self)
 
 
-def certificate(kernels: Kernels, mask: NDArray[Any], z: Array, sigma: float, with_head: bool = True) -> Bound:
+def certificate(kernels: Kernels, weights: Array, z: Array, sigma: float, with_head: bool = True) -> Bound:
     """C: adding anything to S leaves V at or above V(K_all), so V(S ∪ rest)/V(S) lies in [V(all)/V(S), 1].
 
     V(K) = σ zᵀ(K + σI)⁻¹z is the objective of kernel ridge on the residual target z; it cannot rise when modules are
     added, and K_all is the largest kernel there is. Always applies, exact.
 
     Args:
-        mask: [M] the selection. z: [n, c] residual target. sigma: ridge σ > 0.
+        weights: [M], 1 for the selection's modules and 0 elsewhere. z: [n, c] residual target. sigma: ridge σ > 0.
     """
-    everything = mask.copy()
-    everything[:] = True
-    chosen = Spectrum.of(kernels.of(mask[None], with_head)[0]).objective(z, sigma)
-    full = Spectrum.of(kernels.of(everything[None], with_head)[0]).objective(z, sigma)
+    both = kernels.of(np.vstack([weights, np.ones_like(weights)]), with_head)
+    chosen, full = (Spectrum.of(kernel).objective(z, sigma) for kernel in both)
     low = min(1.0, full / chosen) if chosen > 0 else 1.0
     return Bound("C", "V(all)/V(S)", "rest", kernels.kind, with_head, sigma, low, 1.0)

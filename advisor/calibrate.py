@@ -148,6 +148,11 @@ def _check_identity(path: Path, identity: dict[str, Any]) -> None:
         raise BadInput(f"{path}: this folder holds runs of another model, data or setting.", "Use another --out.")
 
 
+def short_name(path: str) -> str:
+    """The last two parts of a path or hub id: enough to recognise it, without the rest of a machine's folders."""
+    return "/".join(Path(path).parts[-2:])
+
+
 _prepared: Prepared | None = None  # one per worker process
 
 
@@ -190,10 +195,10 @@ def _one_run(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
             "wall_s": round(result.wall_s, 2),
         },
         "provenance": {
-            "model": loaded.name.rstrip("/").rsplit("/", 1)[-1],
+            "model": short_name(loaded.name),
             "model_type": loaded.model.config.model_type,
             "model_fingerprint": loaded.fingerprint,
-            "data": _prepared.train.source,
+            "data": short_name(_prepared.train.source),
             "data_fingerprint": _prepared.train.fingerprint,
             "eval_fingerprint": _prepared.evaluation.fingerprint,
             "task": schema.task,

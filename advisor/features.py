@@ -47,56 +47,75 @@ class ProbeView:
     rank: int
 
 
-def raw_kernel_features(view: ProbeView, kind: str, masks: NDArray[np.bool_]) -> dict[str, Array]:
-    """Log quantities [S] of the selections' kernels of one kind, head included."""
-    kernels = view.kernels[kind].of(masks)
-    simulated = simulate(kernels, view.task, view.y, view.f0, view.folds)
-    spectra = [Spectrum.of(k) for k in kernels]
-    z = view.y - view.y.mean(0) if view.task != "causal-lm" else view.y
-    return {
-        "simulated": np.log(simulated.loss),
-        "simulated_train": np.log(simulated.train_loss + 1e-4),
-        "leave_one_out": np.log([s.best_leave_one_out(z) + 1e-12 for s in spectra]),
-        "alignment": np.array([alignment(k, view.y) for k in kernels]),
-        "condition": np.log([s.condition_number(RELATIVE_SIGMA * (s.mean or 1.0)) for s in spectra]),
-        "effective_rank": np.log([max(s.effective_rank(), 1.0) for s in spectra]),
-        "trace": np.log([s.mean + 1e-300 for s in spectra]),
-    }
+@dataclass(frozen=True)
+class Weights:
+    """S selections as numbers: ``params`` [S, M] LoRA parameters of each module (0: not adapted), and for each kind
+    of kernel ``blocks[kind]`` [S, M], what a module's block is multiplied by (1 at the view's own rank and alpha)."""
+
+    params: Array
+    blocks: Mapping[str, Array]
 
 
-def raw_plain_features(view: ProbeView, masks: NDArray[np.bool_]) -> dict[str, Array]:
+def raw_kernel_features(view: ProbeView, kind: str, weights: Array, names: Sequence[str]) -> dict[str, Array]:
+    """The ``names`` among ``KERNEL_FEATURES`` of the selections' kernels of one kind, head included; weights [S, M]."""
+    kernels = view.kernels[kind].of(weights)
+    found: dict[str, Array] = {}
+    if "simulated" in names or "simulated_train" in names:
+        simulated = simulate(kernels, view.task, view.y, view.f0, view.folds)
+        found["simulated"] = np.log(simulated.loss)
+        found["simulated_train"] = np.log(simulated.train_loss + 1e-4)
+    if {"leave_one_out", "condition", "effective_rank"} & set(names):
+        spectra = [Spectrum.of(k) for k in kernels]
+        z = view.y if view.task == "causal-lm" else view.y - view.y.mean(0)
+        found["leave_one_out"] = np.log([s.best_leave_one_out(z) + 1e-12 for s in spectra])
+        found["condition"] = np.log([s.condition_number(RELATIVE_SIGMA * (s.mean or 1.0)) for s in spectra])
+        found["effective_rank"] = np.log([max(s.effective_rank(), 1.0) for s in spectra])
+    if "alignment" in names:
+        found["alignment"] = np.array([alignment(k, view.y) for k in kernels])
+    if "trace" in names:
+        found["trace"] = np.log(np.einsum("sii->s", kernels) + 1e-300)
+    return found
+
+
+def raw_plain_features(view: ProbeView, weights: Weights) -> dict[str, Array]:
     """Quantities [S] that need no kernel: size, gradient agreement, depth, share of attention."""
-    params = np.array([t.lora_params(view.rank) for t in view.targets], dtype=np.float64)
-    chosen = masks.astype(np.float64)
-    size = chosen @ params
+    total = sum(t.lora_params(view.rank) for t in view.targets)
+    size = weights.params.sum(1)
     layers = [t.layer for t in view.targets if t.layer is not None]
     top = max(layers, default=0) or 1
     depth = np.array([1.0 if t.layer is None else t.layer / top for t in view.targets])
     attention = np.array([float(t.group == "attention") for t in view.targets])
-    weights = chosen * params / np.where(size > 0, size, 1.0)[:, None]
+    shares = weights.params / np.where(size > 0, size, 1.0)[:, None]
     n = len(view.y)
-    off_diagonal = chosen @ (view.gradient_sums - view.gradient_traces) / max(1, n * (n - 1))
-    diagonal = chosen @ view.gradient_traces / n
+    scaled = weights.blocks["lora-expected"]
+    off_diagonal = scaled @ (view.gradient_sums - view.gradient_traces) / max(1, n * (n - 1))
+    diagonal = scaled @ view.gradient_traces / n
     return {
-        "params": np.log(np.maximum(size / params.sum(), HEAD_ONLY_SHARE)),
+        "params": np.log(np.maximum(size / total, HEAD_ONLY_SHARE)),
         "agreement": off_diagonal / np.where(diagonal > 0, diagonal, 1.0),
-        "depth": np.where(size > 0, weights @ depth, 1.0),
-        "attention": np.where(size > 0, weights @ attention, 0.5),
+        "depth": np.where(size > 0, shares @ depth, 1.0),
+        "attention": np.where(size > 0, shares @ attention, 0.5),
     }
 
 
-def feature_table(view: ProbeView, masks: NDArray[np.bool_], names: Sequence[str]) -> Array:
-    """[S, features] of ``names`` (``params``, ``adam.simulated`` …), differences to the selection of all modules."""
-    reference = np.ones((1, len(view.targets)), dtype=bool)
-    both = np.vstack([masks, reference])
+def feature_table(view: ProbeView, weights: Weights, names: Sequence[str]) -> Array:
+    """[S, features] of ``names`` (``params``, ``adam.simulated`` …), differences to all modules at the view's rank."""
+    everything = np.ones((1, len(view.targets)))
+    params = np.array([[t.lora_params(view.rank) for t in view.targets]], dtype=np.float64)
+    both = Weights(
+        np.vstack([weights.params, params]),
+        {kind: np.vstack([block, everything]) for kind, block in weights.blocks.items()},
+    )
     columns: dict[str, Array] = {}
     if any(name in PLAIN_FEATURES for name in names):
         columns |= raw_plain_features(view, both)
     for kind in view.kernels:
-        if any(name.startswith(f"{kind}.") for name in names):
-            columns |= {f"{kind}.{key}": value for key, value in raw_kernel_features(view, kind, both).items()}
+        asked = [name.removeprefix(f"{kind}.") for name in names if name.startswith(f"{kind}.")]
+        if asked:
+            found = raw_kernel_features(view, kind, both.blocks[kind], asked)
+            columns |= {f"{kind}.{key}": value for key, value in found.items()}
     table = np.stack([columns[name] for name in names], axis=1)
-    return table[:-1] - table[-1]
+    return np.asarray(table[:-1] - table[-1])
 
 
 def all_feature_names() -> tuple[str, ...]:

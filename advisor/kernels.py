@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.targets import LoraSettings, Selection, Target
+from advisor.targets import LoraSettings, Target
 
 Array = NDArray[np.float64]
 KERNELS = ("adam", "lora-expected", "weight")
@@ -35,10 +35,10 @@ class Kernels:
     head: Array
     silent: tuple[str, ...] = ()
 
-    def of(self, masks: NDArray[np.bool_], with_head: bool = True) -> Array:
-        """Kernels [S, n, n] of selections given as masks [S, M]."""
+    def of(self, weights: Array, with_head: bool = True) -> Array:
+        """Kernels [S, n, n] of selections given as weights [S, M], 0 or 1, or :func:`rank_weights` at other ranks."""
         m, n = self.blocks.shape[:2]
-        summed: Array = (masks.astype(np.float64) @ self.blocks.reshape(m, n * n)).reshape(-1, n, n)
+        summed: Array = (weights @ self.blocks.reshape(m, n * n)).reshape(-1, n, n)
         return summed + self.head if with_head else summed
 
     def default_sigma(self) -> float:
@@ -93,8 +93,12 @@ def make_kernels(
     )
 
 
-def masks_of(selections: Sequence[Selection], targets: Sequence[Target]) -> NDArray[np.bool_]:
-    """[S, M]: which module each selection has."""
-    return np.array([[t.name in set(s.targets) for t in targets] for s in selections], dtype=bool).reshape(
-        len(selections), len(targets)
-    )
+def rank_weights(kind: str, base: LoraSettings, other: LoraSettings) -> float:
+    """What a block scaled for ``base`` is multiplied by at ``other`` rank, alpha or scaling rule.
+
+    ``lora-expected`` follows c_m; ``adam`` follows K_m·√p_m/‖g_m‖ with p_m ∝ rank and ‖g_m‖² ∝ c_m.
+    """
+    if kind == "weight":
+        return 1.0
+    constant = (other.scale**2 * other.rank) / (base.scale**2 * base.rank)
+    return constant if kind == "lora-expected" else float(np.sqrt(constant * other.rank / base.rank))

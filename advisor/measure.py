@@ -28,7 +28,8 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
     some with the square of its length (attention), some not at all (weights cast by autocast). The model is left
     as it was.
     """
-    model, names = loaded.model, [t.name for t in loaded.targets]
+    model: Any = loaded.model
+    names = [t.name for t in loaded.targets]
     unit = max(2, min(TOKENS, loaded.max_length // 3))
     shapes = [(batch, unit * multiple) for batch, multiple in BATCHES]
     counts = []
@@ -118,7 +119,7 @@ class _Recorder:
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Recorder:
-        model = self.loaded.model
+        model: Any = self.loaded.model
         for index, name in enumerate(self.names):
             self._handles.append(model.get_submodule(name).register_forward_pre_hook(self._enter(index)))
         for name in self.loaded.head:

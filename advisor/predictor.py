@@ -198,13 +198,13 @@ def context_of(
     }
 
 
-def parameter_distances(masks: NDArray[np.bool_], params: NDArray[np.int64]) -> Array:
-    """[S + 1, S + 1]: parameters in one selection but not both, over those in either; all-linear is appended last."""
-    sizes = np.vstack([masks, np.ones((1, masks.shape[1]), dtype=bool)]).astype(np.float64)
-    both = (sizes * params) @ sizes.T
-    own = both.diagonal()
-    either = own[:, None] + own[None, :] - both
-    return np.asarray(1.0 - np.divide(both, either, out=np.ones_like(both), where=either > 0))
+def parameter_distances(params: Array, reference: Array) -> Array:
+    """[S + 1, S + 1]: 1 − Σ_m min/Σ_m max of the modules' LoRA parameters; the reference [M] is appended last."""
+    sizes = np.vstack([params, reference])
+    shared = np.array([np.minimum(sizes, row).sum(1) for row in sizes])
+    own = sizes.sum(1)
+    either = own[:, None] + own[None, :] - shared
+    return np.asarray(1.0 - np.divide(shared, either, out=np.ones_like(shared), where=either > 0))
 
 
 def grouped(rows: Sequence[CalibrationRow], features: Sequence[str]) -> list[Group]:

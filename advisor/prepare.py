@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from advisor.data import Dataset, load_dataset, sample_rows, split_evaluation
+from advisor.data import Dataset, Schema, load_dataset, sample_rows, split_evaluation
 from advisor.encode import Row, encode, resolve_max_length
 from advisor.events import Session
 from advisor.models import LoadedModel, load_model
@@ -80,20 +81,27 @@ def read_data(source: Source, session: Session) -> tuple[Dataset, Dataset]:
 
 
 def prepare(
-    source: Source, session: Session, *, train_limit: int | None = None, eval_limit: int | None = None
+    source: Source,
+    session: Session,
+    *,
+    train_limit: int | Callable[[Schema], int] | None = None,
+    eval_limit: int | None = None,
 ) -> Prepared:
-    """Load everything ``source`` names; at most the given numbers of rows are tokenised.
+    """Load everything ``source`` names; at most the given numbers of rows are kept and tokenised.
+
+    ``train_limit`` may depend on what the data turned out to be; ``eval_limit`` 0 leaves evaluation untokenised.
 
     Raises:
         BadInput: the model or the data cannot be used.
     """
     train, evaluation = read_data(source, session)
     available_rows = len(train.examples)
-    if train_limit is not None:
-        train = sample_rows(train, train_limit, source.seed)
-    if eval_limit is not None:
-        evaluation = sample_rows(evaluation, eval_limit, source.seed)
     schema = train.schema
+    if train_limit is not None:
+        count = train_limit(schema) if callable(train_limit) else train_limit
+        train = sample_rows(train, count, source.seed)
+    if eval_limit:
+        evaluation = sample_rows(evaluation, eval_limit, source.seed)
     loaded = load_model(
         source.model,
         schema.task,
@@ -109,10 +117,12 @@ def prepare(
     for text in loaded.warnings:
         session.warn(text)
     max_length = resolve_max_length(source.max_length, loaded)
-    encoded = []
-    for dataset, what in ((train, "Training data"), (evaluation, "Evaluation data")):
-        rows, notes = encode(dataset, loaded, max_length)
+    train_rows, notes = encode(train, loaded, max_length)
+    for note in notes:
+        session.note(f"Training data: {note}")
+    eval_rows: list[Row] = []
+    if eval_limit != 0:
+        eval_rows, notes = encode(evaluation, loaded, max_length)
         for note in notes:
-            session.note(f"{what}: {note}")
-        encoded.append(rows)
-    return Prepared(source, loaded, train, evaluation, encoded[0], encoded[1], max_length, available_rows)
+            session.note(f"Evaluation data: {note}")
+    return Prepared(source, loaded, train, evaluation, train_rows, eval_rows, max_length, available_rows)

@@ -20,6 +20,7 @@ from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.finetune import label_scale
 from advisor.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
+from advisor.measure import measure_training
 from advisor.models import LoadedModel
 from advisor.outputs import loss_slope, make_outputs, residual, targets_of
 from advisor.prepare import Prepared
@@ -190,6 +191,8 @@ def _probe(
             "head_kind": head_kind,
             "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
             "mean_tokens": float(np.mean([len(row.ids) for row in rows])),
+            "max_tokens": max(len(row.ids) for row in prepared.train_rows),
+            "footprint": asdict(measure_training(loaded, rows)),
             "methods": methods,
             "sketch_error": sketch_error,
         },

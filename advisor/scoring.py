@@ -1,0 +1,319 @@
+"""A probe, a recipe and a fitted predictor: predictions, bounds and cost of any selections (no model needed)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advisor.bounds import Bound, certificate
+from advisor.cost import Cost, TrainingFootprint, estimate_cost
+from advisor.errors import BadInput
+from advisor.features import ProbeView, Weights, all_feature_names, feature_table, raw_kernel_features
+from advisor.kernels import Kernels, lora_constant, make_kernels, rank_weights
+from advisor.predictor import LEVEL, Estimate, Predictions, Predictor, context_of, parameter_distances
+from advisor.probe_folder import Probe
+from advisor.recipe import TrainingRecipe
+from advisor.rows import CalibrationRow
+from advisor.targets import LoraSettings, Selection, in_model_order
+
+FEATURE_KERNELS = ("adam", "lora-expected")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A selection with the LoRA settings it would be trained with.
+
+    ``ranks`` and ``alphas`` override single modules, as PEFT's ``rank_pattern`` and ``alpha_pattern`` do.
+    """
+
+    selection: Selection
+    settings: LoraSettings
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    def module_settings(self, name: str) -> LoraSettings:
+        return replace(
+            self.settings,
+            rank=self.ranks.get(name, self.settings.rank),
+            alpha=self.alphas.get(name, self.settings.alpha),
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """All that is said of one candidate; estimates are (value, low, high)."""
+
+    candidate: Candidate
+    cost: Cost
+    loss: tuple[float, float, float]
+    metric: tuple[float, float, float]
+    relative: tuple[float, float, float]
+    bounds: tuple[Bound, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.candidate.selection.name
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores in input order with the joint predictions behind them."""
+
+    scores: tuple[Score, ...]
+    predictions: Predictions
+
+    def __iter__(self) -> Any:
+        return iter(self.scores)
+
+    def pick(self, allowed: Sequence[int]) -> int:
+        """The cheapest of ``allowed`` not distinguishable from the one of them predicted best."""
+        best = min(allowed, key=lambda i: self.predictions.deviation[i])
+        alike = [i for i in allowed if not self.predictions.distinguishable(i, best)]
+        return min(alike, key=lambda i: (self.scores[i].cost.params, self.predictions.deviation[i]))
+
+
+class Scorer:
+    """Scores selections of one probe at one recipe."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        settings: LoraSettings,
+        recipe: TrainingRecipe,
+        predictor: Predictor,
+        *,
+        kernel: str = "adam",
+        sigma: float | None = None,
+    ) -> None:
+        self.probe, self.settings, self.recipe, self.predictor = probe, settings, recipe, predictor
+        self.view = probe_view(probe, settings)
+        self.kernels = self.view.kernels.get(kernel) or _kernels(probe, settings, kernel)
+        self.sigma = self.kernels.default_sigma() if sigma is None else sigma
+        if not self.sigma > 0:
+            raise BadInput(f"--sigma must be positive, got {self.sigma}.")
+        self.context = probe_context(probe, self.view, settings, recipe)
+        self._z = probe.z
+
+    def weights(self, candidates: Sequence[Candidate]) -> Weights:
+        """Candidates as numbers for :func:`advisor.features.feature_table`."""
+        params = np.zeros((len(candidates), len(self.probe.targets)))
+        blocks = {kind: np.zeros_like(params) for kind in FEATURE_KERNELS}
+        for s, candidate in enumerate(candidates):
+            chosen = set(candidate.selection.targets)
+            for m, target in enumerate(self.probe.targets):
+                if target.name in chosen:
+                    own = candidate.module_settings(target.name)
+                    params[s, m] = target.lora_params(own.rank)
+                    for kind in FEATURE_KERNELS:
+                        blocks[kind][s, m] = rank_weights(kind, self.settings, own)
+        return Weights(params, blocks)
+
+    def predict(self, candidates: Sequence[Candidate]) -> Predictions:
+        """Predictions alone: what the search calls."""
+        weights = self.weights(candidates)
+        table = feature_table(self.view, weights, self.predictor.features)
+        reference = np.array([t.lora_params(self.settings.rank) for t in self.probe.targets], dtype=np.float64)
+        return self.predictor.predict(table, self.context, parameter_distances(weights.params, reference))
+
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
+        """Predictions, certificate and cost of each candidate."""
+        predictions = self.predict(candidates)
+        scores = []
+        for i, candidate in enumerate(candidates):
+            scores.append(
+                Score(
+                    candidate,
+                    self.cost(candidate),
+                    *(_triple(e, i) for e in (predictions.loss, predictions.score, predictions.relative)),
+                    bounds=self.certificates(candidate),
+                    warnings=tuple(f"Far from the calibration rows: {reason}." for reason in predictions.far),
+                )
+            )
+        return Scores(tuple(scores), predictions)
+
+    def certificates(self, candidate: Candidate) -> tuple[Bound, ...]:
+        """C with the head's block, and without it where there is one."""
+        chosen = set(candidate.selection.targets)
+        mask = np.array([float(t.name in chosen) for t in self.probe.targets])
+        heads = (True, False) if self.probe.head is not None else (False,)
+        return tuple(certificate(self.kernels, mask, self._z, self.sigma, head) for head in heads)
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Parameters, memory and time of training the candidate."""
+        return estimate_cost(
+            candidate.selection,
+            self.probe.targets,
+            candidate.settings,
+            self.recipe,
+            TrainingFootprint.from_dict(self.probe.info["footprint"]),
+            head_params=self.probe.info["head_parameters"],
+            mean_tokens=self.probe.info["mean_tokens"],
+            max_tokens=self.probe.info["max_tokens"],
+        )
+
+
+def probe_view(probe: Probe, settings: LoraSettings) -> ProbeView:
+    """The probe's arrays at the given LoRA settings, as the features take them."""
+    constants = np.array([lora_constant(t, settings) for t in probe.targets])
+    return ProbeView(
+        targets=probe.targets,
+        kernels={kind: _kernels(probe, settings, kind) for kind in FEATURE_KERNELS},
+        gradient_sums=constants * probe.gradient_blocks.sum((1, 2), dtype=np.float64),
+        gradient_traces=constants * np.einsum("mii->m", probe.gradient_blocks, dtype=np.float64),
+        task=probe.task,
+        y=probe.y,
+        f0=probe.f0,
+        folds=probe.folds,
+        rank=settings.rank,
+    )
+
+
+def probe_context(
+    probe: Probe, view: ProbeView, settings: LoraSettings, recipe: TrainingRecipe
+) -> dict[str, Any]:
+    """The predictor's context of a probe at a recipe."""
+    everything = np.ones((1, len(probe.targets)))
+    simulated = raw_kernel_features(view, "lora-expected", everything, ["simulated"])["simulated"][0]
+    available = int(probe.info["train_rows"])
+    head_cv = probe.info["head_cv"]
+    return context_of(
+        task=probe.task,
+        metric=str(probe.info["metric"]),
+        classes=len(probe.class_names),
+        train_rows=min(available, recipe.train_rows or available),
+        lr=recipe.lr,
+        rank=settings.rank,
+        simulated=float(np.exp(simulated)),
+        head_cv=None if head_cv is None else float(head_cv["loss"]),
+    )
+
+
+def subsample(probe: Probe, keep: NDArray[np.int64]) -> Probe:
+    """The same probe on some of its examples, from the stored blocks."""
+    head = probe.head and replace(probe.head, weight=probe.head.weight[np.ix_(keep, keep)])
+    return replace(
+        probe,
+        weight_blocks=probe.weight_blocks[:, keep][:, :, keep],
+        gradient_blocks=probe.gradient_blocks[:, keep][:, :, keep],
+        head=head,
+        **{name: getattr(probe, name)[keep] for name in ("labels", "y", "f0", "z", "losses", "folds")},
+    )
+
+
+def parse_selections(entries: Any, probe: Probe, settings: LoraSettings, where: str) -> list[Candidate]:
+    """Candidates of a selection file's content (DESIGN 4, selection file).
+
+    Raises:
+        BadInput: not a list of selections, an unknown module or key, a rank that is not a positive integer.
+    """
+    if not isinstance(entries, list) or not entries:
+        raise BadInput(f"{where}: not a non-empty list of selections.", "See the README for the format.")
+    keys = {"name", "targets", "rank", "alpha", "rslora", "rank_pattern", "alpha_pattern"}
+    candidates = []
+    for number, entry in enumerate(entries, 1):
+        place = f"{where}, selection {number}"
+        if not isinstance(entry, dict) or not {"name", "targets"} <= set(entry):
+            raise BadInput(f"{place}: needs name and targets.", "See the README for the format.")
+        if unknown := set(entry) - keys:
+            raise BadInput(f"{place}: unknown field {sorted(unknown)[0]!r}.", f"Known: {', '.join(sorted(keys))}.")
+        own = replace(settings, **{k: entry[k] for k in ("rank", "alpha", "rslora") if k in entry})
+        ranks, alphas = dict(entry.get("rank_pattern", {})), dict(entry.get("alpha_pattern", {}))
+        if not isinstance(entry["targets"], list):
+            raise BadInput(f"{place}: targets is not a list of module names.")
+        names = in_model_order([*map(str, entry["targets"])], probe.targets, place)
+        for pattern in (ranks, alphas):
+            in_model_order(pattern, probe.targets, place)
+        if any(not isinstance(r, int) or isinstance(r, bool) or r < 1 for r in (own.rank, *ranks.values())):
+            raise BadInput(f"{place}: a rank is not a positive integer.")
+        if any(isinstance(a, bool) or not isinstance(a, int | float) or not a > 0 for a in (own.alpha, *alphas.values())):
+            raise BadInput(f"{place}: an alpha is not a positive number.")
+        candidates.append(Candidate(Selection(str(entry["name"]), names), own, ranks, alphas))
+    return candidates
+
+
+def scores_json(scores: Scores, scorer: Scorer) -> dict[str, Any]:
+    """What ``advisor score --json`` prints (DESIGN 4)."""
+    return {
+        "schema": 1,
+        "metric": scorer.probe.info["metric"],
+        "higher_is_better": True,
+        "level": LEVEL,
+        "selections": [score_json(score, scorer) for score in scores],
+    }
+
+
+def score_json(score: Score, scorer: Scorer) -> dict[str, Any]:
+    """One entry of :func:`scores_json`."""
+    settings = score.candidate.settings
+    return {
+        "name": score.name,
+        "params": score.cost.params,
+        "params_with_head": score.cost.params_with_head,
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "predicted": {"loss": _interval(score.loss), "metric": _interval(score.metric)},
+        "relative": _interval(score.relative),
+        "kernel": scorer.kernels.kind,
+        "bounds": [bound.as_dict() for bound in score.bounds],
+        "cost": {"memory_bytes": score.cost.memory_bytes, "time_vs_all_linear": score.cost.time_vs_all_linear},
+        "warnings": list(score.warnings),
+    }
+
+
+def _kernels(probe: Probe, settings: LoraSettings, kind: str) -> Kernels:
+    head = probe.head and (probe.head.weight, probe.head.fresh_gradient_norm, probe.head.fresh_gradient_params)
+    return make_kernels(probe.targets, probe.weight_blocks, probe.gradient_blocks, settings, kind, head)
+
+
+def _triple(estimate: Estimate, i: int) -> tuple[float, float, float]:
+    return float(estimate.value[i]), float(estimate.low[i]), float(estimate.high[i])
+
+
+def _interval(triple: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), triple, strict=True))
+
+
+def rows_from_runs(runs: Sequence[Mapping[str, Any]], probe: Probe) -> list[CalibrationRow]:
+    """Calibration rows: each run of :mod:`advisor.calibrate` beside its selection's features on ``probe``.
+
+    Raises:
+        BadInput: a run is of another model or other data than the probe.
+    """
+    rows = []
+    identity = probe.info["identity"]
+    everything = np.array([t.lora_params(1) for t in probe.targets], dtype=np.float64)
+    views: dict[LoraSettings, ProbeView] = {}
+    for run in runs:
+        provenance, settings = run["provenance"], LoraSettings(**run["settings"])
+        if provenance["model_fingerprint"] != identity["model_fingerprint"]:
+            raise BadInput("The runs and the probe are of different models.", "Use another --out folder.")
+        recipe = TrainingRecipe(**run["recipe"])
+        view = views.setdefault(settings, probe_view(probe, settings))
+        mask = np.array([[float(t.name in set(run["selection"]["targets"])) for t in probe.targets]])
+        weights = Weights(mask * everything * settings.rank, {kind: mask for kind in FEATURE_KERNELS})
+        names = all_feature_names()
+        features = feature_table(view, weights, names)[0]
+        result = run["result"]
+        rows.append(
+            CalibrationRow(
+                group=f"{provenance['model']} on {provenance['data']}, {provenance['train_rows']} rows",
+                selection=run["selection"]["name"],
+                params=result["lora_params"],
+                seed=run["seed"],
+                features=dict(zip(names, (round(float(f), 6) for f in features), strict=True)),
+                context=probe_context(probe, view, settings, recipe),
+                recipe=run["recipe"],
+                settings=run["settings"],
+                train_loss=result["train_loss"],
+                val_loss=result["val_loss"],
+                metric=provenance["metric"],
+                score=result["metric"],
+                provenance=provenance,
+            )
+        )
+    return rows
