@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from advisor.errors import NotFinite
+from advisor.errors import NotFinite, OutOfMemory
+from advisor.events import Session
 
 
 class Capture:
@@ -67,6 +68,23 @@ class Capture:
                 f"The model's output is NaN or infinite; it starts at {where}.",
                 "Try --dtype float32, or check the checkpoint.",
             )
+
+
+def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -> int:
+    """Half of ``rows``, to try again with, if ``error`` is lack of memory; says so.
+
+    Raises:
+        OutOfMemory: one row, of ``tokens`` tokens, does not fit. ``error`` itself, if it is something else.
+    """
+    out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error).lower()
+    if not out:
+        raise error
+    if rows == 1:
+        raise OutOfMemory(f"One row of {tokens} tokens does not fit in memory.", "Lower --max-length.") from error
+    session.warn(f"Out of memory with {rows} rows at once; going on with {rows // 2}.")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return rows // 2
 
 
 def _joined(parts: list[torch.Tensor], examples: int) -> torch.Tensor:

@@ -14,8 +14,8 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from advisor.encode import Row, collate, length_bucketed
-from advisor.errors import NotFinite
+from advisor.capture import capturing, fewer_rows
+from advisor.encode import Row, collate
 from advisor.events import Session, Stage
 from advisor.models import LoadedModel
 
@@ -64,32 +64,46 @@ def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
     """Inputs of the head's last linear layer, float64 [rows, h], at the position whose logits the model returns.
 
     Raises:
-        NotFinite: a feature is NaN or infinite.
+        NotFinite: a feature is NaN or infinite; names the module where it starts.
+        OutOfMemory: one row does not fit.
     """
     captured: list[torch.Tensor] = []
     handle = last_linear(loaded).register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
     features: list[np.ndarray | None] = [None] * len(rows)
-    batches = list(length_bucketed([len(row.ids) for row in rows], FEATURE_BATCH))
-    stage = Stage(session, "Frozen features", len(batches))
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+    start, most = 0, FEATURE_BATCH
+    stage = Stage(session, "Frozen features (rows)", len(rows))
     try:
-        for indices in batches:
+        while start < len(order):
             session.check()
+            indices = order[start : start + most]
             batch = collate([rows[i] for i in indices], loaded)
             batch.pop("labels")
             captured.clear()
-            loaded.model(**batch)
+            try:
+                loaded.model(**batch)
+            except (MemoryError, RuntimeError) as error:
+                most = fewer_rows(error, len(indices), len(rows[indices[-1]].ids), session)
+                continue
             x = captured[0]
-            if x.dim() == 3:  # decoders score every token and return the last one that is not padding
-                last = batch["attention_mask"].sum(1) - 1
+            if x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
+                solid = batch["input_ids"] != loaded.model.config.pad_token_id
+                last = (solid * torch.arange(solid.shape[1], device=x.device)).argmax(1)
                 x = x[torch.arange(len(x), device=x.device), last]
             for i, row in zip(indices, x.float().cpu().numpy().astype(np.float64), strict=True):
                 features[i] = row
-            stage.advance()
+            stage.advance(units=len(indices))
+            start += len(indices)
     finally:
         handle.remove()
     stacked = np.stack([f for f in features if f is not None])
-    if not np.isfinite(stacked).all():
-        raise NotFinite("The frozen features before the head hold NaN or infinity.", "Try --dtype float32.")
+    finite = np.isfinite(stacked).all(1)
+    if not finite.all():
+        batch = collate([rows[int(np.argmin(finite))]], loaded)
+        batch.pop("labels")
+        with capturing(loaded.model, [t.name for t in loaded.targets]) as capture:
+            loaded.model(**batch)
+            capture.require_finite(torch.from_numpy(stacked))
     return stacked
 
 

@@ -109,7 +109,7 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
     try:
         if (folder / PROBE_FILE).exists():
             probe = load_probe(folder)
-            _check_identity(probe.info["identity"], identity, folder)
+            _check_identity(probe.info.get("identity") or {}, identity, folder)
             session.note(f"Probe found in {folder}; nothing to compute.")
             return probe
         partial = folder / "partial"
@@ -237,7 +237,11 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     parameters = sum(p.numel() for p in loaded.model.parameters())
     needed, free = spool.bytes_needed(loaded.dtype.itemsize), shutil.disk_usage(spool.folder).free
     sketch = settings.method == blocks.KRONECKER
-    if settings.method == "auto":
+    begun = spool.files()
+    free += sum(path.stat().st_size for path in begun)  # what a resumed probe has written is part of what it needs
+    if settings.method == "auto" and begun:
+        sketch = spool.is_sketched()
+    elif settings.method == "auto":
         sketch = parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
     elif not sketch and needed > free:
         raise BadInput(

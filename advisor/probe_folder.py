@@ -115,28 +115,34 @@ def load_probe(folder: Path) -> Probe:
     path = folder / BLOCKS_FILE
     try:
         arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two: a type numpy lacks
         raise BadInput(f"{path}: cannot be read: {error}", "Probe again with `advisor probe`.") from error
     try:
         targets = tuple(Target(**t) for t in info.pop("targets"))
-        n, m = len(arrays["y"]), len(targets)
-        expected = {"weight": (m, n, n), "gradient": (m, n, n), "folds": (n,), "labels": (n,), "losses": (n,)}
-        for name, shape in expected.items():
-            if arrays[name].shape != shape:
-                raise BadInput(f"{path}: {name} has shape {arrays[name].shape}, not {shape}.", "Probe again.")
         head_info = info.pop("head_block", None)
-        head = HeadBlock(arrays["head"], **head_info) if head_info else None
-        probe = Probe(
-            targets,
-            arrays["weight"],
-            arrays["gradient"],
-            head,
-            *(arrays[k] for k in ("labels", "y", "f0", "z", "losses", "folds")),
-            info=info,
-        )
-        _ = (probe.task, probe.class_names)
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{folder}: the probe lacks or garbles a field ({error}).", "Probe again.") from error
+        head_fields = head_info and (float(head_info["fresh_gradient_norm"]), int(head_info["fresh_gradient_params"]))
+        _ = (str(info["task"]), tuple(info["class_names"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{folder / PROBE_FILE}: a field is missing or garbled ({error}).", "Probe again.") from error
+    n, m = len(arrays.get("labels", ())), len(targets)
+    columns = arrays["y"].shape[1:] if "y" in arrays else ()
+    expected = {"weight": (m, n, n), "gradient": (m, n, n), "labels": (n,), "losses": (n,), "folds": (n,)}
+    expected |= {"y": (n, *columns[:1]), "f0": (n, *columns[:1]), "z": (n, *columns[:1])}
+    if head_fields:
+        expected["head"] = (n, n)
+    for name, shape in expected.items():
+        if name not in arrays:
+            raise BadInput(f"{path}: {name} is missing.", "Probe again.")
+        if arrays[name].shape != shape:
+            raise BadInput(f"{path}: {name} has shape {arrays[name].shape}, not {shape}.", "Probe again.")
+    probe = Probe(
+        targets,
+        arrays["weight"],
+        arrays["gradient"],
+        HeadBlock(arrays["head"], *head_fields) if head_fields else None,
+        *(arrays[k] for k in ("labels", "y", "f0", "z", "losses", "folds")),
+        info=info,
+    )
     require_finite_blocks(probe)
     return probe
 

@@ -19,9 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from advisor import blocks
-from advisor.capture import Capture, capturing
+from advisor.capture import Capture, capturing, fewer_rows
 from advisor.encode import Row, collate
-from advisor.errors import OutOfMemory
 from advisor.events import Session, Stage
 from advisor.models import LoadedModel
 from advisor.outputs import Outputs, forward_outputs
@@ -74,6 +73,11 @@ class Spool:
         """Finished micro-batches in row order; they cover rows 0 … k without a gap."""
         return sorted(self.folder.glob("rows-*.safetensors"))
 
+    def is_sketched(self) -> bool:
+        """Whether the files there are hold sketches."""
+        with safe_open(self.files()[0], "pt") as file:
+            return any(key.startswith("features/") for key in file.keys())  # noqa: SIM118
+
     def bytes_needed(self, item_size: int) -> int:
         """Disk for the exact spool, an upper bound: idle tokens and shared inputs are not stored."""
         tokens = sum(len(row.ids) for row in self.rows)
@@ -97,23 +101,20 @@ class Spool:
             OutOfMemory: one row does not fit. NotFinite: names the module. Interrupted: files so far are kept.
         """
         files = self.files()
-        start = int(files[-1].stem.split("-")[2]) if files else 0
+        start = _stop(files[-1]) if files else 0
         most = self.micro_batch or len(self.rows)
         stage = Stage(session, "Forward and backward passes (rows)", len(self.rows), start)
         with capturing(loaded.model, [layer.name for layer in self.layers]) as capture:
-            if start == 0:
-                self._check_determinism(loaded, capture, session)
             while start < len(self.rows):
                 session.check()
                 batch = self.rows[start : start + min(self._rows_by_tokens(start, loaded), most)]
                 try:
+                    if start == 0:
+                        self._check_determinism(loaded, capture, batch[:DETERMINISM_ROWS], session)
                     tensors, shared = self._micro_batch(loaded, capture, batch)
                 except (MemoryError, RuntimeError) as error:
-                    if not _is_out_of_memory(error):
-                        raise
-                    most = self._fewer(len(batch), len(batch[0].ids), session, error)
-                    if loaded.device.type == "cuda":
-                        torch.cuda.empty_cache()
+                    capture.clear()
+                    most = fewer_rows(error, len(batch), len(batch[-1].ids), session)
                     continue
                 stop = start + len(batch)
                 with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors") as temporary:
@@ -128,12 +129,6 @@ class Spool:
             count += 1
         return count
 
-    def _fewer(self, rows: int, tokens: int, session: Session, error: BaseException) -> int:
-        if rows == 1:
-            raise OutOfMemory(f"One row of {tokens} tokens does not fit in memory.", "Lower --max-length.") from error
-        session.warn(f"Out of memory with {rows} rows at once; going on with {rows // 2}.")
-        return rows // 2
-
     def _forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
         capture.clear()
         batch = collate(rows, loaded, self.label_mean, self.label_std)
@@ -142,9 +137,10 @@ class Spool:
         capture.require_finite(values)
         return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
 
-    def _check_determinism(self, loaded: LoadedModel, capture: Capture, session: Session) -> None:
+    def _check_determinism(
+        self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row], session: Session
+    ) -> None:
         """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""
-        rows = self.rows[: min(DETERMINISM_ROWS, self._rows_by_tokens(0, loaded))]
         first, second = (self._forward(loaded, capture, rows)[0].detach() for _ in range(2))
         if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
             apart = float((first - second).abs().max())
@@ -256,7 +252,8 @@ class Spool:
 
     def sketch_errors(self, loaded: LoadedModel, layers: Sequence[Layer]) -> Mapping[str, float]:
         """Relative Frobenius error of the sketched output block on the first rows, measured against the exact one."""
-        rows = self.rows[: min(DETERMINISM_ROWS, self._rows_by_tokens(0, loaded))]
+        fitted = _stop(self.files()[0])  # as many rows as have fitted in memory
+        rows = self.rows[: min(DETERMINISM_ROWS, fitted)]
         errors = {}
         with capturing(loaded.model, [layer.name for layer in layers]) as capture:
             values = self._forward(loaded, capture, rows)[0]
@@ -270,6 +267,6 @@ class Spool:
         return errors
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+def _stop(path: Path) -> int:
+    """The row after the last one of a micro-batch file."""
+    return int(path.stem.split("-")[2])
