@@ -1,0 +1,215 @@
+"""Float64 kernel blocks by ``torch.func``: ``vmap(jacrev)`` over full weights, independent of ``advisor``'s passes.
+
+Nothing is padded: examples of equal length are taken together, so there is no mask either. Outputs and losses are
+written here from their definition (DESIGN 2.2), not taken from ``advisor.outputs``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev, vmap
+
+Outputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One tokenised example; ``label`` is a class id, a standardised value, or for each token the id to learn."""
+
+    ids: Sequence[int]
+    label: int | float | Sequence[int]
+    types: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Per-example derivatives in float64.
+
+    Attributes:
+        outputs: [n, P]; losses: [n].
+        jacobians: for each parameter, [n, P, its size]; gradients: for each parameter, [n, its size].
+    """
+
+    outputs: torch.Tensor
+    losses: torch.Tensor
+    jacobians: Mapping[str, torch.Tensor]
+    gradients: Mapping[str, torch.Tensor]
+
+    def weight_block(self, parameters: Sequence[str], factor: float = 1.0) -> torch.Tensor:
+        """factor · Σ over outputs and parameters of J Jᵀ, [n, n]."""
+        return factor * sum(
+            (torch.einsum("ipa,jpa->ij", j, j) for j in (self.jacobians[p] for p in parameters)),
+            start=torch.zeros(()),
+        )
+
+    def gradient_block(self, parameters: Sequence[str]) -> torch.Tensor:
+        """⟨∇ℓ_i, ∇ℓ_j⟩, [n, n]."""
+        return sum((g @ g.T for g in (self.gradients[p] for p in parameters)), start=torch.zeros(()))
+
+
+def margin(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return (logits[1] - logits[0]).reshape(1)
+
+
+def value(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return logits
+
+
+def centred(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return logits - logits.sum() / len(logits)
+
+
+def projected(signs: torch.Tensor) -> Outputs:
+    return lambda logits, label: signs.double().T @ centred(logits, label)
+
+
+def mean_odds(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Mean of log p − log(1 − p) over the tokens to learn; token t is predicted at position t − 1."""
+    p, learned = _target_probabilities(logits, label)
+    return ((torch.log(p) - torch.log1p(-p)) * learned).sum().reshape(1) / learned.sum()
+
+
+def cross_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    one_hot = (torch.arange(len(logits)) == label).double()
+    return -(torch.log(torch.exp(logits) / torch.exp(logits).sum()) * one_hot).sum()
+
+
+def squared(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return (logits[0] - label) ** 2 / 2
+
+
+def token_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    p, learned = _target_probabilities(logits, label)
+    return -(torch.log(p) * learned).sum() / learned.sum()
+
+
+def _target_probabilities(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    exponents = torch.exp(logits[:-1])
+    wanted = (torch.arange(logits.shape[-1]) == label[1:, None]).double()
+    learned = (label[1:] >= 0).double()
+    p = (exponents * wanted).sum(-1) / exponents.sum(-1)
+    return torch.where(learned > 0, p, 0.5), learned
+
+
+def reference(
+    model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], output: Outputs, loss: Outputs
+) -> Reference:
+    """Derivatives of ``output`` and ``loss`` of each text's logits in the named parameters.
+
+    Logits are [classes], or [tokens, vocabulary] for language models; labels come as tensors.
+    """
+    model = copy.deepcopy(model).double().eval()
+    model.set_attn_implementation("eager")  # SDPA has no derivative under vmap
+    for module in model.modules():  # it looks at token values, which vmap cannot
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+            module.warn_if_padding_and_no_attention_mask = lambda *_: None
+    state = {name: p.detach() for name, p in model.named_parameters()}
+    chosen = {name: state[name] for name in parameters}
+
+    def scalars(weights: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        arguments = {k: v[None] for k, v in inputs.items() if k != "label"}
+        logits = functional_call(model, {**state, **weights}, kwargs={**arguments, "use_cache": False}).logits[0]
+        both = torch.cat([output(logits, inputs["label"]), loss(logits, inputs["label"]).reshape(1)])
+        return both, both
+
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, text in enumerate(texts):
+        groups[len(text.ids)].append(index)
+    found: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = [None] * len(texts)  # type: ignore[list-item]
+    for members in groups.values():
+        inputs = {
+            "input_ids": torch.tensor([list(texts[i].ids) for i in members]),
+            "label": torch.tensor([texts[i].label for i in members]),
+        }
+        if texts[0].types is not None:
+            inputs["token_type_ids"] = torch.tensor([list(texts[i].types or ()) for i in members])
+        jacobians, values = vmap(jacrev(scalars, has_aux=True), in_dims=(None, 0))(chosen, inputs)
+        for row, index in enumerate(members):
+            found[index] = values[row], {name: j[row].flatten(1) for name, j in jacobians.items()}
+    values = torch.stack([v for v, _ in found]).detach()
+    stacked = {name: torch.stack([j[name] for _, j in found]).detach() for name in parameters}
+    return Reference(
+        values[:, :-1],
+        values[:, -1],
+        {name: j[:, :-1] for name, j in stacked.items()},
+        {name: j[:, -1] for name, j in stacked.items()},
+    )
+
+
+def relative(block: object, wanted: torch.Tensor) -> float:
+    """‖block − wanted‖ / ‖wanted‖, Frobenius, in float64."""
+    difference = torch.as_tensor(block, dtype=torch.float64) - wanted
+    return float(torch.linalg.norm(difference) / torch.linalg.norm(wanted))
+
+
+# --- data: rows of unequal length, and the same rows tokenised without advisor.encode ---------------------------------
+
+KINDS = ("binary", "three", "regression", "causal-lm")
+CLASSES = {"binary": 2, "three": 3, "twelve": 12}
+TASKS = {"regression": "regression", "causal-lm": "causal-lm"}
+_WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
+WORDS = tuple(_WORDS.split(" "))
+ROWS = 36
+
+
+def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
+    """A JSONL file of ``ROWS`` rows of 1 to 12 words, and the rows. Labels follow length and words, with exceptions."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [1 + index * 5 % 12 for index in range(ROWS)]
+    texts = [
+        " ".join(WORDS[int(i)] for i in torch.randint(0, len(WORDS), (length,), generator=generator))
+        for length in lengths
+    ]
+    rows: list[dict[str, Any]] = []
+    for index, (length, text) in enumerate(zip(lengths, texts, strict=True)):
+        if kind == "causal-lm":
+            rows.append({"prompt": texts[index - 1], "completion": text})
+        elif kind == "regression":
+            score = len(text) / 30 + WORDS.index(texts[index - 1].split()[-1]) / 5 + index % 5 / 2
+            rows.append({"sentence1": text, "sentence2": texts[index - 1], "score": score})
+        else:
+            label = (length - 1 + 6 * (index % 7 == 0)) % 12 * CLASSES[kind] // 12
+            rows.append({"sentence": text, "label": f"c{label:02d}"})
+    path = folder / f"{kind.replace('-', '_')}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path, rows
+
+
+def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list[Text]:
+    """The rows for :func:`reference`; scores standardised, tokens of the prompt not learned."""
+    texts = []
+    scores = torch.tensor([row.get("score", 0.0) for row in rows], dtype=torch.float64)
+    for index, row in enumerate(rows):
+        if kind == "causal-lm":
+            prompt = tokenizer(row["prompt"])["input_ids"]
+            answer = [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            texts.append(Text([*prompt, *answer], [*[-100] * len(prompt), *answer]))
+            continue
+        if kind == "regression":
+            encoded = tokenizer(row["sentence1"], row["sentence2"])
+            label: float = float((scores[index] - scores.mean()) / scores.std(correction=0))
+        else:
+            encoded = tokenizer(row["sentence"])
+            label = int(row["label"][1:])
+        texts.append(Text(encoded["input_ids"], label, encoded.get("token_type_ids")))
+    return texts
+
+
+def scalars_of(kind: str, signs: torch.Tensor | None = None) -> tuple[Outputs, Outputs]:
+    """Output and loss of a kind of task."""
+    if kind == "causal-lm":
+        return mean_odds, token_loss
+    if kind == "regression":
+        return value, squared
+    if signs is not None:
+        return projected(signs), cross_entropy
+    return (margin if kind == "binary" else centred), cross_entropy
