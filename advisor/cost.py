@@ -33,9 +33,11 @@ class TrainingFootprint:
         targets: names of the adaptable modules in the order they are called.
         saved: bytes kept for the backward pass from each target's call up to the next one's (the last: up to the
             head, or to the end), aligned with ``targets``.
+        spared_alone: what of that is not kept when the first adapted module is this one, and no other that reads
+            the same input is adapted (taken from the last layer with its role), aligned with ``targets``.
         head_saved: bytes kept from the head's call to the end, the loss included (no head: zeros).
-        inputs: which input each target reads, aligned with ``targets``: targets with equal numbers would keep the
-            same tensor for LoRA's A; -1 when that tensor is kept anyway.
+        inputs: which tensor each target reads (equal numbers: the same one), aligned with ``targets``.
+        input_kept: whether the model keeps that tensor anyway, aligned with ``targets``.
         logits: elements of the model's output.
         other_macs: multiply-adds per token of the output embedding (0 for classifiers).
         measured_on: the padded batches (rows, tokens) measured.
@@ -46,11 +48,18 @@ class TrainingFootprint:
     autocast: bool
     targets: tuple[str, ...]
     saved: tuple[Growth, ...]
+    spared_alone: tuple[Growth, ...]
     head_saved: Growth
     inputs: tuple[int, ...]
+    input_kept: tuple[bool, ...]
     logits: Growth
     other_macs: float
     measured_on: tuple[tuple[int, int], ...]
+
+    @property
+    def lora_casts(self) -> bool:
+        """Whether LoRA works on casts of its inputs: PEFT keeps A and B in float32, autocast computes in bfloat16."""
+        return self.autocast or self.weight_itemsize != 4
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TrainingFootprint:
@@ -145,10 +154,10 @@ def activation_bytes(
 ) -> float:
     """Bytes kept between the forward and the backward pass for ``batch_size`` rows padded to ``tokens`` tokens.
 
-    - what the model keeps from the first adapted module's call on (nothing before it needs a gradient), and what
-      the head and the loss keep;
-    - the input x of every adapted module, which A's gradient needs: [tokens, a] in the compute type. Without
-      autocast modules that read one tensor keep it once, or not at all where the model keeps it anyway; under
+    - what the model keeps from the first adapted module's call on (nothing before it needs a gradient), less
+      what only modules beside it would need (``spared_alone``), and what the head and the loss keep;
+    - the input x of every adapted module, which A's gradient needs: [tokens, a] in the compute type. Where it is
+      not cast, modules that read one tensor keep it once, or not at all where the model keeps it anyway; under
       autocast each keeps its own bfloat16 cast;
     - A's output, which B's gradient needs: [tokens, rank] in the compute type;
     - under autocast, the bfloat16 casts of A and B.
@@ -156,16 +165,19 @@ def activation_bytes(
     total = amount(footprint.head_saved, batch_size, tokens)
     if not selection.targets:
         return total
-    chosen = {t.name: t for t in targets if t.name in set(selection.targets)}
     itemsize = 2 if footprint.autocast else 4
-    total += sum(amount(g, batch_size, tokens) for g in footprint.saved[_first(selection, footprint) :])
-    kept: set[int] = {-1}
-    for name, group in zip(footprint.targets, footprint.inputs, strict=True):
-        if name in chosen:
-            if group not in kept:
-                total += itemsize * chosen[name].in_features * batch_size * tokens
-            kept.add(group)
-            total += itemsize * settings.rank * batch_size * tokens
+    width = {t.name: t.in_features for t in targets}
+    chosen = set(selection.targets)
+    adapted = [i for i, name in enumerate(footprint.targets) if name in chosen]
+    first, read = adapted[0], [footprint.inputs[i] for i in adapted]
+    total += sum(amount(g, batch_size, tokens) for g in footprint.saved[first:])
+    if read.count(read[0]) == 1:
+        total -= amount(footprint.spared_alone[first], batch_size, tokens)
+    for position, index in enumerate(adapted):
+        shared = footprint.input_kept[index] or footprint.inputs[index] in read[:position]
+        if footprint.lora_casts or not shared:
+            total += itemsize * width[footprint.targets[index]] * batch_size * tokens
+        total += itemsize * settings.rank * batch_size * tokens
     return total + (itemsize * selection.params(targets, settings.rank) if footprint.autocast else 0)
 
 

@@ -22,34 +22,45 @@ BATCHES = ((2, 1), (4, 1), (2, 2), (2, 3))  # rows and multiples of TOKENS: as m
 def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootprint:
     """What a training step on ``loaded`` keeps for its backward pass, as a function of the batch's size.
 
-    Four forward passes in train mode, without a backward pass, on at most 4 × 48 tokens made of ``rows`` repeated or
-    cut; the gradient starts at the embeddings and the head is trainable. Every tensor kept is counted once, by its
-    storage; parameters and buffers are not. Four passes, because some of it grows with the batch (activations),
-    some with the square of its length (attention), some not at all (weights cast by autocast). The model is left
-    as it was.
+    Forward passes in train mode, without a backward pass, on 32 to 96 tokens made of ``rows`` repeated or cut; the
+    gradient starts at the embeddings and the head is trainable. Every tensor kept is counted once, by its storage;
+    parameters and buffers are not. There are four passes, because some of it grows with the batch (activations),
+    some with the square of its length (attention), some not at all (weights cast by autocast); and four more for each
+    role in the last layer that has it, where the gradient starts at that module alone (the values of an attention
+    need not keep its queries). The model is left as it was.
     """
     model: Any = loaded.model
     names = [t.name for t in loaded.targets]
     unit = max(2, min(TOKENS, loaded.max_length // 3))
     shapes = [(batch, unit * multiple) for batch, multiple in BATCHES]
-    counts = []
-    with _trainable(loaded), _Recorder(loaded, names) as recorder:
-        for batch, tokens in shapes:
-            counts.append(recorder.run(_batch(loaded, rows, batch, tokens)))
+    batches = [_batch(loaded, rows, batch, tokens) for batch, tokens in shapes]
     design = np.array([[1, b, b * t, b * t * t] for b, t in shapes], dtype=np.float64)
-    fits = np.linalg.solve(design, np.array(counts, dtype=np.float64)).round(6).T + 0.0
-    growths = [_growth(fit) for fit in fits]
+
+    def fit(counts: list[list[float]]) -> np.ndarray:
+        return np.asarray(np.linalg.solve(design, np.array(counts)).round(6).T + 0.0)
+
+    last_of = {t.role: i for i, t in enumerate(loaded.targets)}
+    with _trainable(loaded), _Recorder(loaded, names) as recorder:
+        alone = {role: fit([recorder.run(dict(b), start) for b in batches]) for role, start in last_of.items()}
+        fits = fit([recorder.run(dict(b)) for b in batches])
     order = recorder.order()
+    spared = {
+        role: (fits[order[order.index(last_of[role]) :]].sum(0) - kept[: len(names)].sum(0))
+        * (last_of[role] in recorder.inputs)  # an idle expert was never called
+        for role, kept in alone.items()
+    }
     output = model.get_output_embeddings() if loaded.task == "causal-lm" else None
     return TrainingFootprint(
         weight_bytes=sum(t.numel() * t.element_size() for t in _tensors(model)),
         weight_itemsize=loaded.dtype.itemsize,
         autocast=bf16_autocast(loaded.device),
         targets=tuple(names[i] for i in order),
-        saved=tuple(growths[i] for i in order),
-        head_saved=growths[-2],
-        inputs=tuple(recorder.inputs.get(i, len(names) + i) for i in order),
-        logits=growths[-1],
+        saved=tuple(_growth(fits[i]) for i in order),
+        spared_alone=tuple(_growth(spared[loaded.targets[i].role]) for i in order),
+        head_saved=_growth(fits[-2]),
+        inputs=tuple(recorder.inputs.get(i, i) for i in order),
+        input_kept=tuple(i in recorder.kept_inputs for i in order),
+        logits=_growth(fits[-1]),
         other_macs=float(output.weight.numel()) if output is not None else 0.0,
         measured_on=tuple(shapes),
     )
@@ -112,7 +123,8 @@ class _Recorder:
     def __init__(self, loaded: LoadedModel, names: Sequence[str]) -> None:
         self.loaded = loaded
         self.names = names
-        self.inputs: dict[int, int] = {}  # target -> which tensor its A would keep, -1: kept anyway
+        self.inputs: dict[int, int] = {}  # target -> the first target that reads the same tensor
+        self.kept_inputs: set[int] = set()  # targets whose input the model keeps anyway
         self._called: list[int] = []
         self._reads: dict[int, torch.Tensor] = {}
         self._current: int | None = None  # what comes before the first target is never kept
@@ -124,7 +136,6 @@ class _Recorder:
             self._handles.append(model.get_submodule(name).register_forward_pre_hook(self._enter(index)))
         for name in self.loaded.head:
             self._handles.append(model.get_submodule(name).register_forward_pre_hook(self._enter(len(self.names))))
-        self._handles.append(model.get_input_embeddings().register_forward_hook(_start_graph))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -140,9 +151,13 @@ class _Recorder:
 
         return hook
 
-    def run(self, batch: dict[str, torch.Tensor]) -> list[float]:
-        """One forward pass: bytes for each target, the head, and the number of logits."""
-        model, logits = self.loaded.model, 0
+    def run(self, batch: dict[str, torch.Tensor], start: int | None = None) -> list[float]:
+        """One forward pass: bytes for each target, the head, and the number of logits.
+
+        The gradient starts at the output of target ``start``, None: of the embeddings.
+        """
+        model: Any = self.loaded.model
+        logits = 0
         weights = {t.untyped_storage().data_ptr() for t in _tensors(model)}
         counts = [0.0] * (len(self.names) + 1)
         kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
@@ -161,27 +176,24 @@ class _Recorder:
             nonlocal logits
             logits = output.logits.numel()
 
-        handle = model.register_forward_hook(count_logits)
+        first = model.get_input_embeddings() if start is None else model.get_submodule(self.names[start])
+        handles = [model.register_forward_hook(count_logits), first.register_forward_hook(_start_graph)]
         try:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 _loss(model, self.loaded, batch)
         finally:
-            handle.remove()
-        self.inputs = self._shared_inputs(kept)
-        self._reads = {}
+            for handle in handles:
+                handle.remove()
+        self._note_inputs(kept)
         return [*counts, float(logits)]
 
-    def _shared_inputs(self, kept: dict[int, torch.UntypedStorage]) -> dict[int, int]:
-        """PEFT hands A its input in float32: where that needs no cast, the tensor itself is kept, once."""
-        groups: dict[int, int] = {}
-        found = {}
-        for index, x in self._reads.items():
-            address = x.untyped_storage().data_ptr()
-            if bf16_autocast(self.loaded.device) or x.dtype != torch.float32:
-                found[index] = index
-            else:
-                found[index] = -1 if address in kept else groups.setdefault(address, index)
-        return found
+    def _note_inputs(self, kept: dict[int, torch.UntypedStorage]) -> None:
+        first: dict[int, int] = {}
+        for index in self._called:
+            address = self._reads[index].untyped_storage().data_ptr()
+            self.inputs[index] = first.setdefault(address, index)
+            (self.kept_inputs.add if address in kept else self.kept_inputs.discard)(index)
+        self._reads = {}
 
     def order(self) -> list[int]:
         """Targets in calling order; one that was not called (an idle expert) follows its predecessor in the model."""
