@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
         NotFinite: a feature is NaN or infinite; names the module where it starts.
         OutOfMemory: one row does not fit.
     """
+    model: Any = loaded.model
     captured: list[torch.Tensor] = []
     handle = last_linear(loaded).register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
     features: list[np.ndarray | None] = [None] * len(rows)
@@ -81,13 +83,13 @@ def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
             batch.pop("labels")
             captured.clear()
             try:
-                loaded.model(**batch)
+                model(**batch)
             except (MemoryError, RuntimeError) as error:
                 most = fewer_rows(error, len(indices), len(rows[indices[-1]].ids), session)
                 continue
             x = captured[0]
             if x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
-                solid = batch["input_ids"] != loaded.model.config.pad_token_id
+                solid: torch.Tensor = batch["input_ids"] != model.config.pad_token_id
                 last = (solid * torch.arange(solid.shape[1], device=x.device)).argmax(1)
                 x = x[torch.arange(len(x), device=x.device), last]
             for i, row in zip(indices, x.float().cpu().numpy().astype(np.float64), strict=True):
@@ -102,7 +104,7 @@ def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
         batch = collate([rows[int(np.argmin(finite))]], loaded)
         batch.pop("labels")
         with capturing(loaded.model, [t.name for t in loaded.targets]) as capture:
-            loaded.model(**batch)
+            model(**batch)
             capture.require_finite(torch.from_numpy(stacked))
     return stacked
 

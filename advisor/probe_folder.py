@@ -136,11 +136,11 @@ def load_probe(folder: Path) -> Probe:
         if arrays[name].shape != shape:
             raise BadInput(f"{path}: {name} has shape {arrays[name].shape}, not {shape}.", "Probe again.")
     probe = Probe(
-        targets,
-        arrays["weight"],
-        arrays["gradient"],
-        HeadBlock(arrays["head"], *head_fields) if head_fields else None,
-        *(arrays[k] for k in ("labels", "y", "f0", "z", "losses", "folds")),
+        targets=targets,
+        weight_blocks=arrays["weight"],
+        gradient_blocks=arrays["gradient"],
+        head=HeadBlock(arrays["head"], *head_fields) if head_fields else None,
+        **{name: arrays[name] for name in ("labels", "y", "f0", "z", "losses", "folds")},
         info=info,
     )
     require_finite_blocks(probe)
