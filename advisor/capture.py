@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from advisor.errors import NotFinite, OutOfMemory
 from advisor.events import Session
@@ -22,30 +23,34 @@ class Capture:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self._calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        # Per call x, the output, and where its gradient arrives, which holds if the output is then changed in place.
+        self._calls: dict[str, list[tuple[torch.Tensor, torch.Tensor, GradientEdge | None]]] = {}
 
     def clear(self) -> None:
         self._calls = {name: [] for name in self.names}
 
     def record(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-            self._calls[name].append((inputs[0].detach(), output))
+            if torch.is_grad_enabled() and not output.requires_grad:
+                output.requires_grad_(True)  # it does not come from the input embeddings, yet the weight counts
+            edge = get_gradient_edge(output) if output.requires_grad else None
+            self._calls[name].append((inputs[0].detach(), output, edge))
 
         return hook
 
     def inputs(self, examples: int) -> dict[str, torch.Tensor]:
         """x of every module, [examples, tokens, a]."""
-        return {name: _joined([x for x, _ in calls], examples) for name, calls in self._calls.items()}
+        return {name: _joined([x for x, _, _ in calls], examples) for name, calls in self._calls.items()}
 
     def gradients(self, scalar: torch.Tensor, examples: int, keep_graph: bool) -> dict[str, torch.Tensor]:
         """d(scalar)/d(output) of every module, [examples, tokens, b]; zero where the scalar does not depend on it."""
-        outputs = [out for calls in self._calls.values() for _, out in calls]
-        found = iter(torch.autograd.grad(scalar, outputs, retain_graph=keep_graph, allow_unused=True))
+        edges = [edge for calls in self._calls.values() for _, _, edge in calls if edge]
+        found = iter(torch.autograd.grad(scalar, edges, retain_graph=keep_graph, allow_unused=True))
         result = {}
         for name, calls in self._calls.items():
             parts = []
-            for _, out in calls:
-                g = next(found)
+            for _, out, edge in calls:
+                g = next(found) if edge else None
                 parts.append(torch.zeros_like(out) if g is None else g)
             result[name] = _joined(parts, examples)
         return result
@@ -53,7 +58,7 @@ class Capture:
     def first_not_finite(self) -> str | None:
         """The first module, in order of calling, whose output holds NaN or infinity."""
         for name, calls in self._calls.items():
-            if any(not bool(torch.isfinite(out).all()) for _, out in calls):
+            if any(not bool(torch.isfinite(out).all()) for _, out, _ in calls):
                 return name
         return None
 
@@ -98,13 +103,16 @@ def capturing(model: nn.Module, names: Sequence[str]) -> Iterator[Capture]:
     """Hook ``names`` and make gradients flow from the embeddings through the frozen model; restore on leaving."""
     capture = Capture(names)
     capture.clear()
-    handles = [model.get_submodule(name).register_forward_hook(capture.record(name)) for name in names]
+    modules = [model.get_submodule(name) for name in names]
 
     def start_graph(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return output.requires_grad_(True)
 
-    handles.append(model.get_input_embeddings().register_forward_hook(start_graph))
+    embeddings: Any = model
+    handles = [embeddings.get_input_embeddings().register_forward_hook(start_graph)]
     try:
+        for name, module in zip(names, modules, strict=True):
+            handles.append(module.register_forward_hook(capture.record(name)))
         yield capture
     finally:
         for handle in handles:
