@@ -36,8 +36,9 @@ class TrainingFootprint:
         spared_alone: what of that is not kept when the first adapted module is this one, and no other that reads
             the same input is adapted (taken from the last layer with its role), aligned with ``targets``.
         head_saved: bytes kept from the head's call to the end, the loss included (no head: zeros).
+        head_saved_alone: the same when only the head is trained.
         inputs: which tensor each target reads (equal numbers: the same one), aligned with ``targets``.
-        input_kept: whether the model keeps that tensor anyway, aligned with ``targets``.
+        input_kept_by: index of the target after whose call the model keeps that tensor anyway, -1 when it does not.
         logits: elements of the model's output.
         other_macs: multiply-adds per token of the output embedding (0 for classifiers).
         measured_on: the padded batches (rows, tokens) measured.
@@ -50,8 +51,9 @@ class TrainingFootprint:
     saved: tuple[Growth, ...]
     spared_alone: tuple[Growth, ...]
     head_saved: Growth
+    head_saved_alone: Growth
     inputs: tuple[int, ...]
-    input_kept: tuple[bool, ...]
+    input_kept_by: tuple[int, ...]
     logits: Growth
     other_macs: float
     measured_on: tuple[tuple[int, int], ...]
@@ -162,19 +164,18 @@ def activation_bytes(
     - A's output, which B's gradient needs: [tokens, rank] in the compute type;
     - under autocast, the bfloat16 casts of A and B.
     """
-    total = amount(footprint.head_saved, batch_size, tokens)
     if not selection.targets:
-        return total
+        return amount(footprint.head_saved_alone, batch_size, tokens)
     itemsize = 2 if footprint.autocast else 4
     width = {t.name: t.in_features for t in targets}
     chosen = set(selection.targets)
     adapted = [i for i, name in enumerate(footprint.targets) if name in chosen]
     first, read = adapted[0], [footprint.inputs[i] for i in adapted]
-    total += sum(amount(g, batch_size, tokens) for g in footprint.saved[first:])
+    total = sum(amount(g, batch_size, tokens) for g in (*footprint.saved[first:], footprint.head_saved))
     if read.count(read[0]) == 1:
         total -= amount(footprint.spared_alone[first], batch_size, tokens)
     for position, index in enumerate(adapted):
-        shared = footprint.input_kept[index] or footprint.inputs[index] in read[:position]
+        shared = footprint.input_kept_by[index] >= first or footprint.inputs[index] in read[:position]
         if footprint.lora_casts or not shared:
             total += itemsize * width[footprint.targets[index]] * batch_size * tokens
         total += itemsize * settings.rank * batch_size * tokens

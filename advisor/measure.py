@@ -16,6 +16,7 @@ from advisor.finetune import _loss, bf16_autocast
 from advisor.models import LoadedModel
 
 TOKENS = 16  # the passes have 1, 2 and 3 times as many
+HEAD_ALONE = -1  # a gradient that starts nowhere: the head's only
 BATCHES = ((2, 1), (4, 1), (2, 2), (2, 3))  # rows and multiples of TOKENS: as many as a Growth has numbers
 
 
@@ -27,7 +28,7 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
     parameters and buffers are not. There are four passes, because some of it grows with the batch (activations),
     some with the square of its length (attention), some not at all (weights cast by autocast); and four more for each
     role in the last layer that has it, where the gradient starts at that module alone (the values of an attention
-    need not keep its queries). The model is left as it was.
+    need not keep its queries), and where only the head has one. The model is left as it was.
     """
     model: Any = loaded.model
     names = [t.name for t in loaded.targets]
@@ -42,6 +43,7 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
     last_of = {t.role: i for i, t in enumerate(loaded.targets)}
     with _trainable(loaded), _Recorder(loaded, names) as recorder:
         alone = {role: fit([recorder.run(dict(b), start) for b in batches]) for role, start in last_of.items()}
+        head_alone = fit([recorder.run(dict(b), HEAD_ALONE) for b in batches])
         fits = fit([recorder.run(dict(b)) for b in batches])
     order = recorder.order()
     spared = {
@@ -58,8 +60,9 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
         saved=tuple(_growth(fits[i]) for i in order),
         spared_alone=tuple(_growth(spared[loaded.targets[i].role]) for i in order),
         head_saved=_growth(fits[-2]),
+        head_saved_alone=_growth(head_alone[-2]),
         inputs=tuple(recorder.inputs.get(i, i) for i in order),
-        input_kept=tuple(i in recorder.kept_inputs for i in order),
+        input_kept_by=tuple(order.index(recorder.kept_by[i]) if i in recorder.kept_by else -1 for i in order),
         logits=_growth(fits[-1]),
         other_macs=float(output.weight.numel()) if output is not None else 0.0,
         measured_on=tuple(shapes),
@@ -124,7 +127,7 @@ class _Recorder:
         self.loaded = loaded
         self.names = names
         self.inputs: dict[int, int] = {}  # target -> the first target that reads the same tensor
-        self.kept_inputs: set[int] = set()  # targets whose input the model keeps anyway
+        self.kept_by: dict[int, int] = {}  # target whose input the model keeps anyway -> called last before that
         self._called: list[int] = []
         self._reads: dict[int, torch.Tensor] = {}
         self._current: int | None = None  # what comes before the first target is never kept
@@ -154,20 +157,20 @@ class _Recorder:
     def run(self, batch: dict[str, torch.Tensor], start: int | None = None) -> list[float]:
         """One forward pass: bytes for each target, the head, and the number of logits.
 
-        The gradient starts at the output of target ``start``, None: of the embeddings.
+        The gradient starts at the output of target ``start`` (or nowhere: ``HEAD_ALONE``), None: of the embeddings.
         """
         model: Any = self.loaded.model
         logits = 0
         weights = {t.untyped_storage().data_ptr() for t in _tensors(model)}
         counts = [0.0] * (len(self.names) + 1)
-        kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+        kept: dict[int, tuple[torch.UntypedStorage, int | None]] = {}  # held, so that no address is used twice
         self._current, self._called, self._reads = None, [], {}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             address = storage.data_ptr()
             if address not in weights and address not in kept:
-                kept[address] = storage
+                kept[address] = storage, self._current
                 if self._current is not None:
                     counts[self._current] += storage.nbytes()
             return tensor.detach()
@@ -176,8 +179,10 @@ class _Recorder:
             nonlocal logits
             logits = output.logits.numel()
 
-        first = model.get_input_embeddings() if start is None else model.get_submodule(self.names[start])
-        handles = [model.register_forward_hook(count_logits), first.register_forward_hook(_start_graph)]
+        handles = [model.register_forward_hook(count_logits)]
+        if start != HEAD_ALONE:
+            first = model.get_input_embeddings() if start is None else model.get_submodule(self.names[start])
+            handles.append(first.register_forward_hook(_start_graph))
         try:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 _loss(model, self.loaded, batch)
@@ -187,12 +192,15 @@ class _Recorder:
         self._note_inputs(kept)
         return [*counts, float(logits)]
 
-    def _note_inputs(self, kept: dict[int, torch.UntypedStorage]) -> None:
+    def _note_inputs(self, kept: dict[int, tuple[torch.UntypedStorage, int | None]]) -> None:
         first: dict[int, int] = {}
+        self.kept_by = {}
         for index in self._called:
             address = self._reads[index].untyped_storage().data_ptr()
             self.inputs[index] = first.setdefault(address, index)
-            (self.kept_inputs.add if address in kept else self.kept_inputs.discard)(index)
+            keeper = kept[address][1] if address in kept else None
+            if keeper is not None:
+                self.kept_by[index] = keeper
         self._reads = {}
 
     def order(self) -> list[int]:
