@@ -78,7 +78,7 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
     for example in dataset.examples:
         prompt, completion = _split_ids(example, tokenizer)
         room = max_length - len(completion)
-        if len(prompt) > max(room, 0):
+        if len(prompt) + len(completion) > max_length:
             counts["prompts were shortened from the left" if room > 0 else "rows are longer than the limit"] += 1
             prompt = prompt[-room:] if room > 0 else prompt[-1:]
         ids = (prompt + completion)[:max_length]
@@ -87,7 +87,8 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
             counts["rows had no target token left and were dropped"] += 1
             continue
         rows.append(Row(tuple(ids), token_labels=tuple(labels)))
-    notes = [f"{count} of {len(dataset.examples)} {what} (limit {max_length} tokens)." for what, count in counts.items()]
+    total = len(dataset.examples)
+    notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items()]
     if dataset.examples[0].messages and tokenizer.chat_template is None:
         notes.append(f"The tokenizer has no chat template; messages are written as {CHAT_FORM!r}.")
     if not rows:
@@ -103,11 +104,7 @@ def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
     if example.messages:
         messages = [{"role": role, "content": content} for role, content in example.messages]
         if tokenizer.chat_template is not None:
-            whole = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-            prompt = tokenizer.apply_chat_template(
-                messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
-            )
-            return list(prompt), list(whole[len(prompt) :])
+            return _split_by_template(messages, tokenizer)
         prompt_text = "".join(CHAT_FORM.format(**m) for m in messages[:-1])
         role, answer = example.messages[-1]
         prompt_text += CHAT_FORM.format(role=role, content="").rstrip()
@@ -123,7 +120,30 @@ def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
     return prompt_ids, answer_ids + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
 
 
-def collate(rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0) -> dict[str, torch.Tensor]:
+def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
+    from jinja2 import TemplateError
+
+    try:
+        whole = list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+        prompt: list[int] = []
+        if messages[1:]:  # templates refuse an empty conversation
+            prompt = tokenizer.apply_chat_template(
+                messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
+            )
+    except TemplateError as error:
+        roles = " – ".join(m["role"] for m in messages)
+        raise BadInput(
+            f"The tokenizer's chat template refuses a conversation of {roles}: {error}.",
+            "Change the rows' roles, or use prompt and completion columns.",
+        ) from error
+    # A generation prompt may open a thought that the written answer lacks: the prompt ends where they part.
+    cut = next((i for i, (p, w) in enumerate(zip(prompt, whole, strict=False)) if p != w), min(len(prompt), len(whole)))
+    return whole[:cut], whole[cut:]
+
+
+def collate(
+    rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0
+) -> dict[str, torch.Tensor]:
     """Pad ``rows`` on the right to the longest; the result feeds ``model(**batch)``.
 
     Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]
