@@ -121,17 +121,17 @@ def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: b
         ridge = RidgeCV(RIDGES, fit_intercept=use_bias).fit(scaled, labels)
         held_out = float(-ridge.best_score_)
         weight, bias = ridge.coef_[None], np.array([float(ridge.intercept_)])
-        cv = (held_out, 1.0 - held_out / float(np.var(labels)), float(ridge.alpha_))
+        variance = float(np.var(labels))
+        cv = (held_out, 1.0 - held_out / variance if variance else 0.0, float(ridge.alpha_))
     else:
         losses, scores = _cross_validate(scaled, labels, classes, use_bias)
         best = int(np.argmin(losses))
         model = _logistic(INVERSE_PENALTIES[best], use_bias).fit(scaled, labels)
         weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -20.0 if use_bias else 0.0)
-        if len(model.classes_) == 2 and classes == 2:  # scikit-learn keeps one row for the margin
-            weight = np.vstack([-model.coef_, model.coef_]) / 2
-            bias = np.hstack([-model.intercept_, model.intercept_]) / 2
-        else:
-            weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+        rows, offsets = model.coef_, model.intercept_
+        if len(model.classes_) == 2:  # scikit-learn keeps one row for the margin
+            rows, offsets = np.vstack([-rows, rows]) / 2, np.hstack([-offsets, offsets]) / 2
+        weight[model.classes_], bias[model.classes_] = rows, offsets
         cv = (losses[best], scores[best], INVERSE_PENALTIES[best])
     weight = weight / scaler.scale_
     if use_bias:
@@ -154,11 +154,15 @@ def _cross_validate(
     for inverse_penalty in INVERSE_PENALTIES:
         loss = score = 0.0
         for train, held_out in folds:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model = _logistic(inverse_penalty, use_bias).fit(features[train], labels[train])
             probabilities = np.full((len(held_out), classes), 1e-6)
-            probabilities[:, model.classes_] = model.predict_proba(features[held_out])
+            present = np.unique(labels[train])
+            if len(present) == 1:  # the only row of the other class is held out
+                probabilities[:, present] = 1.0
+            else:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    model = _logistic(inverse_penalty, use_bias).fit(features[train], labels[train])
+                probabilities[:, model.classes_] = model.predict_proba(features[held_out])
             chosen = probabilities[np.arange(len(held_out)), labels[held_out]]
             loss -= float(np.log(np.clip(chosen, 1e-6, None)).sum())
             score += float((probabilities.argmax(1) == labels[held_out]).sum())
