@@ -160,9 +160,10 @@ class Spool:
         tensors = {"f0": f0.float(), "losses": losses.detach().float(), "labels": labels}
         if loaded.head:  # the token that the head's last layer reads is the one with a gradient
             last = self.layers[-1].name
-            tensors["pooled"] = blocks.drop_idle_tokens(inputs[last], gradients[0][last])[0][:, 0].float().clone()
+            anywhere = torch.cat([g[last] for g in gradients], -1)
+            tensors["pooled"] = blocks.drop_idle_tokens(inputs[last], anywhere)[0][:, 0].float().clone()
         shared: dict[str, str] = {}
-        owner: dict[int, str] = {}
+        owner: dict[tuple[object, ...], str] = {}
         for layer in self.layers:
             g = torch.cat([g.pop(layer.name) for g in gradients], -1)
             x, g = blocks.drop_idle_tokens(inputs[layer.name], g)
@@ -174,10 +175,11 @@ class Spool:
                 )
                 continue
             tensors[f"g/{layer.name}"] = g
-            if x.data_ptr() in owner:
-                shared[layer.name] = owner[x.data_ptr()]
+            place = (x.data_ptr(), x.shape, x.stride())
+            if place in owner:
+                shared[layer.name] = owner[place]
             else:
-                owner[x.data_ptr()] = layer.name
+                owner[place] = layer.name
                 tensors[f"x/{layer.name}"] = x
         return {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, shared
 
