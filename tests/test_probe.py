@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from architectures import ARCHITECTURES, LANGUAGE_MODELS
 from safetensors.numpy import load_file, save_file
 
 from advisor import spool
+from advisor.encode import Row
 from advisor.errors import BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.events import Event, Progress, Session, Warn
 from advisor.outputs import make_outputs
@@ -83,6 +85,8 @@ def assert_probe(probe: Probe, prepared: Prepared, wanted: oracle.Reference, fac
             assert_kernel(probe.weight_blocks[index], wanted.weight_block(weight, factor), f"W of {target.name}"),
             assert_kernel(probe.gradient_blocks[index], wanted.gradient_block(weight), f"G of {target.name}"),
         ]
+    together = [f"{target.name}.weight" for target in prepared.loaded.targets]  # blocks of a selection add up
+    errors.append(assert_kernel(probe.weight_blocks.sum(0), wanted.weight_block(together, factor), "all modules"))
     head = head_parameters(prepared)
     assert (probe.head is not None) == bool(head)
     if probe.head is not None:
@@ -110,6 +114,7 @@ def test_blocks_equal_the_float64_reference(
     record_property("worst", worst)
     assert probe.info["head_kind"] == ("none" if kind == "causal-lm" else "probed")
     assert set(other.info["methods"].values()) == {"token-gram"}
+    assert set(probe.info["methods"].values()) == {"materialise"}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -152,6 +157,40 @@ def test_many_classes_are_projected_by_signs(
     ]
     record_property("projection_error", float(np.median(errors)))
     assert 0.02 < np.median(errors) < 0.5  # √(2/16) ≈ 0.35 of a block that a single class direction makes
+
+
+def test_the_heads_input_is_found_when_a_projection_is_void(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Centred logits sum to zero, so equal signs project to nothing: no gradient shows which token is scored."""
+
+    def void(task: str, classes: int, seed: int) -> Any:
+        outputs = make_outputs(task, classes, seed)
+        assert outputs.signs is not None
+        outputs.signs[:, 0] = 1.0
+        return outputs
+
+    usual = run_probe(ready("gpt2", "twelve")[0], ProbeSettings(), tmp_path / "usual", Session())
+    monkeypatch.setattr("advisor.probe.make_outputs", void)
+    other = run_probe(ready("gpt2", "twelve")[0], ProbeSettings(), tmp_path / "void", Session())
+    assert usual.head is not None
+    assert other.head is not None
+    assert other.head.fresh_gradient_norm == pytest.approx(usual.head.fresh_gradient_norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["roberta", "llama"])
+def test_the_fresh_gradient_is_of_the_probe_sample(ready: Ready, tmp_path: Path, name: str) -> None:
+    """Autograd's, with the last layer set to zero: cross-entropy summed over the rows."""
+    prepared, rows = ready(name, "three")
+    probe = run_probe(prepared, ProbeSettings(), tmp_path, Session())
+    last = [n for n in head_parameters(prepared) if "out_proj" in n or "score" in n]
+    with torch.no_grad():
+        for parameter in last:
+            prepared.loaded.model.get_parameter(parameter).zero_()
+    texts = oracle.tokenised(prepared.loaded.tokenizer, rows, "three")
+    wanted = oracle.reference(prepared.loaded.model, last, texts, oracle.centred, oracle.cross_entropy)
+    assert probe.head is not None
+    assert probe.head.fresh_gradient_norm == pytest.approx(float(wanted.gradient_block(last).sum().sqrt()), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["three", "causal-lm"])
@@ -387,6 +426,34 @@ def test_folds_are_stratified_and_seeded() -> None:
         assert np.ptp(np.bincount(folds[labels == label], minlength=4)) <= 1 or count % 4 == 0
     assert np.array_equal(folds, stratified_folds(labels, 5))
     assert not np.array_equal(folds, stratified_folds(labels, 6))
+
+
+class TwoReaders(torch.nn.Module):
+    """Two layers that read tensors at one address: all tokens, and half of each token's features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 6)
+        self.whole, self.part = torch.nn.Linear(6, 2, bias=False), torch.nn.Linear(3, 2, bias=False)
+        self.requires_grad_(False)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.embed
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        x = self.embed(input_ids)
+        return SimpleNamespace(logits=(self.whole(x) * self.part(x[..., :3])).mean(1))
+
+
+def test_inputs_at_one_address_are_told_apart(ready: Ready, tmp_path: Path) -> None:
+    loaded = replace(ready("gpt2", "binary")[0].loaded, model=TwoReaders(), head=())
+    layers = [spool.Layer("whole", 6, 2, False, 0), spool.Layer("part", 3, 2, False, 1)]
+    rows = [Row((1, 2, 3), label=0), Row((4, 5, 6), label=1)]
+    passes = spool.Spool(tmp_path, rows, layers, make_outputs("classification", 2, 0), 0.0, 1.0, None, None)
+    passes.fill(loaded, Session())
+    for layer in layers:
+        (x, _), *_ = passes.pieces(layer, torch.device("cpu"))
+        assert x.shape == (2, 3, layer.in_features)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
