@@ -19,7 +19,10 @@ Growth = tuple[float, float, float, float]
 """Amounts that grow with a padded batch of B rows and T tokens: (once, per B, per B·T, per B·T²)."""
 
 LORA_BYTES = 16  # a LoRA parameter: weight, gradient and Adam's two moments, float32 (PEFT keeps adapters in it)
-MACS_PER_BYTE = 16.0  # calibrated by benchmarks/cost.py; see `_work`
+# Multiply-adds that take as long as moving one byte. The one calibrated constant: among 4 to 100 the value with the
+# smallest largest error over the runs of benchmarks/cost.py (CPU, one thread, bfloat16: every time within 15 %). GPUs
+# move bytes at a relatively higher price, and launch small kernels at a fixed one: not measured.
+MACS_PER_BYTE = 16.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def estimate_cost(
 ) -> Cost:
     """The cost of training ``selection`` and the head as :func:`advisor.finetune.finetune` does.
 
-    Memory is that of the largest batch there can be: ``recipe.batch_size`` rows padded to ``max_tokens``. Time is
+    Memory is that of the largest batch there can be: ``recipe.batch_size`` rows padded to ``max_tokens``; buffers that
+    live for one operation are left out, but for the loss's, as are allocator and framework overheads. Time is
     that of a batch of ``mean_tokens``. No modules means the head alone; without a head either (a causal LM)
     nothing is trained: the weights only, and no time.
 

@@ -16,6 +16,7 @@ from advisor.finetune import _loss, bf16_autocast
 from advisor.models import LoadedModel
 
 TOKENS = 16  # the passes have 1, 2 and 3 times as many
+ROLES_ALONE = 12  # roles measured alone, attention's first: a mixture of experts may have hundreds
 HEAD_ALONE = -1  # a gradient that starts nowhere: the head's only
 BATCHES = ((2, 1), (4, 1), (2, 2), (2, 3))  # rows and multiples of TOKENS: as many as a Growth has numbers
 
@@ -40,7 +41,8 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
     def fit(counts: list[list[float]]) -> np.ndarray:
         return np.asarray(np.linalg.solve(design, np.array(counts)).round(6).T + 0.0)
 
-    last_of = {t.role: i for i, t in enumerate(loaded.targets)}
+    attention_first = sorted(enumerate(loaded.targets), key=lambda pair: pair[1].group != "attention")
+    last_of = dict(list({t.role: i for i, t in attention_first}.items())[:ROLES_ALONE])
     with _trainable(loaded), _Recorder(loaded, names) as recorder:
         alone = {role: fit([recorder.run(dict(b), start) for b in batches]) for role, start in last_of.items()}
         head_alone = fit([recorder.run(dict(b), HEAD_ALONE) for b in batches])
@@ -58,7 +60,7 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
         autocast=bf16_autocast(loaded.device),
         targets=tuple(names[i] for i in order),
         saved=tuple(_growth(fits[i]) for i in order),
-        spared_alone=tuple(_growth(spared[loaded.targets[i].role]) for i in order),
+        spared_alone=tuple(_growth(spared.get(loaded.targets[i].role, np.zeros(4))) for i in order),
         head_saved=_growth(fits[-2]),
         head_saved_alone=_growth(head_alone[-2]),
         inputs=tuple(recorder.inputs.get(i, i) for i in order),

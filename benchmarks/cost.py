@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -44,6 +44,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "cost.json"
 SHARED = ROOT.parent / "shared"
 ROWS = 512
 SETTINGS = LoraSettings()
+RSS_CHECKED = ("all-linear", "last-2-layers")  # in a process each
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ def bench(case: Case, repeats: int) -> list[dict[str, Any]]:
                 "tokens": tokens,
                 "saved_bytes": {"measured": saved, "estimated": round(guess_saved)},
                 "trained_bytes": {"measured": trained, "estimated": round(guess_trained)},
+                "loss_bytes": {"estimated": round(loss_bytes(footprint, size, tokens))},
                 "memory_error": (guess_saved + guess_trained) / (saved + trained) - 1,
                 "time_tokens": usual,
                 "time": {"estimated": cost.time_vs_all_linear},
@@ -192,16 +194,29 @@ def bench(case: Case, repeats: int) -> list[dict[str, Any]]:
 
 
 def peak_growth(index: int, name: str) -> int:
-    """In a process of its own: growth of the peak resident memory, in bytes, over two training steps."""
+    """In a process of its own (Linux): growth of the peak resident memory, in bytes, over two training steps."""
     case = next(c for c in cases() if c.name == name)
     size = case.recipe.batch_size
     rows = sorted(case.prepared.train_rows, key=lambda row: len(row.ids))[-size:]
     run = Run(case.loaded, selections(case.loaded)[index])
     run.step(rows[:1])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS")
     run.step(rows)
     run.step(rows)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _resident("VmHWM") - before
+
+
+def _output(command: list[str]) -> str:
+    prompt_return = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # glibc: no free pages held
+    environment = os.environ | prompt_return
+    return subprocess.run(command, capture_output=True, check=True, text=True, env=environment).stdout
+
+
+def _resident(field: str) -> int:
+    """``VmRSS`` or its peak ``VmHWM``, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def main() -> None:
@@ -227,15 +242,16 @@ def main() -> None:
         results = bench(case, arguments.repeats)
         print(f"\n{case.name}: batch {case.recipe.batch_size}, autocast {case.footprint.autocast}")
         print(f"{'selection':26s}{'saved MB':>10s}{'est.':>9s}{'trained':>9s}{'est.':>9s}{'error':>8s}{'time':>8s}"
-              f"{'est.':>7s}{'error':>8s}{'RSS MB':>8s}")
+              f"{'est.':>7s}{'error':>8s}{'RSS MB':>8s}{'est.':>7s}")
         for i, r in enumerate(results):
-            if not arguments.no_rss:
+            if not arguments.no_rss and r["selection"] in RSS_CHECKED:
                 command = [sys.executable, __file__, "--peak", case.name, str(i)]
-                r["peak_rss_growth"] = int(subprocess.run(command, capture_output=True, check=True).stdout.split()[-1])
+                r["peak_rss_growth"] = int(_output(command).split()[-1])
             values = [r[k][w] / 1e6 for k in ("saved_bytes", "trained_bytes") for w in ("measured", "estimated")]
             print(f"{r['selection']:26s}{values[0]:10.1f}{values[1]:9.1f}{values[2]:9.2f}{values[3]:9.2f}"
                   f"{r['memory_error']:8.1%}{r['time']['measured']:8.3f}{r['time']['estimated']:7.3f}"
-                  f"{r['time_error']:8.1%}{r.get('peak_rss_growth', 0) / 1e6:8.0f}")
+                  f"{r['time_error']:8.1%}{r.get('peak_rss_growth', 0) / 1e6:8.0f}"
+                  f"{(r['saved_bytes']['estimated'] + r['loss_bytes']['estimated']) / 1e6:7.0f}")
         report["models"][case.name] = {"autocast": case.footprint.autocast, "selections": results}
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
 
