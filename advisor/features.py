@@ -22,7 +22,7 @@ FEATURE_VERSION = 1
 RELATIVE_SIGMA = 1e-2  # σ of κ as a feature, times the mean eigenvalue
 HEAD_ONLY_SHARE = 1e-3  # stands in for log 0 where no module is adapted
 KERNEL_FEATURES = ("simulated", "simulated_train", "leave_one_out", "alignment", "condition", "effective_rank", "trace")
-PLAIN_FEATURES = ("params", "agreement", "depth", "attention")
+PLAIN_FEATURES = ("recipe_loss", "params", "agreement", "depth", "attention")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class ProbeView:
         gradient_sums, gradient_traces: [M] sums and traces of LoRA-scaled G_m.
         task, y, f0, folds: as in :class:`advisor.probe_folder.Probe`.
         rank: LoRA rank.
+        damping: [M], and head_damping: see :func:`gradient_damping`. steps: of the recipe, see
+            :func:`advisor.simulate.recipe_steps`.
     """
 
     targets: Sequence[Target]
@@ -45,6 +47,28 @@ class ProbeView:
     f0: Array
     folds: NDArray[np.int64]
     rank: int
+    damping: Array
+    head_damping: float
+    steps: Array
+
+    def damped(self, weights: Array) -> Array:
+        """Kernels [S, n, n] of the steps that Adam really takes on noisy mini-batch gradients; weights [S, M]."""
+        adam = self.kernels["adam"]
+        return adam.of(weights * self.damping, with_head=False) + self.head_damping * adam.head
+
+
+def gradient_damping(norms_squared: Array, energies: Array, samples: int, batch_size: int) -> Array:
+    """‖ḡ‖/√E‖g_batch‖², what mini-batch noise takes from Adam's steps; between 1/√batch and 1.
+
+    Adam divides by the root mean square of *mini-batch* gradients, E‖g_batch‖² = ‖ḡ‖² + (mean‖g_i‖² − ‖ḡ‖²)/batch,
+    where the Adam-aware kernel of DESIGN 2.3 divides by the whole sample's ‖ḡ‖.
+
+    Args:
+        norms_squared: ‖Σ_i g_i‖² over the sample. energies: Σ_i ‖g_i‖².
+    """
+    mean, each = norms_squared / samples**2, energies / samples
+    batch = mean + np.clip(each - mean, 0.0, None) / batch_size
+    return np.sqrt(np.divide(mean, batch, out=np.zeros_like(mean), where=batch > 0))
 
 
 @dataclass(frozen=True)
@@ -77,8 +101,13 @@ def raw_kernel_features(view: ProbeView, kind: str, weights: Array, names: Seque
     return found
 
 
+def recipe_loss(view: ProbeView, weights: Array) -> Array:
+    """Held-out loss [S] of the recipe simulated in kernel space, nats or half squared errors; weights [S, M]."""
+    return simulate(view.damped(weights), view.task, view.y, view.f0, view.folds, view.steps).loss
+
+
 def raw_plain_features(view: ProbeView, weights: Weights) -> dict[str, Array]:
-    """Quantities [S] that need no kernel: size, gradient agreement, depth, share of attention."""
+    """Quantities [S]: the simulated recipe's log loss, size, gradient agreement, depth, share of attention."""
     total = sum(t.lora_params(view.rank) for t in view.targets)
     size = weights.params.sum(1)
     layers = [t.layer for t in view.targets if t.layer is not None]
@@ -91,6 +120,7 @@ def raw_plain_features(view: ProbeView, weights: Weights) -> dict[str, Array]:
     off_diagonal = scaled @ (view.gradient_sums - view.gradient_traces) / max(1, n * (n - 1))
     diagonal = scaled @ view.gradient_traces / n
     return {
+        "recipe_loss": np.log(recipe_loss(view, weights.blocks["adam"])),
         "params": np.log(np.maximum(size / total, HEAD_ONLY_SHARE)),
         "agreement": off_diagonal / np.where(diagonal > 0, diagonal, 1.0),
         "depth": np.where(size > 0, shares @ depth, 1.0),

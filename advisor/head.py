@@ -180,8 +180,8 @@ def install_head(loaded: LoadedModel, fit: HeadFit) -> None:
             layer.bias.copy_(torch.from_numpy(fit.bias))
 
 
-def fresh_head_gradient(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[float, int]:
-    """Norm of the summed loss gradient of the last layer at a zero head, and that layer's parameter count.
+def fresh_head_gradient(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[float, float, int]:
+    """‖Σ_i g_i‖ and Σ_i ‖g_i‖² of the last layer's loss gradients at a zero head, and that layer's parameter count.
 
     The Adam-aware kernel of the head is scaled by it (DESIGN 2.1, 2.3): a fitted head has almost no gradient left.
 
@@ -195,4 +195,5 @@ def fresh_head_gradient(features: np.ndarray, labels: np.ndarray, classes: int, 
         slopes = np.full((len(labels), classes), 1.0 / classes)
         slopes[np.arange(len(labels)), labels] -= 1.0
     gradient = slopes.T @ h
-    return float(np.linalg.norm(gradient)), gradient.size
+    energy = float(((slopes**2).sum(1) * (h**2).sum(1)).sum())
+    return float(np.linalg.norm(gradient)), energy, gradient.size

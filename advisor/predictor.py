@@ -1,8 +1,9 @@
 """From features to the result of a real LoRA run, with intervals; fitted when loaded, from plain rows (DESIGN 3).
 
-Two small linear models a person can read. *Deviation*: log(loss/loss of all-linear) from feature differences, no
-intercept. *Level*: log loss of all-linear from what the probe says of the task. A third maps loss to the metric. All
-spreads come from leaving whole groups (a model on a task) out, because that is what a new user is.
+Small linear models a person can read. *Deviation*: log(loss/loss of all-linear) from feature differences, fitted within
+groups (a model on a task) and shrunk towards "what the simulated recipe says". *Level*: log loss of all-linear, shrunk
+towards the simulated one. A third maps loss to the metric. All spreads come from leaving whole groups out, because
+that is what a new user is.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from advisor.selections import ALL_LINEAR, HEAD_ONLY
 
 Array = NDArray[np.float64]
 LEVEL = 0.9
-FEATURES = ("params", "lora-expected.leave_one_out", "lora-expected.simulated", "adam.leave_one_out", "adam.simulated")
+PRIOR_FEATURE = "recipe_loss"
+FEATURES = (PRIOR_FEATURE, "params")
 LEVEL_FEATURES = ("log_simulated", "log_head_cv")
-SIGNED_METRICS = ("matthews", "spearman")  # in [−1, 1]
+SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
 LEVEL_RIDGE = 0.3
 SCORE_RIDGE = 0.3
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
@@ -62,7 +64,8 @@ class Predictions:
     def distinguishable(self, i: int, j: int, level: float = LEVEL) -> bool:
         """The interval of the predicted difference of i and j excludes 0."""
         variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
-        return bool(abs(self.deviation[i] - self.deviation[j]) > norm.ppf(0.5 + level / 2) * math.sqrt(max(variance, 0)))
+        half_width = float(norm.ppf(0.5 + level / 2)) * math.sqrt(max(float(variance), 0.0))
+        return bool(abs(self.deviation[i] - self.deviation[j]) > half_width)
 
 
 @dataclass
@@ -70,16 +73,20 @@ class Group:
     """Rows of one model on one task, seeds averaged per selection.
 
     Attributes:
-        table: [S, F] features. deviation: [S] log(loss/loss of all-linear). log_loss: of all-linear.
+        table: [S, F] features. log_loss: [S] mean log validation loss. seeds: [S] runs in that mean.
     """
 
     name: str
     selections: list[str]
     table: Array
-    deviation: Array
-    log_loss: float
+    log_loss: Array
+    seeds: Array
     context: Mapping[str, Any]
     rows: list[CalibrationRow]
+
+    def level(self, coef: Array) -> float:
+        """Log loss of all-linear, from all selections by way of their predicted deviations."""
+        return float((self.log_loss - self.table @ coef).mean())
 
 
 @dataclass
@@ -102,9 +109,9 @@ class Predictor:
                 "Run `advisor calibrate` on another task.",
             )
         self.seed_sd_ = _seed_sd(self.groups_)
-        self.scale_, self.coef_, self.sigma_ = _fit_deviation(self.groups_)
+        self.coef_, self.sigma_ = _fit_deviation(self.groups_, self.features)
         self.misfit_ = self._left_out_misfit()
-        self.level_coef_ = _fit_level(self.groups_)
+        self.level_coef_ = _fit_level(self.groups_, self.coef_)
         self.level_sd_ = self._left_out_level_sd()
         self.score_coef_, self.score_sd_ = _fit_score(self.groups_)
         self.tasks_ = {str(g.context["task"]) for g in self.groups_}
@@ -119,10 +126,10 @@ class Predictor:
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
-        standardised = np.vstack([table / self.scale_, np.zeros((1, table.shape[1]))])
-        deviation = standardised @ self.coef_
-        # Misfit is shared by similar selections: its covariance falls with the share of modules that differ.
-        covariance = standardised @ self.sigma_ @ standardised.T + self.misfit_**2 * (1.0 - distances)
+        with_reference = np.vstack([table, np.zeros((1, table.shape[1]))])
+        deviation = with_reference @ self.coef_
+        # Misfit is shared by similar selections: its covariance falls with the share of parameters that differ.
+        covariance = with_reference @ self.sigma_ @ with_reference.T + self.misfit_**2 * (1.0 - distances)
         to_reference = covariance.diagonal() + covariance[-1, -1] - 2 * covariance[-1]
         spread = widen * np.sqrt(np.clip(to_reference, 0, None))[:-1]
         deviation = deviation[:-1]
@@ -143,9 +150,8 @@ class Predictor:
         centre = design @ self.score_coef_
         slope = self.score_coef_[1]
         sd = np.sqrt((slope * loss_sd) ** 2 + self.score_sd_**2)
-        signed = context["metric"] in SIGNED_METRICS
-        low, value, high = (expit(centre + q * sd) for q in (-quantile, 0.0, quantile))
-        return Estimate(*((2 * v - 1 if signed else v) for v in (value, low, high)))
+        chance = _chance(context)
+        return Estimate(*(chance + (1 - chance) * expit(centre + q * sd) for q in (0.0, -quantile, quantile)))
 
     def _far(self, context: Mapping[str, Any]) -> list[str]:
         reasons = []
@@ -158,22 +164,20 @@ class Predictor:
         return reasons
 
     def _left_out_misfit(self) -> float:
-        """Root of the residual variance of left-out groups that neither seeds nor coefficients explain."""
+        """Root of the mean squared error on left-out groups, within a group, that seed noise does not explain."""
         excess = []
         for i, held in enumerate(self.groups_):
-            scale, coef, sigma = _fit_deviation(self.groups_[:i] + self.groups_[i + 1 :])
-            table = held.table / scale
-            residual = held.deviation - table @ coef
-            explained = np.einsum("sf,fg,sg->s", table, sigma, table) + 2 * self.seed_sd_**2 / _seeds(held)
-            keep = np.array([s != ALL_LINEAR for s in held.selections])
-            excess.append(float((residual**2 - explained)[keep].mean()))
-        return math.sqrt(max(float(np.mean(excess)) / 2, 0.25 * self.seed_sd_**2))
+            coef, _ = _fit_deviation(self.groups_[:i] + self.groups_[i + 1 :], self.features)
+            residual = _centred(held.log_loss - held.table @ coef)
+            excess.append(float((residual**2 - self.seed_sd_**2 / held.seeds).mean()))
+        return math.sqrt(max(float(np.mean(excess)), 0.25 * self.seed_sd_**2))
 
     def _left_out_level_sd(self) -> float:
         errors = []
         for i, held in enumerate(self.groups_):
-            coef = _fit_level(self.groups_[:i] + self.groups_[i + 1 :])
-            errors.append(held.log_loss - float(_level_design(held) @ coef))
+            others = self.groups_[:i] + self.groups_[i + 1 :]
+            coef, _ = _fit_deviation(others, self.features)
+            errors.append(held.level(coef) - float(_level_design(held) @ _fit_level(others, coef)))
         return math.sqrt(float(np.mean(np.square(errors))))
 
 
@@ -220,16 +224,13 @@ def grouped(rows: Sequence[CalibrationRow], features: Sequence[str]) -> list[Gro
                 by_selection.setdefault(row.selection, []).append(row)
         if ALL_LINEAR not in by_selection:
             continue
-        losses = {s: float(np.mean([math.log(r.val_loss) for r in rs])) for s, rs in by_selection.items()}
-        reference = losses[ALL_LINEAR]
-        table = np.array([[rs[0].features[f] for f in features] for rs in by_selection.values()])
         groups.append(
             Group(
                 name,
                 list(by_selection),
-                table,
-                np.array([loss - reference for loss in losses.values()]),
-                reference,
+                np.array([[rs[0].features[f] for f in features] for rs in by_selection.values()]),
+                np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
+                np.array([float(len(rs)) for rs in by_selection.values()]),
                 members[0].context,
                 members,
             )
@@ -237,47 +238,55 @@ def grouped(rows: Sequence[CalibrationRow], features: Sequence[str]) -> list[Gro
     return groups
 
 
-def _fit_deviation(groups: Sequence[Group]) -> tuple[Array, Array, Array]:
-    """Feature scales [F], coefficients of scaled features [F] and their covariance; every group weighs the same."""
-    table = np.vstack([g.table for g in groups])
-    target = np.concatenate([g.deviation for g in groups])
-    weights = np.concatenate([np.full(len(g.deviation), 1.0 / len(g.deviation)) for g in groups])
+def _centred(values: Array) -> Array:
+    return np.asarray(values - values.mean(0))
+
+
+def _fit_deviation(groups: Sequence[Group], features: Sequence[str]) -> tuple[Array, Array]:
+    """Coefficients [F] and their covariance [F, F], from differences within groups; every group weighs the same.
+
+    The prior is coefficient 1 for the simulated recipe's log loss and 0 for all else.
+    """
+    prior = np.array([float(name == PRIOR_FEATURE) for name in features])
+    table = np.vstack([_centred(g.table) for g in groups])
+    target = np.concatenate([_centred(g.log_loss) for g in groups]) - table @ prior
+    weights = np.concatenate([np.full(len(g.log_loss), 1.0 / len(g.log_loss)) for g in groups])
     weights *= len(weights) / weights.sum()
     scale = np.sqrt(np.average(table**2, axis=0, weights=weights)) + 1e-12
     model = BayesianRidge(fit_intercept=False).fit(table / scale, target, sample_weight=weights)
-    return scale, model.coef_, model.sigma_
+    return prior + model.coef_ / scale, model.sigma_ / np.outer(scale, scale)
 
 
 def _level_design(group: Group) -> Array:
     return np.array([1.0, *(group.context[name] for name in LEVEL_FEATURES)])
 
 
-def _fit_level(groups: Sequence[Group]) -> Array:
+def _fit_level(groups: Sequence[Group], coef: Array) -> Array:
     """[1 + level features]; shrunk towards loss = simulated loss, which few groups can improve on."""
     design = np.array([_level_design(g) for g in groups])
     prior = np.zeros(design.shape[1])
     prior[1 + LEVEL_FEATURES.index("log_simulated")] = 1.0
-    target = np.array([g.log_loss for g in groups]) - design @ prior
+    target = np.array([g.level(coef) for g in groups]) - design @ prior
     intercept = float(target.mean())
     model = Ridge(alpha=LEVEL_RIDGE, fit_intercept=False).fit(design[:, 1:], target - intercept)
     return prior + np.array([intercept, *model.coef_])
 
 
+def _chance(context: Mapping[str, Any]) -> float:
+    """The metric of guessing: 1/C for accuracy and F1, 0 for the others."""
+    return 1.0 / context["classes"] if context["metric"] in ("accuracy", "f1") else 0.0
+
+
 def _score_design(log_loss: float, context: Mapping[str, Any]) -> Array:
+    """Log of the loss over that of guessing (ln C; 1 for standardised values), and the kind of metric."""
+    guessing = math.log(context["classes"]) if context["classes"] > 1 else 1.0
     metric = context["metric"]
-    return np.array(
-        [
-            1.0,
-            log_loss,
-            math.log(max(context["classes"], 1)),
-            float(metric in SIGNED_METRICS),
-            float(metric == "token_accuracy"),
-        ]
-    )
+    kinds = (metric in SIGNED_METRICS, metric == "token_accuracy")
+    return np.array([1.0, log_loss - math.log(guessing), *map(float, kinds)])
 
 
 def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
-    """logit of the metric (signed ones mapped to [0, 1]) from log loss; spread from leaving groups out."""
+    """logit of the metric from log loss; spread from leaving groups out."""
 
     def fit(members: Sequence[Group]) -> Array:
         design, target, weights = [], [], []
@@ -298,13 +307,9 @@ def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
 
 
 def _score_logit(row: CalibrationRow) -> float:
-    share = (row.score + 1) / 2 if row.metric in SIGNED_METRICS else row.score
-    return float(logit(np.clip(share, 0.005, 0.995)))
-
-
-def _seeds(group: Group) -> float:
-    """Mean number of seeds a selection was run with."""
-    return sum(r.selection != HEAD_ONLY for r in group.rows) / len(group.selections)
+    """logit of the metric's share of the way from guessing to perfect."""
+    chance = _chance(row.context)
+    return float(logit(np.clip((row.score - chance) / (1 - chance), 0.01, 0.99)))
 
 
 def _seed_sd(groups: Sequence[Group]) -> float:
@@ -320,5 +325,5 @@ def _seed_sd(groups: Sequence[Group]) -> float:
             if len(losses) > 1:
                 variances.append(float(np.var(losses, ddof=1)))
     if not variances:
-        raise BadInput("No calibration row was run with a second seed, so noise is unknown.", "Calibrate with --seeds 2.")
+        raise BadInput("No calibration row was run with a second seed: noise is unknown.", "Calibrate with --seeds 2.")
     return math.sqrt(float(np.mean(variances)))

@@ -171,8 +171,8 @@ def _probe(
     head = None
     if loaded.head:
         pooled = spool.read("pooled").double().numpy()
-        norm, count = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, layers[-1].bias)
-        head = HeadBlock(reordered(weight[m:].sum(0).numpy()), norm, count)
+        fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, layers[-1].bias)
+        head = HeadBlock(reordered(weight[m:].sum(0).numpy()), *fresh)
     labels, y, f0 = labels[back], y[back], f0[back]
     probe = Probe(
         targets=loaded.targets,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ class HeadBlock:
 
     Attributes:
         weight: [n, n] block over all head weights and biases.
-        fresh_gradient_norm, fresh_gradient_params: the last layer's summed loss gradient at a zero head and its size.
+        fresh_gradient_norm: ‖Σ_i g_i‖ of the last layer's loss gradients at a zero head. fresh_gradient_energy:
+            Σ_i ‖g_i‖². fresh_gradient_params: that layer's parameters.
     """
 
     weight: np.ndarray
     fresh_gradient_norm: float
+    fresh_gradient_energy: float
     fresh_gradient_params: int
 
 
@@ -92,6 +94,7 @@ def save_probe(probe: Probe, folder: Path) -> None:
         arrays["head"] = probe.head.weight
         info["head_block"] = {
             "fresh_gradient_norm": probe.head.fresh_gradient_norm,
+            "fresh_gradient_energy": probe.head.fresh_gradient_energy,
             "fresh_gradient_params": probe.head.fresh_gradient_params,
         }
     with replacing(folder / BLOCKS_FILE) as temporary:
@@ -120,7 +123,8 @@ def load_probe(folder: Path) -> Probe:
     try:
         targets = tuple(Target(**t) for t in info.pop("targets"))
         head_info = info.pop("head_block", None)
-        head_fields = head_info and (float(head_info["fresh_gradient_norm"]), int(head_info["fresh_gradient_params"]))
+        names = [field.name for field in fields(HeadBlock) if field.name != "weight"]
+        head_fields = head_info and {name: head_info[name] + 0 for name in names}  # a text plus 0 is a TypeError
         _ = (str(info["task"]), tuple(info["class_names"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{folder / PROBE_FILE}: a field is missing or garbled ({error}).", "Probe again.") from error
@@ -139,7 +143,7 @@ def load_probe(folder: Path) -> Probe:
         targets=targets,
         weight_blocks=arrays["weight"],
         gradient_blocks=arrays["gradient"],
-        head=HeadBlock(arrays["head"], *head_fields) if head_fields else None,
+        head=HeadBlock(arrays["head"], **head_fields) if head_fields else None,
         **{name: arrays[name] for name in ("labels", "y", "f0", "z", "losses", "folds")},
         info=info,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,12 +13,20 @@ from numpy.typing import NDArray
 from advisor.bounds import Bound, certificate
 from advisor.cost import Cost, TrainingFootprint, estimate_cost
 from advisor.errors import BadInput
-from advisor.features import ProbeView, Weights, all_feature_names, feature_table, raw_kernel_features
+from advisor.features import (
+    ProbeView,
+    Weights,
+    all_feature_names,
+    feature_table,
+    gradient_damping,
+    recipe_loss,
+)
 from advisor.kernels import Kernels, lora_constant, make_kernels, rank_weights
 from advisor.predictor import LEVEL, Estimate, Predictions, Predictor, context_of, parameter_distances
 from advisor.probe_folder import Probe
 from advisor.recipe import TrainingRecipe
 from advisor.rows import CalibrationRow
+from advisor.simulate import recipe_steps
 from advisor.targets import LoraSettings, Selection, in_model_order
 
 FEATURE_KERNELS = ("adam", "lora-expected")
@@ -91,7 +100,7 @@ class Scorer:
         sigma: float | None = None,
     ) -> None:
         self.probe, self.settings, self.recipe, self.predictor = probe, settings, recipe, predictor
-        self.view = probe_view(probe, settings)
+        self.view = probe_view(probe, settings, recipe)
         self.kernels = self.view.kernels.get(kernel) or _kernels(probe, settings, kernel)
         self.sigma = self.kernels.default_sigma() if sigma is None else sigma
         if not self.sigma > 0:
@@ -157,19 +166,35 @@ class Scorer:
         )
 
 
-def probe_view(probe: Probe, settings: LoraSettings) -> ProbeView:
-    """The probe's arrays at the given LoRA settings, as the features take them."""
+def training_rows(probe: Probe, recipe: TrainingRecipe) -> int:
+    """Rows the recipe trains on, at most those there are."""
+    available = int(probe.info["train_rows"])
+    return min(available, recipe.train_rows or available)
+
+
+def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> ProbeView:
+    """The probe's arrays at the given LoRA settings and recipe, as the features take them."""
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
+    sums = constants * probe.gradient_blocks.sum((1, 2), dtype=np.float64)
+    traces = constants * np.einsum("mii->m", probe.gradient_blocks, dtype=np.float64)
+    head_damping = 1.0
+    if probe.head is not None:
+        norm, energy = np.array([probe.head.fresh_gradient_norm**2]), np.array([probe.head.fresh_gradient_energy])
+        head_damping = float(gradient_damping(norm, energy, probe.samples, recipe.batch_size)[0])
+    optimizer_steps = recipe.epochs * math.ceil(training_rows(probe, recipe) / recipe.batch_size)
     return ProbeView(
         targets=probe.targets,
         kernels={kind: _kernels(probe, settings, kind) for kind in FEATURE_KERNELS},
-        gradient_sums=constants * probe.gradient_blocks.sum((1, 2), dtype=np.float64),
-        gradient_traces=constants * np.einsum("mii->m", probe.gradient_blocks, dtype=np.float64),
+        gradient_sums=sums,
+        gradient_traces=traces,
         task=probe.task,
         y=probe.y,
         f0=probe.f0,
         folds=probe.folds,
         rank=settings.rank,
+        damping=gradient_damping(sums, traces, probe.samples, recipe.batch_size),
+        head_damping=head_damping,
+        steps=recipe_steps(recipe.lr, optimizer_steps),
     )
 
 
@@ -178,17 +203,15 @@ def probe_context(
 ) -> dict[str, Any]:
     """The predictor's context of a probe at a recipe."""
     everything = np.ones((1, len(probe.targets)))
-    simulated = raw_kernel_features(view, "lora-expected", everything, ["simulated"])["simulated"][0]
-    available = int(probe.info["train_rows"])
     head_cv = probe.info["head_cv"]
     return context_of(
         task=probe.task,
         metric=str(probe.info["metric"]),
         classes=len(probe.class_names),
-        train_rows=min(available, recipe.train_rows or available),
+        train_rows=training_rows(probe, recipe),
         lr=recipe.lr,
         rank=settings.rank,
-        simulated=float(np.exp(simulated)),
+        simulated=float(recipe_loss(view, everything)[0]),
         head_cv=None if head_cv is None else float(head_cv["loss"]),
     )
 
@@ -287,13 +310,15 @@ def rows_from_runs(runs: Sequence[Mapping[str, Any]], probe: Probe) -> list[Cali
     rows = []
     identity = probe.info["identity"]
     everything = np.array([t.lora_params(1) for t in probe.targets], dtype=np.float64)
-    views: dict[LoraSettings, ProbeView] = {}
+    views: dict[tuple[LoraSettings, TrainingRecipe], ProbeView] = {}
     for run in runs:
         provenance, settings = run["provenance"], LoraSettings(**run["settings"])
         if provenance["model_fingerprint"] != identity["model_fingerprint"]:
             raise BadInput("The runs and the probe are of different models.", "Use another --out folder.")
         recipe = TrainingRecipe(**run["recipe"])
-        view = views.setdefault(settings, probe_view(probe, settings))
+        if (settings, recipe) not in views:
+            views[settings, recipe] = probe_view(probe, settings, recipe)
+        view = views[settings, recipe]
         mask = np.array([[float(t.name in set(run["selection"]["targets"])) for t in probe.targets]])
         weights = Weights(mask * everything * settings.rank, {kind: mask for kind in FEATURE_KERNELS})
         names = all_feature_names()

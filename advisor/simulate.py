@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 STEPS = 40
+EFFICIENCY = 0.5
 POWER_STEPS = 30
 
 
@@ -21,13 +22,28 @@ class Simulation:
     stop: Array
 
 
-def simulate(kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.int64], steps: int = STEPS) -> Simulation:
+def recipe_steps(lr: float, optimizer_steps: int) -> Array:
+    """Sizes of ``STEPS`` simulated steps that together go as far as Adam does in a linearly decaying schedule.
+
+    In the kernel :attr:`advisor.features.ProbeView.damped`, one optimizer step moves the outputs by
+    lr·K·∂(summed loss)/∂F while gradients keep their size and direction. Real runs get about half as far:
+    ``EFFICIENCY`` is that share, set on three tasks with MiniLM (DESIGN 2.4 asks for the real recipe's match).
+    """
+    decay = 1.0 - np.arange(STEPS) / STEPS
+    return np.asarray(EFFICIENCY * lr * optimizer_steps / STEPS * decay)
+
+
+def simulate(
+    kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.int64], steps: Array | None = None
+) -> Simulation:
     """F ← F − h·K[:, T]·∂ℓ/∂F_T on three of four folds, loss on the fourth; mean over folds, then the best step.
 
     Args:
+        steps: step sizes h for gradients summed over all n examples (three folds are scaled up to them); None:
+            ``STEPS`` steps of the largest stable size, 2/λmax(K_TT) (1/λmax for regression).
         kernels: [S, n, n] PSD.
-        task: ``classification`` (cross-entropy from F = 0, h = 2/λmax), ``regression`` (half squared error from
-            F = 0, h = 1/λmax) or ``causal-lm`` (log(1 + e^{−F}) from f0, h = 2/λmax), λmax that of K_TT.
+        task: ``classification`` (cross-entropy from F = 0), ``regression`` (half squared error from F = 0) or
+            ``causal-lm`` (log(1 + e^{−F}) from f0).
         y: targets [n, 1 or C]; f0: [n, 1 or C], used by ``causal-lm`` only. folds: [n] fold of each example.
 
     Returns:
@@ -38,17 +54,22 @@ def simulate(kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.i
     held_out = folds[:, None] == ids  # [n, folds]
     train = (~held_out).astype(np.float64)
     width = y.shape[1]
-    numerator = 1.0 if task == "regression" else 2.0
-    largest = _largest_eigenvalues(kernels, train)  # [S, folds]
-    step = np.divide(numerator, largest, out=np.zeros_like(largest), where=largest > 0)
+    if steps is None:
+        numerator = 1.0 if task == "regression" else 2.0
+        largest = _largest_eigenvalues(kernels, train)  # [S, folds]
+        stable = np.divide(numerator, largest, out=np.zeros_like(largest), where=largest > 0)
+        sizes = np.broadcast_to(stable, (STEPS, *stable.shape))
+    else:
+        scale_up = n / train.sum(0)
+        sizes = np.broadcast_to((steps[:, None] * scale_up)[:, None, :], (len(steps), count, len(ids)))
     start = f0 if task == "causal-lm" else np.zeros_like(y)
     f = np.broadcast_to(start[:, None, :], (count, n, len(ids), width)).copy()
     weights_out = held_out / held_out.sum(0)
     weights_in = train / train.sum(0)
     curve, train_curve = [], []
-    for _ in range(steps):
+    for step in sizes:
         _, slope = _loss(f, task, y)
-        slope *= (train * 1.0)[None, :, :, None]
+        slope = slope * train[None, :, :, None]
         moved = (kernels @ slope.reshape(count, n, -1)).reshape(f.shape)
         f -= step[:, None, :, None] * moved
         loss, _ = _loss(f, task, y)
@@ -57,7 +78,7 @@ def simulate(kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.i
     losses, train_losses = np.array(curve), np.array(train_curve)  # [steps, S]
     best = losses.argmin(0)
     columns = np.arange(count)
-    return Simulation(losses[best, columns], train_losses[best, columns], (best + 1) / steps)
+    return Simulation(losses[best, columns], train_losses[best, columns], (best + 1) / len(sizes))
 
 
 def _loss(f: Array, task: str, y: Array) -> tuple[Array, Array]:
@@ -86,7 +107,8 @@ def _sigmoid(x: Array) -> Array:
 
 def _largest_eigenvalues(kernels: Array, train: Array) -> Array:
     """λmax of K_TT for every fold by power iteration, [S, folds]; kernels are PSD, one start vector serves all."""
-    vector = np.broadcast_to(train * (1.0 + 0.01 * np.arange(len(train)) / len(train))[:, None], (len(kernels), *train.shape))
+    start = train * (1.0 + 0.01 * np.arange(len(train)) / len(train))[:, None]
+    vector = np.broadcast_to(start, (len(kernels), *train.shape))
     norm = np.linalg.norm(vector, axis=1)
     for _ in range(POWER_STEPS):
         vector = vector / np.where(norm > 0, norm, 1.0)[:, None, :]

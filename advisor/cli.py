@@ -1,0 +1,386 @@
+"""The command line. Results go to stdout, notes and progress to stderr; heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from advisor.errors import AdvisorError, BadInput, Interrupted
+
+if TYPE_CHECKING:
+    from advisor.events import Session
+    from advisor.prepare import Source
+    from advisor.recipe import TrainingRecipe
+    from advisor.scoring import Scorer
+    from advisor.targets import LoraSettings
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Which modules should LoRA adapt, on your model and your data?",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DATA, LORA, RECIPE, PROBE, OUTPUT = "Data", "LoRA", "Training recipe the prediction is for", "Probe", "Output"
+
+
+def _option(panel: str, help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel)
+
+
+Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, a folder with train.*, or a hub id.", "--data")]
+EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: 10 % split off --data.", "--eval-data")]
+Task = Annotated[str, _option(DATA, "auto, classification, regression or causal-lm.", "--task")]
+TextColumn = Annotated[list[str] | None, _option(DATA, "Column of the text; twice for pairs.", "--text-column")]
+LabelColumn = Annotated[str | None, _option(DATA, "Column of the label.", "--label-column")]
+Metric = Annotated[str | None, _option(DATA, "accuracy, matthews, f1, spearman, token_accuracy.", "--metric")]
+MaxLength = Annotated[int | None, _option(DATA, "Tokens a row; default 128, language models 512.", "--max-length")]
+Rank = Annotated[int, _option(LORA, "LoRA rank.", "--rank")]
+Alpha = Annotated[float, _option(LORA, "LoRA alpha.", "--alpha")]
+Rslora = Annotated[bool, _option(LORA, "Scale by alpha/√rank.", "--rslora")]
+TrainRows = Annotated[int | None, _option(RECIPE, "Training rows; default: all there are.", "--train-rows")]
+Epochs = Annotated[int | None, _option(RECIPE, "Default 6, language models 3.", "--epochs")]
+Lr = Annotated[float | None, _option(RECIPE, "Peak learning rate; default 1e-3, language models 2e-4.", "--lr")]
+BatchSize = Annotated[int | None, _option(RECIPE, "Default 32, language models 16.", "--batch-size")]
+Samples = Annotated[int | None, _option(PROBE, "Probe examples; default max(128, 4 × classes).", "--samples")]
+Head = Annotated[str, _option(PROBE, "Head the kernels see: probed or fresh.", "--head")]
+Method = Annotated[str, _option(PROBE, "auto, materialise, token-gram or kronecker (a sketch).", "--method")]
+Device = Annotated[str, _option(PROBE, "auto, cpu or cuda.", "--device")]
+Dtype = Annotated[str, _option(PROBE, "auto, float32, bfloat16 or float16.", "--dtype")]
+Revision = Annotated[str | None, _option(PROBE, "Revision of a hub model.", "--revision")]
+TrustRemoteCode = Annotated[bool, _option(PROBE, "Run code that comes with the model.", "--trust-remote-code")]
+Kernel = Annotated[str, _option(PROBE, "Kernel of bounds and shares: adam, lora-expected, weight.", "--kernel")]
+Sigma = Annotated[float | None, _option(PROBE, "Ridge of the certificate; default 1e-2·tr(K)/n.", "--sigma")]
+BudgetText = Annotated[str, typer.Option("--budget", help="25% | 2M (LoRA parameters) | 12modules | 24GB.")]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same answer.")]
+Json = Annotated[bool, _option(OUTPUT, "Machine-readable result on stdout.", "--json")]
+Out = Annotated[Path | None, _option(OUTPUT, "Folder to write to.", "--out")]
+ProbePath = Annotated[Path, typer.Argument(help="Folder written by `advisor probe`.")]
+Baseline = Annotated[
+    Path | None, typer.Option("--baseline", help="Your present adapter_config.json, shown in every table.")
+]
+
+
+@app.command()
+def recommend(
+    model: Annotated[str | None, typer.Argument(help="Model folder or hub id.")] = None,
+    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
+    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
+    budget: BudgetText = "25%",
+    granularity: Annotated[str, typer.Option("--granularity", help="module, role or layer.")] = "module",
+    baseline: Baseline = None,
+    demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
+    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
+    samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
+    dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Probe MODEL on --data, and recommend target modules under --budget."""
+    from advisor import workflow
+    from advisor.budget import parse_budget
+    from advisor.console import console_session
+
+    with console_session() as session:
+        parsed = parse_budget(budget)
+        _check_choice("--granularity", granularity, ("module", "role", "layer"))
+        if demo:
+            model, data = workflow.demo_inputs()
+            session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
+        source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
+                         revision, trust_remote_code, seed)  # fmt: skip
+        settings = _lora(rank, alpha, rslora)
+        prepared = workflow.prepare_for_probe(source, session, samples)
+        recipe = _recipe(prepared.loaded.task, train_rows, epochs, lr, batch_size, session)
+        probe = workflow.probe_cached(prepared, _probe_settings(samples, head, method, seed), session)
+        own = workflow.read_baseline(baseline, probe, trust_remote_code) if baseline else None
+        result = workflow.recommend_folder(
+            probe, settings, recipe, parsed, session, out=out or Path("recommendation"), granularity=granularity,
+            baseline=own, kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+    if as_json:
+        _print_json(result.json)
+    else:
+        _print_report(result.verdict, result.tables, [f"Written to {result.folder}: {', '.join(result.files)}."])
+        if demo:
+            print((result.folder / "lora.yaml").read_text(encoding="utf-8"))
+
+
+@app.command()
+def probe(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
+    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
+    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
+    samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
+    dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = 0, out: Out = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Probe MODEL on --data into the folder --out; an interrupted probe resumes."""
+    from advisor import workflow
+    from advisor.console import console_session
+    from advisor.probe import run_probe
+
+    if out is None:
+        raise BadInput("--out is missing.", "Name a folder for the probe.")
+    with console_session() as session:
+        source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
+                         revision, trust_remote_code, seed)  # fmt: skip
+        prepared = workflow.prepare_for_probe(source, session, samples)
+        result = run_probe(prepared, _probe_settings(samples, head, method, seed), out, session)
+    summary = workflow.probe_summary(result, out)
+    if as_json:
+        _print_json(summary)
+    else:
+        print(f"{summary['modules']} modules probed on {summary['samples']} examples: {out}")
+
+
+@app.command()
+def score(
+    probe_path: ProbePath,
+    selections: Annotated[Path, typer.Option("--selections", help="JSON list of selections.")],
+    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
+    kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Predictions, bounds and cost of given selections, in their order."""
+    from advisor.report import score_table
+    from advisor.scoring import parse_selections, scores_json
+
+    scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
+    candidates = parse_selections(_read_json_list(selections), scorer.probe, scorer.settings, str(selections))
+    scores = scorer.score(candidates)
+    if as_json:
+        _print_json(scores_json(scores, scorer))
+    else:
+        table = score_table("Scores", list(scores), str(scorer.probe.info["metric"]))
+        _print_report([], [table], sorted({w for s in scores for w in s.warnings}))
+
+
+@app.command()
+def compare(
+    probe_path: ProbePath,
+    budget: BudgetText = "25%", baseline: Baseline = None,
+    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
+    kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The usual recipes side by side at equal budget, rank lowered where needed."""
+    from advisor import workflow
+    from advisor.budget import parse_budget
+    from advisor.recommend import compare as compare_recipes
+    from advisor.report import score_table
+    from advisor.scoring import scores_json
+
+    parsed = parse_budget(budget)
+    scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
+    own = workflow.read_baseline(baseline, scorer.probe, False) if baseline else None
+    scores, index = compare_recipes(scorer, parsed, own)
+    if as_json:
+        _print_json(scores_json(scores, scorer))
+    else:
+        marked = [] if index is None else [index]
+        title = f"Recipes at the budget of {parsed.text}"
+        _print_report([], [score_table(title, list(scores), str(scorer.probe.info["metric"]), marked)], [])
+
+
+@app.command()
+def export(
+    recommendation: Annotated[Path, typer.Argument(help="Folder written by `advisor recommend`.")],
+    format_name: Annotated[str, typer.Option("--format", help="peft.")] = "peft",
+    out: Out = None,
+) -> None:
+    """Write a recommendation's config again, to --out."""
+    from advisor import workflow
+
+    _check_choice("--format", format_name, ("peft",))
+    for path in workflow.export_peft(recommendation, out or recommendation):
+        print(path)
+
+
+@app.command()
+def verify(
+    config: Annotated[str, typer.Argument(help="adapter_config.json, a folder holding one, or a YAML file.")],
+    model: Annotated[str, typer.Option("--model", help="Model folder or hub id.")],
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """What PEFT will really train: exit 0 as intended, 1 surprises, 2 bad input."""
+    from advisor.verify import verify as verify_config
+
+    report = verify_config(config, model, trust_remote_code=trust_remote_code)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        roles = ", ".join(f"{count} {role}" for role, count in report.by_role.items())
+        print(f"{len(report.modules)} modules get LoRA ({roles}); {report.lora_params:,} LoRA parameters.")
+        if report.saved:
+            print(f"Trained in full: {', '.join(report.saved)} ({report.saved_params:,} parameters).")
+        for surprise in report.surprises:
+            print(f"Surprise: {surprise}")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
+    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
+    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
+    runs: Annotated[int, typer.Option("--runs", help="Fine-tunes in all (selections × seeds).")] = 60,
+    seeds: Annotated[int, typer.Option("--seeds", help="Seeds a selection.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", help="Parallel processes of one thread.")] = 1,
+    eval_rows: Annotated[int, typer.Option("--eval-rows", help="Most evaluation rows.")] = 500,
+    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    train_rows: TrainRows = 512, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
+    device: Device = "auto", dtype: Dtype = "auto", revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False, seed: Seed = 0, out: Out = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Real LoRA fine-tunes over many selections; their results become rows for your own predictions. Resumable."""
+    from advisor import workflow
+    from advisor.console import console_session
+
+    if out is None:
+        raise BadInput("--out is missing.", "Name a folder for the runs.")
+    with console_session() as session:
+        source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
+                         revision, trust_remote_code, seed)  # fmt: skip
+        rows_file, count = workflow.calibrate_folder(
+            source, _lora(rank, alpha, rslora),
+            lambda found: _recipe(found, train_rows, epochs, lr, batch_size, session),
+            out, session, runs=runs, seeds=seeds, workers=workers, eval_rows=eval_rows,
+        )  # fmt: skip
+    if as_json:
+        _print_json({"rows": count, "file": str(rows_file)})
+    else:
+        print(f"{count} rows: {rows_file}")
+
+
+# --- from options to engine objects -------------------------------------------------------------------------------
+
+
+def _source(
+    model: str | None, data: str | None, eval_data: str | None, task: str, text_column: list[str] | None,
+    label_column: str | None, metric: str | None, max_length: int | None, device: str, dtype: str,
+    revision: str | None, trust_remote_code: bool, seed: int,
+) -> Source:  # fmt: skip
+    from advisor.prepare import Source
+
+    if model is None:
+        raise BadInput("MODEL is missing.", "Name a model folder or hub id, or use --demo.")
+    if data is None:
+        raise BadInput("--data is missing.", "Name a CSV, TSV or JSONL file, a folder, or a hub id.")
+    return Source(model, data, eval_data, task, tuple(text_column or ()), label_column, metric, max_length, device,
+                  dtype, revision, trust_remote_code, seed)  # fmt: skip
+
+
+def _lora(rank: int, alpha: float, rslora: bool) -> LoraSettings:
+    from advisor.targets import LoraSettings
+
+    return LoraSettings(rank, alpha, rslora)
+
+
+def _recipe(
+    task: str, train_rows: int | None, epochs: int | None, lr: float | None, batch_size: int | None,
+    session: Session | None,
+) -> TrainingRecipe:  # fmt: skip
+    from dataclasses import replace
+
+    from advisor.recipe import default_recipe
+
+    given = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
+    recipe = replace(default_recipe(task), **{k: v for k, v in given.items() if v is not None})
+    if session is not None:
+        session.note(
+            f"Recipe: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size {recipe.batch_size}, "
+            f"{'all' if recipe.train_rows is None else recipe.train_rows} training rows."
+        )
+    return recipe
+
+
+def _probe_settings(samples: int | None, head: str, method: str, seed: int) -> Any:
+    from advisor.probe import ProbeSettings
+
+    return ProbeSettings(samples=samples, head=head, method=method, seed=seed)
+
+
+def _scorer(
+    path: Path, rank: int, alpha: float, rslora: bool, train_rows: int | None, epochs: int | None, lr: float | None,
+    batch_size: int | None, kernel: str, sigma: float | None,
+) -> Scorer:  # fmt: skip
+    from advisor.predictor import Predictor
+    from advisor.probe_folder import load_probe
+    from advisor.rows import load_rows
+    from advisor.scoring import Scorer
+
+    probe = load_probe(path)
+    recipe = _recipe(probe.task, train_rows, epochs, lr, batch_size, None)
+    _check_kernel(kernel)
+    return Scorer(probe, _lora(rank, alpha, rslora), recipe, Predictor().fit(load_rows()), kernel=kernel, sigma=sigma)
+
+
+def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
+
+
+def _check_kernel(kernel: str) -> None:
+    from advisor.kernels import KERNELS
+
+    _check_choice("--kernel", kernel, KERNELS)
+
+
+def _read_json_list(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file.", "Give a JSON list of selections.") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable as JSON: {error}", "Give a JSON list of selections.") from error
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _print_report(lines: list[str], tables: list[Any], after: list[str]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(line, markup=False)
+    for table in tables:
+        console.print()
+        console.print(table.rich())
+    for line in after:
+        console.print()
+        console.print(line, markup=False)
+
+
+def main() -> None:
+    """Entry point: expected errors become one line on stderr and their exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except AdvisorError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Error: stopped at once; finished work is kept.", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
+    except (typer.Abort, BrokenPipeError):
+        sys.exit(1)
+    except Exception as error:
+        if type(error).__module__.startswith("click") or type(error).__module__.startswith("typer"):
+            message = error.format_message() if hasattr(error, "format_message") else str(error)
+            print(f"Error: {message}", file=sys.stderr)
+            sys.exit(BadInput.exit_code)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""What a person reads: tables that go to the terminal and to ``report.md`` alike, and ``recommendation.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from advisor.predictor import LEVEL
+from advisor.recommend import STABLE, Recommendation, module_shares
+from advisor.scoring import Score, Scorer, score_json
+
+RECOMMENDATION_SCHEMA = 1
+CHOSEN, LEFT_OUT = "●", "·"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of plain text cells; ``marked`` rows stand out."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: frozenset[int] = frozenset()
+    text_columns: int = 1
+
+    def rich(self) -> RichTable:
+        """For a terminal; cells are literal, never markup."""
+        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+        for i, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if i < self.text_columns else "right", no_wrap=i > 0)
+        for i, row in enumerate(self.rows):
+            table.add_row(*(Text(cell) for cell in row), style="bold" if i in self.marked else None)
+        return table
+
+    def markdown(self) -> str:
+        rule = ["---" if i < self.text_columns else "---:" for i in range(len(self.columns))]
+        lines = [self.columns, tuple(rule), *self.rows]
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"**{self.title}**\n\n{body}"
+
+
+def count(number: float) -> str:
+    """1234567 → 1.23M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"
+
+
+def gigabytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+
+
+def _span(triple: tuple[float, float, float], digits: int = 3) -> str:
+    value, low, high = (f"{x:.{digits}f}" for x in triple)
+    return f"{value} ({low}–{high})"
+
+
+def _relative(triple: tuple[float, float, float]) -> str:
+    value, low, high = (f"{x:+.1f}" for x in triple)
+    return f"{value} ({low}–{high})"
+
+
+def score_table(title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = ()) -> Table:
+    """One row a selection: size, predicted loss and metric, difference to all-linear, cost."""
+    return Table(
+        title,
+        ("selection", "modules", "LoRA params", "loss", metric, "vs all-linear, in seed SDs", "memory", "time"),
+        tuple(
+            (
+                s.name,
+                str(len(s.candidate.selection.targets)),
+                count(s.cost.params),
+                _span(s.loss),
+                _span(s.metric),
+                _relative(s.relative),
+                gigabytes(s.cost.memory_bytes),
+                f"{s.cost.time_vs_all_linear:.0%}",
+            )
+            for s in scores
+        ),
+        frozenset(marked),
+    )
+
+
+def module_map(scorer: Scorer, rec: Recommendation) -> Table:
+    """Layers down, roles across: chosen modules and each module's share of the kernel."""
+    targets = scorer.probe.targets
+    roles = list(dict.fromkeys(t.role for t in targets))
+    shares = module_shares(scorer, [t.name for t in targets])
+    chosen = set(rec.picked.candidate.selection.targets)
+    cells: dict[tuple[int | None, str], str] = {}
+    for t in targets:
+        mark = CHOSEN if t.name in chosen else LEFT_OUT
+        cells[t.layer, t.role] = f"{mark} {100 * shares[t.name]:4.1f}"
+    layers = list(dict.fromkeys(t.layer for t in targets))
+    return Table(
+        f"Chosen modules ({CHOSEN}) and each module's share of the kernel in % ({scorer.kernels.kind})",
+        ("layer", *roles),
+        tuple(
+            ("-" if layer is None else str(layer), *(cells.get((layer, role), "") for role in roles)) for layer in layers
+        ),
+    )
+
+
+def verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
+    """The recommendation in sentences, the most important first."""
+    pick, full, metric = rec.picked, rec.all_linear, str(scorer.probe.info["metric"])
+    many = len(pick.candidate.selection.targets)
+    lines = [
+        f"Adapt {many} of {len(scorer.probe.targets)} modules ({count(pick.cost.params)} LoRA parameters, rank "
+        f"{scorer.settings.rank}, budget {rec.budget.text}).",
+        f"Expected {metric} {_span(pick.metric)}, validation loss {_span(pick.loss)}, {LEVEL:.0%} intervals for one run.",
+    ]
+    if pick.cost.params < full.cost.params:
+        lines.append(
+            f"All modules would give {metric} {_span(full.metric)} with {full.cost.params / pick.cost.params:.1f}× the "
+            f"parameters and {1 / pick.cost.time_vs_all_linear:.2f}× the time a step."
+        )
+    others = len(rec.equal_budget.scores) - 1
+    if others and rec.alike == others:
+        lines.append(
+            "No detectable difference: none of the usual recipes at this budget can be told from this pick, "
+            "so it is the cheapest that counts."
+        )
+    elif others:
+        lines.append(f"{rec.alike} of {others} usual recipes at this budget cannot be told from it.")
+    for bound in pick.bounds:
+        with_head = "with the head" if bound.head else "without the head"
+        lines.append(
+            f"Certificate C ({with_head}, {bound.kernel} kernel, σ = {bound.sigma:.3g}): adding anything else can lower "
+            f"the objective of the linearised, regularised problem by at most {1 - bound.low:.1%}."
+        )
+    stable = rec.stability.mean
+    lines.append(
+        f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."
+        + ("" if stable >= STABLE else f" That is below {STABLE:.0%}: raise --samples.")
+    )
+    far = rec.scores.predictions.far
+    if far:
+        lines.append(f"Far from all calibration runs ({'; '.join(far)}): intervals are widened, trust the ranking less.")
+    return lines
+
+
+def tables(scorer: Scorer, rec: Recommendation) -> list[Table]:
+    """Recipes at equal budget, the Pareto front, the module map."""
+    metric = str(scorer.probe.info["metric"])
+    equal = list(rec.equal_budget)
+    marked = [0] if rec.baseline is None else [0, rec.baseline]
+    front = [rec.scores.scores[i] for i in rec.front]
+    on_front = [i for i, index in enumerate(rec.front) if index == rec.pick]
+    return [
+        score_table(f"At the budget of {rec.budget.text}, rank lowered where needed (first row: the pick)", equal, metric, marked),
+        score_table("Pareto front: nothing smaller is predicted better", front, metric, on_front),
+        module_map(scorer, rec),
+    ]
+
+
+def report_markdown(scorer: Scorer, rec: Recommendation, yaml_text: str) -> str:
+    """A report a colleague can read."""
+    info, recipe = scorer.probe.info, scorer.recipe
+    sections = [
+        f"# LoRA target modules for {info['model']}",
+        "\n".join(f"- {line}" for line in verdict(scorer, rec)),
+        "## What to do\n\nTrain with this config (`lora.yaml`; the same as `adapter_config.json` for PEFT):\n\n"
+        f"```yaml\n{yaml_text.rstrip()}\n```",
+        "## Compared\n\n" + "\n\n".join(t.markdown() for t in tables(scorer, rec)),
+        "## What this rests on\n\n"
+        f"- Data: {info['data']}, {info['train_rows']} training rows, task {info['task']}; {scorer.probe.samples} probe "
+        f"examples, head: {info['head_kind']}.\n"
+        f"- Recipe the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
+        f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g}; best epoch by validation loss.\n"
+        f"- Regressor: fitted on {sum(len(g.rows) for g in scorer.predictor.groups_)} real LoRA runs over "
+        f"{len(scorer.predictor.groups_)} tasks; intervals from leaving whole tasks out.\n"
+        "- `relative` counts seed standard deviations of loss against all-linear at the same recipe, higher is better.\n"
+        "- Memory and time are estimates (see the README for their measured error).",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def recommendation_json(scorer: Scorer, rec: Recommendation, arguments: dict[str, Any], resolved: dict[str, Any]) -> dict[str, Any]:
+    """Everything shown, for programs."""
+    info = scorer.probe.info
+    return {
+        "schema": RECOMMENDATION_SCHEMA,
+        "task": info["task"],
+        "metric": info["metric"],
+        "higher_is_better": True,
+        "level": LEVEL,
+        "pick": {**score_json(rec.picked, scorer), "targets": list(rec.picked.candidate.selection.targets)},
+        "predicted_best": rec.scores.scores[rec.best].name,
+        "all_linear": score_json(rec.all_linear, scorer),
+        "equal_budget": [score_json(s, scorer) for s in rec.equal_budget],
+        "baseline": None if rec.baseline is None else rec.equal_budget.scores[rec.baseline].name,
+        "alike_at_equal_budget": rec.alike,
+        "front": [score_json(rec.scores.scores[i], scorer) for i in rec.front],
+        "stability": {
+            "mean": rec.stability.mean,
+            "draws": rec.stability.draws,
+            "modules": dict(zip(rec.picked.candidate.selection.targets, rec.stability.kept, strict=True)),
+        },
+        "budget": rec.budget.text,
+        "granularity": rec.granularity,
+        "recipe": scorer.recipe.as_dict(),
+        "far": list(rec.scores.predictions.far),
+        "candidates_scored": len(rec.scores.scores),
+        "peft": arguments,
+        "resolved": resolved,
+        "provenance": {
+            key: info[key]
+            for key in ("advisor", "torch", "model", "model_type", "revision", "data", "train_rows", "class_names",
+                        "head", "head_kind", "identity", "device", "methods", "sketch_error")
+        }
+        | {"samples": scorer.probe.samples, "calibration_rows": sum(len(g.rows) for g in scorer.predictor.groups_)},
+    }  # fmt: skip

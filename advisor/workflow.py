@@ -1,0 +1,216 @@
+"""What the commands (and later the terminal interface) do with the engine: cache, files, calibration folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from advisor.budget import Budget
+from advisor.calibrate import calibrate, plan_runs, read_runs
+from advisor.demo import demo_dataset_file, demo_model_folder
+from advisor.errors import BadInput
+from advisor.events import Session
+from advisor.export.peft import adapter_config_json, lora_arguments, lora_yaml, prove, resolve
+from advisor.kernels import KERNELS
+from advisor.models import load_model, meta_model
+from advisor.predictor import Predictor
+from advisor.prepare import Prepared, Source, prepare, read_data
+from advisor.probe import HEAD_ROWS, ProbeSettings, probe_identity, probe_samples, run_probe
+from advisor.probe_folder import Probe
+from advisor.recipe import TrainingRecipe
+from advisor.recommend import recommend
+from advisor.report import Table, recommendation_json, report_markdown, tables, verdict
+from advisor.rows import APP, load_rows, user_rows_folder
+from advisor.schema import Schema
+from advisor.scoring import Candidate, Scorer, rows_from_runs
+from advisor.store import read_json, write_json, write_text
+from advisor.targets import LoraSettings, Selection, in_model_order
+
+YAML_FILE, CONFIG_FILE, JSON_FILE, REPORT_FILE = "lora.yaml", "adapter_config.json", "recommendation.json", "report.md"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A recommendation folder and what was shown."""
+
+    folder: Path
+    files: tuple[str, ...]
+    json: dict[str, Any]
+    verdict: list[str]
+    tables: list[Table]
+
+
+def demo_inputs() -> tuple[str, str]:
+    """The embedded model's folder and a freshly made data file, in the user's cache."""
+    folder = Path(platformdirs.user_cache_dir(APP)) / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(demo_model_folder()), str(demo_dataset_file(folder))
+
+
+def prepare_for_probe(source: Source, session: Session, samples: int | None) -> Prepared:
+    """Load model and data; as many training rows as the head's linear probe and the sample need."""
+    settings = ProbeSettings(samples=samples)
+
+    def rows_needed(schema: Schema) -> int:
+        return max(HEAD_ROWS, 2 * probe_samples(settings, len(schema.class_names)))
+
+    return prepare(source, session, train_limit=rows_needed, eval_limit=0)
+
+
+def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) -> Probe:
+    """The probe from the user's cache, keyed by weights, data and settings, or a new one put there."""
+    identity = json.dumps(probe_identity(prepared, settings), sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    return run_probe(prepared, settings, Path(platformdirs.user_cache_dir(APP)) / "probes" / key, session)
+
+
+def probe_summary(probe: Probe, folder: Path) -> dict[str, Any]:
+    """What ``advisor probe --json`` prints."""
+    keys = ("task", "metric", "model", "data", "head_kind", "head_cv", "device", "sketch_error", "train_rows")
+    return {
+        "probe": str(folder),
+        "modules": len(probe.targets),
+        "samples": probe.samples,
+        **{key: probe.info[key] for key in keys},
+        "targets": [asdict(t) for t in probe.targets],
+    }
+
+
+def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
+    """The user's own PEFT config as a candidate: the modules PEFT really wraps with it.
+
+    Raises:
+        BadInput: no such file, not a LoRA config, or it wraps modules that are not adaptable here.
+    """
+    arguments = read_json(path / CONFIG_FILE if path.is_dir() else path, "baseline config")
+    if arguments.get("peft_type") != "LORA":
+        raise BadInput(f"{path}: peft_type is {arguments.get('peft_type')!r}, not LORA.", "Give a LoRA config.")
+    model = meta_model(
+        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, trust_remote_code=trust_remote_code
+    )
+    wanted = ("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform",
+              "layers_pattern", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")  # fmt: skip
+    resolved = resolve(model, {k: arguments[k] for k in wanted if arguments.get(k) is not None})
+    names = in_model_order(resolved.wrapped, probe.targets, str(path))
+    settings = LoraSettings(
+        int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
+    )
+    return Candidate(Selection("your config", names), settings)
+
+
+def recommend_folder(
+    probe: Probe,
+    settings: LoraSettings,
+    recipe: TrainingRecipe,
+    budget: Budget,
+    session: Session,
+    *,
+    out: Path,
+    granularity: str,
+    baseline: Candidate | None,
+    kernel: str,
+    sigma: float | None,
+    seed: int,
+    trust_remote_code: bool,
+) -> Written:
+    """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
+
+    Raises:
+        BudgetTooSmall: nothing fits. BadInput: unknown kernel, bad σ, or ``out`` cannot be written.
+    """
+    if kernel not in KERNELS:
+        raise BadInput(f"--kernel {kernel}: unknown.", f"Use one of {', '.join(KERNELS)}.")
+    scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows()), kernel=kernel, sigma=sigma)
+    result = recommend(scorer, budget, session, granularity=granularity, baseline=baseline, seed=seed)
+    pick = result.picked.candidate
+    arguments = lora_arguments(
+        pick.selection,
+        pick.settings,
+        task=probe.task,
+        head=probe.info["head"],
+        targets=probe.targets,
+        base_model=str(probe.info["model"]),
+    )
+    model = meta_model(
+        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, trust_remote_code=trust_remote_code
+    )
+    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank)
+    found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
+    session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")
+    sentences = verdict(scorer, result)
+    yaml_text = lora_yaml(arguments, ["LoRA config by lora-layer-advisor", *sentences[:2]])
+    shown = recommendation_json(scorer, result, arguments, found)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / YAML_FILE, yaml_text)
+    write_text(out / CONFIG_FILE, adapter_config_json(arguments))
+    write_text(out / REPORT_FILE, report_markdown(scorer, result, yaml_text))
+    write_json(out / JSON_FILE, shown)
+    files = (YAML_FILE, CONFIG_FILE, REPORT_FILE, JSON_FILE)
+    return Written(out, files, shown, sentences, tables(scorer, result))
+
+
+def export_peft(recommendation: Path, out: Path) -> list[Path]:
+    """Write ``lora.yaml`` and ``adapter_config.json`` of a recommendation folder to ``out``.
+
+    Raises:
+        BadInput: not a recommendation folder.
+    """
+    shown = read_json(recommendation / JSON_FILE, "recommendation")
+    arguments = shown.get("peft")
+    if not isinstance(arguments, dict):
+        raise BadInput(f"{recommendation / JSON_FILE}: has no field peft.", "Run `advisor recommend` again.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / YAML_FILE, lora_yaml(arguments, ["LoRA config by lora-layer-advisor"]))
+    write_text(out / CONFIG_FILE, adapter_config_json(arguments))
+    return [out / YAML_FILE, out / CONFIG_FILE]
+
+
+def calibrate_folder(
+    source: Source,
+    settings: LoraSettings,
+    recipe_for: Callable[[str], TrainingRecipe],
+    out: Path,
+    session: Session,
+    *,
+    runs: int,
+    seeds: int,
+    workers: int,
+    eval_rows: int,
+) -> tuple[Path, int]:
+    """Real runs into ``out/runs.jsonl``, a probe into ``out/probe``, and rows into the user's data folder.
+
+    Returns:
+        The rows file and its number of rows.
+    """
+    quiet = Session(cancel=session.cancel)
+    train, _ = read_data(source, session)
+    schema = train.schema
+    recipe = recipe_for(schema.task)
+    loaded = load_model(
+        source.model,
+        schema.task,
+        num_labels=len(schema.class_names) or 1,
+        device=source.device,
+        dtype=source.dtype,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        seed=source.seed,
+    )
+    planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
+    del loaded
+    calibrate(source, planned, recipe, out, session, eval_rows=eval_rows, workers=workers)
+    prepared = prepare(source, quiet, train_limit=recipe.train_rows, eval_limit=0)
+    probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
+    rows = rows_from_runs(read_runs(out), probe)
+    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+    folder = user_rows_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{name}.jsonl", "".join(row.as_json() + "\n" for row in rows))
+    return folder / f"{name}.jsonl", len(rows)
+
