@@ -257,13 +257,20 @@ def test_the_fresh_gradient_is_autograds_at_a_zero_head(classes: int, use_bias: 
         torch.nn.init.zeros_(parameter)
     if classes:
         labels = torch.randint(0, classes, (9,), generator=generator)
-        loss = sum(oracle.cross_entropy(layer(x), y) for x, y in zip(features, labels, strict=True))
     else:
         labels = torch.randn(9, generator=generator, dtype=torch.float64)
-        loss = sum(oracle.squared(layer(x), y) for x, y in zip(features, labels, strict=True))
-    assert isinstance(loss, torch.Tensor)
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return oracle.cross_entropy(layer(x), y) if classes else oracle.squared(layer(x), y)
+
+    parts = [loss_of(x, y) for x, y in zip(features, labels, strict=True)]
+    weights = list(layer.parameters())
+    gradients = [torch.autograd.grad(part, weights, retain_graph=True) for part in parts]
+    energy = sum(float(g.square().sum()) for example in gradients for g in example)
+    loss = torch.stack(parts).sum()
     loss.backward()
     wanted = float(torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).norm())
-    norm, count = fresh_head_gradient(features.numpy(), labels.numpy(), classes, use_bias)
+    norm, summed, count = fresh_head_gradient(features.numpy(), labels.numpy(), classes, use_bias)
     assert norm == pytest.approx(wanted)
+    assert summed == pytest.approx(energy)
     assert count == sum(p.numel() for p in layer.parameters())
