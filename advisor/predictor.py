@@ -1,9 +1,9 @@
 """From features to the result of a real LoRA run, with intervals; fitted when loaded, from plain rows (DESIGN 3).
 
 Small linear models a person can read. *Deviation*: log(loss/loss of all-linear) from feature differences, fitted within
-groups (a model on a task) and shrunk towards "what the simulated recipe says". *Level*: log loss of all-linear, shrunk
-towards the simulated one. A third maps loss to the metric. All spreads come from leaving whole groups out, because
-that is what a new user is.
+groups (a model on a task) and shrunk towards "what the simulated recipe says". *Level*: log loss of all-linear, the
+simulated one plus a constant. A third maps loss to the metric. All spreads come from leaving whole groups out,
+because that is what a new user is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 from scipy.stats import norm, t
 from sklearn.linear_model import BayesianRidge, Ridge
 
@@ -27,9 +26,7 @@ Array = NDArray[np.float64]
 LEVEL = 0.9
 PRIOR_FEATURE = "recipe_loss"
 FEATURES = (PRIOR_FEATURE, "params")
-LEVEL_FEATURES = ("log_simulated", "log_head_cv")
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
-LEVEL_RIDGE = 0.3
 SCORE_RIDGE = 0.3
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
 
@@ -111,7 +108,7 @@ class Predictor:
         self.seed_sd_ = _seed_sd(self.groups_)
         self.coef_, self.sigma_ = _fit_deviation(self.groups_, self.features)
         self.misfit_ = self._left_out_misfit()
-        self.level_coef_ = _fit_level(self.groups_, self.coef_)
+        self.offset_ = float(np.mean([_offset(g, self.coef_) for g in self.groups_]))
         self.level_sd_ = self._left_out_level_sd()
         self.score_coef_, self.score_sd_ = _fit_score(self.groups_)
         self.tasks_ = {str(g.context["task"]) for g in self.groups_}
@@ -133,7 +130,7 @@ class Predictor:
         to_reference = covariance.diagonal() + covariance[-1, -1] - 2 * covariance[-1]
         spread = widen * np.sqrt(np.clip(to_reference, 0, None))[:-1]
         deviation = deviation[:-1]
-        level = float(np.array([1.0, *(context[name] for name in LEVEL_FEATURES)]) @ self.level_coef_)
+        level = float(context["log_simulated"]) + self.offset_
         degrees = max(1, len(self.groups_) - 1)
         loss_sd = np.sqrt((widen * self.level_sd_) ** 2 + spread**2 + self.seed_sd_**2)
         quantile = float(t.ppf(0.5 + LEVEL / 2, degrees))
@@ -148,10 +145,10 @@ class Predictor:
     def _score(self, log_loss: Array, loss_sd: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
         design = np.array([_score_design(x, context) for x in log_loss])
         centre = design @ self.score_coef_
-        slope = self.score_coef_[1]
+        slope = self.score_coef_[0]
         sd = np.sqrt((slope * loss_sd) ** 2 + self.score_sd_**2)
         chance = _chance(context)
-        return Estimate(*(chance + (1 - chance) * expit(centre + q * sd) for q in (0.0, -quantile, quantile)))
+        return Estimate(*(1 - (1 - chance) * np.exp(-(centre + q * sd)) for q in (0.0, -quantile, quantile)))
 
     def _far(self, context: Mapping[str, Any]) -> list[str]:
         reasons = []
@@ -173,22 +170,22 @@ class Predictor:
         return math.sqrt(max(float(np.mean(excess)), 0.25 * self.seed_sd_**2))
 
     def _left_out_level_sd(self) -> float:
+        """Root mean squared error of a left-out group's offset, taken from the others' mean."""
         errors = []
         for i, held in enumerate(self.groups_):
             others = self.groups_[:i] + self.groups_[i + 1 :]
             coef, _ = _fit_deviation(others, self.features)
-            errors.append(held.level(coef) - float(_level_design(held) @ _fit_level(others, coef)))
+            errors.append(_offset(held, coef) - float(np.mean([_offset(g, coef) for g in others])))
         return math.sqrt(float(np.mean(np.square(errors))))
 
 
 def context_of(
-    *, task: str, metric: str, classes: int, train_rows: int, lr: float, rank: int, simulated: float, head_cv: float | None
+    *, task: str, metric: str, classes: int, train_rows: int, lr: float, rank: int, simulated: float
 ) -> dict[str, Any]:
     """What all selections of a probe share.
 
     Args:
-        simulated: simulated loss of all-linear (``lora-expected``), nats. head_cv: held-out loss of a linear probe on
-            frozen features; None for a causal LM, where the simulated loss stands in.
+        simulated: all-linear's loss in the simulated recipe, nats or half squared errors.
     """
     return {
         "task": task,
@@ -198,7 +195,6 @@ def context_of(
         "log_lr": math.log(lr),
         "log_rank": math.log(rank),
         "log_simulated": math.log(simulated),
-        "log_head_cv": math.log(simulated if head_cv is None else head_cv),
     }
 
 
@@ -257,19 +253,9 @@ def _fit_deviation(groups: Sequence[Group], features: Sequence[str]) -> tuple[Ar
     return prior + model.coef_ / scale, model.sigma_ / np.outer(scale, scale)
 
 
-def _level_design(group: Group) -> Array:
-    return np.array([1.0, *(group.context[name] for name in LEVEL_FEATURES)])
-
-
-def _fit_level(groups: Sequence[Group], coef: Array) -> Array:
-    """[1 + level features]; shrunk towards loss = simulated loss, which few groups can improve on."""
-    design = np.array([_level_design(g) for g in groups])
-    prior = np.zeros(design.shape[1])
-    prior[1 + LEVEL_FEATURES.index("log_simulated")] = 1.0
-    target = np.array([g.level(coef) for g in groups]) - design @ prior
-    intercept = float(target.mean())
-    model = Ridge(alpha=LEVEL_RIDGE, fit_intercept=False).fit(design[:, 1:], target - intercept)
-    return prior + np.array([intercept, *model.coef_])
+def _offset(group: Group, coef: Array) -> float:
+    """How far real log losses lie above the simulated recipe's."""
+    return group.level(coef) - float(group.context["log_simulated"])
 
 
 def _chance(context: Mapping[str, Any]) -> float:
@@ -282,34 +268,34 @@ def _score_design(log_loss: float, context: Mapping[str, Any]) -> Array:
     guessing = math.log(context["classes"]) if context["classes"] > 1 else 1.0
     metric = context["metric"]
     kinds = (metric in SIGNED_METRICS, metric == "token_accuracy")
-    return np.array([1.0, log_loss - math.log(guessing), *map(float, kinds)])
+    return np.array([math.log(guessing) - log_loss, *map(float, kinds)])
 
 
 def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
-    """logit of the metric from log loss; spread from leaving groups out."""
+    """The metric from log loss; spread from leaving groups out."""
 
     def fit(members: Sequence[Group]) -> Array:
         design, target, weights = [], [], []
         for group in members:
             for row in group.rows:
                 design.append(_score_design(math.log(row.val_loss), row.context))
-                target.append(_score_logit(row))
+                target.append(_score_target(row))
                 weights.append(1.0 / len(group.rows))
-        model = Ridge(alpha=SCORE_RIDGE / len(target), fit_intercept=False)
+        model = Ridge(alpha=SCORE_RIDGE / len(members), fit_intercept=False)
         return np.asarray(model.fit(np.array(design), np.array(target), sample_weight=np.array(weights)).coef_)
 
     errors = []
     for i, held in enumerate(groups):
         coef = fit([*groups[:i], *groups[i + 1 :]])
-        residuals = [_score_logit(r) - _score_design(math.log(r.val_loss), r.context) @ coef for r in held.rows]
+        residuals = [_score_target(r) - _score_design(math.log(r.val_loss), r.context) @ coef for r in held.rows]
         errors.append(float(np.mean(np.square(residuals))))
     return fit(groups), math.sqrt(float(np.mean(errors)))
 
 
-def _score_logit(row: CalibrationRow) -> float:
-    """logit of the metric's share of the way from guessing to perfect."""
+def _score_target(row: CalibrationRow) -> float:
+    """−log of the share of the way from guessing to perfect that is missing; about proportional to −log loss."""
     chance = _chance(row.context)
-    return float(logit(np.clip((row.score - chance) / (1 - chance), 0.01, 0.99)))
+    return -math.log(max((1 - row.score) / (1 - chance), 0.01))
 
 
 def _seed_sd(groups: Sequence[Group]) -> float:

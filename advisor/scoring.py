@@ -203,7 +203,6 @@ def probe_context(
 ) -> dict[str, Any]:
     """The predictor's context of a probe at a recipe."""
     everything = np.ones((1, len(probe.targets)))
-    head_cv = probe.info["head_cv"]
     return context_of(
         task=probe.task,
         metric=str(probe.info["metric"]),
@@ -212,7 +211,6 @@ def probe_context(
         lr=recipe.lr,
         rank=settings.rank,
         simulated=float(recipe_loss(view, everything)[0]),
-        head_cv=None if head_cv is None else float(head_cv["loss"]),
     )
 
 
