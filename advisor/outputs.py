@@ -1,7 +1,8 @@
 """The scalar outputs whose kernels are probed, their targets, and the losses (DESIGN 2.2).
 
-Outputs are [examples, P]: one logit margin (two classes), one value (regression), centred logits (up to 8 classes),
-sign projections of them (more), or one mean log-odds over target tokens (causal LM).
+Outputs are [examples, P]: one logit margin (two classes), one value (regression), the centred logits in an orthonormal
+basis of their C − 1 dimensions (up to 8 classes), sign projections of them (more), or one mean log-odds over target
+tokens (causal LM).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import helmert
 from torch.nn import functional
 
 from advisor.encode import IGNORED
@@ -25,26 +27,25 @@ class Outputs:
     Attributes:
         task: ``classification``, ``regression`` or ``causal-lm``.
         classes: number of classes; 0 unless classification.
-        signs: [classes, P] of ±1, drawn once and shared by all examples; None where outputs are exact.
+        directions: [classes, P] of more than two classes: an orthonormal basis of the centred logits, P = C − 1
+            (exact: Σ_c J_c J_cᵀ does not depend on the basis); above 8 classes ±1, drawn once, shared by all examples.
     """
 
     task: str
     classes: int = 0
-    signs: torch.Tensor | None = None
+    directions: torch.Tensor | None = None
 
     @property
     def count(self) -> int:
         """P, backward passes an example needs for the output kernels."""
-        if self.signs is not None:
-            return self.signs.shape[1]
-        return self.classes if self.classes > 2 else 1
+        return 1 if self.directions is None else self.directions.shape[1]
 
     @property
     def weight(self) -> float:
-        """W = weight · Σ_p J_p J_pᵀ: 1/C over exact classes, 1/(C·P) over projections, else 1."""
-        if self.classes <= 2:
+        """W = weight · Σ_p J_p J_pᵀ: 1/C in a basis, 1/(C·P) over sign projections, else 1."""
+        if self.directions is None:
             return 1.0
-        return 1.0 / (self.classes * (self.count if self.signs is not None else 1))
+        return 1.0 / (self.classes * (self.count if self.classes > MAX_EXACT_CLASSES else 1))
 
     @property
     def loss_gradient_is_scaled(self) -> bool:
@@ -56,8 +57,10 @@ def make_outputs(task: str, classes: int, seed: int) -> Outputs:
     """Exact outputs up to 8 classes, beyond that 16 seeded sign projections."""
     if task != "classification":
         return Outputs(task)
-    if classes <= MAX_EXACT_CLASSES:
+    if classes <= 2:
         return Outputs(task, classes)
+    if classes <= MAX_EXACT_CLASSES:
+        return Outputs(task, classes, torch.from_numpy(helmert(classes).T.copy()).float())
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (classes, PROJECTIONS), generator=generator).float() * 2 - 1
     return Outputs(task, classes, signs)
@@ -83,8 +86,8 @@ def forward_outputs(
         margin = logits[:, 1:] - logits[:, :1]
         return margin, margin.detach(), losses
     centred = logits - logits.mean(1, keepdim=True)
-    differentiated = centred if outputs.signs is None else centred @ outputs.signs.to(centred.device)
-    return differentiated, centred.detach(), losses
+    assert outputs.directions is not None
+    return centred @ outputs.directions.to(centred.device), centred.detach(), losses
 
 
 def _token_means(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

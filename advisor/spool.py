@@ -165,7 +165,8 @@ class Spool:
         shared: dict[str, str] = {}
         owner: dict[tuple[object, ...], str] = {}
         for layer in self.layers:
-            g = torch.cat([g.pop(layer.name) for g in gradients], -1)
+            parts = [g.pop(layer.name) for g in gradients]
+            g = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
             x, g = blocks.drop_idle_tokens(inputs[layer.name], g)
             if self.sketch_size is not None:
                 projections = self._projections(layer, loaded.device)
@@ -236,21 +237,19 @@ class Spool:
                 with safe_open(path, "pt") as file:
                     parts.append(file.get_tensor(f"features/{layer.name}").to(device))
             grams = [blocks.gram(features) for features in torch.cat(parts, 1)]
+            block, own = sum(grams[1 : self.outputs.count], grams[0]), grams[-1]
             method = blocks.KRONECKER
         else:
             pieces = self.pieces(layer, device)
+            # Σ_p J_p J_pᵀ is one block: that of the P output gradients side by side.
+            cut = self.outputs.count * layer.out_features
             if method == "auto":
                 shapes = [x.shape for x, _ in pieces]
-                method = blocks.cheapest_method(
-                    [s[1] for s in shapes], [s[0] for s in shapes], pieces[0][0].shape[-1], layer.out_features
-                )
-            width = layer.out_features
-            grams = [
-                blocks.exact_block([(x, g[..., p * width : (p + 1) * width]) for x, g in pieces], method)
-                for p in range(self.scalars)
-            ]
-        block = self.outputs.weight * sum(grams[1 : self.outputs.count], grams[0])
-        return block, (block * torch.outer(slopes, slopes).to(device) if slopes is not None else grams[-1]), method
+                method = blocks.cheapest_method([s[1] for s in shapes], [s[0] for s in shapes], shapes[0][2], cut)
+            block = blocks.exact_block([(x, g[..., :cut]) for x, g in pieces], method)
+            own = block if slopes is not None else blocks.exact_block([(x, g[..., cut:]) for x, g in pieces], method)
+        block = self.outputs.weight * block
+        return block, (block * torch.outer(slopes, slopes).to(device) if slopes is not None else own), method
 
     def sketch_errors(self, loaded: LoadedModel, layers: Sequence[Layer]) -> Mapping[str, float]:
         """Relative Frobenius error of the sketched output block on the first rows, measured against the exact one."""

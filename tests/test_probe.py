@@ -146,7 +146,7 @@ def test_many_classes_are_projected_by_signs(
     """Twelve classes: the blocks of 16 sign projections to 1e-5; their distance from the class sum as it is."""
     prepared, rows = ready(name, "twelve")
     probe = run_probe(prepared, ProbeSettings(seed=1), tmp_path / "probe", Session())
-    signs = make_outputs("classification", 12, 1).signs
+    signs = make_outputs("classification", 12, 1).directions
     assert_probe(probe, prepared, oracle_of(prepared, rows, "twelve", signs), 1 / (12 * 16))
     exact = oracle_of(prepared, rows, "twelve")
     assert probe.f0.shape == probe.y.shape == (len(rows), 12)
@@ -166,8 +166,8 @@ def test_the_heads_input_is_found_when_a_projection_is_void(
 
     def void(task: str, classes: int, seed: int) -> Any:
         outputs = make_outputs(task, classes, seed)
-        assert outputs.signs is not None
-        outputs.signs[:, 0] = 1.0
+        assert outputs.directions is not None
+        outputs.directions[:, 0] = 1.0
         return outputs
 
     usual = run_probe(ready("gpt2", "twelve")[0], ProbeSettings(), tmp_path / "usual", Session())
