@@ -292,7 +292,7 @@ def _recipe(
 
     from advisor.recipe import default_recipe
 
-    given = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
+    given: dict[str, Any] = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
     recipe = replace(default_recipe(task), **{k: v for k, v in given.items() if v is not None})
     if session is not None:
         session.note(

@@ -106,7 +106,7 @@ def finetune(
                     raise NotFinite(
                         f"{selection.name}: the training loss is {loss.item()} in epoch {epoch + 1}.", "Lower --lr."
                     )
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
                 optimizer.step()
                 schedule.step()
@@ -128,7 +128,7 @@ def label_scale(train: Sequence[Row]) -> tuple[float, float]:
 
 
 def _adapted_copy(loaded: LoadedModel, selection: Selection, settings: LoraSettings) -> nn.Module:
-    model = copy.deepcopy(loaded.model)
+    model: nn.Module = copy.deepcopy(loaded.model)
     if loaded.head_is_new:
         for name in loaded.head:
             reset_head(model, name)

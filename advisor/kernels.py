@@ -43,7 +43,7 @@ class Kernels:
 
     def default_sigma(self) -> float:
         """The ridge of every bound: 1e-2·tr(K_all without head)/n (DESIGN 2.4)."""
-        return 1e-2 * float(np.einsum("mii->", self.blocks)) / self.blocks.shape[1]
+        return 1e-2 * float(np.einsum("mii->", self.blocks)) / int(self.blocks.shape[1])
 
 
 def lora_constant(target: Target, settings: LoraSettings) -> float:

@@ -34,7 +34,7 @@ class LoadedModel:
     """A frozen model in eval mode with what the advisor knows about it.
 
     Attributes:
-        model: all parameters frozen.
+        model: a transformers model, all parameters frozen.
         tokenizer: its tokenizer, with a padding token.
         task: ``classification``, ``regression`` or ``causal-lm``.
         targets: the adaptable modules, in model order.
@@ -45,7 +45,7 @@ class LoadedModel:
         fingerprint: hash of the pretrained weights (the head left out when it is new).
     """
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     task: str
     targets: tuple[Target, ...]
@@ -59,11 +59,13 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
 
     @property
     def max_length(self) -> int:
@@ -186,7 +188,7 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def find_targets(model: nn.Module, head: tuple[str, ...]) -> tuple[Target, ...]:
+def find_targets(model: Any, head: tuple[str, ...]) -> tuple[Target, ...]:
     """What PEFT's ``all-linear`` wraps, less poolers, routers and the head, in model order.
 
     Raises:
@@ -319,11 +321,11 @@ def _quiet() -> Iterator[None]:
     """Silence transformers' load report and progress bars: the advisor says what matters itself."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

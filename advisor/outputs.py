@@ -110,11 +110,10 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
     if outputs.task == "causal-lm":
         return np.ones((len(labels), 1))
     if outputs.task == "regression":
-        return labels.astype(np.float64)[:, None]
+        return np.asarray(labels, dtype=np.float64)[:, None]
     if outputs.classes == 2:
         return np.where(labels == 1, 1.0, -1.0)[:, None]
-    one_hot: np.ndarray = np.eye(outputs.classes)[labels.astype(int)]
-    return one_hot - 1.0 / outputs.classes
+    return np.asarray(np.eye(outputs.classes)[labels.astype(int)] - 1.0 / outputs.classes)
 
 
 def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ class Predictions:
     Attributes:
         loss, score: of a single run (validation loss, metric). relative: expected loss difference to all-linear in
             seed standard deviations, higher is better.
-        deviation: log(loss/loss of all-linear), expected over seeds; covariance: of it, [S, S].
+        deviation: log(loss/loss of all-linear), expected over seeds; covariance: of it, [S, S]. seed_sd: of log loss.
         far: reasons why the target is unlike all rows; empty where it is like some.
     """
 
@@ -56,6 +56,7 @@ class Predictions:
     relative: Estimate
     deviation: Array
     covariance: Array
+    seed_sd: float
     far: tuple[str, ...]
 
     def distinguishable(self, i: int, j: int, level: float = LEVEL) -> bool:
@@ -140,7 +141,9 @@ class Predictor:
         low, high = deviation - normal * spread, deviation + normal * spread
         relative = Estimate(*((1 - np.exp(d)) / self.seed_sd_ for d in (deviation, high, low)))
         score = self._score(log_loss, loss_sd, quantile, context)
-        return Predictions(loss, score, relative, deviation, widen**2 * covariance[:-1, :-1], tuple(far))
+        return Predictions(
+            loss, score, relative, deviation, widen**2 * covariance[:-1, :-1], self.seed_sd_, tuple(far)
+        )
 
     def _score(self, log_loss: Array, loss_sd: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
         design = np.array([_score_design(x, context) for x in log_loss])
@@ -148,7 +151,9 @@ class Predictor:
         slope = self.score_coef_[0]
         sd = np.sqrt((slope * loss_sd) ** 2 + self.score_sd_**2)
         chance = _chance(context)
-        return Estimate(*(1 - (1 - chance) * np.exp(-(centre + q * sd)) for q in (0.0, -quantile, quantile)))
+        shares = (np.exp(-(centre + q * sd)) for q in (0.0, -quantile, quantile))  # missing to perfect
+        worst = -1.0 if context["metric"] in SIGNED_METRICS else 0.0
+        return Estimate(*(np.maximum(worst, 1 - (1 - chance) * share) for share in shares))
 
     def _far(self, context: Mapping[str, Any]) -> list[str]:
         reasons = []

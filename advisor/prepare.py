@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from advisor.data import Dataset, Schema, load_dataset, sample_rows, split_evaluation
+from advisor.data import Dataset, load_dataset, sample_rows, split_evaluation
 from advisor.encode import Row, encode, resolve_max_length
 from advisor.events import Session
 from advisor.models import LoadedModel, load_model
+from advisor.schema import Schema
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def _layers(loaded: LoadedModel, seed: int) -> list[Layer]:
     """The targets, then the head's linear modules, whose biases count."""
     found = [(t.name, t.in_features, t.out_features, False) for t in loaded.targets]
     for name in head_linears(loaded):
-        linear = loaded.model.get_submodule(name)
+        linear: Any = loaded.model.get_submodule(name)
         found.append((name, linear.in_features, linear.out_features, linear.bias is not None))
     return [Layer(*fields, seed=seed * 1_000_003 + index) for index, fields in enumerate(found)]
 

@@ -1,4 +1,4 @@
-"""From a scorer and a budget to a recommendation: candidates, the pick, what it rests on (no torch, no transformers)."""
+"""From a scorer and a budget to a recommendation: candidates, the pick, what it rests on (no torch)."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from advisor.budget import Budget
+from advisor.cost import Cost
 from advisor.errors import BudgetTooSmall
 from advisor.events import Session, Stage
+from advisor.predictor import Predictions
 from advisor.scoring import Candidate, Score, Scorer, Scores, subsample
 from advisor.search import Mask, Surrogate, fill_budget, pareto, unit_matrix
 from advisor.selections import all_linear, distinct, recipes, structured_random
-from advisor.targets import LoraSettings, Selection
+from advisor.targets import LoraSettings, Selection, Target
 
 GRANULARITIES = ("module", "role", "layer")
 LEVELS = (1.0, 0.5, 0.25, 0.12)  # shares of the budget that candidates are sought at
 RANDOM_CANDIDATES = 6  # structured-random starts a level
 ROUNDS, NEIGHBOURS = 4, 24  # local search with the regressor
 STABILITY_DRAWS, STABILITY_SHARE = 20, 0.8
+FINALISTS = 48
 STABLE = 0.7
+AS_GOOD = 2.0  # seed standard deviations of log loss
 
 
 @dataclass(frozen=True)
 class Stability:
-    """Over subsamples of the probe examples: how often each module of the pick stays picked, and their mean.
+    """How often each module of the pick stays picked when the finalists are scored on subsamples of the examples.
 
     ``kept`` is aligned with the pick's targets.
     """
@@ -43,62 +48,79 @@ class Recommendation:
     """What is recommended and everything shown with it.
 
     Attributes:
-        scores: every candidate considered, the reference all-linear first. pick: index into it.
-        best: index of the one predicted best within the budget. front: indices on the Pareto front, cheapest first.
-        equal_budget: the usual recipes (and the user's baseline) at most at the budget, rank lowered where needed.
-        baseline: index into ``equal_budget`` of the user's own config, None if there is none.
-        alike: how many recipes in ``equal_budget`` cannot be told from the pick.
+        all_linear, picked, best: adapting every module, the pick, and the one predicted best within the budget.
+        front: the Pareto front, cheapest first.
+        equal_budget: the pick, then the user's baseline, then the usual recipes, rank lowered until they fit.
+        baseline: index of the user's own config in ``equal_budget``, None if there is none.
+        alike: how many of ``equal_budget`` after the pick cannot be told from it.
+        considered: how many candidates were scored.
     """
 
-    scores: Scores
-    pick: int
-    best: int
-    front: tuple[int, ...]
+    all_linear: Score
+    picked: Score
+    best: Score
+    front: Scores
     equal_budget: Scores
     baseline: int | None
     alike: int
     stability: Stability
+    considered: int
     budget: Budget
     granularity: str
 
-    @property
-    def picked(self) -> Score:
-        return self.scores.scores[self.pick]
-
-    @property
-    def all_linear(self) -> Score:
-        return self.scores.scores[0]
-
 
 def recommend(
-    scorer: Scorer, budget: Budget, session: Session, *, granularity: str = "module", baseline: Candidate | None = None,
+    scorer: Scorer,
+    budget: Budget,
+    session: Session,
+    *,
+    granularity: str = "module",
+    baseline: Candidate | None = None,
     seed: int = 0,
 ) -> Recommendation:
-    """Search, score, pick the cheapest candidate not distinguishable from the best, and say how stable that is.
+    """Search, score, pick the cheapest candidate as good as the best, and say how stable that is.
 
     Raises:
         BudgetTooSmall: nothing fits.
         Interrupted: cancelled.
     """
     pool = _pool(scorer, budget, granularity, seed, session)
-    scores = scorer.score(pool)
-    allowed = _allowed(scorer, budget, scores)
-    pick = scores.pick(allowed)
-    best = min(allowed, key=lambda i: scores.predictions.deviation[i])
-    equal, baseline_index = _equal_budget(scorer, budget, baseline, scores.scores[pick])
+    predictions = scorer.predict(pool)
+    costs = [scorer.cost(candidate) for candidate in pool]
+    params = np.array([cost.params for cost in costs])
+    allowed = _allowed(scorer, budget, pool, costs)
+    pick, best = _pick(predictions, params, allowed)
+    front = pareto(params, -predictions.deviation)
+    all_linear, picked, best_score = scorer.score([pool[0], pool[pick], pool[best]])
+    equal, baseline_index = _equal_budget(scorer, budget, baseline, pool[pick])
     session.check()
+    finalists = sorted(allowed, key=lambda i: predictions.deviation[i])[:FINALISTS]
+    finalists = [pick, *(i for i in finalists if i != pick)]
     return Recommendation(
-        scores=scores,
-        pick=pick,
-        best=best,
-        front=tuple(pareto(np.array([s.cost.params for s in scores]), -scores.predictions.deviation)),
+        all_linear=all_linear,
+        picked=picked,
+        best=best_score,
+        front=scorer.score([pool[i] for i in front]),
         equal_budget=equal,
         baseline=baseline_index,
-        alike=sum(not equal.predictions.distinguishable(i, 0) for i in range(1, len(equal.scores))),
-        stability=_stability(scorer, budget, granularity, seed, scores.scores[pick], session),
+        alike=sum(not equal.predictions.distinguishable(i, 0) for i in range(1, len(equal))),
+        stability=_stability(scorer, [pool[i] for i in finalists], params[finalists], seed, session),
+        considered=len(pool),
         budget=budget,
         granularity=granularity,
     )
+
+
+def _pick(predictions: Predictions, params: NDArray[np.int64], allowed: Sequence[int]) -> tuple[int, int]:
+    """The cheapest of ``allowed`` that is as good as the one predicted best, and that one.
+
+    As good: not distinguishable from it, and predicted to lie within two seed standard deviations, so that wide
+    intervals alone never talk anyone into a selection that is expected to be worse.
+    """
+    best = min(allowed, key=lambda i: predictions.deviation[i])
+    close = predictions.deviation - predictions.deviation[best] <= AS_GOOD * predictions.seed_sd
+    alike = [i for i in allowed if close[i] and not predictions.distinguishable(i, best)]
+    return min(alike, key=lambda i: (params[i], predictions.deviation[i])), best
 
 
 def compare(scorer: Scorer, budget: Budget, baseline: Candidate | None = None) -> tuple[Scores, int | None]:
@@ -128,9 +150,8 @@ def _pool(scorer: Scorer, budget: Budget, granularity: str, seed: int, session: 
     session.check()
     selections = [_selection(scorer, units, mask) for mask in found]
     if granularity == "module" and budget.kind != "modules":
-        selections += [
-            structured_random(targets, int(level * ceiling), rank, rng, "") for level in LEVELS for _ in range(RANDOM_CANDIDATES)
-        ]
+        limits = [int(level * ceiling) for level in LEVELS for _ in range(RANDOM_CANDIDATES)]
+        selections += [structured_random(targets, limit, rank, rng, "") for limit in limits]
     selections = _improve(scorer, selections, units, sizes, ceiling, rng, session)
     usual = recipes(targets, scorer.probe.info["qv_roles"])
     named = distinct([all_linear(targets), *usual, *(s for s in selections if s.targets)])
@@ -153,7 +174,7 @@ def _improve(
     for _ in range(ROUNDS):
         session.check()
         best = selections[int(np.argmin(deviations))]
-        mask = np.array([set(_unit_names(scorer, u)) <= set(best.targets) for u in units])
+        mask = np.array([set(_unit_names(scorer, units[u])) <= set(best.targets) for u in range(len(units))])
         moves = [_selection(scorer, units, _move(mask, sizes, ceiling, rng)) for _ in range(NEIGHBOURS)]
         known = {s.targets for s in selections}
         new = [s for s in distinct(moves) if s.targets not in known]
@@ -189,7 +210,7 @@ def _contrast(scorer: Scorer) -> np.ndarray:
     return scorer.probe.z if scorer.probe.task == "causal-lm" else scorer.probe.y
 
 
-def _unit_label(target, granularity: str) -> str:  # type: ignore[no-untyped-def]
+def _unit_label(target: Target, granularity: str) -> str:
     if granularity == "role":
         return str(target.role)
     if granularity == "layer":
@@ -202,7 +223,7 @@ def _unit_names(scorer: Scorer, unit: np.ndarray) -> list[str]:
 
 
 def _selection(scorer: Scorer, units: np.ndarray, mask: Mask) -> Selection:
-    members = units[mask].any(0)
+    members: np.ndarray = np.asarray(units[mask].any(0))
     return Selection("", tuple(_unit_names(scorer, members)))
 
 
@@ -210,15 +231,15 @@ def _named(selection: Selection, index: int, settings: LoraSettings) -> Candidat
     return Candidate(selection if selection.name else replace(selection, name=f"searched #{index}"), settings)
 
 
-def _allowed(scorer: Scorer, budget: Budget, scores: Scores) -> list[int]:
+def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: Sequence[Cost]) -> list[int]:
     targets, rank = scorer.probe.targets, scorer.settings.rank
     allowed = [
         i
-        for i, s in enumerate(scores)
-        if budget.allows(s.cost, len(s.candidate.selection.targets), targets, rank)
+        for i, (candidate, cost) in enumerate(zip(pool, costs, strict=True))
+        if budget.allows(cost, len(candidate.selection.targets), targets, rank)
     ]
     if not allowed:
-        least = min(s.cost.memory_bytes for s in scores)
+        least = min(cost.memory_bytes for cost in costs)
         raise BudgetTooSmall(
             f"No selection trains within {budget.text}; the least needs about {least / 1e9:.2f} GB.",
             "Raise --budget, or lower --batch-size or --max-length.",
@@ -227,17 +248,17 @@ def _allowed(scorer: Scorer, budget: Budget, scores: Scores) -> list[int]:
 
 
 def _equal_budget(
-    scorer: Scorer, budget: Budget, baseline: Candidate | None, pick: Score | None
+    scorer: Scorer, budget: Budget, baseline: Candidate | None, pick: Candidate | None
 ) -> tuple[Scores, int | None]:
     """The pick (if given), the baseline as it is, and each recipe with its rank lowered until it fits the budget."""
-    targets, settings = scorer.probe.targets, scorer.settings
-    ceiling = budget.params(targets, settings.rank)
-    candidates = [] if pick is None else [pick.candidate]
+    settings = scorer.settings
+    ceiling = budget.params(scorer.probe.targets, settings.rank)
+    candidates = [] if pick is None else [pick]
     index = None
     if baseline is not None:
         index = len(candidates)
         candidates.append(baseline)
-    for selection in recipes(targets, scorer.probe.info["qv_roles"]):
+    for selection in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]):
         lower = _fitting_rank(selection, scorer, ceiling)
         if lower is None:
             continue
@@ -257,30 +278,22 @@ def _fitting_rank(selection: Selection, scorer: Scorer, ceiling: int) -> LoraSet
 
 
 def _stability(
-    scorer: Scorer, budget: Budget, granularity: str, seed: int, pick: Score, session: Session
+    scorer: Scorer, finalists: Sequence[Candidate], params: NDArray[np.int64], seed: int, session: Session
 ) -> Stability:
-    """Search and pick again on random 80 % of the probe examples, from the stored blocks."""
+    """Pick among the finalists (the pick first) again on random 80 % of the probe examples, from the stored blocks."""
     rng = np.random.default_rng(seed)
     n = scorer.probe.samples
     stage = Stage(session, "Stability (subsamples)", STABILITY_DRAWS)
-    names = pick.candidate.selection.targets
+    names = finalists[0].selection.targets
     kept = np.zeros(len(names))
     for _ in range(STABILITY_DRAWS):
         session.check()
         keep = np.sort(rng.choice(n, size=round(STABILITY_SHARE * n), replace=False))
-        smaller = Scorer(
-            subsample(scorer.probe, keep), scorer.settings, scorer.recipe, scorer.predictor, kernel=scorer.kernels.kind
-        )
-        again = _repick(smaller, budget, granularity, seed)
-        kept += np.array([name in again for name in names], dtype=np.float64)
+        smaller = Scorer(subsample(scorer.probe, keep), scorer.settings, scorer.recipe, scorer.predictor)
+        again, _ = _pick(smaller.predict(finalists), params, range(len(finalists)))
+        kept += np.isin(names, finalists[again].selection.targets)
         stage.advance()
     return Stability(tuple(float(k) for k in kept / STABILITY_DRAWS), STABILITY_DRAWS)
-
-
-def _repick(scorer: Scorer, budget: Budget, granularity: str, seed: int) -> set[str]:
-    pool = _pool(scorer, budget, granularity, seed, Session())
-    scores = scorer.score(pool)
-    return set(scores.scores[scores.pick(_allowed(scorer, budget, scores))].candidate.selection.targets)
 
 
 def module_shares(scorer: Scorer, names: Sequence[str]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -29,7 +30,7 @@ class Table:
 
     def rich(self) -> RichTable:
         """For a terminal; cells are literal, never markup."""
-        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(self.columns):
             table.add_column(column, justify="left" if i < self.text_columns else "right", no_wrap=i > 0)
         for i, row in enumerate(self.rows):
@@ -60,24 +61,19 @@ def _span(triple: tuple[float, float, float], digits: int = 3) -> str:
     return f"{value} ({low}–{high})"
 
 
-def _relative(triple: tuple[float, float, float]) -> str:
-    value, low, high = (f"{x:+.1f}" for x in triple)
-    return f"{value} ({low}–{high})"
-
-
 def score_table(title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = ()) -> Table:
-    """One row a selection: size, predicted loss and metric, difference to all-linear, cost."""
+    """One row a selection: size, predicted metric and loss, difference to all-linear in seed standard deviations, cost."""
     return Table(
         title,
-        ("selection", "modules", "LoRA params", "loss", metric, "vs all-linear, in seed SDs", "memory", "time"),
+        ("selection", "mod.", "params", metric, "loss", "vs all", "memory", "time"),
         tuple(
             (
                 s.name,
                 str(len(s.candidate.selection.targets)),
                 count(s.cost.params),
-                _span(s.loss),
-                _span(s.metric),
-                _relative(s.relative),
+                _span(s.metric, 2),
+                f"{s.loss[0]:.3g}",
+                f"{s.relative[0]:+.1f}",
                 gigabytes(s.cost.memory_bytes),
                 f"{s.cost.time_vs_all_linear:.0%}",
             )
@@ -102,7 +98,8 @@ def module_map(scorer: Scorer, rec: Recommendation) -> Table:
         f"Chosen modules ({CHOSEN}) and each module's share of the kernel in % ({scorer.kernels.kind})",
         ("layer", *roles),
         tuple(
-            ("-" if layer is None else str(layer), *(cells.get((layer, role), "") for role in roles)) for layer in layers
+            ("-" if layer is None else str(layer), *(cells.get((layer, role), "") for role in roles))
+            for layer in layers
         ),
     )
 
@@ -121,7 +118,7 @@ def verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
             f"All modules would give {metric} {_span(full.metric)} with {full.cost.params / pick.cost.params:.1f}× the "
             f"parameters and {1 / pick.cost.time_vs_all_linear:.2f}× the time a step."
         )
-    others = len(rec.equal_budget.scores) - 1
+    others = len(rec.equal_budget) - 1
     if others and rec.alike == others:
         lines.append(
             "No detectable difference: none of the usual recipes at this budget can be told from this pick, "
@@ -140,7 +137,7 @@ def verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
         f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."
         + ("" if stable >= STABLE else f" That is below {STABLE:.0%}: raise --samples.")
     )
-    far = rec.scores.predictions.far
+    far = rec.front.predictions.far
     if far:
         lines.append(f"Far from all calibration runs ({'; '.join(far)}): intervals are widened, trust the ranking less.")
     return lines
@@ -151,10 +148,12 @@ def tables(scorer: Scorer, rec: Recommendation) -> list[Table]:
     metric = str(scorer.probe.info["metric"])
     equal = list(rec.equal_budget)
     marked = [0] if rec.baseline is None else [0, rec.baseline]
-    front = [rec.scores.scores[i] for i in rec.front]
-    on_front = [i for i, index in enumerate(rec.front) if index == rec.pick]
+    front = list(rec.front)
+    on_front = [i for i, s in enumerate(front) if s.name == rec.picked.name]
     return [
-        score_table(f"At the budget of {rec.budget.text}, rank lowered where needed (first row: the pick)", equal, metric, marked),
+        score_table(
+            f"At the budget of {rec.budget.text}, rank lowered where needed (first row: the pick)", equal, metric, marked
+        ),
         score_table("Pareto front: nothing smaller is predicted better", front, metric, on_front),
         module_map(scorer, rec),
     ]
@@ -176,13 +175,16 @@ def report_markdown(scorer: Scorer, rec: Recommendation, yaml_text: str) -> str:
         f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g}; best epoch by validation loss.\n"
         f"- Regressor: fitted on {sum(len(g.rows) for g in scorer.predictor.groups_)} real LoRA runs over "
         f"{len(scorer.predictor.groups_)} tasks; intervals from leaving whole tasks out.\n"
-        "- `relative` counts seed standard deviations of loss against all-linear at the same recipe, higher is better.\n"
+        "- `vs all`: expected loss against all-linear in standard deviations between seeds, higher is better; `time`: of a "
+        "training step against all-linear; intervals are 90 %, for one run.\n"
         "- Memory and time are estimates (see the README for their measured error).",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def recommendation_json(scorer: Scorer, rec: Recommendation, arguments: dict[str, Any], resolved: dict[str, Any]) -> dict[str, Any]:
+def recommendation_json(
+    scorer: Scorer, rec: Recommendation, arguments: dict[str, Any], resolved: dict[str, Any]
+) -> dict[str, Any]:
     """Everything shown, for programs."""
     info = scorer.probe.info
     return {
@@ -192,12 +194,12 @@ def recommendation_json(scorer: Scorer, rec: Recommendation, arguments: dict[str
         "higher_is_better": True,
         "level": LEVEL,
         "pick": {**score_json(rec.picked, scorer), "targets": list(rec.picked.candidate.selection.targets)},
-        "predicted_best": rec.scores.scores[rec.best].name,
+        "predicted_best": rec.best.name,
         "all_linear": score_json(rec.all_linear, scorer),
         "equal_budget": [score_json(s, scorer) for s in rec.equal_budget],
-        "baseline": None if rec.baseline is None else rec.equal_budget.scores[rec.baseline].name,
+        "baseline": None if rec.baseline is None else rec.equal_budget[rec.baseline].name,
         "alike_at_equal_budget": rec.alike,
-        "front": [score_json(rec.scores.scores[i], scorer) for i in rec.front],
+        "front": [score_json(s, scorer) for s in rec.front],
         "stability": {
             "mean": rec.stability.mean,
             "draws": rec.stability.draws,
@@ -206,8 +208,8 @@ def recommendation_json(scorer: Scorer, rec: Recommendation, arguments: dict[str
         "budget": rec.budget.text,
         "granularity": rec.granularity,
         "recipe": scorer.recipe.as_dict(),
-        "far": list(rec.scores.predictions.far),
-        "candidates_scored": len(rec.scores.scores),
+        "far": list(rec.front.predictions.far),
+        "candidates_scored": rec.considered,
         "peft": arguments,
         "resolved": resolved,
         "provenance": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,14 +76,14 @@ class Scores:
     scores: tuple[Score, ...]
     predictions: Predictions
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Score]:
         return iter(self.scores)
 
-    def pick(self, allowed: Sequence[int]) -> int:
-        """The cheapest of ``allowed`` not distinguishable from the one of them predicted best."""
-        best = min(allowed, key=lambda i: self.predictions.deviation[i])
-        alike = [i for i in allowed if not self.predictions.distinguishable(i, best)]
-        return min(alike, key=lambda i: (self.scores[i].cost.params, self.predictions.deviation[i]))
+    def __getitem__(self, index: int) -> Score:
+        return self.scores[index]
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 class Scorer:
@@ -138,7 +138,9 @@ class Scorer:
                 Score(
                     candidate,
                     self.cost(candidate),
-                    *(_triple(e, i) for e in (predictions.loss, predictions.score, predictions.relative)),
+                    _triple(predictions.loss, i),
+                    _triple(predictions.score, i),
+                    _triple(predictions.relative, i),
                     bounds=self.certificates(candidate),
                     warnings=tuple(f"Far from the calibration rows: {reason}." for reason in predictions.far),
                 )
@@ -287,7 +289,9 @@ def score_json(score: Score, scorer: Scorer) -> dict[str, Any]:
 
 
 def _kernels(probe: Probe, settings: LoraSettings, kind: str) -> Kernels:
-    head = probe.head and (probe.head.weight, probe.head.fresh_gradient_norm, probe.head.fresh_gradient_params)
+    head = None
+    if probe.head is not None:
+        head = (probe.head.weight, probe.head.fresh_gradient_norm, probe.head.fresh_gradient_params)
     return make_kernels(probe.targets, probe.weight_blocks, probe.gradient_blocks, settings, kind, head)
 
 

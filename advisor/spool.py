@@ -172,7 +172,7 @@ class Spool:
                 projections = self._projections(layer, loaded.device)
                 x = blocks.with_bias(x) if layer.bias else x
                 tensors[f"features/{layer.name}"] = torch.stack(
-                    [blocks.sketch_features(x, part, projections) for part in g.split(layer.out_features, -1)]
+                    [blocks.sketch_features(x, part, projections) for part in torch.split(g, layer.out_features, -1)]
                 )
                 continue
             tensors[f"g/{layer.name}"] = g

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from torch import nn
 
 from advisor.budget import Budget
 from advisor.calibrate import calibrate, plan_runs, read_runs
@@ -33,6 +34,12 @@ from advisor.store import read_json, write_json, write_text
 from advisor.targets import LoraSettings, Selection, in_model_order
 
 YAML_FILE, CONFIG_FILE, JSON_FILE, REPORT_FILE = "lora.yaml", "adapter_config.json", "recommendation.json", "report.md"
+
+# What decides which modules a PEFT config adapts, and how strongly.
+PLACEMENT = (
+    "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform",
+    "layers_pattern", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,17 +98,19 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     arguments = read_json(path / CONFIG_FILE if path.is_dir() else path, "baseline config")
     if arguments.get("peft_type") != "LORA":
         raise BadInput(f"{path}: peft_type is {arguments.get('peft_type')!r}, not LORA.", "Give a LoRA config.")
-    model = meta_model(
-        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, trust_remote_code=trust_remote_code
-    )
-    wanted = ("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform",
-              "layers_pattern", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")  # fmt: skip
-    resolved = resolve(model, {k: arguments[k] for k in wanted if arguments.get(k) is not None})
+    model = _empty_model(probe, trust_remote_code)
+    resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
     names = in_model_order(resolved.wrapped, probe.targets, str(path))
     settings = LoraSettings(
         int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
     )
     return Candidate(Selection("your config", names), settings)
+
+
+def _empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
+    """The probe's model on the meta device."""
+    classes = len(probe.class_names) or 1
+    return meta_model(str(probe.info["model"]), probe.task, num_labels=classes, trust_remote_code=trust_remote_code)
 
 
 def recommend_folder(
@@ -137,9 +146,7 @@ def recommend_folder(
         targets=probe.targets,
         base_model=str(probe.info["model"]),
     )
-    model = meta_model(
-        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, trust_remote_code=trust_remote_code
-    )
+    model = _empty_model(probe, trust_remote_code)
     resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank)
     found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
     session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")

@@ -90,9 +90,9 @@ def layer_shapes(spool: Spool) -> list[tuple[str, list[tuple[int, int, int, int]
 def jacrev_seconds(loaded: LoadedModel, rows: list[Row], lora: bool, contracted_rows: int) -> float:
     """Per-example jacrev over the full target weights (or over LoRA parameters), and the Gram matrix; per row."""
     if lora:
-        from peft import LoraConfig, get_peft_model
-
         import copy
+
+        from peft import LoraConfig, get_peft_model
 
         model = get_peft_model(copy.deepcopy(loaded.model), LoraConfig(target_modules=[t.name for t in loaded.targets]))
         model.eval()

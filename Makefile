@@ -1,0 +1,39 @@
+# Everything a new machine needs: Python 3.11 or later and make. The virtual environment is the project's own.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup demo test test-slow lint bench clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/advisor recommend --demo --out recommendation
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/probe.py
+	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/validity.py
+
+clean:
+	rm -rf $(VENV) recommendation .pytest_cache .mypy_cache .ruff_cache .hypothesis
