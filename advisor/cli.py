@@ -320,7 +320,7 @@ def _scorer(
     probe = load_probe(path)
     recipe = _recipe(probe.task, train_rows, epochs, lr, batch_size, None)
     _check_kernel(kernel)
-    return Scorer(probe, _lora(rank, alpha, rslora), recipe, Predictor().fit(load_rows()), kernel=kernel, sigma=sigma)
+    return Scorer(probe, _lora(rank, alpha, rslora), recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
 
 
 def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -112,15 +112,16 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
     if outputs.task == "regression":
         return np.asarray(labels, dtype=np.float64)[:, None]
     if outputs.classes == 2:
-        return np.where(labels == 1, 1.0, -1.0)[:, None]
-    return np.asarray(np.eye(outputs.classes)[labels.astype(int)] - 1.0 / outputs.classes)
+        return np.asarray(np.where(labels == 1, 1.0, -1.0))[:, None]
+    one_hot = np.eye(outputs.classes)[labels.astype(int)]
+    return np.asarray(one_hot - 1.0 / outputs.classes)
 
 
 def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
     """Residual target z [n, 1 or C]: Y − f0; causal LM: 1 − σ(f0), an approximation of mean(1 − p)."""
     if outputs.task == "causal-lm":
         return np.asarray(1.0 / (1.0 + np.exp(f0)))
-    return y - f0
+    return np.asarray(y - f0)
 
 
 def loss_slope(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:

@@ -94,13 +94,18 @@ class Predictor:
     features: tuple[str, ...] = FEATURES
     groups_: list[Group] = field(default_factory=list)
 
-    def fit(self, rows: Sequence[CalibrationRow]) -> Predictor:
-        """Fit all three models and their leave-one-group-out spreads.
+    def fit(self, rows: Sequence[CalibrationRow], task: str) -> Predictor:
+        """Fit all models and their leave-one-group-out spreads for targets of ``task``.
+
+        Language models are fitted apart from classifiers and regressors, because their losses spread over another
+        scale; where the rows hold fewer than two groups of the target's kind, all rows are used and predictions widen.
 
         Raises:
-            BadInput: fewer than two groups with an all-linear run.
+            BadInput: fewer than two groups with an all-linear run, or none with a second seed.
         """
-        self.groups_ = grouped(rows, self.features)
+        everything = grouped(rows, self.features)
+        alike = [g for g in everything if (g.context["task"] == "causal-lm") == (task == "causal-lm")]
+        self.groups_ = alike if len(alike) > 1 and has_second_seed(alike) else everything
         if len(self.groups_) < 2:
             raise BadInput(
                 f"The calibration rows hold {len(self.groups_)} usable model-and-task group(s), two are needed.",
@@ -158,7 +163,7 @@ class Predictor:
     def _far(self, context: Mapping[str, Any]) -> list[str]:
         reasons = []
         if context["task"] not in self.tasks_:
-            reasons.append(f"no calibration run was a {context['task']} task")
+            reasons.append(f"no calibration run used here was a {context['task']} task")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
@@ -301,6 +306,11 @@ def _score_target(row: CalibrationRow) -> float:
     """−log of the share of the way from guessing to perfect that is missing; about proportional to −log loss."""
     chance = _chance(row.context)
     return -math.log(max((1 - row.score) / (1 - chance), 0.01))
+
+
+def has_second_seed(groups: Sequence[Group]) -> bool:
+    """Whether any selection was run twice, so that noise is known."""
+    return any((group.seeds > 1).any() for group in groups)
 
 
 def _seed_sd(groups: Sequence[Group]) -> float:

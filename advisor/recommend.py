@@ -260,7 +260,7 @@ def _equal_budget(
         candidates.append(baseline)
     for selection in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]):
         lower = _fitting_rank(selection, scorer, ceiling)
-        if lower is None:
+        if lower is None or (pick is not None and (selection.targets, lower) == (pick.selection.targets, pick.settings)):
             continue
         name = selection.name if lower == settings else f"{selection.name}, r={lower.rank}"
         candidates.append(Candidate(replace(selection, name=name), lower))

@@ -135,7 +135,7 @@ def recommend_folder(
     """
     if kernel not in KERNELS:
         raise BadInput(f"--kernel {kernel}: unknown.", f"Use one of {', '.join(KERNELS)}.")
-    scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows()), kernel=kernel, sigma=sigma)
+    scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
     result = recommend(scorer, budget, session, granularity=granularity, baseline=baseline, seed=seed)
     pick = result.picked.candidate
     arguments = lora_arguments(
