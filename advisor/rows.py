@@ -35,6 +35,8 @@ class CalibrationRow:
         train_loss: nats at the best epoch, None if nothing was trained. val_loss: its validation loss.
         metric: its name. score: its value.
         provenance: model, data, versions.
+        mask: a character for each adaptable module in model order, ``1`` where it is adapted: with the model and the
+            data, features can be computed anew.
     """
 
     group: str
@@ -50,6 +52,7 @@ class CalibrationRow:
     metric: str
     score: float
     provenance: Mapping[str, Any]
+    mask: str = ""
     feature_version: int = FEATURE_VERSION
     schema: int = ROW_SCHEMA
 

@@ -341,6 +341,7 @@ def rows_from_runs(runs: Sequence[Mapping[str, Any]], probe: Probe) -> list[Cali
                 metric=provenance["metric"],
                 score=result["metric"],
                 provenance=provenance,
+                mask="".join("1" if adapted else "0" for adapted in mask[0]),
             )
         )
     return rows

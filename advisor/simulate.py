@@ -85,7 +85,7 @@ def _simulate(
         curve.append((loss * weights_out).sum(1).mean(1))
         train_curve.append((loss * weights_in).sum(1).mean(1))
     losses, train_losses = np.array(curve), np.array(train_curve)  # [steps, S]
-    best = losses.argmin(0)
+    best = np.where(np.isnan(losses), np.inf, losses).argmin(0)  # inf − inf where squared errors overflowed
     columns = np.arange(count)
     return Simulation(losses[best, columns], train_losses[best, columns], (best + 1) / len(sizes))
 
@@ -115,8 +115,11 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _largest_eigenvalues(kernels: Array, train: Array) -> Array:
-    """λmax of K_TT for every fold by power iteration, [S, folds]; kernels are PSD, one start vector serves all."""
-    start = train * (1.0 + 0.01 * np.arange(len(train)) / len(train))[:, None]
+    """λmax of K_TT for every fold by power iteration, [S, folds]; kernels are PSD, one start vector serves all.
+
+    It is random, so that no pattern of labels is orthogonal to it.
+    """
+    start = train * np.random.default_rng(0).normal(size=len(train))[:, None]
     vector = np.broadcast_to(start, (len(kernels), *train.shape))
     norm = np.linalg.norm(vector, axis=1)
     for _ in range(POWER_STEPS):

@@ -187,7 +187,7 @@ def make_rows(
 def make_scorer(probe: Probe | None = None, rows: Sequence[CalibrationRow] | None = None, **options: Any) -> Scorer:
     probe = probe or make_probe()
     metric = str(probe.info["metric"])
-    fitted = Predictor().fit(rows if rows is not None else make_rows(task=probe.task, metric=metric))
+    fitted = Predictor().fit(rows if rows is not None else make_rows(task=probe.task, metric=metric), probe.task)
     settings = options.pop("settings", LoraSettings())
     recipe = options.pop("recipe", TrainingRecipe())
     return Scorer(probe, settings, recipe, fitted, **options)
