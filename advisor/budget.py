@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,14 +38,14 @@ class Budget:
         """The most that ``sizes`` may sum to; memory does not limit it (see :meth:`allows`)."""
         total = int(self.sizes(targets, rank).sum())
         if self.kind == "share":
-            return int(self.amount * total)
-        return total if self.kind == "memory" else int(self.amount)
+            return _whole(self.amount * total)
+        return total if self.kind == "memory" else _whole(self.amount)
 
     def params(self, targets: Sequence[Target], rank: int) -> int:
         """The ceiling in LoRA parameters, for setting another recipe at equal budget."""
         if self.kind == "modules":
             largest = sorted((t.lora_params(rank) for t in targets), reverse=True)
-            return sum(largest[: int(self.amount)])
+            return sum(largest[: _whole(self.amount)])
         return self.ceiling(targets, rank)
 
     def allows(self, cost: Cost, modules: int, targets: Sequence[Target], rank: int) -> bool:
@@ -52,6 +53,11 @@ class Budget:
         if self.kind == "memory":
             return cost.memory_bytes <= self.amount
         return (modules if self.kind == "modules" else cost.params) <= self.ceiling(targets, rank)
+
+
+def _whole(amount: float) -> int:
+    """Rounded down, but 29 % of 100 is 29 although 0.29 · 100 is 28.999…"""
+    return math.floor(amount + 1e-6)
 
 
 def parse_budget(text: str) -> Budget:
