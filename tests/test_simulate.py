@@ -164,7 +164,7 @@ def test_losses_are_finite_for_any_kernel(kind: str, scale: float, given_steps: 
 
 
 def test_a_kernel_that_knows_the_labels_beats_one_that_does_not() -> None:
-    kernels, task, y, f0, folds = case("binary", seed=2, count=1)
+    _, task, y, f0, folds = case("binary", seed=2, count=1)
     informed = y @ y.T + 0.1 * np.eye(N)
     shuffled = np.random.default_rng(0).permutation(y)
     both = np.stack([informed, shuffled @ shuffled.T + 0.1 * np.eye(N)])
