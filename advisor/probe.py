@@ -22,7 +22,7 @@ from advisor.finetune import label_scale
 from advisor.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
 from advisor.measure import measure_training
 from advisor.models import LoadedModel
-from advisor.outputs import loss_slope, make_outputs, residual, targets_of
+from advisor.outputs import MAX_EXACT_CLASSES, loss_slope, make_outputs, residual, targets_of
 from advisor.prepare import Prepared
 from advisor.probe_folder import (
     PROBE_FILE,
@@ -242,7 +242,9 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     if settings.method == "auto" and begun:
         sketch = spool.is_sketched()
     elif settings.method == "auto":
-        sketch = parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
+        # The kernel of many classes is itself a projection, and exact contraction of it by far the largest cost.
+        projected = spool.outputs.classes > MAX_EXACT_CLASSES
+        sketch = projected or parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
     elif not sketch and needed > free:
         raise BadInput(
             f"The exact method needs {needed / 1e9:.1f} GB of disk in {spool.folder}, {free / 1e9:.1f} GB are free.",

@@ -16,10 +16,12 @@ from typing import Any
 import platformdirs
 
 from advisor.errors import BadInput
-from advisor.features import FEATURE_VERSION
+from advisor.features import FEATURE_VERSION, all_feature_names
 
 ROW_SCHEMA = 1
 APP = "lora-layer-advisor"
+CONTEXT_NUMBERS = ("classes", "log_train_rows", "log_lr", "log_rank", "log_simulated")
+CONTEXT_TEXTS = ("task", "metric")
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,37 @@ def parse_rows(lines: Iterable[str], source: str) -> list[CalibrationRow]:
     for number, line in enumerate(lines, 1):
         where = f"{source}, line {number}"
         try:
-            row = CalibrationRow(**json.loads(line))
+            fields = json.loads(line)
+            if not isinstance(fields, dict):
+                raise TypeError(f"{type(fields).__name__} instead of an object")
+            if fields.get("schema") != ROW_SCHEMA:
+                raise BadInput(
+                    f"{where}: schema is {fields.get('schema')!r}, not {ROW_SCHEMA}.", "Update the program or the file."
+                )
+            if fields.get("feature_version") != FEATURE_VERSION:
+                continue
+            row = CalibrationRow(**fields)
         except (ValueError, TypeError) as error:
             raise BadInput(f"{where}: not a calibration row: {error}", "Remove that line or the file.") from error
-        if row.schema != ROW_SCHEMA:
-            raise BadInput(f"{where}: schema is {row.schema!r}, not {ROW_SCHEMA}.", "Update the program or the file.")
-        for field, value in (("val_loss", row.val_loss), ("score", row.score), *row.features.items()):
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise BadInput(f"{where}: {field} is {value!r}, not a finite number.", "Remove that line.")
-        if row.feature_version == FEATURE_VERSION:
-            rows.append(row)
+        _check_numbers(row, where)
+        rows.append(row)
     return rows
+
+
+def _check_numbers(row: CalibrationRow, where: str) -> None:
+    """Raises:
+    BadInput: what a fit reads is missing or not a finite number; names the field.
+    """
+    found: dict[str, Any] = {"val_loss": row.val_loss, "score": row.score}
+    for name, part, keys in (("features", row.features, all_feature_names()), ("context", row.context, CONTEXT_NUMBERS)):
+        if not isinstance(part, dict):
+            raise BadInput(f"{where}: {name} is {part!r}, not an object.", "Remove that line.")
+        found |= {f"{name}.{key}": part.get(key) for key in keys}
+    for key, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadInput(f"{where}: {key} is {value!r}, not a finite number.", "Remove that line.")
+    if not row.val_loss > 0:
+        raise BadInput(f"{where}: val_loss is {row.val_loss!r}, not positive.", "Remove that line.")
+    for field, text in (("group", row.group), ("selection", row.selection), *((k, row.context.get(k)) for k in CONTEXT_TEXTS)):
+        if not isinstance(text, str):
+            raise BadInput(f"{where}: {field} is {text!r}, not a text.", "Remove that line.")
