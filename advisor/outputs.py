@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.linalg import helmert
+from scipy.special import expit
 from torch.nn import functional
 
 from advisor.encode import IGNORED
@@ -29,11 +30,13 @@ class Outputs:
         classes: number of classes; 0 unless classification.
         directions: [classes, P] of more than two classes: an orthonormal basis of the centred logits, P = C − 1
             (exact: Σ_c J_c J_cᵀ does not depend on the basis); above 8 classes ±1, drawn once, shared by all examples.
+        projected: the directions are sign projections.
     """
 
     task: str
     classes: int = 0
     directions: torch.Tensor | None = None
+    projected: bool = False
 
     @property
     def count(self) -> int:
@@ -45,7 +48,7 @@ class Outputs:
         """W = weight · Σ_p J_p J_pᵀ: 1/C in a basis, 1/(C·P) over sign projections, else 1."""
         if self.directions is None:
             return 1.0
-        return 1.0 / (self.classes * (self.count if self.classes > MAX_EXACT_CLASSES else 1))
+        return 1.0 / (self.classes * (self.count if self.projected else 1))
 
     @property
     def loss_gradient_is_scaled(self) -> bool:
@@ -55,15 +58,19 @@ class Outputs:
 
 def make_outputs(task: str, classes: int, seed: int) -> Outputs:
     """Exact outputs up to 8 classes, beyond that 16 seeded sign projections."""
-    if task != "classification":
-        return Outputs(task)
-    if classes <= 2:
-        return Outputs(task, classes)
-    if classes <= MAX_EXACT_CLASSES:
-        return Outputs(task, classes, torch.from_numpy(helmert(classes).T.copy()).float())
+    if task != "classification" or classes <= MAX_EXACT_CLASSES:
+        return exact_outputs(Outputs(task, classes if task == "classification" else 0))
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (classes, PROJECTIONS), generator=generator).float() * 2 - 1
-    return Outputs(task, classes, signs)
+    return Outputs(task, classes, signs, projected=True)
+
+
+def exact_outputs(outputs: Outputs) -> Outputs:
+    """The same outputs without projections: an orthonormal basis of the centred logits, however many classes."""
+    if outputs.classes <= 2:
+        return Outputs(outputs.task, outputs.classes)
+    basis = torch.from_numpy(helmert(outputs.classes).T.copy()).float()
+    return Outputs(outputs.task, outputs.classes, basis)
 
 
 def forward_outputs(
@@ -120,7 +127,7 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
 def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
     """Residual target z [n, 1 or C]: Y − f0; causal LM: 1 − σ(f0), an approximation of mean(1 − p)."""
     if outputs.task == "causal-lm":
-        return np.asarray(1.0 / (1.0 + np.exp(f0)))
+        return np.asarray(expit(-f0))
     return np.asarray(y - f0)
 
 
@@ -128,4 +135,4 @@ def loss_slope(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
     """dℓ_i/df_i [n] where ∇ℓ_i is a multiple of ∇f_i (two classes, regression)."""
     if outputs.task == "regression":
         return np.asarray((f0 - y)[:, 0])
-    return np.asarray((-y / (1.0 + np.exp(y * f0)))[:, 0])
+    return np.asarray((-y * expit(-y * f0))[:, 0])

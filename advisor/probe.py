@@ -22,7 +22,7 @@ from advisor.finetune import label_scale
 from advisor.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
 from advisor.measure import measure_training
 from advisor.models import LoadedModel
-from advisor.outputs import MAX_EXACT_CLASSES, loss_slope, make_outputs, residual, targets_of
+from advisor.outputs import loss_slope, make_outputs, residual, targets_of
 from advisor.prepare import Prepared
 from advisor.probe_folder import (
     PROBE_FILE,
@@ -39,7 +39,7 @@ from advisor.store import read_json, write_json
 DEFAULT_SAMPLES = 128
 HEAD_ROWS = 512  # training rows the head's linear probe is fitted on
 SKETCH_FROM_PARAMETERS = 1_000_000_000
-SKETCH_ERROR_LAYERS = 8
+ESTIMATE_ERROR_LAYERS = 8
 HEADS = ("probed", "fresh")
 METHODS = ("auto", blocks.MATERIALISE, blocks.TOKEN_GRAM, blocks.KRONECKER)
 
@@ -154,7 +154,7 @@ def _probe(
     )
     spool = _choose_method(spool, settings, loaded, session)
     spool.fill(loaded, session)
-    sketch_error = _sketch_error(spool, loaded, session)
+    estimate_error = _estimate_error(spool, loaded, session)
 
     back = np.argsort(order)  # from length order to sample order
     labels = spool.read("labels").double().numpy()
@@ -194,7 +194,7 @@ def _probe(
             "max_tokens": max(len(row.ids) for row in prepared.train_rows),
             "footprint": asdict(measure_training(loaded, rows)),
             "methods": methods,
-            "sketch_error": sketch_error,
+            "estimate_error": estimate_error,
         },
     )
     require_finite_blocks(probe)
@@ -243,8 +243,7 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
         sketch = spool.is_sketched()
     elif settings.method == "auto":
         # The kernel of many classes is itself a projection, and exact contraction of it by far the largest cost.
-        projected = spool.outputs.classes > MAX_EXACT_CLASSES
-        sketch = projected or parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
+        sketch = spool.outputs.projected or parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
     elif not sketch and needed > free:
         raise BadInput(
             f"The exact method needs {needed / 1e9:.1f} GB of disk in {spool.folder}, {free / 1e9:.1f} GB are free.",
@@ -260,14 +259,17 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     return replace(spool, sketch_size=settings.sketch_size if sketch else None)
 
 
-def _sketch_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:
-    """Median measured error of the sketch over a few modules, None for exact blocks."""
-    if spool.sketch_size is None:
+def _estimate_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:
+    """Median measured error of sketched or projected blocks over a few modules, None for exact blocks."""
+    if spool.sketch_size is None and not spool.outputs.projected:
         return None
-    step = max(1, len(spool.layers) // SKETCH_ERROR_LAYERS)
-    errors = spool.sketch_errors(loaded, spool.layers[::step])
+    step = max(1, len(spool.layers) // ESTIMATE_ERROR_LAYERS)
+    errors = spool.estimate_errors(loaded, spool.layers[::step])
     median = float(np.median(list(errors.values())))
-    session.note(f"Sketch error, measured on {len(errors)} modules: {median:.1%} (median, relative Frobenius).")
+    session.note(
+        f"Blocks are estimates: median error {median:.1%} (relative Frobenius, measured on {len(errors)} modules and "
+        "a few rows against exact blocks)."
+    )
     return median
 
 

@@ -215,7 +215,7 @@ def recommendation_json(
         "provenance": {
             key: info[key]
             for key in ("advisor", "torch", "model", "model_type", "revision", "data", "train_rows", "class_names",
-                        "head", "head_kind", "identity", "device", "methods", "sketch_error")
+                        "head", "head_kind", "identity", "device", "methods", "estimate_error")
         }
         | {"samples": scorer.probe.samples, "calibration_rows": sum(len(g.rows) for g in scorer.predictor.groups_)},
     }  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from advisor.capture import Capture, capturing, fewer_rows
 from advisor.encode import Row, collate
 from advisor.events import Session, Stage
 from advisor.models import LoadedModel
-from advisor.outputs import Outputs, forward_outputs
+from advisor.outputs import Outputs, exact_outputs, forward_outputs
 from advisor.store import replacing
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
@@ -251,21 +251,35 @@ class Spool:
         block = self.outputs.weight * block
         return block, (block * torch.outer(slopes, slopes).to(device) if slopes is not None else own), method
 
-    def sketch_errors(self, loaded: LoadedModel, layers: Sequence[Layer]) -> Mapping[str, float]:
-        """Relative Frobenius error of the sketched output block on the first rows, measured against the exact one."""
+    def estimate_errors(self, loaded: LoadedModel, layers: Sequence[Layer]) -> Mapping[str, float]:
+        """Relative Frobenius error of the output blocks as stored (sketch, sign projections), on the first rows.
+
+        The reference is exact and over all classes: one backward pass more for every class beyond two.
+        """
         fitted = _stop(self.files()[0])  # as many rows as have fitted in memory
         rows = self.rows[: min(DETERMINISM_ROWS, fitted)]
-        errors = {}
+        exact = replace(self, outputs=exact_outputs(self.outputs))
+        blocks_of = []
         with capturing(loaded.model, [layer.name for layer in layers]) as capture:
-            values = self._forward(loaded, capture, rows)[0]
-            inputs = capture.inputs(len(rows))
-            gradients = capture.gradients(values[:, 0].sum(), len(rows), keep_graph=False)
-        for layer in layers:
-            x = blocks.with_bias(inputs[layer.name]) if layer.bias else inputs[layer.name]
-            g = gradients[layer.name]
-            sketched = blocks.gram(blocks.sketch_features(x, g, self._projections(layer, loaded.device)))
-            errors[layer.name] = blocks.relative_error(sketched, blocks.exact_block([(x, g)], blocks.MATERIALISE))
-        return errors
+            for spool in (exact, self):
+                values = spool._forward(loaded, capture, rows)[0]
+                inputs = capture.inputs(len(rows))
+                count = spool.outputs.count
+                gradients = [capture.gradients(values[:, p].sum(), len(rows), p + 1 < count) for p in range(count)]
+                found = {}
+                for layer in layers:
+                    x = blocks.with_bias(inputs[layer.name]) if layer.bias else inputs[layer.name]
+                    parts = [g.pop(layer.name) for g in gradients]
+                    if spool is exact or self.sketch_size is None:
+                        block = blocks.exact_block([(x, torch.cat(parts, -1))], blocks.MATERIALISE)
+                    else:
+                        projections = self._projections(layer, loaded.device)
+                        grams = [blocks.gram(blocks.sketch_features(x, g, projections)) for g in parts]
+                        block = sum(grams[1:], grams[0])
+                    found[layer.name] = spool.outputs.weight * block
+                blocks_of.append(found)
+        reference, stored = blocks_of
+        return {name: blocks.relative_error(stored[name], reference[name]) for name in reference}
 
 
 def _stop(path: Path) -> int:

@@ -79,7 +79,7 @@ def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) 
 
 def probe_summary(probe: Probe, folder: Path) -> dict[str, Any]:
     """What ``advisor probe --json`` prints."""
-    keys = ("task", "metric", "model", "data", "head_kind", "head_cv", "device", "sketch_error", "train_rows")
+    keys = ("task", "metric", "model", "data", "head_kind", "head_cv", "device", "estimate_error", "train_rows")
     return {
         "probe": str(folder),
         "modules": len(probe.targets),

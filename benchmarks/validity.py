@@ -133,7 +133,7 @@ def main() -> None:
             seed = "   -  " if r["second_seed_all"] is None else f" {r['second_seed_all']:+.2f} "
             print(f"{r['group'][:44]:44s} {cells}  {seed}  {r['coverage']:5.0%}  {r['relative_width']:.2f}")
         print()
-    real, random = (float(np.mean([r["predicted"]["all"] for r in rs])) for rs in (left_out, sum(control, [])))
+    real, random = (float(np.mean([r["predicted"]["all"] for r in rs])) for rs in (left_out, [r for rs in control for r in rs]))
     print(f"Mean over groups {real:+.2f}; from rows with shuffled losses {random:+.2f}.")
     result = {
         "rows": len(rows),

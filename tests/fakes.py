@@ -122,7 +122,7 @@ def make_probe(
             "qv_roles": ["query", "value"], "head": [] if head is None else ["classifier"],
             "head_parameters": 0 if head is None else 2 * (WIDTH + 1), "data": "fake.jsonl", "train_rows": 400,
             "device": "cpu", "head_kind": "none" if head is None else "probed", "head_cv": None, "mean_tokens": 12.0,
-            "max_tokens": 20, "footprint": asdict(footprint(targets)), "methods": {}, "sketch_error": None,
+            "max_tokens": 20, "footprint": asdict(footprint(targets)), "methods": {}, "estimate_error": None,
             **info,
         },
     )  # fmt: skip
