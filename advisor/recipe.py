@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from advisor.errors import BadInput
@@ -29,8 +30,8 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         for option, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size), ("--lr", self.lr)):
-            if not value > 0:
-                raise BadInput(f"{option} must be positive, got {value}.")
+            if not 0 < value < math.inf:
+                raise BadInput(f"{option} must be positive and finite, got {value}.")
         if self.train_rows is not None and self.train_rows < 1:
             raise BadInput(f"--train-rows must be at least 1, got {self.train_rows}.")
 

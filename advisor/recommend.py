@@ -153,7 +153,7 @@ def _pool(scorer: Scorer, budget: Budget, granularity: str, seed: int, session: 
         limits = [int(level * ceiling) for level in LEVELS for _ in range(RANDOM_CANDIDATES)]
         selections += [structured_random(targets, limit, rank, rng, "") for limit in limits]
     selections = _improve(scorer, selections, units, sizes, ceiling, rng, session)
-    usual = recipes(targets, scorer.probe.info["qv_roles"])
+    usual = [s for s in recipes(targets, scorer.probe.info["qv_roles"]) if _whole_units(s, scorer, units)]
     named = distinct([all_linear(targets), *usual, *(s for s in selections if s.targets)])
     return [_named(s, i, scorer.settings) for i, s in enumerate(named)]
 
@@ -227,6 +227,12 @@ def _selection(scorer: Scorer, units: np.ndarray, mask: Mask) -> Selection:
     return Selection("", tuple(_unit_names(scorer, members)))
 
 
+def _whole_units(selection: Selection, scorer: Scorer, units: np.ndarray) -> bool:
+    """Whether the selection takes each unit (module, role or layer) entirely or not at all."""
+    taken = np.isin([t.name for t in scorer.probe.targets], selection.targets)
+    return bool((~(units & taken).any(1) | (units <= taken).all(1)).all())
+
+
 def _named(selection: Selection, index: int, settings: LoraSettings) -> Candidate:
     return Candidate(selection if selection.name else replace(selection, name=f"searched #{index}"), settings)
 
@@ -252,14 +258,13 @@ def _equal_budget(
 ) -> tuple[Scores, int | None]:
     """The pick (if given), the baseline as it is, and each recipe with its rank lowered until it fits the budget."""
     settings = scorer.settings
-    ceiling = budget.params(scorer.probe.targets, settings.rank)
     candidates = [] if pick is None else [pick]
     index = None
     if baseline is not None:
         index = len(candidates)
         candidates.append(baseline)
     for selection in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]):
-        lower = _fitting_rank(selection, scorer, ceiling)
+        lower = _fitting_rank(selection, scorer, budget)
         if lower is None or (pick is not None and (selection.targets, lower) == (pick.selection.targets, pick.settings)):
             continue
         name = selection.name if lower == settings else f"{selection.name}, r={lower.rank}"
@@ -267,13 +272,17 @@ def _equal_budget(
     return scorer.score(candidates), index
 
 
-def _fitting_rank(selection: Selection, scorer: Scorer, ceiling: int) -> LoraSettings | None:
+def _fitting_rank(selection: Selection, scorer: Scorer, budget: Budget) -> LoraSettings | None:
     """The highest rank up to the asked one that fits; alpha follows, so that the scale stays. None: not even rank 1."""
-    settings = scorer.settings
+    settings, targets = scorer.settings, scorer.probe.targets
+    ceiling = budget.params(targets, settings.rank)
     for rank in range(settings.rank, 0, -1):
-        if selection.params(scorer.probe.targets, rank) <= ceiling:
-            factor = (rank / settings.rank) ** (0.5 if settings.rslora else 1.0)
-            return replace(settings, rank=rank, alpha=settings.alpha * factor)
+        if selection.params(targets, rank) > ceiling:
+            continue
+        factor = (rank / settings.rank) ** (0.5 if settings.rslora else 1.0)
+        lower = replace(settings, rank=rank, alpha=settings.alpha * factor)
+        if budget.kind != "memory" or scorer.cost(Candidate(selection, lower)).memory_bytes <= budget.amount:
+            return lower
     return None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -32,7 +33,8 @@ class Table:
         """For a terminal; cells are literal, never markup."""
         table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if i < self.text_columns else "right", no_wrap=i > 0)
+            justify: JustifyMethod = "left" if i < self.text_columns else "right"
+            table.add_column(column, justify=justify, no_wrap=i > 0, overflow="fold")
         for i, row in enumerate(self.rows):
             table.add_row(*(Text(cell) for cell in row), style="bold" if i in self.marked else None)
         return table

@@ -103,8 +103,8 @@ class Scorer:
         self.view = probe_view(probe, settings, recipe)
         self.kernels = self.view.kernels.get(kernel) or _kernels(probe, settings, kernel)
         self.sigma = self.kernels.default_sigma() if sigma is None else sigma
-        if not self.sigma > 0:
-            raise BadInput(f"--sigma must be positive, got {self.sigma}.")
+        if not 0 < self.sigma < math.inf:
+            raise BadInput(f"--sigma must be positive and finite, got {self.sigma}.")
         self.context = probe_context(probe, self.view, settings, recipe)
         self._z = probe.z
 
@@ -155,11 +155,23 @@ class Scorer:
         return tuple(certificate(self.kernels, mask, self._z, self.sigma, head) for head in heads)
 
     def cost(self, candidate: Candidate) -> Cost:
-        """Parameters, memory and time of training the candidate."""
+        """Parameters, memory and time of training the candidate; time as if all modules had its common rank."""
+        base = self._cost(candidate.selection, candidate.settings)
+        params, memory = base.params, base.memory_bytes
+        for name in set(candidate.ranks) & set(candidate.selection.targets):  # both are sums of a part per module's rank
+            alone = Selection(name, (name,))
+            own, common = (self._cost(alone, s) for s in (candidate.module_settings(name), candidate.settings))
+            params += own.params - common.params
+            memory += own.memory_bytes - common.memory_bytes
+        return replace(
+            base, params=params, params_with_head=base.params_with_head - base.params + params, memory_bytes=memory
+        )
+
+    def _cost(self, selection: Selection, settings: LoraSettings) -> Cost:
         return estimate_cost(
-            candidate.selection,
+            selection,
             self.probe.targets,
-            candidate.settings,
+            settings,
             self.recipe,
             TrainingFootprint.from_dict(self.probe.info["footprint"]),
             head_params=self.probe.info["head_parameters"],
@@ -244,18 +256,28 @@ def parse_selections(entries: Any, probe: Probe, settings: LoraSettings, where: 
             raise BadInput(f"{place}: needs name and targets.", "See the README for the format.")
         if unknown := set(entry) - keys:
             raise BadInput(f"{place}: unknown field {sorted(unknown)[0]!r}.", f"Known: {', '.join(sorted(keys))}.")
-        own = replace(settings, **{k: entry[k] for k in ("rank", "alpha", "rslora") if k in entry})
-        ranks, alphas = dict(entry.get("rank_pattern", {})), dict(entry.get("alpha_pattern", {}))
+        ranks, alphas = (entry.get(pattern, {}) for pattern in ("rank_pattern", "alpha_pattern"))
+        if not isinstance(ranks, dict) or not isinstance(alphas, dict):
+            raise BadInput(f"{place}: rank_pattern and alpha_pattern map module names to numbers.")
+        if not isinstance(entry["name"], str):
+            raise BadInput(f"{place}: name is not a text.")
         if not isinstance(entry["targets"], list):
             raise BadInput(f"{place}: targets is not a list of module names.")
         names = in_model_order([*map(str, entry["targets"])], probe.targets, place)
         for pattern in (ranks, alphas):
             in_model_order(pattern, probe.targets, place)
-        if any(not isinstance(r, int) or isinstance(r, bool) or r < 1 for r in (own.rank, *ranks.values())):
+            if beside := sorted(set(pattern) - set(names)):
+                raise BadInput(f"{place}: {beside[0]!r} has its own rank or alpha but is not among the targets.")
+        every_rank = [*ranks.values(), *([entry["rank"]] if "rank" in entry else [])]
+        if any(not isinstance(r, int) or isinstance(r, bool) or r < 1 for r in every_rank):
             raise BadInput(f"{place}: a rank is not a positive integer.")
-        if any(isinstance(a, bool) or not isinstance(a, int | float) or not a > 0 for a in (own.alpha, *alphas.values())):
+        every_alpha = [*alphas.values(), *([entry["alpha"]] if "alpha" in entry else [])]
+        if any(isinstance(a, bool) or not isinstance(a, int | float) or not 0 < a < math.inf for a in every_alpha):
             raise BadInput(f"{place}: an alpha is not a positive number.")
-        candidates.append(Candidate(Selection(str(entry["name"]), names), own, ranks, alphas))
+        if not isinstance(entry.get("rslora", False), bool):
+            raise BadInput(f"{place}: rslora is neither true nor false.")
+        own = replace(settings, **{k: entry[k] for k in ("rank", "alpha", "rslora") if k in entry})
+        candidates.append(Candidate(Selection(entry["name"], names), own, ranks, alphas))
     return candidates
 
 

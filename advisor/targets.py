@@ -47,8 +47,8 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise BadInput(f"--rank must be at least 1, got {self.rank}.")
-        if not self.alpha > 0:
-            raise BadInput(f"--alpha must be positive, got {self.alpha}.")
+        if not 0 < self.alpha < math.inf:
+            raise BadInput(f"--alpha must be positive and finite, got {self.alpha}.")
 
     @property
     def scale(self) -> float:
