@@ -117,7 +117,8 @@ def make_probe(
         folds=stratified_folds(labels, seed),
         info={
             "identity": {"model_fingerprint": "model", "data_fingerprint": "data"},
-            "advisor": "0", "torch": "0", "task": task, "metric": metric, "class_names": [f"c{i}" for i in range(classes)],
+            "advisor": "0", "torch": "0", "task": task, "metric": metric,
+            "class_names": [f"c{i}" for i in range(classes)],
             "model": "fake/bert", "model_type": "bert", "revision": None, "model_parameters": 10_000,
             "qv_roles": ["query", "value"], "head": [] if head is None else ["classifier"],
             "head_parameters": 0 if head is None else 2 * (WIDTH + 1), "data": "fake.jsonl", "train_rows": 400,

@@ -183,8 +183,9 @@ def test_rank_and_alpha_reach_the_features() -> None:
     remade = probe_view(probe, other, TrainingRecipe())
     mask = np.zeros((1, len(probe.targets)))
     mask[0, [0, 3, 8]] = 1
-    here = simulate(scorer.view.kernels["adam"].of(weights.blocks["adam"]), "classification", probe.y, probe.f0, probe.folds)
-    there = simulate(remade.kernels["adam"].of(mask), "classification", probe.y, probe.f0, probe.folds)
+    rest = ("classification", probe.y, probe.f0, probe.folds)
+    here = simulate(scorer.view.kernels["adam"].of(weights.blocks["adam"]), *rest)
+    there = simulate(remade.kernels["adam"].of(mask), *rest)
     assert here.loss[0] == pytest.approx(there.loss[0], rel=1e-9)
 
 

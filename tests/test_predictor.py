@@ -219,13 +219,14 @@ def test_far_targets_are_named_and_widened() -> None:
 def test_language_models_are_fitted_apart() -> None:
     classifiers = make_rows(3, 12, effect=lambda f: f["recipe_loss"])
     models = make_rows(
-        3, 12, task="causal-lm", metric="token_accuracy", prefix="lm", effect=lambda f: 0.2 * f["recipe_loss"], noise=0.002,
-        misfit=0.0,
+        3, 12, task="causal-lm", metric="token_accuracy", prefix="lm", effect=lambda f: 0.2 * f["recipe_loss"],
+        noise=0.002, misfit=0.0,
     )  # fmt: skip
     apart = Predictor().fit(classifiers + models, "causal-lm")
     assert {g.name for g in apart.groups_} == {"lm 0", "lm 1", "lm 2"}
     assert apart.coef_[0] == pytest.approx(0.2, abs=0.05)
-    assert {g.name for g in Predictor().fit(classifiers + models, "regression").groups_} == {f"group {i}" for i in range(3)}
+    regressor = Predictor().fit(classifiers + models, "regression")
+    assert {g.name for g in regressor.groups_} == {"group 0", "group 1", "group 2"}
     borrowed = Predictor().fit(classifiers, "causal-lm")
     assert len(borrowed.groups_) == 3
     context = {**models[0].context}
@@ -276,7 +277,9 @@ def test_parameter_distances() -> None:
 
 
 def test_context_is_logarithmic() -> None:
-    context = context_of(task="regression", metric="spearman", classes=0, train_rows=100, lr=1e-3, rank=4, simulated=0.5)
+    context = context_of(
+        task="regression", metric="spearman", classes=0, train_rows=100, lr=1e-3, rank=4, simulated=0.5
+    )
     assert context["log_train_rows"] == pytest.approx(math.log(100))
     assert context["log_simulated"] == pytest.approx(math.log(0.5))
     assert set(FEATURES) <= set(all_feature_names())
