@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.probe_folder import stratified_folds
-from advisor.simulate import EFFICIENCY, STEPS, _largest_eigenvalues, recipe_steps, simulate
+from advisor.simulate import (
+    EFFICIENCY,
+    MAX_STEPS,
+    STEPS,
+    STRIDE,
+    _largest_eigenvalues,
+    recipe_steps,
+    simulate,
+)
 
 N = 16
 TASKS = ("binary", "three", "regression", "causal-lm")
@@ -132,15 +140,21 @@ def test_power_iteration_survives_a_start_vector_nearly_orthogonal_to_the_top() 
         assert (found[0] > 0.6 * np.array(exact)).all()
 
 
-@pytest.mark.parametrize(("lr", "optimizer_steps"), [(1e-3, 96), (2e-4, 17), (1.0, 1)])
-def test_recipe_steps_sum_to_a_linear_schedule(lr: float, optimizer_steps: int) -> None:
+@pytest.mark.parametrize(("lr", "optimizer_steps"), [(1e-3, 96), (2e-4, 40), (2e-4, 17), (1.0, 1)])
+def test_recipe_steps_go_as_far_as_a_linear_schedule(lr: float, optimizer_steps: int) -> None:
     steps = recipe_steps(lr, optimizer_steps)
     assert (np.diff(steps) < 0).all()
     assert (steps > 0).all()
-    schedule = sum(lr * (1 - k / optimizer_steps) for k in range(optimizer_steps)) if optimizer_steps > 1 else lr
-    if optimizer_steps >= STEPS:
-        assert steps.sum() == pytest.approx(EFFICIENCY * schedule, rel=0.03)
-    assert steps.sum() == pytest.approx(EFFICIENCY * lr * optimizer_steps * (STEPS + 1) / (2 * STEPS))
+    assert steps[0] == pytest.approx(EFFICIENCY * lr * min(optimizer_steps / len(steps), STRIDE))
+    whole = EFFICIENCY * lr * optimizer_steps / 2  # the mean of a schedule that falls linearly to 0
+    assert steps.sum() == pytest.approx(whole, rel=1.01 / len(steps))
+
+
+def test_long_schedules_start_alike_and_are_cut() -> None:
+    long, longer = recipe_steps(1e-3, 10**5), recipe_steps(1e-3, 10**6)
+    assert len(long) == len(longer) == MAX_STEPS
+    np.testing.assert_allclose(long, longer)
+    assert long[0] == pytest.approx(EFFICIENCY * 1e-3 * STRIDE)
 
 
 @pytest.mark.parametrize("kind", TASKS)
