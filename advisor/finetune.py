@@ -114,6 +114,10 @@ def finetune(
                 loss_sum += loss.item() * weight
                 weight_sum += weight
             epochs.append(Epoch(loss_sum / weight_sum, *_evaluate(model, loaded, evaluation, metric, batch_of)))
+            if not math.isfinite(epochs[-1].val_loss):
+                raise NotFinite(
+                    f"{selection.name}: the validation loss is {epochs[-1].val_loss} after epoch {epoch + 1}.", "Lower --lr."
+                )
     first = 1 if trainable else 0  # a trained run reports a trained epoch
     best = min(range(first, len(epochs)), key=lambda i: epochs[i].val_loss)
     return RunResult(
@@ -208,7 +212,7 @@ def score(metric: str, actual: np.ndarray, predicted: np.ndarray) -> float:
     if metric == "matthews":
         return float(matthews_corrcoef(actual, predicted))
     if metric == "f1":
-        average = "binary" if actual.max() <= 1 else "macro"
+        average = "binary" if max(actual.max(), predicted.max()) <= 1 else "macro"
         return float(f1_score(actual, predicted, average=average, zero_division=0))
     if np.ptp(predicted) == 0 or np.ptp(actual) == 0:
         return 0.0  # a constant prediction ranks nothing
