@@ -20,6 +20,7 @@ from advisor.events import Session, Stage
 from advisor.prepare import Prepared, Source, prepare
 from advisor.recipe import TrainingRecipe
 from advisor.selections import HEAD_ONLY, distinct, recipes, structured_random
+from advisor.store import read_json, write_json
 from advisor.targets import LoraSettings, Selection, Target
 
 RUNS_FILE = "runs.jsonl"
@@ -134,17 +135,16 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:
             raise BadInput(f"{path}, line {number}: not JSON.", "Remove that line and rerun.") from error
-        if row.get("schema") != RUN_SCHEMA:
+        if not isinstance(row, dict) or row.get("schema") != RUN_SCHEMA:
             raise BadInput(f"{path}, line {number}: schema is not {RUN_SCHEMA}.", "Use another --out folder.")
         rows.append(row)
     return rows
 
 
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:
-    text = json.dumps(identity, indent=1, sort_keys=True)
     if not path.exists():
-        path.write_text(text, encoding="utf-8")
-    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
+        write_json(path, identity)
+    elif read_json(path, "calibration") != json.loads(json.dumps(identity)):
         raise BadInput(f"{path}: this folder holds runs of another model, data or setting.", "Use another --out.")
 
 

@@ -352,13 +352,13 @@ def _print_report(lines: list[str], tables: list[Any], after: list[str]) -> None
 
     console = Console(highlight=False)
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     for table in tables:
         console.print()
         console.print(table.rich())
     for line in after:
         console.print()
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -31,11 +31,11 @@ def console_session(quiet: bool = False) -> Iterator[Session]:
 
     def emit(event: Event) -> None:
         if isinstance(event, Warn):
-            console.print(f"[bold yellow]Warning:[/] {escape(event.text)}")
+            console.print(f"[bold yellow]Warning:[/] {escape(event.text)}", soft_wrap=True)
         elif quiet:
             return
         elif isinstance(event, Note):
-            console.print(f"[dim]·[/] {escape(event.text)}")
+            console.print(f"[dim]·[/] {escape(event.text)}", soft_wrap=True)
         elif isinstance(event, Progress):
             _show(event)
 

@@ -25,7 +25,7 @@ from advisor.selections import ALL_LINEAR, HEAD_ONLY
 Array = NDArray[np.float64]
 LEVEL = 0.9
 PRIOR_FEATURE = "recipe_loss"
-FEATURES = (PRIOR_FEATURE, "params")
+FEATURES = (PRIOR_FEATURE,)
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
 SCORE_RIDGE = 0.3
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task

@@ -59,7 +59,7 @@ def correlations(predicted: np.ndarray, group: Group) -> dict[str, float]:
 def predict(rows: Sequence[CalibrationRow], held: Group) -> tuple[np.ndarray, float, float]:
     """Predicted deviations of a group from other rows; coverage and median relative width of the loss intervals."""
     predictor = Predictor().fit(rows, str(held.context["task"]))
-    shares = np.exp(held.table[:, predictor.features.index("params")])
+    shares = np.exp([next(r for r in held.rows if r.selection == s).features["params"] for s in held.selections])
     distances = np.ones((len(shares) + 1, len(shares) + 1)) - np.eye(len(shares) + 1)
     distances[-1, :-1] = distances[:-1, -1] = 1 - shares
     found = predictor.predict(held.table, held.context, distances)
