@@ -35,13 +35,17 @@ def recipes(targets: Sequence[Target], qv_roles: Sequence[str]) -> list[Selectio
         _where("q,v", targets, lambda t: t.role in qv),
         _where("attention", targets, lambda t: t.group == "attention"),
         _where("mlp", targets, lambda t: t.group == "mlp"),
-        _where(f"last-{half}-layers", targets, lambda t: t.layer in last_half),
-        _where(f"first-{half}-layers", targets, lambda t: t.layer in first_half),
-        _where(f"last-{quarter}-layers", targets, lambda t: t.layer in last_quarter),
-        _where(f"attention, last-{half}-layers", targets, lambda t: t.group == "attention" and t.layer in last_half),
-        _where(f"q,v, last-{half}-layers", targets, lambda t: t.role in qv and t.layer in last_half),
+        _where(_stretch("last", half), targets, lambda t: t.layer in last_half),
+        _where(_stretch("first", half), targets, lambda t: t.layer in first_half),
+        _where(_stretch("last", quarter), targets, lambda t: t.layer in last_quarter),
+        _where(f"attention, {_stretch('last', half)}", targets, lambda t: t.group == "attention" and t.layer in last_half),
+        _where(f"q,v, {_stretch('last', half)}", targets, lambda t: t.role in qv and t.layer in last_half),
     ]
     return distinct([c for c in candidates if c.targets])
+
+
+def _stretch(which: str, count: int) -> str:
+    return f"{which} {count} layers" if count > 1 else f"{which} layer"
 
 
 def distinct(selections: Sequence[Selection]) -> list[Selection]:

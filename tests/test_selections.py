@@ -41,17 +41,17 @@ def test_llama_recipes() -> None:
     assert chosen(LLAMA, qv, "q,v") == {(i, r) for i in range(5) for r in qv}
     assert chosen(LLAMA, qv, "attention") == {(i, r) for i in range(5) for r in attention}
     assert chosen(LLAMA, qv, "mlp") == {(i, r) for i in range(5) for r in ("gate", "up", "down")}
-    assert {layer for layer, _ in chosen(LLAMA, qv, "last-3-layers")} == {2, 3, 4}
-    assert {layer for layer, _ in chosen(LLAMA, qv, "first-3-layers")} == {0, 1, 2}
-    assert {layer for layer, _ in chosen(LLAMA, qv, "last-2-layers")} == {3, 4}
-    assert chosen(LLAMA, qv, "q,v, last-3-layers") == {(i, r) for i in (2, 3, 4) for r in qv}
-    assert chosen(LLAMA, qv, "attention, last-3-layers") == {(i, r) for i in (2, 3, 4) for r in attention}
+    assert {layer for layer, _ in chosen(LLAMA, qv, "last 3 layers")} == {2, 3, 4}
+    assert {layer for layer, _ in chosen(LLAMA, qv, "first 3 layers")} == {0, 1, 2}
+    assert {layer for layer, _ in chosen(LLAMA, qv, "last 2 layers")} == {3, 4}
+    assert chosen(LLAMA, qv, "q,v, last 3 layers") == {(i, r) for i in (2, 3, 4) for r in qv}
+    assert chosen(LLAMA, qv, "attention, last 3 layers") == {(i, r) for i in (2, 3, 4) for r in attention}
 
 
 def test_gpt2_takes_the_fused_projection_for_q_and_v() -> None:
     assert chosen(GPT2, ("qkv",), "q,v") == {(i, "qkv") for i in range(4)}
     assert chosen(GPT2, ("qkv",), "attention") == {(i, r) for i in range(4) for r in ("qkv", "output")}
-    assert {layer for layer, _ in chosen(GPT2, ("qkv",), "last-1-layers")} == {3}
+    assert {layer for layer, _ in chosen(GPT2, ("qkv",), "last layer")} == {3}
 
 
 @pytest.mark.parametrize(("targets", "qv"), [(LLAMA, ("query", "value")), (GPT2, ("qkv",)), (LLAMA[:7], ("query",))])
