@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advisor.errors import AdvisorError, BadInput, Interrupted
+from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite
 
 if TYPE_CHECKING:
     from advisor.events import Session
@@ -171,7 +171,6 @@ def compare(
     kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The usual recipes side by side at equal budget, rank lowered where needed."""
-    from advisor import workflow
     from advisor.budget import parse_budget
     from advisor.recommend import compare as compare_recipes
     from advisor.report import score_table
@@ -179,7 +178,11 @@ def compare(
 
     parsed = parse_budget(budget)
     scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
-    own = workflow.read_baseline(baseline, scorer.probe, False) if baseline else None
+    own = None
+    if baseline:
+        from advisor import workflow  # loads torch, which nothing else here needs
+
+        own = workflow.read_baseline(baseline, scorer.probe, False)
     scores, index = compare_recipes(scorer, parsed, own)
     if as_json:
         _print_json(scores_json(scores, scorer))
@@ -207,13 +210,16 @@ def export(
 def verify(
     config: Annotated[str, typer.Argument(help="adapter_config.json, a folder holding one, or a YAML file.")],
     model: Annotated[str, typer.Option("--model", help="Model folder or hub id.")],
+    task: Annotated[str | None, typer.Option("--task", help="Where the config has no task_type.")] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """What PEFT will really train: exit 0 as intended, 1 surprises, 2 bad input."""
     from advisor.verify import verify as verify_config
 
-    report = verify_config(config, model, trust_remote_code=trust_remote_code)
+    if task is not None:
+        _check_choice("--task", task, ("classification", "regression", "causal-lm"))
+    report = verify_config(config, model, task=task, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(report.as_dict())
     else:
@@ -344,7 +350,11 @@ def _read_json_list(path: Path) -> Any:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, allow_nan=False))
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise NotFinite("A number of the result is not finite.", "Try --dtype float32 or a smaller --lr.") from error
+    print(text)
 
 
 def _print_report(lines: list[str], tables: list[Any], after: list[str]) -> None:
@@ -365,7 +375,10 @@ def main() -> None:
     """Entry point: expected errors become one line on stderr and their exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        if code == Interrupted.exit_code:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.exit(code)
     except AdvisorError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -374,6 +387,9 @@ def main() -> None:
         sys.exit(Interrupted.exit_code)
     except (typer.Abort, BrokenPipeError):
         sys.exit(1)
+    except OSError as error:  # a folder that cannot be made, a full disk
+        print(f"Error: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(BadInput.exit_code)
     except Exception as error:
         if type(error).__module__.startswith("click") or type(error).__module__.startswith("typer"):
             message = error.format_message() if hasattr(error, "format_message") else str(error)

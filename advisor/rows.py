@@ -103,7 +103,9 @@ def parse_rows(lines: Iterable[str], source: str) -> list[CalibrationRow]:
                 raise BadInput(
                     f"{where}: schema is {fields.get('schema')!r}, not {ROW_SCHEMA}.", "Update the program or the file."
                 )
-            if fields.get("feature_version") != FEATURE_VERSION:
+            if not isinstance(fields.get("feature_version"), int):
+                raise TypeError(f"feature_version is {fields.get('feature_version')!r}")
+            if fields["feature_version"] != FEATURE_VERSION:
                 continue
             row = CalibrationRow(**fields)
         except (ValueError, TypeError) as error:
