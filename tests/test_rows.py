@@ -81,6 +81,8 @@ def edited(**changes: Any) -> str:
         (edited(group=None), "group"),
         (edited(schema=ROW_SCHEMA + 1), "schema"),
         (edited(schema=...), "schema"),
+        (edited(feature_version=...), "feature_version"),
+        (edited(feature_version="1"), "feature_version"),
     ],
 )
 def test_a_bad_line_is_named(line: str, field: str) -> None:
