@@ -105,7 +105,8 @@ class Predictor:
         """
         everything = grouped(rows, self.features)
         alike = [g for g in everything if (g.context["task"] == "causal-lm") == (task == "causal-lm")]
-        self.groups_ = alike if len(alike) > 1 and has_second_seed(alike) else everything
+        self.borrowed_ = len(alike) < 2 or not has_second_seed(alike)
+        self.groups_ = everything if self.borrowed_ else alike
         if len(self.groups_) < 2:
             raise BadInput(
                 f"The calibration rows hold {len(self.groups_)} usable model-and-task group(s), two are needed.",
@@ -164,6 +165,8 @@ class Predictor:
         reasons = []
         if context["task"] not in self.tasks_:
             reasons.append(f"no calibration run used here was a {context['task']} task")
+        elif self.borrowed_:
+            reasons.append(f"too few calibration runs were of a {context['task']} task")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
