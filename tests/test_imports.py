@@ -15,8 +15,8 @@ ROOT = Path(advisor.__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "peft", "datasets", "textual")
 # the maths: plain arrays and data
 PLAIN = (
-    "targets", "recipe", "errors", "events", "kernels", "spectrum", "simulate", "bounds", "features", "predictor", "rows",
-    "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "recommend", "report",
+    "targets", "recipe", "errors", "events", "kernels", "spectrum", "simulate", "bounds", "features", "predictor",
+    "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "recommend", "report",
 )  # fmt: skip
 
 
