@@ -63,14 +63,16 @@ def _span(triple: tuple[float, float, float], digits: int = 3) -> str:
     return f"{value} ({low}–{high})"
 
 
-def score_table(title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = ()) -> Table:
+def score_table(
+    title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = (), names: Sequence[str] = ()
+) -> Table:
     """One row a selection: size, predicted metric and loss, difference to all-linear in seed standard deviations, cost."""
     return Table(
         title,
         ("selection", "mod.", "params", metric, "loss", "vs all", "memory", "time"),
         tuple(
             (
-                s.name,
+                names[i] if names else s.name,
                 str(len(s.candidate.selection.targets)),
                 count(s.cost.params),
                 _span(s.metric, 2),
@@ -79,7 +81,7 @@ def score_table(title: str, scores: Sequence[Score], metric: str, marked: Sequen
                 gigabytes(s.cost.memory_bytes),
                 f"{s.cost.time_vs_all_linear:.0%}",
             )
-            for s in scores
+            for i, s in enumerate(scores)
         ),
         frozenset(marked),
     )
@@ -149,12 +151,14 @@ def tables(scorer: Scorer, rec: Recommendation) -> list[Table]:
     """Recipes at equal budget, the Pareto front, the module map."""
     metric = str(scorer.probe.info["metric"])
     equal = list(rec.equal_budget)
+    names = [s.name for s in equal]
+    names[0] = "the pick" if names[0].startswith("searched") else f"the pick: {names[0]}"
     marked = [0] if rec.baseline is None else [0, rec.baseline]
     front = list(rec.front)
     on_front = [i for i, s in enumerate(front) if s.name == rec.picked.name]
     return [
         score_table(
-            f"At the budget of {rec.budget.text}, rank lowered where needed (first row: the pick)", equal, metric, marked
+            f"At the budget of {rec.budget.text}, rank lowered where needed", equal, metric, marked, names
         ),
         score_table("Pareto front: nothing smaller is predicted better", front, metric, on_front),
         module_map(scorer, rec),
