@@ -161,6 +161,30 @@ def test_gradient_damping_bounds() -> None:
     assert gradient_damping(np.array([0.0]), np.array([0.0]), 5, 8)[0] == 0.0
 
 
+def test_damped_kernels_of_modules_and_head() -> None:
+    """Every module and the head by their own noise; a larger batch damps less."""
+    probe = PROBES["binary"]
+    assert probe.head is not None
+    n, batch = probe.samples, 16
+    view = view_of(probe, TrainingRecipe(batch_size=batch))
+
+    def damping(total: float, energy: float) -> float:
+        mean, each = total / n**2, energy / n
+        return float(np.sqrt(mean / (mean + (each - mean) / batch)))
+
+    gradient = probe.gradient_blocks.astype(float)
+    own = np.array([damping(g.sum(), np.trace(g)) for g in gradient])
+    head = damping(probe.head.fresh_gradient_norm**2, probe.head.fresh_gradient_energy)
+    assert head < 0.99
+    mask = random_masks(probe, 1)
+    adam = view.kernels["adam"]
+    expected = np.einsum("m,mij->ij", mask[0] * own, adam.blocks) + head * adam.head
+    np.testing.assert_allclose(view.damped(mask)[0], expected, rtol=1e-5)
+    larger = view_of(probe, TrainingRecipe(batch_size=10 * batch))
+    assert (larger.damping > view.damping).all()
+    assert larger.head_damping > view.head_damping
+
+
 def test_the_recipe_moves_the_simulated_loss() -> None:
     """One step barely leaves the start; the recipe's own steps get further."""
     probe = PROBES["binary"]

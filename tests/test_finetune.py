@@ -83,6 +83,13 @@ def test_the_seed_decides_everything(ready: Callable[..., Prepared]) -> None:
     assert first.epochs[1] != other.epochs[1]
 
 
+def test_a_trained_run_reports_a_trained_epoch_even_if_worse(ready: Callable[..., Prepared]) -> None:
+    result = run(ready("bert", "three"), NOTHING, epochs=2, lr=3.0)
+    assert result.epochs[0].val_loss < min(e.val_loss for e in result.epochs[1:])
+    assert result.best >= 1
+    assert result.at_best.val_loss == min(e.val_loss for e in result.epochs[1:])
+
+
 def trained_names(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """What the optimizer is given: names in the copy, by identity."""
     seen: list[set[str]] = []

@@ -12,7 +12,8 @@ from advisor import recommend as module
 from advisor.budget import parse_budget
 from advisor.errors import BudgetTooSmall, Interrupted
 from advisor.events import Event, Progress, Session
-from advisor.recommend import Recommendation, compare, module_shares, recommend
+from advisor.predictor import Estimate, Predictions
+from advisor.recommend import Recommendation, _pick, compare, module_shares, recommend
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import recipes, structured_random
 from advisor.targets import LoraSettings, Selection
@@ -81,6 +82,23 @@ def test_pick_is_never_told_apart_from_the_best_and_never_dearer() -> None:
         assert pair.deviation[1] <= pair.deviation[0] + 1e-12
         assert pair.deviation[0] - pair.deviation[1] <= 2 * pair.seed_sd + 1e-12
         assert found.picked.cost.params <= found.best.cost.params
+
+
+def test_the_rule_of_the_pick() -> None:
+    """The cheapest that is neither told apart from the best nor expected to be two seed deviations worse."""
+    none = Estimate(*(np.zeros(5),) * 3)
+
+    def predictions(spread: float) -> Predictions:
+        deviation = np.array([0.0, 0.01, 0.015, 0.05, 0.005])
+        covariance = np.diag([0.0, spread, 1e-8, 1.0, spread]) ** 2
+        return Predictions(none, none, none, deviation, covariance, 0.01, ())
+
+    params = np.array([100, 40, 10, 5, 60])
+    # 2 is close but surely worse; 3 cannot be told apart but is five seed deviations off; 1 is the cheapest left
+    assert _pick(predictions(0.1), params, range(5)) == (1, 0)
+    assert _pick(predictions(1e-8), params, range(5)) == (0, 0)
+    assert _pick(predictions(0.1), params, [2, 3, 4]) == (4, 4)
+    assert _pick(predictions(0.1), np.full(5, 7), range(5)) == (0, 0)
 
 
 def test_best_beats_random_selections_and_recipes_of_the_budget(scorer: Scorer) -> None:
