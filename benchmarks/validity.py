@@ -44,8 +44,8 @@ def budget_of(selection: str) -> str:
     return match[1] if match else ""
 
 
-def correlations(predicted: np.ndarray, group: Group) -> dict[str, float]:
-    """Spearman of predicted and real loss: over all selections, and the mean within budgets."""
+def correlations(predicted: np.ndarray, group: Group) -> dict[str, float | None]:
+    """Spearman of predicted and real loss: over all selections, and the mean within budgets (None: too few runs)."""
     budgets = np.array([budget_of(s) for s in group.selections])
     within = [
         float(spearmanr(predicted[budgets == b], group.log_loss[budgets == b]).statistic)
@@ -53,7 +53,7 @@ def correlations(predicted: np.ndarray, group: Group) -> dict[str, float]:
         if (budgets == b).sum() >= FEWEST and np.ptp(predicted[budgets == b]) > 0
     ]
     overall = float(spearmanr(predicted, group.log_loss).statistic) if np.ptp(predicted) > 0 else 0.0
-    return {"all": overall, "within": float(np.mean(within)) if within else 0.0}
+    return {"all": overall, "within": float(np.mean(within)) if within else None}
 
 
 def predict(rows: Sequence[CalibrationRow], held: Group) -> tuple[np.ndarray, float, float]:
@@ -129,7 +129,7 @@ def main() -> None:
         print(f"{'':44s} {'predicted':>13s} {'params':>13s} {'simulated':>13s} {'κ (adam)':>13s}  2nd seed  cover  width")
         for r in reports:
             pairs = [r["predicted"], *(r["scores"][n] for n in ("params", "adam.simulated", "adam.condition"))]
-            cells = " ".join(f"{p['all']:+.2f} / {p['within']:+.2f}" for p in pairs)
+            cells = " ".join(f"{p['all']:+.2f} / " + ("  -  " if p["within"] is None else f"{p['within']:+.2f}") for p in pairs)
             seed = "   -  " if r["second_seed_all"] is None else f" {r['second_seed_all']:+.2f} "
             print(f"{r['group'][:44]:44s} {cells}  {seed}  {r['coverage']:5.0%}  {r['relative_width']:.2f}")
         print()
