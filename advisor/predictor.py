@@ -157,9 +157,8 @@ class Predictor:
         slope = self.score_coef_[0]
         sd = np.sqrt((slope * loss_sd) ** 2 + self.score_sd_**2)
         chance = _chance(context)
-        shares = (np.exp(-(centre + q * sd)) for q in (0.0, -quantile, quantile))  # missing to perfect
-        worst = -1.0 if context["metric"] in SIGNED_METRICS else 0.0
-        return Estimate(*(np.maximum(worst, 1 - (1 - chance) * share) for share in shares))
+        missing = (np.minimum(1.0, np.exp(-(centre + q * sd))) for q in (0.0, -quantile, quantile))  # at worst guessing
+        return Estimate(*(1 - (1 - chance) * share for share in missing))
 
     def _far(self, context: Mapping[str, Any]) -> list[str]:
         reasons = []

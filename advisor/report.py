@@ -69,11 +69,10 @@ def score_table(
     """One row a selection: size, predicted metric and loss, difference to all-linear in seed standard deviations, cost."""
     return Table(
         title,
-        ("selection", "mod.", "params", metric, "loss", "vs all", "memory", "time"),
+        ("selection", "params", metric, "loss", "vs all", "memory", "time"),
         tuple(
             (
                 names[i] if names else s.name,
-                str(len(s.candidate.selection.targets)),
                 count(s.cost.params),
                 _span(s.metric, 2),
                 f"{s.loss[0]:.3g}",

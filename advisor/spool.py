@@ -27,7 +27,8 @@ from advisor.outputs import Outputs, exact_outputs, forward_outputs
 from advisor.store import replacing
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
-DETERMINISM_ROWS = 8
+DETERMINISM_ROWS = 2  # enough to show dropout or a random layer
+ESTIMATE_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ class Spool:
         The reference is exact and over all classes: one backward pass more for every class beyond two.
         """
         fitted = _stop(self.files()[0])  # as many rows as have fitted in memory
-        rows = self.rows[: min(DETERMINISM_ROWS, fitted)]
+        rows = self.rows[: min(ESTIMATE_ROWS, fitted)]
         exact = replace(self, outputs=exact_outputs(self.outputs))
         blocks_of = []
         with capturing(loaded.model, [layer.name for layer in layers]) as capture:
