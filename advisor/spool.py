@@ -118,7 +118,7 @@ class Spool:
                     most = fewer_rows(error, len(batch), len(batch[-1].ids), session)
                     continue
                 stop = start + len(batch)
-                with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors") as temporary:
+                with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors", sync=False) as temporary:
                     save_file(tensors, temporary, metadata={"shared": json.dumps(shared)})
                 stage.advance(units=len(batch))
                 start = stop
@@ -219,7 +219,7 @@ class Spool:
             path = self.folder / f"module-{index:05d}.safetensors"
             if not path.exists():
                 w, g, used = self._contract_layer(layer, slopes, method, device)
-                with replacing(path) as temporary:
+                with replacing(path, sync=False) as temporary:
                     save_file({"weight": w.cpu(), "gradient": g.cpu()}, temporary, metadata={"method": used})
             done = load_file(path)
             with safe_open(path, "pt") as file:

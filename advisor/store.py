@@ -24,8 +24,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; on leaving without an error it takes the place of ``path``.
+
+    Without ``sync`` the file survives our being killed, but perhaps not a power failure: for what can be made anew.
 
     Raises:
         BadInput: the file cannot be written (no such folder, no permission, disk full); nothing is left.
@@ -34,8 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         try:
             yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
