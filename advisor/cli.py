@@ -258,7 +258,7 @@ def calibrate(
         rows_file, count = workflow.calibrate_folder(
             source, _lora(rank, alpha, rslora),
             lambda found: _recipe(found, train_rows, epochs, lr, batch_size, session),
-            out, session, runs=runs, seeds=seeds, workers=workers, eval_rows=eval_rows,
+            out, session, train_rows=train_rows, runs=runs, seeds=seeds, workers=workers, eval_rows=eval_rows,
         )  # fmt: skip
     if as_json:
         _print_json({"rows": count, "file": str(rows_file)})

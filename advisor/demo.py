@@ -6,14 +6,13 @@ import ast
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from advisor.errors import BadInput
+from advisor.store import write_text
 
 TOPICS = {
     "concurrency": ("asyncio", "concurrent", "multiprocessing", "threading"),
@@ -61,14 +60,7 @@ def demo_dataset_file(folder: Path) -> Path:
     rows = ({"text": sentence, "label": topic_of[sentence]} for sentence in shuffled if sentence in kept)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "demo.jsonl"
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=".demo-")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(partial, file)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return file
 
 

@@ -19,9 +19,9 @@ from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.export.peft import adapter_config_json, lora_arguments, lora_yaml, prove, resolve
 from advisor.kernels import KERNELS
-from advisor.models import load_model, meta_model
+from advisor.models import meta_model
 from advisor.predictor import Predictor
-from advisor.prepare import Prepared, Source, prepare, read_data
+from advisor.prepare import Prepared, Source, prepare
 from advisor.probe import HEAD_ROWS, ProbeSettings, probe_identity, probe_samples, run_probe
 from advisor.probe_folder import Probe
 from advisor.recipe import TrainingRecipe
@@ -185,6 +185,7 @@ def calibrate_folder(
     out: Path,
     session: Session,
     *,
+    train_rows: int | None,
     runs: int,
     seeds: int,
     workers: int,
@@ -195,24 +196,11 @@ def calibrate_folder(
     Returns:
         The rows file and its number of rows.
     """
-    quiet = Session(cancel=session.cancel)
-    train, _ = read_data(source, session)
-    schema = train.schema
-    recipe = recipe_for(schema.task)
-    loaded = load_model(
-        source.model,
-        schema.task,
-        num_labels=len(schema.class_names) or 1,
-        device=source.device,
-        dtype=source.dtype,
-        revision=source.revision,
-        trust_remote_code=source.trust_remote_code,
-        seed=source.seed,
-    )
+    prepared = prepare(source, session, train_limit=train_rows, eval_limit=0)
+    loaded = prepared.loaded
+    recipe = recipe_for(loaded.task)
     planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
-    del loaded
     calibrate(source, planned, recipe, out, session, eval_rows=eval_rows, workers=workers)
-    prepared = prepare(source, quiet, train_limit=recipe.train_rows, eval_limit=0)
     probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
     rows = rows_from_runs(read_runs(out), probe)
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]

@@ -209,7 +209,8 @@ def test_a_real_calibration_becomes_rows(
     def again() -> tuple[Path, int]:
         recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4)
         return calibrate_folder(
-            source, SETTINGS, lambda task: recipe, tmp_path / "out", session, runs=6, seeds=2, workers=1, eval_rows=6
+            source, SETTINGS, lambda task: recipe, tmp_path / "out", session,
+            train_rows=8, runs=6, seeds=2, workers=1, eval_rows=6,
         )
 
     file, count = again()

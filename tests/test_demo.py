@@ -73,10 +73,10 @@ def test_a_python_without_sources_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*names: object) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
-    monkeypatch.setattr(demo.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("advisor.store.os.replace", fail)
+    with pytest.raises(BadInput, match="disk full"):
         demo.demo_dataset_file(tmp_path)
     assert not list(tmp_path.iterdir())
 
