@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from advisor.errors import AdvisorError, BadInput
+from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, RenderedFile, comment_lines, yaml_body
 from advisor.targets import LoraSettings, Selection, Target
 
 if TYPE_CHECKING:
     from torch import nn
 
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM"}
+TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
@@ -91,23 +91,59 @@ def lora_yaml(arguments: Mapping[str, Any], comments: Sequence[str]) -> str:
     """``arguments`` as YAML under one ``#`` line per comment.
 
     Both ``LoraConfig(**yaml.safe_load(file))`` and ``peft.get_peft_config(yaml.safe_load(file))`` read it.
-    Line breaks and control characters in comments are escaped, so that no comment can become content.
     """
-    header = "".join(f"# {_one_line(comment)}\n" for comment in comments)
-    return header + yaml.safe_dump(dict(arguments), sort_keys=False, allow_unicode=True)
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return comment_lines(comments) + yaml_body(arguments)
 
 
 def adapter_config_json(arguments: Mapping[str, Any]) -> str:
-    """What ``LoraConfig(**arguments).save_pretrained`` puts in ``adapter_config.json``, with sets sorted."""
-    from peft import LoraConfig
+    """``arguments`` as ``adapter_config.json``; what is not in it, any version of PEFT fills in with its own default."""
+    return json.dumps(dict(arguments), indent=2, sort_keys=True) + "\n"
 
-    config: dict[str, Any] = LoraConfig(**dict(arguments)).to_dict()  # type: ignore[no-untyped-call]
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    return json.dumps(plain, indent=2, sort_keys=True) + "\n"
+
+def arguments_of(plan: Plan) -> dict[str, Any]:
+    """:func:`lora_arguments` of a plan."""
+    arguments = lora_arguments(
+        plan.selection,
+        plan.settings,
+        task=plan.task,
+        head=plan.head,
+        targets=plan.targets,
+        base_model=plan.base_model,
+        ranks=plan.ranks,
+        alphas=plan.alphas,
+    )
+    if plan.parameters:
+        arguments["target_parameters"] = list(plan.parameters)
+    return arguments
+
+
+def render(plan: Plan) -> Rendered:
+    """``lora.yaml`` and ``adapter_config.json``: PEFT can say everything."""
+    found, arguments = Findings(plan, "PEFT"), arguments_of(plan)
+    return Rendered({
+        "lora.yaml": found.file(lora_yaml(arguments, []), FORMAT.use),
+        "adapter_config.json": RenderedFile(adapter_config_json(arguments), "exact", ()),
+    })  # fmt: skip
+
+
+def passed(content: Mapping[str, Any], model: Any) -> Passed:
+    """The file's content is what ``LoraConfig`` gets (``PeftConfig.from_pretrained``, ``get_peft_config``)."""
+    if content.get("peft_type", "LORA") != "LORA":
+        raise BadInput(f"peft_type is {content['peft_type']!r}.", "Only LORA can be verified.")
+    task_type = content.get("task_type")
+    if task_type is not None and str(task_type) not in TASKS:
+        raise BadInput(f"task_type is {task_type!r}.", f"Known are {' and '.join(TASKS)}.")
+    return Passed(dict(content), None if task_type is None else TASKS[task_type])
+
+
+FORMAT = Format(
+    "peft",
+    "PEFT",
+    "LoraConfig(**yaml.safe_load(open('lora.yaml'))) reads it; PeftConfig.from_pretrained reads adapter_config.json.",
+    frozenset({"peft_type", "target_modules", "task_type"}),
+    render,
+    passed,
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +158,8 @@ class Resolved:
         other_params: everything else that is trainable, such as biases.
         warnings: what PEFT warned of.
         ranks, alphas: of each wrapped module.
+        rslora: the scale is alpha/√rank.
+        parameters: full names of 3-D expert parameters that get LoRA (``target_parameters``).
     """
 
     wrapped: tuple[str, ...]
@@ -132,6 +170,13 @@ class Resolved:
     warnings: tuple[str, ...]
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
+    rslora: bool
+    parameters: tuple[str, ...]
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """PEFT's scaling of each wrapped module."""
+        return {n: LoraSettings(r, self.alphas[n], self.rslora).scale for n, r in self.ranks.items()}
 
 
 def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
@@ -183,6 +228,8 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
         warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
         ranks={name: layer.r[tuner.active_adapter] for name, layer in layers.items()},
         alphas={name: layer.lora_alpha[tuner.active_adapter] for name, layer in layers.items()},
+        rslora=bool(config.use_rslora),
+        parameters=tuple(tuner.targeted_parameter_names),
     )
 
 

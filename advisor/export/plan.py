@@ -74,8 +74,7 @@ class Plan:
     @property
     def params(self) -> int:
         """LoRA parameters, head and expert parameters excluded."""
-        own = {t.name: t for t in self.targets}
-        return sum(own[name].lora_params(self.of(name).rank) for name in self.names)
+        return self.selection.params(self.targets, self.settings.rank, self.ranks)
 
     def of(self, name: str) -> LoraSettings:
         """Rank and alpha of one chosen module."""
@@ -90,8 +89,7 @@ class Plan:
             return replace(self, settings=shared.pop(), ranks={}, alphas={})
         size = self.selection.params(self.targets, 1)
         rank = max(1, round(self.params / size))
-        alpha = self.settings.scale * (rank**0.5 if self.settings.rslora else rank)
-        return replace(self, settings=LoraSettings(rank, alpha, self.settings.rslora), ranks={}, alphas={})
+        return replace(self, settings=self.settings.at_rank(rank), ranks={}, alphas={})
 
     def as_dict(self) -> dict[str, Any]:
         """What ``recommendation.json`` holds as ``plan``."""
@@ -112,7 +110,9 @@ class Plan:
                 selection=selection,
                 settings=LoraSettings(**plan.settings),  # type: ignore[arg-type]
                 targets=tuple(Target(**t) for t in plan.targets),  # type: ignore[arg-type]
-                **{key: tuple(getattr(plan, key)) for key in ("head", "parameters", "comments")},
+                head=tuple(plan.head),
+                parameters=tuple(plan.parameters),
+                comments=tuple(plan.comments),
             )
             numbers = [plan.settings.rank, plan.settings.alpha, *plan.ranks.values(), *plan.alphas.values()]
             words = [plan.task, plan.base_model, plan.model_type, *plan.head, *plan.parameters, *plan.comments]
@@ -212,7 +212,7 @@ class Findings:
     """Collects what a format cannot say; the worst finding decides."""
 
     def __init__(self, plan: Plan, label: str) -> None:
-        if not plan.names and not plan.parameters:
+        if not plan.names:
             raise BadInput(f"{plan.selection.name}: it has no modules, so there is no LoRA config.", "Select some.")
         self.plan, self.label = plan, label
         self.reasons: list[str] = []
