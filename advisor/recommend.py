@@ -27,7 +27,7 @@ ROUNDS, NEIGHBOURS = 4, 24  # local search with the regressor
 STABILITY_DRAWS, STABILITY_SHARE = 20, 0.8
 FINALISTS = 48
 STABLE = 0.7
-AS_GOOD = 2.0  # seed standard deviations of log loss
+GIVEN_UP = 0.5  # seed standard deviations of log loss that a cheaper pick may be expected to lose
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,11 @@ def _advice(
 def pick(predictions: Predictions, params: NDArray[np.int64], allowed: Sequence[int]) -> tuple[int, int]:
     """The cheapest of ``allowed`` that is as good as the one predicted best, and that one.
 
-    As good: not distinguishable from it, and predicted to lie within two seed standard deviations, so that wide
+    As good: not distinguishable from it, and predicted to lie within half a seed standard deviation, so that wide
     intervals alone never talk anyone into a selection that is expected to be worse.
     """
     best = min(allowed, key=lambda i: predictions.deviation[i])
-    close = predictions.deviation - predictions.deviation[best] <= AS_GOOD * predictions.seed_sd
+    close = predictions.deviation - predictions.deviation[best] <= GIVEN_UP * predictions.seed_sd
     alike = [i for i in allowed if close[i] and not predictions.distinguishable(i, best)]
     return min(alike, key=lambda i: (params[i], predictions.deviation[i])), best
 
