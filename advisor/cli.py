@@ -71,6 +71,7 @@ TrustRemoteCode = Annotated[bool, _option(PROBE, "Run code that comes with the m
 Kernel = Annotated[str, _option(PROBE, "Kernel of bounds and shares: adam, lora-expected, weight.", "--kernel")]
 Sigma = Annotated[float | None, _option(PROBE, "Ridge of the certificate; default 1e-2·tr(K)/n.", "--sigma")]
 BudgetText = Annotated[str, typer.Option("--budget", help="25% | 2M (LoRA parameters) | 12modules | 24GB.")]
+Granularity = Annotated[str, typer.Option("--granularity", help="What is taken whole: module, role or layer.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same answer.")]
 Json = Annotated[bool, _option(OUTPUT, "Machine-readable result on stdout.", "--json")]
 Out = Annotated[Path | None, _option(OUTPUT, "Folder to write to.", "--out")]
@@ -90,7 +91,7 @@ def recommend(
     data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
     label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
     budget: BudgetText = "25%",
-    granularity: Annotated[str, typer.Option("--granularity", help="module, role or layer.")] = "module",
+    granularity: Granularity = "module",
     strategy: Strategy = "predicted",
     baseline: Baseline = None,
     demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
@@ -246,10 +247,10 @@ def explain(
 @app.command()
 def compare(
     probe_path: ProbePath,
-    budget: BudgetText = "25%", baseline: Baseline = None,
+    budget: BudgetText = "25%", granularity: Granularity = "module", baseline: Baseline = None,
     rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
     from advisor.budget import parse_budget
@@ -258,6 +259,7 @@ def compare(
     from advisor.report import peer_table, score_table
 
     parsed = parse_budget(budget)
+    _check_choice("--granularity", granularity, ("module", "role", "layer"))
     scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
     own = None
     if baseline:
@@ -265,7 +267,7 @@ def compare(
 
         own = workflow.read_baseline(baseline, scorer.probe, False)
     scores, index = compare_recipes(scorer, parsed, own)
-    picks = peer_picks(scorer, parsed, [score.candidate for score in scores])
+    picks = peer_picks(scorer, parsed, [s.candidate for s in scores], granularity=granularity, seed=seed)
     if as_json:
         _print_json(comparison_json(scores, picks, scorer))
     else:
