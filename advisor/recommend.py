@@ -387,8 +387,7 @@ def _fitting_rank(selection: Selection, scorer: Scorer, budget: Budget) -> LoraS
     for rank in range(settings.rank, 0, -1):
         if selection.params(targets, rank) > ceiling:
             continue
-        factor = (rank / settings.rank) ** (0.5 if settings.rslora else 1.0)
-        lower = replace(settings, rank=rank, alpha=settings.alpha * factor)
+        lower = settings.at_rank(rank)
         if budget.kind != "memory" or scorer.cost(Candidate(selection, lower)).memory_bytes <= budget.amount:
             return lower
     return None
