@@ -39,7 +39,7 @@ class PlannedRun:
     alphas: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def own(self) -> dict[str, dict[str, Any]]:
+    def own(self) -> dict[str, Any]:
         """The patterns as JSON, empty where all modules are alike: as in folders made before there were any."""
         patterns = {"ranks": dict(sorted(self.ranks.items())), "alphas": dict(sorted(self.alphas.items()))}
         return patterns if self.ranks or self.alphas else {}

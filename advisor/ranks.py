@@ -30,6 +30,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.choices import AUTO
 from advisor.errors import BadInput
 from advisor.kernels import Array
 from advisor.peer_picks import EVA, gradient_norms, measured
@@ -37,7 +38,6 @@ from advisor.probe_folder import Probe
 from advisor.scoring import Candidate
 from advisor.targets import Target
 
-AUTO = "auto"
 MOST = 4  # times the common rank
 SERVED, SERVED_AT_MOST = (8, 16, 32, 64, 128, 256, 320, 512), 16  # vLLM's --max-lora-rank, and its default
 
