@@ -60,7 +60,8 @@ RankOrAuto = Annotated[
     typer.Option(
         "--rank",
         metavar="INTEGER|auto",
-        help="LoRA rank; auto: one of its own for each module, at the parameters of rank 8, scale alpha/rank kept.",
+        help="LoRA rank; auto: one of its own for each module, at the parameters of rank 8, alpha/rank kept; "
+        "in real runs of two tasks no more accurate than one rank.",
         rich_help_panel=LORA,
     ),
 ]

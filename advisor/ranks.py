@@ -17,9 +17,11 @@ the first-order decrease of the loss by a step of Adam that moves B alone (DESIG
 factor common to all modules). A greedy choice by worth a parameter is best up to the last rank, as ρ_mk falls with k. EVA's
 own redistribution is the same with u_m·/(a+b) left out: it cannot tell a module that the loss never asks to move.
 
-What that is worth is another matter. Under Adam with the same alpha the first-order kernel does not depend on the rank: ranks
-matter by capacity alone. With the same scale alpha/r, which is what users set and what is kept here, the kernel of a module
-grows with its rank, so its weights also move faster. On real runs, see ``benchmarks/ranks.py``.
+What that is worth is another matter. Under Adam with the same alpha the first-order kernel does not depend on the rank
+(without rsLoRA): ranks matter by capacity alone. With the same scale alpha/r, which is what is kept here, the kernel of a module
+grows with its rank, so its weights also move faster. In 48 real runs (``benchmarks/ranks.py``: MiniLM, two tasks, two
+selections, three seeds) capacity alone changed nothing, log loss +0.00 (95 % interval -0.02 to +0.03); with the scale kept it
+fell by 0.05 (0.00 to 0.09), all of it on one task, and accuracy did not move. So one rank stays the default.
 """
 
 from __future__ import annotations

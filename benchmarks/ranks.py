@@ -3,8 +3,9 @@
 For each task the advisor's pick at a budget of 25 %, and all modules at rank 4, with: the same rank everywhere; ``auto``
 (alpha follows the rank, so that the scale stays); ``auto, one alpha`` (the scale falls as the rank rises, so that the
 first-order kernel under Adam stays, DESIGN 2.3); EVA's redistribution (scale kept, as PEFT does). Differences in log
-validation loss and metric are paired by seed, below 0 and above 0 better than one rank; 95 % t intervals. Raw runs and
-probes go to the work folder; run again to resume, or with more seeds.
+validation loss and metric are paired by seed, below 0 and above 0 better than one rank; 95 % t intervals over the pairs, and
+over the means of a task and selection, since pairs of one are more alike than pairs of two. Raw runs and probes go to the work
+folder; run again to resume, or with more seeds.
 
     python benchmarks/ranks.py --work FOLDER [--seeds 3] [--tasks sst2 trec]
 """
@@ -96,15 +97,25 @@ def table(task: str, found: dict[str, dict[str, Candidate]], work: Path, seeds: 
 def differences(rows: Sequence[dict[str, Any]], arm: str) -> dict[str, Any]:
     """Of an arm against one rank, over all pairs of the same task, selection and seed that have been run."""
     base = {(r["task"], r["selection"]): r for r in rows if r["arm"] == UNIFORM}
-    loss, metric = [], []
+    losses: list[list[float]] = []  # of each task and selection
+    metrics: list[list[float]] = []
     for row in (r for r in rows if r["arm"] == arm):
+        loss, metric = [], []
         other = base[row["task"], row["selection"]]
         pairs = zip(row["loss"], other["loss"], row["metric"], other["metric"], strict=True)
         for own_loss, other_loss, own_metric, other_metric in pairs:
             if own_loss is not None and other_loss is not None:
                 loss.append(math.log(own_loss / other_loss))
                 metric.append(own_metric - other_metric)
-    return {"pairs": len(loss), "log_loss": interval(loss), "metric": interval(metric)}
+        losses.append(loss)
+        metrics.append(metric)
+    return {
+        "pairs": sum(map(len, losses)),
+        "log_loss": interval([x for loss in losses for x in loss]),
+        "metric": interval([x for metric in metrics for x in metric]),
+        "log_loss_between": interval([float(np.mean(loss)) for loss in losses if loss]),
+        "metric_between": interval([float(np.mean(metric)) for metric in metrics if metric]),
+    }
 
 
 def interval(values: Sequence[float]) -> dict[str, float] | None:
@@ -128,7 +139,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         for arm, found in summary[name].items():
             shown = " ".join(
                 f"{key} {v['value']:+.4f} ({v['low']:+.4f} to {v['high']:+.4f})"
-                for key in ("log_loss", "metric")
+                for key in ("log_loss", "log_loss_between", "metric", "metric_between")
                 if (v := found[key])
             )
             print(f"{name:28s} {arm:16s} {found['pairs']:2d} pairs  {shown}", flush=True)
