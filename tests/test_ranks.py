@@ -272,20 +272,16 @@ def test_recommend_confirms_and_exports_the_ranks_it_shows(
     assert json.loads(again.out)["lora_params"] == shown["pick"]["params"]
 
 
-@pytest.mark.parametrize("rank", ["auto", "eight", "2.5", "0", "-1"])
-@pytest.mark.parametrize("command", ["score", "compare", "explain", "recommend"])
-def test_a_bad_rank_is_one_line(made: tuple[Path, Path], command: str, rank: str, tmp_path: Path) -> None:
-    if command == "recommend":
-        if rank == "auto":
-            pytest.skip("what it is for")
-        said = refused(2, "recommend", made[0], "--data", made[1], "--rank", rank)
-    else:
-        options = ["--selections", tmp_path / "none.json"] if command == "score" else []
-        said = refused(2, command, tmp_path, *options, "--rank", rank)
-    if rank == "auto":
-        assert "--rank auto is for recommend" in said
-    elif command == "recommend" or rank in ("eight", "2.5"):
-        assert "--rank" in said
+@pytest.mark.parametrize("rank", ["eight", "2.5", "0", "-1"])
+def test_a_bad_rank_of_recommend_is_one_line(made: tuple[Path, Path], rank: str) -> None:
+    assert "--rank" in refused(2, "recommend", made[0], "--data", made[1], "--rank", rank)
+
+
+@pytest.mark.parametrize(("rank", "says"), [("auto", "--rank auto is for recommend"), ("eight", "--rank eight")])
+@pytest.mark.parametrize("command", ["score", "compare", "explain", "calibrate"])
+def test_elsewhere_a_rank_is_a_number(command: str, rank: str, says: str, tmp_path: Path) -> None:
+    options = ["--selections", tmp_path / "none.json"] if command == "score" else []
+    assert says in refused(2, command, tmp_path, *options, "--rank", rank)
 
 
 def test_a_baseline_counts_with_the_ranks_and_alphas_that_peft_gives_it(made: tuple[Path, Path], tmp_path: Path) -> None:
