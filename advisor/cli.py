@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advisor.choices import PREDICTED, STRATEGIES
+from advisor.choices import AUTO, AUTO_BASE, PREDICTED, STRATEGIES
 from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ def _option(panel: str, help_text: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel)
 
 
+def _rank(text: str) -> int:
+    if text == AUTO:
+        raise BadInput("--rank auto is for recommend.", "Give a number here.")
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInput(f"--rank {text}: not a whole number.", "Give one of 1 or more; recommend also takes auto.") from None
+
+
 Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, a folder with train.*, or a hub id.", "--data")]
 EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: 10 % split off --data.", "--eval-data")]
 Task = Annotated[str, _option(DATA, "auto, classification, regression or causal-lm.", "--task")]
@@ -43,7 +52,19 @@ TextColumn = Annotated[list[str] | None, _option(DATA, "Column of the text; twic
 LabelColumn = Annotated[str | None, _option(DATA, "Column of the label.", "--label-column")]
 Metric = Annotated[str | None, _option(DATA, "accuracy, matthews, f1, spearman, token_accuracy.", "--metric")]
 MaxLength = Annotated[int | None, _option(DATA, "Tokens a row; default 128, language models 512.", "--max-length")]
-Rank = Annotated[int, _option(LORA, "LoRA rank.", "--rank")]
+Rank = Annotated[
+    int, typer.Option("--rank", parser=_rank, metavar="INTEGER", help="LoRA rank.", rich_help_panel=LORA)
+]
+RankOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--rank",
+        metavar="INTEGER|auto",
+        help="LoRA rank; auto: one of its own for each module, at the parameters of rank 8, alpha/rank kept; "
+        "in real runs of two tasks no more accurate than one rank.",
+        rich_help_panel=LORA,
+    ),
+]
 Alpha = Annotated[float, _option(LORA, "LoRA alpha.", "--alpha")]
 Rslora = Annotated[bool, _option(LORA, "Scale by alpha/√rank.", "--rslora")]
 TrainRows = Annotated[int | None, _option(RECIPE, "Training rows; default: all there are.", "--train-rows")]
@@ -95,7 +116,7 @@ def recommend(
     strategy: Strategy = "predicted",
     baseline: Baseline = None,
     demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    rank: RankOrAuto = "8", alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
     confirm: Annotated[
         int,
@@ -128,7 +149,7 @@ def recommend(
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
         source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
                          revision, trust_remote_code, seed)  # fmt: skip
-        settings = _lora(rank, alpha, rslora)
+        settings = _lora(AUTO_BASE if rank == AUTO else _rank(rank), alpha, rslora)
         prepared = workflow.prepare_for_probe(source, session, samples)
         recipe = _recipe(prepared.loaded.task, train_rows, epochs, lr, batch_size, session)
         how = _probe_settings(samples, head, method, seed)
@@ -140,6 +161,7 @@ def recommend(
             strategy=strategy, baseline=own, kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
             confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
+            own_ranks=rank == AUTO,
         )  # fmt: skip
     if as_json:
         _print_json(result.json)

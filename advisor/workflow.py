@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,7 @@ from advisor.predictor import Predictor
 from advisor.prepare import Prepared, Source, prepare
 from advisor.probe import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
 from advisor.probe_folder import Probe
+from advisor.ranks import auto_ranks, serving_note
 from advisor.recipe import TrainingRecipe
 from advisor.recommend import Recommendation, recommend, reconsider
 from advisor.report import Table, recommendation_json, report_markdown, tables, verdict
@@ -150,10 +152,11 @@ def probe_summary(probe: Probe, folder: Path) -> dict[str, Any]:
 
 
 def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
-    """The user's own PEFT config as a candidate: the modules PEFT really wraps with it.
+    """The user's own PEFT config as a candidate: the modules PEFT really wraps with it, at the ranks and alphas it does.
 
     Raises:
-        BadInput: no such file, not a LoRA config, or it wraps modules that are not adaptable here.
+        BadInput: no such file, not a LoRA config, it wraps modules that are not adaptable here, or an alpha is no
+            positive number.
     """
     arguments = read_json(path / CONFIG_FILE if path.is_dir() else path, "baseline config")
     if arguments.get("peft_type") != "LORA":
@@ -164,7 +167,15 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     settings = LoraSettings(
         int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
     )
-    return Candidate(Selection("your config", names), settings)
+    for name, alpha in resolved.alphas.items():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+            raise BadInput(f"{path}: the alpha of {name} is {alpha!r}, not a positive number.")
+    return Candidate(
+        Selection("your config", names),
+        settings,
+        {name: resolved.ranks[name] for name in names if resolved.ranks[name] != settings.rank},
+        {name: resolved.alphas[name] for name in names if resolved.alphas[name] != settings.alpha},
+    )
 
 
 def _empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
@@ -190,12 +201,14 @@ def recommend_folder(
     trust_remote_code: bool,
     linearity_of: Callable[[Selection], Linearity | None],
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None = None,
+    own_ranks: bool = False,
 ) -> Written:
     """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
 
     Args:
         linearity_of: measures the pick on the model, None where it cannot be.
         confirmation_of: confirms the pick by real runs, see :func:`confirm_in`; None: none are made.
+        own_ranks: give each module a rank of its own, at the parameters of the settings' rank (``--rank auto``).
 
     Raises:
         BudgetTooSmall: nothing fits.
@@ -205,7 +218,10 @@ def recommend_folder(
     if kernel not in KERNELS:
         raise BadInput(f"--kernel {kernel}: unknown.", f"Use one of {', '.join(KERNELS)}.")
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
-    result = recommend(scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed)
+    result = recommend(
+        scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
+        spread=auto_ranks(probe) if own_ranks else None,
+    )  # fmt: skip
     confirmation = None if confirmation_of is None else confirmation_of(scorer, result)
     if confirmation is not None:
         if confirmation.same_recipe:
@@ -219,11 +235,15 @@ def recommend_folder(
         head=probe.info["head"],
         targets=probe.targets,
         base_model=str(probe.info["model"]),
+        ranks=pick.ranks,
+        alphas=pick.alphas,
     )
     model = _empty_model(probe, trust_remote_code)
-    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank)
+    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank, pick.ranks)
     found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
     session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")
+    if note := serving_note(max(resolved.ranks.values())):
+        session.warn(note)
     linearity = scorer.linearity(pick) or linearity_of(pick.selection)
     named = replace(pick, selection=replace(pick.selection, name="the pick"))
     shown_before = [named, *(score.candidate for score in result.equal_budget)]
@@ -265,7 +285,7 @@ def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int
     """Real runs through :func:`advisor.calibrate.calibrate`, resumable; a run that fails stops no other."""
 
     def all_of(candidates: Sequence[Candidate]) -> list[RealRun | str]:
-        planned = [PlannedRun(c.selection, c.settings, source.seed) for c in candidates]
+        planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas) for c in candidates]
         try:
             rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
         except (NotFinite, BrokenProcessPool) as error:

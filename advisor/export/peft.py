@@ -31,11 +31,16 @@ def lora_arguments(
     head: Sequence[str],
     targets: Sequence[Target],
     base_model: str,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Plain arguments: ``LoraConfig(**arguments)`` adapts exactly ``selection`` and trains ``head`` in full.
 
     Full module names are emitted. PEFT matches list entries exactly or as a ``.``-suffix; where a chosen name
     is such a suffix of a target that is not chosen, one anchored regex is emitted instead.
+
+    Args:
+        ranks, alphas: of single modules by full name, where they differ from the settings'.
 
     Raises:
         BadInput: the selection is empty, which PEFT has no config for.
@@ -49,16 +54,30 @@ def lora_arguments(
         "task_type": TASK_TYPES[task],
         "base_model_name_or_path": base_model,
         "r": settings.rank,
-        "lora_alpha": int(settings.alpha) if float(settings.alpha).is_integer() else settings.alpha,
+        "lora_alpha": _whole(settings.alpha),
         "lora_dropout": 0.0,
         "use_rslora": settings.rslora,
         "bias": "none",
         "fan_in_fan_out": any(t.kind == "conv1d" for t in targets if t.name in chosen),
         "target_modules": _target_modules(selection.targets, others),
     }
+    if ranks:
+        arguments["rank_pattern"] = {_pattern_key(name): rank for name, rank in ranks.items()}
+    if alphas:
+        arguments["alpha_pattern"] = {_pattern_key(name): _whole(alpha) for name, alpha in alphas.items()}
     if head:
         arguments["modules_to_save"] = list(head)
     return arguments
+
+
+def _whole(alpha: float) -> float:
+    """As an int where it is one, as axolotl wants it."""
+    return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def _pattern_key(name: str) -> str:
+    """A pattern that is this module alone: PEFT matches ``(.*\\.)?({key})$``, and takes the first key that does."""
+    return f"^{re.escape(name)}"
 
 
 def _target_modules(chosen: Sequence[str], others: Sequence[str]) -> list[str] | str:
@@ -102,6 +121,7 @@ class Resolved:
         saved_params: their parameters.
         other_params: everything else that is trainable, such as biases.
         warnings: what PEFT warned of.
+        ranks, alphas: of each wrapped module.
     """
 
     wrapped: tuple[str, ...]
@@ -110,6 +130,8 @@ class Resolved:
     saved_params: int
     other_params: int
     warnings: tuple[str, ...]
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
 
 
 def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
@@ -151,13 +173,16 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
             lora_params += parameter.numel()
         else:
             other_params += parameter.numel()
+    layers = {name: tuner.model.get_submodule(name) for name in tuner.targeted_module_names}
     return Resolved(
-        wrapped=tuple(tuner.targeted_module_names),
+        wrapped=tuple(layers),
         lora_params=lora_params,
         saved=tuple(saved),
         saved_params=saved_params,
         other_params=other_params,
         warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+        ranks={name: layer.r["default"] for name, layer in layers.items()},
+        alphas={name: layer.lora_alpha["default"] for name, layer in layers.items()},
     )
 
 
@@ -166,9 +191,14 @@ def _within(name: str, modules: Sequence[str]) -> bool:
 
 
 def prove(
-    model: nn.Module, arguments: Mapping[str, Any], selection: Selection, targets: Sequence[Target], rank: int
+    model: nn.Module,
+    arguments: Mapping[str, Any],
+    selection: Selection,
+    targets: Sequence[Target],
+    rank: int,
+    ranks: Mapping[str, int] | None = None,
 ) -> Resolved:
-    """What PEFT does with ``arguments`` on a meta-device ``model``: exactly ``selection`` and the head.
+    """What PEFT does with ``arguments`` on a meta-device ``model``: exactly ``selection``, at these ranks, and the head.
 
     Raises:
         AdvisorError: it does something else, which is a fault of the advisor's and not of the user's.
@@ -182,7 +212,11 @@ def prove(
         raise _fault(selection, f"PEFT adapts {counts} (first that differs: {differing[0]})")
     if differing := sorted(set(resolved.saved) ^ set(arguments.get("modules_to_save", ()))):
         raise _fault(selection, f"other modules are trained in full (first that differs: {differing[0]})")
-    expected = selection.params(targets, rank)
+    own = ranks or {}
+    for name in resolved.wrapped:
+        if (found := resolved.ranks[name]) != (wanted := own.get(name, rank)):
+            raise _fault(selection, f"PEFT adapts {name} with rank {found}, not {wanted}")
+    expected = selection.params(targets, rank, own)
     if (resolved.lora_params, resolved.other_params) != (expected, 0):
         trained = resolved.lora_params + resolved.other_params
         raise _fault(selection, f"PEFT trains {trained:,} parameters outside the head, not {expected:,}")
