@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import BadInput
+from advisor.formats import LABEL_NAMES, NUMBER, TEXT_NAMES
 from advisor.profiles import load_profiles
 from advisor.recipe import TASKS
-from advisor.tables import LABEL_NAMES, NUMBER, TEXT_NAMES, Table
+from advisor.tables import Table
 
 METRICS = {
     "classification": ("accuracy", "matthews", "f1"),
@@ -35,14 +36,28 @@ PROMPT_COMPLETION = (
     ("prompt", "completion"),
     ("prompt", "response"),
     ("instruction", "input", "output"),
+    ("instruction", "input", "response"),
     ("instruction", "context", "response"),
     ("instruction", "output"),
     ("instruction", "response"),
 )
-UNLABELLED_PROMPT_COMPLETION = (("question", "answer"), ("input", "output"))
+UNLABELLED_PROMPT_COMPLETION = (
+    ("question", "answer"),
+    ("input", "output"),
+    ("question", "response"),
+    ("query", "response"),
+    ("problem", "solution"),
+)
+CHATS = ("messages", "conversations", "conversation")
 OTHER_TASKS = {
-    "Token classification": (("tokens", "ner_tags"), ("tokens", "pos_tags"), ("tokens", "tags")),
-    "Extractive question answering": (("context", "answers"),),
+    "Token classification": (
+        *(("tokens", tags) for tags in ("ner_tags", "pos_tags", "tags", "labels")),
+        ("words", "ner_tags"),
+    ),
+    "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
+    "Multiple choice": (("choices", "answerkey"), ("choices", "answer"), ("endings", "label")),
+    "Preference data": (("chosen", "rejected"),),
+    "Translation": (("translation",),),
 }
 SCORE_NAMES = ("score", "similarity", "rating", "value")
 METADATA_NAMES = (
@@ -177,7 +192,7 @@ def _refuse_other_tasks(table: Table) -> None:
         found = _find_all(table, groups)
         if found:
             raise BadInput(
-                f"{table.source}: {kind} (columns {' and '.join(found)}) is not supported.",
+                f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",
                 f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
             )
 
@@ -206,9 +221,10 @@ def _language_columns(table: Table, unlabelled: bool) -> tuple[str, ...]:
 
     With ``unlabelled``, columns that a classifier could have too count only if nothing looks like a label.
     """
-    messages = _find(table, ("messages",))
+    messages = _find(table, CHATS)
     if messages and any(isinstance(value, list) for value in table.column(messages)):
-        return (messages,)
+        system = _find(table, ("system", "system_prompt"))
+        return (system, messages) if system else (messages,)
     found = _find_all(table, PROMPT_COMPLETION)
     if found:
         return found
@@ -284,7 +300,7 @@ def class_name(value: Any) -> str:
     parsed = number(value)
     if parsed is not None and parsed.is_integer() and abs(parsed) < 2**53:
         return str(int(parsed))
-    return value.strip() if isinstance(value, str) else json.dumps(value)
+    return value.strip() if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _kind(values: Sequence[Any]) -> str:
@@ -310,7 +326,7 @@ def _read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> t
     for index, value in used:
         if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
             raise BadInput(
-                f"{table.where(index)}: the label {json.dumps(value)} is neither a finite number nor a name.",
+                f"{table.places[index]}: the label {json.dumps(value)} is neither a finite number nor a name.",
                 "Give each row one label; several labels a row are not supported.",
             )
     kind = _kind([value for _, value in used])
@@ -319,7 +335,7 @@ def _read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> t
     if (kind == "mixed" and task != "classification") or (kind == "names" and task == "regression"):
         index, value = next((index, value) for index, value in used if number(value) is None)
         raise BadInput(
-            f"{table.where(index)}: the label {value!r} in column {label} is not a finite number.",
+            f"{table.places[index]}: the label {value!r} in column {label} is not a finite number.",
             "Correct the row, or pass --task classification to take every label as a class name.",
         )
     if task == "auto" and kind == "names" and hardly_repeat:
