@@ -14,14 +14,9 @@ from typing import Any
 from advisor.errors import BadInput
 from advisor.formats import LABEL_NAMES, NUMBER, TEXT_NAMES
 from advisor.profiles import load_profiles
-from advisor.recipe import TASKS
+from advisor.recipe import METRICS, TASKS
 from advisor.tables import Table
 
-METRICS = {
-    "classification": ("accuracy", "matthews", "f1"),
-    "regression": ("spearman",),
-    "causal-lm": ("token_accuracy",),
-}
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
