@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
+import io
 import json
 from datetime import date
 from decimal import Decimal
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet as pq
 from rowfiles import Write, labelled
 
@@ -18,6 +22,7 @@ from advisor.data import load_dataset
 from advisor.errors import BadInput
 from advisor.examples import Example
 from advisor.schema import Schema
+from advisor.tables import read_table
 
 
 def test_every_format_gives_the_same_examples(write: Write) -> None:
@@ -256,3 +261,25 @@ def test_rows_of_shards_are_told_apart(write: Write, tmp_path: Path) -> None:
     write("d/train-00001-of-00002.csv", "text,label\na,0\nb,1,2\n")
     with pytest.raises(BadInput, match=r"train-00001-of-00002\.csv, line 3 has 3 cells"):
         load_dataset(str(tmp_path / "d"))
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1, max_size=12).filter(
+    lambda text: text.strip() == text
+)
+
+
+@given(st.lists(st.tuples(cells, st.sampled_from(["pos", "neg"])), min_size=4, max_size=12), st.sampled_from(["utf-8", "utf-16"]))
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_written_is_read(tmp_path: Path, rows: list[tuple[str, str]], encoding: str) -> None:
+    """Any text, quoted as csv.writer does, or as JSON: the cells come back as they were, at the lines they stand in."""
+    rows = [*rows, ("some text", "pos"), ("other text", "neg")]
+    stream = io.StringIO()
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+    writer.writerows([("text", "label"), *rows])
+    (tmp_path / "a.csv").write_bytes(stream.getvalue().encode(encoding))
+    lines = "".join(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n" for text, label in rows)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode(encoding))
+    for name in ("a.csv", "a.jsonl"):
+        table = read_table(str(tmp_path / name), ["text"])
+        assert [(row["text"], row["label"]) for row in table.rows] == rows
+        assert table.total == len(rows)
