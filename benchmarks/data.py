@@ -144,7 +144,7 @@ def page(verdicts: dict[str, str], samples: int) -> str:
         rows = [[name, text] for name, text in verdicts.items()]
         parts.append(
             f"A probe of {samples} rows of each, cut to {MAX_LENGTH} tokens (MiniLM; tinytalk3m for language models), and the\n"
-            f"head of what is recommended from it for a default recipe. So few rows are for showing that each file goes through:\n\n"
+            f"head of what is recommended from it for a default recipe. So few rows only show that each file goes through:\n\n"
             f"{table(['file', 'verdict'], rows)}"
         )
     return "\n\n".join(parts)
