@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.errors import BadInput
-from advisor.schema import Schema, class_name, missing, number
+from advisor.labels import class_name, missing, number
+from advisor.schema import Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 
