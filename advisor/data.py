@@ -140,7 +140,7 @@ def _imbalance(examples: Sequence[Example], schema: Schema) -> list[str]:
     single = sorted(schema.class_names[int(label or 0)] for label, n in counts.items() if n == 1)
     if single:
         shown = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
-        notes.append(f"Classes of a single row, which training and evaluation cannot both have: {shown}.")
+        notes.append(f"Of these classes a single row was read, which training and evaluation cannot both have: {shown}.")
     return notes
 
 

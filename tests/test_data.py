@@ -279,7 +279,7 @@ def test_unbalanced_classes_are_noted(write: Write) -> None:
     notes = load_dataset(write("a.jsonl", labelled(["often"] * 18 + ["seldom"] * 2))).notes
     assert "The class often has 90% of the rows: --metric matthews says more than accuracy." in notes
     notes = load_dataset(write("b.jsonl", labelled(["a", "b"] * 5 + ["once"]))).notes
-    assert "Classes of a single row, which training and evaluation cannot both have: once." in notes
+    assert "Of these classes a single row was read, which training and evaluation cannot both have: once." in notes
 
 
 def read(source: Source) -> tuple[Dataset, Dataset, list[Event]]:
