@@ -67,7 +67,7 @@ def check(
     if as_json:
         print(json.dumps(report.as_dict(), indent=1))
     else:
-        use = "is used for" if report.applies else "is not used for"
+        use = "applies to" if report.applies else "does not apply to"
         print(f"{report.file} {use} {report.model} ({report.model_type}, {len(report.blocks)} blocks).")
         for role in report.roles:
             print(f"  {role.group}/{role.role}: {role.modules} modules {role.tail}")
