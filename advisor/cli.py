@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advisor import cli_profiles
 from advisor.choices import AUTO, AUTO_BASE, PREDICTED, STRATEGIES
 from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Which modules should LoRA adapt, on your model and your data?",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_profiles.app, name="profiles")
 
 DATA, LORA, RECIPE, PROBE, OUTPUT = "Data", "LoRA", "Training recipe the prediction is for", "Probe", "Output"
 CONFIRM = "Real runs"
@@ -45,8 +47,8 @@ def _rank(text: str) -> int:
         raise BadInput(f"--rank {text}: not a whole number.", "Give one of 1 or more; recommend also takes auto.") from None
 
 
-Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, a folder with train.*, or a hub id.", "--data")]
-EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: 10 % split off --data.", "--eval-data")]
+Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, Parquet, a folder with train.*, or a hub id.", "--data")]
+EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: --data's own, else 10 % split off.", "--eval-data")]
 Task = Annotated[str, _option(DATA, "auto, classification, regression or causal-lm.", "--task")]
 TextColumn = Annotated[list[str] | None, _option(DATA, "Column of the text; twice for pairs.", "--text-column")]
 LabelColumn = Annotated[str | None, _option(DATA, "Column of the label.", "--label-column")]

@@ -34,10 +34,10 @@ from advisor.ranks import auto_ranks, serving_note
 from advisor.recipe import TrainingRecipe
 from advisor.recommend import Recommendation, recommend, reconsider
 from advisor.report import Table, recommendation_json, report_markdown, tables, verdict
-from advisor.rows import APP, load_rows, user_rows_folder
+from advisor.rows import load_rows, user_rows_folder
 from advisor.schema import Schema
 from advisor.scoring import Candidate, RealRun, Scorer, rows_from_runs
-from advisor.store import read_json, write_json, write_text
+from advisor.store import APP, read_json, write_json, write_text
 from advisor.targets import LoraSettings, Selection, in_model_order
 
 YAML_FILE, CONFIG_FILE, JSON_FILE, REPORT_FILE = "lora.yaml", "adapter_config.json", "recommendation.json", "report.md"
