@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pprint
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from advisor.errors import BadInput
+from advisor.recipe import TASKS
 from advisor.targets import LoraSettings, Selection, Target, in_model_order
 
 if TYPE_CHECKING:
@@ -108,10 +110,17 @@ class Plan:
             )
             numbers = [plan.settings.rank, plan.settings.alpha, *plan.ranks.values(), *plan.alphas.values()]
             words = [plan.task, plan.base_model, plan.model_type, *plan.head, *plan.comments]
-            if not all(isinstance(w, str) for w in words) or any(isinstance(n, str | bool) or not n > 0 for n in numbers):
+            sizes = [size for target in plan.targets for size in (target.in_features, target.out_features)]
+            whole = [plan.settings.rank, *plan.ranks.values(), plan.outputs, *sizes]
+            if (
+                plan.task not in TASKS
+                or not all(isinstance(n, int) for n in whole)
+                or not all(isinstance(w, str) for w in words)
+                or any(isinstance(n, str | bool) or not 0 < n < math.inf for n in numbers)
+            ):
                 raise TypeError("a field has another type")
-            in_model_order([*plan.names, *(set(plan.ranks) | set(plan.alphas)) - set(plan.names)], plan.targets, where)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            in_model_order([*plan.names, *(set(plan.ranks) | set(plan.alphas)) - set(plan.names)], plan.targets, "plan")
+        except (BadInput, TypeError, KeyError, AttributeError, ValueError) as error:
             raise BadInput(f"{where}: its plan is damaged ({error}).", "Run `advisor recommend` again.") from error
         return plan
 
@@ -222,7 +231,7 @@ class Findings:
     def flat(self) -> LoraSettings:
         """One rank and alpha, for a tool that has no patterns."""
         flat = self.plan.flat()
-        if flat.params != self.plan.params or any(flat.module_settings(n) != self.plan.module_settings(n) for n in self.plan.names):
+        if any(flat.module_settings(name) != self.plan.module_settings(name) for name in self.plan.names):
             self.add("lossy", f"{self.label} has no rank or alpha pattern: every module gets rank {flat.settings.rank} "
                      f"({flat.params:,} LoRA parameters instead of {self.plan.params:,}).")  # fmt: skip
         return flat.settings

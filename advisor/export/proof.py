@@ -42,7 +42,8 @@ def prove_file(target: Format, name: str, file: RenderedFile, plan: Plan, model:
     if resolved.other_params:
         raise _fault(target, name, f"{resolved.other_params:,} parameters outside LoRA and the head are trained")
     if file.fidelity == "exact":
-        wrong = [n for n in plan.names if (resolved.ranks[n], resolved.alphas[n]) != (plan.module_settings(n).rank, plan.module_settings(n).alpha)]
+        wanted = {name: plan.module_settings(name) for name in plan.names}
+        wrong = [n for n, own in wanted.items() if (resolved.ranks[n], resolved.alphas[n]) != (own.rank, own.alpha)]
         if wrong or resolved.rslora != plan.settings.rslora:
             raise _fault(target, name, f"{(wrong or plan.names)[0]} gets another rank or scale")
     return resolved
