@@ -32,6 +32,8 @@ from advisor.surprises import (
     unmatched_surprises,
 )
 
+SEQ_CLS_HEADS = ("classifier", "score")  # PEFT adds both to modules_to_save by itself, and saves them so
+
 
 @dataclass(frozen=True)
 class Report:
@@ -134,10 +136,12 @@ def verify(
     try:
         resolved = resolve(model, arguments)
     except BadInput as error:
-        raise BadInput(error.what, " ".join(surprises) or error.hint) from error
+        raise BadInput(f"{path}: {error.what}", " ".join(surprises) or error.hint) from error
     head = find_head(model) if settled != "causal-lm" else ()
     targets = {t.name: t for t in find_targets(model, head)}
     every = [name for name, _ in model.named_modules() if name]
+    added = SEQ_CLS_HEADS if arguments.get("task_type") == "SEQ_CLS" else ()
+    asked = [entry for entry in arguments.get("modules_to_save") or [] if entry not in added]
     entries, layers = arguments.get("target_modules"), arguments.get("layers_to_transform")
     answers = matches(entries, resolved.wrapped) if isinstance(entries, list) else {}
     outside = tuple(name for name in resolved.wrapped if name not in targets)
@@ -148,7 +152,7 @@ def verify(
         *suffix_surprises(answers, targets),
         *outside_surprises(outside),
         *layer_surprises(layers, resolved, targets),
-        *saved_surprises(arguments.get("modules_to_save") or [], resolved, head),
+        *saved_surprises(asked, resolved, head),
         *pattern_surprises(arguments, resolved),
         *exclude_surprises(arguments.get("exclude_modules"), every),
         *tied_surprises(_tied(model), resolved),

@@ -41,7 +41,8 @@ def yaml_file(**fields: Any) -> tuple[str, str]:
 
 
 def axolotl(**fields: Any) -> tuple[str, str]:
-    return yaml_file(adapter="lora", base_model="m", **{"lora_r": 4, "lora_alpha": 8, "lora_target_modules": ATTENTION, **fields})
+    usual = {"adapter": "lora", "base_model": "m", "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ATTENTION}
+    return yaml_file(**{**usual, **fields})
 
 
 def factory(**fields: Any) -> tuple[str, str]:
