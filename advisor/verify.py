@@ -33,6 +33,7 @@ from advisor.surprises import (
 )
 
 SEQ_CLS_HEADS = ("classifier", "score")  # PEFT adds both to modules_to_save by itself, and saves them so
+NO_FAN_IN = ("llama-factory", "unsloth", "trl")  # formats whose YAML has no key fan_in_fan_out
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,9 @@ def verify(
     ]
     if resolved.other_params:
         surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
-    surprises += [f"PEFT warns: {warning}" for warning in resolved.warnings]
+    for warning in resolved.warnings:  # PEFT corrects fan_in_fan_out, and in these tools nobody can
+        corrected = "fan_in_fan_out" in warning and target.name in NO_FAN_IN
+        (notes if corrected else surprises).append(f"PEFT warns: {warning}")
     if path.name == CONFIG_FILE and (weights := path.with_name(WEIGHTS_FILE)).exists():
         adapter = read_adapter(weights)
         surprises += tensor_surprises(adapter, resolved)

@@ -339,7 +339,7 @@ def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dic
     where = recommendation / JSON_FILE
     shown = read_json(where, "recommendation")
     if "plan" not in shown:
-        raise BadInput(f"{where}: has no field plan.", "Run `advisor recommend` again.")
+        raise BadInput(f"{where}: no field plan.", "Run `advisor recommend` again.")
     rendered = render_all(Plan.from_dict(shown["plan"], str(where)), names)
     return {name: (result, write_rendered(result, out)) for name, result in rendered.items()}
 
