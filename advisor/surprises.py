@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.export.peft import Resolved
+from advisor.ranks import SERVED, serving_note
 from advisor.targets import Target
-
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes, from 8 on; the default is 16
-VLLM_DEFAULT = 16
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -134,15 +132,10 @@ def tied_surprises(tied: Sequence[str], resolved: Resolved) -> list[str]:
 
 def rank_surprises(resolved: Resolved, task: str) -> tuple[list[str], list[str]]:
     """Surprises and notes on what vLLM serves."""
-    if task != "causal-lm" or not resolved.ranks:
+    note = serving_note(max(resolved.ranks.values(), default=1)) if task == "causal-lm" else None
+    if note is None:
         return [], []
-    largest = max(resolved.ranks.values())
-    if largest > VLLM_RANKS[-1]:
-        return [f"Rank {largest} is above {VLLM_RANKS[-1]}, the largest that vLLM serves."], []
-    if largest > VLLM_DEFAULT:
-        needed = next(rank for rank in VLLM_RANKS if rank >= largest)
-        return [], [f"vLLM serves rank {largest} only with --max-lora-rank {needed}."]
-    return [], []
+    return ([note], []) if max(resolved.ranks.values()) > SERVED[-1] else ([], [note])
 
 
 def _answers(key: str, name: str) -> bool:
