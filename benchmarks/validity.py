@@ -35,6 +35,7 @@ SHIPPED = HERE.parent / "profiles" / "predictors"
 PEERS = HERE / "results" / "peer_scores.json"
 RESULTS = HERE / "results" / "validity.json"
 FEWEST = 6  # runs a budget needs for a rank correlation inside it
+RANKED = 8  # selections a group needs to count in the mean rank correlation
 DRAWS = 500
 # Features that stand for scores of the paper and its kin; the sign makes higher mean a higher predicted loss.
 SCORES = {
@@ -283,8 +284,9 @@ def shuffled(rows: Sequence[CalibrationRow], seed: int) -> list[CalibrationRow]:
 
 
 def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over groups (pairs and regrets pooled)."""
+    """Means over groups (pairs and regrets pooled); rank correlations over those of at least ``RANKED`` selections."""
     reports = [r for r in reports if "predicted" in r]
+    ranked = [r for r in reports if r["selections"] >= RANKED]
     names = sorted(set.intersection(*(set(r["scores"]) for r in reports)))
 
     def mean(values: Sequence[float | None]) -> float | None:
@@ -307,8 +309,9 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     with_second = [r for r in reports if r["second_seed"]]
     return {
         "groups": len(reports),
-        "predicted": {k: mean([r["predicted"][k] for r in reports]) for k in ("all", "within")},
-        "scores": {n: {k: mean([r["scores"][n][k] for r in reports]) for k in ("all", "within")} for n in names},
+        "groups_ranked": len(ranked),
+        "predicted": {k: mean([r["predicted"][k] for r in ranked]) for k in ("all", "within")},
+        "scores": {n: {k: mean([r["scores"][n][k] for r in ranked]) for k in ("all", "within")} for n in names},
         "second_seed": {k: mean([r["second_seed"][k] for r in with_second]) for k in ("all", "within")},
         "predicted_single_seed_there": {
             k: mean([mean([s[k] for s in r["predicted_single_seed"]]) for r in with_second]) for k in ("all", "within")
@@ -364,7 +367,7 @@ def main() -> None:
         "tasks_left_out": summary(by_task),
         "models_left_out": summary(by_model),
         "never_shipped": summary(held_out),
-        "from_shuffled_losses": float(np.mean([r["predicted"]["all"] for rs in control for r in rs if "predicted" in r])),
+        "from_shuffled_losses": float(np.mean([r["predicted"]["all"] for rs in control for r in rs if r.get("selections", 0) >= RANKED])),
         "groups": {"task left out": by_task, "model left out": by_model, "never shipped": held_out},
     }
     print(json.dumps({key: value for key, value in result.items() if key != "groups"}, indent=1))
