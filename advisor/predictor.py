@@ -5,7 +5,8 @@ A model a person can read, of a selection S in one group (a model on a task with
     log loss(S) = H − G·(1 − x_S^1.5) + misfit + noise
 
 H is the simulated log loss of training no module (real runs agree within a few per cent), x_S the share of the simulated
-gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around a multiple of the simulated one.
+gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around a multiple of the root of the
+simulated one, which grows with the training rows.
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
 is. A second model maps loss to the metric.
 """
