@@ -5,7 +5,8 @@ A model a person can read, of a selection S in one group (a model on a task with
     log loss(S) = H − G·(1 − x_S^1.5) + misfit + noise
 
 H is the simulated log loss of training no module (real runs agree within a few per cent), x_S the share of the simulated
-gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around a multiple of the simulated one.
+gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around a multiple of the root of the
+simulated one, which grows with the training rows.
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
 is. A second model maps loss to the metric.
 """
@@ -34,6 +35,9 @@ FEATURE = "recipe_loss"
 CURVE = 1.5  # real runs forgo less than simulated ones where little is forgone
 LEAST_GAIN = 0.03  # simulated gains below count as this: smaller ones are noise of the probe's sample
 GAIN_POWER = 0.5  # real gains differ less than simulated ones
+PROBED_ROWS = 512  # rows of most runs; a probe's 128 examples show little of what more rows teach …
+ROWS_POWER = 0.3  # … so real gains grow by this power of them,
+ROWS_ERROR = 0.2  # give or take this one (four tasks run at 512 and at 2,048 rows)
 LEARNABLE = 0.06  # log loss a linear probe must win for gains to be believed in full; below, in proportion
 LEAST_TRUST = 0.05
 START_ERROR = 0.03  # of H, as real head-only runs show; a group's gain is not known better
@@ -188,7 +192,7 @@ class Predictor:
         quantile = float(norm.ppf(0.5 + LEVEL / 2))
         forgone = curve(simulated / simulated_gain(context))
         typical, misfit, noise = self._typical(context)
-        ratio = math.exp(quantile * widen * self.log_ratio_sd_)
+        ratio = math.exp(quantile * widen * self._log_gain_sd(context))
         deviation = typical * forgone
         # Misfit is shared by similar selections: its covariance falls with the share of parameters that differ.
         covariance = (widen * typical * misfit) ** 2 * (1.0 - distances)
@@ -223,7 +227,7 @@ class Predictor:
             start=context["log_start"],
             start_sd=widen * self.start_sd_,
             gain=typical,
-            log_gain_sd=widen * self.log_ratio_sd_,
+            log_gain_sd=widen * self._log_gain_sd(context),
             forgone=curve(np.append(simulated, 0.0) / simulated_gain(context)),
             covariance=(widen * misfit) ** 2 * (1.0 - distances),
             noise=noise,
@@ -246,6 +250,10 @@ class Predictor:
         believed = trust(context)
         gain = math.exp(self.log_ratio_) * expected_gain(context)
         return gain, self.misfit_ / believed, self.noise_ / believed
+
+    def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
+        """Standard deviation of log G: between groups, and of what other numbers of rows do to it."""
+        return math.hypot(self.log_ratio_sd_, ROWS_ERROR * log_rows(context))
 
     def _score(self, log_loss: Array, above: Array, below: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
         design = np.array([_score_design(x, context) for x in log_loss])
@@ -284,8 +292,14 @@ def trust(context: Mapping[str, Any]) -> float:
 
 
 def expected_gain(context: Mapping[str, Any]) -> float:
-    """What real gains are a log-normal multiple of: the root of the simulated gain, as far as it is believed."""
-    return float(simulated_gain(context) ** GAIN_POWER) * trust(context)
+    """What real gains are a log-normal multiple of: the root of the simulated gain, as far as it is believed, times what
+    more rows than the usual ones teach."""
+    return float(simulated_gain(context) ** GAIN_POWER) * trust(context) * math.exp(ROWS_POWER * log_rows(context))
+
+
+def log_rows(context: Mapping[str, Any]) -> float:
+    """Log of the training rows over the usual ones."""
+    return float(context["log_train_rows"]) - math.log(PROBED_ROWS)
 
 
 def curve(forgone: Array) -> Array:

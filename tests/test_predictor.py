@@ -22,6 +22,7 @@ from advisor.predictor import (
     LEAST_GAIN,
     LEAST_TRUST,
     METRIC_ERROR,
+    ROWS_POWER,
     SIGNED_METRICS,
     START_ERROR,
     Gain,
@@ -168,7 +169,7 @@ def test_misfit_with_unequal_numbers_of_seeds() -> None:
 
 
 def group_of(simulated: Sequence[float], log_loss: Sequence[float], start: float = 0.0, gain: float = 0.5) -> Group:
-    context = {"log_start": start, "log_simulated": start - gain, "head_gain": 1.0}
+    context = {"log_start": start, "log_simulated": start - gain, "head_gain": 1.0, "log_train_rows": math.log(512)}
     return Group("g", [str(i) for i in simulated], np.array(simulated), np.array(log_loss), np.ones(len(simulated)), context, [])
 
 
@@ -235,7 +236,7 @@ def test_predictions_in_closed_form() -> None:
     assert math.log(found.loss.high[2] / found.loss.value[2]) == pytest.approx(own, rel=1e-3)
     assert math.log(found.loss.value[2] / found.loss.low[2]) == pytest.approx(own, rel=1e-3)
     # all-linear wins between G/r and G·r, r the spread of gains
-    r = math.exp(1.6449 * predictor.log_ratio_sd_)
+    r = math.exp(1.6449 * predictor.log_ratio_sd_)  # at the usual number of rows
     assert math.log(found.loss.high[0] / found.loss.value[0]) == pytest.approx(math.hypot(typical * (1 - 1 / r), own), rel=1e-3)
     assert math.log(found.loss.value[0] / found.loss.low[0]) == pytest.approx(math.hypot(typical * (r - 1), own), rel=1e-3)
 
@@ -281,6 +282,26 @@ def test_metrics_are_between_guessing_and_perfect(metric: str) -> None:
         assert (found.score.low >= (-1.0 if metric in SIGNED_METRICS else 0.0)).all()
     assert found.score.value[-1] == pytest.approx(context["chance"])
     assert found.score.low[-1] == pytest.approx(context["chance"] - 1.645 * METRIC_ERROR, abs=1e-4)
+
+
+def test_more_rows_teach_more_and_are_known_less_well() -> None:
+    """The same simulation at other numbers of training rows; order and shares of the gain stay."""
+    predictor = fit(make_rows())
+    context = {**predictor.groups_[0].context, "log_train_rows": math.log(512)}
+    simulated = np.linspace(0.0, 0.4, 5)
+    usual, more, fewer = (
+        predictor.predict(simulated, {**context, "log_train_rows": math.log(rows)}, distances(5)) for rows in (512, 2048, 128)
+    )
+    assert (more.loss.value < usual.loss.value).all()
+    assert (usual.loss.value < fewer.loss.value).all()
+    for other in (more, fewer):
+        won = (context["log_start"] - np.log(p.loss.value[0]) for p in (other, usual))
+        widths = (np.log(p.loss.high[0] / p.loss.low[0]) / gain for p, gain in zip((other, usual), won, strict=True))
+        assert next(widths) > next(widths)
+        assert other.relative.value == pytest.approx(usual.relative.value, rel=0.5)
+        assert (np.argsort(other.deviation) == np.argsort(usual.deviation)).all()
+    ratio = (context["log_start"] - np.log(more.loss.value)) / (context["log_start"] - np.log(usual.loss.value))
+    assert ratio == pytest.approx(4**ROWS_POWER)
 
 
 NOISE, MISFIT = 0.06, 0.15
@@ -357,6 +378,9 @@ def test_far_targets_are_named_and_widened() -> None:
         far = predictor.predict(np.array([0.1]), {**near, **change}, distances(1))
         assert len(far.far) == 1
         assert reason in far.far[0]
+        if reason == "training rows":  # they also change the gain itself
+            assert far.relative.high[0] - far.relative.low[0] > 1.5 * (usual.relative.high[0] - usual.relative.low[0])
+            continue
         for name in ("loss", "score", "relative"):
             a, b = getattr(usual, name), getattr(far, name)
             assert b.low[0] < a.low[0] < a.high[0] < b.high[0]
