@@ -118,10 +118,13 @@ def test_commas_break_the_tools_that_split_at_them(tmp_path: Path) -> None:
 
 def test_lossy_ranks_are_the_nearest_size_at_the_same_scale(made: dict[str, Made]) -> None:
     it = made["llama"]
-    plan = own_ranks(it.plan([t.name for t in it.targets], LoraSettings(4, 8)))
+    names = [t.name for t in it.targets]
+    ranks = dict.fromkeys(names[1:], 9) | {names[1]: 8}
+    plan = it.plan(names, LoraSettings(4, 8), ranks=ranks, alphas={name: 2.0 * rank for name, rank in ranks.items()})
     (file,) = FORMATS["llama-factory"].render(plan).files.values()
     content = yaml.safe_load(file.text)
     rank = content["lora_rank"]
+    assert rank == 9
     assert content["lora_alpha"] == 2 * rank
     sizes = {r: abs(plan.selection.params(it.targets, r) - plan.params) for r in range(1, 17)}
     assert rank == min(sizes, key=lambda r: sizes[r])
