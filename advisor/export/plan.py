@@ -270,8 +270,8 @@ def one_line(text: str) -> str:
 
 
 def yaml_body(content: Mapping[str, Any]) -> str:
-    """``content`` as YAML in its own order."""
-    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    """``content`` as YAML in its own order; escaped beyond ASCII, as PyYAML loses U+0085 otherwise."""
+    return yaml.safe_dump(dict(content), sort_keys=False)
 
 
 def call(name: str, positional: Sequence[str], arguments: Mapping[str, Any]) -> str:
