@@ -107,6 +107,11 @@ def finetune(
     eval_states = prefix.of(depth, evaluation, frozen_logits)
     train_states = prefix.of(depth, train, frozen_logits, training=True)
     epochs = [Epoch(math.nan, *_evaluate(model, loaded, evaluation, metric, batch_of, eval_states), 0.0)]
+    if not math.isfinite(epochs[0].val_loss):
+        raise NotFinite(
+            f"{selection.name}: the validation loss is {epochs[0].val_loss} before any training.",
+            "Try --dtype float32, or check the checkpoint.",
+        )
     steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
     total = steps_an_epoch * recipe.epochs
     warmup = max(1, round(recipe.warmup * total))
