@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import threading
 import time
@@ -12,11 +13,13 @@ from contextlib import contextmanager
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor import workers
 from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.events import Session
 from advisor.workers import Submit, import_ray, processes, ray_actors, run_all
@@ -37,55 +40,64 @@ def outcome_of(item: Item, count: int) -> str:
     return f"{number} done"
 
 
-@contextmanager
-def lossy_pool(count: int, opened: list[int], choose: Callable[[int], int]) -> Iterator[Submit]:
-    """Works when asked for results, in any order; one death loses all that is queued, as a process pool does."""
-    opened.append(count)
-    queued: list[tuple[Item, Future[str]]] = []
-    dead = False
+class LossyPools:
+    """Pools that work when waited for, in an order drawn at random; a death loses all that is queued, as with processes."""
 
-    def submit(item: Item) -> Future[str]:
-        nonlocal dead
-        if dead:
+    def __init__(self, seed: int = 0) -> None:
+        self.draw = random.Random(seed)
+        self.opened: list[int] = []
+        self.queued: list[tuple[Item, Future[str]]] = []
+        self.dead = False
+
+    @contextmanager
+    def open(self, count: int) -> Iterator[Submit]:
+        self.opened.append(count)
+        self.dead = False
+        yield self.submit
+        self.queued.clear()
+
+    def submit(self, item: Item) -> Future[str]:
+        if self.dead:
             raise BrokenExecutor("dead")
         future: Future[str] = Future()
-        queued.append((item, future))
-        if len(queued) >= 2 * count or count == 1:
-            work()
-        else:
-            timer = threading.Timer(0.001, work)
-            timer.daemon = True
-            timer.start()
+        self.queued.append((item, future))
+        if self.draw.random() < 0.3:
+            self.work(1)
         return future
 
-    lock = threading.Lock()
+    def wait(self, futures: Any, **options: Any) -> tuple[set[Future[str]], set[Future[str]]]:
+        done = {f for f in futures if f.done()}
+        if not done:
+            self.work(self.draw.randint(1, len(self.queued)))
+            done = {f for f in futures if f.done()}
+        return done, set(futures) - done
 
-    def work() -> None:
-        nonlocal dead
-        with lock:
-            while queued:
-                item, future = queued.pop(choose(len(queued)) % len(queued))
-                try:
-                    future.set_result(outcome_of(item, count))
-                except AdvisorError as error:
-                    future.set_exception(error)
-                except BrokenExecutor as error:
-                    dead = True
-                    for lost in (future, *(f for _, f in queued)):
-                        lost.set_exception(error)
-                    queued.clear()
+    def work(self, items: int) -> None:
+        for _ in range(min(items, len(self.queued))):
+            item, future = self.queued.pop(self.draw.randrange(len(self.queued)))
+            try:
+                future.set_result(outcome_of(item, self.opened[-1]))
+            except AdvisorError as error:
+                future.set_exception(error)
+            except BrokenExecutor as error:
+                self.dead = True
+                for lost in (future, *(f for _, f in self.queued)):
+                    lost.set_exception(error)
+                self.queued.clear()
+                return
 
-    yield submit
+    def run(self, items: Sequence[Item], count: int) -> list[tuple[Item, Any]]:
+        with mock.patch.object(workers, "wait", self.wait):
+            return list(run_all(items, self.open, count, Session()))
 
 
 KINDS = st.sampled_from(["fine", "nan", "large", "too large", "heavy", "deadly"])
 
 
-@given(st.lists(KINDS, max_size=8), st.integers(1, 3), st.randoms(use_true_random=False))
-def test_every_item_is_answered_once_and_only_culprits_fail(kinds: Sequence[str], count: int, random: Any) -> None:
-    items, opened = list(enumerate(kinds)), list[int]()
-    pool = partial(lossy_pool, opened=opened, choose=lambda n: random.randrange(n))
-    found = list(run_all(items, pool, count, Session()))
+@given(st.lists(KINDS, max_size=8), st.integers(1, 3), st.integers(0, 999))
+def test_every_item_is_answered_once_and_only_culprits_fail(kinds: Sequence[str], count: int, seed: int) -> None:
+    items, pools = list(enumerate(kinds)), LossyPools(seed)
+    found = pools.run(items, count)
     assert sorted(item for item, _ in found) == items
     for (number, kind), outcome in found:
         if kind in FAILS_ALONE:
@@ -93,12 +105,11 @@ def test_every_item_is_answered_once_and_only_culprits_fail(kinds: Sequence[str]
         else:
             assert outcome == f"{number} done"
     if set(kinds) <= {"fine", "nan"}:
-        assert opened == [count] * bool(kinds)
+        assert pools.opened == [count] * bool(kinds)
 
 
 def test_a_dead_process_is_said_to_have_died() -> None:
-    pool = partial(lossy_pool, opened=[], choose=lambda n: 0)
-    ((_, error),) = run_all([(0, "deadly")], pool, 2, Session())
+    ((_, error),) = LossyPools().run([(0, "deadly")], 2)
     assert "process died" in error.what
     assert error.hint
 
