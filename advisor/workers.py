@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from advisor.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
@@ -136,7 +136,7 @@ def ray_actors(work: Work, count: int, address: str, gpus: bool = True) -> Itera
         gpus: share the cluster's GPUs among the actors, where there are any.
 
     Raises:
-        BadInput: Ray is not installed, or there is no cluster at ``address``.
+        BadInput: Ray is not installed, or there is no cluster at ``address``; from futures: an actor could not start there.
     """
     ray = import_ray()
     here: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
@@ -154,11 +154,18 @@ def ray_actors(work: Work, count: int, address: str, gpus: bool = True) -> Itera
 
     def start() -> None:
         own.actor = actor_class.remote(work)
+        own.failure = None
         actors.append(own.actor)
-        with suppress(ray.exceptions.RayError):  # it shows again at the first item
+        try:
             ray.get(own.actor.ready.remote())
+        except ray.exceptions.RayError as error:  # or the pool is being left, then nobody asks
+            own.failure = str(error).strip().splitlines()[-1]
 
     def do(item: Any) -> Any:
+        if own.failure:
+            raise BadInput(
+                f"--ray {address}: a worker cannot start: {own.failure}", "Install the same advisor on every node of the cluster."
+            )
         try:
             return ray.get(own.actor.do.remote(item))
         except ray.exceptions.RayTaskError as error:

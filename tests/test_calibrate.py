@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -366,8 +368,11 @@ def diverged() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_rows_that_processes_give(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_cluster_gives_the_rows_that_processes_give(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # as installed on the node
     path, _ = oracle.write_rows(tmp_path, "binary")
     source = Source(str(tiny_model("llama")), str(path), eval_data=str(path), device="cpu")
     model = prepare(source, Session(), train_limit=8, eval_limit=0).loaded

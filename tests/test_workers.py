@@ -286,9 +286,17 @@ def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         import_ray()
 
 
+def test_a_worker_that_cannot_start_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = fake_ray(monkeypatch)
+    monkeypatch.setattr(ray, "get", mock.Mock(side_effect=ray.exceptions.RayError("Trace:\nModuleNotFoundError: advisor")))
+    with pytest.raises(BadInput, match="a worker cannot start: ModuleNotFoundError: advisor. Install"):
+        list(run_all([1], partial(ray_actors, work, address="local"), 1, Session()))
+
+
 @pytest.mark.slow
-def test_on_a_real_cluster() -> None:
+def test_on_a_real_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # as installed on the node
     pool = partial(ray_actors, Deadly(2), address="local")
     found = dict(run_all([0, 1, 100, 2, 3], pool, 1, Session()))
     assert isinstance(found[2], OutOfMemory)
