@@ -74,6 +74,11 @@ class PrefixStates:
         containers = {t.name.split(f".{t.layer}.", 1)[0] for t in loaded.targets if t.layer is not None}
         self._container = containers.pop() if len(containers) == 1 else ""
 
+    @property
+    def bytes(self) -> int:
+        """What is kept now."""
+        return sum(states.bytes for states in self._kept.values() if states is not None)
+
     def depth(self, selection: Selection) -> int:
         """How many blocks lie below every adapted module; 0 also where the model has not one list of blocks."""
         blocks = self.loaded.model.get_submodule(self._container)

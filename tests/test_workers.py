@@ -289,7 +289,7 @@ def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_that_cannot_start_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = fake_ray(monkeypatch)
     monkeypatch.setattr(ray, "get", mock.Mock(side_effect=ray.exceptions.RayError("Trace:\nModuleNotFoundError: advisor")))
-    with pytest.raises(BadInput, match="a worker cannot start: ModuleNotFoundError: advisor. Install"):
+    with pytest.raises(BadInput, match="a worker cannot start: ModuleNotFoundError: advisor Install"):
         list(run_all([1], partial(ray_actors, work, address="local"), 1, Session()))
 
 
