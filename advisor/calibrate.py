@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advisor.errors import BadInput
+from advisor.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
 from advisor.events import Session, Stage
 from advisor.prepare import Prepared, Source, prepare
 from advisor.recipe import TrainingRecipe
 from advisor.selections import HEAD_ONLY, distinct, recipes, structured_random
 from advisor.store import read_json, write_json
 from advisor.targets import LoraSettings, Selection, Target
+from advisor.workers import processes, ray_actors, run_all
 
-RUNS_FILE = "runs.jsonl"
+if TYPE_CHECKING:
+    from advisor.prefix import PrefixStates
+
+RUNS_FILE, FAILED_FILE = "runs.jsonl", "failed.jsonl"
 RUN_SCHEMA = 1
 DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
 
@@ -98,14 +101,20 @@ def calibrate(
     *,
     eval_rows: int,
     workers: int = 1,
+    ray: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Do the planned runs that ``out/runs.jsonl`` does not hold yet, one JSON line a finished run.
+    """Do the planned runs that ``out`` does not hold yet, one JSON line a finished run in ``runs.jsonl``.
 
-    A run that was cut off is done again; finished lines are never touched. Each worker is one process of one
-    torch thread with its own copy of the model.
+    A run that was cut off is done again; finished lines are never touched. A run whose numbers stop being finite, that
+    runs out of memory, or whose process dies, stops no other: it is warned of, and a line of ``failed.jsonl`` keeps it
+    from being tried again. Each worker is of one torch thread with its own copy of the model: a process, or an actor on
+    the cluster at the address ``ray``.
+
+    Returns:
+        The rows of all finished runs in ``out``; :func:`read_failures` has the others.
 
     Raises:
-        BadInput: ``out`` holds runs of another model or other data.
+        BadInput: ``out`` holds runs of another model or other data; the cluster cannot be used.
         Interrupted: cancelled; finished runs are kept.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -114,16 +123,28 @@ def calibrate(
         del recipe_given["pull"], recipe_given["pull_always"]
     identity = {"source": source.as_dict(), "recipe": recipe_given, "eval_rows": eval_rows}
     _check_identity(out / "calibration.json", identity)
-    done = {row["key"] for row in read_runs(out)}
+    done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
     todo = [run for run in planned if run.key not in done]
     stage = Stage(session, "Real LoRA runs", len(planned), len(planned) - len(todo))
-    with open(out / RUNS_FILE, "a", encoding="utf-8") as file:
-        for run, row in _run_all(source, todo, session, recipe, eval_rows, workers):
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            stage.advance(f"{run.selection.name}: validation loss {row['result']['val_loss']:.4f}")
+    work = Runner(source, recipe, eval_rows)
+    pool = partial(processes, work) if ray is None else partial(ray_actors, work, address=ray, gpus=source.device != "cpu")
+    for run, outcome in run_all(todo, pool, workers, session):
+        name = run.selection.name
+        if isinstance(outcome, AdvisorError):
+            _append(out / FAILED_FILE, _failure(run, recipe, outcome))
+            session.warn(f"The real run of {name} failed and is left out: {outcome}")
+            stage.advance(f"{name}: failed")
+        else:
+            _append(out / RUNS_FILE, outcome)
+            stage.advance(f"{name}: validation loss {outcome['result']['val_loss']:.4f}")
     return read_runs(out)
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
@@ -132,7 +153,38 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     Raises:
         BadInput: a line other than the last is corrupt.
     """
-    path = folder / RUNS_FILE
+    return _read_lines(folder / RUNS_FILE)
+
+
+def read_failures(folder: Path) -> dict[str, AdvisorError]:
+    """Why runs of a calibration folder failed, by their keys, in the order in which they did; as :func:`read_runs`."""
+    kinds = {kind.__name__: kind for kind in (NotFinite, OutOfMemory)}
+    rows = _read_lines(folder / FAILED_FILE)
+    return {row["key"]: kinds.get(row["error"], AdvisorError)(row["what"], row["hint"]) for row in rows}
+
+
+def _failure(run: PlannedRun, recipe: TrainingRecipe, error: AdvisorError) -> dict[str, Any]:
+    return {
+        "schema": RUN_SCHEMA,
+        **_plain(run, recipe),
+        "error": type(error).__name__,
+        "what": error.what,
+        "hint": error.hint,
+    }
+
+
+def _plain(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "selection": asdict(run.selection),
+        "settings": asdict(run.settings),
+        **run.own,
+        "recipe": recipe.as_dict(),
+        "seed": run.seed,
+    }
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     text = path.read_bytes()
@@ -164,104 +216,101 @@ def short_name(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-_prepared: Prepared | None = None  # one per worker process
+class Runner:
+    """Does planned runs in one worker; model, rows and the states of frozen blocks are made for the first and kept."""
+
+    def __init__(self, source: Source, recipe: TrainingRecipe, eval_rows: int) -> None:
+        self.source, self.recipe, self.eval_rows = source, recipe, eval_rows
+        self._ready: tuple[Prepared, PrefixStates] | None = None
+
+    def __call__(self, run: PlannedRun) -> dict[str, Any]:
+        """The run's row.
+
+        Raises:
+            NotFinite: its loss became NaN or infinite.
+            OutOfMemory: it does not fit.
+        """
+        import torch
+
+        from advisor.capture import lacks_memory
+
+        try:
+            return self._row(run)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            first_line = (str(error).splitlines() or ["out of memory"])[0]
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # here, where the error no longer holds the run's tensors
+        raise OutOfMemory(f"{run.selection.name}: {first_line}", "Lower --batch-size or --max-length.")
+
+    def _prepare(self) -> tuple[Prepared, PrefixStates]:
+        import torch
+
+        from advisor.prefix import PrefixStates
+
+        if self._ready is None:
+            torch.set_num_threads(1)
+            prepared = prepare(self.source, Session(), train_limit=self.recipe.train_rows, eval_limit=self.eval_rows)
+            self._ready = prepared, PrefixStates(prepared.loaded)
+        return self._ready
+
+    def _row(self, run: PlannedRun) -> dict[str, Any]:
+        from advisor.finetune import finetune
+
+        prepared, prefix = self._prepare()
+        schema = prepared.train.schema
+        result = finetune(
+            prepared.loaded, run.selection, run.settings, self.recipe, prepared.train_rows, prepared.eval_rows, schema.metric,
+            run.seed, ranks=run.ranks, alphas=run.alphas, prefix=prefix,
+        )  # fmt: skip
+        best = result.at_best
+        epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
+        return {
+            "schema": RUN_SCHEMA,
+            **_plain(run, self.recipe),
+            "result": {
+                "train_loss": best.train_loss if result.best else None,
+                "val_loss": best.val_loss,
+                "metric": best.metric,
+                "best_epoch": result.best,
+                "epochs": epochs,
+                "distances": [e.distance for e in result.epochs],
+                "lora_params": result.lora_params,
+                "wall_s": round(result.wall_s, 2),
+            },
+            "provenance": _provenance(prepared),
+        }
 
 
-def _start_worker(source: Source, train_rows: int | None, eval_rows: int) -> None:
-    import torch
-
-    global _prepared
-    torch.set_num_threads(1)
-    _prepared = prepare(source, Session(), train_limit=train_rows, eval_limit=eval_rows)
-
-
-def _one_run(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
+def _provenance(prepared: Prepared) -> dict[str, Any]:
+    """What a row says of the model, the data and the machine."""
     import peft
     import torch
     import transformers
 
-    from advisor.finetune import bf16_autocast, finetune
+    from advisor.finetune import bf16_autocast
 
-    assert _prepared is not None
-    loaded, schema = _prepared.loaded, _prepared.train.schema
-    result = finetune(
-        loaded, run.selection, run.settings, recipe, _prepared.train_rows, _prepared.eval_rows, schema.metric, run.seed,
-        ranks=run.ranks, alphas=run.alphas,
-    )  # fmt: skip
-    best = result.at_best
-    epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
+    loaded, schema = prepared.loaded, prepared.train.schema
     return {
-        "schema": RUN_SCHEMA,
-        "key": run.key,
-        "selection": asdict(run.selection),
-        "settings": asdict(run.settings),
-        **run.own,
-        "recipe": recipe.as_dict(),
-        "seed": run.seed,
-        "result": {
-            "train_loss": best.train_loss if result.best else None,
-            "val_loss": best.val_loss,
-            "metric": best.metric,
-            "best_epoch": result.best,
-            "epochs": epochs,
-            "distances": [e.distance for e in result.epochs],
-            "lora_params": result.lora_params,
-            "wall_s": round(result.wall_s, 2),
-        },
-        "provenance": {
-            "model": short_name(loaded.name),
-            "model_type": loaded.model.config.model_type,
-            "model_fingerprint": loaded.fingerprint,
-            "data": short_name(_prepared.train.source),
-            "data_fingerprint": _prepared.train.fingerprint,
-            "eval_fingerprint": _prepared.evaluation.fingerprint,
-            "task": schema.task,
-            "classes": len(schema.class_names),
-            "metric": schema.metric,
-            "train_rows": len(_prepared.train_rows),
-            "eval_rows": len(_prepared.eval_rows),
-            "max_length": _prepared.max_length,
-            "autocast": "bfloat16" if bf16_autocast(loaded.device) else "off",
-            "device": loaded.device.type,
-            "versions": {
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "peft": peft.__version__,
-                "python": platform.python_version(),
-            },
+        "model": short_name(loaded.name),
+        "model_type": loaded.model.config.model_type,
+        "model_fingerprint": loaded.fingerprint,
+        "data": short_name(prepared.train.source),
+        "data_fingerprint": prepared.train.fingerprint,
+        "eval_fingerprint": prepared.evaluation.fingerprint,
+        "task": schema.task,
+        "classes": len(schema.class_names),
+        "metric": schema.metric,
+        "train_rows": len(prepared.train_rows),
+        "eval_rows": len(prepared.eval_rows),
+        "max_length": prepared.max_length,
+        "autocast": "bfloat16" if bf16_autocast(loaded.device) else "off",
+        "device": loaded.device.type,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+            "python": platform.python_version(),
         },
     }
-
-
-def _run_all(
-    source: Source,
-    todo: Sequence[PlannedRun],
-    session: Session,
-    recipe: TrainingRecipe,
-    eval_rows: int,
-    workers: int,
-) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
-    """Yield each run with its row as it finishes; no more than two runs a worker are queued."""
-    if not todo:
-        return
-    waiting = list(reversed(todo))
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(source, recipe.train_rows, eval_rows),
-    )
-    running: dict[Future[dict[str, Any]], PlannedRun] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < 2 * workers:
-                run = waiting.pop()
-                running[pool.submit(_one_run, run, recipe)] = run
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield running.pop(future), future.result()
-            session.check()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list((pool._processes or {}).values()):
-            process.terminate()

@@ -75,14 +75,18 @@ class Capture:
             )
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory, of this machine or of an accelerator, is used up."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error).lower()
+
+
 def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -> int:
     """Half of ``rows``, to try again with, if ``error`` is lack of memory; says so.
 
     Raises:
         OutOfMemory: one row, of ``tokens`` tokens, does not fit. ``error`` itself, if it is something else.
     """
-    out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error).lower()
-    if not out:
+    if not lacks_memory(error):
         raise error
     if rows == 1:
         raise OutOfMemory(f"One row of {tokens} tokens does not fit in memory.", "Lower --max-length.") from error

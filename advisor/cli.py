@@ -360,6 +360,13 @@ def calibrate(
     runs: Annotated[int, typer.Option("--runs", help="Fine-tunes in all (selections × seeds).")] = 60,
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds a selection.")] = 1,
     workers: Workers = 1,
+    ray: Annotated[
+        str | None,
+        _option(
+            CONFIRM, "Workers on a Ray cluster: auto, its address, or local (one started here). Model and data must lie "
+            "at the same place on every node, or be hub ids.", "--ray",
+        ),
+    ] = None,
     eval_rows: Annotated[int, typer.Option("--eval-rows", help="Most evaluation rows.")] = 500,
     rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = 512, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
@@ -387,6 +394,7 @@ def calibrate(
                 _recipe(found, train_rows, epochs, lr, batch_size, session), pull=pull or 0.0, pull_always=pull_always
             ),
             out, session, train_rows=train_rows, runs=runs, seeds=seeds, workers=workers, eval_rows=eval_rows,
+            ray=ray,
         )  # fmt: skip
     if as_json:
         _print_json({"rows": count, "file": str(rows_file) if rows_file else None})

@@ -6,11 +6,12 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
 
@@ -19,6 +20,7 @@ from advisor.errors import NotFinite
 from advisor.events import Session
 from advisor.export.peft import lora_arguments
 from advisor.models import LoadedModel
+from advisor.prefix import PrefixStates, States
 from advisor.recipe import TrainingRecipe
 from advisor.targets import LoraSettings, Selection
 
@@ -71,6 +73,7 @@ def finetune(
     inspect: Callable[[nn.Module, Mapping[str, torch.Tensor]], None] | None = None,
     ranks: Mapping[str, int] | None = None,
     alphas: Mapping[str, float] | None = None,
+    prefix: PrefixStates | None = None,
 ) -> RunResult:
     """Fine-tune a copy of ``loaded`` with LoRA on ``selection`` and the head, and evaluate after every epoch.
 
@@ -78,7 +81,8 @@ def finetune(
     alone; for a causal LM it evaluates the model as it is. ``seed`` draws the new head, A, dropout and row order.
     Epoch 0 in the result is the untrained model (train_loss NaN). ``inspect`` is called once, after the last epoch, with
     the trained model in eval mode and θ0, the value of each trainable parameter before training, by name. ``ranks`` and
-    ``alphas`` are those of single modules, where they differ from the settings'.
+    ``alphas`` are those of single modules, where they differ from the settings'. ``prefix`` keeps what the frozen blocks
+    compute from run to run of the same model and rows; by default it is kept for this run alone.
 
     Raises:
         NotFinite: the loss became NaN or infinite.
@@ -96,7 +100,21 @@ def finetune(
     def batch_of(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         return collate(rows, loaded, label_mean, label_std)
 
-    epochs = [Epoch(math.nan, *_evaluate(model, loaded, evaluation, metric, batch_of), 0.0)]
+    def frozen_logits(rows: Sequence[Row]) -> torch.Tensor:
+        batch = batch_of(rows)
+        del batch["labels"]
+        return _logits(loaded.model, loaded, batch)
+
+    prefix = prefix or PrefixStates(loaded)
+    depth = prefix.depth(selection) if trainable and recipe.epochs else 0
+    eval_states = prefix.of(depth, evaluation, frozen_logits)
+    train_states = prefix.of(depth, train, frozen_logits, training=True)
+    epochs = [Epoch(math.nan, *_evaluate(model, loaded, evaluation, metric, batch_of, eval_states), 0.0)]
+    if not math.isfinite(epochs[0].val_loss):
+        raise NotFinite(
+            f"{selection.name}: the validation loss is {epochs[0].val_loss} before any training.",
+            "Try --dtype float32, or check the checkpoint.",
+        )
     steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
     total = steps_an_epoch * recipe.epochs
     warmup = max(1, round(recipe.warmup * total))
@@ -112,7 +130,8 @@ def finetune(
             loss_sum, weight_sum = 0.0, 0
             for indices in length_bucketed(lengths, recipe.batch_size, rng):
                 session.check()
-                loss, weight = _loss(model, loaded, batch_of([train[i] for i in indices]))
+                with _starting_at(train_states, model, indices):
+                    loss, weight = _loss(model, loaded, batch_of([train[i] for i in indices]))
                 if not torch.isfinite(loss):
                     raise NotFinite(
                         f"{selection.name}: the training loss is {loss.item()} in epoch {epoch + 1}.", "Lower --lr."
@@ -128,7 +147,7 @@ def finetune(
                 optimizer.zero_grad(set_to_none=True)
                 loss_sum += loss.item() * weight
                 weight_sum += weight
-            evaluated = _evaluate(model, loaded, evaluation, metric, batch_of)
+            evaluated = _evaluate(model, loaded, evaluation, metric, batch_of, eval_states)
             epochs.append(Epoch(loss_sum / weight_sum, *evaluated, _distance(named, initial)))
             if not math.isfinite(epochs[-1].val_loss):
                 raise NotFinite(
@@ -186,6 +205,13 @@ def _adapted_copy(
     return model
 
 
+def _starting_at(states: States | None, model: nn.Module, indices: Sequence[int]) -> AbstractContextManager[None]:
+    """Within, ``model`` starts from the rows' kept states; None: from the rows themselves."""
+    if states is None:
+        return nullcontext()
+    return states.replayed(model.get_base_model() if isinstance(model, PeftModel) else model, indices)
+
+
 def reset_head(model: nn.Module, name: str) -> None:
     """Draw the weights of one head module anew from torch's current seed, as a fresh load would."""
     std = getattr(model.config, "initializer_range", 0.02)
@@ -218,7 +244,7 @@ def _logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor
 
 
 @torch.no_grad()
-def _evaluate(model, loaded, rows, metric, batch_of) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+def _evaluate(model, loaded, rows, metric, batch_of, states) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     """Validation loss (pooled over target tokens for a causal LM) and metric."""
     model.eval()
     loss_sum, count = 0.0, 0
@@ -226,7 +252,8 @@ def _evaluate(model, loaded, rows, metric, batch_of) -> tuple[float, float]:  # 
     for indices in length_bucketed([len(row.ids) for row in rows], EVAL_BATCH):
         batch = batch_of([rows[i] for i in indices])
         labels = batch.pop("labels")
-        logits = _logits(model, loaded, batch)
+        with _starting_at(states, model, indices):
+            logits = _logits(model, loaded, batch)
         if loaded.task == "regression":
             loss_sum += functional.mse_loss(logits[:, 0], labels, reduction="sum").item()
             count += len(labels)

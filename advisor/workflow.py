@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import platformdirs
 from torch import nn
 
 from advisor.budget import Budget
-from advisor.calibrate import PlannedRun, calibrate, plan_runs, read_runs
+from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
 from advisor.confirm_report import confirm_table, confirmation_json, confirmed
 from advisor.demo import demo_dataset_file, demo_model_folder
-from advisor.errors import BadInput, NotFinite
+from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.export import FORMATS
 from advisor.export.peft import arguments_of, prove, resolve
@@ -42,6 +41,7 @@ from advisor.schema import Schema
 from advisor.scoring import Candidate, RealRun, Scorer, rows_from_runs
 from advisor.store import APP, read_json, write_json, write_text
 from advisor.targets import LoraSettings, Selection, in_model_order
+from advisor.workers import import_ray
 
 YAML_FILE, CONFIG_FILE, JSON_FILE, REPORT_FILE = "lora.yaml", "adapter_config.json", "recommendation.json", "report.md"
 
@@ -312,19 +312,13 @@ def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int
 
     def all_of(candidates: Sequence[Candidate]) -> list[RealRun | str]:
         planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas) for c in candidates]
-        try:
-            rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
-        except (NotFinite, BrokenProcessPool) as error:
-            if len(planned) > 1:  # which one it was shows when each is run alone; finished ones are kept
-                return [outcome for candidate in candidates for outcome in all_of([candidate])]
-            reason = str(error) if isinstance(error, NotFinite) else "its process died, perhaps for lack of memory"
-            session.warn(f"The real run of {candidates[0].selection.name} failed and is left out: {reason}")
-            return [reason]
-        results = {row["key"]: row["result"] for row in rows}
-        found = [results[run.key] for run in planned]
+        rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
+        results, failed = {row["key"]: row["result"] for row in rows}, read_failures(folder)
         return [
-            RealRun(candidate, result["val_loss"], result["metric"], result["wall_s"])
-            for candidate, result in zip(candidates, found, strict=True)
+            str(failed[run.key])
+            if run.key not in results
+            else RealRun(candidate, *(results[run.key][part] for part in ("val_loss", "metric", "wall_s")))
+            for candidate, run in zip(candidates, planned, strict=True)
         ]
 
     return all_of
@@ -356,25 +350,37 @@ def calibrate_folder(
     seeds: int,
     workers: int,
     eval_rows: int,
+    ray: str | None = None,
 ) -> tuple[Path | None, int]:
     """Real runs into ``out/runs.jsonl``, a probe into ``out/probe``, and rows into the user's data folder.
 
-    Runs with a pull towards the start become no rows: the predictor simulates none.
+    Runs with a pull towards the start become no rows: the predictor simulates none. Runs that failed neither.
 
     Returns:
         The rows file (None: not written) and its number of rows.
+
+    Raises:
+        NotFinite, OutOfMemory: all runs failed, the first of them so.
     """
+    if ray is not None:
+        import_ray()  # that it is missing is better said before the model is loaded
     prepared = prepare(source, session, train_limit=train_rows, eval_limit=0)
     loaded = prepared.loaded
     recipe = recipe_for(loaded.task)
     if recipe.pull:
         session.note("Runs with a pull become no calibration rows: predictions are for training without one.")
     planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
-    calibrate(source, planned, recipe, out, session, eval_rows=eval_rows, workers=workers)
+    runs_done = calibrate(source, planned, recipe, out, session, eval_rows=eval_rows, workers=workers, ray=ray)
+    if failed := [error for key, error in read_failures(out).items() if key in {run.key for run in planned}]:
+        if not runs_done:
+            raise failed[0]
+        session.warn(
+            f"{len(failed)} of {len(planned)} runs failed and are left out; to try them again, delete {out / FAILED_FILE}."
+        )
     probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
     if recipe.pull:
         return None, 0
-    rows = rows_from_runs(read_runs(out), probe)
+    rows = rows_from_runs(runs_done, probe)
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
     folder = user_rows_folder()
     folder.mkdir(parents=True, exist_ok=True)

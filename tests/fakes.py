@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -209,3 +211,13 @@ def candidate(probe: Probe, indices: Sequence[int], settings: LoraSettings | Non
 
 def with_blocks(probe: Probe, **arrays: np.ndarray) -> Probe:
     return replace(probe, **arrays)
+
+
+@contextmanager
+def one_thread(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any], Future[Any]]]:
+    """A pool for :func:`advisor.workers.run_all` whose one worker is a thread of this process."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        yield lambda item: thread.submit(work, item)
+    finally:
+        thread.shutdown(cancel_futures=True)

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import oracle
 import pytest
-from fakes import bert_targets
+import torch
+from fakes import bert_targets, one_thread
 
 from advisor import calibrate as module
-from advisor.calibrate import RUNS_FILE, PlannedRun, calibrate, plan_runs, read_runs, short_name
-from advisor.errors import BadInput, Interrupted
-from advisor.events import Event, Progress, Session
+from advisor.calibrate import (
+    FAILED_FILE,
+    RUNS_FILE,
+    PlannedRun,
+    Runner,
+    calibrate,
+    plan_runs,
+    read_failures,
+    read_runs,
+    short_name,
+)
+from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite, OutOfMemory
+from advisor.events import Event, Progress, Session, Warn
 from advisor.predictor import grouped
-from advisor.prepare import Source
+from advisor.prepare import Source, prepare
 from advisor.recipe import TrainingRecipe
 from advisor.rows import load_rows
 from advisor.selections import HEAD_ONLY, recipes
@@ -91,22 +104,26 @@ def test_key_tells_runs_apart() -> None:
     assert len({run.key, *(o.key for o in others)}) == 5
 
 
+FAILS: dict[str, AdvisorError] = {}  # by the name of the selection
+
+
 @pytest.fixture
 def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs take no time; the names of those done."""
-    done: list[str] = []
+    """Runs take no time; the keys of those begun."""
+    begun: list[str] = []
 
-    def run_all(source: Source, todo: Sequence[PlannedRun], session: Session, *rest: Any) -> Iterator[Any]:
-        for run in todo:
-            done.append(run.key)
-            yield run, {
-                "schema": 1, "key": run.key, "selection": asdict(run.selection), "seed": run.seed,
-                "result": {"val_loss": 0.5},
-            }  # fmt: skip
-            session.check()
+    def do(run: PlannedRun) -> dict[str, Any]:
+        begun.append(run.key)
+        if run.selection.name in FAILS:
+            raise FAILS[run.selection.name]
+        return {
+            "schema": 1, "key": run.key, "selection": asdict(run.selection), "seed": run.seed, "result": {"val_loss": 0.5},
+        }  # fmt: skip
 
-    monkeypatch.setattr(module, "_run_all", run_all)
-    return done
+    monkeypatch.setattr(module, "Runner", lambda source, recipe, eval_rows: do)
+    monkeypatch.setattr(module, "processes", one_thread)
+    monkeypatch.setattr("test_calibrate.FAILS", {})
+    return begun
 
 
 def go(out: Path, planned: list[PlannedRun], session: Session | None = None, **changes: Any) -> list[dict[str, Any]]:
@@ -148,9 +165,75 @@ def test_stopping_keeps_what_is_finished(tmp_path: Path, fake_runs: list[str]) -
     session.emit = stop
     with pytest.raises(Interrupted):
         go(tmp_path, plan(6), session)
-    assert len(read_runs(tmp_path)) == 3
+    kept = [row["key"] for row in read_runs(tmp_path)]
+    assert 3 <= len(kept) < 6
+    fake_runs.clear()
     go(tmp_path, plan(6))
-    assert len(fake_runs) == len(set(fake_runs)) == 6
+    assert [*kept, *fake_runs] == [p.key for p in plan(6)]
+
+
+def test_a_run_that_fails_stops_no_other_and_is_not_repeated(tmp_path: Path, fake_runs: list[str]) -> None:
+    events: list[Event] = []
+    planned = plan(6)
+    FAILS.update({
+        planned[1].selection.name: NotFinite("The training loss is nan.", "Lower --lr."),
+        planned[4].selection.name: OutOfMemory("It does not fit.", "Buy more."),
+    })  # fmt: skip
+    rows = go(tmp_path, planned, Session(emit=events.append))
+    assert [r["key"] for r in rows] == [planned[i].key for i in (0, 2, 3, 5)]
+    failed = read_failures(tmp_path)
+    assert list(failed) == [planned[1].key, planned[4].key]
+    assert [type(error) for error in failed.values()] == [NotFinite, OutOfMemory]
+    assert [(error.what, error.hint) for error in failed.values()] == [
+        ("The training loss is nan.", "Lower --lr."), ("It does not fit.", "Buy more."),
+    ]  # fmt: skip
+    warned = [event.text for event in events if isinstance(event, Warn)]
+    assert len(warned) == 2
+    assert f"real run of {planned[1].selection.name} failed and is left out: The training loss is nan." in warned[0]
+    assert [e.done for e in events if isinstance(e, Progress)] == list(range(7))
+    assert fake_runs.count(planned[4].key) == 2  # again alone
+    fake_runs.clear()
+    assert go(tmp_path, planned) == rows
+    assert fake_runs == []
+    FAILS.clear()
+    (tmp_path / FAILED_FILE).unlink()
+    assert len(go(tmp_path, planned)) == 6
+    assert fake_runs == [planned[1].key, planned[4].key]
+
+
+def test_a_failure_cut_off_is_tried_again(tmp_path: Path, fake_runs: list[str]) -> None:
+    planned = plan(2)
+    FAILS[planned[0].selection.name] = NotFinite("nan")
+    go(tmp_path, planned)
+    path = tmp_path / FAILED_FILE
+    path.write_bytes(path.read_bytes()[:-3])
+    fake_runs.clear()
+    go(tmp_path, planned)
+    assert fake_runs == [planned[0].key]
+    assert list(read_failures(tmp_path)) == [planned[0].key]
+
+
+def test_lack_of_memory_in_a_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(SOURCE, RECIPE, 5)
+    errors: list[Exception] = [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."), MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ]  # fmt: skip
+
+    def fail(run: PlannedRun) -> dict[str, Any]:
+        raise errors[0]
+
+    monkeypatch.setattr(runner, "_row", fail)
+    run = plan(2)[1]
+    for words in ("CUDA out of memory. Tried to allocate 2 GiB.", "out of memory", "can't allocate memory"):
+        with pytest.raises(OutOfMemory, match=f"all-linear: .*{words}") as caught:
+            runner(run)
+        assert "More" not in caught.value.what
+        assert caught.value.__context__ is None
+        del errors[0]
+    errors.append(RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        runner(run)
 
 
 @pytest.mark.parametrize(
@@ -247,3 +330,59 @@ def test_a_real_calibration_becomes_rows(
     assert again() == (file, count)
     assert (file.read_bytes(), (tmp_path / "out" / RUNS_FILE).read_bytes()) == before
     assert any(p.stage == "Real LoRA runs" and p.done == 6 for p in progress)
+
+
+@pytest.mark.slow
+def test_all_runs_diverging_is_an_error_and_some_are_not(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from advisor.workflow import calibrate_folder
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(module, "processes", one_thread)
+    path, _ = oracle.write_rows(tmp_path, "regression")
+    source = Source(str(tiny_model("bert", "regression", 1)), str(path), eval_data=str(path), task="regression", device="cpu")
+    events: list[Event] = []
+
+    def go_on(lr: float, out: str, runs: int) -> int:
+        recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4, lr=lr)
+        return calibrate_folder(
+            source, SETTINGS, lambda task: recipe, tmp_path / out, Session(emit=events.append),
+            train_rows=8, runs=runs, seeds=1, workers=1, eval_rows=6,
+        )[1]  # fmt: skip
+
+    with pytest.raises(NotFinite, match="loss is"):
+        go_on(1e30, "all", 2)
+    with pytest.raises(NotFinite, match="loss is"):  # also when resumed
+        go_on(1e30, "all", 2)
+    assert len(read_failures(tmp_path / "all")) == 2
+    real = Runner._row
+    monkeypatch.setattr(Runner, "_row", lambda self, run: real(self, run) if run.selection.targets else diverged())
+    events.clear()
+    assert go_on(1e-3, "some", 3) == 2
+    assert any(isinstance(e, Warn) and "1 of 3 runs failed" in e.text and "delete" in e.text for e in events)
+
+
+def diverged() -> dict[str, Any]:
+    raise NotFinite("nan")
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_rows_that_processes_give(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # as installed on the node
+    path, _ = oracle.write_rows(tmp_path, "binary")
+    source = Source(str(tiny_model("llama")), str(path), eval_data=str(path), device="cpu")
+    model = prepare(source, Session(), train_limit=8, eval_limit=0).loaded
+    planned = plan_runs(model.targets, model.qv_roles(), SETTINGS, runs=5)
+    recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4)
+    found = []
+    for ray in (None, "local"):
+        rows = calibrate(source, planned, recipe, tmp_path / str(ray), Session(), eval_rows=6, workers=1, ray=ray)
+        for row in rows:
+            del row["result"]["wall_s"]
+        found.append(sorted(rows, key=lambda row: str(row["key"])))
+    assert len(found[0]) == 5
+    assert found[0] == found[1]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import candidate, make_probe, make_rows, make_scorer
+from fakes import candidate, make_probe, make_rows, make_scorer, one_thread
 from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 from test_cli import advisor, refused, write_data
@@ -608,20 +608,21 @@ def test_durations() -> None:
 # --- through calibrate's machinery ------------------------------------------------------------------------------------
 
 
-def fake_calibrate(fails: dict[str, Exception], calls: list[list[str]]) -> Callable[..., Any]:
-    done: dict[str, dict[str, Any]] = {}
+@pytest.fixture
+def fake_runs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+    """Runs take no time, and end with the error that is put here by the name of their selection."""
+    fails: dict[str, Exception] = {}
     numbers: dict[str, int] = {}
 
-    def calibrate(source: Source, planned: Sequence[PlannedRun], recipe: TrainingRecipe, out: Path, *_: Any, **__: Any) -> Any:
-        calls.append([p.selection.name for p in planned])
-        for p in planned:
-            if p.selection.name in fails:
-                raise fails[p.selection.name]
-            loss = numbers.setdefault(p.key, len(numbers) + 1) / 10
-            done[p.key] = {"key": p.key, "result": {"val_loss": loss, "metric": 0.9, "wall_s": 3.0}}
-        return list(done.values())
+    def do(run: PlannedRun) -> dict[str, Any]:
+        if run.selection.name in fails:
+            raise fails[run.selection.name]
+        loss = numbers.setdefault(run.key, len(numbers) + 1) / 10
+        return {"schema": 1, "key": run.key, "result": {"val_loss": loss, "metric": 0.9, "wall_s": 3.0}}
 
-    return calibrate
+    monkeypatch.setattr(calibrate_module, "Runner", lambda source, recipe, eval_rows: do)
+    monkeypatch.setattr(calibrate_module, "processes", one_thread)
+    return fails
 
 
 def three(scorer: Scorer) -> list[Candidate]:
@@ -629,13 +630,13 @@ def three(scorer: Scorer) -> list[Candidate]:
 
 
 @pytest.mark.parametrize("error", [NotFinite("b: the training loss is nan in epoch 1."), BrokenProcessPool("ended")])
-def test_a_run_that_fails_stops_no_other(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    calls: list[list[str]] = []
+def test_a_run_that_fails_stops_no_other(
+    both: Both, tmp_path: Path, fake_runs: dict[str, Exception], error: Exception
+) -> None:
     events: list[Event] = []
-    monkeypatch.setattr(workflow, "calibrate", fake_calibrate({"b": error}, calls))
+    fake_runs["b"] = error
     run_all = workflow.real_runs(Source("m", "d"), TrainingRecipe(), tmp_path, 2, Session(emit=events.append))
     a, b, c = run_all(three(both[0]))
-    assert calls == [["a", "b", "c"], ["a"], ["b"], ["c"]]
     assert isinstance(a, RealRun)
     assert isinstance(c, RealRun)
     assert (a.candidate.selection.name, c.candidate.selection.name) == ("a", "c")
@@ -644,18 +645,20 @@ def test_a_run_that_fails_stops_no_other(both: Both, tmp_path: Path, monkeypatch
     assert ("nan in epoch 1" in b) if isinstance(error, NotFinite) else ("process died" in b)
     (warning,) = (e for e in events if isinstance(e, Warn))
     assert "The real run of b failed and is left out" in warning.text
+    fake_runs.clear()
+    assert run_all(three(both[0])) == [a, b, c]  # resumed, the failure too
 
 
-def test_other_errors_and_stopping_are_not_swallowed(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_and_stopping_are_not_swallowed(both: Both, tmp_path: Path, fake_runs: dict[str, Exception]) -> None:
     for error in (Interrupted("Stopped."), BadInput("another model")):
-        monkeypatch.setattr(workflow, "calibrate", fake_calibrate({"b": error}, []))
+        fake_runs["b"] = error
         with pytest.raises(type(error)):
             workflow.real_runs(Source("m", "d"), TrainingRecipe(), tmp_path, 1, Session())(three(both[0]))
 
 
-def test_runs_are_told_apart_by_their_keys(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("fake_runs")
+def test_runs_are_told_apart_by_their_keys(both: Both, tmp_path: Path) -> None:
     """Rows of earlier runs in the folder are not mistaken for those asked for now."""
-    monkeypatch.setattr(workflow, "calibrate", fake_calibrate({}, []))
     run_all = workflow.real_runs(Source("m", "d", seed=3), TrainingRecipe(), tmp_path, 1, Session())
     first, second, third = three(both[0])
     (a,) = run_all([first])
@@ -684,17 +687,16 @@ def test_bad_options(arguments: list[str], message: str) -> None:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Workers are this process; names of the runs begun. Everything else is as in real ones."""
+    """The worker is a thread of this process; names of the runs begun. Everything else is as in real ones."""
     begun: list[str] = []
+    one_run = calibrate_module.Runner._row
 
-    def run_all(source: Source, todo: Any, session: Session, recipe: TrainingRecipe, eval_rows: int, workers: int) -> Any:
-        calibrate_module._start_worker(source, recipe.train_rows, eval_rows)
-        for run in todo:
-            begun.append(run.selection.name)
-            yield run, calibrate_module._one_run(run, recipe)
-            session.check()
+    def noted(self: calibrate_module.Runner, run: PlannedRun) -> dict[str, Any]:
+        begun.append(run.selection.name)
+        return one_run(self, run)
 
-    monkeypatch.setattr(calibrate_module, "_run_all", run_all)
+    monkeypatch.setattr(calibrate_module.Runner, "_row", noted)
+    monkeypatch.setattr(calibrate_module, "processes", one_thread)
     monkeypatch.setattr(recommend_module, "STABILITY_DRAWS", 2)
     return begun
 
@@ -751,19 +753,19 @@ def test_at_the_full_recipe_the_numbers_follow_and_a_stop_resumes(
 ) -> None:
     out = tmp_path / "r"
     command = [*bert_command, "--confirm", 2, "--out", out]
-    one_run = calibrate_module._one_run
+    one_run = calibrate_module.Runner._row
 
-    def stopped(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
-        if len(in_this_process) == 2:
+    def stopped(self: calibrate_module.Runner, run: PlannedRun) -> dict[str, Any]:
+        if in_this_process:
             raise KeyboardInterrupt
-        return one_run(run, recipe)
+        return one_run(self, run)
 
-    monkeypatch.setattr(calibrate_module, "_one_run", stopped)
+    monkeypatch.setattr(calibrate_module.Runner, "_row", stopped)
     refused(130, *command)
     assert not (out / "recommendation.json").exists()
     kept = (out / "confirm" / "runs.jsonl").read_bytes()
     assert kept.count(b"\n") == 1
-    monkeypatch.setattr(calibrate_module, "_one_run", one_run)
+    monkeypatch.setattr(calibrate_module.Runner, "_row", one_run)
     in_this_process.clear()
     ran = advisor(*command, "--json")
     assert ran.code == 0, ran.err
