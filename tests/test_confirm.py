@@ -737,7 +737,10 @@ def test_from_the_command_line(bert_command: list[object], in_this_process: list
     again = advisor(*command)
     assert again.code == 0, again.err
     assert in_this_process == []
-    assert json.loads((out / "recommendation.json").read_text()) == shown
+    repeated = json.loads((out / "recommendation.json").read_text())
+    measured = [found.pop("linearity") for found in (repeated, shown)]  # on the model, again: products may round otherwise
+    assert repeated == shown
+    assert measured[0]["gaps"] == pytest.approx(measured[1]["gaps"], rel=1e-3)
     assert "Confirmed by 2 real runs of" in again.out
     assert "Real runs on 16 training rows" in again.out
     assert "Confirming by up to 2 real LoRA runs on 16 training rows" in again.err

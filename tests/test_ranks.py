@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fakes import candidate, make_probe, make_scorer
+from fakes import candidate, make_probe, make_scorer, one_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -26,10 +26,8 @@ from advisor.budget import parse_budget
 from advisor.calibrate import PlannedRun
 from advisor.errors import BadInput
 from advisor.events import Session
-from advisor.prepare import Source
 from advisor.probe_folder import Probe
 from advisor.ranks import MOST, allocate, auto_ranks, rank_values, serving_note
-from advisor.recipe import TrainingRecipe
 from advisor.recommend import recommend
 from advisor.report import module_map, recommendation_json, verdict
 from advisor.scoring import rows_from_runs
@@ -238,16 +236,7 @@ def test_recommend_confirms_and_exports_the_ranks_it_shows(
 ) -> None:
     model, data = made
     monkeypatch.setattr(recommend_module, "STABILITY_DRAWS", 2)
-    trained = []
-
-    def run_all(source: Source, todo: Any, session: Session, recipe: TrainingRecipe, eval_rows: int, workers: int) -> Any:
-        calibrate_module._start_worker(source, recipe.train_rows, eval_rows)
-        for run in todo:
-            row = calibrate_module._one_run(run, recipe)
-            trained.append(row)
-            yield run, row
-
-    monkeypatch.setattr(calibrate_module, "_run_all", run_all)
+    monkeypatch.setattr(calibrate_module, "processes", one_thread)
     ran = advisor(
         "recommend", model, "--data", data, "--samples", 24, "--device", "cpu", "--budget", "60%", "--rank", "auto",
         "--granularity", "layer", "--epochs", 1, "--confirm", 2, "--confirm-rows", 16, "--out", tmp_path, "--json",
@@ -255,6 +244,7 @@ def test_recommend_confirms_and_exports_the_ranks_it_shows(
     assert ran.code == 0, ran.err
     shown = json.loads(ran.out)
     first = shown["confirm"]["runs"][0]
+    trained = [json.loads(line) for line in (tmp_path / "confirm" / "runs.jsonl").read_text().splitlines()]
     assert (first["rank_pattern"], first["alpha_pattern"]) == (trained[0]["ranks"], trained[0]["alphas"])
     assert first["rank_pattern"]
     wanted = {name: shown["pick"].get("rank_pattern", {}).get(name, 8) for name in shown["pick"]["targets"]}
