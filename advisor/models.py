@@ -25,8 +25,10 @@ AUTO_CLASSES = {
     "regression": "AutoModelForSequenceClassification",
     "causal-lm": "AutoModelForCausalLM",
 }
-# Never adapted in any family: sentence poolers and the routers of mixtures of experts.
-NEVER_ADAPTED = ("pooler", "router", "gate")
+EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
+# Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
+# token of a given row.
+NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
 
 
 @dataclass
@@ -154,7 +156,10 @@ def load_model(
         name=name,
         revision=getattr(config, "_commit_hash", None),
         fingerprint=weight_fingerprint(model, head if new_head else ()),
-        notes=(f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""),),
+        notes=(
+            f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""),
+            *experts_left_out(model),
+        ),
         warnings=tuple(warnings),
     )
 
@@ -189,10 +194,23 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     )
 
 
+def experts_left_out(model: nn.Module) -> tuple[str, ...]:
+    """A sentence on the experts of a mixture, which get no LoRA; empty where there are none."""
+    weights = {name: p.numel() for name, p in model.named_parameters()}
+    experts = {name: size for name, size in weights.items() if EXPERTS in name.split(".")}
+    if not experts:
+        return ()
+    share = sum(experts.values()) / sum(weights.values())
+    return (
+        f"Mixture of experts: {len(experts)} expert weights ({share:.0%} of the parameters; first: {next(iter(experts))}) are "
+        "not probed and get no LoRA. What is said is about the other modules only.",
+    )
+
+
 def find_targets(
     model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None
 ) -> tuple[Target, ...]:
-    """What PEFT's ``all-linear`` wraps, less poolers, routers and the head, in model order.
+    """What PEFT's ``all-linear`` wraps, less poolers, routers, experts and the head, in model order.
 
     ``profile`` stands in for the one of the model's family.
 
