@@ -25,6 +25,8 @@ AUTO_CLASSES = {
     "regression": "AutoModelForSequenceClassification",
     "causal-lm": "AutoModelForCausalLM",
 }
+# What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
+QV_NAMES = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn")
 EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
 # Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
 # token of a given row.
@@ -80,9 +82,11 @@ class LoadedModel:
         return int(min(limit, self.tokenizer.model_max_length))
 
     def qv_roles(self) -> tuple[str, ...]:
-        """The roles that stand for "q,v" in this family."""
+        """The roles that stand for "q,v" in this family; without a profile, those that usually mean it."""
         profile = family_profile(self.model.config.model_type)
-        return tuple(profile["qv"]) if profile else ("query", "value", "q_proj", "v_proj")
+        if profile:
+            return tuple(profile["qv"])
+        return tuple(dict.fromkeys(t.role for t in self.targets if t.role.rsplit(".", 1)[-1] in QV_NAMES))
 
 
 def load_model(

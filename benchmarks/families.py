@@ -28,12 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import oracle
-from architectures import ENCODERS, FAMILIES, build
+from architectures import DECODERS, FAMILIES, build
 
 from advisor.budget import parse_budget
-from advisor.choices import PREDICTED
+from advisor.choices import OBJECTIVE
 from advisor.encode import collate
 from advisor.events import Note, Session
+from advisor.head import head_linears
 from advisor.models import NEVER_ADAPTED, LoadedModel, load_model
 from advisor.outputs import Outputs, forward_outputs
 from advisor.prepare import Prepared, Source, prepare
@@ -59,7 +60,7 @@ class Found:
     Attributes:
         model_type: of its config.
         targets: what can be adapted. never: names of modules that never are. notes: what the advisor said.
-        error: worst relative Frobenius error of a block (W and G of each module, the head's) against float64 autograd.
+        error: worst relative Frobenius error of a block (W and G of each module, that of the head's linear modules) against float64 autograd.
         chosen: modules of the recommendation. applied: those that PEFT adapts with the exported YAML.
         loss_before, loss_after: of a batch, around one step of gradient descent on what that YAML trains.
     """
@@ -77,7 +78,7 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
-    return ("binary",) if name in ENCODERS else ("causal-lm", "binary")
+    return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
 def examine(model: Path, kind: str, folder: Path) -> Found:
@@ -88,11 +89,11 @@ def examine(model: Path, kind: str, folder: Path) -> Found:
     task = oracle.TASKS.get(kind, "classification")
     prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu"), session)
     loaded = prepared.loaded
-    settings = ProbeSettings(method="materialise", micro_batch=5)
+    settings = ProbeSettings(method="materialise", micro_batch=5, linearity=False)
     probe = run_probe(prepared, settings, folder / "probe", session)
     written = recommend_folder(
         probe, SETTINGS, TrainingRecipe(), parse_budget("50%"), session, out=folder / "advice", granularity="module",
-        strategy=PREDICTED, baseline=None, kernel="adam", sigma=None, seed=0, trust_remote_code=False,
+        strategy=OBJECTIVE, baseline=None, kernel="adam", sigma=None, seed=0, trust_remote_code=False,
         linearity_of=measure_pick(prepared, settings, SETTINGS, session),
     )  # fmt: skip
     export_peft(folder / "advice", folder / "peft")
@@ -119,7 +120,8 @@ def never_adapted(loaded: LoadedModel) -> tuple[str, ...]:
 def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]], kind: str) -> float:
     """Of all blocks, by :func:`oracle.looped_reference`."""
     loaded = prepared.loaded
-    head = [n for n, _ in loaded.model.named_parameters() if loaded.head and n.startswith(loaded.head)]
+    linears = tuple(f"{name}." for name in head_linears(loaded))  # ModernBERT's head also has a norm, which is not probed
+    head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
     weights = [f"{t.name}.weight" for t in loaded.targets]
     texts = oracle.tokenised(loaded.tokenizer, rows, kind)
     wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
@@ -211,10 +213,10 @@ def page(text: str, made: str) -> str:
     return f"{before}{BEGIN}\n{made}\n{END}{after}"
 
 
-def families_on(text: str) -> list[str]:
-    """First cells of the table on the page."""
+def families_on(text: str) -> list[tuple[str, ...]]:
+    """Family and model type of each line of the page's table."""
     rows = text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
-    return [row.split("|")[1].strip() for row in rows]
+    return [tuple(cell.strip() for cell in row.split("|")[1:3]) for row in rows]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Family(NamedTuple):
         single: what the tokenizer puts around one text (None: nothing).
         pair: the same around two texts.
         types: its tokenizer tells the two texts apart (``token_type_ids``).
+        tokens: the longest text its tokenizer allows.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Family(NamedTuple):
     single: str | None = None
     pair: str | None = None
     types: bool = False
+    tokens: int = POSITIONS
 
 
 _SIZES = {
@@ -189,6 +191,7 @@ FAMILIES = {
             "attention_dropout": DROPOUT,
             "mlp_dropout": DROPOUT,
             "classifier_dropout": DROPOUT,
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
         },
         _BERT_SPECIALS,
         *_BERT_FORM,
@@ -216,7 +219,9 @@ FAMILIES = {
         {**_GPT2_SPECIALS, "pad": "<|padding|>"},
     ),
     "mistral": Family("Mistral", "MistralConfig", {**_DECODER, "sliding_window": 6}, _LLAMA_SPECIALS, *_LLAMA_FORM),
-    "qwen2": Family("Qwen2", "Qwen2Config", _DECODER, _QWEN_SPECIALS),
+    "qwen2": Family(  # transformers loads any tokenizer of it as byte pairs, so texts get longer
+        "Qwen2", "Qwen2Config", {**_DECODER, "max_position_embeddings": 2 * POSITIONS}, _QWEN_SPECIALS, tokens=2 * POSITIONS
+    ),
     "qwen3": Family("Qwen3", "Qwen3Config", {**_DECODER, "head_dim": 8}, _QWEN_SPECIALS),
     "gemma2": Family(
         "Gemma 2",
@@ -251,10 +256,11 @@ FAMILIES = {
     ),
     "qwen3_moe": Family("Qwen3-MoE", "Qwen3MoeConfig", {**_DECODER, **_EXPERTS, "head_dim": 8}, _QWEN_SPECIALS),
 }
-# These go through every module's tests; all of FAMILIES goes through test_families.py.
+# These go through every module's tests; all of FAMILIES through test_models.py and test_families.py.
 ARCHITECTURES = ("bert", "roberta", "gpt2", "gpt_neo", "opt", "llama")
 LANGUAGE_MODELS = ("gpt2", "gpt_neo", "opt", "llama")
 ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert")
+DECODERS = tuple(name for name in FAMILIES if name not in ENCODERS)
 
 
 def build(
@@ -270,7 +276,7 @@ def build(
 
     Args:
         task: ``classification``, ``regression`` (then give ``num_labels=1``), or ``causal-lm`` (only
-            ``LANGUAGE_MODELS``; the language-model head is always saved).
+            ``DECODERS``; the language-model head is always saved).
         num_labels: outputs of the classifier's head.
         with_head: save the classifier's head too; without it the checkpoint is the bare base model, so that
             loading draws a new head.
@@ -315,7 +321,7 @@ def _tokenizer(name: str) -> Any:
     types = ["token_type_ids"] if family.types else []
     return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
-        model_max_length=POSITIONS,
+        model_max_length=family.tokens,
         model_input_names=["input_ids", *types, "attention_mask"],
         **{f"{part}_token": token for part, token in family.specials.items()},
     )
