@@ -138,8 +138,13 @@ def load_model(
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None:
             raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    notes = [f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""), *experts_left_out(model)]
+    if model.config.pad_token_id not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
+        notes.append(
+            f"Padding is token {tokenizer.pad_token_id}, as the tokenizer has it, not {model.config.pad_token_id}, as the "
+            "config has it. Train with the same."
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
     head = find_head(model) if task != "causal-lm" else ()
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
@@ -160,10 +165,7 @@ def load_model(
         name=name,
         revision=getattr(config, "_commit_hash", None),
         fingerprint=weight_fingerprint(model, head if new_head else ()),
-        notes=(
-            f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""),
-            *experts_left_out(model),
-        ),
+        notes=tuple(notes),
         warnings=tuple(warnings),
     )
 

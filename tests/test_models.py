@@ -153,6 +153,22 @@ def test_a_loaded_model_is_frozen_in_eval_mode_and_can_pad(tiny_model: TinyModel
         assert torch.allclose(together, loaded.model(**alone).logits, atol=1e-5)
 
 
+def test_a_config_with_another_padding_token_than_the_tokenizer(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """As OLMo's default: the classifier would score a padding token of all rows but the longest."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("llama"), folder)
+    _config(pad_token_id=5)(folder)
+    loaded = load(folder)
+    assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
+    assert any("not 5, as the config has it" in note for note in loaded.notes)
+    assert not any("adding" in note for note in load(tiny_model("llama")).notes)
+    texts = ["a good film", "a very bad film and a dull story"]
+    with torch.no_grad():
+        together = loaded.model(**loaded.tokenizer(texts, padding=True, return_tensors="pt")).logits[:1]
+        alone = loaded.model(**loaded.tokenizer(texts[:1], return_tensors="pt")).logits
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_the_fingerprint_changes_with_any_single_tensor(tiny_model: TinyModel, name: str) -> None:
     model = load(tiny_model(name)).model
