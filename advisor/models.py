@@ -26,7 +26,10 @@ AUTO_CLASSES = {
     "causal-lm": "AutoModelForCausalLM",
 }
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
-QV_NAMES = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn")
+QV_NAMES = (
+    *("query", "value", "q_proj", "v_proj", "query_proj", "value_proj", "q_lin", "v_lin", "q", "v"),
+    *("query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn"),
+)
 EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
 # Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
 # token of a given row.

@@ -6,12 +6,8 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import argparse
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -20,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from peft import LoraConfig, get_peft_model
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import oracle
+import torch
+import yaml
 from architectures import DECODERS, FAMILIES, build
+from peft import LoraConfig, get_peft_model
 
 from advisor.budget import parse_budget
 from advisor.choices import OBJECTIVE
@@ -44,6 +40,7 @@ from advisor.recipe import TrainingRecipe
 from advisor.targets import LoraSettings, Target
 from advisor.workflow import YAML_FILE, export_peft, measure_pick, recommend_folder
 
+ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up"}
@@ -60,7 +57,8 @@ class Found:
     Attributes:
         model_type: of its config.
         targets: what can be adapted. never: names of modules that never are. notes: what the advisor said.
-        error: worst relative Frobenius error of a block (W and G of each module, that of the head's linear modules) against float64 autograd.
+        error: worst relative Frobenius error of a block (W and G of each module, that of the head's linear modules) against
+            float64 autograd.
         chosen: modules of the recommendation. applied: those that PEFT adapts with the exported YAML.
         loss_before, loss_after: of a batch, around one step of gradient descent on what that YAML trains.
     """
@@ -222,6 +220,7 @@ def families_on(text: str) -> list[tuple[str, ...]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
+    write = parser.parse_args().write
     made = table()
-    if parser.parse_args().write:
+    if write:
         PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")

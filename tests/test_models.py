@@ -25,12 +25,12 @@ HEADS = {  # the others: score
     "deberta_v2": ("pooler", "classifier"),
     "modernbert": ("head", "classifier"),
 }
-APART = {"query", "key", "value", "output"}
+APART = frozenset({"query", "key", "value", "output"})
 ROLES = {
     **dict.fromkeys(FAMILIES, APART | {"gate", "up", "down"}),
     **dict.fromkeys(["bert", "roberta", "gpt_neo", "opt", "distilbert", "deberta_v2", "gptj"], APART | {"up", "down"}),
-    **dict.fromkeys(["gpt2", "gpt_neox"], {"qkv", "output", "up", "down"}),
-    **dict.fromkeys(["modernbert", "phi3"], {"qkv", "output", "gate_up", "down"}),
+    **dict.fromkeys(["gpt2", "gpt_neox"], frozenset({"qkv", "output", "up", "down"})),
+    **dict.fromkeys(["modernbert", "phi3"], frozenset({"qkv", "output", "gate_up", "down"})),
     **dict.fromkeys(["mixtral", "qwen3_moe"], APART),  # the rest are experts
 }
 MLP = {"gate", "up", "gate_up", "down"}
