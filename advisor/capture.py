@@ -39,7 +39,11 @@ class Capture:
         return hook
 
     def inputs(self, examples: int) -> dict[str, torch.Tensor]:
-        """x of every module, [examples, tokens, a]."""
+        """x of every module, [examples, tokens, a].
+
+        Raises:
+            SharedCall: there is more than one example, and a module was called for all of them at once.
+        """
         return {name: _joined([x for x, _, _ in calls], examples) for name, calls in self._calls.items()}
 
     def gradients(self, scalar: torch.Tensor, examples: int, keep_graph: bool) -> dict[str, torch.Tensor]:
@@ -80,12 +84,20 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error).lower()
 
 
+class SharedCall(RuntimeError):
+    """A module read a tensor that all rows of the batch share, so that its gradient is not one row's. A batch of one row
+    has no such trouble."""
+
+
 def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -> int:
-    """Half of ``rows``, to try again with, if ``error`` is lack of memory; says so.
+    """Half of ``rows``, to try again with, if ``error`` is lack of memory; 1 if it is a :class:`SharedCall`; says so.
 
     Raises:
         OutOfMemory: one row, of ``tokens`` tokens, does not fit. ``error`` itself, if it is something else.
     """
+    if isinstance(error, SharedCall):
+        session.note("A module reads something that all rows of a batch share: going on with one row at a time.")
+        return 1
     if not lacks_memory(error):
         raise error
     if rows == 1:
@@ -97,7 +109,10 @@ def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -
 
 
 def _joined(parts: list[torch.Tensor], examples: int) -> torch.Tensor:
-    # Some models flatten [examples, tokens] for their MLP, some heads see [examples, features].
+    # Some models flatten [examples, tokens] for their MLP, some heads see [examples, features]. DeBERTa's queries and keys
+    # also read the table of relative positions, [1, positions, features], once for all rows.
+    if examples > 1 and any((p.dim() > 2 and len(p) != examples) or p.shape[:-1].numel() % examples for p in parts):
+        raise SharedCall
     shaped = [p.reshape(examples, -1, p.shape[-1]) for p in parts]
     return shaped[0] if len(shaped) == 1 else torch.cat(shaped, 1)
 

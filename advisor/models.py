@@ -25,8 +25,15 @@ AUTO_CLASSES = {
     "regression": "AutoModelForSequenceClassification",
     "causal-lm": "AutoModelForCausalLM",
 }
-# Never adapted in any family: sentence poolers and the routers of mixtures of experts.
-NEVER_ADAPTED = ("pooler", "router", "gate")
+# What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
+QV_NAMES = (
+    *("query", "value", "q_proj", "v_proj", "query_proj", "value_proj", "q_lin", "v_lin", "q", "v"),
+    *("query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn"),
+)
+EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
+# Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
+# token of a given row.
+NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
 
 
 @dataclass
@@ -78,9 +85,11 @@ class LoadedModel:
         return int(min(limit, self.tokenizer.model_max_length))
 
     def qv_roles(self) -> tuple[str, ...]:
-        """The roles that stand for "q,v" in this family."""
+        """The roles that stand for "q,v" in this family; without a profile, those that usually mean it."""
         profile = family_profile(self.model.config.model_type)
-        return tuple(profile["qv"]) if profile else ("query", "value", "q_proj", "v_proj")
+        if profile:
+            return tuple(profile["qv"])
+        return tuple(dict.fromkeys(t.role for t in self.targets if t.role.rsplit(".", 1)[-1] in QV_NAMES))
 
 
 def load_model(
@@ -132,8 +141,13 @@ def load_model(
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None:
             raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    notes = [f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""), *experts_left_out(model)]
+    if model.config.pad_token_id not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
+        notes.append(
+            f"Padding is token {tokenizer.pad_token_id}, as the tokenizer has it, not {model.config.pad_token_id}, as the "
+            "config has it. Train with the same."
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
     head = find_head(model) if task != "causal-lm" else ()
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
@@ -154,7 +168,7 @@ def load_model(
         name=name,
         revision=getattr(config, "_commit_hash", None),
         fingerprint=weight_fingerprint(model, head if new_head else ()),
-        notes=(f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""),),
+        notes=tuple(notes),
         warnings=tuple(warnings),
     )
 
@@ -189,10 +203,23 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     )
 
 
+def experts_left_out(model: nn.Module) -> tuple[str, ...]:
+    """A sentence on the experts of a mixture, which get no LoRA; empty where there are none."""
+    weights = {name: p.numel() for name, p in model.named_parameters()}
+    experts = {name: size for name, size in weights.items() if EXPERTS in name.split(".")}
+    if not experts:
+        return ()
+    share = sum(experts.values()) / sum(weights.values())
+    return (
+        f"Mixture of experts: {len(experts)} expert weights ({share:.0%} of the parameters; first: {next(iter(experts))}) are "
+        "not probed and get no LoRA. What is said is about the other modules only.",
+    )
+
+
 def find_targets(
     model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None
 ) -> tuple[Target, ...]:
-    """What PEFT's ``all-linear`` wraps, less poolers, routers and the head, in model order.
+    """What PEFT's ``all-linear`` wraps, less poolers, routers, experts and the head, in model order.
 
     ``profile`` stands in for the one of the model's family.
 

@@ -165,6 +165,7 @@ class Spool:
             tensors["pooled"] = blocks.drop_idle_tokens(inputs[last], anywhere)[0][:, 0].float().clone()
         shared: dict[str, str] = {}
         owner: dict[tuple[object, ...], str] = {}
+        written: set[int] = set()
         for layer in self.layers:
             parts = [g.pop(layer.name) for g in gradients]
             g = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -176,7 +177,9 @@ class Spool:
                     [blocks.sketch_features(x, part, projections) for part in torch.split(g, layer.out_features, -1)]
                 )
                 continue
-            tensors[f"g/{layer.name}"] = g
+            # Where attention and MLP run side by side (GPT-J, GPT-NeoX) one tensor is the gradient of both.
+            tensors[f"g/{layer.name}"] = g.clone() if g.data_ptr() in written else g
+            written.add(g.data_ptr())
             place = (x.data_ptr(), x.shape, x.stride())
             if place in owner:
                 shared[layer.name] = owner[place]

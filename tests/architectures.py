@@ -24,18 +24,24 @@ class Family(NamedTuple):
     """How to build one family.
 
     Attributes:
+        title: the name people know.
         config: the config class in transformers.
         fields: what the config is given.
         specials: special tokens by the part they play, in the order of their ids.
         single: what the tokenizer puts around one text (None: nothing).
         pair: the same around two texts.
+        types: its tokenizer tells the two texts apart (``token_type_ids``).
+        tokens: the longest text its tokenizer allows.
     """
 
+    title: str
     config: str
     fields: dict[str, Any]
     specials: dict[str, str]
     single: str | None = None
     pair: str | None = None
+    types: bool = False
+    tokens: int = POSITIONS
 
 
 _SIZES = {
@@ -46,18 +52,29 @@ _SIZES = {
     "max_position_embeddings": POSITIONS,
 }
 _BERT_LIKE = {**_SIZES, "hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
+_DECODER = {**_SIZES, "attention_dropout": DROPOUT, "num_key_value_heads": 2}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_BERT_FORM = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
 _GPT2_SPECIALS = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
+_LLAMA_SPECIALS = {"unk": "<unk>", "bos": "<s>", "eos": "</s>"}
+_LLAMA_FORM = ("<s> $A", "<s> $A $B")
+_QWEN_SPECIALS = {"unk": "<|endoftext|>", "pad": "<|endoftext|>", "eos": "<|im_end|>"}
+_GEMMA_SPECIALS = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>"}
+_GEMMA = {**_DECODER, "head_dim": 8}
 
-# GPT-2, GPT-Neo and Llama have no padding token, as the real ones. Llama's 21 targets make PEFT rewrite them.
+# GPT-2, GPT-Neo, GPT-J and Llama have no padding token, as the real ones. Llama's 21 targets make PEFT rewrite them.
 FAMILIES = {
     "bert": Family(
+        "BERT",
         "BertConfig",
         _BERT_LIKE,
-        {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
-        "[CLS] $A [SEP]",
-        "[CLS] $A [SEP] $B:1 [SEP]:1",
+        _BERT_SPECIALS,
+        *_BERT_FORM,
+        types=True,
     ),
     "roberta": Family(
+        "RoBERTa",
         "RobertaConfig",
         {**_BERT_LIKE, "max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1},
         {
@@ -73,6 +90,7 @@ FAMILIES = {
         "<s> $A </s> </s> $B </s>",
     ),
     "gpt2": Family(
+        "GPT-2",
         "GPT2Config",
         {
             "n_embd": WIDTH,
@@ -87,6 +105,7 @@ FAMILIES = {
         _GPT2_SPECIALS,
     ),
     "gpt_neo": Family(
+        "GPT-Neo",
         "GPTNeoConfig",
         {
             "hidden_size": WIDTH,
@@ -103,6 +122,7 @@ FAMILIES = {
         _GPT2_SPECIALS,
     ),
     "opt": Family(
+        "OPT",
         "OPTConfig",
         {
             "hidden_size": WIDTH,
@@ -119,15 +139,128 @@ FAMILIES = {
         "</s> $A </s> $B",
     ),
     "llama": Family(
+        "Llama",
         "LlamaConfig",
         {**_SIZES, "num_hidden_layers": 3, "num_key_value_heads": 2, "attention_dropout": DROPOUT},
-        {"unk": "<unk>", "bos": "<s>", "eos": "</s>"},
-        "<s> $A",
-        "<s> $A $B",
+        _LLAMA_SPECIALS,
+        *_LLAMA_FORM,
     ),
+    "distilbert": Family(
+        "DistilBERT",
+        "DistilBertConfig",
+        {
+            "dim": WIDTH,
+            "hidden_dim": INNER,
+            "n_layers": 2,
+            "n_heads": HEADS,
+            "max_position_embeddings": POSITIONS,
+            "dropout": DROPOUT,
+            "attention_dropout": DROPOUT,
+        },
+        _BERT_SPECIALS,
+        *_BERT_FORM,
+    ),
+    "deberta_v2": Family(
+        "DeBERTa-v2 and v3",
+        "DebertaV2Config",
+        {
+            **_BERT_LIKE,
+            "type_vocab_size": 0,
+            "pooler_hidden_size": WIDTH,
+            "pooler_dropout": DROPOUT,
+            "relative_attention": True,
+            "position_buckets": 8,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "max_relative_positions": -1,
+        },
+        _BERT_SPECIALS,
+        *_BERT_FORM,
+        types=True,
+    ),
+    "modernbert": Family(
+        "ModernBERT",
+        "ModernBertConfig",
+        {
+            **_SIZES,
+            "num_hidden_layers": 3,
+            "global_attn_every_n_layers": 2,
+            "local_attention": 4,
+            "attention_dropout": DROPOUT,
+            "mlp_dropout": DROPOUT,
+            "classifier_dropout": DROPOUT,
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
+        },
+        _BERT_SPECIALS,
+        *_BERT_FORM,
+    ),
+    "gptj": Family(
+        "GPT-J",
+        "GPTJConfig",
+        {
+            "n_embd": WIDTH,
+            "n_inner": INNER,
+            "n_layer": 2,
+            "n_head": HEADS,
+            "n_positions": POSITIONS,
+            "rotary_dim": 4,
+            "resid_pdrop": DROPOUT,
+            "embd_pdrop": DROPOUT,
+            "attn_pdrop": DROPOUT,
+        },
+        _GPT2_SPECIALS,
+    ),
+    "gpt_neox": Family(
+        "GPT-NeoX",
+        "GPTNeoXConfig",
+        {**_SIZES, "num_attention_heads": 3, "hidden_dropout": DROPOUT, "attention_dropout": DROPOUT},
+        {**_GPT2_SPECIALS, "pad": "<|padding|>"},
+    ),
+    "mistral": Family("Mistral", "MistralConfig", {**_DECODER, "sliding_window": 6}, _LLAMA_SPECIALS, *_LLAMA_FORM),
+    "qwen2": Family(  # transformers loads any tokenizer of it as byte pairs, so texts get longer
+        "Qwen2", "Qwen2Config", {**_DECODER, "max_position_embeddings": 2 * POSITIONS}, _QWEN_SPECIALS, tokens=2 * POSITIONS
+    ),
+    "qwen3": Family("Qwen3", "Qwen3Config", {**_DECODER, "head_dim": 8}, _QWEN_SPECIALS),
+    "gemma2": Family(
+        "Gemma 2",
+        "Gemma2Config",
+        {**_GEMMA, "sliding_window": 6, "query_pre_attn_scalar": 8},
+        _GEMMA_SPECIALS,
+        "<bos> $A",
+        "<bos> $A $B",
+    ),
+    "gemma3_text": Family(
+        "Gemma 3 (text)",
+        "Gemma3TextConfig",
+        {**_GEMMA, "sliding_window": 6, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"]},
+        _GEMMA_SPECIALS,
+        "<bos> $A",
+        "<bos> $A $B",
+    ),
+    "phi3": Family(
+        "Phi-3",
+        "Phi3Config",
+        {**_DECODER, "resid_pdrop": DROPOUT, "embd_pdrop": DROPOUT},
+        {"unk": "<unk>", "bos": "<s>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"},
+    ),
+    "mixtral": Family(
+        "Mixtral", "MixtralConfig", {**_DECODER, "num_local_experts": 4}, _LLAMA_SPECIALS, *_LLAMA_FORM
+    ),
+    "qwen2_moe": Family(
+        "Qwen2-MoE",
+        "Qwen2MoeConfig",
+        {**_DECODER, **_EXPERTS, "shared_expert_intermediate_size": 20},
+        _QWEN_SPECIALS,
+    ),
+    "qwen3_moe": Family("Qwen3-MoE", "Qwen3MoeConfig", {**_DECODER, **_EXPERTS, "head_dim": 8}, _QWEN_SPECIALS),
 }
-ARCHITECTURES = tuple(FAMILIES)
+# These go through every module's tests; all of FAMILIES through test_models.py and test_families.py.
+ARCHITECTURES = ("bert", "roberta", "gpt2", "gpt_neo", "opt", "llama")
 LANGUAGE_MODELS = ("gpt2", "gpt_neo", "opt", "llama")
+ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert")
+DECODERS = tuple(name for name in FAMILIES if name not in ENCODERS)
 
 
 def build(
@@ -143,7 +276,7 @@ def build(
 
     Args:
         task: ``classification``, ``regression`` (then give ``num_labels=1``), or ``causal-lm`` (only
-            ``LANGUAGE_MODELS``; the language-model head is always saved).
+            ``DECODERS``; the language-model head is always saved).
         num_labels: outputs of the classifier's head.
         with_head: save the classifier's head too; without it the checkpoint is the bare base model, so that
             loading draws a new head.
@@ -185,10 +318,10 @@ def _tokenizer(name: str) -> Any:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=family.single, pair=family.pair, special_tokens=specials
         )
-    types = ["token_type_ids"] if name == "bert" else []
+    types = ["token_type_ids"] if family.types else []
     return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
-        model_max_length=POSITIONS,
+        model_max_length=family.tokens,
         model_input_names=["input_ids", *types, "attention_mask"],
         **{f"{part}_token": token for part, token in family.specials.items()},
     )

@@ -100,6 +100,27 @@ def _target_probabilities(logits: torch.Tensor, label: torch.Tensor) -> tuple[to
     return torch.where(learned > 0, p, 0.5), learned
 
 
+def looped_reference(
+    model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], output: Outputs, loss: Outputs
+) -> Reference:
+    """As :func:`reference`, by plain autograd, one text and one scalar at a time: where vmap cannot go, such as routing."""
+    model = copy.deepcopy(model).double().eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("eager")  # the faster ones have no float64
+    chosen = [model.get_parameter(name).requires_grad_(True) for name in parameters]
+    values, rows = [], []
+    for text in texts:
+        types = {} if text.types is None else {"token_type_ids": torch.tensor([list(text.types)])}
+        logits = model(torch.tensor([list(text.ids)]), **types, use_cache=False).logits[0]
+        label = torch.tensor(text.label)
+        scalars = torch.cat([output(logits, label), loss(logits, label).reshape(1)])
+        found = [torch.autograd.grad(s, chosen, retain_graph=True, materialize_grads=True) for s in scalars]
+        values.append(scalars.detach())
+        rows.append([torch.stack([g.flatten() for g in grads]) for grads in zip(*found, strict=True)])
+    stacked = {name: torch.stack(j) for name, j in zip(parameters, zip(*rows, strict=True), strict=True)}
+    return _reference(torch.stack(values), stacked)
+
+
 def reference(
     model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], output: Outputs, loss: Outputs
 ) -> Reference:
@@ -137,6 +158,11 @@ def reference(
             found[index] = values[row], {name: j[row].flatten(1) for name, j in jacobians.items()}
     values = torch.stack([v for v, _ in found]).detach()
     stacked = {name: torch.stack([j[name] for _, j in found]).detach() for name in parameters}
+    return _reference(values, stacked)
+
+
+def _reference(values: torch.Tensor, stacked: Mapping[str, torch.Tensor]) -> Reference:
+    """From scalars [n, P + 1] and their derivatives in each parameter, [n, P + 1, its size]; the loss comes last."""
     return Reference(
         values[:, :-1],
         values[:, -1],

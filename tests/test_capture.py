@@ -11,8 +11,9 @@ import torch
 from architectures import ARCHITECTURES
 from torch import nn
 
-from advisor.capture import capturing
+from advisor.capture import SharedCall, capturing, fewer_rows
 from advisor.errors import NotFinite
+from advisor.events import Event, Note, Session
 from advisor.models import load_model
 
 TinyModel = Callable[..., Path]
@@ -208,3 +209,36 @@ def test_calls_beside_the_input_embeddings_count() -> None:
         x = capture.inputs(4)["shared"]
         g = capture.gradients(out[..., 1].sum(), 4, keep_graph=False)["shared"]
     torch.testing.assert_close(torch.einsum("itb,ita->iba", g, x), weight_gradients(model, "shared", ids))
+
+
+class Table(Toy):
+    """Reads a table once for all rows, as DeBERTa does with its relative positions."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        table = self.shared(torch.linspace(-1, 1, 18).view(1, 3, 6))
+        return self.last(torch.tanh(self.shared(self.embed(ids))) * table.sum(1, keepdim=True))
+
+
+def test_a_call_for_all_rows_at_once_is_refused_and_exact_for_one_row() -> None:
+    torch.manual_seed(0)
+    model = Table()
+    ids = torch.randint(0, 20, (4, 5))
+    found = []
+    with capturing(model, ["shared"]) as capture:
+        model(ids)
+        with pytest.raises(SharedCall):
+            capture.inputs(4)
+        for row in ids:
+            capture.clear()
+            out = model(row[None])
+            x = capture.inputs(1)["shared"]
+            g = capture.gradients(out[..., 1].sum(), 1, keep_graph=False)["shared"]
+            found.append(torch.einsum("itb,ita->iba", g, x)[0])
+    torch.testing.assert_close(torch.stack(found), weight_gradients(model, "shared", ids))
+
+
+def test_after_such_a_call_rows_are_taken_one_by_one_and_it_is_said() -> None:
+    events: list[Event] = []
+    assert fewer_rows(SharedCall(), 32, 7, Session(events.append)) == 1
+    assert [type(event) for event in events] == [Note]
+    assert fewer_rows(MemoryError(), 32, 7, Session()) == 16

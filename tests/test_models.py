@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, LANGUAGE_MODELS, build
+from architectures import DECODERS, FAMILIES, build
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -18,28 +18,44 @@ from advisor.errors import BadInput
 from advisor.models import load_model, meta_model, weight_fingerprint
 
 TinyModel = Callable[..., Path]
-HEADS = {"bert": "classifier", "roberta": "classifier"}  # the others: score
-ROLES = {
-    "bert": {"query", "key", "value", "output", "up", "down"},
-    "roberta": {"query", "key", "value", "output", "up", "down"},
-    "gpt2": {"qkv", "output", "up", "down"},
-    "gpt_neo": {"query", "key", "value", "output", "up", "down"},
-    "opt": {"query", "key", "value", "output", "up", "down"},
-    "llama": {"query", "key", "value", "output", "gate", "up", "down"},
+HEADS = {  # the others: score
+    "bert": ("classifier",),
+    "roberta": ("classifier",),
+    "distilbert": ("pre_classifier", "classifier"),
+    "deberta_v2": ("pooler", "classifier"),
+    "modernbert": ("head", "classifier"),
 }
-CASES = [(name, "classification") for name in ARCHITECTURES] + [(name, "causal-lm") for name in LANGUAGE_MODELS]
+APART = frozenset({"query", "key", "value", "output"})
+ROLES = {
+    **dict.fromkeys(FAMILIES, APART | {"gate", "up", "down"}),
+    **dict.fromkeys(["bert", "roberta", "gpt_neo", "opt", "distilbert", "deberta_v2", "gptj"], APART | {"up", "down"}),
+    **dict.fromkeys(["gpt2", "gpt_neox"], frozenset({"qkv", "output", "up", "down"})),
+    **dict.fromkeys(["modernbert", "phi3"], frozenset({"qkv", "output", "gate_up", "down"})),
+    **dict.fromkeys(["mixtral", "qwen3_moe"], APART),  # the rest are experts
+}
+MLP = {"gate", "up", "gate_up", "down"}
+CASES = [(name, "classification") for name in FAMILIES] + [(name, "causal-lm") for name in DECODERS]
 
 
 def load(folder: Path, task: str = "classification", num_labels: int = 2, **options: Any) -> Any:
     return load_model(str(folder), task, num_labels=num_labels, device="cpu", **options)
 
 
+def left_out(name: str, head: tuple[str, ...]) -> bool:
+    """Poolers, the gate of a shared expert, and what a classifier trains in full; PEFT leaves out the last layer only."""
+    parts = name.split(".")
+    return "pooler" in parts or "shared_expert_gate" in parts or parts[0] in head
+
+
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_targets_are_what_all_linear_wraps_less_poolers(tiny_model: TinyModel, name: str, task: str) -> None:
     loaded = load(tiny_model(name, task), task)
     peft_task = "CAUSAL_LM" if task == "causal-lm" else "SEQ_CLS"
-    oracle: Any = get_peft_model(loaded.model, LoraConfig(target_modules="all-linear", task_type=peft_task))
-    wrapped = [n for n in oracle.base_model.targeted_module_names if "pooler" not in n]
+    config = LoraConfig(  # PEFT trips over a head of two layers, which it would train both ways
+        target_modules="all-linear", task_type=peft_task, exclude_modules=list(loaded.head) or None
+    )
+    oracle: Any = get_peft_model(loaded.model, config)
+    wrapped = [n for n in oracle.base_model.targeted_module_names if not left_out(n, loaded.head)]
     assert [t.name for t in loaded.targets] == wrapped
     for target in loaded.targets:
         layer = oracle.base_model.model.get_submodule(target.name)
@@ -48,17 +64,17 @@ def test_targets_are_what_all_linear_wraps_less_poolers(tiny_model: TinyModel, n
         assert target.lora_params(3) == 3 * (layer.in_features + layer.out_features)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_layer_has_every_role_of_the_family_in_attention_or_mlp(tiny_model: TinyModel, name: str) -> None:
     loaded = load(tiny_model(name))
     layers = sorted({t.layer for t in loaded.targets})
-    assert layers == list(range(3 if name == "llama" else 2))
+    assert layers == list(range(3 if name in ("llama", "modernbert") else 2))
     for layer in layers:
         groups = {t.role: t.group for t in loaded.targets if t.layer == layer}
         assert set(groups) == ROLES[name]
-        assert {role for role, group in groups.items() if group == "mlp"} == ROLES[name] & {"gate", "up", "down"}
-        assert set(groups.values()) == {"attention", "mlp"}
-    assert set(loaded.qv_roles()) <= ROLES[name]
+        assert {role for role, group in groups.items() if group == "mlp"} == ROLES[name] & MLP
+        assert set(groups.values()) <= {"attention", "mlp"}
+    assert set(loaded.qv_roles()) == ({"qkv"} if "qkv" in ROLES[name] else {"query", "value"})
 
 
 def test_an_unlisted_family_falls_back_to_names(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,14 +85,27 @@ def test_an_unlisted_family_falls_back_to_names(tiny_model: TinyModel, monkeypat
     assert not any("pooler" in t.name for t in loaded.targets)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["qwen2_moe", "mixtral", "llama"])
+def test_experts_are_left_out_with_a_sentence(tiny_model: TinyModel, name: str) -> None:
+    loaded = load(tiny_model(name))
+    said = [note for note in loaded.notes if "expert" in note]
+    weights = {n: p.numel() for n, p in loaded.model.named_parameters()}
+    experts = {n: size for n, size in weights.items() if ".experts." in n}
+    assert bool(said) == bool(experts) == (name != "llama")
+    if experts:
+        share = sum(experts.values()) / sum(weights.values())
+        assert said[0].startswith(f"Mixture of experts: {len(experts)} expert weights ({share:.0%} of the parameters")
+        assert f"first: {next(iter(experts))})" in said[0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_bare_checkpoint_gets_a_new_head_drawn_by_the_seed(tiny_model: TinyModel, name: str) -> None:
     folder = tiny_model(name)
     before = torch.random.get_rng_state()
     first, again, other = load(folder), load(folder), load(folder, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
-    head = HEADS.get(name, "score")
-    assert first.head == (head,)
+    head = first.head[-1]
+    assert first.head == HEADS.get(name, ("score",))
     assert first.head_is_new
     assert not first.warnings
     weights = [dict(m.model.get_submodule(head).named_parameters()) for m in (first, again, other)]
@@ -85,17 +114,18 @@ def test_a_bare_checkpoint_gets_a_new_head_drawn_by_the_seed(tiny_model: TinyMod
     assert first.fingerprint == again.fingerprint == other.fingerprint
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_saved_head_is_kept(tiny_model: TinyModel, name: str) -> None:
     folder = tiny_model(name, num_labels=3, with_head=True)
     loaded = load(folder, num_labels=3)
     assert not loaded.head_is_new
     saved = load_file(folder / "model.safetensors")
-    for key, parameter in loaded.model.get_submodule(loaded.head[0]).named_parameters():
-        assert torch.equal(parameter, saved[f"{loaded.head[0]}.{key}"])
+    for head in loaded.head:
+        for key, parameter in loaded.model.get_submodule(head).named_parameters():
+            assert torch.equal(parameter, saved[f"{head}.{key}"])
 
 
-@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_a_language_model_has_no_head_to_train(tiny_model: TinyModel, name: str) -> None:
     loaded = load(tiny_model(name, "causal-lm"), "causal-lm")
     assert loaded.head == ()
@@ -109,18 +139,34 @@ def test_regression_has_one_output(tiny_model: TinyModel) -> None:
     assert loaded.model.classifier.out_features == 1
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_loaded_model_is_frozen_in_eval_mode_and_can_pad(tiny_model: TinyModel, name: str) -> None:
     loaded = load(tiny_model(name))
     assert not any(m.training for m in loaded.model.modules())
     assert not any(p.requires_grad for p in loaded.model.parameters())
-    assert loaded.max_length == 64
+    assert loaded.max_length == FAMILIES[name].tokens
     texts = ["a good film", "a very bad film and a dull story"]
     batch = loaded.tokenizer(texts, padding=True, return_tensors="pt")
     alone = loaded.tokenizer(texts[:1], return_tensors="pt")
     with torch.no_grad():
         together = loaded.model(**batch).logits[:1]
         assert torch.allclose(together, loaded.model(**alone).logits, atol=1e-5)
+
+
+def test_a_config_with_another_padding_token_than_the_tokenizer(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """As OLMo's default: the classifier would score a padding token of all rows but the longest."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("llama"), folder)
+    _config(pad_token_id=5)(folder)
+    loaded = load(folder)
+    assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
+    assert any("not 5, as the config has it" in note for note in loaded.notes)
+    assert not any("adding" in note for note in load(tiny_model("llama")).notes)
+    texts = ["a good film", "a very bad film and a dull story"]
+    with torch.no_grad():
+        together = loaded.model(**loaded.tokenizer(texts, padding=True, return_tensors="pt")).logits[:1]
+        alone = loaded.model(**loaded.tokenizer(texts[:1], return_tensors="pt")).logits
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])

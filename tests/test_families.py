@@ -1,0 +1,69 @@
+"""Every family as a user has it: found, probed exactly, advised, exported, applied by PEFT and trained one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import families
+import oracle
+import pytest
+import transformers
+from architectures import ARCHITECTURES, FAMILIES, build
+
+from advisor.models import family_profile
+from advisor.profiles import load_profiles
+
+TinyModel = Callable[..., Path]
+ALL = [(name, kind) for name in FAMILIES for kind in families.kinds_of(name)]
+# The others go through test_probe.py and test_export_peft.py. NeoX's attention and MLP get the same gradient.
+QUICK = [(name, families.kinds_of(name)[0]) for name in FAMILIES if name not in ARCHITECTURES] + [("gpt_neox", "binary")]
+ROW_BY_ROW = "one row at a time"
+
+
+def assert_works(found: families.Found) -> None:
+    assert found.error <= families.TOLERANCE
+    assert len(found.chosen) > 1
+    assert len(found.chosen) < len(found.targets)
+    assert set(found.applied) == set(found.chosen)
+    assert not any(part in found.never for name in found.chosen for part in name.split("."))
+    assert found.loss_after < found.loss_before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL]
+)
+def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_path: Path, name: str, kind: str) -> None:
+    model = tiny_model(name, oracle.TASKS.get(kind, "classification"))
+    found = families.examine(model, kind, tmp_path)
+    assert_works(found)
+    profile = family_profile(found.model_type)
+    assert profile is not None
+    assert {t.role for t in found.targets} == {place.split("/")[1] for place in profile["roles"].values()}
+    assert any(ROW_BY_ROW in note for note in found.notes) == (name == "deberta_v2")
+    assert any("expert" in note for note in found.notes) == ("experts" in found.never)
+
+
+def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "olmo2", FAMILIES["llama"]._replace(title="OLMo 2", config="Olmo2Config"))
+    found = families.examine(build("olmo2", tmp_path / "model"), "binary", tmp_path)
+    assert_works(found)
+    assert family_profile(found.model_type) is None
+    assert {t.layer for t in found.targets} == {0, 1, 2}
+    assert {t.role for t in found.targets if t.group == "attention"} == {f"self_attn.{x}_proj" for x in "qkvo"}
+    assert {t.role for t in found.targets if t.group == "mlp"} == {f"mlp.{x}_proj" for x in ("gate", "up", "down")}
+
+
+def test_every_profile_is_of_a_family_that_is_tried() -> None:
+    tried = {profile["family"] for name in FAMILIES if (profile := family_profile(model_type(name)))}
+    assert tried == {profile["family"] for profile in load_profiles("models").values()}
+
+
+def model_type(name: str) -> str:
+    return str(getattr(transformers, FAMILIES[name].config).model_type)
+
+
+def test_the_page_lists_every_family_with_its_model_type() -> None:
+    text = families.PAGE.read_text(encoding="utf-8")
+    assert families.families_on(text) == [(FAMILIES[name].title, f"`{model_type(name)}`") for name in FAMILIES]
+    assert "**" not in text.partition(families.BEGIN)[2].partition(families.END)[0]  # what failed is bold
