@@ -1,0 +1,190 @@
+"""What Explore says in words and small plots: pure functions of the state to text (no Textual)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tui.cells import GLYPHS, MEASURES
+from tui.state import State
+
+if TYPE_CHECKING:
+    from advisor.budget import Budget
+
+TERMS = (
+    ("● ○ ◐", "adapted by the selection, not adapted, in part (a cell with several modules)."),
+    ("accuracy, loss (low–high)", "what one real LoRA run with your recipe is predicted to reach, with a 90 % interval."),
+    ("vs all", "expected loss against adapting every module, in standard deviations between seeds; higher is better, "
+               "within ±2 nobody would see it."),
+    ("params", "trainable LoRA parameters, the head not counted; the budget's share beside it."),
+    ("memory, time", "estimated peak memory of training, and of a step's time the share that adapting every module takes."),
+    ("κ", "condition number of the selection's kernel K+σI: largest over smallest eigenvalue; large means slow directions."),
+    ("effective rank", "how many directions the kernel really uses, between 1 and the number of probe examples."),
+    ("certificate", "bound C: adding all other modules can lower the objective V of the linearised problem by at most this."),
+    ("V", "what kernel ridge regression with this kernel leaves of the targets; never rises when modules are added."),
+    ("pick", "the recommended selection: the cheapest that is not predicted worse than the best within the budget."),
+    *((measure.label, measure.help.split(": ", 1)[1]) for measure in MEASURES.values()),
+)  # fmt: skip
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def terms() -> str:
+    """One line on each term."""
+    return "\n".join(f"{name}: {text}" for name, text in TERMS)
+
+
+def legend(state: State, width: int) -> str:
+    """The measure, its glyphs from little to much, the marks."""
+    measure = MEASURES[state.measure]
+    scale = " ".join(GLYPHS)
+    text = f"{measure.label} ({measure.unit}) {scale} more   ● adapted ○ not"
+    return text if len(text) <= width else f"{measure.label} {GLYPHS} more ●in ○out"
+
+
+def budget_use(state: State, budget: Budget) -> str:
+    """How much of the budget the selection takes, in the budget's own unit; empty while that is not known."""
+    if state.current is None or state.opened is None:
+        return ""
+    settings = state.opened.scorer.settings
+    if budget.kind == "memory":
+        if not state.is_fresh or state.figures is None:
+            return ""
+        used, ceiling = float(state.figures.cost.memory_bytes), budget.amount
+    else:
+        ceiling = budget.ceiling(state.targets, settings.rank)
+        used = len(state.chosen) if budget.kind == "modules" else state.params
+    share = used / ceiling if ceiling else math.inf
+    return f"{share:.0%} of the budget" + (" ▲ over" if share > 1 else "")
+
+
+def selection_text(state: State, budget: Budget | None, searching: str = "") -> str:
+    """What is said of the selection at hand; the numbers that are still being computed are marked …"""
+    from advisor.report import count, gigabytes, span
+
+    if state.current is None or state.opened is None:
+        return ""
+    name, many = state.current.selection.name, len(state.chosen)
+    settings = state.current.settings
+    late = "" if state.is_fresh else " …"
+    lines = [f"{name}", f"{many} of {len(state.targets)} modules, rank {settings.rank}{late}"]
+    use = budget_use(state, budget) if budget else ""
+    lines.append(f"params    {count(state.params)}{f', {use}' if use else ''}")
+    figures = state.figures
+    if figures is not None:
+        metric = state.opened.metric
+        lines += [
+            f"{metric:<9} {span(figures.metric, 2)}",
+            f"loss      {span(figures.loss, 2)}",
+            f"vs all    {figures.relative[0]:+.1f} sd ({figures.relative[1]:+.1f} to {figures.relative[2]:+.1f})",
+            f"memory    {gigabytes(figures.cost.memory_bytes)}, time {figures.cost.time_vs_all_linear:.0%} of all",
+            f"κ         {figures.condition:.3g}, effective rank {figures.effective_rank:.1f}",
+        ]
+        if figures.certificate.low is not None:
+            lines.append(f"certificate: the rest lowers V by ≤ {1 - figures.certificate.low:.1%}")
+        if figures.alike is not None and state.pick is not None and state.current != state.pick:
+            lines.append("≈ cannot be told from the pick" if figures.alike else "≠ differs from the pick")
+        if figures.far:
+            lines.append("⚠ far from all calibration runs")
+    if searching:
+        lines.append(f"… {searching}")
+    return "\n".join(lines)
+
+
+def inspected(state: State, modules: Sequence[int]) -> str:
+    """The module under the cursor; of several (a layer, a role) the sum."""
+    from advisor.report import count
+
+    opened = state.opened
+    if opened is None or not modules:
+        return ""
+    targets = [state.targets[i] for i in modules]
+    rank = state.current.settings.rank if state.current else opened.scorer.settings.rank
+    params, share = sum(t.lora_params(rank) for t in targets), float(sum(opened.shares[i] for i in modules))
+    inside = sum(t.name in state.chosen for t in targets)
+    if len(targets) > 1:
+        return "\n".join(
+            [
+                f"{len(targets)} modules, {inside} adapted",
+                f"{count(params)} params at rank {rank}, kernel share {share:.1%}",
+                "Space toggles all of them.",
+            ]
+        )
+    index, target = modules[0], targets[0]
+    agreement = float(opened.agreements[index])
+    lines = [
+        f"{'●' if inside else '○'} {target.name}",
+        f"{target.in_features}→{target.out_features}, {count(params)} params at rank {rank}",
+        f"kernel share {share:.1%}, agreement {'–' if math.isnan(agreement) else f'{agreement:.0%}'}",
+        f"effective rank {float(opened.ranks[index]):.1f} of {opened.probe.samples}",
+        *_effect_lines(state, index, bool(inside)),
+    ]
+    ranks = [f"{peer} {place}" for peer, place in peer_places(state, index)]
+    if ranks:
+        lines.append(f"others' rank of {len(state.targets)}: {', '.join(ranks)}")
+    return "\n".join(lines)
+
+
+def _effect_lines(state: State, index: int, inside: bool) -> list[str]:
+    verb = "dropping" if inside else "adding"
+    effects = state.effects
+    if effects is None or effects.candidate != state.current:
+        return [f"{verb} it: …"]
+    effect, gain = effects.rows[index].effect, float(effects.gains[index])
+    lines = [f"{verb} it: predicted {-gain if inside else gain:+.2f} sd"]
+    if effect.ratio is not None:
+        limit = "no bound" if effect.limit is None else f"bound B {'≤' if inside else '≥'} {effect.limit - 1:+.1%}"
+        lines.append(f"V {effect.ratio - 1:+.1%}, {limit}")
+    return lines
+
+
+def peer_places(state: State, index: int) -> list[tuple[str, int]]:
+    """The module's place in the order of each peer that was measured, 1 is what it likes best."""
+    if state.opened is None:
+        return []
+    places = []
+    for peer, scores in state.opened.peers.items():
+        own = float(scores[index])
+        if not math.isnan(own):
+            places.append((peer, 1 + sum(float(score) > own for score in scores)))
+    return places
+
+
+def measure_values(state: State) -> Sequence[float]:
+    """The chosen measure of every module in model order; NaN where it is not known (yet)."""
+    opened, effects = state.opened, state.effects
+    if opened is None:
+        return ()
+    if state.measure == "share":
+        return [float(v) for v in opened.shares]
+    if state.measure == "agreement":
+        return [float(v) for v in opened.agreements]
+    if effects is None:
+        return [math.nan] * len(opened.targets)
+    if state.measure == "gain":
+        return [float(v) for v in effects.gains]
+    return [math.inf if row.effect.limit is None else abs(row.effect.limit - 1) for row in effects.rows]
+
+
+def spectrum_text(state: State, width: int) -> str:
+    """Log eigenvalues of this selection and of the recommended one as two lines of bars on one scale, and σ."""
+    import numpy as np
+
+    figures, opened, pick = state.figures, state.opened, state.pick_figures
+    if figures is None or opened is None or width < 12:
+        return ""
+    sigma = opened.scorer.sigma
+    rows = [("this", figures.spectrum)] + ([("pick", pick.spectrum)] if pick is not None else [])
+    columns = min(width - 5, len(figures.spectrum))
+    top, floor = max(float(values[0]) for _, values in rows), sigma / 100
+    if top <= floor:
+        return "All eigenvalues are below σ/100."
+    lines = [f"spectrum, log scale from σ/100 to {top:.2g}"]
+    at = np.linspace(0, len(figures.spectrum) - 1, columns).round().astype(int)
+    for label, values in rows:
+        heights = np.log(np.clip(values[at], floor, top) / floor) / np.log(top / floor)
+        drawn = ["·" if v <= floor else SPARKS[min(int(h * 8), 7)] for v, h in zip(values[at], heights, strict=True)]
+        lines.append(f"{label:<5}{''.join(drawn)}")
+    above = int((figures.spectrum > sigma).sum())
+    lines.append(f"{above} of {len(figures.spectrum)} eigenvalues above σ = {sigma:.2g}")
+    return "\n".join(lines)
