@@ -98,6 +98,7 @@ class AdvisorApp(App[None]):
         Place("explore", "Explore", "tui.explore", "ExploreScreen", True),
     )
     MODES: ClassVar[dict[str, Callable[[], Screen[Any]]]] = {place.mode: place.load for place in PLACES}  # type: ignore[assignment]
+    DEFAULT_MODE = "setup"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", priority=True),
         Binding("ctrl+p", "command_palette", "Commands", show=True, priority=True),
@@ -105,7 +106,7 @@ class AdvisorApp(App[None]):
     ]
     CSS = """
     Screen { layers: base above; }
-    #places { height: 1; background: $panel; color: $text; }
+    #places { height: 1; background: $panel; color: $text; link-style: none; link-color: $text; }
     Toast { max-width: 60; }
     """
 
@@ -117,11 +118,13 @@ class AdvisorApp(App[None]):
         session_path: Path | None = None,
         probe_folder: Path | None = None,
         start: bool = False,
+        demo: bool = False,
     ) -> None:
         """
         Args:
             inputs: what Setup shows at first; None: what the last session had.
-            probe_folder: open this probe in Explore. start: probe ``inputs`` at once.
+            probe_folder: open this probe in Explore. start: probe ``inputs`` at once. demo: fill in the embedded model
+                and data.
         """
         super().__init__()
         self.engine: Engine = engine or RealEngine()
@@ -135,7 +138,7 @@ class AdvisorApp(App[None]):
         self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
         self.log_path: Path | None = None
         self._latest: dict[str, Latest] = {}
-        self._probe_folder, self._start = probe_folder, start
+        self._probe_folder, self._start, self._demo = probe_folder, start, demo
         self._keep_timer: Any = None
 
     def on_mount(self) -> None:
@@ -144,11 +147,12 @@ class AdvisorApp(App[None]):
         self.state.subscribe(self._state_changed)
         self.theme_changed_signal.subscribe(self, lambda _: self.keep_soon())
         self.begin_capture_print(self)
-        self.switch_mode("setup")
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._terminal_is_gone)
         if self._probe_folder is not None:
             self.open_probe(self._probe_folder)
+        elif self._demo:
+            self.call_after_refresh(self.fill_demo)
         elif self._start:
             self.call_after_refresh(self.action_start_probe)
 
@@ -278,6 +282,17 @@ class AdvisorApp(App[None]):
         """Load a probe from disk, then go to Explore."""
         inputs = self.state.inputs
         self.ask("open", lambda: self._load(self.engine.open(folder, inputs)), self._show_opened)
+
+    def fill_demo(self) -> None:
+        """Fill in the embedded model and data; with ``start``, probe them."""
+
+        def fill(found: tuple[str, str]) -> None:
+            model, data = found
+            self.state.set_inputs(model=model, data=data, task="auto", text_columns=(), label_column=None, metric=None)
+            if self._start:
+                self.action_start_probe()
+
+        self.ask("demo", self.engine.demo, fill)
 
     def action_start_probe(self) -> None:
         """Probe what ``inputs`` says, then go to Explore."""

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from advisor.events import Event
 from tui.state import Change, State
@@ -53,6 +53,11 @@ class AdvisorScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Places(id="places")
         yield from self.body()
+        yield from self.compose_footer()
+
+    def compose_footer(self) -> ComposeResult:
+        from textual.widgets import Footer
+
         yield Footer(show_command_palette=False)
 
     def body(self) -> ComposeResult:

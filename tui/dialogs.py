@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -12,7 +12,10 @@ from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 
-class Dialog[T](ModalScreen[T]):
+T = TypeVar("T")
+
+
+class Dialog(ModalScreen[T], Generic[T]):
     """A box in the middle of the screen; Escape leaves it with the result None."""
 
     CSS = """

@@ -9,6 +9,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Static
 
 from advisor.events import Event, Progress
@@ -50,12 +51,12 @@ class ExploreScreen(AdvisorScreen):
     ExploreScreen #main { height: 1fr; }
     ExploreScreen #map { width: 1fr; height: 1fr; }
     ExploreScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
-    ExploreScreen #side { width: 36; height: 1fr; padding: 0 1; border-left: solid $border; }
+    ExploreScreen #side { width: 38; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
     ExploreScreen #side Static { height: auto; }
-    ExploreScreen #selection { margin-bottom: 1; }
+    ExploreScreen #selection, ExploreScreen #inspect { margin-bottom: 1; }
     ExploreScreen.-wide #side { width: 52; }
     ExploreScreen.-narrow #main { layout: vertical; }
-    ExploreScreen.-narrow #side { width: 100%; height: 9; border-left: none; border-top: solid $border; }
+    ExploreScreen.-narrow #side { width: 100%; height: 50%; border-left: none; border-top: solid $border; }
     """
 
     def __init__(self) -> None:
@@ -102,13 +103,14 @@ class ExploreScreen(AdvisorScreen):
 
     def _draw_legend(self) -> None:
         panel = self.query_one("#legend", Static)
-        panel.update(legend(self.state, panel.size.width))
+        panel.update(legend(self.state, measure_values(self.state), panel.size.width - 2))
 
     def _draw_side(self) -> None:
-        self.query_one("#selection", Static).update(selection_text(self.state, self._budget(), self.searching))
-        self.query_one("#inspect", Static).update(inspected(self.state, self.under))
+        title, _, rest = selection_text(self.state, self._budget(), self.searching).partition("\n")
+        self.query_one("#selection", Static).update(Content.assemble((title, "bold"), f"\n{rest}"))
+        self._draw_inspected()
         panel = self.query_one("#spectrum", Static)
-        panel.update(spectrum_text(self.state, panel.size.width))
+        panel.update(spectrum_text(self.state, panel.size.width, 8 if self.size.height >= 34 else 5))
 
     def _budget(self) -> Any:
         from advisor.budget import parse_budget
@@ -153,7 +155,7 @@ class ExploreScreen(AdvisorScreen):
         self._compute()
 
     def show_event(self, run: str, event: Event) -> None:
-        if run == "search" and isinstance(event, Progress):
+        if run == "search" and run in self.advisor.runs and isinstance(event, Progress):
             self.searching = f"searching: {event.stage.lower()} {event.done} of {event.total}"
             self._draw_side()
 
@@ -166,7 +168,11 @@ class ExploreScreen(AdvisorScreen):
     @on(HeatMap.Moved)
     def moved(self, message: HeatMap.Moved) -> None:
         self.under = message.modules
-        self.query_one("#inspect", Static).update(inspected(self.state, self.under))
+        self._draw_inspected()
+
+    def _draw_inspected(self) -> None:
+        panel = self.query_one("#inspect", Static)
+        panel.update(inspected(self.state, self.under, panel.size.width))
 
     def action_measure(self) -> None:
         keys = list(MEASURES)

@@ -22,7 +22,9 @@ from tui.cells import CHOSEN, LEFT_OUT, Measure, glyph, levels, number
 if TYPE_CHECKING:
     from advisor.targets import Target
 
-WIDE_CELL, NARROW_CELL, LABEL = 7, 3, 5
+LABEL = 6
+CURSOR = "▸"
+WIDEST, NARROWEST, BARE = 10, 5, 3  # cells with a number, and without
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ class HeatMap(ScrollView, can_focus=True):
         Binding("ctrl+end", "move(999,0)", "Last layer", show=False),
     ]
     DEFAULT_CSS = """
-    HeatMap { height: 1fr; background: $background; color: $foreground; }
+    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size-vertical: 1; }
     HeatMap > .heatmap--low { background: $surface; color: $text-muted; }
     HeatMap > .heatmap--high { background: $primary; color: $text; }
     HeatMap > .heatmap--header { background: $panel; color: $text; text-style: bold; }
-    HeatMap > .heatmap--cursor { background: $block-cursor-background; color: $block-cursor-foreground; text-style: bold; }
+    HeatMap > .heatmap--cursor { text-style: bold reverse; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {"heatmap--low", "heatmap--high", "heatmap--header", "heatmap--cursor"}
 
@@ -128,8 +130,9 @@ class HeatMap(ScrollView, can_focus=True):
 
     @property
     def cell_width(self) -> int:
-        """Wide enough for the number where there is room for all roles."""
-        return WIDE_CELL if LABEL + WIDE_CELL * len(self.grid.roles) <= self.size.width else NARROW_CELL
+        """As wide as the room for all roles allows; too narrow for numbers: marks and glyphs only."""
+        room = (self.size.width - LABEL) // max(len(self.grid.roles), 1)
+        return min(room, WIDEST) if room >= NARROWEST else BARE
 
     def on_resize(self) -> None:
         self._resize()
@@ -189,17 +192,15 @@ class HeatMap(ScrollView, can_focus=True):
         header = self.get_component_rich_style("heatmap--header")
         cursor = self.get_component_rich_style("heatmap--cursor")
         here = self.cursor if self.has_focus else None
-        label_style = cursor if here == (row, -1) else header
-        segments = [Segment(self._label(row).rjust(LABEL - 1)[: LABEL - 1] + " ", label_style)]
+        label = self._label(row).rjust(LABEL - 1)[: LABEL - 1] + " "
+        at_label = here == (row, -1)
+        segments = [Segment(CURSOR + label[1:], cursor) if at_label else Segment(label, header)]
         cells: list[Segment] = []
         for column, role in enumerate(self.grid.roles):
             at_cursor = here == (row, column)
-            if row < 0:
-                text = f" {role[: self.cell_width - 1]}".ljust(self.cell_width)
-                cells.append(Segment(text, cursor if at_cursor else header))
-            else:
-                text, style = self._cell(row, column, base)
-                cells.append(Segment(text, cursor if at_cursor else style))
+            text, style = (f" {role}", header) if row < 0 else self._cell(row, column, base)
+            text = text[: self.cell_width].ljust(self.cell_width)
+            cells.append(Segment(CURSOR + text[1:], cursor) if at_cursor else Segment(text, style))
         scrolled = Strip(cells).crop(self.scroll_offset.x, self.scroll_offset.x + self.size.width - LABEL)
         return Strip([*segments, *scrolled]).extend_cell_length(self.size.width, base).crop(0, self.size.width)
 
@@ -219,9 +220,8 @@ class HeatMap(ScrollView, can_focus=True):
         found = [level for i in members if known and (level := self._levels[i]) is not None]
         level = max(found) if found else None
         text = f" {mark}{glyph(level) if known else ' '}"
-        if self.cell_width == WIDE_CELL:
-            value = max((self.values[i] for i in members), default=float("nan")) if known else float("nan")
-            text += number(value, self.measure, WIDE_CELL - 3) if known and self.measure else " " * (WIDE_CELL - 3)
+        if self.cell_width >= NARROWEST and known and self.measure:
+            text += number(max(self.values[i] for i in members), self.measure, min(self.cell_width - 3, 5))
         return text, self._shade(level, bool(inside))
 
     def _shade(self, level: float | None, chosen: bool) -> Style:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tui.cells import GLYPHS, MEASURES
+from tui.cells import CHOSEN, GLYPHS, LEFT_OUT, MEASURES
 from tui.state import State
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ TERMS = (
     ("params", "trainable LoRA parameters, the head not counted; the budget's share beside it."),
     ("memory, time", "estimated peak memory of training, and of a step's time the share that adapting every module takes."),
     ("κ", "condition number of the selection's kernel K+σI: largest over smallest eigenvalue; large means slow directions."),
+    ("place of N", "where other methods' scores put this module among all: 1 is the one they like best."),
     ("effective rank", "how many directions the kernel really uses, between 1 and the number of probe examples."),
     ("certificate", "bound C: adding all other modules can lower the objective V of the linearised problem by at most this."),
     ("V", "what kernel ridge regression with this kernel leaves of the targets; never rises when modules are added."),
     ("pick", "the recommended selection: the cheapest that is not predicted worse than the best within the budget."),
     *((measure.label, measure.help.split(": ", 1)[1]) for measure in MEASURES.values()),
 )  # fmt: skip
-SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def terms() -> str:
@@ -34,12 +34,15 @@ def terms() -> str:
     return "\n".join(f"{name}: {text}" for name, text in TERMS)
 
 
-def legend(state: State, width: int) -> str:
-    """The measure, its glyphs from little to much, the marks."""
+def legend(state: State, values: Sequence[float], width: int) -> str:
+    """The measure, its glyphs from the least to the most there is, the marks."""
     measure = MEASURES[state.measure]
-    scale = " ".join(GLYPHS)
-    text = f"{measure.label} ({measure.unit}) {scale} more   ● adapted ○ not"
-    return text if len(text) <= width else f"{measure.label} {GLYPHS} more ●in ○out"
+    finite = [v * measure.scale for v in values if math.isfinite(v)]
+    if not finite:
+        return f"{measure.label}: being computed…"
+    low, high = (f"{v:.{measure.digits}f}" for v in (min(0.0, *finite), max(finite)))
+    text = f"{measure.label}  {low} {' '.join(GLYPHS)} {high} {measure.unit}   {CHOSEN} adapted {LEFT_OUT} not"
+    return text if len(text) <= width else f"{measure.label} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in"
 
 
 def budget_use(state: State, budget: Budget) -> str:
@@ -55,7 +58,7 @@ def budget_use(state: State, budget: Budget) -> str:
         ceiling = budget.ceiling(state.targets, settings.rank)
         used = len(state.chosen) if budget.kind == "modules" else state.params
     share = used / ceiling if ceiling else math.inf
-    return f"{share:.0%} of the budget" + (" ▲ over" if share > 1 else "")
+    return f"{share:.0%} of budget" + (" ▲ over" if share > 1 else "")
 
 
 def selection_text(state: State, budget: Budget | None, searching: str = "") -> str:
@@ -64,25 +67,25 @@ def selection_text(state: State, budget: Budget | None, searching: str = "") -> 
 
     if state.current is None or state.opened is None:
         return ""
-    name, many = state.current.selection.name, len(state.chosen)
+    many = len(state.chosen)
     settings = state.current.settings
     late = "" if state.is_fresh else " …"
-    lines = [f"{name}", f"{many} of {len(state.targets)} modules, rank {settings.rank}{late}"]
+    lines = [state.title, f"{many} of {len(state.targets)} modules, rank {settings.rank}{late}"]
     use = budget_use(state, budget) if budget else ""
-    lines.append(f"params    {count(state.params)}{f', {use}' if use else ''}")
+    lines.append(f"params   {count(state.params)}{f', {use}' if use else ''}")
     figures = state.figures
     if figures is not None:
         metric = state.opened.metric
         lines += [
-            f"{metric:<9} {span(figures.metric, 2)}",
-            f"loss      {span(figures.loss, 2)}",
-            f"vs all    {figures.relative[0]:+.1f} sd ({figures.relative[1]:+.1f} to {figures.relative[2]:+.1f})",
-            f"memory    {gigabytes(figures.cost.memory_bytes)}, time {figures.cost.time_vs_all_linear:.0%} of all",
-            f"κ         {figures.condition:.3g}, effective rank {figures.effective_rank:.1f}",
+            f"{metric[:8]:<8} {span(figures.metric, 2)}",
+            f"loss     {span(figures.loss, 2)}",
+            f"vs all   {figures.relative[0]:+.1f} sd ({figures.relative[1]:+.1f} to {figures.relative[2]:+.1f})",
+            f"memory   {gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
+            f"κ        {figures.condition:.3g}, effective rank {figures.effective_rank:.0f}",
         ]
         if figures.certificate.low is not None:
-            lines.append(f"certificate: the rest lowers V by ≤ {1 - figures.certificate.low:.1%}")
-        if figures.alike is not None and state.pick is not None and state.current != state.pick:
+            lines.append(f"certificate: rest lowers V ≤ {1 - figures.certificate.low:.1%}")
+        if figures.alike is not None and not state.is_pick:
             lines.append("≈ cannot be told from the pick" if figures.alike else "≠ differs from the pick")
         if figures.far:
             lines.append("⚠ far from all calibration runs")
@@ -91,8 +94,8 @@ def selection_text(state: State, budget: Budget | None, searching: str = "") -> 
     return "\n".join(lines)
 
 
-def inspected(state: State, modules: Sequence[int]) -> str:
-    """The module under the cursor; of several (a layer, a role) the sum."""
+def inspected(state: State, modules: Sequence[int], width: int) -> str:
+    """The module under the cursor; of several (a layer, a role) the sum. Long names lose their beginning."""
     from advisor.report import count
 
     opened = state.opened
@@ -113,16 +116,20 @@ def inspected(state: State, modules: Sequence[int]) -> str:
     index, target = modules[0], targets[0]
     agreement = float(opened.agreements[index])
     lines = [
-        f"{'●' if inside else '○'} {target.name}",
+        f"{CHOSEN if inside else LEFT_OUT} {_end(target.name, width - 2)}",
         f"{target.in_features}→{target.out_features}, {count(params)} params at rank {rank}",
-        f"kernel share {share:.1%}, agreement {'–' if math.isnan(agreement) else f'{agreement:.0%}'}",
-        f"effective rank {float(opened.ranks[index]):.1f} of {opened.probe.samples}",
+        f"share {share:.1%}, agreement {'–' if math.isnan(agreement) else f'{agreement:.0%}'}",
+        f"effective rank {float(opened.ranks[index]):.0f} of {opened.probe.samples}",
         *_effect_lines(state, index, bool(inside)),
     ]
-    ranks = [f"{peer} {place}" for peer, place in peer_places(state, index)]
-    if ranks:
-        lines.append(f"others' rank of {len(state.targets)}: {', '.join(ranks)}")
+    if places := peer_places(state, index):
+        lines.append(f"place of {len(state.targets)}: {', '.join(f'{peer} {place}' for peer, place in places)}")
     return "\n".join(lines)
+
+
+def _end(text: str, most: int) -> str:
+    """The last ``most`` characters."""
+    return text if len(text) <= most or most < 2 else "…" + text[1 - most :]
 
 
 def _effect_lines(state: State, index: int, inside: bool) -> list[str]:
@@ -166,25 +173,17 @@ def measure_values(state: State) -> Sequence[float]:
     return [math.inf if row.effect.limit is None else abs(row.effect.limit - 1) for row in effects.rows]
 
 
-def spectrum_text(state: State, width: int) -> str:
-    """Log eigenvalues of this selection and of the recommended one as two lines of bars on one scale, and σ."""
-    import numpy as np
+def spectrum_text(state: State, width: int, rows: int) -> str:
+    """Eigenvalues of this selection's kernel and of the recommended one's, ``rows`` lines high."""
+    from advisor.plots import BOTH, spectrum_lines
 
     figures, opened, pick = state.figures, state.opened, state.pick_figures
-    if figures is None or opened is None or width < 12:
+    if figures is None or opened is None or width < 24 or rows < 3:
         return ""
-    sigma = opened.scorer.sigma
-    rows = [("this", figures.spectrum)] + ([("pick", pick.spectrum)] if pick is not None else [])
-    columns = min(width - 5, len(figures.spectrum))
-    top, floor = max(float(values[0]) for _, values in rows), sigma / 100
-    if top <= floor:
-        return "All eigenvalues are below σ/100."
-    lines = [f"spectrum, log scale from σ/100 to {top:.2g}"]
-    at = np.linspace(0, len(figures.spectrum) - 1, columns).round().astype(int)
-    for label, values in rows:
-        heights = np.log(np.clip(values[at], floor, top) / floor) / np.log(top / floor)
-        drawn = ["·" if v <= floor else SPARKS[min(int(h * 8), 7)] for v, h in zip(values[at], heights, strict=True)]
-        lines.append(f"{label:<5}{''.join(drawn)}")
-    above = int((figures.spectrum > sigma).sum())
-    lines.append(f"{above} of {len(figures.spectrum)} eigenvalues above σ = {sigma:.2g}")
-    return "\n".join(lines)
+    series, marks = [(figures.spectrum, CHOSEN)], f"{CHOSEN} this"
+    if pick is not None and pick.candidate != figures.candidate:
+        series, marks = [*series, (pick.spectrum, LEFT_OUT)], f"{CHOSEN} this  {LEFT_OUT} the pick  {BOTH} both"
+    lines = spectrum_lines(series, opened.scorer.sigma, min(width - 12, 60), rows)
+    above = int((figures.spectrum > opened.scorer.sigma).sum())
+    head = f"spectrum  {marks}"
+    return "\n".join([head, *lines, f"{above} of {len(figures.spectrum)} eigenvalues above σ (┄)"])

@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
-from tui.base import AdvisorScreen
+from tui.base import AdvisorScreen, Places
 from tui.engine import Preview, Recent
 from tui.form import CHOICE, FIELDS, Field, parsed, shown
 from tui.state import Change
@@ -50,10 +50,11 @@ class SetupScreen(AdvisorScreen):
         "A probe made earlier opens at once: choose it in the list."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r,f5", "probe", "Probe", key_display="F5", priority=True),
-        Binding("ctrl+d", "demo", "Demo", show=True),
+        Binding("f5", "probe", "Probe", key_display="F5"),
+        Binding("f2", "demo", "Demo", key_display="F2"),
     ]
     CSS = """
+    SetupScreen #welcome { padding: 1 2; text-style: bold; }
     SetupScreen #columns { height: 1fr; }
     SetupScreen #form { layout: grid; grid-size: 2; grid-columns: 14 1fr; grid-rows: 1; height: auto; padding: 0 1; }
     SetupScreen .label { height: 1; color: $text-muted; }
@@ -70,18 +71,24 @@ class SetupScreen(AdvisorScreen):
     SetupScreen #recent { height: auto; max-height: 12; border: none; background: $background; }
     SetupScreen #buttons { height: 1; padding: 0 1; }
     SetupScreen #buttons Button { margin-right: 2; }
-    SetupScreen.-narrow #columns, SetupScreen.-normal #columns { layout: vertical; overflow-y: auto; }
-    SetupScreen.-narrow #left, SetupScreen.-normal #left { height: auto; width: 100%; }
-    SetupScreen.-narrow #right, SetupScreen.-normal #right { height: auto; width: 100%; }
+    SetupScreen.-narrow #columns { layout: vertical; overflow-y: auto; }
+    SetupScreen.-narrow #left { height: auto; width: 100%; }
+    SetupScreen.-narrow #right { height: auto; width: 100%; }
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_complete = False
         self.problems: dict[str, str] = {}
         self.preview: Preview | None = None
         self.recent: list[Recent] = []
         self._preview_timer: Any = None
         self._read: tuple[Any, ...] | None = None
+
+    def compose(self) -> ComposeResult:
+        """Little at first, so that there is something to see at once; the form follows after the first paint."""
+        yield Places(id="places")
+        yield Static("Which modules should LoRA adapt, on your model and your data?", id="welcome", markup=False)
 
     def body(self) -> ComposeResult:
         inputs = self.state.inputs
@@ -93,18 +100,28 @@ class SetupScreen(AdvisorScreen):
                     yield ChoiceField(field, value) if field.kind == CHOICE else TextField(field, value)
             with VerticalScroll(id="right", can_focus=False):
                 yield Static("Data as it will be read", classes="heading")
-                yield Static("Name a model and data to begin, or press ctrl+d for the demo.", id="preview", markup=False)
+                yield Static("Name a model and data to begin, or press F2 for the demo.", id="preview", markup=False)
                 yield Static("Recent probes", classes="heading", id="recent-heading")
                 yield OptionList(id="recent", compact=True)
         yield Static("", id="message", markup=False)
         with Horizontal(id="buttons"):
             yield Button("Probe (F5)", id="probe", variant="primary", compact=True)
-            yield Button("Demo (ctrl+d)", id="demo", compact=True)
+            yield Button("Demo (F2)", id="demo", compact=True)
 
     def on_mount(self) -> None:
+        self.call_after_refresh(self._mount_form)
+
+    async def _mount_form(self) -> None:
+        await self.mount_compose(self.body())
+        await self.mount_compose(self.compose_footer())
+        await self.query_one("#welcome").remove()
+        self.is_complete = True
         self.query_one("#model").focus()
+        self.state_changed(None)
 
     def state_changed(self, change: Change | None) -> None:
+        if not self.is_complete:
+            return
         if change in (None, Change.INPUTS):
             self._fill()
         if change is None:
@@ -217,13 +234,8 @@ class SetupScreen(AdvisorScreen):
 
     def action_demo(self) -> None:
         """Fill in the embedded model and data."""
-        self._say("Making the demo's data…")
-
-        def fill(found: tuple[str, str]) -> None:
-            self.state.set_inputs(model=found[0], data=found[1], task="auto", text_columns=(), label_column=None, metric=None)
-            self._say("The embedded MiniLM, and topics of this Python's documentation. F5 probes it.")
-
-        self.advisor.ask("demo", self.advisor.engine.demo, fill)
+        self._say("The embedded MiniLM, and topics of this Python's documentation. F5 probes it.")
+        self.advisor.fill_demo()
 
 
 def preview_text(found: Preview) -> Content:

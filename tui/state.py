@@ -115,6 +115,24 @@ class State:
         return self.recommendation.picked.candidate if self.recommendation else None
 
     @property
+    def title(self) -> str:
+        """What the current selection is called."""
+        if self.current is None:
+            return ""
+        name = self.current.selection.name
+        if not self.is_pick:
+            return name
+        return "the pick" if name.startswith("searched") else f"the pick: {name}"
+
+    @property
+    def is_pick(self) -> bool:
+        """Whether the current selection trains the very modules that are recommended, at the same rank."""
+        pick, current = self.pick, self.current
+        if pick is None or current is None:
+            return False
+        return replace(current, selection=pick.selection) == pick and current.selection.targets == pick.selection.targets
+
+    @property
     def is_fresh(self) -> bool:
         """Whether ``figures`` are those of the current selection."""
         return self.figures is not None and self.figures.candidate == self.current
