@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from advisor.errors import BadInput
 
@@ -55,6 +55,10 @@ class LoraSettings:
         """PEFT's scaling: alpha/rank, with rsLoRA alpha/√rank."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
+    def at_rank(self, rank: int) -> LoraSettings:
+        """The same at another rank, alpha following so that the scale stays."""
+        return replace(self, rank=rank, alpha=self.alpha * (rank / self.rank) ** (0.5 if self.rslora else 1.0))
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -63,10 +67,10 @@ class Selection:
     name: str
     targets: tuple[str, ...]
 
-    def params(self, targets: Sequence[Target], rank: int) -> int:
-        """LoRA parameters of this selection at ``rank`` (head excluded)."""
-        chosen = set(self.targets)
-        return sum(t.lora_params(rank) for t in targets if t.name in chosen)
+    def params(self, targets: Sequence[Target], rank: int, ranks: Mapping[str, int] | None = None) -> int:
+        """LoRA parameters of this selection at ``rank``, single modules at their own in ``ranks`` (head excluded)."""
+        chosen, own = set(self.targets), ranks or {}
+        return sum(t.lora_params(own.get(t.name, rank)) for t in targets if t.name in chosen)
 
 
 def in_model_order(names: Iterable[str], targets: Sequence[Target], where: str = "selection") -> tuple[str, ...]:

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from advisor.errors import AdvisorError, BadInput
+from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, RenderedFile, comment_lines, yaml_body
 from advisor.targets import LoraSettings, Selection, Target
 
 if TYPE_CHECKING:
     from torch import nn
 
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM"}
+TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
@@ -31,11 +31,16 @@ def lora_arguments(
     head: Sequence[str],
     targets: Sequence[Target],
     base_model: str,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Plain arguments: ``LoraConfig(**arguments)`` adapts exactly ``selection`` and trains ``head`` in full.
 
     Full module names are emitted. PEFT matches list entries exactly or as a ``.``-suffix; where a chosen name
     is such a suffix of a target that is not chosen, one anchored regex is emitted instead.
+
+    Args:
+        ranks, alphas: of single modules by full name, where they differ from the settings'.
 
     Raises:
         BadInput: the selection is empty, which PEFT has no config for.
@@ -49,16 +54,30 @@ def lora_arguments(
         "task_type": TASK_TYPES[task],
         "base_model_name_or_path": base_model,
         "r": settings.rank,
-        "lora_alpha": int(settings.alpha) if float(settings.alpha).is_integer() else settings.alpha,
+        "lora_alpha": _whole(settings.alpha),
         "lora_dropout": 0.0,
         "use_rslora": settings.rslora,
         "bias": "none",
         "fan_in_fan_out": any(t.kind == "conv1d" for t in targets if t.name in chosen),
         "target_modules": _target_modules(selection.targets, others),
     }
+    if ranks:
+        arguments["rank_pattern"] = {_pattern_key(name): rank for name, rank in ranks.items()}
+    if alphas:
+        arguments["alpha_pattern"] = {_pattern_key(name): _whole(alpha) for name, alpha in alphas.items()}
     if head:
         arguments["modules_to_save"] = list(head)
     return arguments
+
+
+def _whole(alpha: float) -> float:
+    """As an int where it is one, as axolotl wants it."""
+    return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def _pattern_key(name: str) -> str:
+    """A pattern that is this module alone: PEFT matches ``(.*\\.)?({key})$``, and takes the first key that does."""
+    return f"^{re.escape(name)}"
 
 
 def _target_modules(chosen: Sequence[str], others: Sequence[str]) -> list[str] | str:
@@ -72,23 +91,59 @@ def lora_yaml(arguments: Mapping[str, Any], comments: Sequence[str]) -> str:
     """``arguments`` as YAML under one ``#`` line per comment.
 
     Both ``LoraConfig(**yaml.safe_load(file))`` and ``peft.get_peft_config(yaml.safe_load(file))`` read it.
-    Line breaks and control characters in comments are escaped, so that no comment can become content.
     """
-    header = "".join(f"# {_one_line(comment)}\n" for comment in comments)
-    return header + yaml.safe_dump(dict(arguments), sort_keys=False, allow_unicode=True)
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return comment_lines(comments) + yaml_body(arguments)
 
 
 def adapter_config_json(arguments: Mapping[str, Any]) -> str:
-    """What ``LoraConfig(**arguments).save_pretrained`` puts in ``adapter_config.json``, with sets sorted."""
-    from peft import LoraConfig
+    """``arguments`` as ``adapter_config.json``; what is not in it, any version of PEFT fills in with its own default."""
+    return json.dumps(dict(arguments), indent=2, sort_keys=True) + "\n"
 
-    config: dict[str, Any] = LoraConfig(**dict(arguments)).to_dict()  # type: ignore[no-untyped-call]
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    return json.dumps(plain, indent=2, sort_keys=True) + "\n"
+
+def arguments_of(plan: Plan) -> dict[str, Any]:
+    """:func:`lora_arguments` of a plan."""
+    arguments = lora_arguments(
+        plan.selection,
+        plan.settings,
+        task=plan.task,
+        head=plan.head,
+        targets=plan.targets,
+        base_model=plan.base_model,
+        ranks=plan.ranks,
+        alphas=plan.alphas,
+    )
+    if plan.parameters:
+        arguments["target_parameters"] = list(plan.parameters)
+    return arguments
+
+
+def render(plan: Plan) -> Rendered:
+    """``lora.yaml`` and ``adapter_config.json``: PEFT can say everything."""
+    found, arguments = Findings(plan, "PEFT"), arguments_of(plan)
+    return Rendered({
+        "lora.yaml": found.file(lora_yaml(arguments, []), FORMAT.use),
+        "adapter_config.json": RenderedFile(adapter_config_json(arguments), "exact", ()),
+    })  # fmt: skip
+
+
+def passed(content: Mapping[str, Any], model: Any) -> Passed:
+    """The file's content is what ``LoraConfig`` gets (``PeftConfig.from_pretrained``, ``get_peft_config``)."""
+    if content.get("peft_type", "LORA") != "LORA":
+        raise BadInput(f"peft_type is {content['peft_type']!r}.", "Only LORA can be verified.")
+    task_type = content.get("task_type")
+    if task_type is not None and str(task_type) not in TASKS:
+        raise BadInput(f"task_type is {task_type!r}.", f"Known are {' and '.join(TASKS)}.")
+    return Passed(dict(content), None if task_type is None else TASKS[task_type])
+
+
+FORMAT = Format(
+    "peft",
+    "PEFT",
+    "LoraConfig(**yaml.safe_load(open('lora.yaml'))) reads it; PeftConfig.from_pretrained reads adapter_config.json.",
+    frozenset({"peft_type", "target_modules", "task_type"}),
+    render,
+    passed,
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +157,9 @@ class Resolved:
         saved_params: their parameters.
         other_params: everything else that is trainable, such as biases.
         warnings: what PEFT warned of.
+        ranks, alphas: of each wrapped module.
+        rslora: the scale is alpha/√rank.
+        parameters: full names of 3-D expert parameters that get LoRA (``target_parameters``).
     """
 
     wrapped: tuple[str, ...]
@@ -110,6 +168,15 @@ class Resolved:
     saved_params: int
     other_params: int
     warnings: tuple[str, ...]
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    rslora: bool
+    parameters: tuple[str, ...]
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """PEFT's scaling of each wrapped module."""
+        return {n: LoraSettings(r, self.alphas[n], self.rslora).scale for n, r in self.ranks.items()}
 
 
 def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
@@ -151,13 +218,18 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
             lora_params += parameter.numel()
         else:
             other_params += parameter.numel()
+    layers = {name: tuner.model.get_submodule(name) for name in tuner.targeted_module_names}
     return Resolved(
-        wrapped=tuple(tuner.targeted_module_names),
+        wrapped=tuple(layers),
         lora_params=lora_params,
         saved=tuple(saved),
         saved_params=saved_params,
         other_params=other_params,
         warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+        ranks={name: layer.r[tuner.active_adapter] for name, layer in layers.items()},
+        alphas={name: layer.lora_alpha[tuner.active_adapter] for name, layer in layers.items()},
+        rslora=bool(config.use_rslora),
+        parameters=tuple(tuner.targeted_parameter_names),
     )
 
 
@@ -166,9 +238,14 @@ def _within(name: str, modules: Sequence[str]) -> bool:
 
 
 def prove(
-    model: nn.Module, arguments: Mapping[str, Any], selection: Selection, targets: Sequence[Target], rank: int
+    model: nn.Module,
+    arguments: Mapping[str, Any],
+    selection: Selection,
+    targets: Sequence[Target],
+    rank: int,
+    ranks: Mapping[str, int] | None = None,
 ) -> Resolved:
-    """What PEFT does with ``arguments`` on a meta-device ``model``: exactly ``selection`` and the head.
+    """What PEFT does with ``arguments`` on a meta-device ``model``: exactly ``selection``, at these ranks, and the head.
 
     Raises:
         AdvisorError: it does something else, which is a fault of the advisor's and not of the user's.
@@ -182,7 +259,11 @@ def prove(
         raise _fault(selection, f"PEFT adapts {counts} (first that differs: {differing[0]})")
     if differing := sorted(set(resolved.saved) ^ set(arguments.get("modules_to_save", ()))):
         raise _fault(selection, f"other modules are trained in full (first that differs: {differing[0]})")
-    expected = selection.params(targets, rank)
+    own = ranks or {}
+    for name in resolved.wrapped:
+        if (found := resolved.ranks[name]) != (wanted := own.get(name, rank)):
+            raise _fault(selection, f"PEFT adapts {name} with rank {found}, not {wanted}")
+    expected = selection.params(targets, rank, own)
     if (resolved.lora_params, resolved.other_params) != (expected, 0):
         trained = resolved.lora_params + resolved.other_params
         raise _fault(selection, f"PEFT trains {trained:,} parameters outside the head, not {expected:,}")

@@ -1,0 +1,96 @@
+"""axolotl: keys of its YAML.
+
+Its rules, read off ``src/axolotl/loaders/adapter.py`` and ``src/axolotl/utils/schemas/peft.py`` (2026): the keys go to
+``LoraConfig`` one by one; a text in ``lora_target_modules`` stays one, so it is a regex; ``lora_target_linear`` adds the
+last name parts of all linear modules; alphas are whole numbers; the model is a causal LM, or with ``reward_model`` a
+sequence classifier of one output.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from advisor.errors import BadInput
+from advisor.export.peft import arguments_of
+from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
+from advisor.export.read import linear_names, texts, value
+
+RENAMED = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "lora_target_parameters": "target_parameters",
+    "lora_fan_in_fan_out": "fan_in_fan_out",
+    "lora_modules_to_save": "modules_to_save",
+    "lora_exclude_modules": "exclude_modules",
+    "lora_rank_pattern": "rank_pattern",
+    "lora_alpha_pattern": "alpha_pattern",
+    "peft_use_rslora": "use_rslora",
+    "peft_use_dora": "use_dora",
+    "peft_layers_to_transform": "layers_to_transform",
+    "peft_layers_pattern": "layers_pattern",
+}
+
+
+def render(plan: Plan) -> Rendered:
+    """One YAML file to merge into a training config."""
+    found = Findings(plan, "axolotl")
+    found.language_models_only()
+    alphas = {name: found.whole(alpha, f"alpha of {name}") for name, alpha in plan.alphas.items()}
+    arguments = arguments_of(replace(plan, alphas=alphas))
+    arguments["lora_alpha"] = found.whole(plan.settings.alpha)
+    entries = arguments["target_modules"]
+    if isinstance(entries, list) and not all(_compiles(entry) for entry in entries):
+        arguments["target_modules"] = "^(" + "|".join(re.escape(name) for name in plan.names) + ")$"
+    content = {"base_model": plan.base_model, "adapter": "lora"}
+    content |= {key: arguments[name] for key, name in RENAMED.items() if name == "lora_dropout" or arguments.get(name)}
+    return Rendered({"axolotl.yaml": found.file(yaml_body(content), FORMAT.use)})
+
+
+def passed(content: Mapping[str, Any], model: Any) -> Passed:
+    """See the top of this file."""
+    adapter = content.get("adapter", "lora")
+    if adapter not in ("lora", "qlora"):
+        raise BadInput(f"adapter is {adapter!r}.", "Only lora and qlora can be verified.")
+    surprises = []
+    arguments = {name: content[key] for key, name in RENAMED.items() if content.get(key) is not None}
+    for key in ("lora_r", "lora_alpha"):
+        value(content, key, int)
+    entries = value(content, "lora_target_modules", (str, list), [])
+    for entry in texts(content, "lora_target_modules") or [] if isinstance(entries, list) else []:
+        if not _compiles(entry):
+            raise BadInput(f"lora_target_modules: axolotl takes {entry!r} for a regex, which it is not.", "Escape it.")
+    if value(content, "lora_target_linear", bool, False):
+        linear = linear_names(model)
+        surprises.append(f"lora_target_linear adds every linear module: {', '.join(linear)}.")
+        entries = sorted({*(entries if isinstance(entries, list) else [entries]), *linear})
+    arguments["target_modules"] = entries
+    for key in ("lora_rank_pattern", "lora_alpha_pattern"):
+        numbers = value(content, key, dict, {}).values()
+        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
+            raise BadInput(f"{key} takes positive whole numbers only.", "Correct it.")
+    reward = value(content, "reward_model", bool, False)
+    arguments["task_type"] = "SEQ_CLS" if reward else "CAUSAL_LM"
+    return Passed(arguments, "classification" if reward else "causal-lm", tuple(surprises), 1 if reward else None)
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+FORMAT = Format(
+    "axolotl",
+    "axolotl",
+    "Merge these keys into your training YAML; leave lora_target_linear out, it would add every linear module.",
+    frozenset({"adapter", "base_model"}),
+    render,
+    passed,
+)

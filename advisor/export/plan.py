@@ -1,0 +1,295 @@
+"""What is to be trained, and what a format makes of it: plain data (no torch)."""
+
+from __future__ import annotations
+
+import pprint
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from advisor.errors import BadInput
+from advisor.targets import LoraSettings, Selection, Target, in_model_order
+
+if TYPE_CHECKING:
+    from advisor.probe_folder import Probe
+    from advisor.scoring import Candidate
+
+Fidelity = Literal["exact", "lossy", "impossible"]
+FIDELITIES: tuple[Fidelity, ...] = ("exact", "lossy", "impossible")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A selection with everything a config must say of it.
+
+    Attributes:
+        settings: common rank, alpha and scaling rule.
+        targets: every adaptable module of the model, chosen or not.
+        task: ``classification``, ``regression`` or ``causal-lm``.
+        head: modules trained in full.
+        base_model, model_type: folder or hub id, and its config's ``model_type``.
+        outputs: of the head; 0 for a causal LM.
+        ranks, alphas: by full name, of single modules, as PEFT's ``rank_pattern`` and ``alpha_pattern``.
+        parameters: full names of 3-D expert parameters that get LoRA too (PEFT's ``target_parameters``).
+        comments: the first lines of every file.
+    """
+
+    selection: Selection
+    settings: LoraSettings
+    targets: tuple[Target, ...]
+    task: str
+    head: tuple[str, ...]
+    base_model: str
+    model_type: str = ""
+    outputs: int = 0
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
+    comments: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The chosen modules."""
+        return self.selection.targets
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The adaptable modules that are not chosen."""
+        chosen = set(self.names)
+        return tuple(t.name for t in self.targets if t.name not in chosen)
+
+    @property
+    def overlaps(self) -> bool:
+        """A chosen name is a ``.``-suffix of one that is not chosen, so that a list of names takes both."""
+        suffixes = tuple(f".{name}" for name in self.names)
+        return any(other.endswith(suffixes) for other in self.others)
+
+    @property
+    def conv1d(self) -> bool:
+        """A chosen module keeps its weight transposed, as GPT-2's."""
+        return any(t.kind == "conv1d" for t in self.targets if t.name in set(self.names))
+
+    @property
+    def params(self) -> int:
+        """LoRA parameters, head and expert parameters excluded."""
+        return self.selection.params(self.targets, self.settings.rank, self.ranks)
+
+    def of(self, name: str) -> LoraSettings:
+        """Rank and alpha of one chosen module."""
+        return replace(
+            self.settings, rank=self.ranks.get(name, self.settings.rank), alpha=self.alphas.get(name, self.settings.alpha)
+        )
+
+    def flat(self) -> Plan:
+        """The same with one rank and alpha for all: those that all share, or the rank of nearest size at the common scale."""
+        shared = {self.of(name) for name in self.names}
+        if len(shared) == 1:
+            return replace(self, settings=shared.pop(), ranks={}, alphas={})
+        size = self.selection.params(self.targets, 1)
+        rank = max(1, round(self.params / size))
+        return replace(self, settings=self.settings.at_rank(rank), ranks={}, alphas={})
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``recommendation.json`` holds as ``plan``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Any, where: str) -> Plan:
+        """The plan that :meth:`as_dict` gave.
+
+        Raises:
+            BadInput: a field is missing, unknown, or of the wrong type; a chosen module is not among the targets.
+        """
+        try:
+            plan = cls(**content)
+            selection = Selection(str(plan.selection["name"]), tuple(plan.selection["targets"]))  # type: ignore[index]
+            plan = replace(
+                plan,
+                selection=selection,
+                settings=LoraSettings(**plan.settings),  # type: ignore[arg-type]
+                targets=tuple(Target(**t) for t in plan.targets),  # type: ignore[arg-type]
+                head=tuple(plan.head),
+                parameters=tuple(plan.parameters),
+                comments=tuple(plan.comments),
+            )
+            numbers = [plan.settings.rank, plan.settings.alpha, *plan.ranks.values(), *plan.alphas.values()]
+            words = [plan.task, plan.base_model, plan.model_type, *plan.head, *plan.parameters, *plan.comments]
+            if not all(isinstance(w, str) for w in words) or any(isinstance(n, str | bool) or not n > 0 for n in numbers):
+                raise TypeError("a field has another type")
+            in_model_order([*plan.names, *(set(plan.ranks) | set(plan.alphas)) - set(plan.names)], plan.targets, where)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise BadInput(f"{where}: its plan is damaged ({error}).", "Run `advisor recommend` again.") from error
+        return plan
+
+
+def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) -> Plan:
+    """The plan of a candidate on its probe."""
+    info = probe.info
+    return Plan(
+        selection=candidate.selection,
+        settings=candidate.settings,
+        targets=tuple(probe.targets),
+        task=probe.task,
+        head=tuple(info["head"]),
+        base_model=str(info["model"]),
+        model_type=str(info["model_type"]),
+        outputs=0 if probe.task == "causal-lm" else len(probe.class_names) or 1,
+        ranks=dict(candidate.ranks),
+        alphas=dict(candidate.alphas),
+        comments=tuple(comments),
+    )
+
+
+@dataclass(frozen=True)
+class RenderedFile:
+    """One file. ``reasons`` say why it is not exact; an impossible one holds comments only."""
+
+    text: str
+    fidelity: Fidelity
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The files of one format by name, in the order to show them."""
+
+    files: dict[str, RenderedFile]
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """That of the best file."""
+        return min((file.fidelity for file in self.files.values()), key=FIDELITIES.index)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """All reasons, after the file's name where there are several files."""
+        if len(self.files) == 1:
+            return next(iter(self.files.values())).reasons
+        return tuple(f"{name}: {reason}" for name, file in self.files.items() for reason in file.reasons)
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a tool makes of a config file.
+
+    Attributes:
+        arguments: those it hands to ``LoraConfig``.
+        task: of the model it loads; None: the file does not say.
+        surprises: what it does that the author of the file probably did not mean, one sentence each.
+        outputs: of the head it makes; None: as the model's config says.
+    """
+
+    arguments: dict[str, Any]
+    task: str | None
+    surprises: tuple[str, ...] = ()
+    outputs: int | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """One target of exports.
+
+    Attributes:
+        name, label: as in ``--format``, and as its makers write it.
+        use: what to do with the files, one sentence.
+        marks: top-level keys by which a file is known to be this format's.
+        render: the files for a plan. Raises BadInput when the plan has no modules.
+        passed: what the tool hands to PEFT, from a file's content and the model that it would load (for names and
+            classes only). Raises BadInput where the tool refuses the file.
+    """
+
+    name: str
+    label: str
+    use: str
+    marks: frozenset[str]
+    render: Callable[[Plan], Rendered]
+    passed: Callable[[Mapping[str, Any], Any], Passed]
+
+
+class Findings:
+    """Collects what a format cannot say; the worst finding decides."""
+
+    def __init__(self, plan: Plan, label: str) -> None:
+        if not plan.names:
+            raise BadInput(f"{plan.selection.name}: it has no modules, so there is no LoRA config.", "Select some.")
+        self.plan, self.label = plan, label
+        self.reasons: list[str] = []
+        self.fidelity: Fidelity = "exact"
+
+    def add(self, fidelity: Fidelity, reason: str) -> None:
+        self.reasons.append(reason)
+        self.fidelity = max(self.fidelity, fidelity, key=FIDELITIES.index)
+
+    def language_models_only(self) -> None:
+        """The tool knows no classifiers."""
+        if self.plan.task != "causal-lm":
+            self.add("impossible", f"{self.label} trains language models: it knows neither the head "
+                     f"({', '.join(self.plan.head)}) nor the loss of a {self.plan.task} run; use format peft.")  # fmt: skip
+
+    def flat(self) -> LoraSettings:
+        """One rank and alpha, for a tool that has no patterns."""
+        flat = self.plan.flat()
+        if flat.params != self.plan.params or any(flat.of(n) != self.plan.of(n) for n in self.plan.names):
+            self.add("lossy", f"{self.label} has no rank or alpha pattern: every module gets rank {flat.settings.rank} "
+                     f"({flat.params:,} LoRA parameters instead of {self.plan.params:,}).")  # fmt: skip
+        return flat.settings
+
+    def whole(self, alpha: float, what: str = "alpha") -> int:
+        """``alpha`` as a whole number, for a tool that takes no other."""
+        rounded = max(1, round(alpha))
+        if rounded != alpha:
+            self.add("lossy", f"{self.label} takes whole numbers only: {what} {alpha:g} is written as {rounded}.")
+        return rounded
+
+    def no_parameters(self) -> None:
+        """The tool cannot adapt 3-D expert parameters."""
+        if self.plan.parameters:
+            self.add("impossible", f"{self.label} has no key for expert parameters ({self.plan.parameters[0]}).")
+
+    def file(self, body: str, use: str) -> RenderedFile:
+        """The header, then ``body`` unless this is impossible."""
+        plan, many = self.plan, len(self.plan.names)
+        verdict = {
+            "exact": f"Exact: trains the {many} selected modules at their ranks and scales"
+            + (f", and {', '.join(plan.head)} in full." if plan.head else "."),
+            "lossy": f"Lossy: trains the {many} selected modules, but not quite as chosen.",
+            "impossible": "Impossible: this tool cannot train what was chosen, so no config follows.",
+        }[self.fidelity]
+        lines = [f"LoRA config by lora-layer-advisor, for {self.label}", *plan.comments, verdict, *self.reasons]
+        if self.fidelity != "impossible":
+            lines.append(use)
+        header = comment_lines(lines)
+        return RenderedFile(header if self.fidelity == "impossible" else header + body, self.fidelity, tuple(self.reasons))
+
+
+def comment_lines(lines: Sequence[str]) -> str:
+    """One ``#`` line each; line breaks and control characters are escaped, so that no comment can become content."""
+    return "".join(f"# {one_line(line)}\n" for line in lines)
+
+
+def one_line(text: str) -> str:
+    """``text`` with everything that is not printable escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def yaml_body(content: Mapping[str, Any]) -> str:
+    """``content`` as YAML in its own order."""
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+
+
+def call(name: str, positional: Sequence[str], arguments: Mapping[str, Any]) -> str:
+    """A Python call with literal keyword arguments, one a line."""
+    lines = [f"    {argument},\n" for argument in positional]
+    for key, value in arguments.items():
+        literal = pprint.pformat(value, width=100, sort_dicts=False).replace("\n", "\n    " + " " * (len(key) + 1))
+        lines.append(f"    {key}={literal},\n")
+    return f"{name}(\n{''.join(lines)})\n"
+
+
+def number(value: float) -> int | float:
+    """An int where that says the same."""
+    return int(value) if float(value).is_integer() else value
+
+

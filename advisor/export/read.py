@@ -1,0 +1,150 @@
+"""Config files of any format as plain data; nothing in them is ever executed."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from advisor.errors import BadInput
+from advisor.export.plan import Format
+
+MOST_BYTES, MOST_NODES = 2_000_000, 200_000
+CONFIG_FILE = "adapter_config.json"
+CALLS = {"get_peft_model": "unsloth", "LoraConfig": "trl"}  # what a Python snippet calls, and whose it is
+
+
+def read_config(path: Path) -> tuple[Path, dict[str, Any], str | None]:
+    """The file, its content, and for a Python snippet the name of its format; see :func:`parse`.
+
+    Args:
+        path: a JSON, YAML or Python file, or a folder with an ``adapter_config.json``.
+
+    Raises:
+        BadInput: no such file, too large, not of that syntax, or no mapping of arguments.
+    """
+    if path.is_dir():
+        path = path / CONFIG_FILE
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise BadInput(f"{path}: the config cannot be read: {error.strerror}.", "Check the path.") from error
+    if len(data) > MOST_BYTES:
+        raise BadInput(f"{path}: more than {MOST_BYTES:,} bytes are too many for a config.", "Give the config file alone.")
+    return path, *parse(data, str(path))
+
+
+def parse(data: bytes, name: str) -> tuple[dict[str, Any], str | None]:
+    """Content of a config file called ``name``, and for a Python snippet the name of its format.
+
+    Raises:
+        BadInput: not of the syntax that the name's end says (``.py``, ``.yaml``, ``.yml``, else JSON), or no mapping.
+    """
+    found: str | None = None
+    content: Any
+    try:
+        if name.endswith(".py"):
+            found, content = _python(data)
+        elif name.endswith((".yaml", ".yml")):
+            content = yaml.safe_load(data)
+        else:
+            content = json.loads(data, parse_constant=_refuse)
+    except (yaml.YAMLError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        where = " ".join(str(error).split())[:300]
+        raise BadInput(f"{name}: the config cannot be understood: {where}.", "Correct it.") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise BadInput(f"{name}: the config is no mapping of arguments.", "Write `r: 8` and so on.")
+    if sum(1 for _ in zip(_nodes(content), range(MOST_NODES + 1), strict=False)) > MOST_NODES:
+        raise BadInput(f"{name}: the config holds more than {MOST_NODES:,} values.", "Check its anchors.")
+    return content, found
+
+
+def format_of(content: Mapping[str, Any], formats: Mapping[str, Format]) -> Format:
+    """The format whose keys the content has, the first of several.
+
+    Raises:
+        BadInput: of none.
+    """
+    for candidate in formats.values():
+        if candidate.marks & set(content):
+            return candidate
+    raise BadInput("this is no config of a known format.", f"Say which: --format {'|'.join(formats)}.")
+
+
+def value(content: Mapping[str, Any], key: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:
+    """``content[key]``, ``default`` where it is missing or null.
+
+    Raises:
+        BadInput: it has another type; a truth value is no number.
+    """
+    found = content.get(key)
+    if found is None:
+        return default
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(found, allowed) or (isinstance(found, bool) and bool not in allowed):
+        names = " or ".join(kind.__name__ for kind in allowed)
+        raise BadInput(f"{key} is of type {type(found).__name__}, not {names}.", "Correct it.")
+    return found
+
+
+def texts(content: Mapping[str, Any], key: str) -> list[str] | None:
+    """A list of texts, None where it is missing.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    found = value(content, key, list)
+    if found is not None and not all(isinstance(item, str) for item in found):
+        raise BadInput(f"{key} holds something that is not a text.", "Correct it.")
+    return None if found is None else list(found)
+
+
+def linear_names(model: Any) -> list[str]:
+    """Last name parts of all modules of a ``…Linear…`` class, less the output embedding: what tools mean by "all linear"."""
+    output = model.get_output_embeddings()
+    return sorted(
+        {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if "Linear" in type(m).__name__ and m is not output}
+    )
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _python(data: bytes) -> tuple[str, dict[str, Any]]:
+    """The literal keyword arguments of the one call that makes the adapter, and ``num_labels`` of ``from_pretrained``."""
+    named = [(_called(node), node) for node in ast.walk(ast.parse(data)) if isinstance(node, ast.Call)]
+    makers = [(CALLS[name], node) for name, node in named if name in CALLS and node.keywords]
+    if len(makers) != 1:
+        raise ValueError(f"{len(makers)} calls of {' or '.join(CALLS)}, not one")
+    maker, node = makers[0]
+    loading = [k for name, other in named if name == "from_pretrained" for k in other.keywords if k.arg == "num_labels"]
+    content = {}
+    for keyword in [*node.keywords, *loading]:
+        try:
+            content[str(keyword.arg)] = ast.literal_eval(keyword.value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{keyword.arg or '**'} is no literal") from error
+    return maker, content
+
+
+def _called(node: ast.Call) -> str:
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _nodes(content: Any) -> Iterator[Any]:
+    """Every value inside, an alias counted each time it is used; cycles never end."""
+    pending = [content]
+    while pending:
+        found = pending.pop()
+        yield found
+        if isinstance(found, dict):
+            pending += found.values()
+        elif isinstance(found, list | tuple | set):
+            pending += found

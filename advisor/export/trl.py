@@ -1,0 +1,91 @@
+"""TRL: keys of its YAML (``trl sft --config``), and a Python snippet.
+
+Its rules, read off ``trl/trainer/model_config.py`` and ``get_peft_config`` in ``trl/trainer/utils.py`` (2026): a list
+``lora_target_modules`` of one item becomes that item, a text, which PEFT takes for a regex of the full name; there are no
+patterns; alpha is whole; ``lora_dropout`` is 0.05, ``lora_r`` 16 and ``lora_alpha`` 32 unless given. In Python the trainer
+takes any ``LoraConfig`` as ``peft_config``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from advisor.errors import BadInput
+from advisor.export import peft
+from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
+from advisor.export.read import texts, value
+
+SNIPPET_USE = "SFTTrainer(model=..., peft_config=peft_config, ...)"
+
+
+def render(plan: Plan) -> Rendered:
+    """``trl.yaml``, and ``trl_sft.py`` which can also say ranks and alphas of single modules."""
+    found, snippet = Findings(plan, "TRL"), Findings(plan, "TRL")
+    found.language_models_only()
+    snippet.language_models_only()
+    settings = found.flat()
+    entries = list(plan.names)
+    if plan.overlaps or len(entries) == 1:  # one item is taken for a regex
+        entries = ["|".join(re.escape(name) for name in entries)]
+    content = {
+        "model_name_or_path": plan.base_model,
+        "use_peft": True,
+        "lora_task_type": "CAUSAL_LM",
+        "lora_r": settings.rank,
+        "lora_alpha": found.whole(settings.alpha),
+        "lora_dropout": 0.0,
+        "use_rslora": settings.rslora,
+        "lora_target_modules": entries,
+    }
+    if plan.parameters:
+        content["lora_target_parameters"] = list(plan.parameters)
+    arguments = peft.arguments_of(plan)
+    body = "from peft import LoraConfig\n\npeft_config = " + call("LoraConfig", (), {
+        key: arguments[key] for key in arguments if key not in ("peft_type", "base_model_name_or_path")
+    })  # fmt: skip
+    return Rendered({
+        "trl.yaml": found.file(yaml_body(content), FORMAT.use),
+        "trl_sft.py": snippet.file(body, f"Hand it over as {SNIPPET_USE}."),
+    })  # fmt: skip
+
+
+def passed(content: Mapping[str, Any], model: Any) -> Passed:
+    """See the top of this file; arguments of a snippet's ``LoraConfig`` go to PEFT as they are."""
+    if "r" in content or "target_modules" in content:
+        return peft.passed(content, model)
+    if value(content, "use_peft", bool, False) is not True:
+        raise BadInput("use_peft is not true, so TRL trains the whole model.", "Write `use_peft: true`.")
+    surprises = []
+    listed = value(content, "lora_target_modules", (list, str))
+    targets: Any = texts(content, "lora_target_modules") if isinstance(listed, list) else [listed] if listed else None
+    if targets and len(targets) == 1:
+        targets = targets[0]
+        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name, _ in model.named_modules()):
+            surprises.append(f"TRL takes the only entry {targets!r} for a regex of the full name, and no module has such a "
+                             f"name: write {'.*' + chr(92) + '.' + targets!r}.")  # fmt: skip
+    task = value(content, "lora_task_type", str, "CAUSAL_LM")
+    arguments = {
+        "r": value(content, "lora_r", int, 16),
+        "lora_alpha": value(content, "lora_alpha", int, 32),
+        "lora_dropout": value(content, "lora_dropout", (int, float), 0.05),
+        "use_rslora": value(content, "use_rslora", bool, False),
+        "use_dora": value(content, "use_dora", bool, False),
+        "target_modules": targets,
+        "target_parameters": texts(content, "lora_target_parameters"),
+        "modules_to_save": texts(content, "lora_modules_to_save"),
+        "task_type": task,
+    }
+    found = peft.passed(arguments, model)
+    return Passed(found.arguments, found.task, tuple(surprises), 1 if found.task == "classification" else None)
+
+
+FORMAT = Format(
+    "trl",
+    "TRL",
+    "Merge these keys into the YAML of `trl sft --config`; an only entry is taken for a regex.",
+    frozenset({"use_peft", "lora_task_type"}),
+    render,
+    passed,
+)
