@@ -24,6 +24,7 @@ from tui.base import AdvisorScreen
 from tui.engine import Engine, Opened, RealEngine
 from tui.inputs import Inputs
 from tui.keep import Kept, log_error, read_session, session_file, write_session
+from tui.lineup import Lineup
 from tui.state import Change, State
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ class AdvisorApp(App[None]):
         Place("setup", "Setup", "tui.setup", "SetupScreen", False),
         Place("probe", "Probe", "tui.probe", "ProbeScreen", False),
         Place("explore", "Explore", "tui.explore", "ExploreScreen", True),
+        Place("pareto", "Pareto", "tui.pareto", "ParetoScreen", True),
+        Place("compare", "Compare", "tui.compare", "CompareScreen", True),
+        Place("export", "Export", "tui.export", "ExportScreen", True),
     )
     MODES: ClassVar[dict[str, Callable[[], Screen[Any]]]] = {place.mode: place.load for place in PLACES}  # type: ignore[assignment]
     DEFAULT_MODE = "setup"
@@ -132,6 +136,7 @@ class AdvisorApp(App[None]):
         self.kept: Kept = read_session(self.session_path)
         self.state = State(inputs or self.kept.inputs)
         self.state.measure = self.kept.measure
+        self.lineup = Lineup()
         self.recent = list(self.kept.recent)
         self.runs: dict[str, Session] = {}
         self.activity: Activity | None = None

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from advisor.cost import Cost
     from advisor.events import Session
     from advisor.explain import ModuleRow
+    from advisor.export.peft import Resolved
+    from advisor.export.plan import Plan
     from advisor.kernels import Array
+    from advisor.peer_picks import PeerPick
     from advisor.prepare import Source
     from advisor.probe_folder import Probe
     from advisor.recommend import Recommendation
@@ -131,6 +134,14 @@ class Effects:
     gains: Array
 
 
+@dataclass(frozen=True)
+class Exported:
+    """Files that were written, or that stood in the way, so that none was."""
+
+    written: tuple[Path, ...] = ()
+    existing: tuple[Path, ...] = ()
+
+
 class Engine(Protocol):
     """What the screens need. Every method may raise :class:`advisor.errors.AdvisorError`."""
 
@@ -169,6 +180,21 @@ class Engine(Protocol):
 
     def effects(self, opened: Opened, candidate: Candidate) -> Effects:
         """What toggling each module would do."""
+
+    def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
+        """What is said of each selection; ``reference`` is the recommended one."""
+
+    def peers(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[PeerPick]:
+        """What other methods pick at the budget."""
+
+    def plan(self, opened: Opened, candidate: Candidate, recommendation: Recommendation | None) -> Plan:
+        """What an export of a selection has to say, the comments of ``advisor recommend`` included."""
+
+    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
+        """What the format's tool and PEFT train with the plan's first file, on the meta device; None: impossible."""
+
+    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
+        """Write the plan's files; where some are there already and may not be overwritten, none."""
 
 
 def entry(candidate: Candidate) -> dict[str, Any]:
@@ -390,3 +416,54 @@ class RealEngine:
         change = (found.deviation[1:] - found.deviation[0]) / found.seed_sd
         inside = np.array([t.name in chosen for t in opened.targets])
         return np.asarray(np.where(inside, change, -change))
+
+    def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
+        return [self.figures(opened, candidate, reference) for candidate in candidates]
+
+    def peers(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[PeerPick]:
+        from advisor.peer_picks import peer_picks
+
+        return peer_picks(opened.scorer, recommendation.budget, granularity=recommendation.granularity, seed=inputs.seed)
+
+    def plan(self, opened: Opened, candidate: Candidate, recommendation: Recommendation | None) -> Plan:
+        from advisor.export.plan import plan_of
+        from advisor.report import verdict
+
+        if recommendation is None:
+            return plan_of(candidate, opened.probe)
+        scorer, pick = opened.scorer, recommendation.picked
+        named = replace(candidate, selection=replace(candidate.selection, name=pick.name))
+        if named == pick.candidate:
+            return plan_of(candidate, opened.probe, verdict(scorer, recommendation, None)[:2])
+        other = replace(recommendation, picked=scorer.score([candidate])[0])
+        return plan_of(candidate, opened.probe, verdict(scorer, other, None)[1:2])  # the first names the budget
+
+    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
+        from advisor.export import FORMATS
+        from advisor.export.proof import prove_file
+        from advisor.models import meta_model
+
+        target = FORMATS[format_name]
+        name, file = next(iter(target.render(plan).files.items()))
+        model = meta_model(
+            plan.base_model, plan.task, num_labels=plan.outputs or 1, trust_remote_code=inputs.trust_remote_code
+        )
+        return prove_file(target, name, file, plan, model)
+
+    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
+        from advisor.errors import BadInput
+        from advisor.export import FORMATS
+        from advisor.store import write_text
+
+        files = FORMATS[format_name].render(plan).files
+        paths = tuple(folder / name for name in files)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            existing = tuple(path for path in paths if path.exists())
+        except OSError as error:
+            raise BadInput(f"{folder}: cannot be used as a folder: {error.strerror}.", "Choose another folder.") from error
+        if existing and not overwrite:
+            return Exported(existing=existing)
+        for path, file in zip(paths, files.values(), strict=True):
+            write_text(path, file.text)
+        return Exported(paths)
