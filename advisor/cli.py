@@ -74,6 +74,7 @@ BudgetText = Annotated[str, typer.Option("--budget", help="25% | 2M (LoRA parame
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same answer.")]
 Json = Annotated[bool, _option(OUTPUT, "Machine-readable result on stdout.", "--json")]
 Out = Annotated[Path | None, _option(OUTPUT, "Folder to write to.", "--out")]
+Formats = Annotated[str, _option(OUTPUT, "Any of peft,axolotl,llama-factory,unsloth,trl.", "--format")]
 Strategy = Annotated[
     str,
     typer.Option("--strategy", help="How to choose. " + " ".join(f"{name}: {text}." for name, text in STRATEGIES.items())),
@@ -106,7 +107,8 @@ def recommend(
     workers: Workers = 1,
     samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
     dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
-    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, as_json: Json = False,
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, formats: Formats = "peft",
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data, and recommend target modules under --budget."""
     from advisor import workflow
@@ -114,7 +116,7 @@ def recommend(
     from advisor.console import console_session
 
     with console_session() as session:
-        parsed = parse_budget(budget)
+        parsed, names = parse_budget(budget), _formats(formats)
         _check_choice("--granularity", granularity, ("module", "role", "layer"))
         _check_choice("--strategy", strategy, tuple(STRATEGIES))
         if confirm and strategy != PREDICTED:
@@ -138,7 +140,7 @@ def recommend(
             probe, settings, recipe, parsed, session, out=folder, granularity=granularity,
             strategy=strategy, baseline=own, kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
-            confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
+            confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session), formats=names,
         )  # fmt: skip
     if as_json:
         _print_json(result.json)
@@ -277,40 +279,50 @@ def compare(
 @app.command()
 def export(
     recommendation: Annotated[Path, typer.Argument(help="Folder written by `advisor recommend`.")],
-    format_name: Annotated[str, typer.Option("--format", help="peft.")] = "peft",
-    out: Out = None,
-) -> None:
-    """Write a recommendation's config again, to --out."""
+    formats: Formats = "peft", out: Out = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write a recommendation's config again, to --out, for other tools too."""
     from advisor import workflow
 
-    _check_choice("--format", format_name, ("peft",))
-    for path in workflow.export_peft(recommendation, out or recommendation):
-        print(path)
+    written = workflow.export_formats(recommendation, _formats(formats), out or recommendation)
+    if as_json:
+        _print_json({
+            name: {"fidelity": rendered.fidelity, "reasons": rendered.reasons, "files": [str(path) for path in paths]}
+            for name, (rendered, paths) in written.items()
+        })  # fmt: skip
+        return
+    for rendered, paths in written.values():
+        for path in paths:
+            print(f"{path}: {rendered.files[path.name].fidelity}")
+        for reason in rendered.reasons:
+            print(f"  {reason}")
 
 
 @app.command()
 def verify(
-    config: Annotated[str, typer.Argument(help="adapter_config.json, a folder holding one, or a YAML file.")],
+    config: Annotated[str, typer.Argument(help="A config of any --format, or an adapter's folder.")],
     model: Annotated[str, typer.Option("--model", help="Model folder or hub id.")],
     task: Annotated[str | None, typer.Option("--task", help="Where the config has no task_type.")] = None,
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="peft, axolotl, llama-factory, unsloth or trl; default: by the file's keys.")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """What PEFT will really train: exit 0 as intended, 1 surprises, 2 bad input."""
+    """What the config's tool will really train: exit 0 as intended, 1 surprises, 2 bad input."""
+    from advisor.export import FORMATS
     from advisor.verify import verify as verify_config
 
     if task is not None:
         _check_choice("--task", task, ("classification", "regression", "causal-lm"))
-    report = verify_config(config, model, task=task, trust_remote_code=trust_remote_code)
+    if format_name is not None:
+        _check_choice("--format", format_name, tuple(FORMATS))
+    report = verify_config(config, model, task=task, format_name=format_name, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(report.as_dict())
     else:
-        roles = ", ".join(f"{count} {role}" for role, count in report.by_role.items())
-        print(f"{len(report.modules)} modules get LoRA ({roles}); {report.lora_params:,} LoRA parameters.")
-        if report.saved:
-            print(f"Trained in full: {', '.join(report.saved)} ({report.saved_params:,} parameters).")
-        for surprise in report.surprises:
-            print(f"Surprise: {surprise}")
+        for line in report.lines():
+            print(line)
     raise typer.Exit(report.exit_code)
 
 
@@ -422,6 +434,18 @@ def _scorer(
 def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
+
+
+def _formats(names: str) -> tuple[str, ...]:
+    """The formats of a comma-separated list, each once."""
+    from advisor.export import FORMATS
+
+    found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in found:
+        _check_choice("--format", name, tuple(FORMATS))
+    if not found:
+        raise BadInput("--format names no format.", f"Use some of {', '.join(FORMATS)}.")
+    return found
 
 
 def _check_kernel(kernel: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import platformdirs
 from torch import nn
 
+from advisor.alternatives import Alternative, alternative
 from advisor.budget import Budget
 from advisor.calibrate import PlannedRun, calibrate, plan_runs, read_runs
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
@@ -20,7 +21,10 @@ from advisor.confirm_report import confirm_table, confirmation_json, confirmed
 from advisor.demo import demo_dataset_file, demo_model_folder
 from advisor.errors import BadInput, NotFinite
 from advisor.events import Session
-from advisor.export.peft import adapter_config_json, lora_arguments, lora_yaml, prove, resolve
+from advisor.export import FORMATS
+from advisor.export.peft import arguments_of, prove, resolve
+from advisor.export.plan import Format, Plan, Rendered, plan_of
+from advisor.export.proof import prove_file
 from advisor.kernels import KERNELS
 from advisor.linearity import Linearity
 from advisor.models import meta_model
@@ -190,12 +194,14 @@ def recommend_folder(
     trust_remote_code: bool,
     linearity_of: Callable[[Selection], Linearity | None],
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None = None,
+    formats: Sequence[str] = (),
 ) -> Written:
     """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
 
     Args:
         linearity_of: measures the pick on the model, None where it cannot be.
         confirmation_of: confirms the pick by real runs, see :func:`confirm_in`; None: none are made.
+        formats: keys of ``FORMATS`` to write besides ``peft``.
 
     Raises:
         BudgetTooSmall: nothing fits.
@@ -212,16 +218,10 @@ def recommend_folder(
             scorer = confirmation.scorer
         result = reconsider(result, scorer, confirmation.scorer, confirmation.order, seed, session)
     pick = result.picked.candidate
-    arguments = lora_arguments(
-        pick.selection,
-        pick.settings,
-        task=probe.task,
-        head=probe.info["head"],
-        targets=probe.targets,
-        base_model=str(probe.info["model"]),
-    )
+    plan = plan_of(pick, probe)
+    arguments = arguments_of(plan)
     model = _empty_model(probe, trust_remote_code)
-    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank)
+    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank, pick.ranks)
     found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
     session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")
     linearity = scorer.linearity(pick) or linearity_of(pick.selection)
@@ -232,16 +232,62 @@ def recommend_folder(
     if confirmation is not None:
         sentences[2:2] = confirmed(confirmation, scorer)
         shown_tables[:0] = [confirm_table(confirmation, scorer)]
-    yaml_text = lora_yaml(arguments, ["LoRA config by lora-layer-advisor", *sentences[:2]])
+    plan = replace(plan, comments=tuple(sentences[:2]))
+    others = {name: alternative_for(FORMATS[name], plan, scorer, result, session, seed) for name in formats}
+    rendered = render_all(plan, ("peft", *formats), model)
+    yaml_text = rendered["peft"].files[YAML_FILE].text
     shown = recommendation_json(scorer, result, linearity, arguments, found, peers)
     shown["confirm"] = None if confirmation is None else confirmation_json(confirmation, scorer)
+    shown["plan"] = plan.as_dict()
+    shown["formats"] = {
+        name: {"fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files),
+               "alternative": None if (other := others.get(name)) is None else other.as_dict()}
+        for name, r in rendered.items()
+    }  # fmt: skip
+    for name, found_files in rendered.items():
+        if found_files.fidelity != "exact":
+            session.warn(f"{FORMATS[name].label}: {found_files.fidelity}. {' '.join(found_files.reasons)}")
+            if (other := others[name]) is not None:
+                session.note(other.sentence(FORMATS[name].label))
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / YAML_FILE, yaml_text)
-    write_text(out / CONFIG_FILE, adapter_config_json(arguments))
+    files = [path.name for r in rendered.values() for path in write_rendered(r, out)]
+    for name, other in others.items():
+        if other is not None:
+            said = replace(plan_of(other.candidate, probe), comments=(f"Not the pick. {other.sentence(FORMATS[name].label)}",))
+            for path in write_rendered(render_all(said, (name,), model)[name], out / f"alternative-{name}"):
+                files.append(f"alternative-{name}/{path.name}")
     write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
     write_json(out / JSON_FILE, shown)
-    files = (YAML_FILE, CONFIG_FILE, REPORT_FILE, JSON_FILE)
-    return Written(out, files, shown, sentences, shown_tables)
+    return Written(out, (*files, REPORT_FILE, JSON_FILE), shown, sentences, shown_tables)
+
+
+def alternative_for(
+    target: Format, plan: Plan, scorer: Scorer, rec: Recommendation, session: Session, seed: int
+) -> Alternative | None:
+    """What to offer where ``target`` does not say the plan exactly, see :func:`advisor.alternatives.alternative`."""
+    return None if target.render(plan).fidelity == "exact" else alternative(target, scorer, rec, session, seed)
+
+
+def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None) -> dict[str, Rendered]:
+    """The plan in each format; with a meta-device ``model`` every file is proven on it, see :func:`prove_file`."""
+    rendered = {name: FORMATS[name].render(plan) for name in dict.fromkeys(names)}
+    if model is not None:
+        for name, result in rendered.items():
+            for file_name, file in result.files.items():
+                prove_file(FORMATS[name], file_name, file, plan, model)
+    return rendered
+
+
+def write_rendered(rendered: Rendered, out: Path) -> list[Path]:
+    """Write the files of one format to the folder ``out``.
+
+    Raises:
+        BadInput: they cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name, file in rendered.files.items():
+        write_text(out / name, file.text)
+    return [out / name for name in rendered.files]
 
 
 def confirm_in(
@@ -284,20 +330,18 @@ def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int
     return all_of
 
 
-def export_peft(recommendation: Path, out: Path) -> list[Path]:
-    """Write ``lora.yaml`` and ``adapter_config.json`` of a recommendation folder to ``out``.
+def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dict[str, tuple[Rendered, list[Path]]]:
+    """Write the plan of a recommendation folder to ``out``, in the formats ``names``.
 
     Raises:
-        BadInput: not a recommendation folder.
+        BadInput: not a recommendation folder, or an unknown format.
     """
-    shown = read_json(recommendation / JSON_FILE, "recommendation")
-    arguments = shown.get("peft")
-    if not isinstance(arguments, dict):
-        raise BadInput(f"{recommendation / JSON_FILE}: has no field peft.", "Run `advisor recommend` again.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / YAML_FILE, lora_yaml(arguments, ["LoRA config by lora-layer-advisor"]))
-    write_text(out / CONFIG_FILE, adapter_config_json(arguments))
-    return [out / YAML_FILE, out / CONFIG_FILE]
+    where = recommendation / JSON_FILE
+    shown = read_json(where, "recommendation")
+    if "plan" not in shown:
+        raise BadInput(f"{where}: has no field plan.", "Run `advisor recommend` again.")
+    rendered = render_all(Plan.from_dict(shown["plan"], str(where)), names)
+    return {name: (result, write_rendered(result, out)) for name, result in rendered.items()}
 
 
 def calibrate_folder(

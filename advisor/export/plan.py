@@ -176,15 +176,11 @@ class Passed:
 
     Attributes:
         arguments: those it hands to ``LoraConfig``.
-        task: of the model it loads; None: the file does not say.
         surprises: what it does that the author of the file probably did not mean, one sentence each.
-        outputs: of the head it makes; None: as the model's config says.
     """
 
     arguments: dict[str, Any]
-    task: str | None
     surprises: tuple[str, ...] = ()
-    outputs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -196,8 +192,10 @@ class Format:
         use: what to do with the files, one sentence.
         marks: top-level keys by which a file is known to be this format's.
         render: the files for a plan. Raises BadInput when the plan has no modules.
-        passed: what the tool hands to PEFT, from a file's content and the model that it would load (for names and
-            classes only). Raises BadInput where the tool refuses the file.
+        loads: from a file's content the task of the model that the tool loads, and its outputs; None where the file
+            does not say.
+        passed: what the tool hands to PEFT, from a file's content and that model (for names and classes only). Both raise
+            BadInput where the tool refuses the file.
     """
 
     name: str
@@ -205,6 +203,7 @@ class Format:
     use: str
     marks: frozenset[str]
     render: Callable[[Plan], Rendered]
+    loads: Callable[[Mapping[str, Any]], tuple[str | None, int | None]]
     passed: Callable[[Mapping[str, Any], Any], Passed]
 
 

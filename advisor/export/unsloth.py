@@ -74,6 +74,12 @@ def _studio(plan: Plan, found: Findings) -> str:
     return yaml_body({"model": plan.base_model, "training": {"training_type": "lora"}, "lora": lora})
 
 
+def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """A causal LM, or with ``num_labels`` a classifier."""
+    outputs = value(content, "num_labels", int)
+    return ("causal-lm" if outputs is None else "classification"), outputs
+
+
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
     """See the top of this file."""
     studio = "lora" in content
@@ -105,15 +111,14 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
     family = model.config.model_type
     if family not in FAMILIES:
         surprises.append(f"unsloth takes {family} on a path where an entry is the last part of a name.")
-    outputs = value(content, "num_labels", int)
     arguments |= {
         "r": rank,
         "lora_alpha": value(content, "lora_alpha", (int, float), 16),
         "target_modules": [name for name in targets if name not in moved],
         "modules_to_save": [*saved, *moved] or None,
-        "task_type": "CAUSAL_LM" if outputs is None else "SEQ_CLS",
+        "task_type": "CAUSAL_LM" if content.get("num_labels") is None else "SEQ_CLS",
     }
-    return Passed(arguments, "causal-lm" if outputs is None else "classification", tuple(surprises), outputs)
+    return Passed(arguments, tuple(surprises))
 
 
 # Keywords of unsloth's own, and of Studio's section, that are none of LoraConfig's.
@@ -129,5 +134,6 @@ FORMAT = Format(
     "Paste it where your script loads the model.",
     frozenset({"lora"}),
     render,
+    loads,
     passed,
 )
