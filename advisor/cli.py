@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advisor.choices import PREDICTED, STRATEGIES
+from advisor import cli_profiles
+from advisor.choices import AUTO, AUTO_BASE, PREDICTED, STRATEGIES
 from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Which modules should LoRA adapt, on your model and your data?",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_profiles.app, name="profiles")
 
 DATA, LORA, RECIPE, PROBE, OUTPUT = "Data", "LoRA", "Training recipe the prediction is for", "Probe", "Output"
 CONFIRM = "Real runs"
@@ -36,14 +38,35 @@ def _option(panel: str, help_text: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel)
 
 
-Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, a folder with train.*, or a hub id.", "--data")]
-EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: 10 % split off --data.", "--eval-data")]
+def _rank(text: str) -> int:
+    if text == AUTO:
+        raise BadInput("--rank auto is for recommend.", "Give a number here.")
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInput(f"--rank {text}: not a whole number.", "Give one of 1 or more; recommend also takes auto.") from None
+
+
+Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, Parquet, a folder with train.*, or a hub id.", "--data")]
+EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: --data's own, else 10 % split off.", "--eval-data")]
 Task = Annotated[str, _option(DATA, "auto, classification, regression or causal-lm.", "--task")]
 TextColumn = Annotated[list[str] | None, _option(DATA, "Column of the text; twice for pairs.", "--text-column")]
 LabelColumn = Annotated[str | None, _option(DATA, "Column of the label.", "--label-column")]
 Metric = Annotated[str | None, _option(DATA, "accuracy, matthews, f1, spearman, token_accuracy.", "--metric")]
 MaxLength = Annotated[int | None, _option(DATA, "Tokens a row; default 128, language models 512.", "--max-length")]
-Rank = Annotated[int, _option(LORA, "LoRA rank.", "--rank")]
+Rank = Annotated[
+    int, typer.Option("--rank", parser=_rank, metavar="INTEGER", help="LoRA rank.", rich_help_panel=LORA)
+]
+RankOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--rank",
+        metavar="INTEGER|auto",
+        help="LoRA rank; auto: one of its own for each module, at the parameters of rank 8, alpha/rank kept; "
+        "in real runs of two tasks no more accurate than one rank.",
+        rich_help_panel=LORA,
+    ),
+]
 Alpha = Annotated[float, _option(LORA, "LoRA alpha.", "--alpha")]
 Rslora = Annotated[bool, _option(LORA, "Scale by alpha/√rank.", "--rslora")]
 TrainRows = Annotated[int | None, _option(RECIPE, "Training rows; default: all there are.", "--train-rows")]
@@ -71,6 +94,7 @@ TrustRemoteCode = Annotated[bool, _option(PROBE, "Run code that comes with the m
 Kernel = Annotated[str, _option(PROBE, "Kernel of bounds and shares: adam, lora-expected, weight.", "--kernel")]
 Sigma = Annotated[float | None, _option(PROBE, "Ridge of the certificate; default 1e-2·tr(K)/n.", "--sigma")]
 BudgetText = Annotated[str, typer.Option("--budget", help="25% | 2M (LoRA parameters) | 12modules | 24GB.")]
+Granularity = Annotated[str, typer.Option("--granularity", help="What is taken whole: module, role or layer.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same answer.")]
 Json = Annotated[bool, _option(OUTPUT, "Machine-readable result on stdout.", "--json")]
 Out = Annotated[Path | None, _option(OUTPUT, "Folder to write to.", "--out")]
@@ -91,11 +115,11 @@ def recommend(
     data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
     label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
     budget: BudgetText = "25%",
-    granularity: Annotated[str, typer.Option("--granularity", help="module, role or layer.")] = "module",
+    granularity: Granularity = "module",
     strategy: Strategy = "predicted",
     baseline: Baseline = None,
     demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    rank: RankOrAuto = "8", alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
     confirm: Annotated[
         int,
@@ -129,7 +153,7 @@ def recommend(
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
         source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
                          revision, trust_remote_code, seed)  # fmt: skip
-        settings = _lora(rank, alpha, rslora)
+        settings = _lora(AUTO_BASE if rank == AUTO else _rank(rank), alpha, rslora)
         prepared = workflow.prepare_for_probe(source, session, samples)
         recipe = _recipe(prepared.loaded.task, train_rows, epochs, lr, batch_size, session)
         how = _probe_settings(samples, head, method, seed)
@@ -140,7 +164,8 @@ def recommend(
             probe, settings, recipe, parsed, session, out=folder, granularity=granularity,
             strategy=strategy, baseline=own, kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
-            confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session), formats=names,
+            confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
+            own_ranks=rank == AUTO, formats=names,
         )  # fmt: skip
     if as_json:
         _print_json(result.json)
@@ -248,10 +273,10 @@ def explain(
 @app.command()
 def compare(
     probe_path: ProbePath,
-    budget: BudgetText = "25%", baseline: Baseline = None,
+    budget: BudgetText = "25%", granularity: Granularity = "module", baseline: Baseline = None,
     rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
     from advisor.budget import parse_budget
@@ -260,6 +285,7 @@ def compare(
     from advisor.report import peer_table, score_table
 
     parsed = parse_budget(budget)
+    _check_choice("--granularity", granularity, ("module", "role", "layer"))
     scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
     own = None
     if baseline:
@@ -267,7 +293,7 @@ def compare(
 
         own = workflow.read_baseline(baseline, scorer.probe, False)
     scores, index = compare_recipes(scorer, parsed, own)
-    picks = peer_picks(scorer, parsed, [score.candidate for score in scores])
+    picks = peer_picks(scorer, parsed, [s.candidate for s in scores], granularity=granularity, seed=seed)
     if as_json:
         _print_json(comparison_json(scores, picks, scorer))
     else:

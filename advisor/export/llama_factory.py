@@ -22,7 +22,6 @@ def render(plan: Plan) -> Rendered:
     """One YAML file to merge into a training config."""
     found = Findings(plan, "LLaMA-Factory")
     found.language_models_only()
-    found.no_parameters()
     unsplittable(found)
     if plan.names == (ALL,):
         found.add("impossible", f"A module named {ALL!r} alone stands for every linear module.")

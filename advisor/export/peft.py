@@ -102,7 +102,7 @@ def adapter_config_json(arguments: Mapping[str, Any]) -> str:
 
 def arguments_of(plan: Plan) -> dict[str, Any]:
     """:func:`lora_arguments` of a plan."""
-    arguments = lora_arguments(
+    return lora_arguments(
         plan.selection,
         plan.settings,
         task=plan.task,
@@ -112,9 +112,6 @@ def arguments_of(plan: Plan) -> dict[str, Any]:
         ranks=plan.ranks,
         alphas=plan.alphas,
     )
-    if plan.parameters:
-        arguments["target_parameters"] = list(plan.parameters)
-    return arguments
 
 
 def render(plan: Plan) -> Rendered:

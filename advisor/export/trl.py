@@ -39,8 +39,6 @@ def render(plan: Plan) -> Rendered:
         "use_rslora": settings.rslora,
         "lora_target_modules": entries,
     }
-    if plan.parameters:
-        content["lora_target_parameters"] = list(plan.parameters)
     arguments = peft.arguments_of(plan)
     body = "from peft import LoraConfig\n\npeft_config = " + call("LoraConfig", (), {
         key: arguments[key] for key in arguments if key not in ("peft_type", "base_model_name_or_path")

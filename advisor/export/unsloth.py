@@ -36,7 +36,6 @@ def render(plan: Plan) -> Rendered:
     if plan.head and plan.head != ("score",):
         snippet.add("impossible", f"unsloth trains no head but score, so not {', '.join(plan.head)}.")
     studio.language_models_only()
-    studio.no_parameters()
     unsplittable(studio)
     return Rendered({
         "unsloth_train.py": snippet.file(_snippet(plan), FORMAT.use),
@@ -52,7 +51,7 @@ def _snippet(plan: Plan) -> str:
         suffixes = tuple(f".{name}" for name in plan.names)
         caught = [name for name in plan.others if name.endswith(suffixes)]
         kept["exclude_modules"] = "|".join(re.escape(name) for name in caught)
-    kept |= {key: arguments[key] for key in ("rank_pattern", "alpha_pattern", "target_parameters") if key in arguments}
+    kept |= {key: arguments[key] for key in ("rank_pattern", "alpha_pattern") if key in arguments}
     load = {"max_seq_length": 2048} | ({"num_labels": plan.outputs} if plan.head else {})
     return (
         "from unsloth import FastLanguageModel\n\nmodel, tokenizer = "
