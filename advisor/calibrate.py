@@ -7,9 +7,9 @@ import json
 import multiprocessing
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,24 @@ DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One fine-tune to do."""
+    """One fine-tune to do; ``ranks`` and ``alphas`` are those of single modules, where they differ from the settings'."""
 
     selection: Selection
     settings: LoraSettings
     seed: int
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The patterns as JSON, empty where all modules are alike: as in folders made before there were any."""
+        patterns = {"ranks": dict(sorted(self.ranks.items())), "alphas": dict(sorted(self.alphas.items()))}
+        return patterns if self.ranks or self.alphas else {}
 
     @property
     def key(self) -> str:
         """Identifies the run inside one calibration folder."""
-        content = [self.selection.targets, asdict(self.settings), self.seed]
+        content = [self.selection.targets, asdict(self.settings), self.seed, *self.own.values()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -177,8 +185,9 @@ def _one_run(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
     assert _prepared is not None
     loaded, schema = _prepared.loaded, _prepared.train.schema
     result = finetune(
-        loaded, run.selection, run.settings, recipe, _prepared.train_rows, _prepared.eval_rows, schema.metric, run.seed
-    )
+        loaded, run.selection, run.settings, recipe, _prepared.train_rows, _prepared.eval_rows, schema.metric, run.seed,
+        ranks=run.ranks, alphas=run.alphas,
+    )  # fmt: skip
     best = result.at_best
     epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
     return {
@@ -186,6 +195,7 @@ def _one_run(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
         "key": run.key,
         "selection": asdict(run.selection),
         "settings": asdict(run.settings),
+        **run.own,
         "recipe": recipe.as_dict(),
         "seed": run.seed,
         "result": {

@@ -1,7 +1,8 @@
-"""Names of the strategies, with what the help says of each: plain text, so that showing it loads no NumPy."""
+"""Words that options take, with what the help says of them: plain text, so that showing it loads no NumPy."""
 
 from __future__ import annotations
 
+AUTO, AUTO_BASE = "auto", 8  # --rank auto, and the common rank that its budget is counted at
 PREDICTED, OBJECTIVE, SPECTRAL_RATIO, CONDITION_NUMBER = "predicted", "objective", "spectral-ratio", "condition-number"
 STRATEGIES = {
     PREDICTED: "cheapest selection not predicted worse than the best (default)",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advisor.choices import PREDICTED, STRATEGIES
+from advisor import cli_profiles
+from advisor.choices import AUTO, AUTO_BASE, PREDICTED, STRATEGIES
 from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Which modules should LoRA adapt, on your model and your data?",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_profiles.app, name="profiles")
 
 DATA, LORA, RECIPE, PROBE, OUTPUT = "Data", "LoRA", "Training recipe the prediction is for", "Probe", "Output"
 CONFIRM = "Real runs"
@@ -36,14 +38,35 @@ def _option(panel: str, help_text: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel)
 
 
-Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, a folder with train.*, or a hub id.", "--data")]
-EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: 10 % split off --data.", "--eval-data")]
+def _rank(text: str) -> int:
+    if text == AUTO:
+        raise BadInput("--rank auto is for recommend.", "Give a number here.")
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInput(f"--rank {text}: not a whole number.", "Give one of 1 or more; recommend also takes auto.") from None
+
+
+Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, Parquet, a folder with train.*, or a hub id.", "--data")]
+EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: --data's own, else 10 % split off.", "--eval-data")]
 Task = Annotated[str, _option(DATA, "auto, classification, regression or causal-lm.", "--task")]
 TextColumn = Annotated[list[str] | None, _option(DATA, "Column of the text; twice for pairs.", "--text-column")]
 LabelColumn = Annotated[str | None, _option(DATA, "Column of the label.", "--label-column")]
 Metric = Annotated[str | None, _option(DATA, "accuracy, matthews, f1, spearman, token_accuracy.", "--metric")]
 MaxLength = Annotated[int | None, _option(DATA, "Tokens a row; default 128, language models 512.", "--max-length")]
-Rank = Annotated[int, _option(LORA, "LoRA rank.", "--rank")]
+Rank = Annotated[
+    int, typer.Option("--rank", parser=_rank, metavar="INTEGER", help="LoRA rank.", rich_help_panel=LORA)
+]
+RankOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--rank",
+        metavar="INTEGER|auto",
+        help="LoRA rank; auto: one of its own for each module, at the parameters of rank 8, alpha/rank kept; "
+        "in real runs of two tasks no more accurate than one rank.",
+        rich_help_panel=LORA,
+    ),
+]
 Alpha = Annotated[float, _option(LORA, "LoRA alpha.", "--alpha")]
 Rslora = Annotated[bool, _option(LORA, "Scale by alpha/√rank.", "--rslora")]
 TrainRows = Annotated[int | None, _option(RECIPE, "Training rows; default: all there are.", "--train-rows")]
@@ -71,9 +94,11 @@ TrustRemoteCode = Annotated[bool, _option(PROBE, "Run code that comes with the m
 Kernel = Annotated[str, _option(PROBE, "Kernel of bounds and shares: adam, lora-expected, weight.", "--kernel")]
 Sigma = Annotated[float | None, _option(PROBE, "Ridge of the certificate; default 1e-2·tr(K)/n.", "--sigma")]
 BudgetText = Annotated[str, typer.Option("--budget", help="25% | 2M (LoRA parameters) | 12modules | 24GB.")]
+Granularity = Annotated[str, typer.Option("--granularity", help="What is taken whole: module, role or layer.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same answer.")]
 Json = Annotated[bool, _option(OUTPUT, "Machine-readable result on stdout.", "--json")]
 Out = Annotated[Path | None, _option(OUTPUT, "Folder to write to.", "--out")]
+Formats = Annotated[str, _option(OUTPUT, "Any of peft,axolotl,llama-factory,unsloth,trl.", "--format")]
 Strategy = Annotated[
     str,
     typer.Option("--strategy", help="How to choose. " + " ".join(f"{name}: {text}." for name, text in STRATEGIES.items())),
@@ -90,11 +115,11 @@ def recommend(
     data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
     label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
     budget: BudgetText = "25%",
-    granularity: Annotated[str, typer.Option("--granularity", help="module, role or layer.")] = "module",
+    granularity: Granularity = "module",
     strategy: Strategy = "predicted",
     baseline: Baseline = None,
     demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    rank: RankOrAuto = "8", alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
     confirm: Annotated[
         int,
@@ -106,7 +131,8 @@ def recommend(
     workers: Workers = 1,
     samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
     dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
-    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, as_json: Json = False,
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, formats: Formats = "peft",
+    as_json: Json = False,
     in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data, and recommend target modules under --budget."""
@@ -118,7 +144,7 @@ def recommend(
     from advisor.console import console_session
 
     with console_session() as session:
-        parsed = parse_budget(budget)
+        parsed, names = parse_budget(budget), _formats(formats)
         _check_choice("--granularity", granularity, ("module", "role", "layer"))
         _check_choice("--strategy", strategy, tuple(STRATEGIES))
         if confirm and strategy != PREDICTED:
@@ -131,7 +157,7 @@ def recommend(
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
         source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
                          revision, trust_remote_code, seed)  # fmt: skip
-        settings = _lora(rank, alpha, rslora)
+        settings = _lora(AUTO_BASE if rank == AUTO else _rank(rank), alpha, rslora)
         prepared = workflow.prepare_for_probe(source, session, samples)
         recipe = _recipe(prepared.loaded.task, train_rows, epochs, lr, batch_size, session)
         how = _probe_settings(samples, head, method, seed)
@@ -143,6 +169,7 @@ def recommend(
             strategy=strategy, baseline=own, kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
             confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
+            own_ranks=rank == AUTO, formats=names,
         )  # fmt: skip
     if as_json:
         _print_json(result.json)
@@ -250,10 +277,10 @@ def explain(
 @app.command()
 def compare(
     probe_path: ProbePath,
-    budget: BudgetText = "25%", baseline: Baseline = None,
+    budget: BudgetText = "25%", granularity: Granularity = "module", baseline: Baseline = None,
     rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
     from advisor.budget import parse_budget
@@ -262,6 +289,7 @@ def compare(
     from advisor.report import peer_table, score_table
 
     parsed = parse_budget(budget)
+    _check_choice("--granularity", granularity, ("module", "role", "layer"))
     scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
     own = None
     if baseline:
@@ -269,7 +297,7 @@ def compare(
 
         own = workflow.read_baseline(baseline, scorer.probe, False)
     scores, index = compare_recipes(scorer, parsed, own)
-    picks = peer_picks(scorer, parsed, [score.candidate for score in scores])
+    picks = peer_picks(scorer, parsed, [s.candidate for s in scores], granularity=granularity, seed=seed)
     if as_json:
         _print_json(comparison_json(scores, picks, scorer))
     else:
@@ -310,40 +338,50 @@ def tui(
 @app.command()
 def export(
     recommendation: Annotated[Path, typer.Argument(help="Folder written by `advisor recommend`.")],
-    format_name: Annotated[str, typer.Option("--format", help="peft.")] = "peft",
-    out: Out = None,
-) -> None:
-    """Write a recommendation's config again, to --out."""
+    formats: Formats = "peft", out: Out = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write a recommendation's config again, to --out, for other tools too."""
     from advisor import workflow
 
-    _check_choice("--format", format_name, ("peft",))
-    for path in workflow.export_peft(recommendation, out or recommendation):
-        print(path)
+    written = workflow.export_formats(recommendation, _formats(formats), out or recommendation)
+    if as_json:
+        _print_json({
+            name: {"fidelity": rendered.fidelity, "reasons": rendered.reasons, "files": [str(path) for path in paths]}
+            for name, (rendered, paths) in written.items()
+        })  # fmt: skip
+        return
+    for rendered, paths in written.values():
+        for path in paths:
+            print(f"{path}: {rendered.files[path.name].fidelity}")
+        for reason in rendered.reasons:
+            print(f"  {reason}")
 
 
 @app.command()
 def verify(
-    config: Annotated[str, typer.Argument(help="adapter_config.json, a folder holding one, or a YAML file.")],
+    config: Annotated[str, typer.Argument(help="A config of any --format, or an adapter's folder.")],
     model: Annotated[str, typer.Option("--model", help="Model folder or hub id.")],
     task: Annotated[str | None, typer.Option("--task", help="Where the config has no task_type.")] = None,
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="peft, axolotl, llama-factory, unsloth or trl; default: by the file's keys.")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """What PEFT will really train: exit 0 as intended, 1 surprises, 2 bad input."""
+    """What the config's tool will really train: exit 0 as intended, 1 surprises, 2 bad input."""
+    from advisor.export import FORMATS
     from advisor.verify import verify as verify_config
 
     if task is not None:
         _check_choice("--task", task, ("classification", "regression", "causal-lm"))
-    report = verify_config(config, model, task=task, trust_remote_code=trust_remote_code)
+    if format_name is not None:
+        _check_choice("--format", format_name, tuple(FORMATS))
+    report = verify_config(config, model, task=task, format_name=format_name, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(report.as_dict())
     else:
-        roles = ", ".join(f"{count} {role}" for role, count in report.by_role.items())
-        print(f"{len(report.modules)} modules get LoRA ({roles}); {report.lora_params:,} LoRA parameters.")
-        if report.saved:
-            print(f"Trained in full: {', '.join(report.saved)} ({report.saved_params:,} parameters).")
-        for surprise in report.surprises:
-            print(f"Surprise: {surprise}")
+        for line in report.lines():
+            print(line)
     raise typer.Exit(report.exit_code)
 
 
@@ -466,6 +504,18 @@ def _scorer(
 def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
+
+
+def _formats(names: str) -> tuple[str, ...]:
+    """The formats of a comma-separated list, each once."""
+    from advisor.export import FORMATS
+
+    found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in found:
+        _check_choice("--format", name, tuple(FORMATS))
+    if not found:
+        raise BadInput("--format names no format.", f"Use some of {', '.join(FORMATS)}.")
+    return found
 
 
 def _check_kernel(kernel: str) -> None:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from advisor.predictor import Predictions
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import AS_GOOD, Recommendation, pick
+from advisor.recommend import Recommendation, pick
 from advisor.scoring import Candidate, RealRun, Scorer, training_rows
 
 CONFIRM_ROWS = 512
 DRAWS = 4096
 SETTLED = 0.95
+AS_GOOD = 2.0  # seed standard deviations of log loss
 SWEEP_SEEDS = 2
 
 Triple = tuple[float, float, float]
@@ -192,7 +193,7 @@ def confirm(
     candidates = [rec.pool[i] for i in rec.finalists]
     finalists, first = range(len(candidates)), [0]
     if (baseline := baseline_of(rec, scorer)) is not None:
-        known = [i for i in finalists if _trained_alike(candidates[i], baseline)]
+        known = [i for i in finalists if candidates[i].trained_like(baseline)]
         candidates += [] if known else [baseline]
         first.append(known[0] if known else len(finalists))
     done: dict[int, RealRun] = {}
@@ -228,11 +229,6 @@ def confirm(
         order=tuple(rec.finalists[i] for i in order),
         sure=found.sure,
     )
-
-
-def _trained_alike(one: Candidate, other: Candidate) -> bool:
-    """Whether both train the same modules in the same way; names do not count."""
-    return (one.selection.targets, one.settings) == (other.selection.targets, other.settings)
 
 
 def _losses(predictions: Predictions) -> list[Triple]:

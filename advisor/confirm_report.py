@@ -98,6 +98,7 @@ def confirmation_json(found: Confirmation, scorer: Scorer) -> dict[str, Any]:
                 "targets": list(c.run.candidate.selection.targets),
                 "rank": c.run.candidate.settings.rank,
                 "alpha": c.run.candidate.settings.alpha,
+                **c.run.candidate.patterns,
                 "loss": c.run.loss,
                 "metric": c.run.metric,
                 "wall_s": c.run.wall_s,

@@ -7,33 +7,17 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from textwrap import shorten
 from typing import Any
 
 from advisor.errors import BadInput
-from advisor.schema import Schema, class_name, infer_schema, missing, number
-from advisor.tables import read_table
+from advisor.examples import Example, example_of
+from advisor.schema import Schema, infer_schema
+from advisor.tables import ROWS_KEPT, read_table
 
 MIN_ROWS_TO_SPLIT = 20
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row, ready for a tokenizer.
-
-    Attributes:
-        texts: one or two texts (classification, regression).
-        label: class id, or the value to predict.
-        prompt: what the completion answers; empty for plain text (causal-lm).
-        completion: the text that is learned (causal-lm).
-        messages: (role, content) turns of a chat; the last one is the assistant's answer, which is learned.
-    """
-
-    texts: tuple[str, ...] = ()
-    label: int | float | None = None
-    prompt: str = ""
-    completion: str = ""
-    messages: tuple[tuple[str, str], ...] = ()
+MOST_ROWS = 0.8  # share of one class from which accuracy says little
 
 
 @dataclass(frozen=True)
@@ -46,6 +30,8 @@ class Dataset:
         source: the file as the user named it.
         notes: every inference made and every kind of row dropped, one sentence each.
         fingerprint: sha256 of schema and examples, the same wherever the file lies.
+        rows_there: usable rows of the source these stand for: their number, more where a large file was sampled while
+            reading it (then an estimate).
     """
 
     examples: tuple[Example, ...]
@@ -53,6 +39,7 @@ class Dataset:
     source: str
     notes: tuple[str, ...]
     fingerprint: str
+    rows_there: int
 
 
 def load_dataset(
@@ -63,11 +50,13 @@ def load_dataset(
     label_column: str | None = None,
     metric: str | None = None,
     like: Schema | None = None,
+    keep: int = ROWS_KEPT,
+    seed: int = 0,
 ) -> Dataset:
-    """Read a JSONL, JSON, CSV, TSV or text file, a folder holding ``train.*``, or a hub data set.
+    """Read a file of a format :mod:`advisor.formats` knows, a folder of splits, or a hub data set.
 
     Args:
-        path: file, folder or hub id such as ``glue/sst2``.
+        path: file, folder or hub id such as ``glue/sst2`` or ``owner/name:config@revision``.
         task: one of ``recipe.TASKS``, or ``auto`` to infer it.
         text_columns: columns to read the text from; inferred when empty.
         label_column: column of the label; inferred when None.
@@ -75,6 +64,7 @@ def load_dataset(
         like: read an evaluation file as the training file was read: same columns and class ids. The options
             above are not consulted then, and of a folder or hub data set the validation (else test) part is
             read.
+        keep: most rows held in memory; of a larger source so many are drawn with ``seed``, each class among them.
 
     Raises:
         BadInput: nothing readable there, a row or label that cannot be used, a column that is missing, or a
@@ -83,7 +73,7 @@ def load_dataset(
     if like is not None:
         text_columns, label_column = like.text_columns, like.label_column
     wanted = [*text_columns, *([label_column] if label_column is not None else [])]
-    table = read_table(path, wanted, evaluation=like is not None)
+    table = read_table(path, wanted, evaluation=like is not None, keep=keep, seed=seed)
     for column in wanted:
         if column not in table.columns:
             columns = ", ".join(table.columns)
@@ -96,77 +86,68 @@ def load_dataset(
     examples = []
     left_out: Counter[str] = Counter()
     for index, row in enumerate(table.rows):
-        example = _example(row, schema, table.where(index))
+        example = example_of(row, schema, table.places[index])
         if isinstance(example, str):
             left_out[example] += 1
         else:
             examples.append(example)
     dropped = [f"Left out: {n} {'row' if n == 1 else 'rows'} {reason}." for reason, n in left_out.items()]
     if not examples:
-        raise BadInput(f"{table.source} has no usable row. {' '.join(dropped)}", "Check the columns.")
-    return Dataset(tuple(examples), schema, table.source, (*notes, *dropped), _fingerprint(examples, schema))
-
-
-def _example(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
-    """The row as an example, or the reason to leave it out."""
-    columns = schema.text_columns
-    if schema.task == "causal-lm" and len(columns) == 1 and isinstance(row.get(columns[0]), list):
-        return _chat(row[columns[0]], place)
-    texts = tuple(_text(row.get(column), place, column) for column in columns)
-    if schema.task == "causal-lm":
-        *prompt, completion = texts
-        if missing(completion) or (prompt and missing(prompt[0])):
-            return "with an empty text"
-        return Example(
-            prompt="\n\n".join(text for text in prompt if not missing(text)), completion=completion
-        )
-    if any(map(missing, texts)):
-        return "with an empty text"
-    label = row.get(schema.label_column or "")
-    if missing(label):
-        return "without a label"
-    return Example(texts=texts, label=_label(label, schema, place))
-
-
-def _text(value: Any, place: str, column: str) -> str:
-    if isinstance(value, list | dict):
         raise BadInput(
-            f"{place}: column {column} holds a {type(value).__name__}, not text.",
-            "Name another --text-column.",
+            f"{table.source} has no usable row. {' '.join(dropped)}",
+            "Check the columns." if like is None else "Name another evaluation file with --eval-data.",
         )
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text.encode("utf-8", "replace").decode(
-        "utf-8"
-    )  # tokenizers reject the half characters JSON allows
+    rows_there = round(table.total * len(examples) / len(table.rows))
+    remarks = [*dropped, *_repeats(examples, schema), *([] if like else _imbalance(examples, schema))]
+    return Dataset(
+        tuple(examples), schema, table.source, (*notes, *remarks), _fingerprint(examples, schema), rows_there
+    )
 
 
-def _label(value: Any, schema: Schema, place: str) -> int | float:
-    if schema.task == "regression":
-        parsed = number(value)
-        if parsed is None:
-            raise BadInput(f"{place}: the label {value!r} is not a finite number.", "Correct the row.")
-        return parsed
-    name = class_name(value)
-    if name not in schema.class_names:
-        known = ", ".join(schema.class_names[:10]) + (", …" if len(schema.class_names) > 10 else "")
-        raise BadInput(
-            f"{place}: the class {name!r} is not among the training classes.", f"They are: {known}."
-        )
-    return schema.class_names.index(name)
+def _content(example: Example) -> tuple[Any, ...]:
+    """What the model reads: two rows with the same are duplicates."""
+    return example.texts or example.messages or (example.prompt, example.completion)
 
 
-def _chat(turns: list[Any], place: str) -> Example | str:
-    messages = []
-    for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or "content" not in turn:
-            raise BadInput(
-                f"{place}: a message lacks role or content.",
-                'Each looks like {"role": "user", "content": "…"}.',
-            )
-        messages.append((turn["role"], _text(turn["content"], place, "messages")))
-    while messages and (messages[-1][0] != "assistant" or missing(messages[-1][1])):
-        messages.pop()
-    return Example(messages=tuple(messages)) if messages else "without an answer by the assistant"
+def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:
+    """Notes on rows that stand there again, with the same label or with another one."""
+    labels: dict[tuple[Any, ...], set[int | float | None]] = {}
+    again = 0
+    for example in examples:
+        seen = labels.setdefault(_content(example), set())
+        again += example.label in seen
+        seen.add(example.label)
+    torn = [content for content, seen in labels.items() if len(seen) > 1]
+    notes = []
+    if again:
+        notes.append(f"{again} {'row repeats' if again == 1 else 'rows repeat'} an earlier row exactly.")
+    if torn:
+        first = shorten(" | ".join(torn[0]), 60, placeholder=" …")
+        kind = "values" if schema.task == "regression" else "labels"
+        notes.append(f"{len(torn)} {'text stands' if len(torn) == 1 else 'texts stand'} with different {kind}: {first!r}.")
+    return notes
+
+
+def _imbalance(examples: Sequence[Example], schema: Schema) -> list[str]:
+    """A note if one class has most rows, and one if a class has a single row."""
+    if schema.task != "classification":
+        return []
+    counts = Counter(example.label for example in examples)
+    (label, most), notes = counts.most_common(1)[0], []
+    if most > MOST_ROWS * len(examples):
+        share = f"{100 * most / len(examples):.0f}% of the rows"
+        notes.append(f"The class {schema.class_names[int(label or 0)]} has {share}: --metric matthews says more than accuracy.")
+    single = sorted(schema.class_names[int(label or 0)] for label, n in counts.items() if n == 1)
+    if single:
+        shown = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
+        notes.append(f"Of these classes a single row was read, which training and evaluation cannot both have: {shown}.")
+    return notes
+
+
+def overlap(train: Dataset, evaluation: Dataset) -> int:
+    """Evaluation rows whose text also stands in the training data."""
+    known = {_content(example) for example in train.examples}
+    return sum(_content(example) in known for example in evaluation.examples)
 
 
 def _fingerprint(examples: Sequence[Example], schema: Schema) -> str:
@@ -219,7 +200,9 @@ def sample_rows(dataset: Dataset, count: int, seed: int) -> Dataset:
     groups = _by_class(dataset)
     least = [1 if count >= len(groups) else 0] * len(groups)
     chosen = _draw(groups, _shares(groups, count, least, [len(group) for group in groups]), seed)
-    return _subset(dataset, sorted(chosen), f"{count} of {size} rows are sampled (seed {seed}).")
+    lost = len(groups) - len({dataset.examples[index].label for index in chosen}) if len(groups) > 1 else 0
+    without = f"; {lost} of {len(groups)} classes have none" if lost else ""
+    return _subset(dataset, sorted(chosen), f"{count} of {size} rows are sampled (seed {seed}){without}.")
 
 
 def _by_class(dataset: Dataset) -> list[list[int]]:
@@ -256,4 +239,5 @@ def _draw(groups: Sequence[Sequence[int]], shares: Sequence[int], seed: int) -> 
 def _subset(dataset: Dataset, indices: Iterable[int], note: str) -> Dataset:
     examples = tuple(dataset.examples[index] for index in indices)
     fingerprint = _fingerprint(examples, dataset.schema)
-    return replace(dataset, examples=examples, notes=(*dataset.notes, note), fingerprint=fingerprint)
+    rows_there = round(dataset.rows_there * len(examples) / len(dataset.examples))
+    return Dataset(examples, dataset.schema, dataset.source, (*dataset.notes, note), fingerprint, rows_there)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from advisor.data import Dataset, Example
+from advisor.data import Dataset
 from advisor.errors import BadInput
+from advisor.examples import Example
 from advisor.models import LoadedModel
 
 IGNORED = -100  # label of a token that is not learned, as in transformers
@@ -104,7 +105,13 @@ def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
     if example.messages:
         messages = [{"role": role, "content": content} for role, content in example.messages]
         if tokenizer.chat_template is not None:
-            return _split_by_template(messages, tokenizer)
+            try:
+                return _split_by_template(messages, tokenizer)
+            except BadInput:
+                folded = _fold_system(messages)  # Gemma's template and others have no system turn
+                if folded == messages:
+                    raise
+                return _split_by_template(folded, tokenizer)
         prompt_text = "".join(CHAT_FORM.format(**m) for m in messages[:-1])
         role, answer = example.messages[-1]
         prompt_text += CHAT_FORM.format(role=role, content="").rstrip()
@@ -118,6 +125,14 @@ def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
     if not prompt_ids and tokenizer.bos_token_id is not None:
         prompt_ids = [tokenizer.bos_token_id]
     return prompt_ids, answer_ids + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+
+
+def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The system's words at the head of the user's first turn, where they stand right before it."""
+    if [message["role"] for message in messages[:2]] != ["system", "user"]:
+        return messages
+    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": content}, *messages[2:]]
 
 
 def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:

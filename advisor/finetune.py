@@ -69,13 +69,16 @@ def finetune(
     seed: int,
     session: Session | None = None,
     inspect: Callable[[nn.Module, Mapping[str, torch.Tensor]], None] | None = None,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
 ) -> RunResult:
     """Fine-tune a copy of ``loaded`` with LoRA on ``selection`` and the head, and evaluate after every epoch.
 
     The recipe is :class:`TrainingRecipe`'s, with gradients clipped at norm 1. An empty selection trains the head
     alone; for a causal LM it evaluates the model as it is. ``seed`` draws the new head, A, dropout and row order.
     Epoch 0 in the result is the untrained model (train_loss NaN). ``inspect`` is called once, after the last epoch, with
-    the trained model in eval mode and θ0, the value of each trainable parameter before training, by name.
+    the trained model in eval mode and θ0, the value of each trainable parameter before training, by name. ``ranks`` and
+    ``alphas`` are those of single modules, where they differ from the settings'.
 
     Raises:
         NotFinite: the loss became NaN or infinite.
@@ -84,7 +87,7 @@ def finetune(
     session = session or Session()
     start = time.monotonic()
     torch.manual_seed(seed)
-    model = _adapted_copy(loaded, selection, settings)
+    model = _adapted_copy(loaded, selection, settings, ranks, alphas)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     initial = {name: p.detach().clone() for name, p in named.items()}
     trainable = list(named.values())
@@ -136,7 +139,7 @@ def finetune(
     wall_s = time.monotonic() - start
     if inspect is not None:
         inspect(model, initial)
-    return RunResult(tuple(epochs), best, selection.params(loaded.targets, settings.rank), wall_s)
+    return RunResult(tuple(epochs), best, selection.params(loaded.targets, settings.rank, ranks), wall_s)
 
 
 @torch.no_grad()
@@ -161,15 +164,22 @@ def label_scale(train: Sequence[Row]) -> tuple[float, float]:
     return float(labels.mean()), float(labels.std()) or 1.0
 
 
-def _adapted_copy(loaded: LoadedModel, selection: Selection, settings: LoraSettings) -> nn.Module:
+def _adapted_copy(
+    loaded: LoadedModel,
+    selection: Selection,
+    settings: LoraSettings,
+    ranks: Mapping[str, int] | None,
+    alphas: Mapping[str, float] | None,
+) -> nn.Module:
     model: nn.Module = copy.deepcopy(loaded.model)
     if loaded.head_is_new:
         for name in loaded.head:
             reset_head(model, name)
     if selection.targets:
         arguments = lora_arguments(
-            selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=loaded.name
-        )
+            selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=loaded.name,
+            ranks=ranks, alphas=alphas,
+        )  # fmt: skip
         return get_peft_model(model, LoraConfig(**arguments))
     for name in loaded.head:
         model.get_submodule(name).requires_grad_(True)

@@ -189,13 +189,17 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def find_targets(model: Any, head: tuple[str, ...]) -> tuple[Target, ...]:
+def find_targets(
+    model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None
+) -> tuple[Target, ...]:
     """What PEFT's ``all-linear`` wraps, less poolers, routers and the head, in model order.
+
+    ``profile`` stands in for the one of the model's family.
 
     Raises:
         BadInput: the model has none.
     """
-    profile = family_profile(model.config.model_type)
+    profile = profile or family_profile(model.config.model_type)
     never = NEVER_ADAPTED + tuple(profile["never"] if profile else ())
     output_embeddings = model.get_output_embeddings()
     targets = []

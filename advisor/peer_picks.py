@@ -92,10 +92,10 @@ def module_scores(probe: Probe, rank: int = LoraSettings().rank) -> dict[str, Ar
     """
     found = {}
     for peer, sign in ((SPECTRUM, 1.0), (KAPPATUNE, -1.0), (PLOP, -1.0)):
-        values = _measured(probe, peer)
+        values = measured(probe, peer)
         if values is not None:
             found[peer] = sign * (np.log(values) if peer == KAPPATUNE else values)
-    ratios = _measured(probe, EVA)
+    ratios = measured(probe, EVA)
     if ratios is not None:
         found[EVA] = ratios[:, :rank].sum(1)
     norms = gradient_norms(probe)
@@ -111,7 +111,7 @@ def gradient_norms(probe: Probe) -> Array:
     return np.asarray(np.sqrt(np.clip(probe.gradient_blocks.sum((1, 2), dtype=np.float64), 0.0, None)))
 
 
-def _measured(probe: Probe, peer: str) -> Array | None:
+def measured(probe: Probe, peer: str) -> Array | None:
     """A field of the probe's ``peers`` as numbers, [M] or for EVA [M, 64], NaN where unknown; None if it says nothing."""
     fields = probe.info.get("peers")
     if fields is None:
@@ -273,10 +273,10 @@ def _pick(peer: str, scorer: Scorer, budget: Budget, granularity: str, seed: int
     elif peer not in scores:
         return PeerPick(peer, reason=NOT_MEASURED)
     elif peer == EVA:
-        ratios = _measured(probe, EVA)
+        ratios = measured(probe, EVA)
         assert ratios is not None
         some = units[fill(order)] if budget.kind == "memory" else units  # there the modules first, then their ranks
-        found = _most(lambda most: _eva(scorer, budget, some, ratios, most), allowed, ceiling)
+        found = _most(lambda most: eva_ranks(scorer, budget, some, ratios, most), allowed, ceiling)
     else:
         found = candidate(fill(order))
     return PeerPick(peer, found) if found.selection.targets else PeerPick(peer, reason=NOTHING_FITS)
@@ -319,7 +319,7 @@ def _most(make: Callable[[int], Candidate], allowed: Callable[[Candidate], bool]
     return found
 
 
-def _eva(scorer: Scorer, budget: Budget, units: NDArray[np.bool_], ratios: Array, most: int) -> Candidate:
+def eva_ranks(scorer: Scorer, budget: Budget, units: NDArray[np.bool_], ratios: Array, most: int) -> Candidate:
     """EVA's redistribution: one rank after the other goes to the direction with the largest explained variance left, at
     most ``RHO`` times the common rank a module, while parameters (of a budget in modules: ranks, and modules) last.
 

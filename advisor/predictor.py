@@ -42,6 +42,7 @@ RATIO_PRIOR = 0.5  # standard deviation of the prior on the log of the gain rati
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
 SCORE_RIDGE = 0.3
+METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
 
 
@@ -253,7 +254,10 @@ class Predictor:
         chance = float(context["chance"])
         ends = (centre, centre - np.hypot(slope * above, own), centre + np.hypot(slope * below, own))
         missing = (np.minimum(1.0, np.exp(-end)) for end in ends)  # at worst guessing
-        return Estimate(*(1 - (1 - chance) * share for share in missing))
+        value, low, high = (1 - (1 - chance) * share for share in missing)
+        error, least = quantile * METRIC_ERROR, -1.0 if context["metric"] in SIGNED_METRICS else 0.0
+        low, high = value - np.hypot(value - low, error), value + np.hypot(high - value, error)
+        return Estimate(value, np.maximum(low, least), np.minimum(high, 1.0))
 
     def _far(self, context: Mapping[str, Any]) -> list[str]:
         reasons = []

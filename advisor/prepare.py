@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from advisor.data import Dataset, load_dataset, sample_rows, split_evaluation
+from advisor.data import Dataset, load_dataset, overlap, sample_rows, split_evaluation
 from advisor.encode import Row, encode, resolve_max_length
 from advisor.events import Session
 from advisor.models import LoadedModel, load_model
 from advisor.schema import Schema
+from advisor.tables import has_evaluation
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Prepared:
     """A loaded model with tokenised training and evaluation rows.
 
     ``train`` and ``evaluation`` are the datasets the rows come from; a row that was dropped in tokenising is
-    missing from the rows only. ``available_rows`` is how many training rows there were before sampling.
+    missing from the rows only. ``available_rows`` is how many training rows the source has (an estimate where a large
+    file was sampled).
     """
 
     source: Source
@@ -57,7 +59,10 @@ class Prepared:
 
 
 def read_data(source: Source, session: Session) -> tuple[Dataset, Dataset]:
-    """Training and evaluation data; without ``eval_data`` a seeded, stratified 10 % is split off.
+    """Training and evaluation data.
+
+    Evaluation is ``eval_data``; else the validation (else test) part of the folder or hub data set; else a seeded,
+    stratified 10 % split off.
 
     Raises:
         BadInput: see :func:`advisor.data.load_dataset`.
@@ -68,16 +73,26 @@ def read_data(source: Source, session: Session) -> tuple[Dataset, Dataset]:
         text_columns=source.text_columns,
         label_column=source.label_column,
         metric=source.metric,
+        seed=source.seed,
     )
     for note in train.notes:
         session.note(note)
-    if source.eval_data is None:
+    place = source.eval_data
+    if place is None and has_evaluation(source.data):
+        place = source.data
+    if place is None:
         train, evaluation = split_evaluation(train, source.seed)
         session.note(f"Evaluation: {len(evaluation.examples)} rows split off {train.source} (seed {source.seed}).")
     else:
-        evaluation = load_dataset(source.eval_data, like=train.schema)
+        evaluation = load_dataset(place, like=train.schema, seed=source.seed)
+        session.note(f"Evaluation: {len(evaluation.examples)} rows of {evaluation.source}.")
         for note in evaluation.notes:
-            session.note(note)
+            session.note(f"Evaluation data: {note}")
+    if both := overlap(train, evaluation):
+        session.warn(
+            f"{both} of {len(evaluation.examples)} evaluation rows also stand in the training data: "
+            "what is measured on them is too good."
+        )
     return train, evaluation
 
 
@@ -96,7 +111,7 @@ def prepare(
         BadInput: the model or the data cannot be used.
     """
     train, evaluation = read_data(source, session)
-    available_rows = len(train.examples)
+    available_rows = train.rows_there
     schema = train.schema
     if train_limit is not None:
         count = train_limit(schema) if callable(train_limit) else train_limit

@@ -156,6 +156,8 @@ def _probe(
     fit = _fit_head(prepared, head_kind, session) if loaded.head else None
 
     sample = sample_rows(prepared.train, probe_samples(settings, classes), settings.seed)
+    if sample is not prepared.train:
+        session.note(f"Probe: {sample.notes[-1]}")
     rows, _ = encode(sample, loaded, prepared.max_length)
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
     layers = _layers(loaded, settings.seed)

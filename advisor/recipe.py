@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass
 
 from advisor.errors import BadInput
 
-TASKS = ("classification", "regression", "causal-lm")
+METRICS = {  # the first one is the default
+    "classification": ("accuracy", "matthews", "f1"),
+    "regression": ("spearman",),
+    "causal-lm": ("token_accuracy",),
+}
+TASKS = tuple(METRICS)
 
 
 @dataclass(frozen=True)

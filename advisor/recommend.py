@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ ROUNDS, NEIGHBOURS = 4, 24  # local search with the regressor
 STABILITY_DRAWS, STABILITY_SHARE = 20, 0.8
 FINALISTS = 48
 STABLE = 0.7
-AS_GOOD = 2.0  # seed standard deviations of log loss
+GIVEN_UP = 0.5  # seed standard deviations of log loss that a cheaper pick may be expected to lose
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,12 @@ def recommend(
     strategy: str = PREDICTED,
     baseline: Candidate | None = None,
     seed: int = 0,
+    spread: Callable[[Candidate], Candidate] | None = None,
 ) -> Recommendation:
     """Search, score, pick, and say how stable that is.
 
     Args:
+        spread: gives the modules of what the search found ranks of their own, see :func:`advisor.ranks.auto_ranks`.
         strategy: ``predicted`` picks the cheapest candidate as good as the one predicted best, the others of
             ``STRATEGIES`` the lowest of their own criterion.
 
@@ -103,6 +105,8 @@ def recommend(
     if strategy not in STRATEGIES:
         raise BadInput(f"--strategy {strategy}: unknown.", f"Use one of {', '.join(STRATEGIES)}.")
     pool = _pool(scorer, budget, granularity, strategy, seed, session)
+    if spread is not None:
+        pool = [spread(candidate) for candidate in pool]
     predictions = scorer.predict(pool)
     costs = [scorer.cost(candidate) for candidate in pool]
     params = np.array([cost.params for cost in costs])
@@ -182,11 +186,11 @@ def _advice(
 def pick(predictions: Predictions, params: NDArray[np.int64], allowed: Sequence[int]) -> tuple[int, int]:
     """The cheapest of ``allowed`` that is as good as the one predicted best, and that one.
 
-    As good: not distinguishable from it, and predicted to lie within two seed standard deviations, so that wide
+    As good: not distinguishable from it, and predicted to lie within half a seed standard deviation, so that wide
     intervals alone never talk anyone into a selection that is expected to be worse.
     """
     best = min(allowed, key=lambda i: predictions.deviation[i])
-    close = predictions.deviation - predictions.deviation[best] <= AS_GOOD * predictions.seed_sd
+    close = predictions.deviation - predictions.deviation[best] <= GIVEN_UP * predictions.seed_sd
     alike = [i for i in allowed if close[i] and not predictions.distinguishable(i, best)]
     return min(alike, key=lambda i: (params[i], predictions.deviation[i])), best
 
@@ -371,7 +375,7 @@ def _equal_budget(
         candidates.append(baseline)
     for selection in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]):
         lower = _fitting_rank(selection, scorer, budget)
-        if lower is None or (pick is not None and (selection.targets, lower) == (pick.selection.targets, pick.settings)):
+        if lower is None or (pick is not None and Candidate(selection, lower).trained_like(pick)):
             continue
         name = selection.name if lower == settings else f"{selection.name}, r={lower.rank}"
         candidates.append(Candidate(replace(selection, name=name), lower))
@@ -387,8 +391,7 @@ def _fitting_rank(selection: Selection, scorer: Scorer, budget: Budget) -> LoraS
     for rank in range(settings.rank, 0, -1):
         if selection.params(targets, rank) > ceiling:
             continue
-        factor = (rank / settings.rank) ** (0.5 if settings.rslora else 1.0)
-        lower = replace(settings, rank=rank, alpha=settings.alpha * factor)
+        lower = settings.at_rank(rank)
         if budget.kind != "memory" or scorer.cost(Candidate(selection, lower)).memory_bytes <= budget.amount:
             return lower
     return None

@@ -17,7 +17,7 @@ from advisor.linearity import Linearity
 from advisor.peer_picks import PeerPick
 from advisor.predictor import LEVEL
 from advisor.recommend import STABLE, Recommendation, module_shares
-from advisor.scoring import Score, Scorer, score_json
+from advisor.scoring import Candidate, Score, Scorer, score_json
 
 RECOMMENDATION_SCHEMA = 1
 CHOSEN, LEFT_OUT = "●", "·"
@@ -104,11 +104,13 @@ def module_map(scorer: Scorer, rec: Recommendation) -> Table:
     targets = scorer.probe.targets
     roles = list(dict.fromkeys(t.role for t in targets))
     shares = module_shares(scorer, [t.name for t in targets])
-    chosen = set(rec.picked.candidate.selection.targets)
+    ranked = rec.picked.candidate
+    chosen = set(ranked.selection.targets)
     cells: dict[tuple[int | None, str], str] = {}
     for t in targets:
         mark = CHOSEN if t.name in chosen else LEFT_OUT
-        cells[t.layer, t.role] = f"{mark} {100 * shares[t.name]:4.1f}"
+        rank = f" r{ranked.module_settings(t.name).rank}" if ranked.ranks and t.name in chosen else ""
+        cells[t.layer, t.role] = f"{mark} {100 * shares[t.name]:4.1f}{rank}"
     layers = list(dict.fromkeys(t.layer for t in targets))
     return Table(
         f"Chosen modules ({CHOSEN}) and each module's share of the kernel in % ({scorer.kernels.kind})",
@@ -125,8 +127,8 @@ def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) ->
     pick, full, metric = rec.picked, rec.all_linear, str(scorer.probe.info["metric"])
     many = len(pick.candidate.selection.targets)
     lines = [
-        f"Adapt {many} of {len(scorer.probe.targets)} modules ({count(pick.cost.params)} LoRA parameters, rank "
-        f"{scorer.settings.rank}, budget {rec.budget.text}).",
+        f"Adapt {many} of {len(scorer.probe.targets)} modules ({count(pick.cost.params)} LoRA parameters, "
+        f"{_ranks(pick.candidate)}, budget {rec.budget.text}).",
         f"Expected {metric} {span(pick.metric)}, validation loss {span(pick.loss)}, {LEVEL:.0%} intervals for one run.",
     ]
     if pick.cost.params < full.cost.params:
@@ -164,6 +166,12 @@ def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) ->
     return lines
 
 
+def _ranks(candidate: Candidate) -> str:
+    """rank 8, or ranks 2–24 by module."""
+    found = {candidate.module_settings(name).rank for name in candidate.selection.targets}
+    return f"rank {min(found)}" if len(found) == 1 else f"ranks {min(found)}–{max(found)} by module"
+
+
 def tables(scorer: Scorer, rec: Recommendation, peers: Sequence[PeerPick] = ()) -> list[Table]:
     """Recipes at equal budget, other methods' picks, the Pareto front, the module map."""
     metric = str(scorer.probe.info["metric"])
@@ -196,7 +204,8 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Ta
         f"- Data: {info['data']}, {info['train_rows']} training rows, task {info['task']}; {scorer.probe.samples} probe "
         f"examples, head: {info['head_kind']}.\n"
         f"- Recipe the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
-        f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g}; best epoch by validation loss.\n"
+        f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g} (where the "
+        "config has no pattern); best epoch by validation loss.\n"
         f"- Regressor: fitted on {sum(len(g.rows) for g in scorer.predictor.groups_)} real LoRA runs over "
         f"{len(scorer.predictor.groups_)} tasks; intervals from leaving whole tasks out.\n"
         "- `vs all`: expected loss against all-linear in standard deviations between seeds, higher is better; `time`: of a "

@@ -13,13 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from advisor.errors import BadInput
 from advisor.features import FEATURE_VERSION, all_feature_names
+from advisor.store import user_folder
 
 ROW_SCHEMA = 1
-APP = "lora-layer-advisor"
 CONTEXT_NUMBERS = ("chance", "log_guess", "head_gain", "log_train_rows", "log_lr", "log_rank", "log_start", "log_simulated")
 CONTEXT_TEXTS = ("task", "metric")
 
@@ -64,7 +62,7 @@ class CalibrationRow:
 
 def user_rows_folder() -> Path:
     """Where ``advisor calibrate`` leaves the user's own rows."""
-    return Path(platformdirs.user_data_dir(APP)) / "predictors"
+    return user_folder("predictors")
 
 
 def load_rows() -> list[CalibrationRow]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import BadInput
+from advisor.formats import LABEL_NAMES, TEXT_NAMES
+from advisor.labels import MAX_INFERRED_CLASSES, kind_of, missing, number, read_labels
 from advisor.profiles import load_profiles
-from advisor.recipe import TASKS
-from advisor.tables import LABEL_NAMES, NUMBER, TEXT_NAMES, Table
+from advisor.recipe import METRICS, TASKS
+from advisor.tables import Table
 
-METRICS = {
-    "classification": ("accuracy", "matthews", "f1"),
-    "regression": ("spearman",),
-    "causal-lm": ("token_accuracy",),
-}
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -35,16 +30,29 @@ PROMPT_COMPLETION = (
     ("prompt", "completion"),
     ("prompt", "response"),
     ("instruction", "input", "output"),
+    ("instruction", "input", "response"),
     ("instruction", "context", "response"),
     ("instruction", "output"),
     ("instruction", "response"),
 )
-UNLABELLED_PROMPT_COMPLETION = (("question", "answer"), ("input", "output"))
+UNLABELLED_PROMPT_COMPLETION = (
+    ("question", "answer"),
+    ("input", "output"),
+    ("question", "response"),
+    ("query", "response"),
+    ("problem", "solution"),
+)
+CHATS = ("messages", "conversations", "conversation")
 OTHER_TASKS = {
-    "Token classification": (("tokens", "ner_tags"), ("tokens", "pos_tags"), ("tokens", "tags")),
-    "Extractive question answering": (("context", "answers"),),
+    "Token classification": (
+        *(("tokens", tags) for tags in ("ner_tags", "pos_tags", "tags", "labels")),
+        ("words", "ner_tags"),
+    ),
+    "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
+    "Multiple choice": (("choices", "answerkey"), ("choices", "answer"), ("endings", "label")),
+    "Preference data": (("chosen", "rejected"),),
+    "Translation": (("translation",),),
 }
-SCORE_NAMES = ("score", "similarity", "rating", "value")
 METADATA_NAMES = (
     "id",
     "idx",
@@ -58,8 +66,6 @@ METADATA_NAMES = (
     "date",
     "timestamp",
 )
-MAX_INFERRED_CLASSES = 200
-MANY_ROWS = 20  # from here on, labels that hardly repeat are no classes
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def infer_schema(
                 f"A classifier cannot read {', '.join(texts)} with the label {label}.",
                 "Name one or two text columns and another one as label.",
             )
-        chosen, class_names = _read_labels(table, chosen, texts, label)
+        chosen, class_names = read_labels(table, chosen, texts, label)
     default_metric = profile["metric"] if profile and profile["task"] == chosen else METRICS[chosen][0]
     schema = Schema(chosen, texts, label, class_names, metric or default_metric)
     if schema.metric not in METRICS[chosen]:
@@ -177,7 +183,7 @@ def _refuse_other_tasks(table: Table) -> None:
         found = _find_all(table, groups)
         if found:
             raise BadInput(
-                f"{table.source}: {kind} (columns {' and '.join(found)}) is not supported.",
+                f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",
                 f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
             )
 
@@ -206,9 +212,10 @@ def _language_columns(table: Table, unlabelled: bool) -> tuple[str, ...]:
 
     With ``unlabelled``, columns that a classifier could have too count only if nothing looks like a label.
     """
-    messages = _find(table, ("messages",))
+    messages = _find(table, CHATS)
     if messages and any(isinstance(value, list) for value in table.column(messages)):
-        return (messages,)
+        system = _find(table, ("system", "system_prompt"))
+        return (system, messages) if system else (messages,)
     found = _find_all(table, PROMPT_COMPLETION)
     if found:
         return found
@@ -232,7 +239,7 @@ def _guess_label(table: Table, exclude: Sequence[str]) -> str | None:
             continue
         if any(isinstance(value, list | dict) for value in values):
             continue
-        kind, distinct = _kind(values), len({str(value) for value in values})
+        kind, distinct = kind_of(values), len({str(value) for value in values})
         repeating = 2 <= distinct <= min(MAX_INFERRED_CLASSES, len(values) // 2)
         if kind == "numbers" or (kind in ("integers", "names") and repeating):
             ranked.append((("integers", "names", "numbers").index(kind), distinct, column))
@@ -259,83 +266,3 @@ def _classifier_columns(table: Table, label: str) -> tuple[str, ...]:
     if not mean_length:
         raise _cannot_tell("text", table)
     return tuple(wordy) if len(wordy) == 2 else (max(mean_length, key=lambda column: mean_length[column]),)
-
-
-def missing(value: Any) -> bool:
-    """Whether a cell is empty: absent, null or blank."""
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def number(value: Any) -> float | None:
-    """The finite number a cell holds, None if it holds something else (truth values are names)."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
-        return None
-    try:
-        result = float(value)
-    except OverflowError:
-        return None
-    return result if math.isfinite(result) else None
-
-
-def class_name(value: Any) -> str:
-    """A class is named by its value: ``1`` for 1, "1" and 1.0; ``true`` for JSON's true."""
-    parsed = number(value)
-    if parsed is not None and parsed.is_integer() and abs(parsed) < 2**53:
-        return str(int(parsed))
-    return value.strip() if isinstance(value, str) else json.dumps(value)
-
-
-def _kind(values: Sequence[Any]) -> str:
-    """``integers``, ``numbers`` (some with decimals), ``names``, or ``mixed``: mostly numbers."""
-    numbers = [parsed for parsed in map(number, values) if parsed is not None]
-    if not numbers or 2 * len(numbers) < len(values):
-        return "names"
-    if len(numbers) < len(values):
-        return "mixed"
-    return "integers" if all(parsed.is_integer() for parsed in numbers) else "numbers"
-
-
-def _read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tuple[str, tuple[str, ...]]:
-    """Task and class names, from the labels of the rows that have text and label."""
-    used = [
-        (index, row[label])
-        for index, row in enumerate(table.rows)
-        if not any(missing(row.get(column)) for column in (*texts, label))
-    ]
-    if not used:
-        columns = " and ".join((*texts, label))
-        raise BadInput(f"{table.source} has no usable row: none has all of {columns}.", "Check the columns.")
-    for index, value in used:
-        if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
-            raise BadInput(
-                f"{table.where(index)}: the label {json.dumps(value)} is neither a finite number nor a name.",
-                "Give each row one label; several labels a row are not supported.",
-            )
-    kind = _kind([value for _, value in used])
-    names = {class_name(value) for _, value in used}
-    hardly_repeat = len(used) >= MANY_ROWS and 2 * len(names) > len(used)
-    if (kind == "mixed" and task != "classification") or (kind == "names" and task == "regression"):
-        index, value = next((index, value) for index, value in used if number(value) is None)
-        raise BadInput(
-            f"{table.where(index)}: the label {value!r} in column {label} is not a finite number.",
-            "Correct the row, or pass --task classification to take every label as a class name.",
-        )
-    if task == "auto" and kind == "names" and hardly_repeat:
-        raise BadInput(
-            f"{table.source}: column {label} has {len(names)} names in {len(used)} rows: no classes.",
-            "Name another --label-column, or pass --task.",
-        )
-    if task == "auto":
-        scores = label.lower() in SCORE_NAMES and len(names) > MANY_ROWS
-        many = scores or hardly_repeat or len(names) > MAX_INFERRED_CLASSES
-        task = "regression" if kind == "numbers" or (kind == "integers" and many) else "classification"
-    if len(names) < 2:
-        raise BadInput(
-            f"{table.source}: every label in column {label} is {names.pop()!r}.",
-            "At least two different labels are needed; check --label-column.",
-        )
-    if task == "regression":
-        return task, ()
-    return task, tuple(sorted(names, key=float if kind in ("integers", "numbers") else str))

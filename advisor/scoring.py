@@ -47,6 +47,15 @@ class Candidate:
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def patterns(self) -> dict[str, Any]:
+        """``rank_pattern`` and ``alpha_pattern`` by full module name, as in a selection file; empty where there are none."""
+        return {"rank_pattern": dict(self.ranks), "alpha_pattern": dict(self.alphas)} if self.ranks or self.alphas else {}
+
+    def trained_like(self, other: Candidate) -> bool:
+        """Whether both train the same modules in the same way; names do not count."""
+        return self == replace(other, selection=replace(other.selection, name=self.selection.name))
+
     def module_settings(self, name: str) -> LoraSettings:
         return replace(
             self.settings,
@@ -383,6 +392,7 @@ def score_json(score: Score, scorer: Scorer) -> dict[str, Any]:
         "params_with_head": score.cost.params_with_head,
         "rank": settings.rank,
         "alpha": settings.alpha,
+        **score.candidate.patterns,
         "predicted": {"loss": interval(score.loss), "metric": interval(score.metric)},
         "relative": interval(score.relative),
         "kernel": scorer.kernels.kind,
@@ -427,6 +437,7 @@ def rows_from_runs(runs: Sequence[Mapping[str, Any]], probe: Probe) -> list[Cali
         BadInput: a run is of another model or other data than the probe.
     """
     rows = []
+    runs = [run for run in runs if "ranks" not in run]  # rows are of one rank for all modules
     identity = probe.info["identity"]
     everything = np.array([t.lora_params(1) for t in probe.targets], dtype=np.float64)
     views: dict[tuple[LoraSettings, TrainingRecipe], ProbeView] = {}

@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import platformdirs
+
 from advisor.errors import BadInput, NotFinite
+
+APP = "lora-layer-advisor"
+
+
+def user_folder(kind: str) -> Path:
+    """Where the user's own data of a kind (``predictors``, ``models``, ``tasks``) lie; it need not exist."""
+    return Path(platformdirs.user_data_dir(APP)) / kind
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,8 @@ from advisor.choices import OBJECTIVE, SPECTRAL_RATIO
 from advisor.kernels import Array, Kernels
 from advisor.spectrum import Spectrum
 
-ROUNDING = 1e-9  # what a computed lower bound may lie above the true one, relative
+LEAST_GAIN = 1e-9  # an exchange that gains less, relative, is taken for rounding
+ROUNDING = 100 * float(np.finfo(np.float64).eps)  # relative error of (K+σI)⁻¹ in float64, times its condition
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Criterion:
         """What ``value(kernel + part)`` cannot fall below, for each PSD part [U, n, n]; O(n²) a part.
 
         For V the larger of two: V is convex in the kernel, so V(K+S) ≥ V(K) − σΣ_c u_cᵀSu_c with u = (K+σI)⁻¹z; and
-        bound B with η_σ ≤ tr((K+σI)⁻¹S). No bound (−inf) for the other strategies.
+        bound B with η_σ ≤ tr((K+σI)⁻¹S). Both are lowered by what rounding may have raised them by, λmax ≤ tr(K+S)
+        taken for the condition. No bound (−inf) for the other strategies.
         """
         if self.strategy != OBJECTIVE:
             return np.full(len(parts), -np.inf)
@@ -62,7 +64,9 @@ class Criterion:
         flat = parts.reshape(len(parts), -1)
         tangent = value - self.sigma * (flat @ (u @ u.T).reshape(-1))
         by_trace = value / (1.0 + np.clip(flat @ inverse.reshape(-1), 0.0, None))
-        return np.asarray(np.maximum(tangent, by_trace))
+        size = np.trace(kernel) + np.einsum("uii->u", parts)
+        rounding = value * ROUNDING * (1.0 + size / self.sigma)
+        return np.asarray(np.maximum(tangent, by_trace) - rounding)
 
 
 @dataclass
@@ -105,7 +109,7 @@ def fill_by(
             rest = [u for u in chosen if u != unit]
             without = kernels.head + parts[rest].sum(0)
             found = search.best(without, _fitting(sizes, left + int(sizes[unit]), rest), below=value)
-            if found is not None and found[1] < value * (1 - ROUNDING):
+            if found is not None and found[1] < value * (1 - LEAST_GAIN):
                 chosen, exchanged, value = [*rest, found[0]], True, found[1]
                 left += int(sizes[unit]) - int(sizes[found[0]])
     mask = np.zeros(len(sizes), dtype=bool)
@@ -139,7 +143,7 @@ class _Search:
         bounds = self.criterion.lower_bounds(kernel, self.parts[units]) if self.pruned else np.full(len(units), -np.inf)
         best: tuple[float, int] = (np.inf, -1)
         for position in np.argsort(bounds, kind="stable"):
-            if bounds[position] * (1 - ROUNDING) > min(best[0], below):
+            if bounds[position] > min(best[0], below):
                 break
             unit = int(units[position])
             self.evaluations += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,10 @@ from advisor.confirm_report import confirm_table, confirmation_json, confirmed
 from advisor.demo import demo_dataset_file, demo_model_folder
 from advisor.errors import BadInput, NotFinite
 from advisor.events import Session
-from advisor.export.peft import adapter_config_json, lora_arguments, lora_yaml, prove, resolve
+from advisor.export import FORMATS
+from advisor.export.peft import arguments_of, prove, resolve
+from advisor.export.plan import Plan, Rendered, plan_of
+from advisor.export.proof import prove_file
 from advisor.kernels import KERNELS
 from advisor.linearity import Linearity
 from advisor.models import meta_model
@@ -29,13 +33,14 @@ from advisor.predictor import Predictor
 from advisor.prepare import Prepared, Source, prepare
 from advisor.probe import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
 from advisor.probe_folder import Probe
+from advisor.ranks import auto_ranks, serving_note
 from advisor.recipe import TrainingRecipe
 from advisor.recommend import Recommendation, recommend, reconsider
 from advisor.report import Table, recommendation_json, report_markdown, tables, verdict
-from advisor.rows import APP, load_rows, user_rows_folder
+from advisor.rows import load_rows, user_rows_folder
 from advisor.schema import Schema
 from advisor.scoring import Candidate, RealRun, Scorer, rows_from_runs
-from advisor.store import read_json, write_json, write_text
+from advisor.store import APP, read_json, write_json, write_text
 from advisor.targets import LoraSettings, Selection, in_model_order
 
 YAML_FILE, CONFIG_FILE, JSON_FILE, REPORT_FILE = "lora.yaml", "adapter_config.json", "recommendation.json", "report.md"
@@ -154,10 +159,11 @@ def probe_summary(probe: Probe, folder: Path) -> dict[str, Any]:
 
 
 def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
-    """The user's own PEFT config as a candidate: the modules PEFT really wraps with it.
+    """The user's own PEFT config as a candidate: the modules PEFT really wraps with it, at the ranks and alphas it does.
 
     Raises:
-        BadInput: no such file, not a LoRA config, or it wraps modules that are not adaptable here.
+        BadInput: no such file, not a LoRA config, it wraps modules that are not adaptable here, or an alpha is no
+            positive number.
     """
     arguments = read_json(path / CONFIG_FILE if path.is_dir() else path, "baseline config")
     if arguments.get("peft_type") != "LORA":
@@ -168,7 +174,15 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     settings = LoraSettings(
         int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
     )
-    return Candidate(Selection("your config", names), settings)
+    for name, alpha in resolved.alphas.items():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+            raise BadInput(f"{path}: the alpha of {name} is {alpha!r}, not a positive number.")
+    return Candidate(
+        Selection("your config", names),
+        settings,
+        {name: resolved.ranks[name] for name in names if resolved.ranks[name] != settings.rank},
+        {name: resolved.alphas[name] for name in names if resolved.alphas[name] != settings.alpha},
+    )
 
 
 def _empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
@@ -194,12 +208,16 @@ def recommend_folder(
     trust_remote_code: bool,
     linearity_of: Callable[[Selection], Linearity | None],
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None = None,
+    formats: Sequence[str] = (),
+    own_ranks: bool = False,
 ) -> Written:
     """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
 
     Args:
         linearity_of: measures the pick on the model, None where it cannot be.
         confirmation_of: confirms the pick by real runs, see :func:`confirm_in`; None: none are made.
+        formats: keys of ``FORMATS`` to write besides ``peft``.
+        own_ranks: give each module a rank of its own, at the parameters of the settings' rank (``--rank auto``).
 
     Raises:
         BudgetTooSmall: nothing fits.
@@ -209,25 +227,24 @@ def recommend_folder(
     if kernel not in KERNELS:
         raise BadInput(f"--kernel {kernel}: unknown.", f"Use one of {', '.join(KERNELS)}.")
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
-    result = recommend(scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed)
+    result = recommend(
+        scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
+        spread=auto_ranks(probe) if own_ranks else None,
+    )  # fmt: skip
     confirmation = None if confirmation_of is None else confirmation_of(scorer, result)
     if confirmation is not None:
         if confirmation.same_recipe:
             scorer = confirmation.scorer
         result = reconsider(result, scorer, confirmation.scorer, confirmation.order, seed, session)
     pick = result.picked.candidate
-    arguments = lora_arguments(
-        pick.selection,
-        pick.settings,
-        task=probe.task,
-        head=probe.info["head"],
-        targets=probe.targets,
-        base_model=str(probe.info["model"]),
-    )
+    plan = plan_of(pick, probe)
+    arguments = arguments_of(plan)
     model = _empty_model(probe, trust_remote_code)
-    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank)
+    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank, pick.ranks)
     found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
     session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")
+    if note := serving_note(max(resolved.ranks.values())):
+        session.warn(note)
     linearity = scorer.linearity(pick) or linearity_of(pick.selection)
     named = replace(pick, selection=replace(pick.selection, name="the pick"))
     shown_before = [named, *(score.candidate for score in result.equal_budget)]
@@ -236,16 +253,45 @@ def recommend_folder(
     if confirmation is not None:
         sentences[2:2] = confirmed(confirmation, scorer)
         shown_tables[:0] = [confirm_table(confirmation, scorer)]
-    yaml_text = lora_yaml(arguments, ["LoRA config by lora-layer-advisor", *sentences[:2]])
+    plan = replace(plan, comments=tuple(sentences[:2]))
+    rendered = render_all(plan, ("peft", *formats), model)
+    yaml_text = rendered["peft"].files[YAML_FILE].text
     shown = recommendation_json(scorer, result, linearity, arguments, found, peers)
     shown["confirm"] = None if confirmation is None else confirmation_json(confirmation, scorer)
+    shown["plan"] = plan.as_dict()
+    shown["formats"] = {
+        name: {"fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files)} for name, r in rendered.items()
+    }
+    for name, found_files in rendered.items():
+        if found_files.fidelity != "exact":
+            session.warn(f"{FORMATS[name].label}: {found_files.fidelity}. {' '.join(found_files.reasons)}")
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / YAML_FILE, yaml_text)
-    write_text(out / CONFIG_FILE, adapter_config_json(arguments))
+    files = [path.name for r in rendered.values() for path in write_rendered(r, out)]
     write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
     write_json(out / JSON_FILE, shown)
-    files = (YAML_FILE, CONFIG_FILE, REPORT_FILE, JSON_FILE)
-    return Written(out, files, shown, sentences, shown_tables)
+    return Written(out, (*files, REPORT_FILE, JSON_FILE), shown, sentences, shown_tables)
+
+
+def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None) -> dict[str, Rendered]:
+    """The plan in each format; with a meta-device ``model`` every file is proven on it, see :func:`prove_file`."""
+    rendered = {name: FORMATS[name].render(plan) for name in dict.fromkeys(names)}
+    if model is not None:
+        for name, result in rendered.items():
+            for file_name, file in result.files.items():
+                prove_file(FORMATS[name], file_name, file, plan, model)
+    return rendered
+
+
+def write_rendered(rendered: Rendered, out: Path) -> list[Path]:
+    """Write the files of one format to the folder ``out``.
+
+    Raises:
+        BadInput: they cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name, file in rendered.files.items():
+        write_text(out / name, file.text)
+    return [out / name for name in rendered.files]
 
 
 def confirm_in(
@@ -269,7 +315,7 @@ def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int
     """Real runs through :func:`advisor.calibrate.calibrate`, resumable; a run that fails stops no other."""
 
     def all_of(candidates: Sequence[Candidate]) -> list[RealRun | str]:
-        planned = [PlannedRun(c.selection, c.settings, source.seed) for c in candidates]
+        planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas) for c in candidates]
         try:
             rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
         except (NotFinite, BrokenProcessPool) as error:
@@ -288,20 +334,18 @@ def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int
     return all_of
 
 
-def export_peft(recommendation: Path, out: Path) -> list[Path]:
-    """Write ``lora.yaml`` and ``adapter_config.json`` of a recommendation folder to ``out``.
+def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dict[str, tuple[Rendered, list[Path]]]:
+    """Write the plan of a recommendation folder to ``out``, in the formats ``names``.
 
     Raises:
-        BadInput: not a recommendation folder.
+        BadInput: not a recommendation folder, or an unknown format.
     """
-    shown = read_json(recommendation / JSON_FILE, "recommendation")
-    arguments = shown.get("peft")
-    if not isinstance(arguments, dict):
-        raise BadInput(f"{recommendation / JSON_FILE}: has no field peft.", "Run `advisor recommend` again.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / YAML_FILE, lora_yaml(arguments, ["LoRA config by lora-layer-advisor"]))
-    write_text(out / CONFIG_FILE, adapter_config_json(arguments))
-    return [out / YAML_FILE, out / CONFIG_FILE]
+    where = recommendation / JSON_FILE
+    shown = read_json(where, "recommendation")
+    if "plan" not in shown:
+        raise BadInput(f"{where}: has no field plan.", "Run `advisor recommend` again.")
+    rendered = render_all(Plan.from_dict(shown["plan"], str(where)), names)
+    return {name: (result, write_rendered(result, out)) for name, result in rendered.items()}
 
 
 def calibrate_folder(

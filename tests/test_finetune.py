@@ -90,6 +90,24 @@ def test_a_trained_run_reports_a_trained_epoch_even_if_worse(ready: Callable[...
     assert result.at_best.val_loss == min(e.val_loss for e in result.epochs[1:])
 
 
+def test_single_modules_train_at_their_own_rank_and_scale(ready: Callable[..., Prepared]) -> None:
+    prepared = ready("gpt2", "binary")
+    targets = prepared.loaded.targets
+    names, found = [t.name for t in targets], {}
+
+    def inspect(model: Any, initial: Any) -> None:
+        layers = {name: model.base_model.model.get_submodule(name) for name in names}
+        found.update({name: (layer.r["default"], layer.scaling["default"]) for name, layer in layers.items()})
+
+    ranks, alphas = {names[0]: 3, names[2]: 1}, {names[0]: 6.0, names[1]: 4.0}
+    result = finetune(
+        prepared.loaded, all_linear(targets), SETTINGS, TrainingRecipe(epochs=1, batch_size=4), prepared.train_rows,
+        prepared.eval_rows, "accuracy", 0, inspect=inspect, ranks=ranks, alphas=alphas,
+    )  # fmt: skip
+    assert found == {name: (4, 2.0) for name in names} | {names[0]: (3, 2.0), names[1]: (4, 1.0), names[2]: (1, 8.0)}
+    assert result.lora_params == sum(t.lora_params(ranks.get(t.name, 4)) for t in targets)
+
+
 def trained_names(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """What the optimizer is given: names in the copy, by identity."""
     seen: list[set[str]] = []

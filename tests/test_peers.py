@@ -682,6 +682,20 @@ def test_compare_and_recommend_show_the_peers(own_folders: Path, tiny_model: Tin
     size = {t["name"]: t["in_features"] + t["out_features"] for t in stored["targets"]}
     ranks = {n: entries["eva"]["rank_pattern"].get(n, 8) for n in entries["eva"]["targets"]}
     assert entries["eva"]["params"] == sum(size[n] * r for n, r in ranks.items())
+    role = {t["name"]: t["role"] for t in stored["targets"]}
+    ran = advisor("compare", own_folders / "probe", "--budget", "60%", "--granularity", "role", "--json")
+    whole = {e["name"]: e["targets"] for e in json.loads(ran.out)["selections"] if e["name"] in PEERS}
+    assert set(whole) >= {"gradient-norm", "plop"}
+    for peer in set(whole) - {"eva"}:
+        roles = {role[name] for name in whole[peer]}
+        assert whole[peer] == [name for name in role if role[name] in roles], peer
+    draws = {
+        tuple(entry["targets"])
+        for seed in range(4)
+        for entry in json.loads(advisor("compare", own_folders / "probe", "--seed", seed, "--json").out)["selections"]
+        if entry["name"] == "random"
+    }
+    assert len(draws) > 1
     text = advisor("compare", own_folders / "probe", "--budget", "40%").out
     assert "What other methods would pick at the budget of 40%" in text
     assert all(peer in text for peer in PEERS)

@@ -51,6 +51,11 @@ def render(plan: Plan) -> Rendered:
     return Rendered({"axolotl.yaml": found.file(yaml_body(content), FORMAT.use)})
 
 
+def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """See the top of this file."""
+    return ("classification", 1) if value(content, "reward_model", bool, False) else ("causal-lm", None)
+
+
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
     """See the top of this file."""
     adapter = content.get("adapter", "lora")
@@ -73,9 +78,8 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         numbers = value(content, key, dict, {}).values()
         if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
             raise BadInput(f"{key} takes positive whole numbers only.", "Correct it.")
-    reward = value(content, "reward_model", bool, False)
-    arguments["task_type"] = "SEQ_CLS" if reward else "CAUSAL_LM"
-    return Passed(arguments, "classification" if reward else "causal-lm", tuple(surprises), 1 if reward else None)
+    arguments["task_type"] = "CAUSAL_LM" if loads(content)[0] == "causal-lm" else "SEQ_CLS"
+    return Passed(arguments, tuple(surprises))
 
 
 def _compiles(pattern: str) -> bool:
@@ -92,5 +96,6 @@ FORMAT = Format(
     "Merge these keys into your training YAML; leave lora_target_linear out, it would add every linear module.",
     frozenset({"adapter", "base_model"}),
     render,
+    loads,
     passed,
 )

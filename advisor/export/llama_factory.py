@@ -22,7 +22,6 @@ def render(plan: Plan) -> Rendered:
     """One YAML file to merge into a training config."""
     found = Findings(plan, "LLaMA-Factory")
     found.language_models_only()
-    found.no_parameters()
     unsplittable(found)
     if plan.names == (ALL,):
         found.add("impossible", f"A module named {ALL!r} alone stands for every linear module.")
@@ -53,6 +52,11 @@ def split(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
 
+def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """Always a causal LM."""
+    return "causal-lm", None
+
+
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
     """See the top of this file."""
     kind = content.get("finetuning_type", "lora")
@@ -78,7 +82,7 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         "modules_to_save": None if saved is None else split(saved),
         "task_type": "CAUSAL_LM",
     }
-    return Passed(arguments, "causal-lm", tuple(surprises))
+    return Passed(arguments, tuple(surprises))
 
 
 FORMAT = Format(
@@ -87,5 +91,6 @@ FORMAT = Format(
     "Merge these keys into your training YAML.",
     frozenset({"lora_target", "finetuning_type", "lora_rank"}),
     render,
+    loads,
     passed,
 )

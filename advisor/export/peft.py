@@ -102,7 +102,7 @@ def adapter_config_json(arguments: Mapping[str, Any]) -> str:
 
 def arguments_of(plan: Plan) -> dict[str, Any]:
     """:func:`lora_arguments` of a plan."""
-    arguments = lora_arguments(
+    return lora_arguments(
         plan.selection,
         plan.settings,
         task=plan.task,
@@ -112,9 +112,6 @@ def arguments_of(plan: Plan) -> dict[str, Any]:
         ranks=plan.ranks,
         alphas=plan.alphas,
     )
-    if plan.parameters:
-        arguments["target_parameters"] = list(plan.parameters)
-    return arguments
 
 
 def render(plan: Plan) -> Rendered:
@@ -126,14 +123,19 @@ def render(plan: Plan) -> Rendered:
     })  # fmt: skip
 
 
-def passed(content: Mapping[str, Any], model: Any) -> Passed:
-    """The file's content is what ``LoraConfig`` gets (``PeftConfig.from_pretrained``, ``get_peft_config``)."""
+def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """The task that ``task_type`` stands for."""
     if content.get("peft_type", "LORA") != "LORA":
         raise BadInput(f"peft_type is {content['peft_type']!r}.", "Only LORA can be verified.")
     task_type = content.get("task_type")
     if task_type is not None and str(task_type) not in TASKS:
         raise BadInput(f"task_type is {task_type!r}.", f"Known are {' and '.join(TASKS)}.")
-    return Passed(dict(content), None if task_type is None else TASKS[task_type])
+    return None if task_type is None else TASKS[task_type], None
+
+
+def passed(content: Mapping[str, Any], model: Any) -> Passed:
+    """The file's content is what ``LoraConfig`` gets (``PeftConfig.from_pretrained``, ``get_peft_config``)."""
+    return Passed(dict(content))
 
 
 FORMAT = Format(
@@ -142,6 +144,7 @@ FORMAT = Format(
     "LoraConfig(**yaml.safe_load(open('lora.yaml'))) reads it; PeftConfig.from_pretrained reads adapter_config.json.",
     frozenset({"peft_type", "target_modules", "task_type"}),
     render,
+    loads,
     passed,
 )
 
@@ -226,8 +229,8 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
         saved_params=saved_params,
         other_params=other_params,
         warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
-        ranks={name: layer.r[tuner.active_adapter] for name, layer in layers.items()},
-        alphas={name: layer.lora_alpha[tuner.active_adapter] for name, layer in layers.items()},
+        ranks={name: layer.r["default"] for name, layer in layers.items()},
+        alphas={name: layer.lora_alpha["default"] for name, layer in layers.items()},
         rslora=bool(config.use_rslora),
         parameters=tuple(tuner.targeted_parameter_names),
     )

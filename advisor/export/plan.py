@@ -32,7 +32,6 @@ class Plan:
         base_model, model_type: folder or hub id, and its config's ``model_type``.
         outputs: of the head; 0 for a causal LM.
         ranks, alphas: by full name, of single modules, as PEFT's ``rank_pattern`` and ``alpha_pattern``.
-        parameters: full names of 3-D expert parameters that get LoRA too (PEFT's ``target_parameters``).
         comments: the first lines of every file.
     """
 
@@ -46,7 +45,6 @@ class Plan:
     outputs: int = 0
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
-    parameters: tuple[str, ...] = ()
     comments: tuple[str, ...] = ()
 
     @property
@@ -67,16 +65,11 @@ class Plan:
         return any(other.endswith(suffixes) for other in self.others)
 
     @property
-    def conv1d(self) -> bool:
-        """A chosen module keeps its weight transposed, as GPT-2's."""
-        return any(t.kind == "conv1d" for t in self.targets if t.name in set(self.names))
-
-    @property
     def params(self) -> int:
-        """LoRA parameters, head and expert parameters excluded."""
+        """LoRA parameters, the head excluded."""
         return self.selection.params(self.targets, self.settings.rank, self.ranks)
 
-    def of(self, name: str) -> LoraSettings:
+    def module_settings(self, name: str) -> LoraSettings:
         """Rank and alpha of one chosen module."""
         return replace(
             self.settings, rank=self.ranks.get(name, self.settings.rank), alpha=self.alphas.get(name, self.settings.alpha)
@@ -84,7 +77,7 @@ class Plan:
 
     def flat(self) -> Plan:
         """The same with one rank and alpha for all: those that all share, or the rank of nearest size at the common scale."""
-        shared = {self.of(name) for name in self.names}
+        shared = {self.module_settings(name) for name in self.names}
         if len(shared) == 1:
             return replace(self, settings=shared.pop(), ranks={}, alphas={})
         size = self.selection.params(self.targets, 1)
@@ -111,11 +104,10 @@ class Plan:
                 settings=LoraSettings(**plan.settings),  # type: ignore[arg-type]
                 targets=tuple(Target(**t) for t in plan.targets),  # type: ignore[arg-type]
                 head=tuple(plan.head),
-                parameters=tuple(plan.parameters),
                 comments=tuple(plan.comments),
             )
             numbers = [plan.settings.rank, plan.settings.alpha, *plan.ranks.values(), *plan.alphas.values()]
-            words = [plan.task, plan.base_model, plan.model_type, *plan.head, *plan.parameters, *plan.comments]
+            words = [plan.task, plan.base_model, plan.model_type, *plan.head, *plan.comments]
             if not all(isinstance(w, str) for w in words) or any(isinstance(n, str | bool) or not n > 0 for n in numbers):
                 raise TypeError("a field has another type")
             in_model_order([*plan.names, *(set(plan.ranks) | set(plan.alphas)) - set(plan.names)], plan.targets, where)
@@ -176,15 +168,11 @@ class Passed:
 
     Attributes:
         arguments: those it hands to ``LoraConfig``.
-        task: of the model it loads; None: the file does not say.
         surprises: what it does that the author of the file probably did not mean, one sentence each.
-        outputs: of the head it makes; None: as the model's config says.
     """
 
     arguments: dict[str, Any]
-    task: str | None
     surprises: tuple[str, ...] = ()
-    outputs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -196,8 +184,10 @@ class Format:
         use: what to do with the files, one sentence.
         marks: top-level keys by which a file is known to be this format's.
         render: the files for a plan. Raises BadInput when the plan has no modules.
-        passed: what the tool hands to PEFT, from a file's content and the model that it would load (for names and
-            classes only). Raises BadInput where the tool refuses the file.
+        loads: from a file's content the task of the model that the tool loads, and its outputs; None where the file
+            does not say.
+        passed: what the tool hands to PEFT, from a file's content and that model (for names and classes only). Both raise
+            BadInput where the tool refuses the file.
     """
 
     name: str
@@ -205,6 +195,7 @@ class Format:
     use: str
     marks: frozenset[str]
     render: Callable[[Plan], Rendered]
+    loads: Callable[[Mapping[str, Any]], tuple[str | None, int | None]]
     passed: Callable[[Mapping[str, Any], Any], Passed]
 
 
@@ -231,7 +222,7 @@ class Findings:
     def flat(self) -> LoraSettings:
         """One rank and alpha, for a tool that has no patterns."""
         flat = self.plan.flat()
-        if flat.params != self.plan.params or any(flat.of(n) != self.plan.of(n) for n in self.plan.names):
+        if flat.params != self.plan.params or any(flat.module_settings(n) != self.plan.module_settings(n) for n in self.plan.names):
             self.add("lossy", f"{self.label} has no rank or alpha pattern: every module gets rank {flat.settings.rank} "
                      f"({flat.params:,} LoRA parameters instead of {self.plan.params:,}).")  # fmt: skip
         return flat.settings
@@ -242,11 +233,6 @@ class Findings:
         if rounded != alpha:
             self.add("lossy", f"{self.label} takes whole numbers only: {what} {alpha:g} is written as {rounded}.")
         return rounded
-
-    def no_parameters(self) -> None:
-        """The tool cannot adapt 3-D expert parameters."""
-        if self.plan.parameters:
-            self.add("impossible", f"{self.label} has no key for expert parameters ({self.plan.parameters[0]}).")
 
     def file(self, body: str, use: str) -> RenderedFile:
         """The header, then ``body`` unless this is impossible."""
@@ -286,10 +272,3 @@ def call(name: str, positional: Sequence[str], arguments: Mapping[str, Any]) -> 
         literal = pprint.pformat(value, width=100, sort_dicts=False).replace("\n", "\n    " + " " * (len(key) + 1))
         lines.append(f"    {key}={literal},\n")
     return f"{name}(\n{''.join(lines)})\n"
-
-
-def number(value: float) -> int | float:
-    """An int where that says the same."""
-    return int(value) if float(value).is_integer() else value
-
-

@@ -35,14 +35,14 @@ def prove_file(target: Format, name: str, file: RenderedFile, plan: Plan, model:
     if differing := sorted(set(resolved.wrapped) ^ set(plan.names)):
         counts = f"{len(resolved.wrapped)} modules, not {len(plan.names)}"
         raise _fault(target, name, f"it adapts {counts} (first that differs: {differing[0]})")
-    if differing := sorted(set(resolved.parameters) ^ set(plan.parameters)):
-        raise _fault(target, name, f"other expert parameters get LoRA (first that differs: {differing[0]})")
+    if resolved.parameters:
+        raise _fault(target, name, f"{resolved.parameters[0]}, an expert parameter, gets LoRA")
     if differing := sorted(set(resolved.saved) ^ set(plan.head)):
         raise _fault(target, name, f"other modules are trained in full (first that differs: {differing[0]})")
     if resolved.other_params:
         raise _fault(target, name, f"{resolved.other_params:,} parameters outside LoRA and the head are trained")
     if file.fidelity == "exact":
-        wrong = [n for n in plan.names if (resolved.ranks[n], resolved.alphas[n]) != (plan.of(n).rank, plan.of(n).alpha)]
+        wrong = [n for n in plan.names if (resolved.ranks[n], resolved.alphas[n]) != (plan.module_settings(n).rank, plan.module_settings(n).alpha)]
         if wrong or resolved.rslora != plan.settings.rslora:
             raise _fault(target, name, f"{(wrong or plan.names)[0]} gets another rank or scale")
     return resolved

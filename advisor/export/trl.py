@@ -39,8 +39,6 @@ def render(plan: Plan) -> Rendered:
         "use_rslora": settings.rslora,
         "lora_target_modules": entries,
     }
-    if plan.parameters:
-        content["lora_target_parameters"] = list(plan.parameters)
     arguments = peft.arguments_of(plan)
     body = "from peft import LoraConfig\n\npeft_config = " + call("LoraConfig", (), {
         key: arguments[key] for key in arguments if key not in ("peft_type", "base_model_name_or_path")
@@ -51,21 +49,28 @@ def render(plan: Plan) -> Rendered:
     })  # fmt: skip
 
 
+def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """A causal LM, or for ``SEQ_CLS`` the reward trainer's classifier of one output."""
+    if _is_snippet(content):
+        return peft.loads(content)
+    task, _ = peft.loads({"task_type": value(content, "lora_task_type", str, "CAUSAL_LM")})
+    return task, 1 if task == "classification" else None
+
+
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
     """See the top of this file; arguments of a snippet's ``LoraConfig`` go to PEFT as they are."""
-    if "r" in content or "target_modules" in content:
+    if _is_snippet(content):
         return peft.passed(content, model)
     if value(content, "use_peft", bool, False) is not True:
         raise BadInput("use_peft is not true, so TRL trains the whole model.", "Write `use_peft: true`.")
     surprises = []
-    listed = value(content, "lora_target_modules", (list, str))
-    targets: Any = texts(content, "lora_target_modules") if isinstance(listed, list) else [listed] if listed else None
-    if targets and len(targets) == 1:
+    targets = value(content, "lora_target_modules", (list, str))
+    if isinstance(targets, list):
+        targets = texts(content, "lora_target_modules")
+    if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
-        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name, _ in model.named_modules()):
-            surprises.append(f"TRL takes the only entry {targets!r} for a regex of the full name, and no module has such a "
-                             f"name: write {'.*' + chr(92) + '.' + targets!r}.")  # fmt: skip
-    task = value(content, "lora_task_type", str, "CAUSAL_LM")
+        if re.fullmatch(r"\w+", targets):
+            surprises.append(f"TRL takes the only entry {targets!r} for a regex of the full name: write '.*\\.{targets}'.")
     arguments = {
         "r": value(content, "lora_r", int, 16),
         "lora_alpha": value(content, "lora_alpha", int, 32),
@@ -75,10 +80,13 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         "target_modules": targets,
         "target_parameters": texts(content, "lora_target_parameters"),
         "modules_to_save": texts(content, "lora_modules_to_save"),
-        "task_type": task,
+        "task_type": value(content, "lora_task_type", str, "CAUSAL_LM"),
     }
-    found = peft.passed(arguments, model)
-    return Passed(found.arguments, found.task, tuple(surprises), 1 if found.task == "classification" else None)
+    return Passed(arguments, tuple(surprises))
+
+
+def _is_snippet(content: Mapping[str, Any]) -> bool:
+    return "r" in content or "target_modules" in content
 
 
 FORMAT = Format(
@@ -87,5 +95,6 @@ FORMAT = Format(
     "Merge these keys into the YAML of `trl sft --config`; an only entry is taken for a regex.",
     frozenset({"use_peft", "lora_task_type"}),
     render,
+    loads,
     passed,
 )

@@ -36,7 +36,6 @@ def render(plan: Plan) -> Rendered:
     if plan.head and plan.head != ("score",):
         snippet.add("impossible", f"unsloth trains no head but score, so not {', '.join(plan.head)}.")
     studio.language_models_only()
-    studio.no_parameters()
     unsplittable(studio)
     return Rendered({
         "unsloth_train.py": snippet.file(_snippet(plan), FORMAT.use),
@@ -52,7 +51,7 @@ def _snippet(plan: Plan) -> str:
         suffixes = tuple(f".{name}" for name in plan.names)
         caught = [name for name in plan.others if name.endswith(suffixes)]
         kept["exclude_modules"] = "|".join(re.escape(name) for name in caught)
-    kept |= {key: arguments[key] for key in ("rank_pattern", "alpha_pattern", "target_parameters") if key in arguments}
+    kept |= {key: arguments[key] for key in ("rank_pattern", "alpha_pattern") if key in arguments}
     load = {"max_seq_length": 2048} | ({"num_labels": plan.outputs} if plan.head else {})
     return (
         "from unsloth import FastLanguageModel\n\nmodel, tokenizer = "
@@ -72,6 +71,12 @@ def _studio(plan: Plan, found: Findings) -> str:
         "use_rslora": settings.rslora,
     }
     return yaml_body({"model": plan.base_model, "training": {"training_type": "lora"}, "lora": lora})
+
+
+def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """A causal LM, or with ``num_labels`` a classifier."""
+    outputs = value(content, "num_labels", int)
+    return ("causal-lm" if outputs is None else "classification"), outputs
 
 
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
@@ -105,15 +110,14 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
     family = model.config.model_type
     if family not in FAMILIES:
         surprises.append(f"unsloth takes {family} on a path where an entry is the last part of a name.")
-    outputs = value(content, "num_labels", int)
     arguments |= {
         "r": rank,
         "lora_alpha": value(content, "lora_alpha", (int, float), 16),
         "target_modules": [name for name in targets if name not in moved],
         "modules_to_save": [*saved, *moved] or None,
-        "task_type": "CAUSAL_LM" if outputs is None else "SEQ_CLS",
+        "task_type": "CAUSAL_LM" if content.get("num_labels") is None else "SEQ_CLS",
     }
-    return Passed(arguments, "causal-lm" if outputs is None else "classification", tuple(surprises), outputs)
+    return Passed(arguments, tuple(surprises))
 
 
 # Keywords of unsloth's own, and of Studio's section, that are none of LoraConfig's.
@@ -129,5 +133,6 @@ FORMAT = Format(
     "Paste it where your script loads the model.",
     frozenset({"lora"}),
     render,
+    loads,
     passed,
 )
