@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from tui.engine import Engine, Opened, RealEngine
 from tui.inputs import Inputs
 from tui.keep import Kept, log_error, read_session, session_file, write_session
 from tui.lineup import Lineup
+from tui.setup import SetupScreen
 from tui.state import Change, State
 
 if TYPE_CHECKING:
@@ -154,12 +156,22 @@ class AdvisorApp(App[None]):
         self.begin_capture_print(self)
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._terminal_is_gone)
+
+    def on_ready(self) -> None:
+        """Textual paints nothing before this returns: whatever takes time waits until Setup's first lines are there."""
+        self.call_later(self.screen.call_after_refresh, self._begin)
+
+    async def _begin(self) -> None:
+        gc.enable()
+        setup = self.screen
+        if isinstance(setup, SetupScreen):
+            await setup.show_form()
         if self._probe_folder is not None:
             self.open_probe(self._probe_folder)
         elif self._demo:
-            self.call_after_refresh(self.fill_demo)
+            self.fill_demo()
         elif self._start:
-            self.call_after_refresh(self.action_start_probe)
+            self.action_start_probe()
 
     # --- places -------------------------------------------------------------------------------------------------------
 

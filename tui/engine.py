@@ -451,19 +451,14 @@ class RealEngine:
         return prove_file(target, name, file, plan, model)
 
     def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
+        from advisor import workflow
         from advisor.errors import BadInput
-        from advisor.export import FORMATS
-        from advisor.store import write_text
 
-        files = FORMATS[format_name].render(plan).files
-        paths = tuple(folder / name for name in files)
+        rendered = workflow.render_all(plan, [format_name])[format_name]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            existing = tuple(path for path in paths if path.exists())
-        except OSError as error:
+            existing = tuple(folder / name for name in rendered.files if (folder / name).exists())
+            if existing and not overwrite:
+                return Exported(existing=existing)
+            return Exported(tuple(workflow.write_rendered(rendered, folder)))
+        except OSError as error:  # the folder cannot be made or looked into
             raise BadInput(f"{folder}: cannot be used as a folder: {error.strerror}.", "Choose another folder.") from error
-        if existing and not overwrite:
-            return Exported(existing=existing)
-        for path, file in zip(paths, files.values(), strict=True):
-            write_text(path, file.text)
-        return Exported(paths)

@@ -108,10 +108,8 @@ class SetupScreen(AdvisorScreen):
             yield Button("Probe (F5)", id="probe", variant="primary", compact=True)
             yield Button("Demo (F2)", id="demo", compact=True)
 
-    def on_mount(self) -> None:
-        self.call_after_refresh(self._mount_form)
-
-    async def _mount_form(self) -> None:
+    async def show_form(self) -> None:
+        """Called once the first paint is on the terminal."""
         await self.mount_compose(self.body())
         await self.mount_compose(self.compose_footer())
         await self.query_one("#welcome").remove()
