@@ -49,7 +49,7 @@ def resolved_text(resolved: Resolved | None, plan: Plan) -> str:
     """What PEFT makes of the config, in words; None: the file says nothing."""
     if resolved is None:
         return "There is nothing to resolve: the file holds comments only."
-    exact = set(resolved.wrapped) == set(plan.names) and all(resolved.ranks[n] == plan.of(n).rank for n in plan.names)
+    exact = set(resolved.wrapped) == set(plan.names) and all(resolved.ranks[n] == plan.module_settings(n).rank for n in plan.names)
     lines = [
         f"PEFT wraps {len(resolved.wrapped)} modules" + (", exactly those selected." if exact else "."),
         f"{resolved.lora_params:,} LoRA parameters.",
@@ -63,7 +63,7 @@ class FolderInput(Input):
     """Where to save; Enter saves, Escape leaves it, so that the single-key commands work."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.leave_field", "Leave field", show=False)]
-    HELP_TEXT = "The folder to write to; it is made if it is missing. Enter saves, and files that are there already are asked about."
+    HELP_TEXT = "The folder to write to; it is made if it is missing. Enter saves; files that are there already are asked about."
 
 
 class ExportScreen(AdvisorScreen):
@@ -154,7 +154,7 @@ class ExportScreen(AdvisorScreen):
 
         def job() -> Shown:
             if not current.selection.targets:
-                return Shown(asked, None, {}, "The current selection has no modules, so there is no config. Select some in Explore.")
+                return Shown(asked, None, {}, "The current selection has no modules, so there is no config. Explore selects.")
             plan = engine.plan(opened, current, rec)
             return Shown(asked, plan, {name: target.render(plan) for name, target in FORMATS.items()})
 

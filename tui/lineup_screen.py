@@ -250,5 +250,8 @@ class LineupScreen(AdvisorScreen):
     def show_details(self, panel: Static, lines: Sequence[str]) -> None:
         """Lines into a panel, the first one bold; one after the other where there is more width than height."""
         first, *rest = lines or [""]
-        between = " · " if self.has_class("-normal") and self.has_class("-low") else "\n"
-        panel.update(Content.assemble((first, "bold"), *(f"{between}{' '.join(line.split())}" if between != "\n" else f"\n{line}" for line in rest)))
+        if self.has_class("-normal") and self.has_class("-low"):
+            text = "".join(f" · {' '.join(line.split())}" for line in rest)
+        else:
+            text = "".join(f"\n{line}" for line in rest)
+        panel.update(Content.assemble((first, "bold"), text))

@@ -26,7 +26,7 @@ STYLES = {
 class Plot(Static):
     """Draws what :func:`tui.plot.plot` says; a click goes to the nearest mark."""
 
-    HELP_TEXT = "Every mark is a selection; the line joins the front: nothing smaller is predicted better. A click goes to a mark."
+    HELP_TEXT = "Every mark is a selection; the line joins the front: nothing smaller is predicted better. A click goes to one."
 
     class Clicked(Message):
         """The mark with this index is the nearest to a click."""
@@ -84,6 +84,7 @@ class ParetoScreen(LineupScreen):
     def __init__(self) -> None:
         super().__init__()
         self.shows_loss = False
+        self.drawn: list[str] = []  # ids of the entries in the plot, in its order
 
     def body(self) -> ComposeResult:
         yield Static("", id="heading", markup=False)
@@ -110,7 +111,7 @@ class ParetoScreen(LineupScreen):
         self._draw_plot()
 
     def _draw_plot(self) -> None:
-        """What is drawn last in a cell is seen, so the entries go in the order of their marks."""
+        """Of several in one cell the first is seen, so the entries go in the order of their marks."""
         order = list(MARKS)
         known = [(entry, figures) for entry in self.entries if (figures := self.lineup.figures(entry)) is not None]
         known.sort(key=lambda pair: order.index(pair[0].kinds[0]))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 GUTTER = 8  # columns left of the plot, with the axis
 BELOW = 2  # lines below it
 SMALLEST = (12, 3)  # columns and lines of the plot itself
 AXIS, LINE, INTERVAL, CURSOR = "axis", "line", "interval", "cursor"
-_BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row of the dot in its cell (Unicode, block U+2800)
+_BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row of the dot, from U+2800 on
 
 Run = tuple[str, str]
 """Characters of one style, and its name; "" is plain."""
@@ -92,10 +93,9 @@ def plot(
         return []
     columns, rows = width - GUTTER, height - BELOW
     across, up = _scales(points)
-    cells: dict[tuple[int, int], Run] = {
-        place: (character, LINE)
-        for place, character in _steps([(across.place(points[i].x), up.place(points[i].value)) for i in line], columns, rows).items()
-    }
+    corners = [(across.place(points[i].x), up.place(points[i].value)) for i in line]
+    steps = _steps(corners, columns, rows)
+    cells: dict[tuple[int, int], Run] = {place: (character, LINE) for place, character in steps.items()}
     if cursor is not None:
         cells |= _bar(points[cursor], up, where[cursor][1] - GUTTER, rows)
     for point, (row, column) in reversed(list(zip(points, where, strict=True))):
@@ -128,7 +128,7 @@ def _steps(corners: Sequence[tuple[float, float]], columns: int, rows: int) -> d
     middles = [
         (2 * round(x * (columns - 1)), 4 * round((1 - y) * (rows - 1)) + 2) for x, y in corners
     ]  # where the marks are, in dots
-    for (x0, y0), (x1, y1) in zip(middles, middles[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(middles):
         for x in range(min(x0, x1), max(x0, x1) + 1):
             dot(x, y0)
         for y in range(min(y0, y1), max(y0, y1) + 1):
