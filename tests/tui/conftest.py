@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from advisor.budget import parse_budget
 from advisor.errors import AdvisorError
 from advisor.events import Session, Stage
 from advisor.explain import agreements, block_ranks
-from advisor.peer_picks import module_scores
+from advisor.export import FORMATS
+from advisor.export.peft import Resolved
+from advisor.export.plan import Plan
+from advisor.peer_picks import PeerPick, module_scores
 from advisor.recommend import Recommendation, Stability, compare, module_shares
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import all_linear
 from advisor.targets import LoraSettings, Selection
 from tui.app import AdvisorApp
-from tui.engine import Opened, Preview, RealEngine, Recent
+from tui.engine import Exported, Figures, Opened, Preview, RealEngine, Recent
 from tui.inputs import Inputs
 
 
@@ -119,6 +122,29 @@ class FakeEngine(RealEngine):
             equal_budget=equal, baseline=None, alike=2, stability=Stability((1.0,) * len(names), 20),
             pool=tuple(pool), finalists=(1, 2), budget=budget, granularity="module", strategy="predicted",
         )  # fmt: skip
+
+    def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
+        self._called("compare")
+        return super().compare(opened, candidates, reference)
+
+    def peers(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[PeerPick]:
+        self._called("peers")
+        return super().peers(opened, recommendation, inputs)
+
+    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
+        """As if PEFT did what it is asked: there is no model."""
+        self._called("resolve")
+        if FORMATS[format_name].render(plan).fidelity == "impossible":
+            return None
+        ranks = {name: plan.module_settings(name).rank for name in plan.names}
+        return Resolved(
+            wrapped=plan.names, lora_params=plan.params, saved=plan.head, saved_params=50, other_params=0, warnings=(),
+            ranks=ranks, alphas=dict.fromkeys(plan.names, 16.0), rslora=False, parameters=(),
+        )  # fmt: skip
+
+    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
+        self._called("export")
+        return super().export(plan, format_name, folder, overwrite)
 
 
 @pytest.fixture
