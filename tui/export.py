@@ -49,7 +49,7 @@ def resolved_text(resolved: Resolved | None, plan: Plan) -> str:
     """What PEFT makes of the config, in words; None: the file says nothing."""
     if resolved is None:
         return "There is nothing to resolve: the file holds comments only."
-    exact = set(resolved.wrapped) == set(plan.names) and all(resolved.ranks[n] == plan.module_settings(n).rank for n in plan.names)
+    exact = dict(resolved.ranks) == {name: plan.module_settings(name).rank for name in plan.names}
     lines = [
         f"PEFT wraps {len(resolved.wrapped)} modules" + (", exactly those selected." if exact else "."),
         f"{resolved.lora_params:,} LoRA parameters.",
@@ -155,8 +155,11 @@ class ExportScreen(AdvisorScreen):
         def job() -> Shown:
             if not current.selection.targets:
                 return Shown(asked, None, {}, "The current selection has no modules, so there is no config. Explore selects.")
-            plan = engine.plan(opened, current, rec)
-            return Shown(asked, plan, {name: target.render(plan) for name, target in FORMATS.items()})
+            try:
+                plan = engine.plan(opened, current, rec)
+                return Shown(asked, plan, {name: target.render(plan) for name, target in FORMATS.items()})
+            except AdvisorError as error:
+                return Shown(asked, None, {}, f"✗ {error.what} {error.hint}".strip())
 
         self.advisor.ask("render", job, self._rendered)
 

@@ -62,10 +62,12 @@ class Lineup:
 
     Attributes:
         peers: other methods' picks, None until they are there.
+        gave_up: asking failed, so nothing is asked again; what is missing stays missing.
     """
 
     def __init__(self) -> None:
         self.peers: Sequence[PeerPick] | None = None
+        self.gave_up = False
         self._opened: Opened | None = None
         self._recommendation: Recommendation | None = None
         self._figures: dict[Hashable, Figures] = {}
@@ -74,7 +76,7 @@ class Lineup:
         """Forget everything once it is of another probe or recommendation."""
         if state.opened is not self._opened or state.recommendation is not self._recommendation:
             self._opened, self._recommendation = state.opened, state.recommendation
-            self.peers, self._figures = None, {}
+            self.peers, self._figures, self.gave_up = None, {}, False
 
     def take(self, recommendation: Recommendation | None, found: Sequence[Figures]) -> None:
         """Keep figures that were computed beside this recommendation."""

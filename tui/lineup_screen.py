@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
@@ -107,7 +107,7 @@ class LineupScreen(AdvisorScreen):
         """Peers' picks once a recommendation says the budget, figures of whatever has none."""
         state, engine, lineup = self.state, self.advisor.engine, self.lineup
         opened, rec, pick, inputs = state.opened, state.recommendation, state.pick, state.inputs
-        if opened is None:
+        if opened is None or lineup.gave_up:
             return
 
         def peers_found(picks: Any) -> None:
@@ -115,14 +115,32 @@ class LineupScreen(AdvisorScreen):
             self.redraw()
             self._compute()
 
-        def figures_found(found: Sequence[Figures]) -> None:
+        def figures_found(found: Any) -> None:
             lineup.take(rec, found)
             self.redraw()
 
         if missing := lineup.missing(self.entries):
-            self.advisor.ask("compare", lambda: engine.compare(opened, missing, pick), figures_found)
+            self._ask("compare", lambda: engine.compare(opened, missing, pick), figures_found)
         if rec is not None and lineup.peers is None and not self.advisor.is_busy("peers"):
-            self.advisor.ask("peers", lambda: engine.peers(opened, rec, inputs), peers_found)
+            self._ask("peers", lambda: engine.peers(opened, rec, inputs), peers_found)
+
+    def _ask(self, topic: str, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """As :meth:`tui.app.AdvisorApp.ask`, but what failed once is not asked again as soon as its dialog is closed."""
+
+        def attempt() -> Any:
+            try:
+                return job()
+            except Exception as error:
+                return error
+
+        def attempted(result: Any) -> None:
+            if not isinstance(result, Exception):
+                done(result)
+            elif not self.lineup.gave_up:
+                self.lineup.gave_up = True
+                self.advisor.show_error(result)
+
+        self.advisor.ask(topic, attempt, attempted)
 
     def show_event(self, run: str, event: Event) -> None:
         if run == "search" and isinstance(event, Progress):
@@ -135,6 +153,8 @@ class LineupScreen(AdvisorScreen):
         if self.state.recommendation is None:
             running = "search" in self.advisor.runs
             return f"… searching {self.searching}" if running else "No recommendation: Explore searches for one."
+        if self.lineup.gave_up:
+            return "✗ not everything could be predicted"
         if self.lineup.peers is None:
             return "… asking other methods"
         return "… predicting" if self.lineup.missing(self.entries) else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import fakes
 import pytest
@@ -48,7 +50,9 @@ def test_a_selection_that_is_several_things_is_one_entry_with_all_marks() -> Non
     same, other = fakes.candidate(probe, [1, 2]), fakes.candidate(probe, [1, 2], LoraSettings(4, 8))
     entries = merged([(PICK, "the pick", same), (RECIPE, "q,v", same), (CURRENT, "", same), (PEER, "eva", other)])
     assert [entry.kinds for entry in entries] == [(CURRENT, PICK, RECIPE), (PEER,)]
-    assert entries[0].marks == "◉◆□" and entries[0].names == ("the pick", "q,v") and entries[1].name == "eva"
+    assert entries[0].marks == "◉◆□"
+    assert entries[0].names == ("the pick", "q,v")
+    assert entries[1].name == "eva"
     assert entries[0].id != entries[1].id
 
 
@@ -115,11 +119,15 @@ async def test_every_selection_once_with_its_figures(
         await settled(pilot)
         screen = shown(app)
         kinds = [kind for entry in screen.entries for kind in entry.kinds]
-        assert kinds.count(PICK) == kinds.count(CURRENT) == 1 and RECIPE in kinds and PEER in kinds
+        assert kinds.count(PICK) == kinds.count(CURRENT) == 1
+        assert RECIPE in kinds
+        assert PEER in kinds
         assert len({entry.id for entry in screen.entries}) == screen.table.row_count == len(screen.entries)
-        assert screen.waiting == "" and not screen.lineup.missing(screen.entries)
+        assert screen.waiting == ""
+        assert not screen.lineup.missing(screen.entries)
         cells = [str(cell) for row in screen.entries for cell in screen.table.get_row(row.id)]
-        assert "is the pick" in cells and "…" not in cells
+        assert "is the pick" in cells
+        assert "…" not in cells
         params = [app.state.params_of(entry.candidate) for entry in screen.entries]
         assert params == sorted(params)
         assert screen.table.size.height >= 5
@@ -136,7 +144,8 @@ async def test_enter_takes_a_selection_and_u_gives_the_old_one_back(make_app: Ca
         shown(app).table.move_cursor(row=row)
         await pilot.pause()
         wanted = shown(app).under
-        assert wanted is not None and "adds" in said(app, "different") + said(app, "details").replace("leaves out", "adds")
+        assert wanted is not None
+        assert "adds" in said(app, "different") + said(app, "details").replace("leaves out", "adds")
         await pilot.press("enter")
         await settled(pilot)
         assert app.state.current == wanted.candidate
@@ -164,7 +173,8 @@ async def test_a_click_on_a_header_sorts_and_another_one_inverts(make_app: Calla
         assert screen.under == on
         await pilot.press("o", "o", "o", "o", "o")
         relative = screen.columns[[c.id for c in screen.columns].index(screen.order)]
-        assert relative.id == "relative" and "▲" in str(screen.table.columns["relative"].label)  # type: ignore[index]
+        assert relative.id == "relative"
+        assert "▲" in str(screen.table.columns["relative"].label)
         values = [screen.lineup.figures(entry).relative[0] for entry in screen.entries]  # type: ignore[union-attr]
         assert values == sorted(values, reverse=True)
 
@@ -191,8 +201,10 @@ async def test_kept_selections_are_there_under_their_names(make_app: Callable[..
         await pilot.press("5")
         await settled(pilot)
         entry = next(entry for entry in shown(app).entries if CURRENT in entry.kinds)
-        assert entry.name == "[red]mine" and entry.marks == "◉◇"
-        assert "[red]mine" in str(shown(app).table.get_row(entry.id)[0]) and "[red]mine" in said(app, "details")
+        assert entry.name == "[red]mine"
+        assert entry.marks == "◉◇"
+        assert "[red]mine" in str(shown(app).table.get_row(entry.id)[0])
+        assert "[red]mine" in said(app, "details")
 
 
 async def test_names_with_brackets_are_shown_as_they_are(make_app: Callable[..., AdvisorApp], engine: FakeEngine) -> None:
@@ -219,20 +231,33 @@ async def test_an_error_of_the_engine_is_a_dialog_and_the_screen_stays(
         await settled(pilot)
         await pilot.press("5")
         await settled(pilot)
-        assert isinstance(app.screen, ErrorDialog) and app.screen.what == bad.what
-        while isinstance(app.screen, ErrorDialog):
-            await pilot.press("escape")
+        assert isinstance(app.screen, ErrorDialog)
+        assert app.screen.what == bad.what
+        await pilot.press("escape")
+        await settled(pilot)
         assert shown(app).table.row_count > 3
+        assert "could be predicted" in said(app, "heading")
 
 
 async def test_before_the_search_is_over_there_is_what_is_known(
-    make_app: Callable[..., AdvisorApp], engine: FakeEngine, bad: AdvisorError
+    make_app: Callable[..., AdvisorApp], engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.fails = {"recommend": bad}
+    gate, recommend = threading.Event(), engine.recommend
+
+    def late(*asked: Any) -> Any:
+        gate.wait(60)
+        return recommend(*asked)
+
+    monkeypatch.setattr(engine, "recommend", late)
     app = make_app(opened=True)
     async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        await pilot.press("escape", "5")
-        await settled(pilot)
+        while app.state.opened is None:
+            await pilot.pause(0.02)
+        app.action_show("compare")
+        while app.is_busy("compare") or not isinstance(app.screen, CompareScreen) or not app.screen.entries:
+            await pilot.pause(0.02)
         assert [entry.kinds for entry in shown(app).entries] == [(CURRENT,)]
-        assert "No recommendation" in said(app, "heading")
+        assert "searching" in said(app, "heading")
+        gate.set()
+        await settled(pilot)
+        assert len(shown(app).entries) > 3

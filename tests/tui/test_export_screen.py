@@ -50,14 +50,16 @@ async def test_every_format_shows_its_files_and_how_true_they_are(
             assert screen.format_name == name
             rendered = target.render(plan)
             for file_name, file in rendered.files.items():
-                assert said(app, "file").startswith(file_name) and said(app, "preview").rstrip() == file.text.rstrip()
+                assert said(app, "file").startswith(file_name)
+                assert said(app, "preview").rstrip() == file.text.rstrip()
                 await pilot.press("f")
             assert rendered.fidelity in said(app, "fidelity")
             assert all(reason in said(app, "fidelity") for reason in rendered.reasons)
             nothing = rendered.fidelity == "impossible"
             assert ("nothing to resolve" if nothing else f"wraps {len(plan.names)} modules") in said(app, "resolved")
             option = str(screen.query_one("#formats", OptionList).get_option(name).prompt)
-            assert target.label in option and rendered.fidelity in option
+            assert target.label in option
+            assert rendered.fidelity in option
             await pilot.press("down")
             await settled(pilot)
 
@@ -77,7 +79,8 @@ async def test_saving_shows_the_paths_and_overwriting_asks(make_app: Callable[..
         (out / "lora.yaml").write_text("mine")
         await pilot.press("s")
         await settled(pilot)
-        assert isinstance(app.screen, Question) and str(out / "lora.yaml") in app.screen.text
+        assert isinstance(app.screen, Question)
+        assert str(out / "lora.yaml") in app.screen.text
         await pilot.press("enter")  # the default is to keep
         await settled(pilot)
         assert (out / "lora.yaml").read_text() == "mine"
@@ -98,7 +101,8 @@ async def test_a_folder_that_cannot_be_written_is_a_dialog(make_app: Callable[..
         app.screen.query_one("#folder", Input).value = str(tmp_path / "file" / "below")
         await pilot.press("e", "enter")
         await settled(pilot)
-        assert isinstance(app.screen, ErrorDialog) and str(tmp_path / "file" / "below") in app.screen.what
+        assert isinstance(app.screen, ErrorDialog)
+        assert str(tmp_path / "file" / "below") in app.screen.what
 
 
 async def test_what_cannot_be_resolved_is_said_beside_the_preview(
@@ -110,7 +114,8 @@ async def test_what_cannot_be_resolved_is_said_beside_the_preview(
         await settled(pilot)
         await pilot.press("6")
         await settled(pilot)
-        assert bad.what in said(app, "resolved") and "target_modules" in said(app, "preview")
+        assert bad.what in said(app, "resolved")
+        assert "target_modules" in said(app, "preview")
 
 
 async def test_an_empty_selection_has_no_config(make_app: Callable[..., AdvisorApp], tmp_path: Path) -> None:
@@ -126,7 +131,8 @@ async def test_an_empty_selection_has_no_config(make_app: Callable[..., AdvisorA
         app.screen.query_one("#folder", Input).value = str(tmp_path / "out")
         await pilot.press("s", "y", "f")
         await settled(pilot)
-        assert isinstance(app.screen, ExportScreen) and not (tmp_path / "out").exists()
+        assert isinstance(app.screen, ExportScreen)
+        assert not (tmp_path / "out").exists()
         app.state.undo()
         await settled(pilot)
         assert "target_modules" in said(app, "preview")
@@ -143,7 +149,8 @@ async def test_copy_copies_the_file_that_is_shown(
         await pilot.press("6")
         await settled(pilot)
         await pilot.press("y", "f", "y")
-        assert "target_modules" in yaml.safe_load(copied[0]) and "target_modules" in json.loads(copied[1])
+        assert "target_modules" in yaml.safe_load(copied[0])
+        assert "target_modules" in json.loads(copied[1])
 
 
 async def test_from_a_probe_to_a_config_that_peft_accepts(

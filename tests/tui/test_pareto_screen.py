@@ -33,11 +33,14 @@ async def test_the_plot_is_there_where_there_is_room_and_the_table_always(
         screen = shown(app)
         drawn = screen.query_one(Plot)
         assert drawn.display == (size != (50, 20))
-        assert screen.table.row_count == len(screen.entries) and screen.table.size.height >= 5
+        assert screen.table.row_count == len(screen.entries)
+        assert screen.table.size.height >= 5
         if drawn.display:
             text = str(drawn.content)
-            assert len(text.splitlines()) == drawn.size.height and MARKS[FRONT] in text
-            assert MARKS[CURRENT] in text and "▸" in text + "◂"
+            assert len(text.splitlines()) == drawn.size.height
+            assert MARKS[FRONT] in text
+            assert MARKS[CURRENT] in text
+            assert "▸" in text + "◂"
 
 
 async def test_all_of_the_front_is_there(make_app: Callable[..., AdvisorApp]) -> None:
@@ -64,7 +67,8 @@ async def test_the_cursor_moves_the_mark_and_enter_takes_the_point(make_app: Cal
         for _ in range(len(shown(app).entries)):
             await pilot.press("up")
         first = shown(app).entries[0]
-        assert shown(app).under == first and first.name in str(app.screen.query_one("#details", Static).content)
+        assert shown(app).under == first
+        assert first.name in str(app.screen.query_one("#details", Static).content)
         if CURRENT in first.kinds:
             await pilot.press("down")
         wanted = shown(app).under
@@ -88,7 +92,8 @@ async def test_a_click_in_the_plot_goes_to_the_nearest_mark(make_app: Callable[.
         row, column = where[alone]
         await pilot.click("#plot", offset=(column, row))
         await pilot.pause()
-        assert shown(app).under is not None and shown(app).under.id == shown(app).drawn[alone]  # type: ignore[union-attr]
+        assert shown(app).under is not None
+        assert shown(app).under.id == shown(app).drawn[alone]
 
 
 async def test_m_changes_to_the_loss_and_back(make_app: Callable[..., AdvisorApp]) -> None:

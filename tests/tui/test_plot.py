@@ -26,8 +26,10 @@ SQUARE = [point(10, 0.0, "a"), point(1000, 1.0, "b"), point(100, 0.5, "c")]
 
 def test_the_smallest_is_at_the_lower_left_and_the_middle_of_a_log_scale_is_the_geometric_mean() -> None:
     (row_a, column_a), (row_b, column_b), (row_c, column_c) = places(SQUARE, WIDTH, HEIGHT)
-    assert row_b < row_c < row_a and column_a < column_c < column_b
-    assert column_c - GUTTER == 10 and row_c == 5
+    assert row_b < row_c < row_a
+    assert column_a < column_c < column_b
+    assert column_c - GUTTER == 10
+    assert row_c == 5
 
 
 def test_every_mark_stands_where_its_place_says() -> None:
@@ -53,7 +55,8 @@ def test_the_line_goes_right_at_the_value_reached_then_up() -> None:
 
 def test_the_first_of_several_in_one_cell_is_seen_but_the_cursors_over_all() -> None:
     same = [point(1, 0, "a"), point(1, 0, "b"), point(9, 1, "z")]
-    assert "a" in "".join(text(plot(same, [], WIDTH, HEIGHT))) and "b" not in "".join(text(plot(same, [], WIDTH, HEIGHT)))
+    assert "a" in "".join(text(plot(same, [], WIDTH, HEIGHT)))
+    assert "b" not in "".join(text(plot(same, [], WIDTH, HEIGHT)))
     assert "b" in "".join(text(plot(same, [], WIDTH, HEIGHT, cursor=1)))
 
 
@@ -61,7 +64,9 @@ def test_the_cursor_shows_the_interval_with_arrows_where_it_goes_on() -> None:
     points = [point(1, 0.0, "a", 0.2, 0.9), point(10, 1.0, "b", 0.5, 7.0), point(100, 0.3, "c")]
     styled = [part for line in plot(points, [], WIDTH, HEIGHT, cursor=1) for part in line]
     bar = "".join(part for part, style in styled if style == INTERVAL)
-    assert bar[0] == "↑" and set(bar[1:]) == {"│"} and "↓" not in bar
+    assert bar[0] == "↑"
+    assert set(bar[1:]) == {"│"}
+    assert "↓" not in bar
     assert "".join(part for part, style in styled if style == CURSOR) == "▸b◂"
 
 
