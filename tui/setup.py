@@ -239,7 +239,8 @@ class SetupScreen(AdvisorScreen):
 def preview_text(found: Preview) -> Content:
     """Task and columns in a sentence, then the first rows."""
     label = f", label {found.label_column}" if found.label_column else ""
-    classes = f" ({len(found.classes)}: {', '.join(found.classes[:6])}{', …' if len(found.classes) > 6 else ''})" if found.classes else ""
+    names = [*found.classes[:6], *(["…"] if len(found.classes) > 6 else [])]
+    classes = f" ({len(found.classes)}: {', '.join(names)})" if names else ""
     lines = [
         Content.styled(f"{found.task}{classes}, metric {found.metric}", "bold"),
         Content(f"{found.total:,} rows; text {', '.join(found.text_columns)}{label}; columns: {', '.join(found.columns)}"),

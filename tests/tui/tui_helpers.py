@@ -19,7 +19,7 @@ async def settled(pilot: Pilot[None]) -> None:
         waiting = app.runs or any(app.is_busy(topic) for topic in app.topics)
         state = app.state
         late = state.opened is not None and app.current_mode == "explore" and (
-            not state.is_fresh or state.effects is None or state.effects.candidate != state.current
+            not state.is_fresh or not state.effects_are_fresh
         )  # fmt: skip
         if not waiting and not late:
             await pilot.pause()
