@@ -67,10 +67,10 @@ class HeatMap(ScrollView, can_focus=True):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter", "toggle_here", "Toggle", key_display="space"),
-        Binding("up,k", "move(-1,0)", "Up", show=False),
-        Binding("down,j", "move(1,0)", "Down", show=False),
-        Binding("left,h", "move(0,-1)", "Left", show=False),
-        Binding("right,l", "move(0,1)", "Right", show=False),
+        Binding("up", "move(-1,0)", "Up", show=False),
+        Binding("down", "move(1,0)", "Down", show=False),
+        Binding("left", "move(0,-1)", "Left", show=False),
+        Binding("right", "move(0,1)", "Right", show=False),
         Binding("home", "move(0,-99)", "To the layer's name", show=False),
         Binding("end", "move(0,99)", "Last role", show=False),
         Binding("pageup", "move(-8,0)", "Up 8", show=False),
@@ -79,7 +79,7 @@ class HeatMap(ScrollView, can_focus=True):
         Binding("ctrl+end", "move(999,0)", "Last layer", show=False),
     ]
     DEFAULT_CSS = """
-    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size-vertical: 1; }
+    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }
     HeatMap > .heatmap--low { background: $surface; color: $text-muted; }
     HeatMap > .heatmap--high { background: $primary; color: $text; }
     HeatMap > .heatmap--header { background: $panel; color: $text; text-style: bold; }
@@ -115,8 +115,9 @@ class HeatMap(ScrollView, can_focus=True):
     def show_grid(self, grid: Grid) -> None:
         """Another probe."""
         self.grid, self.chosen, self.values, self._levels = grid, frozenset(), (), []
-        self.cursor = (0, 0)
+        self.set_reactive(HeatMap.cursor, (0, 0))
         self._resize()
+        self.watch_cursor()
 
     def show_values(self, values: Sequence[float], measure: Measure) -> None:
         """Colour by these, in model order; NaN: unknown."""

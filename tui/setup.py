@@ -64,7 +64,7 @@ class SetupScreen(AdvisorScreen):
     SetupScreen ChoiceField { height: 1; }
     SetupScreen #left { width: 1fr; height: 1fr; }
     SetupScreen #right { width: 1fr; height: 1fr; }
-    SetupScreen #right > * { padding: 0 1; }
+    SetupScreen #right > * { padding: 0 1; min-width: 12; }
     SetupScreen .heading { text-style: bold; color: $text-primary; height: 1; margin-top: 1; }
     SetupScreen #preview, SetupScreen #message { height: auto; }
     SetupScreen #message { color: $text-warning; padding: 0 1; }
