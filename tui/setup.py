@@ -58,7 +58,7 @@ class SetupScreen(AdvisorScreen):
     SetupScreen #columns { height: 1fr; }
     SetupScreen #form { layout: grid; grid-size: 2; grid-columns: 14 1fr; grid-rows: 1; height: auto; padding: 0 1; }
     SetupScreen .label { height: 1; color: $text-muted; }
-    SetupScreen TextField { height: 1; background: $boost; border: none; padding: 0 1; }
+    SetupScreen TextField { height: 1; background: $panel; border: none; padding: 0 1; }
     SetupScreen TextField:focus { background: $surface-lighten-1; text-style: none; }
     SetupScreen TextField.wrong { color: $text-error; text-style: underline; }
     SetupScreen ChoiceField { height: 1; }
