@@ -215,7 +215,8 @@ def agreements(scorer: Scorer) -> Array:
     view = scorer.view
     off_diagonal = view.gradient_sums - view.gradient_traces
     empty = np.full(len(off_diagonal), np.nan)
-    return np.divide(off_diagonal, view.gradient_traces, out=empty, where=view.gradient_traces > 0) / (scorer.probe.samples - 1)
+    ratios = np.divide(off_diagonal, view.gradient_traces, out=empty, where=view.gradient_traces > 0)
+    return np.asarray(ratios / (scorer.probe.samples - 1))
 
 
 def block_ranks(scorer: Scorer) -> Array:

@@ -35,11 +35,19 @@ from advisor.targets import Target
 from tui.app import AdvisorApp
 from tui.explore import ExploreScreen
 from tui.inputs import Inputs
+from tui.state import Change
 
 RESULTS = Path(__file__).parent / "results" / "terminal.json"
 LAYERS, EXAMPLES, TOGGLES, STARTS = 32, 128, 100, 15
 ADVISOR = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli import main; main()"
-EMPTY = "from textual.app import App\nfrom textual.widgets import Static\nclass A(App):\n def compose(self): yield Static('Setup')\nA().run()"
+EMPTY = """
+from textual.app import App
+from textual.widgets import Static
+class Empty(App):
+    def compose(self):
+        yield Static("Setup")
+Empty().run()
+"""
 
 
 def footprint(targets: list[Target]) -> dict[str, object]:
@@ -79,7 +87,7 @@ def synthetic_probe() -> Probe:
 
 
 async def at_rest(pilot: Pilot[None], app: AdvisorApp) -> None:
-    while app.runs or any(app.is_busy(topic) for topic in app.topics) or app.state.effects is None:
+    while app.runs or any(app.is_busy(topic) for topic in app.topics) or not app.state.effects_are_fresh:
         await pilot.pause(0.1)
 
 
@@ -95,25 +103,22 @@ async def toggles(folder: Path) -> dict[str, list[float]]:
             await pilot.press("down" if step // 8 % 2 else "right")
             await asyncio.sleep(0.6)  # a person looks; what each module would do is computed meanwhile
             await at_rest(pilot, app)
-            painted = asyncio.Event()
+            told = {change: asyncio.Event() for change in Change}
+            stop = app.state.subscribe(lambda change, told=told: told[change].set())
             began = time.perf_counter()
             app.simulate_key("space")
-            while app.state.is_fresh:
-                await asyncio.sleep(0)
-            screen.call_after_refresh(painted.set)
-            await painted.wait()
-            times["cell_and_parameters"].append(time.perf_counter() - began)
-            while not app.state.is_fresh:
-                await asyncio.sleep(0)
-            painted.clear()
-            screen.call_after_refresh(painted.set)
-            await painted.wait()
-            times["complete"].append(time.perf_counter() - began)
+            for what, change in (("cell_and_parameters", Change.SELECTION), ("complete", Change.FIGURES)):
+                await told[change].wait()
+                painted = asyncio.Event()
+                screen.call_after_refresh(painted.set)
+                await painted.wait()
+                times[what].append(time.perf_counter() - began)
+            stop()
             opened, current = app.state.opened, app.state.current
             assert opened is not None
             assert current is not None
             began = time.perf_counter()
-            app.engine.figures(opened, current, app.state.pick)
+            app.engine.figures(opened, current)
             times["engine"].append(time.perf_counter() - began)
     return times
 

@@ -137,8 +137,8 @@ class AdvisorApp(App[None]):
         self.session_path = session_path or session_file()
         self.kept: Kept = read_session(self.session_path)
         self.state = State(inputs or self.kept.inputs)
-        self.state.measure = self.kept.measure
         self.lineup = Lineup()
+        self.state.show_measure(self.kept.measure)
         self.recent = list(self.kept.recent)
         self.runs: dict[str, Session] = {}
         self.activity: Activity | None = None
@@ -147,6 +147,7 @@ class AdvisorApp(App[None]):
         self._latest: dict[str, Latest] = {}
         self._probe_folder, self._start, self._demo = probe_folder, start, demo
         self._keep_timer: Any = None
+        self.has_begun = False  # the form is there, and what was asked for at the start is under way
 
     def on_mount(self) -> None:
         if self.kept.theme in self.available_themes:
@@ -172,6 +173,7 @@ class AdvisorApp(App[None]):
             self.fill_demo()
         elif self._start:
             self.action_start_probe()
+        self.has_begun = True
 
     # --- places -------------------------------------------------------------------------------------------------------
 

@@ -42,8 +42,8 @@ class AdvisorScreen(Screen[None]):
     """A place of the app. Subclasses yield their widgets from :meth:`body` and redraw in :meth:`state_changed`."""
 
     HELP = ""  # what F1 says where the focused widget has none of its own
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (76, "-normal"), (120, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-low"), (30, "-high")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-normal"), (120, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", "Help", key_display="?"),
         Binding("ctrl+pagedown", "app.next_place(1)", "Next screen", show=False),

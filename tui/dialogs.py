@@ -11,7 +11,6 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-
 T = TypeVar("T")
 
 
@@ -20,7 +19,10 @@ class Dialog(ModalScreen[T], Generic[T]):
 
     CSS = """
     Dialog { align: center middle; }
-    Dialog > Vertical { width: 90%; max-width: 76; height: auto; max-height: 90%; background: $panel; border: round $border; padding: 0 1; }
+    Dialog > Vertical {
+        width: 90%; max-width: 76; height: auto; max-height: 90%;
+        background: $panel; border: round $border; padding: 0 1;
+    }
     Dialog .title { text-style: bold; color: $text; height: auto; }
     Dialog .body { height: auto; max-height: 16; margin: 1 0; }
     Dialog .body Static { height: auto; color: $text; }

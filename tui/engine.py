@@ -102,7 +102,7 @@ class Figures:
 
     Attributes:
         metric, loss, relative: (value, low, high), see :class:`advisor.scoring.Score`.
-        alike: it cannot be told from the recommended selection; None before there is one.
+        alike: it cannot be told from the recommended selection; None where that was not asked.
         condition: κ(K+σI). effective_rank: of K. spectrum: eigenvalues of K, descending; the head's block counts.
         certificate: bound C. far: reasons to trust the prediction less.
     """
@@ -126,12 +126,15 @@ class Effects:
 
     Attributes:
         rows: shares, and the exact change of V with its bound. gains: predicted loss without the module over that with
-            it, in seed standard deviations; positive: the module helps.
+            it, in seed standard deviations; positive: the module helps. alike: the selection cannot be told from
+            ``reference``, the recommended one; None before there is one.
     """
 
     candidate: Candidate
+    reference: Candidate | None
     rows: tuple[ModuleRow, ...]
     gains: Array
+    alike: bool | None
 
 
 @dataclass(frozen=True)
@@ -175,11 +178,11 @@ class Engine(Protocol):
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
         """Search within the budget of ``inputs``."""
 
-    def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None) -> Figures:
-        """What is said of a selection; ``reference`` is the recommended one."""
+    def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
+        """What is said of a selection; whether it can be told from ``reference``, the recommended one, takes longer."""
 
-    def effects(self, opened: Opened, candidate: Candidate) -> Effects:
-        """What toggling each module would do."""
+    def effects(self, opened: Opened, candidate: Candidate, reference: Candidate | None) -> Effects:
+        """What toggling each module would do; ``reference`` is the recommended selection."""
 
     def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
         """What is said of each selection; ``reference`` is the recommended one."""
@@ -371,7 +374,7 @@ class RealEngine:
             granularity=inputs.granularity, strategy=inputs.strategy, seed=inputs.seed,
         )  # fmt: skip
 
-    def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None) -> Figures:
+    def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
         from advisor.bounds import certificate
         from advisor.spectrum import Spectrum
 
@@ -397,14 +400,10 @@ class RealEngine:
             far=predictions.far,
         )
 
-    def effects(self, opened: Opened, candidate: Candidate) -> Effects:
-        from advisor.explain import module_rows
-
-        return Effects(candidate, tuple(module_rows(opened.scorer, candidate)), self._gains(opened, candidate))
-
-    def _gains(self, opened: Opened, candidate: Candidate) -> Array:
-        """Predicted log loss without each module less that with it, in seed standard deviations, [M]."""
+    def effects(self, opened: Opened, candidate: Candidate, reference: Candidate | None) -> Effects:
         import numpy as np
+
+        from advisor.explain import module_rows
 
         chosen = set(candidate.selection.targets)
         toggled = []
@@ -412,10 +411,16 @@ class RealEngine:
             kept = chosen ^ {name}
             targets = tuple(t.name for t in opened.targets if t.name in kept)
             toggled.append(replace(candidate, selection=replace(candidate.selection, targets=targets)))
-        found = opened.scorer.predict([candidate, *toggled])
-        change = (found.deviation[1:] - found.deviation[0]) / found.seed_sd
+        found = opened.scorer.predict([candidate, *toggled, *([] if reference is None else [reference])])
+        change = (found.deviation[1 : 1 + len(toggled)] - found.deviation[0]) / found.seed_sd
         inside = np.array([t.name in chosen for t in opened.targets])
-        return np.asarray(np.where(inside, change, -change))
+        return Effects(
+            candidate,
+            reference,
+            tuple(module_rows(opened.scorer, candidate)),
+            np.asarray(np.where(inside, change, -change)),
+            None if reference is None else not found.distinguishable(0, 1 + len(toggled)),
+        )
 
     def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
         return [self.figures(opened, candidate, reference) for candidate in candidates]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -28,6 +29,20 @@ class Panel(Static):
     def __init__(self, id: str, help_text: str) -> None:
         super().__init__("", id=id, markup=False)
         self.HELP_TEXT = help_text
+        self._text = ""
+
+    def show(self, text: str, bold_title: bool = False) -> None:
+        """Show another text; the screen is laid out anew only if that takes another number of lines."""
+        if text == self._text:
+            return
+        same_height = self._height(text) == self._height(self._text)
+        self._text = text
+        title, line_end, rest = text.partition("\n") if bold_title else ("", "", text)
+        self.update(Content.assemble((title, "bold"), line_end + rest), layout=not same_height)
+
+    def _height(self, text: str) -> int:
+        width = max(self.size.width, 1)
+        return sum(max(math.ceil(cell_len(line) / width), 1) for line in text.split("\n"))
 
 
 class ExploreScreen(AdvisorScreen):
@@ -106,11 +121,10 @@ class ExploreScreen(AdvisorScreen):
         panel.update(legend(self.state, measure_values(self.state), panel.size.width - 2))
 
     def _draw_side(self) -> None:
-        title, _, rest = selection_text(self.state, self._budget(), self.searching).partition("\n")
-        self.query_one("#selection", Static).update(Content.assemble((title, "bold"), f"\n{rest}"))
+        self.query_one("#selection", Panel).show(selection_text(self.state, self._budget(), self.searching), bold_title=True)
         self._draw_inspected()
-        panel = self.query_one("#spectrum", Static)
-        panel.update(spectrum_text(self.state, panel.size.width, 8 if self.size.height >= 34 else 5))
+        panel = self.query_one("#spectrum", Panel)
+        panel.show(spectrum_text(self.state, panel.size.width, 8 if self.size.height >= 34 else 5))
 
     def _budget(self) -> Any:
         from advisor.budget import parse_budget
@@ -126,21 +140,21 @@ class ExploreScreen(AdvisorScreen):
     def _compute(self) -> None:
         """Figures at once, of the newest selection only; what each module would do once the user pauses."""
         state, engine = self.state, self.advisor.engine
-        opened, current, pick = state.opened, state.current, state.pick
+        opened, current = state.opened, state.current
         if opened is None or current is None:
             return
-        if not state.is_fresh or (pick is not None and state.figures is not None and state.figures.alike is None):
-            self.advisor.ask("figures", lambda: engine.figures(opened, current, pick), state.show_figures)
+        if not state.is_fresh:
+            self.advisor.ask("figures", lambda: engine.figures(opened, current), state.show_figures)
         if self._effects_timer is not None:
             self._effects_timer.stop()
-        if state.effects is None or state.effects.candidate != current:
+        if not state.effects_are_fresh:
             self._effects_timer = self.set_timer(EFFECTS_AFTER, self._compute_effects)
 
     def _compute_effects(self) -> None:
         state, engine = self.state, self.advisor.engine
-        opened, current = state.opened, state.current
+        opened, current, pick = state.opened, state.current, state.pick
         if opened is not None and current is not None:
-            self.advisor.ask("effects", lambda: engine.effects(opened, current), state.show_effects)
+            self.advisor.ask("effects", lambda: engine.effects(opened, current, pick), state.show_effects)
 
     def _search(self) -> None:
         """Look for a recommendation beside everything else."""
@@ -171,8 +185,8 @@ class ExploreScreen(AdvisorScreen):
         self._draw_inspected()
 
     def _draw_inspected(self) -> None:
-        panel = self.query_one("#inspect", Static)
-        panel.update(inspected(self.state, self.under, panel.size.width))
+        panel = self.query_one("#inspect", Panel)
+        panel.show(inspected(self.state, self.under, panel.size.width))
 
     def action_measure(self) -> None:
         keys = list(MEASURES)
@@ -203,9 +217,11 @@ class ExploreScreen(AdvisorScreen):
         opened = self.state.opened
         if opened is None:
             return
-        pick = [replace(self.state.pick, selection=replace(self.state.pick.selection, name="the pick"))] if self.state.pick else []
-        found = [*pick, *self.state.named.values(), *self.advisor.engine.recipes(opened)]
-        choices = {str(i): f"{c.selection.name} ({len(c.selection.targets)} modules)" for i, c in enumerate(found)}
+        known = [(c.selection.name, c) for c in (*self.state.named.values(), *self.advisor.engine.recipes(opened))]
+        if self.state.pick is not None:
+            known.insert(0, ("the pick", self.state.pick))
+        found = [candidate for _, candidate in known]
+        choices = {str(i): f"{name} ({len(c.selection.targets)} modules)" for i, (name, c) in enumerate(known)}
         self.app.push_screen(
             ChoiceDialog("Load a selection", choices), lambda key: self.state.choose(found[int(key)]) if key else None
         )

@@ -31,11 +31,12 @@ class Field:
 
 
 FIELDS = (
-    Field("model", "Model", TEXT, "A local folder with config.json and safetensors, or a hub id such as gpt2.", "folder or hub id"),
+    Field("model", "Model", TEXT, "A local folder with config.json and safetensors, or a hub id such as gpt2.",
+          "folder or hub id"),
     Field("data", "Data", TEXT, "Your training rows: CSV, TSV, JSONL, a folder with train.*, or a hub id such as glue/sst2.",
           "file, folder or hub id", data=True),
     Field("eval_data", "Evaluation", TEXT, "Rows to evaluate on. They are never probed.", "10 % split off the data"),
-    Field("task", "Task", CHOICE, "What the model learns. auto infers it from the columns; the rows below show how they are read.",
+    Field("task", "Task", CHOICE, "What the model learns. auto infers it from the columns; the rows show how they are read.",
           choices=("auto", "classification", "regression", "causal-lm"), data=True),
     Field("text_columns", "Text columns", LIST, "Columns the text is read from, separated by commas; two for pairs of texts.",
           "inferred", data=True),
@@ -51,7 +52,8 @@ FIELDS = (
     Field("lr", "Learning rate", REAL, "Peak learning rate that the prediction is for.", "1e-3, language models 2e-4"),
     Field("batch_size", "Batch size", WHOLE, "Rows a training step; memory grows with it.", "32, language models 16"),
     Field("train_rows", "Training rows", WHOLE, "How many rows the prediction is for.", "all there are"),
-    Field("samples", "Probe rows", WHOLE, "Examples the probe looks at; more make it steadier and slower.", "max(128, 4 × classes)"),
+    Field("samples", "Probe rows", WHOLE, "Examples the probe looks at; more make it steadier and slower.",
+          "max(128, 4 × classes)"),
     Field("max_length", "Max tokens", WHOLE, "Tokens a row; longer ones are cut.", "128, language models 512"),
     Field("device", "Device", CHOICE, "Where the model runs.", choices=("auto", "cpu", "cuda")),
 )  # fmt: skip

@@ -66,11 +66,11 @@ class HeatMap(ScrollView, can_focus=True):
         "them. A click does both at once."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space,enter", "toggle", "Toggle", key_display="space"),
-        Binding("up,k", "move(-1,0)", "Up", show=False),
-        Binding("down,j", "move(1,0)", "Down", show=False),
-        Binding("left,h", "move(0,-1)", "Left", show=False),
-        Binding("right,l", "move(0,1)", "Right", show=False),
+        Binding("space,enter", "toggle_here", "Toggle", key_display="space"),
+        Binding("up", "move(-1,0)", "Up", show=False),
+        Binding("down", "move(1,0)", "Down", show=False),
+        Binding("left", "move(0,-1)", "Left", show=False),
+        Binding("right", "move(0,1)", "Right", show=False),
         Binding("home", "move(0,-99)", "To the layer's name", show=False),
         Binding("end", "move(0,99)", "Last role", show=False),
         Binding("pageup", "move(-8,0)", "Up 8", show=False),
@@ -79,7 +79,7 @@ class HeatMap(ScrollView, can_focus=True):
         Binding("ctrl+end", "move(999,0)", "Last layer", show=False),
     ]
     DEFAULT_CSS = """
-    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size-vertical: 1; }
+    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }
     HeatMap > .heatmap--low { background: $surface; color: $text-muted; }
     HeatMap > .heatmap--high { background: $primary; color: $text; }
     HeatMap > .heatmap--header { background: $panel; color: $text; text-style: bold; }
@@ -110,21 +110,30 @@ class HeatMap(ScrollView, can_focus=True):
         self.values: Sequence[float] = ()
         self.measure: Measure | None = None
         self._levels: list[float | None] = []
+        self._shades: dict[tuple[float | None, bool], Style] = {}
 
     def show_grid(self, grid: Grid) -> None:
         """Another probe."""
         self.grid, self.chosen, self.values, self._levels = grid, frozenset(), (), []
-        self.cursor = (0, 0)
+        self.set_reactive(HeatMap.cursor, (0, 0))
         self._resize()
+        self.watch_cursor()
 
     def show_values(self, values: Sequence[float], measure: Measure) -> None:
         """Colour by these, in model order; NaN: unknown."""
         self.values, self.measure, self._levels = values, measure, levels(values)
+        self._shades.clear()
         self.refresh()
 
     def show_chosen(self, chosen: frozenset[int]) -> None:
-        self.chosen = chosen
-        self.refresh()
+        changed, self.chosen = chosen ^ self.chosen, chosen
+        for row in {row for (row, _), members in self.grid.cells.items() if changed.intersection(members)}:
+            self.refresh(Region(0, row + 1 - self.scroll_offset.y, self.size.width, 1))
+
+    def notify_style_update(self) -> None:
+        """Another theme."""
+        self._shades.clear()
+        super().notify_style_update()
 
     # --- places -------------------------------------------------------------------------------------------------------
 
@@ -170,7 +179,7 @@ class HeatMap(ScrollView, can_focus=True):
             return
         self.cursor = (row + down, column + right)
 
-    def action_toggle(self) -> None:
+    def action_toggle_here(self) -> None:
         if modules := self.modules_at(*self.cursor):
             self.post_message(self.Toggled(modules))
 
@@ -180,15 +189,16 @@ class HeatMap(ScrollView, can_focus=True):
         column = (x - LABEL) // self.cell_width if event.x >= LABEL else -1
         if row < len(self.grid.layers) and column < len(self.grid.roles) and (row, column) != (-1, -1):
             self.cursor = (row, column)
-            self.action_toggle()
+            self.action_toggle_here()
 
     # --- drawing ------------------------------------------------------------------------------------------------------
 
     def render_line(self, y: int) -> Strip:
-        row = y - 1 + self.scroll_offset.y if y else -1
+        size, scroll, width = self.size, self.scroll_offset, self.cell_width
+        row = y - 1 + scroll.y if y else -1
         base = self.rich_style
         if row >= len(self.grid.layers) or not self.grid.roles:
-            return Strip.blank(self.size.width, base)
+            return Strip.blank(size.width, base)
         header = self.get_component_rich_style("heatmap--header")
         cursor = self.get_component_rich_style("heatmap--cursor")
         here = self.cursor if self.has_focus else None
@@ -197,12 +207,11 @@ class HeatMap(ScrollView, can_focus=True):
         segments = [Segment(CURSOR + label[1:], cursor) if at_label else Segment(label, header)]
         cells: list[Segment] = []
         for column, role in enumerate(self.grid.roles):
-            at_cursor = here == (row, column)
-            text, style = (f" {role}", header) if row < 0 else self._cell(row, column, base)
-            text = text[: self.cell_width].ljust(self.cell_width)
-            cells.append(Segment(CURSOR + text[1:], cursor) if at_cursor else Segment(text, style))
-        scrolled = Strip(cells).crop(self.scroll_offset.x, self.scroll_offset.x + self.size.width - LABEL)
-        return Strip([*segments, *scrolled]).extend_cell_length(self.size.width, base).crop(0, self.size.width)
+            text, style = (f" {role}", header) if row < 0 else self._cell(row, column, width, base)
+            text = text[:width].ljust(width)
+            cells.append(Segment(CURSOR + text[1:], cursor) if here == (row, column) else Segment(text, style))
+        scrolled = Strip(cells).crop(scroll.x, scroll.x + size.width - LABEL)
+        return Strip([*segments, *scrolled]).extend_cell_length(size.width, base).crop(0, size.width)
 
     def _label(self, row: int) -> str:
         if row < 0:
@@ -210,19 +219,22 @@ class HeatMap(ScrollView, can_focus=True):
         layer = self.grid.layers[row]
         return "–" if layer is None else str(layer)
 
-    def _cell(self, row: int, column: int, base: Style) -> tuple[str, Style]:
+    def _cell(self, row: int, column: int, width: int, base: Style) -> tuple[str, Style]:
         members = self.grid.cells.get((row, column), ())
         if not members:
-            return " " * self.cell_width, base
+            return "", base
         inside = sum(i in self.chosen for i in members)
         mark = LEFT_OUT if not inside else CHOSEN if inside == len(members) else "◐"
         known = bool(self._levels)
         found = [level for i in members if known and (level := self._levels[i]) is not None]
         level = max(found) if found else None
         text = f" {mark}{glyph(level) if known else ' '}"
-        if self.cell_width >= NARROWEST and known and self.measure:
-            text += number(max(self.values[i] for i in members), self.measure, min(self.cell_width - 3, 5))
-        return text, self._shade(level, bool(inside))
+        if width >= NARROWEST and known and self.measure:
+            text += number(max(self.values[i] for i in members), self.measure, min(width - 3, 5))
+        key = level, bool(inside)
+        if key not in self._shades:
+            self._shades[key] = self._shade(*key)
+        return text, self._shades[key]
 
     def _shade(self, level: float | None, chosen: bool) -> Style:
         """Between the theme's low and high; terminals' own colours cannot be mixed, there the glyph alone speaks."""

@@ -6,7 +6,7 @@ Nothing here imports the engine, so that Setup is on screen before anything heav
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -50,13 +50,13 @@ class Inputs:
     @classmethod
     def from_dict(cls, fields_: Mapping[str, Any]) -> Inputs:
         """The inverse, for what an older or newer program wrote: unknown fields and wrong types fall back to defaults."""
-        defaults = cls()
+        allowed: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
         found: dict[str, Any] = {}
         for field in fields(cls):
-            value, usual = fields_.get(field.name), getattr(defaults, field.name)
+            value = fields_.get(field.name)
             if field.name == "text_columns":
                 if isinstance(value, list) and all(isinstance(v, str) for v in value):
                     found[field.name] = tuple(value)
-            elif value is not None and (usual is None or isinstance(value, type(usual) | int)):
+            elif type(value) in allowed[str(field.type).split(" |")[0]]:
                 found[field.name] = value
-        return replace(defaults, **found)
+        return cls(**found)

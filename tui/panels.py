@@ -85,8 +85,8 @@ def selection_text(state: State, budget: Budget | None, searching: str = "") -> 
         ]
         if figures.certificate.low is not None:
             lines.append(f"certificate: rest lowers V ≤ {1 - figures.certificate.low:.1%}")
-        if figures.alike is not None and not state.is_pick:
-            lines.append("≈ cannot be told from the pick" if figures.alike else "≠ differs from the pick")
+        if state.effects_are_fresh and state.effects is not None and state.effects.alike is not None and not state.is_pick:
+            lines.append("≈ cannot be told from the pick" if state.effects.alike else "≠ differs from the pick")
         if figures.far:
             lines.append("⚠ far from all calibration runs")
     if searching:
@@ -135,7 +135,7 @@ def _end(text: str, most: int) -> str:
 def _effect_lines(state: State, index: int, inside: bool) -> list[str]:
     verb = "dropping" if inside else "adding"
     effects = state.effects
-    if effects is None or effects.candidate != state.current:
+    if effects is None or not state.effects_are_fresh:
         return [f"{verb} it: …"]
     effect, gain = effects.rows[index].effect, float(effects.gains[index])
     lines = [f"{verb} it: predicted {-gain if inside else gain:+.2f} sd"]

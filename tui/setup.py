@@ -58,13 +58,13 @@ class SetupScreen(AdvisorScreen):
     SetupScreen #columns { height: 1fr; }
     SetupScreen #form { layout: grid; grid-size: 2; grid-columns: 14 1fr; grid-rows: 1; height: auto; padding: 0 1; }
     SetupScreen .label { height: 1; color: $text-muted; }
-    SetupScreen TextField { height: 1; background: $boost; border: none; padding: 0 1; }
+    SetupScreen TextField { height: 1; background: $panel; border: none; padding: 0 1; }
     SetupScreen TextField:focus { background: $surface-lighten-1; text-style: none; }
     SetupScreen TextField.wrong { color: $text-error; text-style: underline; }
     SetupScreen ChoiceField { height: 1; }
     SetupScreen #left { width: 1fr; height: 1fr; }
     SetupScreen #right { width: 1fr; height: 1fr; }
-    SetupScreen #right > * { padding: 0 1; }
+    SetupScreen #right > * { padding: 0 1; min-width: 12; }
     SetupScreen .heading { text-style: bold; color: $text-primary; height: 1; margin-top: 1; }
     SetupScreen #preview, SetupScreen #message { height: auto; }
     SetupScreen #message { color: $text-warning; padding: 0 1; }
@@ -239,7 +239,8 @@ class SetupScreen(AdvisorScreen):
 def preview_text(found: Preview) -> Content:
     """Task and columns in a sentence, then the first rows."""
     label = f", label {found.label_column}" if found.label_column else ""
-    classes = f" ({len(found.classes)}: {', '.join(found.classes[:6])}{', …' if len(found.classes) > 6 else ''})" if found.classes else ""
+    names = [*found.classes[:6], *(["…"] if len(found.classes) > 6 else [])]
+    classes = f" ({len(found.classes)}: {', '.join(names)})" if names else ""
     lines = [
         Content.styled(f"{found.task}{classes}, metric {found.metric}", "bold"),
         Content(f"{found.total:,} rows; text {', '.join(found.text_columns)}{label}; columns: {', '.join(found.columns)}"),

@@ -138,6 +138,11 @@ class State:
         return self.figures is not None and self.figures.candidate == self.current
 
     @property
+    def effects_are_fresh(self) -> bool:
+        """Whether ``effects`` are those of the current selection, beside the recommended one where there is one."""
+        return self.effects is not None and (self.effects.candidate, self.effects.reference) == (self.current, self.pick)
+
+    @property
     def can_undo(self) -> bool:
         return bool(self._undo)
 

@@ -45,12 +45,12 @@ class FakeEngine(RealEngine):
 
     Attributes:
         scorer: of every probe that is opened or made. fails: raised by the method of that name.
-        gate: ``probe`` waits for it between its batches where it is not None.
+        gate: ``probe``, between its batches, and ``recommend`` wait for it where it is not None.
     """
 
-    def __init__(self, folder: Path, scorer: Scorer | None = None) -> None:
+    def __init__(self, folder: Path, scorer: Scorer) -> None:
         self.folder = folder
-        self.scorer = scorer or fakes.make_scorer(fakes.make_probe())
+        self.scorer = scorer
         self.fails: dict[str, Exception] = {}
         self.gate: threading.Event | None = None
         self.asked: list[str] = []
@@ -107,6 +107,8 @@ class FakeEngine(RealEngine):
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
         """The last layer's modules, and a front of the usual recipes: no search."""
         self._called("recommend")
+        if self.gate is not None:
+            self.gate.wait(10)
         scorer, budget = opened.scorer, parse_budget(inputs.budget)
         last = max(t.layer for t in opened.targets if t.layer is not None)
         names = tuple(t.name for t in opened.targets if t.layer == last)
@@ -147,11 +149,16 @@ class FakeEngine(RealEngine):
         return super().export(plan, format_name, folder, overwrite)
 
 
+@pytest.fixture(scope="session")
+def scorer() -> Scorer:
+    return fakes.make_scorer(fakes.make_probe(n=24))
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> FakeEngine:
+def engine(tmp_path: Path, scorer: Scorer) -> FakeEngine:
     folder = tmp_path / "probe"
     folder.mkdir()
-    return FakeEngine(folder)
+    return FakeEngine(folder, scorer)
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +169,8 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr("time.time", lambda: FROZEN)
     monkeypatch.setattr("tui.probe.memory", lambda: "1.23 GB")
+    monkeypatch.setattr("tui.explore.EFFECTS_AFTER", 0.01)
+    monkeypatch.setattr("tui.setup.PREVIEW_AFTER", 0.01)
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ async def test_before_the_search_is_over_there_is_what_is_known(
     monkeypatch.setattr(engine, "recommend", late)
     app = make_app(opened=True)
     async with app.run_test(size=(80, 24)) as pilot:
-        while app.state.opened is None:
+        while "search" not in app.runs:
             await pilot.pause(0.02)
         app.action_show("compare")
         while app.is_busy("compare") or not isinstance(app.screen, CompareScreen) or not app.screen.entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from tui.app import AdvisorApp
 
@@ -16,12 +17,17 @@ async def settled(pilot: Pilot[None]) -> None:
     assert isinstance(app, AdvisorApp)
     for _ in range(TRIES):
         await pilot.pause(0.02)
-        waiting = app.runs or any(app.is_busy(topic) for topic in app.topics)
+        waiting = not app.has_begun or app.runs or any(app.is_busy(topic) for topic in app.topics)
         state = app.state
         late = state.opened is not None and app.current_mode == "explore" and (
-            not state.is_fresh or state.effects is None or state.effects.candidate != state.current
+            not state.is_fresh or not state.effects_are_fresh
         )  # fmt: skip
         if not waiting and not late:
             await pilot.pause()
             return
     raise AssertionError(f"still busy: {list(app.runs)}")
+
+
+def shown_text(app: AdvisorApp, selector: str) -> str:
+    """The text of a Static of the screen in view."""
+    return str(app.screen.query_one(selector, Static).render())
