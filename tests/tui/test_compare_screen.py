@@ -9,7 +9,6 @@ from typing import Any
 
 import fakes
 import pytest
-from conftest import FakeEngine
 from textual.widgets import Static
 from tui_helpers import settled
 
@@ -19,6 +18,7 @@ from advisor.targets import LoraSettings, Selection
 from tui.app import AdvisorApp
 from tui.compare import CompareScreen
 from tui.dialogs import ErrorDialog, TextDialog
+from tui.inputs import Inputs
 from tui.lineup import CURRENT, PEER, PICK, RECIPE, apart, differences, merged, ranges
 
 SIZES = [(120, 40), (80, 24), (50, 20)]
@@ -81,9 +81,8 @@ def test_differences_name_roles_and_layers_both_ways_and_ranks() -> None:
     assert differences(targets, one, one) == ["the same modules at the same ranks"]
 
 
-def test_what_cannot_be_told_apart_is_not_known_rather_than_the_same() -> None:
-    engine = FakeEngine(None, fakes.make_scorer())  # type: ignore[arg-type]
-    opened = engine.open(None, fakes_inputs())  # type: ignore[arg-type]
+def test_what_cannot_be_told_apart_is_not_known_rather_than_the_same(engine: Any) -> None:
+    opened = engine.open(engine.folder, Inputs())
     probe = opened.probe
     pick, all_of_it = fakes.candidate(probe, range(3)), fakes.candidate(probe, range(24))
     figures = engine.compare(opened, [pick, all_of_it], pick)
@@ -97,12 +96,6 @@ def test_what_cannot_be_told_apart_is_not_known_rather_than_the_same() -> None:
     assert apart(entry, worse, figures[0]) == "yes, worse"
     assert apart(merged([(PICK, "the pick", pick)])[0], figures[0], figures[0]) == "is the pick"
     assert apart(entry, None, figures[0]) == "…"
-
-
-def fakes_inputs() -> object:
-    from tui.inputs import Inputs
-
-    return Inputs()
 
 
 # --- the screen ------------------------------------------------------------------------------------------------------
@@ -207,7 +200,7 @@ async def test_kept_selections_are_there_under_their_names(make_app: Callable[..
         assert "[red]mine" in said(app, "details")
 
 
-async def test_names_with_brackets_are_shown_as_they_are(make_app: Callable[..., AdvisorApp], engine: FakeEngine) -> None:
+async def test_names_with_brackets_are_shown_as_they_are(make_app: Callable[..., AdvisorApp], engine: Any) -> None:
     engine.scorer = fakes.make_scorer(bracketed())
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -223,7 +216,7 @@ async def test_names_with_brackets_are_shown_as_they_are(make_app: Callable[...,
 
 
 async def test_an_error_of_the_engine_is_a_dialog_and_the_screen_stays(
-    make_app: Callable[..., AdvisorApp], engine: FakeEngine, bad: AdvisorError
+    make_app: Callable[..., AdvisorApp], engine: Any, bad: AdvisorError
 ) -> None:
     engine.fails = {"peers": bad, "compare": bad}
     app = make_app(opened=True)
@@ -240,7 +233,7 @@ async def test_an_error_of_the_engine_is_a_dialog_and_the_screen_stays(
 
 
 async def test_before_the_search_is_over_there_is_what_is_known(
-    make_app: Callable[..., AdvisorApp], engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., AdvisorApp], engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, recommend = threading.Event(), engine.recommend
 

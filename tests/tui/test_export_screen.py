@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import FakeEngine
 from textual.widgets import Input, OptionList, Static
 from tui_helpers import settled
 
@@ -106,7 +105,7 @@ async def test_a_folder_that_cannot_be_written_is_a_dialog(make_app: Callable[..
 
 
 async def test_what_cannot_be_resolved_is_said_beside_the_preview(
-    make_app: Callable[..., AdvisorApp], engine: FakeEngine, bad: AdvisorError
+    make_app: Callable[..., AdvisorApp], engine: Any, bad: AdvisorError
 ) -> None:
     engine.fails = {"resolve": bad}
     app = make_app(opened=True)
