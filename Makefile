@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint bench screenshots clean
 
 setup: $(VENV)/.installed
 
@@ -33,7 +33,11 @@ bench: setup
 	$(BIN)/python benchmarks/probe.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/terminal.py
 	$(BIN)/python benchmarks/validity.py
+
+screenshots: setup
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) recommendation .pytest_cache .mypy_cache .ruff_cache .hypothesis

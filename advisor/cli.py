@@ -133,8 +133,12 @@ def recommend(
     dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
     kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, formats: Formats = "peft",
     as_json: Json = False,
+    in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data, and recommend target modules under --budget."""
+    if in_tui and _has_terminal():
+        _run_tui(dict(locals()), start=True)
+        return
     from advisor import workflow
     from advisor.budget import parse_budget
     from advisor.console import console_session
@@ -303,6 +307,35 @@ def compare(
 
 
 @app.command()
+def tui(
+    probe_or_model: Annotated[
+        str | None, typer.Argument(metavar="[PROBE|MODEL]", help="A probe's folder, or a model folder or hub id.")
+    ] = None,
+    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
+    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
+    budget: BudgetText = "25%",
+    granularity: Annotated[str, typer.Option("--granularity", help="module, role or layer.")] = "module",
+    strategy: Strategy = "predicted",
+    demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
+    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
+    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
+    samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
+    dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0,
+) -> None:  # fmt: skip
+    """Look at a probe, or make one, in the terminal; without arguments: what was open last."""
+    if not _has_terminal():
+        raise BadInput("The terminal interface needs a terminal.", "Use `advisor recommend` or `advisor explain` instead.")
+    options = dict(locals())
+    probe_folder = None
+    if probe_or_model is not None and (Path(probe_or_model) / "probe.json").is_file():
+        probe_folder = Path(probe_or_model)
+    else:
+        options["model"] = probe_or_model
+    _run_tui(options, probe_folder=probe_folder)
+
+
+@app.command()
 def export(
     recommendation: Annotated[Path, typer.Argument(help="Folder written by `advisor recommend`.")],
     formats: Formats = "peft", out: Out = None, as_json: Json = False,
@@ -400,6 +433,20 @@ def calibrate(
         _print_json({"rows": count, "file": str(rows_file) if rows_file else None})
     else:
         print(f"{count} rows: {rows_file}" if rows_file else f"Runs: {out / RUNS_FILE}")
+
+
+def _has_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty() and sys.stdout.isatty()
+
+
+def _run_tui(options: dict[str, Any], **how: Any) -> None:
+    """The terminal interface with the options that a command was given."""
+    import gc
+
+    gc.disable()  # until the first paint, which comes sooner by a tenth; the app enables it again
+    from tui.main import run
+
+    raise typer.Exit(run(options, **how))
 
 
 # --- from options to engine objects -------------------------------------------------------------------------------

@@ -181,6 +181,50 @@ class Spectra:
         return cls(heads, tuple(Spectrum.of(kernels.of(weights[None], head)[0]) for head in heads))
 
 
+def module_rows(scorer: Scorer, candidate: Candidate) -> list[ModuleRow]:
+    """The :class:`ModuleRow` of every module, in model order, without the rest of an explanation."""
+    return _rows_and_effects(scorer, candidate)[0]
+
+
+def _rows_and_effects(scorer: Scorer, candidate: Candidate) -> tuple[list[ModuleRow], list[list[Effect]], Spectra]:
+    """The rows; the effects behind them, with the head, where there is one, then without; the candidate's spectra."""
+    chosen = Spectra.of(scorer, scorer.block_weights([candidate], scorer.kernels.kind)[0])
+    adapted = np.isin([t.name for t in scorer.probe.targets], candidate.selection.targets)
+    parts = _own_weights(scorer, candidate)[:, None, None] * scorer.kernels.blocks
+    effects = [_effects(scorer, spectrum, parts, adapted) for spectrum in chosen.spectra]
+    return _module_rows(scorer, candidate, adapted, effects), effects, chosen
+
+
+def _own_weights(scorer: Scorer, candidate: Candidate) -> Array:
+    """What each block is multiplied by, [M]: adapted modules at the candidate's rank, the others at the scorer's."""
+    weights = scorer.block_weights([candidate], scorer.kernels.kind)[0]
+    return np.where(np.isin([t.name for t in scorer.probe.targets], candidate.selection.targets), weights, 1.0)
+
+
+def _traces(scorer: Scorer, candidate: Candidate) -> Array:
+    """Of every module's block at those weights, [M]."""
+    return np.asarray(_own_weights(scorer, candidate) * np.einsum("mii->m", scorer.kernels.blocks))
+
+
+def _head_trace(scorer: Scorer) -> float | None:
+    return float(np.trace(scorer.kernels.head)) if scorer.probe.head is not None else None
+
+
+def agreements(scorer: Scorer) -> Array:
+    """``agreement`` of :class:`ModuleRow` for every module, [M]; NaN where the gradient is zero."""
+    view = scorer.view
+    off_diagonal = view.gradient_sums - view.gradient_traces
+    empty = np.full(len(off_diagonal), np.nan)
+    ratios = np.divide(off_diagonal, view.gradient_traces, out=empty, where=view.gradient_traces > 0)
+    return np.asarray(ratios / (scorer.probe.samples - 1))
+
+
+def block_ranks(scorer: Scorer) -> Array:
+    """Effective rank of every module's own block, [M], between 0 and n."""
+    values = np.linalg.eigvalsh(scorer.kernels.blocks)[:, ::-1].clip(0.0)
+    return np.array([Spectrum(row, np.empty(0)).effective_rank() for row in values])
+
+
 def _explain(
     scorer: Scorer,
     score: Score,
@@ -188,22 +232,18 @@ def _explain(
     budget: Budget | None,
     linearity: Linearity | None,
 ) -> Explanation:
-    weights = scorer.block_weights([score.candidate], scorer.kernels.kind)[0]
-    chosen = Spectra.of(scorer, weights)
-    adapted = np.isin([t.name for t in scorer.probe.targets], score.candidate.selection.targets)
-    parts = np.where(adapted, weights, 1.0)[:, None, None] * scorer.kernels.blocks
-    effects = [_effects(scorer, spectrum, parts, adapted) for spectrum in chosen.spectra]
+    rows, effects, chosen = _rows_and_effects(scorer, score.candidate)
     if budget is not None:
         within = [
             _budget_bound(scorer, score, budget, head, [e.eta for e in of_head])
             for head, of_head in zip(chosen.heads, effects, strict=True)
         ]
         score = replace(score, bounds=(*score.bounds, *within))
-    traces = np.einsum("mii->m", parts)
-    head_trace = float(np.trace(scorer.kernels.head)) if scorer.probe.head is not None else None
+    traces = _traces(scorer, score.candidate)
+    head_trace = _head_trace(scorer)
     return Explanation(
         score,
-        tuple(_module_rows(scorer, score.candidate, adapted, traces, head_trace, effects)),
+        tuple(rows),
         head_trace / float(traces.sum()) if head_trace is not None and traces.sum() > 0 else None,
         tuple(_figures(scorer, score.candidate, chosen, everything)),
         float((scorer.probe.z**2).sum()),
@@ -239,17 +279,11 @@ def _budget_bound(scorer: Scorer, score: Score, budget: Budget, head: bool, etas
 
 
 def _module_rows(
-    scorer: Scorer,
-    candidate: Candidate,
-    adapted: NDArray[np.bool_],
-    traces: Array,
-    head_trace: float | None,
-    effects: Sequence[Sequence[Effect]],
+    scorer: Scorer, candidate: Candidate, adapted: NDArray[np.bool_], effects: Sequence[Sequence[Effect]]
 ) -> list[ModuleRow]:
-    view, n = scorer.view, scorer.probe.samples
     scales = scorer.block_weights([candidate], "lora-expected")[0]
-    energies = np.where(adapted, scales, 1.0) * view.gradient_traces
-    off_diagonal = view.gradient_sums - view.gradient_traces
+    energies = np.where(adapted, scales, 1.0) * scorer.view.gradient_traces
+    traces, head_trace, agree = _traces(scorer, candidate), _head_trace(scorer), agreements(scorer)
     total, energy = float(traces.sum()) or 1.0, float(energies.sum()) or 1.0
     return [
         ModuleRow(
@@ -258,7 +292,7 @@ def _module_rows(
             share=float(traces[m]) / total,
             share_with_head=None if head_trace is None else float(traces[m]) / (float(traces.sum()) + head_trace or 1.0),
             energy=float(energies[m]) / energy,
-            agreement=float(off_diagonal[m] / view.gradient_traces[m]) / (n - 1) if view.gradient_traces[m] > 0 else None,
+            agreement=None if np.isnan(agree[m]) else float(agree[m]),
             effect=effects[0][m],
             effect_without_head=effects[1][m] if len(effects) > 1 else None,
         )

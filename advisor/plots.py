@@ -20,8 +20,10 @@ def bar(share: float, width: int) -> str:
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
 
 
-def spectrum_lines(series: Sequence[tuple[Array, str]], sigma: float) -> list[str]:
-    """A plot of descending eigenvalues against their number, log scale, σ as a dashed line, ≤ 72 columns.
+def spectrum_lines(
+    series: Sequence[tuple[Array, str]], sigma: float, columns: int = COLUMNS, rows: int = ROWS
+) -> list[str]:
+    """A plot of descending eigenvalues against their number, log scale, σ as a dashed line, ``columns`` + 12 wide at most.
 
     What lies below σ/100, where the ridge leaves nothing of it, is not drawn but counted.
     """
@@ -32,17 +34,17 @@ def spectrum_lines(series: Sequence[tuple[Array, str]], sigma: float) -> list[st
     smallest = min(float(values[values > 0][-1]) for values, _ in series if values[0] > 0)
     floor = float(np.clip(smallest, sigma / 100, sigma / 2)) if sigma <= top else max(smallest, top * 1e-6)
     high, low = np.log10(top), np.log10(min(max(floor, top * 1e-12), top / 10))
-    columns = min(COLUMNS, n)
+    columns = min(columns, n)
 
     def row_of(value: float) -> int:
-        return round(float((high - np.log10(value)) / (high - low) * (ROWS - 1)))
+        return round(float((high - np.log10(value)) / (high - low) * (rows - 1)))
 
-    grid = [[" "] * columns for _ in range(ROWS)]
-    if top >= sigma and row_of(sigma) < ROWS:
+    grid = [[" "] * columns for _ in range(rows)]
+    if top >= sigma and row_of(sigma) < rows:
         grid[row_of(sigma)] = [RIDGE] * columns
     hidden = []
     for values, mark in series:
-        drawn = [(i, float(v)) for i, v in enumerate(values) if v > 0 and row_of(float(v)) < ROWS]
+        drawn = [(i, float(v)) for i, v in enumerate(values) if v > 0 and row_of(float(v)) < rows]
         for i, value in drawn:
             row, column = row_of(value), round(i * (columns - 1) / max(n - 1, 1))
             taken = grid[row][column] not in (" ", RIDGE, mark)
@@ -51,7 +53,7 @@ def spectrum_lines(series: Sequence[tuple[Array, str]], sigma: float) -> list[st
             hidden.append(f"{n - len(drawn)} of {mark}")
     lines = []
     for row, cells in enumerate(grid):
-        value = float(f"{10 ** (high - row / (ROWS - 1) * (high - low)):.2g}")
+        value = float(f"{10 ** (high - row / (rows - 1) * (high - low)):.2g}")
         label = f"{count(value):>9} ┤" if row % 3 == 0 else f"{'':9} │"
         lines.append(label + "".join(cells).rstrip())
     lines.append(f"{'':9} └" + "─" * columns)

@@ -98,11 +98,15 @@ def prepare_for_probe(source: Source, session: Session, samples: int | None) -> 
     return prepare(source, session, train_limit=rows_needed, eval_limit=0)
 
 
-def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) -> Probe:
-    """The probe from the user's cache, keyed by weights, data and settings, or a new one put there."""
+def cache_folder(prepared: Prepared, settings: ProbeSettings) -> Path:
+    """Where the user's cache keeps this probe, keyed by weights, data and settings."""
     identity = json.dumps(probe_identity(prepared, settings), sort_keys=True)
-    key = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    return run_probe(prepared, settings, Path(platformdirs.user_cache_dir(APP)) / "probes" / key, session)
+    return Path(platformdirs.user_cache_dir(APP)) / "probes" / hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) -> Probe:
+    """The probe from the user's cache, or a new one put there."""
+    return run_probe(prepared, settings, cache_folder(prepared, settings), session)
 
 
 def measure_pick(

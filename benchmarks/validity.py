@@ -367,7 +367,9 @@ def main() -> None:
         "tasks_left_out": summary(by_task),
         "models_left_out": summary(by_model),
         "never_shipped": summary(held_out),
-        "from_shuffled_losses": float(np.mean([r["predicted"]["all"] for rs in control for r in rs if r.get("selections", 0) >= RANKED])),
+        "from_shuffled_losses": float(
+            np.mean([r["predicted"]["all"] for rs in control for r in rs if r.get("selections", 0) >= RANKED])
+        ),
         "groups": {"task left out": by_task, "model left out": by_model, "never shipped": held_out},
     }
     print(json.dumps({key: value for key, value in result.items() if key != "groups"}, indent=1))

@@ -43,7 +43,10 @@ def group_table(reports: Sequence[dict[str, Any]]) -> str:
     lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
     for r in reports:
         i, d, span = r["intervals"], r["differences"], r["predicted_interval"]
-        around = " / ".join("–" if span[k] is None or r["predicted"][k] is None else f"{span[k][0]:+.2f} … {span[k][1]:+.2f}" for k in ("all", "within"))
+        around = " / ".join(
+            "–" if span[k] is None or r["predicted"][k] is None else f"{span[k][0]:+.2f} … {span[k][1]:+.2f}"
+            for k in ("all", "within")
+        )
         lines.append(
             [
                 short(r["group"]), str(r["selections"]), pair(r["predicted"]), around, pair(r["second_seed"]),

@@ -1,1 +1,1 @@
-"""The Textual session. Talks to :mod:`advisor` through plain data and events; nothing is built here yet."""
+"""The Textual session. Talks to :mod:`advisor` through plain data and events."""

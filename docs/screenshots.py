@@ -1,0 +1,77 @@
+"""Pictures of every screen on the demo's probe, into ``docs/screenshots``: ``make screenshots``.
+
+Each is an SVG as Textual draws it, and a PNG of it where ``rsvg-convert`` is installed. Other probes and places:
+
+    python docs/screenshots.py --probe FOLDER --out FOLDER --keys down,space
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from tui.app import AdvisorApp
+from tui.inputs import Inputs
+
+LOOKS = (((120, 40), "textual-dark"), ((80, 24), "textual-light"), ((50, 20), "textual-dark"))
+PATIENCE = 1800  # seconds for probe and search together
+
+
+async def settled(pilot: Pilot[None], app: AdvisorApp) -> None:
+    """Wait until nothing is under way."""
+    for _ in range(PATIENCE * 5):
+        await pilot.pause(0.2)
+        if not app.runs and not any(app.is_busy(topic) for topic in app.topics):
+            await pilot.pause(0.8)
+            if not app.runs and not any(app.is_busy(topic) for topic in app.topics):
+                return
+    raise TimeoutError("The app did not come to rest.")
+
+
+def save(app: AdvisorApp, path: Path) -> None:
+    # without it rsvg-convert drops the spaces that a text begins with
+    svg = app.export_screenshot(title="LoRA layer advisor").replace("<svg ", '<svg xml:space="preserve" ', 1)
+    path.with_suffix(".svg").write_text(svg, encoding="utf-8")
+    if program := shutil.which("rsvg-convert"):
+        subprocess.run([program, "-w", "1000", "-o", path.with_suffix(".png"), path.with_suffix(".svg")], check=True)
+    print(path.with_suffix(".svg"))
+
+
+async def main(probe: Path | None, out: Path, keys: list[str], looks: list[tuple[tuple[int, int], str]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        app = AdvisorApp(
+            Inputs(), session_path=Path(folder) / "tui.json", probe_folder=probe, demo=probe is None, start=probe is None
+        )
+        async with app.run_test(size=looks[0][0]) as pilot:
+            await settled(pilot, app)
+            if app.state.opened is None:
+                raise SystemExit(f"No probe was opened: {app.screen}")
+            for key in keys:
+                await pilot.press(key)
+            await settled(pilot, app)
+            for size, theme in looks:
+                app.theme = theme
+                await pilot.resize_terminal(*size)
+                for place in app.PLACES:
+                    app.action_show(place.mode)
+                    await settled(pilot, app)
+                    look = f"{size[0]}x{size[1]}-{theme.removeprefix('textual-')}"
+                    save(app, out / f"{place.mode}-{look}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--probe", type=Path, help="a probe's folder; default: the demo's, probed if need be")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "screenshots")
+    parser.add_argument("--keys", default="down,down,right,right", help="pressed in Explore first, separated by commas")
+    parser.add_argument("--look", action="append", help="e.g. 200x60:textual-light; may be repeated")
+    given = parser.parse_args()
+    wanted = [(tuple(map(int, look.split(":")[0].split("x"))), look.split(":")[1]) for look in given.look or ()] or list(LOOKS)
+    asyncio.run(main(given.probe, given.out, [key for key in given.keys.split(",") if key], wanted))

@@ -1,0 +1,190 @@
+"""A fake engine for the screens: synthetic probes, real arithmetic, nothing slow; a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from tui_helpers import FROZEN
+
+from advisor.budget import parse_budget
+from advisor.errors import AdvisorError
+from advisor.events import Session, Stage
+from advisor.explain import agreements, block_ranks
+from advisor.export import FORMATS
+from advisor.export.peft import Resolved
+from advisor.export.plan import Plan
+from advisor.peer_picks import PeerPick, module_scores
+from advisor.recommend import Recommendation, Stability, compare, module_shares
+from advisor.scoring import Candidate, Scorer
+from advisor.selections import all_linear
+from advisor.targets import LoraSettings, Selection
+from tui.app import AdvisorApp
+from tui.engine import Exported, Figures, Opened, Preview, RealEngine, Recent
+from tui.inputs import Inputs
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Coroutine tests run in an event loop of their own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+class FakeEngine(RealEngine):
+    """:class:`tui.engine.RealEngine` on a synthetic probe, without files but for kept selections.
+
+    Attributes:
+        scorer: of every probe that is opened or made. fails: raised by the method of that name.
+        gate: ``probe``, between its batches, and ``recommend`` wait for it where it is not None.
+    """
+
+    def __init__(self, folder: Path, scorer: Scorer) -> None:
+        self.folder = folder
+        self.scorer = scorer
+        self.fails: dict[str, Exception] = {}
+        self.gate: threading.Event | None = None
+        self.asked: list[str] = []
+
+    def _called(self, name: str) -> None:
+        self.asked.append(name)
+        if name in self.fails:
+            raise self.fails[name]
+
+    def recent(self, folders: Iterable[str]) -> list[Recent]:
+        self._called("recent")
+        return [Recent(Path(folder), "fake/bert", "fake.jsonl", 24, FROZEN - 7200) for folder in folders]
+
+    def demo(self) -> tuple[str, str]:
+        self._called("demo")
+        return "demo-model", "demo.jsonl"
+
+    def preview(self, inputs: Inputs) -> Preview:
+        self._called("preview")
+        return Preview(
+            task=inputs.task if inputs.task != "auto" else "classification",
+            metric=inputs.metric or "accuracy",
+            text_columns=inputs.text_columns or ("text",),
+            label_column=inputs.label_column or "label",
+            classes=("c0", "c1"),
+            columns=("text", "label", "note"),
+            rows=(("a first [row] of text", "c0"), ("a second one", "c1")),
+            total=400,
+            notes=("The task is classification.",),
+        )
+
+    def probe(self, inputs: Inputs, session: Session) -> Opened:
+        self._called("probe")
+        session.note(f"Probing {inputs.model} on {inputs.data}.")
+        stage = Stage(session, "Probe", 4)
+        for batch in range(4):
+            if self.gate is not None:
+                self.gate.wait(10)
+            session.check()
+            stage.advance(f"layer [{batch}]")
+        return self.open(self.folder, inputs)
+
+    def open(self, folder: Path, inputs: Inputs) -> Opened:
+        self._called("open")
+        scorer = self.scorer
+        if inputs.rank != scorer.settings.rank:
+            scorer = fakes.make_scorer(scorer.probe, settings=LoraSettings(inputs.rank, inputs.alpha))
+        shares = module_shares(scorer, [t.name for t in scorer.probe.targets])
+        return Opened(
+            folder, scorer, np.array(list(shares.values())), agreements(scorer), block_ranks(scorer),
+            module_scores(scorer.probe),
+        )  # fmt: skip
+
+    def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
+        """The last layer's modules, and a front of the usual recipes: no search."""
+        self._called("recommend")
+        if self.gate is not None:
+            self.gate.wait(10)
+        scorer, budget = opened.scorer, parse_budget(inputs.budget)
+        last = max(t.layer for t in opened.targets if t.layer is not None)
+        names = tuple(t.name for t in opened.targets if t.layer == last)
+        pool = [
+            Candidate(all_linear(opened.targets), scorer.settings),
+            Candidate(Selection("searched #1", names), scorer.settings),
+            Candidate(Selection("searched #2", names[:3]), scorer.settings),
+        ]
+        scores = scorer.score(pool)
+        equal, _ = compare(scorer, budget)
+        return Recommendation(
+            all_linear=scores[0], picked=scores[1], best=scores[1], front=scorer.score([pool[2], pool[1], pool[0]]),
+            equal_budget=equal, baseline=None, alike=2, stability=Stability((1.0,) * len(names), 20),
+            pool=tuple(pool), finalists=(1, 2), budget=budget, granularity="module", strategy="predicted",
+        )  # fmt: skip
+
+    def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
+        self._called("compare")
+        return super().compare(opened, candidates, reference)
+
+    def peers(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[PeerPick]:
+        self._called("peers")
+        return super().peers(opened, recommendation, inputs)
+
+    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
+        """As if PEFT did what it is asked: there is no model."""
+        self._called("resolve")
+        if FORMATS[format_name].render(plan).fidelity == "impossible":
+            return None
+        ranks = {name: plan.module_settings(name).rank for name in plan.names}
+        return Resolved(
+            wrapped=plan.names, lora_params=plan.params, saved=plan.head, saved_params=50, other_params=0, warnings=(),
+            ranks=ranks, alphas=dict.fromkeys(plan.names, 16.0), rslora=False, parameters=(),
+        )  # fmt: skip
+
+    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
+        self._called("export")
+        return super().export(plan, format_name, folder, overwrite)
+
+
+@pytest.fixture(scope="session")
+def scorer() -> Scorer:
+    return fakes.make_scorer(fakes.make_probe(n=24))
+
+
+@pytest.fixture
+def engine(tmp_path: Path, scorer: Scorer) -> FakeEngine:
+    folder = tmp_path / "probe"
+    folder.mkdir()
+    return FakeEngine(folder, scorer)
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Session, log and cache of each test alone; a clock that stands still; no memory figures."""
+    for name in ("STATE", "CACHE", "DATA", "CONFIG"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("time.time", lambda: FROZEN)
+    monkeypatch.setattr("tui.probe.memory", lambda: "1.23 GB")
+    monkeypatch.setattr("tui.explore.EFFECTS_AFTER", 0.01)
+    monkeypatch.setattr("tui.setup.PREVIEW_AFTER", 0.01)
+
+
+@pytest.fixture
+def make_app(engine: FakeEngine, tmp_path: Path) -> Callable[..., AdvisorApp]:
+    """``make_app(inputs=None, *, opened=False, start=False)``: an app on the fake engine; ``opened``: in Explore."""
+
+    def make(inputs: Inputs | None = None, *, opened: bool = False, **options: Any) -> AdvisorApp:
+        if opened:
+            options["probe_folder"] = engine.folder
+        return AdvisorApp(inputs or Inputs(), engine, session_path=tmp_path / "tui.json", **options)
+
+    return make
+
+
+@pytest.fixture
+def bad() -> AdvisorError:
+    return AdvisorError("The file [bold]x[/bold].csv is empty.", "Give another file.")

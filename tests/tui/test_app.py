@@ -1,0 +1,270 @@
+"""The app as a whole: what is kept, crashes, resizing, themes, what is loaded when, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.widgets import Footer
+from tui_helpers import settled, shown_text
+
+import advisor
+from advisor.cli import app as command_line
+from tui.app import AdvisorApp
+from tui.dialogs import ErrorDialog
+from tui.heatmap import HeatMap
+from tui.inputs import Inputs
+from tui.keep import Kept, read_session
+from tui.main import inputs_of
+
+MakeApp = Callable[..., AdvisorApp]
+ROOT = Path(advisor.__file__).resolve().parents[1]
+SIZES = [(120, 40), (50, 20), (200, 60), (80, 24), (20, 6), (1, 1), (100, 30)]
+
+
+async def test_the_session_is_there_again(make_app: MakeApp, engine, tmp_path: Path) -> None:
+    app = make_app(Inputs(model="m", budget="12modules"), opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("space", "m")
+        mine = app.state.chosen
+        app.theme = "textual-light"
+        await pilot.press("ctrl+q")
+    again = make_app(None)
+    assert again.kept.probe == str(engine.folder)
+    again = AdvisorApp(None, engine, session_path=tmp_path / "tui.json")
+    async with again.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert again.state.inputs == Inputs(model="m", budget="12modules")
+        assert (again.theme, again.state.measure) == ("textual-light", "agreement")
+        again.open_probe(engine.folder)
+        await settled(pilot)
+        assert again.state.chosen == mine
+
+
+async def test_a_change_is_on_disk_without_leaving(make_app: MakeApp, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tui.app.KEEP_AFTER", 0.01)
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "space")
+        await pilot.pause(0.1)
+        kept = read_session(tmp_path / "tui.json")
+        assert kept.selection["targets"] == list(app.state.current.selection.targets)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1, "inputs": 3, "recent": 4, "theme": 5}'])
+def test_a_damaged_session_keeps_nobody_out(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tui.json"
+    path.write_text(text, encoding="utf-8")
+    assert read_session(path) == Kept()
+
+
+async def test_a_session_that_no_longer_fits_the_probe_is_left_out(make_app: MakeApp, engine, tmp_path: Path) -> None:
+    session = {"schema": 1, "probe": str(engine.folder), "selection": {"name": "x", "targets": ["gone"]}, "measure": "no"}
+    (tmp_path / "tui.json").write_text(json.dumps(session), encoding="utf-8")
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert app.state.measure == "share"
+        assert app.state.chosen
+
+
+async def test_a_lost_terminal_loses_nothing(make_app: MakeApp, tmp_path: Path) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "space")
+        chosen = app.state.chosen
+        os.kill(os.getpid(), signal.SIGHUP)
+        await pilot.pause(0.1)
+        assert not app.is_running or app._exit
+    assert set(read_session(tmp_path / "tui.json").selection["targets"]) == chosen
+
+
+async def test_an_error_in_the_interface_itself_keeps_session_and_traceback(make_app: MakeApp, tmp_path: Path) -> None:
+    app = make_app(opened=True)
+    with pytest.raises(ZeroDivisionError):
+        async with app.run_test(size=(120, 40)) as pilot:
+            await settled(pilot)
+            await pilot.press("n", "space")
+            app.call_later(lambda: 1 / 0)
+            await pilot.pause(0.1)
+    assert "ZeroDivisionError" in app.log_path.read_text()
+    assert set(read_session(tmp_path / "tui.json").selection["targets"]) == app.state.chosen
+
+
+async def test_any_size_at_any_time(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        for place in app.PLACES:
+            app.action_show(place.mode)
+            for size in SIZES:
+                await pilot.resize_terminal(*size)
+                await pilot.pause()
+        app.action_show("explore")
+        await pilot.press("n", "home", "space", "end")
+        assert len(app.state.chosen) == 6
+
+
+async def test_many_layers_scroll_under_a_fixed_header(make_app: MakeApp, engine) -> None:
+    import fakes
+
+    engine.scorer = fakes.make_scorer(fakes.make_probe(n=12, layers=40))
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "ctrl+end", "space")
+        assert app.state.chosen == {"encoder.layer.39.attention.self.query"}
+        heatmap = app.screen.query_one(HeatMap)
+        lines = [heatmap.render_line(y).text for y in range(heatmap.size.height)]
+        assert lines[0].split()[:2] == ["layer", "query"]
+        assert lines[-1].split()[0] == "39"
+        assert "▸●" in lines[-1]
+
+
+@pytest.mark.parametrize("theme", ["textual-dark", "textual-light", "ansi-dark", "ansi-light"])
+async def test_what_is_chosen_shows_without_colour_in_every_theme(make_app: MakeApp, theme: str) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.theme = theme
+        await settled(pilot)
+        heatmap = app.screen.query_one(HeatMap)
+        text = heatmap.render_line(4).text
+        assert text.count("●") == 6
+        assert heatmap.render_line(1).text.count("○") == 6
+
+
+async def test_no_color_is_respected(make_app: MakeApp, monkeypatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        svg = app.export_screenshot()
+    colours = {part[:7] for part in svg.split("fill=\"")[1:] if part.startswith("#")}
+    grey = {c for c in colours if c[1:3] == c[3:5] == c[5:7]}
+    assert len(colours - grey) <= 4  # the window's own buttons and title
+
+
+async def test_the_palette_has_every_action_of_the_screen(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        titles = {command.title for command in app.get_system_commands(app.screen)}
+        assert {"Go to Setup", "Measure", "Undo", "Redo", "Pick", "Load", "Keep", "Toggle", "Help", "Terms"} <= titles
+        command = next(c for c in app.get_system_commands(app.screen) if c.title == "None")
+        command.callback()
+        await pilot.pause(0.05)
+        assert not app.state.chosen
+
+
+async def test_the_footer_shows_the_keys_of_the_place(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        shown = {getattr(key, "description", "") for key in app.screen.query_one(Footer).query("FooterKey")}
+        assert {"Toggle", "Help", "Undo", "Quit"} <= shown
+
+
+async def test_a_probe_that_cannot_be_opened_is_said(make_app: MakeApp, engine, bad) -> None:
+    engine.fails["open"] = bad
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert isinstance(app.screen, ErrorDialog)
+        assert app.screen.what == bad.what
+        await pilot.press("escape")
+        assert app.current_mode == "setup"
+        assert "[1 Setup]" in shown_text(app, "#places")
+
+
+def test_nothing_heavy_is_loaded_at_first_paint(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from tui.app import AdvisorApp\n"
+        "class App(AdvisorApp):\n"
+        "    async def _begin(self):\n"
+        "        heavy = [m for m in ('torch', 'transformers', 'peft', 'sklearn', 'scipy', 'numpy') if m in sys.modules]\n"
+        "        self.exit(); print(heavy, file=sys.__stdout__)\n"
+        "App().run(headless=True)\n"
+    )
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, env=environment)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_existing_probe_is_explored_without_torch(tmp_path: Path) -> None:
+    import fakes
+
+    from advisor.probe_folder import save_probe
+
+    save_probe(fakes.make_probe(n=16, layers=2), tmp_path / "probe")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from advisor.events import Session\n"
+        "from tui.engine import RealEngine\n"
+        "from tui.inputs import Inputs\n"
+        "engine = RealEngine()\n"
+        f"opened = engine.open(Path({str(tmp_path / 'probe')!r}), Inputs())\n"
+        "pick = engine.recommend(opened, Inputs(), Session()).picked.candidate\n"
+        "figures, effects = engine.figures(opened, pick), engine.effects(opened, pick, pick)\n"
+        "engine.keep(opened, [pick])\n"
+        "assert engine.kept(opened) == [pick] and effects.alike and figures.cost.params > 0\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'textual') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_without_a_terminal_the_command_says_so(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "needs a terminal" in done.stderr
+
+
+def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli import main; main()"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm-256color", XDG_STATE_HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    written, deadline, asked = b"", time.monotonic() + 30, False
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                written += os.read(terminal, 65536)
+            except OSError:
+                break
+        if not asked and b"Learning rate" in written:
+            os.write(terminal, b"\x11")
+            asked = True
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"\x1b[?1049l" in written  # back from the alternate screen
+
+
+def test_the_command_shares_the_options_of_recommend() -> None:
+    by_name = {c.callback.__name__: set(c.callback.__annotations__) for c in command_line.registered_commands}
+    own = {"model", "baseline", "confirm", "confirm_rows", "workers", "out", "as_json", "in_tui"}
+    assert by_name["recommend"] - by_name["tui"] == own
+    assert by_name["tui"] - by_name["recommend"] == {"probe_or_model"}
+
+
+def test_options_become_inputs_and_none_given_keeps_the_last_session() -> None:
+    options = {"model": None, "rank": 8, "budget": "25%", "text_column": None, "lr": None, "demo": False, "data": None}
+    assert inputs_of(options) is None
+    assert inputs_of({**options, "rank": 4, "text_column": ["a"]}) == Inputs(rank=4, text_columns=("a",))

@@ -1,0 +1,236 @@
+"""Explore: the heat-map and what is live around it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import fakes
+import pytest
+from textual.widgets import Input, OptionList, Static
+from tui_helpers import settled, shown_text
+
+from advisor.errors import BadInput
+from advisor.targets import Target
+from tui.app import AdvisorApp
+from tui.dialogs import ErrorDialog, TextDialog
+from tui.heatmap import Grid, HeatMap
+from tui.inputs import Inputs
+
+MakeApp = Callable[..., AdvisorApp]
+NAME = "encoder.layer.{}.attention.self.{}"
+
+
+async def test_space_toggles_the_module_under_the_cursor_and_everything_follows(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert app.current_mode == "explore"
+        before, loss = app.state.chosen, app.state.figures.loss
+        await pilot.press("down", "right", "space")
+        await settled(pilot)
+        assert app.state.chosen ^ before == {NAME.format(1, "key")}
+        assert app.state.is_fresh
+        assert app.state.figures.loss != loss
+        assert app.state.figures.cost.params == app.state.params
+        assert "my selection" in shown_text(app, "#selection")
+
+
+async def test_the_pick_is_shown_once_it_is_found_and_r_goes_back_to_it(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        pick = {t.name for t in app.state.targets if t.layer == 3}
+        assert app.state.chosen == pick
+        assert shown_text(app, "#selection").startswith("the pick")
+        await pilot.press("n")
+        assert not app.state.chosen
+        await pilot.press("r")
+        await settled(pilot)
+        assert app.state.chosen == pick
+
+
+async def test_a_search_that_ends_late_does_not_take_away_what_was_chosen(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    engine.gate = threading.Event()
+    async with app.run_test(size=(120, 40)) as pilot:
+        while "recommend" not in engine.asked or app.state.figures is None:
+            await pilot.pause(0.02)
+        await pilot.press("space")
+        mine = app.state.chosen
+        engine.gate.set()
+        await settled(pilot)
+        assert app.state.pick is not None
+        assert app.state.chosen == mine
+
+
+async def test_rows_and_columns_toggle_as_a_whole(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "home", "space")
+        assert app.state.chosen == {t.name for t in app.state.targets if t.layer == 0}
+        await pilot.press("n", "right", "up", "space")
+        assert app.state.chosen == {t.name for t in app.state.targets if t.role == "query"}
+        await pilot.press("space")
+        assert not app.state.chosen
+
+
+async def test_the_mouse_does_what_the_keys_do(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n")
+        width = app.screen.query_one(HeatMap).cell_width
+        await pilot.click(HeatMap, offset=(6 + width + 1, 3))
+        assert app.state.chosen == {NAME.format(2, "key")}
+        await pilot.click(HeatMap, offset=(1, 1))
+        assert {t.name for t in app.state.targets if t.layer == 0} <= app.state.chosen
+        await pilot.click(HeatMap, offset=(7, 0))
+        assert {t.name for t in app.state.targets if t.role == "query"} <= app.state.chosen
+        before = app.state.chosen
+        await pilot.click(HeatMap, offset=(1, 0))
+        await pilot.click(HeatMap, offset=(6 + 6 * width + 2, 2))
+        assert app.state.chosen == before
+
+
+async def test_undo_and_redo_by_their_keys(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        start = app.state.chosen
+        await pilot.press("space", "right", "space")
+        end = app.state.chosen
+        await pilot.press("u", "ctrl+z")
+        assert app.state.chosen == start
+        await pilot.press("ctrl+r", "ctrl+y")
+        assert app.state.chosen == end
+
+
+async def test_many_keys_at_once_leave_the_figures_of_the_last(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press(*(["space", "right"] * 5), *(["down", "space", "left"] * 5))
+        await settled(pilot)
+        expected = app.engine.figures(app.state.opened, app.state.current)
+        assert app.state.figures.metric == expected.metric
+
+
+async def test_measures_take_turns_and_the_legend_names_them(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        seen = []
+        for _ in range(4):
+            seen.append(shown_text(app, "#legend").split("  ")[0])
+            await pilot.press("m")
+        assert seen == ["kernel share", "gradient agreement", "predicted gain", "bound width"]
+        assert app.state.measure == "share"
+
+
+async def test_the_cursor_inspects(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("ctrl+end", "end")
+        text = shown_text(app, "#inspect")
+        assert "encoder.layer.3.output.dense" in text
+        assert "40→24" in text
+        assert "dropping it: predicted" in text
+        await pilot.press("home")
+        assert "6 modules, 6 adapted" in shown_text(app, "#inspect")
+
+
+async def test_a_selection_is_kept_beside_the_probe_and_is_there_again(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("space", "s")
+        app.screen.query_one(Input).value = "mine [x]"
+        await pilot.press("enter")
+        await settled(pilot)
+        mine = app.state.chosen
+    entries = json.loads((engine.folder / "selections.json").read_text())
+    assert [(e["name"], set(e["targets"])) for e in entries] == [("mine [x]", mine)]
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("r", "l")
+        labels = [str(app.screen.query_one(OptionList).get_option_at_index(i).prompt) for i in range(2)]
+        assert labels[0].startswith("the pick")
+        assert labels[1].startswith("mine [x]")
+        await pilot.press("down", "enter")
+        assert app.state.chosen == mine
+        await pilot.press("d", "enter")
+        await settled(pilot)
+    assert json.loads((engine.folder / "selections.json").read_text()) == []
+
+
+async def test_a_folder_that_cannot_be_written_is_an_error_with_its_next_step(make_app: MakeApp, engine) -> None:
+    engine.keep = lambda *_: (_ for _ in ()).throw(BadInput("read-only [folder]", "Choose another."))
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("s", "x", "enter")
+        await settled(pilot)
+        assert isinstance(app.screen, ErrorDialog)
+        assert "read-only [folder]" in str(app.screen.query_one("#what", Static).render())
+
+
+async def test_help_says_what_the_focused_widget_is_and_which_keys_it_has(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for key in ("f1", "question_mark", "w"):
+            await pilot.press(key)
+            assert isinstance(app.screen, TextDialog)
+            text = app.screen.text
+            assert "κ" in text if key == "w" else ("Each cell is a module" in text and "Undo" in text)
+            await pilot.press("escape")
+
+
+async def test_the_budget_that_is_passed_is_said(make_app: MakeApp) -> None:
+    app = make_app(Inputs(budget="3modules"), opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert "▲ over" in shown_text(app, "#selection")
+
+
+@pytest.mark.parametrize("task", ["regression", "causal-lm"])
+async def test_other_tasks(make_app: MakeApp, engine, task: str) -> None:
+    engine.scorer = fakes.make_scorer(fakes.make_probe(task=task))
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("space", "m")
+        await settled(pilot)
+        assert app.state.opened.metric[:8] in shown_text(app, "#selection")
+
+
+def test_modules_outside_layers_and_twice_in_one_have_their_place() -> None:
+    def target(name: str, layer: int | None, role: str) -> Target:
+        return Target(name, layer, role, "other", 4, 4)
+
+    grid = Grid.of([target("e", None, "embed"), target("a", 1, "up"), target("b", 1, "up"), target("c", 0, "up")])
+    assert grid.layers == (0, 1, None)
+    assert grid.roles == ("embed", "up")
+    assert grid.cells == {(2, 0): (0,), (1, 1): (1, 2), (0, 1): (3,)}
+    assert grid.row(1) == (1, 2)
+    assert set(grid.column(1)) == {1, 2, 3}
+
+
+async def test_names_full_of_markup_are_shown_as_they_are(make_app: MakeApp, engine) -> None:
+    probe = fakes.make_probe()
+    odd = tuple(replace(t, name=f"[red]{t.name}[/]", role=f"[b]{t.role}") for t in probe.targets)
+    footprint = {**probe.info["footprint"], "targets": [t.name for t in odd]}
+    info = {**probe.info, "model": "[link=x]m", "qv_roles": ["[b]query"], "footprint": footprint}
+    engine.scorer = fakes.make_scorer(replace(probe, targets=odd, info=info))
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert "[red]encoder.layer.0.attention.self.query[/]" in shown_text(app, "#inspect")
+        await pilot.press("space", "1", "3")
+        await settled(pilot)

@@ -1,0 +1,201 @@
+"""Export: formats, preview, what PEFT makes of it, saving; and from a probe to a config that PEFT accepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from textual.widgets import Input, OptionList, Static
+from tui_helpers import settled
+
+from advisor.errors import AdvisorError
+from advisor.export import FORMATS
+from advisor.targets import Selection
+from tui.app import AdvisorApp
+from tui.dialogs import ErrorDialog, Question
+from tui.engine import RealEngine
+from tui.export import ExportScreen
+from tui.inputs import Inputs
+
+SIZES = [(120, 40), (80, 24), (50, 20)]
+
+
+def shown(app: AdvisorApp) -> ExportScreen:
+    assert isinstance(app.screen, ExportScreen)
+    return app.screen
+
+
+def said(app: AdvisorApp, id: str) -> str:
+    return str(app.screen.query_one(f"#{id}", Static).content)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_format_shows_its_files_and_how_true_they_are(
+    make_app: Callable[..., AdvisorApp], size: tuple[int, int]
+) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        screen = shown(app)
+        plan = app.engine.plan(app.state.opened, app.state.current, app.state.recommendation)  # type: ignore[arg-type]
+        for name, target in FORMATS.items():
+            assert screen.format_name == name
+            rendered = target.render(plan)
+            for file_name, file in rendered.files.items():
+                assert said(app, "file").startswith(file_name)
+                assert said(app, "preview").rstrip() == file.text.rstrip()
+                await pilot.press("f")
+            assert rendered.fidelity in said(app, "fidelity")
+            assert all(reason in said(app, "fidelity") for reason in rendered.reasons)
+            nothing = rendered.fidelity == "impossible"
+            assert ("nothing to resolve" if nothing else f"wraps {len(plan.names)} modules") in said(app, "resolved")
+            option = str(screen.query_one("#formats", OptionList).get_option(name).prompt)
+            assert target.label in option
+            assert rendered.fidelity in option
+            await pilot.press("down")
+            await settled(pilot)
+
+
+async def test_saving_shows_the_paths_and_overwriting_asks(make_app: Callable[..., AdvisorApp], tmp_path: Path) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        out = tmp_path / "new [b]folder[/b]"
+        app.screen.query_one("#folder", Input).value = str(out)
+        await pilot.press("s")
+        await settled(pilot)
+        assert {path.name for path in out.iterdir()} == {"lora.yaml", "adapter_config.json"}
+        assert str(out / "lora.yaml") in said(app, "saved")
+        (out / "lora.yaml").write_text("mine")
+        await pilot.press("s")
+        await settled(pilot)
+        assert isinstance(app.screen, Question)
+        assert str(out / "lora.yaml") in app.screen.text
+        await pilot.press("enter")  # the default is to keep
+        await settled(pilot)
+        assert (out / "lora.yaml").read_text() == "mine"
+        await pilot.press("s")
+        await settled(pilot)
+        await pilot.click("#overwrite")
+        await settled(pilot)
+        assert "target_modules" in (out / "lora.yaml").read_text()
+
+
+async def test_a_folder_that_cannot_be_written_is_a_dialog(make_app: Callable[..., AdvisorApp], tmp_path: Path) -> None:
+    app = make_app(opened=True)
+    (tmp_path / "file").write_text("")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        app.screen.query_one("#folder", Input).value = str(tmp_path / "file" / "below")
+        await pilot.press("e", "enter")
+        await settled(pilot)
+        assert isinstance(app.screen, ErrorDialog)
+        assert str(tmp_path / "file" / "below") in app.screen.what
+
+
+async def test_what_cannot_be_resolved_is_said_beside_the_preview(
+    make_app: Callable[..., AdvisorApp], engine: Any, bad: AdvisorError
+) -> None:
+    engine.fails = {"resolve": bad}
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        assert bad.what in said(app, "resolved")
+        assert "target_modules" in said(app, "preview")
+
+
+async def test_an_empty_selection_has_no_config(make_app: Callable[..., AdvisorApp], tmp_path: Path) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        current = app.state.current
+        assert current is not None
+        app.state.choose(replace(current, selection=Selection("nothing", ())))
+        await pilot.press("6")
+        await settled(pilot)
+        assert "no modules" in said(app, "preview")
+        app.screen.query_one("#folder", Input).value = str(tmp_path / "out")
+        await pilot.press("s", "y", "f")
+        await settled(pilot)
+        assert isinstance(app.screen, ExportScreen)
+        assert not (tmp_path / "out").exists()
+        app.state.undo()
+        await settled(pilot)
+        assert "target_modules" in said(app, "preview")
+
+
+async def test_copy_copies_the_file_that_is_shown(
+    make_app: Callable[..., AdvisorApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(opened=True)
+    copied: list[str] = []
+    monkeypatch.setattr(app, "copy_to_clipboard", copied.append)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        await pilot.press("y", "f", "y")
+        assert "target_modules" in yaml.safe_load(copied[0])
+        assert "target_modules" in json.loads(copied[1])
+
+
+async def test_from_a_probe_to_a_config_that_peft_accepts(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The real engine; and its files are those that `advisor recommend` and `advisor export` write for the pick."""
+    from peft import LoraConfig, get_peft_model
+
+    from advisor import workflow
+    from advisor.budget import parse_budget
+    from advisor.events import Session
+    from advisor.models import meta_model
+
+    data = tmp_path / "data.jsonl"
+    rows = [{"text": f"{'good' if i % 2 else 'bad'} movie {'cat' if i % 3 else 'dog'}", "label": i % 2} for i in range(60)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_model("bert")
+    inputs = Inputs(model=str(model), data=str(data), samples=16, head="fresh", budget="40%")
+    engine = RealEngine()
+    opened = engine.probe(inputs, Session())
+    app = AdvisorApp(inputs, engine, session_path=tmp_path / "tui.json", probe_folder=opened.folder)
+    out = tmp_path / "tui"
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("r", "6")
+        await settled(pilot)
+        assert "exactly those selected" in said(app, "resolved")
+        app.screen.query_one("#folder", Input).value = str(out)
+        for _ in FORMATS:
+            await pilot.press("s")
+            await settled(pilot)
+            await pilot.press("down")
+            await settled(pilot)
+        pick = app.state.pick
+    assert pick is not None
+    arguments: dict[str, Any] = yaml.safe_load((out / "lora.yaml").read_text())
+    wrapped = get_peft_model(meta_model(str(model), "classification", num_labels=2), LoraConfig(**arguments))
+    assert tuple(wrapped.base_model.targeted_module_names) == pick.selection.targets
+    scorer = opened.scorer
+    workflow.recommend_folder(
+        opened.probe, scorer.settings, scorer.recipe, parse_budget("40%"), Session(), out=tmp_path / "recommend",
+        granularity="module", strategy="predicted", baseline=None, kernel="adam", sigma=None, seed=0,
+        trust_remote_code=False, linearity_of=lambda _: None, formats=tuple(FORMATS),
+    )  # fmt: skip
+    workflow.export_formats(tmp_path / "recommend", tuple(FORMATS), tmp_path / "export")
+    for path in out.iterdir():
+        assert path.read_bytes() == (tmp_path / "recommend" / path.name).read_bytes()
+        assert path.read_bytes() == (tmp_path / "export" / path.name).read_bytes()
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "export").iterdir()}

@@ -1,0 +1,129 @@
+"""Pareto: the plot and the table of its points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from textual.widgets import Static
+from tui_helpers import settled
+
+from tui.app import AdvisorApp
+from tui.lineup import CURRENT, FRONT, MARKS, PICK
+from tui.pareto import ParetoScreen, Plot
+from tui.plot import places, plot
+
+SIZES = [(120, 40), (80, 24), (50, 40), (50, 20)]
+
+
+def shown(app: AdvisorApp) -> ParetoScreen:
+    assert isinstance(app.screen, ParetoScreen)
+    return app.screen
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_plot_is_there_where_there_is_room_and_the_table_always(
+    make_app: Callable[..., AdvisorApp], size: tuple[int, int]
+) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        screen = shown(app)
+        drawn = screen.query_one(Plot)
+        assert drawn.display == (size != (50, 20))
+        assert screen.table.row_count == len(screen.entries)
+        assert screen.table.size.height >= 5
+        if drawn.display:
+            text = str(drawn.content)
+            assert len(text.splitlines()) == drawn.size.height
+            assert MARKS[FRONT] in text
+            assert MARKS[CURRENT] in text
+            assert "▸" in text + "◂"
+
+
+async def test_all_of_the_front_is_there(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        rec = app.state.recommendation
+        assert rec is not None
+        front = {entry.candidate.selection.targets for entry in shown(app).entries if FRONT in entry.kinds}
+        assert front == {score.candidate.selection.targets for score in rec.front}
+        points = shown(app).query_one(Plot).points
+        assert len(points) == len(shown(app).entries)
+
+
+async def test_the_cursor_moves_the_mark_and_enter_takes_the_point(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        before = app.state.current
+        for _ in range(len(shown(app).entries)):
+            await pilot.press("up")
+        first = shown(app).entries[0]
+        assert shown(app).under == first
+        assert first.name in str(app.screen.query_one("#details", Static).content)
+        if CURRENT in first.kinds:
+            await pilot.press("down")
+        wanted = shown(app).under
+        assert wanted is not None
+        await pilot.press("enter")
+        await settled(pilot)
+        assert app.state.current == wanted.candidate != before
+        await pilot.press("u")
+        assert app.state.current == before
+
+
+async def test_a_click_in_the_plot_goes_to_the_nearest_mark(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        drawn = shown(app).query_one(Plot)
+        where = places(drawn.points, drawn.size.width, drawn.size.height)
+        alone = next(i for i, place in enumerate(where) if where.count(place) == 1 and shown(app).drawn[i] != shown(app).under.id)  # type: ignore[union-attr]
+        row, column = where[alone]
+        await pilot.click("#plot", offset=(column, row))
+        await pilot.pause()
+        assert shown(app).under is not None
+        assert shown(app).under.id == shown(app).drawn[alone]
+
+
+async def test_m_changes_to_the_loss_and_back(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        screen = shown(app)
+        pick = next(entry for entry in screen.entries if PICK in entry.kinds)
+        figures = screen.lineup.figures(pick)
+        assert figures is not None
+        for values, heading in ((figures.metric, "accuracy"), (figures.loss, "loss"), (figures.metric, "accuracy")):
+            point = screen.query_one(Plot).points[screen.drawn.index(pick.id)]
+            assert (point.x, point.value, point.low, point.high) == (app.state.params_of(pick.candidate), *values)
+            assert heading in str(app.screen.query_one("#heading", Static).content)
+            assert heading in [c.label for c in screen.columns]
+            await pilot.press("m")
+
+
+async def test_it_can_be_resized_at_any_time(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        for size in ((50, 20), (80, 24), (140, 50)):
+            await pilot.resize_terminal(*size)
+            await settled(pilot)
+            drawn = shown(app).query_one(Plot)
+            if drawn.display:
+                expected = plot(drawn.points, [], drawn.size.width, drawn.size.height)
+                assert len(str(drawn.content).splitlines()) == len(expected)

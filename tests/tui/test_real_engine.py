@@ -1,0 +1,48 @@
+"""From Setup to Explore on the real engine with a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from textual.widgets import Input
+from tui_helpers import settled, shown_text
+
+from tui.app import AdvisorApp
+from tui.inputs import Inputs
+
+
+def write_data(path: Path) -> Path:
+    words = {"good": ("fine", "great", "nice"), "bad": ("poor", "awful", "grim")}
+    rows = [f"{word} film number {i} today,{label}" for i in range(12) for label, of in words.items() for word in of]
+    path.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+async def test_from_setup_to_explore(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    model, data = tiny_model("bert"), write_data(tmp_path / "d.csv")
+    app = AdvisorApp(Inputs(samples=16, epochs=2), session_path=tmp_path / "tui.json")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        app.screen.query_one("#model", Input).value = str(model)
+        app.screen.query_one("#data", Input).value = str(data)
+        await pilot.pause(0.05)
+        await settled(pilot)
+        assert "classification (2: bad, good)" in shown_text(app, "#preview")
+        await pilot.press("f5")
+        await settled(pilot)
+        assert app.current_mode == "explore", list(app.log_lines)
+        assert any("one forward and" in line for line in app.log_lines)
+        state = app.state
+        assert state.title.startswith("the pick")
+        assert state.opened.probe.samples == 16
+        before = state.figures.loss
+        await pilot.press("a", "space")
+        await settled(pilot)
+        assert len(state.chosen) == len(state.targets) - 1
+        assert state.figures.loss != before
+        assert state.figures.cost.params == state.params
+        folder = state.opened.folder
+        await pilot.press("1")
+        await settled(pilot)
+        assert [probe.folder for probe in app.screen.recent] == [folder]

@@ -1,0 +1,118 @@
+"""Setup: the form, the data as it would be read, recent probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from textual.widgets import Input, OptionList
+from tui_helpers import settled, shown_text
+
+from advisor.errors import BadInput
+from tui.app import AdvisorApp
+from tui.engine import RealEngine
+from tui.inputs import Inputs
+
+MakeApp = Callable[..., AdvisorApp]
+
+
+async def test_what_is_typed_is_in_the_inputs_at_once_and_the_data_is_read(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press(*"[m]", "enter", *"d.csv")
+        assert (app.state.inputs.model, app.state.inputs.data) == ("[m]", "d.csv")
+        await pilot.pause(0.05)
+        await settled(pilot)
+        text = shown_text(app, "#preview")
+        assert "classification (2: c0, c1), metric accuracy" in text
+        assert "· a first [row] of text → c0" in text
+
+
+async def test_data_that_cannot_be_read_is_said_below_it_not_in_a_dialog(make_app: MakeApp, engine) -> None:
+    engine.fails["preview"] = BadInput("d.csv: no such file [x].", "Check the path.")
+    app = make_app(Inputs(data="d.csv"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.pause(0.05)
+        await settled(pilot)
+        assert "Cannot be read: d.csv: no such file [x]. Check the path." in shown_text(app, "#preview")
+
+
+async def test_a_wrong_number_is_said_and_keeps_the_probe_from_starting(make_app: MakeApp, engine) -> None:
+    app = make_app(Inputs(model="m", data="d"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        app.screen.query_one("#rank", Input).value = "eight"
+        await pilot.pause()
+        assert "Rank: eight is not a whole number above 0." in shown_text(app, "#message")
+        await pilot.press("f5")
+        await settled(pilot)
+        assert "probe" not in engine.asked
+        assert app.screen.focused.id == "rank"
+
+
+async def test_the_probe_needs_model_and_data(make_app: MakeApp, engine) -> None:
+    app = make_app(Inputs(data="d"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("f5")
+        assert shown_text(app, "#message") == "Model is missing."
+        assert app.screen.focused.id == "model"
+        assert "probe" not in engine.asked
+
+
+async def test_the_demo_fills_in_the_form(make_app: MakeApp) -> None:
+    app = make_app(Inputs(label_column="old"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.click("#demo")
+        await settled(pilot)
+        assert (app.state.inputs.model, app.state.inputs.label_column) == ("demo-model", None)
+        assert app.screen.query_one("#model", Input).value == "demo-model"
+        assert app.screen.query_one("#label_column", Input).value == ""
+
+
+async def test_recent_probes_are_listed_and_open(make_app: MakeApp, engine, tmp_path: Path) -> None:
+    app = make_app()
+    app.recent = [str(engine.folder)]
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        listed = app.screen.query_one("#recent", OptionList)
+        assert str(listed.get_option_at_index(0).prompt) == "bert on fake.jsonl, 24 modules, 2 h ago"
+        listed.focus()
+        await pilot.press("down", "enter")
+        await settled(pilot)
+        assert app.current_mode == "explore"
+
+
+async def test_digits_are_typed_into_fields_and_go_elsewhere_outside_them(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("2")
+        assert app.state.inputs.model == "2"
+        await pilot.press("escape", "2")
+        assert app.current_mode == "probe"
+        await pilot.press("3")
+        assert app.current_mode == "probe"  # there is no probe to explore yet
+        await pilot.press("ctrl+pageup")
+        assert app.current_mode == "setup"
+
+
+def test_a_real_file_is_previewed_as_the_engine_would_read_it(tmp_path: Path) -> None:
+    data = tmp_path / "d.csv"
+    rows = "".join(f"text number {i},{'yes' if i % 2 else 'no'}\n" for i in range(30))
+    data.write_text("text,label\n" + rows, encoding="utf-8")
+    found = RealEngine().preview(Inputs(data=str(data)))
+    assert (found.task, found.text_columns, found.label_column, found.total) == ("classification", ("text",), "label", 30)
+    assert found.rows[0] == ("text number 0", "no")
+
+
+def test_recent_probes_are_those_that_still_are_there(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder, text in ((whole, '{"model": "m", "data": "d", "targets": [1, 2]}'), (broken, '{"model": 1')):
+        folder.mkdir()
+        (folder / "probe.json").write_text(text, encoding="utf-8")
+    found = RealEngine().recent([str(tmp_path / "gone"), str(broken), str(whole)])
+    assert [(probe.folder, probe.modules) for probe in found] == [(whole, 2)]

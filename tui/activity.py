@@ -1,0 +1,89 @@
+"""What the engine reports during a run, as a frozen picture of it: stages, speed, remaining time (no Textual)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from advisor.errors import AdvisorError, Interrupted
+from advisor.events import Event, Note, Progress, Warn
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Activity:
+    """A run from its start to its end.
+
+    Attributes:
+        progress: of each stage so far, in order. stopping: the user asked to stop, the engine has not yet.
+        outcome: empty while it runs.
+    """
+
+    clock: Clock = time.monotonic
+    progress: dict[str, Progress] = field(default_factory=dict)
+    stage: str = ""
+    stopping: bool = False
+    outcome: str = ""
+    started: float = 0.0
+    _stage_started: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    def take(self, event: Event) -> str | None:
+        """Count progress in; a line for the log from anything else."""
+        if isinstance(event, Progress):
+            if event.stage not in self._stage_started:
+                self._stage_started[event.stage] = (self.clock(), event.done)
+            self.progress[event.stage], self.stage = event, event.stage
+            return None
+        return f"⚠ {event.text}" if isinstance(event, Warn) else f"· {event.text}" if isinstance(event, Note) else None
+
+    def headline(self) -> str:
+        """The state in one line."""
+        if self.outcome:
+            return self.outcome
+        if self.stopping:
+            return "Stopping… after the present batch; what is done is kept."
+        now = self.progress.get(self.stage)
+        if now is None:
+            return f"Loading model and data… {duration(self.clock() - self.started)}"
+        parts = [f"{now.stage}: {now.done} of {now.total}"]
+        if rate := self.rate():
+            parts.append(f"{rate:.3g}/s")
+        if now.eta_s is not None and now.done < now.total:
+            parts.append(f"{duration(now.eta_s)} left")
+        parts.append(f"{duration(self.clock() - self.started)} so far")
+        return ", ".join(parts)
+
+    def rate(self) -> float:
+        """Units a second of the present stage, 0 before there is one."""
+        now, (began, first) = self.progress.get(self.stage), self._stage_started.get(self.stage, (0.0, 0))
+        passed = self.clock() - began
+        return (now.done - first) / passed if now is not None and passed > 0 else 0.0
+
+def outcome(error: Exception | None) -> str:
+    """How a run ended."""
+    if error is None:
+        return "Done."
+    if isinstance(error, Interrupted):
+        return "Stopped; finished work is kept. F5 resumes."
+    return f"Failed: {error}" if isinstance(error, AdvisorError) else "Failed: unexpected error."
+
+
+def duration(seconds: float) -> str:
+    """75 → 1:15 min."""
+    whole = max(int(seconds + 0.5), 0)
+    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"
+
+
+def memory() -> str:
+    """Resident memory of this process; empty where the platform does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            kilobytes = next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+    except (OSError, StopIteration, ValueError):
+        return ""
+    return f"{kilobytes / 1e6:.2f} GB"

@@ -1,0 +1,398 @@
+"""The app: places, the shared state, work off the event loop, errors, what is kept between sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.events import Print
+from textual.message import Message
+from textual.screen import Screen
+
+from advisor.errors import AdvisorError, Interrupted
+from advisor.events import Event, Progress, Session
+from tui.activity import Activity, outcome
+from tui.base import AdvisorScreen
+from tui.engine import Engine, Opened, RealEngine
+from tui.inputs import Inputs
+from tui.keep import Kept, log_error, read_session, session_file, write_session
+from tui.lineup import Lineup
+from tui.setup import SetupScreen
+from tui.state import Change, State
+
+if TYPE_CHECKING:
+    from advisor.scoring import Candidate
+
+KEEP_AFTER = 0.5  # seconds without a change until the session is written
+LOG_LINES = 5000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A screen one can go to: ``module`` has the class ``screen``, imported when first shown."""
+
+    mode: str
+    label: str
+    module: str
+    screen: str
+    needs_probe: bool
+
+    def load(self) -> Screen[None]:
+        return getattr(import_module(self.module), self.screen)()  # type: ignore[no-any-return]
+
+
+class Happened(Message):
+    """An event of a run; newer progress of the same stage replaces older."""
+
+    def __init__(self, run: str, event: Event) -> None:
+        super().__init__()
+        self.run, self.event = run, event
+
+    def can_replace(self, message: Message) -> bool:
+        if not isinstance(message, Happened) or not isinstance(self.event, Progress):
+            return False
+        return isinstance(message.event, Progress) and (message.run, message.event.stage) == (self.run, self.event.stage)
+
+
+class Latest:
+    """Answers the newest of many questions: one job at a time in a thread, and of those that wait only the last."""
+
+    def __init__(self, app: AdvisorApp) -> None:
+        self.app = app
+        self._wanted: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def ask(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self._wanted = (job, done)
+        if not self.is_busy:
+            self._task = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        while self._wanted is not None:
+            (job, done), self._wanted = self._wanted, None
+            try:
+                result = await asyncio.to_thread(job)
+            except Exception as error:
+                self.app.show_error(error)
+            else:
+                done(result)
+
+
+class AdvisorApp(App[None]):
+    """``advisor tui``."""
+
+    TITLE = "LoRA layer advisor"
+    PLACES: ClassVar[tuple[Place, ...]] = (
+        Place("setup", "Setup", "tui.setup", "SetupScreen", False),
+        Place("probe", "Probe", "tui.probe", "ProbeScreen", False),
+        Place("explore", "Explore", "tui.explore", "ExploreScreen", True),
+        Place("pareto", "Pareto", "tui.pareto", "ParetoScreen", True),
+        Place("compare", "Compare", "tui.compare", "CompareScreen", True),
+        Place("export", "Export", "tui.export", "ExportScreen", True),
+    )
+    MODES: ClassVar[dict[str, Callable[[], Screen[Any]]]] = {place.mode: place.load for place in PLACES}  # type: ignore[assignment]
+    DEFAULT_MODE = "setup"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("ctrl+p", "command_palette", "Commands", show=True, priority=True),
+        *(Binding(str(n), f"show('{place.mode}')", place.label, show=False) for n, place in enumerate(PLACES, 1)),
+    ]
+    CSS = """
+    Screen { layers: base above; }
+    #places { height: 1; background: $panel; color: $text; link-style: none; link-color: $text; }
+    Toast { max-width: 60; }
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs | None = None,
+        engine: Engine | None = None,
+        *,
+        session_path: Path | None = None,
+        probe_folder: Path | None = None,
+        start: bool = False,
+        demo: bool = False,
+    ) -> None:
+        """
+        Args:
+            inputs: what Setup shows at first; None: what the last session had.
+            probe_folder: open this probe in Explore. start: probe ``inputs`` at once. demo: fill in the embedded model
+                and data.
+        """
+        super().__init__()
+        self.engine: Engine = engine or RealEngine()
+        self.session_path = session_path or session_file()
+        self.kept: Kept = read_session(self.session_path)
+        self.state = State(inputs or self.kept.inputs)
+        self.lineup = Lineup()
+        self.state.show_measure(self.kept.measure)
+        self.recent = list(self.kept.recent)
+        self.runs: dict[str, Session] = {}
+        self.activity: Activity | None = None
+        self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
+        self.log_path: Path | None = None
+        self._latest: dict[str, Latest] = {}
+        self._probe_folder, self._start, self._demo = probe_folder, start, demo
+        self._keep_timer: Any = None
+        self.has_begun = False  # the form is there, and what was asked for at the start is under way
+
+    def on_mount(self) -> None:
+        if self.kept.theme in self.available_themes:
+            self.theme = self.kept.theme
+        self.state.subscribe(self._state_changed)
+        self.theme_changed_signal.subscribe(self, lambda _: self.keep_soon())
+        self.begin_capture_print(self)
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._terminal_is_gone)
+
+    def on_ready(self) -> None:
+        """Textual paints nothing before this returns: whatever takes time waits until Setup's first lines are there."""
+        self.call_later(self.screen.call_after_refresh, self._begin)
+
+    async def _begin(self) -> None:
+        gc.enable()
+        setup = self.screen
+        if isinstance(setup, SetupScreen):
+            await setup.show_form()
+        if self._probe_folder is not None:
+            self.open_probe(self._probe_folder)
+        elif self._demo:
+            self.fill_demo()
+        elif self._start:
+            self.action_start_probe()
+        self.has_begun = True
+
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    def can_show(self, mode: str) -> bool:
+        place = next(place for place in self.PLACES if place.mode == mode)
+        return self.state.opened is not None or not place.needs_probe
+
+    def action_show(self, mode: str) -> None:
+        """Go to a place."""
+        if isinstance(self.screen, AdvisorScreen) or mode != self.current_mode:
+            if self.can_show(mode):
+                self.switch_mode(mode)
+            else:
+                self.notify("First open a probe: Setup lists recent ones.", severity="warning", markup=False)
+
+    def action_next_place(self, step: int) -> None:
+        modes = [place.mode for place in self.PLACES if self.can_show(place.mode)]
+        self.switch_mode(modes[(modes.index(self.current_mode) + step) % len(modes)])
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Textual's own, every place, and every action that the screen binds a key to."""
+        yield from super().get_system_commands(screen)
+        for place in self.PLACES:
+            if self.can_show(place.mode):
+                yield SystemCommand(f"Go to {place.label}", "Another screen", lambda m=place.mode: self.action_show(m))
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if active.enabled and binding.description and active.node is not self:
+                run = lambda node=active.node, action=binding.action: self.run_worker(self.run_action(action, node))  # noqa: E731
+                yield SystemCommand(binding.description, f"Key {self.get_key_display(binding)}", run)
+
+    def _state_changed(self, change: Change) -> None:
+        if change in (Change.PROBE, Change.SELECTION, Change.INPUTS, Change.MEASURE, Change.NAMED):
+            self.keep_soon()
+        for screen in self._in_view():
+            screen.state_changed(change)
+
+    def _in_view(self) -> list[AdvisorScreen]:
+        """The screen of the present place, also under a dialog."""
+        return [screen for screen in self.screen_stack if isinstance(screen, AdvisorScreen) and screen.is_mounted]
+
+    # --- work off the event loop --------------------------------------------------------------------------------------
+
+    def ask(self, topic: str, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Run ``job`` in a thread, then ``done(result)`` on the event loop; of many waiting jobs of one topic only the
+        newest is run. Errors become a dialog."""
+        self._latest.setdefault(topic, Latest(self)).ask(job, done)
+
+    def is_busy(self, topic: str) -> bool:
+        """Whether a job of this topic is under way."""
+        return topic in self._latest and self._latest[topic].is_busy
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Of all questions asked so far."""
+        return tuple(self._latest)
+
+    def start_run(self, name: str, job: Callable[[Session], Any], done: Callable[[Any], None]) -> bool:
+        """Run ``job(session)`` in a thread: long, cancellable, its events arrive as :class:`Happened`. False if one of
+        this name is under way."""
+        if name in self.runs:
+            return False
+        session = Session(emit=lambda event: self._happened(name, event))
+        self.runs[name] = session
+        self.run_worker(self._run(name, session, job, done), group=name, exit_on_error=False)
+        return True
+
+    def _happened(self, name: str, event: Event) -> None:
+        """On the engine's thread."""
+        self.post_message(Happened(name, event))
+
+    async def _run(
+        self, name: str, session: Session, job: Callable[[Session], Any], done: Callable[[Any], None]
+    ) -> None:
+        error: Exception | None = None
+        result: Any = None
+        try:
+            result = await asyncio.to_thread(job, session)
+        except Exception as raised:
+            error = raised
+        finally:
+            self.runs.pop(name, None)
+        self.run_ended(name, error)
+        if error is None:
+            done(result)
+        elif not isinstance(error, Interrupted):
+            self.show_error(error)
+
+    def run_ended(self, name: str, error: Exception | None) -> None:
+        """Keep how it ended, and let the screen in view redraw."""
+        if name == "probe" and self.activity is not None:
+            self.activity.outcome = outcome(error)
+        for screen in self._in_view():
+            screen.state_changed(None)
+
+    def on_happened(self, message: Happened) -> None:
+        if message.run == "probe" and self.activity is not None:
+            line = self.activity.take(message.event)
+            if line is not None:
+                self.add_log_line(line)
+        for screen in self._in_view():
+            screen.show_event(message.run, message.event)
+
+    def on_print(self, event: Print) -> None:
+        """What a library prints goes to the log of the probe."""
+        for line in event.text.splitlines():
+            if line.strip():
+                self.add_log_line(line.rstrip())
+
+    def add_log_line(self, line: str) -> None:
+        self.log_lines.append(line)
+        for screen in self._in_view():
+            screen.add_log_line(line)
+
+    def cancel(self, name: str) -> bool:
+        """Ask a run to stop at its next safe point; False if there is none."""
+        if name not in self.runs:
+            return False
+        self.runs[name].cancel.set()
+        return True
+
+    # --- probes -------------------------------------------------------------------------------------------------------
+
+    def open_probe(self, folder: Path) -> None:
+        """Load a probe from disk, then go to Explore."""
+        inputs = self.state.inputs
+        self.ask("open", lambda: self._load(self.engine.open(folder, inputs)), self._show_opened)
+
+    def fill_demo(self) -> None:
+        """Fill in the embedded model and data; with ``start``, probe them."""
+
+        def fill(found: tuple[str, str]) -> None:
+            model, data = found
+            self.state.set_inputs(model=model, data=data, task="auto", text_columns=(), label_column=None, metric=None)
+            if self._start:
+                self.action_start_probe()
+
+        self.ask("demo", self.engine.demo, fill)
+
+    def action_start_probe(self) -> None:
+        """Probe what ``inputs`` says, then go to Explore."""
+        inputs = self.state.inputs
+        if self.start_run("probe", lambda s: self._load(self.engine.probe(inputs, s)), self._show_opened):
+            self.activity = Activity()
+            self.switch_mode("probe")
+
+    def _load(self, opened: Opened) -> tuple[Opened, Candidate, list[Candidate]]:
+        """With the selection to begin with: the last session's, if it was of this probe. In a thread."""
+        named = self.engine.kept(opened)
+        if self.kept.probe == str(opened.folder) and self.kept.selection is not None:
+            try:
+                return opened, self.engine.read(opened, [self.kept.selection], "last session")[0], named
+            except AdvisorError:
+                pass  # the probe changed since
+        usual = self.engine.recipes(opened)
+        return opened, next((c for c in usual if c.selection.name == "q,v"), usual[0]), named
+
+    def _show_opened(self, found: tuple[Opened, Candidate, list[Candidate]]) -> None:
+        opened, current, named = found
+        self.cancel("search")
+        self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
+        self.state.open(opened, current, named)
+        self.switch_mode("explore")
+
+    # --- errors -------------------------------------------------------------------------------------------------------
+
+    def show_error(self, error: BaseException) -> None:
+        """An expected error as a dialog with its next step, any other one with the file that tells more."""
+        from tui.dialogs import ErrorDialog
+
+        if isinstance(error, AdvisorError):
+            self.push_screen(ErrorDialog(error.what, error.hint))
+            return
+        self.log_path = log_error(error)
+        where = f"Details: {self.log_path}" if self.log_path else "Its details could not be written to a file."
+        self.push_screen(ErrorDialog(f"Unexpected error: {type(error).__name__}: {error}", where))
+
+    def _handle_exception(self, error: Exception) -> None:
+        """An unexpected error in the interface itself ends the app; the session is kept, the log's path printed."""
+        self.keep_now()
+        self.log_path = log_error(error)
+        super()._handle_exception(error)
+
+    # --- what is kept, leaving ----------------------------------------------------------------------------------------
+
+    def keep_soon(self) -> None:
+        """Write the session file once nothing has changed for a moment."""
+        if self._keep_timer is not None:
+            self._keep_timer.stop()
+        self._keep_timer = self.set_timer(KEEP_AFTER, self.keep_now)
+
+    def keep_now(self) -> None:
+        """Write the session file; that it cannot be written is no reason to stop."""
+        try:
+            write_session(self.session_path, self.state, self.theme, self.recent)
+        except (AdvisorError, OSError) as error:
+            self.log.error(f"session not kept: {error}")
+
+    async def action_quit(self) -> None:
+        """Quit; during a probe, ask first."""
+        from tui.dialogs import Question
+
+        if "probe" not in self.runs:
+            self.leave()
+            return
+        question = Question(
+            "A probe is running",
+            "Quit? The probe stops after its present batch. What is done is kept: probe again to resume.",
+            {"stay": "Stay", "quit": "Stop and quit"},
+        )
+        self.push_screen(question, lambda answer: self.leave() if answer == "quit" else None)
+
+    def leave(self) -> None:
+        """Keep the session, stop what runs, exit."""
+        for name in tuple(self.runs):
+            self.cancel(name)
+        self.keep_now()
+        self.exit()
+
+    def _terminal_is_gone(self) -> None:
+        """SIGHUP: nobody can answer any more."""
+        self.leave()

@@ -1,0 +1,107 @@
+"""What every screen shares: the row of places above, the footer below, the state, help of the focused widget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.events import ScreenResume
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Static
+
+from advisor.events import Event
+from tui.state import Change, State
+
+if TYPE_CHECKING:
+    from tui.app import AdvisorApp
+
+
+class Places(Static):
+    """The row of places: where one is, where one can go; a click goes there."""
+
+    def on_mount(self) -> None:
+        self.show()
+
+    def show(self) -> None:
+        app = cast("AdvisorApp", self.app)
+        parts: list[Content] = []
+        for number, place in enumerate(app.PLACES, 1):
+            here = place.mode == app.current_mode
+            text = f"[{number} {place.label}]" if here else f" {number} {place.label} "
+            if self.screen.has_class("-narrow") and not here:
+                text = f" {number} "
+            style = "bold" if here else ("" if app.can_show(place.mode) else "dim")
+            parts.append(Content.styled(text, style).stylize_before(f"@click=app.show('{place.mode}')"))
+        self.update(Content("").join(parts))
+
+
+class AdvisorScreen(Screen[None]):
+    """A place of the app. Subclasses yield their widgets from :meth:`body` and redraw in :meth:`state_changed`."""
+
+    HELP = ""  # what F1 says where the focused widget has none of its own
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-normal"), (120, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1,question_mark", "help", "Help", key_display="?"),
+        Binding("ctrl+pagedown", "app.next_place(1)", "Next screen", show=False),
+        Binding("ctrl+pageup", "app.next_place(-1)", "Previous screen", show=False),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield Places(id="places")
+        yield from self.body()
+        yield from self.compose_footer()
+
+    def compose_footer(self) -> ComposeResult:
+        from textual.widgets import Footer
+
+        yield Footer(show_command_palette=False)
+
+    def body(self) -> ComposeResult:
+        raise NotImplementedError
+
+    @property
+    def advisor(self) -> AdvisorApp:
+        return cast("AdvisorApp", self.app)
+
+    @property
+    def state(self) -> State:
+        return self.advisor.state
+
+    def state_changed(self, change: Change | None) -> None:
+        """Redraw what ``change`` touches; None: everything, as the screen comes into view."""
+
+    def show_event(self, run: str, event: Event) -> None:
+        """Something a run reported (see :meth:`tui.app.AdvisorApp.start_run`), while this screen is in view."""
+
+    def add_log_line(self, line: str) -> None:
+        """A library printed a line, or the probe noted something, while this screen is in view."""
+
+    def on_screen_resume(self, event: ScreenResume) -> None:
+        self.call_after_refresh(self._show_all)
+
+    def _show_all(self) -> None:
+        self.query_one(Places).show()
+        self.state_changed(None)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.query_one(Places).show)
+
+    def action_help(self) -> None:
+        """The help of the focused widget or of what holds it, else the screen's."""
+        from tui.dialogs import TextDialog
+
+        widget: Widget | None = self.focused
+        text = ""
+        while widget is not None and not text:
+            text = getattr(widget, "HELP_TEXT", "")
+            widget = widget.parent if isinstance(widget.parent, Widget) else None
+        keys = "\n".join(
+            f"  {self.app.get_key_display(active.binding):<12} {active.binding.description}"
+            for active in self.active_bindings.values()
+            if active.enabled and active.binding.description and active.node is not self.app
+        )
+        self.app.push_screen(TextDialog("Help", f"{text or self.HELP}\n\nKeys here:\n{keys}"))

@@ -1,0 +1,73 @@
+"""How numbers become cells of the heat-map: levels, glyphs, labels, a legend (no Textual, no NumPy).
+
+A level says the same thing three times: as a shade of the theme's colours, as a block glyph, and where there is room as a
+number. So it is readable without colour and by anyone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GLYPHS = "·░▒▓█"
+CHOSEN, LEFT_OUT, UNKNOWN = "●", "○", "?"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What colours the heat-map.
+
+    Attributes:
+        scale: what a cell's number is multiplied by. digits: after the point.
+    """
+
+    key: str
+    label: str
+    unit: str
+    scale: float
+    digits: int
+    help: str
+
+
+MEASURES = {
+    measure.key: measure
+    for measure in (
+        Measure("share", "kernel share", "%", 100, 1, "Kernel share: the module's part of the trace of the kernel of all "
+                "modules, in percent. How much adapting it can move the outputs on your data."),
+        Measure("agreement", "gradient agreement", "%", 100, 0, "Gradient agreement: mean product of two examples' gradients "
+                "over their mean square, in percent. 100: all examples pull the module the same way; 0: unrelated."),
+        Measure("gain", "predicted gain", "sd", 1, 2, "Predicted gain: predicted loss without the module less that with it, the "
+                "rest as selected, in standard deviations between seeds. Below 1 it drowns in noise."),
+        Measure("bound", "bound width", "%", 100, 0, "Bound width: how far toggling the module can move the kernel objective V "
+                "at most, in percent of V. Narrow: the module is certain to change little."),
+    )
+}  # fmt: skip
+
+
+def levels(values: Sequence[float]) -> list[float | None]:
+    """Each value's place between the smallest (0) and the largest (1); None where it is not finite. All equal: 1."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return [None] * len(values)
+    low, high = min(0.0, *finite), max(finite)
+    size = high - low
+    return [None if not math.isfinite(v) else (v - low) / size if size > 0 else 1.0 for v in values]
+
+
+def glyph(level: float | None) -> str:
+    """Darker for higher."""
+    return UNKNOWN if level is None else GLYPHS[min(int(level * len(GLYPHS)), len(GLYPHS) - 1)]
+
+
+def number(value: float, measure: Measure, width: int) -> str:
+    """The value in the measure's unit, at most ``width`` characters, right-aligned."""
+    if not math.isfinite(value):
+        return "–".rjust(width)
+    for digits in range(measure.digits, -1, -1):
+        text = f"{value * measure.scale:.{digits}f}"
+        if float(text) == 0:
+            text = text.lstrip("-")
+        if len(text) <= width:
+            return text.rjust(width)
+    return ("+" if value > 0 else "-") * width

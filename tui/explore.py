@@ -1,0 +1,269 @@
+"""Explore: the heat-map of all modules, what is said of the selection at hand, what the cursor is on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from rich.cells import cell_len
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from advisor.events import Event, Progress
+from tui.base import AdvisorScreen
+from tui.cells import MEASURES
+from tui.heatmap import Grid, HeatMap
+from tui.panels import inspected, legend, measure_values, selection_text, spectrum_text, terms
+from tui.state import Change
+
+EFFECTS_AFTER = 0.4  # seconds without a change until what each module would do is computed
+
+
+class Panel(Static):
+    """A piece of text with its own help."""
+
+    def __init__(self, id: str, help_text: str) -> None:
+        super().__init__("", id=id, markup=False)
+        self.HELP_TEXT = help_text
+        self._text = ""
+
+    def show(self, text: str, bold_title: bool = False) -> None:
+        """Show another text; the screen is laid out anew only if that takes another number of lines."""
+        if text == self._text:
+            return
+        same_height = self._height(text) == self._height(self._text)
+        self._text = text
+        title, line_end, rest = text.partition("\n") if bold_title else ("", "", text)
+        self.update(Content.assemble((title, "bold"), line_end + rest), layout=not same_height)
+
+    def _height(self, text: str) -> int:
+        width = max(self.size.width, 1)
+        return sum(max(math.ceil(cell_len(line) / width), 1) for line in text.split("\n"))
+
+
+class ExploreScreen(AdvisorScreen):
+    """Layers down, roles across, everything live."""
+
+    HELP = HeatMap.HELP_TEXT
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("m", "measure", "Measure"),
+        Binding("u,ctrl+z", "undo", "Undo", key_display="u"),
+        Binding("ctrl+r,ctrl+y", "redo", "Redo", key_display="^r"),
+        Binding("r", "reset", "Pick"),
+        Binding("l", "load", "Load"),
+        Binding("s", "save", "Keep"),
+        Binding("a", "all", "All", show=False),
+        Binding("n", "none", "None", show=False),
+        Binding("d", "forget", "Forget a kept selection", show=False),
+        Binding("y", "copy", "Copy", show=False),
+        Binding("w", "words", "Terms", show=True),
+    ]
+    CSS = """
+    ExploreScreen #main { height: 1fr; }
+    ExploreScreen #map { width: 1fr; height: 1fr; }
+    ExploreScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
+    ExploreScreen #side { width: 38; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
+    ExploreScreen #side Static { height: auto; }
+    ExploreScreen #selection, ExploreScreen #inspect { margin-bottom: 1; }
+    ExploreScreen.-wide #side { width: 52; }
+    ExploreScreen.-narrow #main { layout: vertical; }
+    ExploreScreen.-narrow #side { width: 100%; height: 50%; border-left: none; border-top: solid $border; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid = Grid((), (), {})
+        self.under: tuple[int, ...] = ()
+        self.searching = ""
+        self._effects_timer: Any = None
+
+    def body(self) -> ComposeResult:
+        with Horizontal(id="main"):
+            with Vertical(id="map"):
+                yield Static("", id="legend", markup=False)
+                yield HeatMap()
+            with VerticalScroll(id="side", can_focus=True):
+                yield Panel("selection", "What is said of the selection at hand; w explains each term.")
+                yield Panel("inspect", "The module under the cursor, and what toggling it would do.")
+                yield Panel("spectrum", "Eigenvalues of the selection's kernel, largest first, against the recommended one's.")
+
+    def on_mount(self) -> None:
+        self.query_one(HeatMap).focus()
+
+    def on_resize(self) -> None:
+        super().on_resize()
+        self.call_after_refresh(self._draw_legend)
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def state_changed(self, change: Change | None) -> None:
+        state, heatmap = self.state, self.query_one(HeatMap)
+        if state.opened is None:
+            return
+        if change in (None, Change.PROBE) and heatmap.grid != (grid := Grid.of(state.targets)):
+            heatmap.show_grid(grid)
+        if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS):
+            heatmap.show_values(measure_values(state), MEASURES[state.measure])
+            self._draw_legend()
+        if change is None or change in (Change.PROBE, Change.SELECTION):
+            heatmap.show_chosen(frozenset(i for i, t in enumerate(state.targets) if t.name in state.chosen))
+            self._compute()
+        self._draw_side()
+        if change in (None, Change.PROBE) and state.recommendation is None:
+            self._search()
+
+    def _draw_legend(self) -> None:
+        panel = self.query_one("#legend", Static)
+        panel.update(legend(self.state, measure_values(self.state), panel.size.width - 2))
+
+    def _draw_side(self) -> None:
+        self.query_one("#selection", Panel).show(selection_text(self.state, self._budget(), self.searching), bold_title=True)
+        self._draw_inspected()
+        panel = self.query_one("#spectrum", Panel)
+        panel.show(spectrum_text(self.state, panel.size.width, 8 if self.size.height >= 34 else 5))
+
+    def _budget(self) -> Any:
+        from advisor.budget import parse_budget
+        from advisor.errors import BadInput
+
+        try:
+            return parse_budget(self.state.inputs.budget)
+        except BadInput:
+            return None  # Setup says so
+
+    # --- computing ----------------------------------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        """Figures at once, of the newest selection only; what each module would do once the user pauses."""
+        state, engine = self.state, self.advisor.engine
+        opened, current = state.opened, state.current
+        if opened is None or current is None:
+            return
+        if not state.is_fresh:
+            self.advisor.ask("figures", lambda: engine.figures(opened, current), state.show_figures)
+        if self._effects_timer is not None:
+            self._effects_timer.stop()
+        if not state.effects_are_fresh:
+            self._effects_timer = self.set_timer(EFFECTS_AFTER, self._compute_effects)
+
+    def _compute_effects(self) -> None:
+        state, engine = self.state, self.advisor.engine
+        opened, current, pick = state.opened, state.current, state.pick
+        if opened is not None and current is not None:
+            self.advisor.ask("effects", lambda: engine.effects(opened, current, pick), state.show_effects)
+
+    def _search(self) -> None:
+        """Look for a recommendation beside everything else."""
+        state, engine, inputs = self.state, self.advisor.engine, self.state.inputs
+        opened = state.opened
+        if opened is not None and self.advisor.start_run("search", lambda s: engine.recommend(opened, inputs, s), self._found):
+            self.searching = "searching for the best selection"
+
+    def _found(self, recommendation: Any) -> None:
+        self.searching = ""
+        self.state.recommend(recommendation)
+        self._compute()
+
+    def show_event(self, run: str, event: Event) -> None:
+        if run == "search" and run in self.advisor.runs and isinstance(event, Progress):
+            self.searching = f"searching: {event.stage.lower()} {event.done} of {event.total}"
+            self._draw_side()
+
+    # --- what the user does -------------------------------------------------------------------------------------------
+
+    @on(HeatMap.Toggled)
+    def toggled(self, message: HeatMap.Toggled) -> None:
+        self.state.toggle(self.state.targets[i].name for i in message.modules)
+
+    @on(HeatMap.Moved)
+    def moved(self, message: HeatMap.Moved) -> None:
+        self.under = message.modules
+        self._draw_inspected()
+
+    def _draw_inspected(self) -> None:
+        panel = self.query_one("#inspect", Panel)
+        panel.show(inspected(self.state, self.under, panel.size.width))
+
+    def action_measure(self) -> None:
+        keys = list(MEASURES)
+        self.state.show_measure(keys[(keys.index(self.state.measure) + 1) % len(keys)])
+
+    def action_undo(self) -> None:
+        if not self.state.undo():
+            self.notify("Nothing to undo.", markup=False)
+
+    def action_redo(self) -> None:
+        if not self.state.redo():
+            self.notify("Nothing to redo.", markup=False)
+
+    def action_reset(self) -> None:
+        if not self.state.reset():
+            self.notify("The search is not finished yet.", markup=False)
+
+    def action_all(self) -> None:
+        self.state.toggle(t.name for t in self.state.targets if t.name not in self.state.chosen)
+
+    def action_none(self) -> None:
+        self.state.toggle(self.state.chosen)
+
+    def action_load(self) -> None:
+        """Choose among the pick, kept selections and the usual recipes."""
+        from tui.dialogs import ChoiceDialog
+
+        opened = self.state.opened
+        if opened is None:
+            return
+        known = [(c.selection.name, c) for c in (*self.state.named.values(), *self.advisor.engine.recipes(opened))]
+        if self.state.pick is not None:
+            known.insert(0, ("the pick", self.state.pick))
+        found = [candidate for _, candidate in known]
+        choices = {str(i): f"{name} ({len(c.selection.targets)} modules)" for i, (name, c) in enumerate(known)}
+        self.app.push_screen(
+            ChoiceDialog("Load a selection", choices), lambda key: self.state.choose(found[int(key)]) if key else None
+        )
+
+    def action_save(self) -> None:
+        """Keep the selection under a name, beside the probe."""
+        from tui.dialogs import NameDialog
+
+        def keep(name: str | None) -> None:
+            if name:
+                self.state.keep(name)
+                self._write_named()
+
+        self.app.push_screen(NameDialog("Keep this selection as"), keep)
+
+    def action_forget(self) -> None:
+        """Drop a kept selection."""
+        from tui.dialogs import ChoiceDialog
+
+        def forget(name: str | None) -> None:
+            if name:
+                self.state.forget(name)
+                self._write_named()
+
+        if self.state.named:
+            self.app.push_screen(ChoiceDialog("Forget which?", {name: name for name in self.state.named}), forget)
+        else:
+            self.notify("No selection was kept yet; s keeps one.", markup=False)
+
+    def _write_named(self) -> None:
+        opened, engine, named = self.state.opened, self.advisor.engine, list(self.state.named.values())
+        if opened is not None:
+            self.advisor.ask(
+                "keep", lambda: engine.keep(opened, named), lambda path: self.notify(f"Written to {path}.", markup=False)
+            )
+
+    def action_copy(self) -> None:
+        """The full names of the modules, one a line."""
+        self.app.copy_to_clipboard("\n".join(self.state.current.selection.targets if self.state.current else ()))
+        self.notify(f"{len(self.state.chosen)} module names copied.", markup=False)
+
+    def action_words(self) -> None:
+        from tui.dialogs import TextDialog
+
+        self.app.push_screen(TextDialog("What the words mean", terms()))

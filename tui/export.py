@@ -1,0 +1,286 @@
+"""Export: the current selection as another tool's config, what that tool trains with it, save and copy."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.highlight import highlight
+from textual.widgets import Button, Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from advisor.errors import AdvisorError
+from advisor.export import FORMATS
+from tui.base import AdvisorScreen
+from tui.engine import Exported
+from tui.lineup import key
+from tui.state import Change
+
+if TYPE_CHECKING:
+    from advisor.export.peft import Resolved
+    from advisor.export.plan import Plan, Rendered
+
+SIGNS = {"exact": "✓ exact", "lossy": "≈ lossy", "impossible": "✗ impossible"}
+MEANINGS = {
+    "exact": "trains exactly what was selected",
+    "lossy": "the same modules, other ranks or scales",
+    "impossible": "this tool would train something else",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the screen shows of one selection: every format's files, or why there are none; ``key`` names what is trained."""
+
+    key: Hashable
+    plan: Plan | None
+    rendered: dict[str, Rendered]
+    problem: str = ""
+
+
+def resolved_text(resolved: Resolved | None, plan: Plan) -> str:
+    """What PEFT makes of the config, in words; None: the file says nothing."""
+    if resolved is None:
+        return "There is nothing to resolve: the file holds comments only."
+    exact = dict(resolved.ranks) == {name: plan.module_settings(name).rank for name in plan.names}
+    lines = [
+        f"PEFT wraps {len(resolved.wrapped)} modules" + (", exactly those selected." if exact else "."),
+        f"{resolved.lora_params:,} LoRA parameters.",
+    ]
+    if resolved.saved:
+        lines.append(f"In full: {', '.join(resolved.saved)} ({resolved.saved_params:,} parameters).")
+    return "\n".join([*lines, *(f"PEFT warns: {warning}" for warning in resolved.warnings)])
+
+
+class FolderInput(Input):
+    """Where to save; Enter saves, Escape leaves it, so that the single-key commands work."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.leave_field", "Leave field", show=False)]
+    HELP_TEXT = "The folder to write to; it is made if it is missing. Enter saves; files that are there already are asked about."
+
+
+class ExportScreen(AdvisorScreen):
+    """Formats, what the chosen one says and does, where to save it."""
+
+    HELP = (
+        "Choose a format with the arrows. ✓ exact: the tool trains exactly the selection; ≈ lossy: the same modules, but other "
+        "ranks or scales; ✗ impossible: the tool would train something else, so the file only says why. s saves, y copies the "
+        "file that is shown, f shows the next file of the format, e edits the folder."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "save", "Save"),
+        Binding("y", "copy", "Copy"),
+        Binding("f", "next_file", "Next file"),
+        Binding("e", "edit_folder", "Folder"),
+    ]
+    CSS = """
+    ExportScreen #main { height: 1fr; }
+    ExportScreen #left { width: 44; height: 1fr; padding: 0 1; border-right: solid $border; scrollbar-size-vertical: 1; }
+    ExportScreen #left Static { height: auto; margin-bottom: 1; }
+    ExportScreen #left .heading { text-style: bold; color: $text-primary; margin-bottom: 0; }
+    ExportScreen #formats { height: auto; border: none; background: $background; margin-bottom: 1; padding: 0; }
+    ExportScreen #right { width: 1fr; height: 1fr; }
+    ExportScreen #file { height: 1; padding: 0 1; text-style: bold; background: $panel; }
+    ExportScreen #scroll { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
+    ExportScreen #preview { height: auto; }
+    ExportScreen #saving { height: 1; }
+    ExportScreen #saving Static { width: auto; padding: 0 1; color: $text-muted; }
+    ExportScreen #folder { width: 1fr; height: 1; border: none; background: $boost; padding: 0 1; }
+    ExportScreen #folder:focus { background: $surface-lighten-1; }
+    ExportScreen #saving Button { margin: 0 1; }
+    ExportScreen #saved { height: auto; padding: 0 1; color: $text-success; }
+    ExportScreen.-normal #left { width: 34; }
+    ExportScreen.-narrow #main { layout: vertical; }
+    ExportScreen.-narrow #left { width: 100%; height: 50%; border-right: none; border-bottom: solid $border; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.format_name = next(iter(FORMATS))
+        self.file_number = 0
+        self.shown: Shown | None = None
+        self.resolved: dict[tuple[Hashable, str], str] = {}
+
+    def body(self) -> ComposeResult:
+        with Horizontal(id="main"):
+            with VerticalScroll(id="left", can_focus=False):
+                yield Static("", id="what", classes="heading", markup=False)
+                yield OptionList(id="formats", compact=True)
+                yield Static("", id="fidelity", markup=False)
+                yield Static("What it resolves to", classes="heading")
+                yield Static("", id="resolved", markup=False)
+            with Vertical(id="right"):
+                yield Static("", id="file", markup=False)
+                with VerticalScroll(id="scroll"):
+                    yield Static("", id="preview", markup=False)
+        yield Static("", id="saved", markup=False)
+        with Horizontal(id="saving"):
+            yield Static("save to", markup=False)
+            yield FolderInput(id="folder", compact=True)
+            yield Button("Save (s)", id="save", compact=True, variant="primary")
+
+    def on_mount(self) -> None:
+        self.query_one("#scroll").HELP_TEXT = self.HELP  # type: ignore[attr-defined]
+        formats = self.query_one("#formats", OptionList)
+        formats.add_options([Option(target.label, id=name) for name, target in FORMATS.items()])
+        formats.highlighted = 0
+        formats.focus()
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def state_changed(self, change: Change | None) -> None:
+        if change in (Change.FIGURES, Change.EFFECTS, Change.MEASURE) or self.state.opened is None:
+            return
+        folder = self.query_one("#folder", Input)
+        if change in (None, Change.PROBE) and (change is Change.PROBE or not folder.value):
+            folder.value = str(Path("recommendation").absolute())
+        self._render_all()
+
+    def _render_all(self) -> None:
+        """Every format's files of the current selection, in a thread: predictions of the header take a moment."""
+        state, engine = self.state, self.advisor.engine
+        opened, current, rec = state.opened, state.current, state.recommendation
+        if opened is None or current is None:
+            return
+
+        asked = (opened.folder, key(current))
+
+        def job() -> Shown:
+            if not current.selection.targets:
+                return Shown(asked, None, {}, "The current selection has no modules, so there is no config. Explore selects.")
+            try:
+                plan = engine.plan(opened, current, rec)
+                return Shown(asked, plan, {name: target.render(plan) for name, target in FORMATS.items()})
+            except AdvisorError as error:
+                return Shown(asked, None, {}, f"✗ {error.what} {error.hint}".strip())
+
+        self.advisor.ask("render", job, self._rendered)
+
+    def _rendered(self, shown: Shown) -> None:
+        self.shown = shown
+        self._draw()
+        self._resolve()
+
+    def _resolve(self) -> None:
+        """Ask PEFT once for every plan and format."""
+        shown, name, engine, inputs = self.shown, self.format_name, self.advisor.engine, self.state.inputs
+        if shown is None or shown.plan is None or (shown.key, name) in self.resolved:
+            return
+        plan, asked = shown.plan, (shown.key, name)
+
+        def job() -> str:
+            try:
+                return resolved_text(engine.resolve(plan, name, inputs), plan)
+            except AdvisorError as error:
+                return f"✗ {error.what} {error.hint}".strip()
+
+        def done(text: str) -> None:
+            self.resolved[asked] = text
+            self._draw()
+
+        self.advisor.ask("resolve", job, done)
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        shown = self.shown
+        if shown is None or not self.is_mounted:
+            return
+        formats, current = self.query_one("#formats", OptionList), self.state.current
+        many = len(current.selection.targets) if current else 0
+        self.query_one("#what", Static).update(f"{self.state.title}: {many} modules")
+        for name, target in FORMATS.items():
+            sign = SIGNS[shown.rendered[name].fidelity] if name in shown.rendered else ""
+            formats.replace_option_prompt(name, Content(f"{target.label:<15}{sign}"))
+        rendered = shown.rendered.get(self.format_name)
+        if rendered is None or shown.plan is None:
+            for part in ("fidelity", "resolved", "file"):
+                self.query_one(f"#{part}", Static).update("")
+            self.query_one("#preview", Static).update(shown.problem)
+            return
+        why = "\n".join(f"· {reason}" for reason in rendered.reasons)
+        said = f"{SIGNS[rendered.fidelity]}: {MEANINGS[rendered.fidelity]}."
+        self.query_one("#fidelity", Static).update("\n".join(filter(None, [said, why])))
+        self.query_one("#resolved", Static).update(
+            self.resolved.get((shown.key, self.format_name), "… PEFT is being asked, on a model without weights")
+        )
+        file_name, text = self._file()
+        several = f"  file {self.file_number + 1} of {len(rendered.files)}, f: next" if len(rendered.files) > 1 else ""
+        self.query_one("#file", Static).update(f"{file_name}{several}")
+        self.query_one("#preview", Static).update(highlight(text, path=file_name))
+
+    def _file(self) -> tuple[str, str]:
+        """Name and text of the file that is shown; empty where there is none."""
+        rendered = self.shown.rendered.get(self.format_name) if self.shown else None
+        if rendered is None:
+            return "", ""
+        name = list(rendered.files)[self.file_number % len(rendered.files)]
+        return name, rendered.files[name].text
+
+    # --- what the user does -------------------------------------------------------------------------------------------
+
+    @on(OptionList.OptionHighlighted, "#formats")
+    def format_chosen(self, event: OptionList.OptionHighlighted) -> None:
+        if event.option.id is not None and event.option.id != self.format_name:
+            self.format_name, self.file_number = event.option.id, 0
+            self.query_one("#saved", Static).update("")
+            self._draw()
+            self._resolve()
+
+    def action_next_file(self) -> None:
+        if self.shown and self.format_name in self.shown.rendered:
+            self.file_number = (self.file_number + 1) % len(self.shown.rendered[self.format_name].files)
+            self._draw()
+
+    def action_copy(self) -> None:
+        """The file that is shown."""
+        name, text = self._file()
+        if text:
+            self.app.copy_to_clipboard(text)
+            self.notify(f"{name} copied.", markup=False)
+        else:
+            self.notify("There is nothing to copy.", severity="warning", markup=False)
+
+    def action_edit_folder(self) -> None:
+        self.query_one("#folder", Input).focus()
+
+    def action_leave_field(self) -> None:
+        self.query_one("#formats").focus()
+
+    @on(Input.Submitted, "#folder")
+    @on(Button.Pressed, "#save")
+    def save_wanted(self) -> None:
+        self.action_save()
+
+    def action_save(self) -> None:
+        """Write the files of the chosen format; files that are there already are asked about."""
+        self._save(overwrite=False)
+
+    def _save(self, overwrite: bool) -> None:
+        shown, name, engine = self.shown, self.format_name, self.advisor.engine
+        text = self.query_one("#folder", Input).value.strip()
+        if shown is None or shown.plan is None or not text:
+            missing = "Name a folder to save to." if shown and shown.plan else "There is nothing to save."
+            self.notify(missing, severity="warning", markup=False)
+            return
+        plan, folder = shown.plan, Path(text).expanduser()
+        self.advisor.ask("export", lambda: engine.export(plan, name, folder, overwrite), self._saved)
+
+    def _saved(self, exported: Exported) -> None:
+        from tui.dialogs import Question
+
+        if exported.written:
+            self.query_one("#saved", Static).update("\n".join(f"✓ Written: {path}" for path in exported.written))
+            return
+        names = "\n".join(str(path) for path in exported.existing)
+        self.app.push_screen(
+            Question("Already there", f"{names}\n\nOverwrite?", {"keep": "Keep", "overwrite": "Overwrite"}),
+            lambda answer: self._save(overwrite=True) if answer == "overwrite" else None,
+        )

@@ -1,0 +1,246 @@
+"""The heat-map: layers down, roles across, a cursor, toggling by key and mouse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.color import Color
+from textual.events import Click
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tui.cells import CHOSEN, LEFT_OUT, Measure, glyph, levels, number
+
+if TYPE_CHECKING:
+    from advisor.targets import Target
+
+LABEL = 6
+CURSOR = "▸"
+WIDEST, NARROWEST, BARE = 10, 5, 3  # cells with a number, and without
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where each module stands. Row None of ``layers`` holds modules outside any layer.
+
+    Attributes:
+        cells: index in model order of the modules at (row, column); more than one where a layer has a role twice.
+    """
+
+    layers: tuple[int | None, ...]
+    roles: tuple[str, ...]
+    cells: dict[tuple[int, int], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> Grid:
+        layers = sorted({t.layer for t in targets}, key=lambda layer: (layer is None, layer or 0))
+        roles = tuple(dict.fromkeys(t.role for t in targets))
+        rows, columns = {layer: i for i, layer in enumerate(layers)}, {role: j for j, role in enumerate(roles)}
+        cells: dict[tuple[int, int], tuple[int, ...]] = {}
+        for index, target in enumerate(targets):
+            place = rows[target.layer], columns[target.role]
+            cells[place] = (*cells.get(place, ()), index)
+        return cls(tuple(layers), roles, cells)
+
+    def row(self, row: int) -> tuple[int, ...]:
+        return tuple(i for (r, _), members in self.cells.items() if r == row for i in members)
+
+    def column(self, column: int) -> tuple[int, ...]:
+        return tuple(i for (_, c), members in self.cells.items() if c == column for i in members)
+
+
+class HeatMap(ScrollView, can_focus=True):
+    """Layers down, roles across. Row −1 of the cursor is the header of the roles, column −1 that of the layers."""
+
+    HELP_TEXT = (
+        "Each cell is a module: ● adapted, ○ not; · ░ ▒ ▓ █ and the number say how much of the chosen measure it has "
+        "(legend above). Move with the arrows. Space toggles the module; on a layer's or a role's name it toggles all of "
+        "them. A click does both at once."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space,enter", "toggle_here", "Toggle", key_display="space"),
+        Binding("up", "move(-1,0)", "Up", show=False),
+        Binding("down", "move(1,0)", "Down", show=False),
+        Binding("left", "move(0,-1)", "Left", show=False),
+        Binding("right", "move(0,1)", "Right", show=False),
+        Binding("home", "move(0,-99)", "To the layer's name", show=False),
+        Binding("end", "move(0,99)", "Last role", show=False),
+        Binding("pageup", "move(-8,0)", "Up 8", show=False),
+        Binding("pagedown", "move(8,0)", "Down 8", show=False),
+        Binding("ctrl+home", "move(-999,0)", "To the roles' names", show=False),
+        Binding("ctrl+end", "move(999,0)", "Last layer", show=False),
+    ]
+    DEFAULT_CSS = """
+    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }
+    HeatMap > .heatmap--low { background: $surface; color: $text-muted; }
+    HeatMap > .heatmap--high { background: $primary; color: $text; }
+    HeatMap > .heatmap--header { background: $panel; color: $text; text-style: bold; }
+    HeatMap > .heatmap--cursor { text-style: bold reverse; }
+    """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"heatmap--low", "heatmap--high", "heatmap--header", "heatmap--cursor"}
+
+    cursor: reactive[tuple[int, int]] = reactive((0, 0))
+
+    class Toggled(Message):
+        """The user toggles these modules, indices in model order."""
+
+        def __init__(self, modules: tuple[int, ...]) -> None:
+            super().__init__()
+            self.modules = modules
+
+    class Moved(Message):
+        """The cursor is on these modules now."""
+
+        def __init__(self, modules: tuple[int, ...]) -> None:
+            super().__init__()
+            self.modules = modules
+
+    def __init__(self) -> None:
+        super().__init__(id="heatmap")
+        self.grid = Grid((), (), {})
+        self.chosen: frozenset[int] = frozenset()
+        self.values: Sequence[float] = ()
+        self.measure: Measure | None = None
+        self._levels: list[float | None] = []
+        self._shades: dict[tuple[float | None, bool], Style] = {}
+
+    def show_grid(self, grid: Grid) -> None:
+        """Another probe."""
+        self.grid, self.chosen, self.values, self._levels = grid, frozenset(), (), []
+        self.set_reactive(HeatMap.cursor, (0, 0))
+        self._resize()
+        self.watch_cursor()
+
+    def show_values(self, values: Sequence[float], measure: Measure) -> None:
+        """Colour by these, in model order; NaN: unknown."""
+        self.values, self.measure, self._levels = values, measure, levels(values)
+        self._shades.clear()
+        self.refresh()
+
+    def show_chosen(self, chosen: frozenset[int]) -> None:
+        changed, self.chosen = chosen ^ self.chosen, chosen
+        for row in {row for (row, _), members in self.grid.cells.items() if changed.intersection(members)}:
+            self.refresh(Region(0, row + 1 - self.scroll_offset.y, self.size.width, 1))
+
+    def notify_style_update(self) -> None:
+        """Another theme."""
+        self._shades.clear()
+        super().notify_style_update()
+
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    @property
+    def cell_width(self) -> int:
+        """As wide as the room for all roles allows; too narrow for numbers: marks and glyphs only."""
+        room = (self.size.width - LABEL) // max(len(self.grid.roles), 1)
+        return min(room, WIDEST) if room >= NARROWEST else BARE
+
+    def on_resize(self) -> None:
+        self._resize()
+
+    def _resize(self) -> None:
+        self.virtual_size = Size(LABEL + self.cell_width * len(self.grid.roles), len(self.grid.layers) + 1)
+        self.refresh()
+
+    def modules_at(self, row: int, column: int) -> tuple[int, ...]:
+        """Indices of the modules at a cell, of a layer at column −1, of a role at row −1."""
+        if row < 0 and column < 0:
+            return ()
+        if row < 0:
+            return self.grid.column(column)
+        return self.grid.row(row) if column < 0 else self.grid.cells.get((row, column), ())
+
+    def validate_cursor(self, cursor: tuple[int, int]) -> tuple[int, int]:
+        row, column = cursor
+        row = max(-1, min(row, len(self.grid.layers) - 1))
+        column = max(-1, min(column, len(self.grid.roles) - 1))
+        return (0, -1) if (row, column) == (-1, -1) else (row, column)
+
+    def watch_cursor(self) -> None:
+        row, column = self.cursor
+        if row >= 0:
+            left = LABEL + self.cell_width * max(column, 0)
+            # one line higher than the row, as the header covers the first one
+            self.scroll_to_region(Region(left if column > 0 else 0, row, self.cell_width, 2), animate=False, force=True)
+        self.refresh()
+        self.post_message(self.Moved(self.modules_at(row, column)))
+
+    def action_move(self, down: int, right: int) -> None:
+        row, column = self.cursor
+        if (row + down, column) == (-1, -1) or (row, column + right) == (-1, -1):
+            return
+        self.cursor = (row + down, column + right)
+
+    def action_toggle_here(self) -> None:
+        if modules := self.modules_at(*self.cursor):
+            self.post_message(self.Toggled(modules))
+
+    def on_click(self, event: Click) -> None:
+        x = event.x + (self.scroll_offset.x if event.x >= LABEL else 0)
+        row = event.y - 1 + self.scroll_offset.y if event.y else -1
+        column = (x - LABEL) // self.cell_width if event.x >= LABEL else -1
+        if row < len(self.grid.layers) and column < len(self.grid.roles) and (row, column) != (-1, -1):
+            self.cursor = (row, column)
+            self.action_toggle_here()
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def render_line(self, y: int) -> Strip:
+        size, scroll, width = self.size, self.scroll_offset, self.cell_width
+        row = y - 1 + scroll.y if y else -1
+        base = self.rich_style
+        if row >= len(self.grid.layers) or not self.grid.roles:
+            return Strip.blank(size.width, base)
+        header = self.get_component_rich_style("heatmap--header")
+        cursor = self.get_component_rich_style("heatmap--cursor")
+        here = self.cursor if self.has_focus else None
+        label = self._label(row).rjust(LABEL - 1)[: LABEL - 1] + " "
+        at_label = here == (row, -1)
+        segments = [Segment(CURSOR + label[1:], cursor) if at_label else Segment(label, header)]
+        cells: list[Segment] = []
+        for column, role in enumerate(self.grid.roles):
+            text, style = (f" {role}", header) if row < 0 else self._cell(row, column, width, base)
+            text = text[:width].ljust(width)
+            cells.append(Segment(CURSOR + text[1:], cursor) if here == (row, column) else Segment(text, style))
+        scrolled = Strip(cells).crop(scroll.x, scroll.x + size.width - LABEL)
+        return Strip([*segments, *scrolled]).extend_cell_length(size.width, base).crop(0, size.width)
+
+    def _label(self, row: int) -> str:
+        if row < 0:
+            return "layer"
+        layer = self.grid.layers[row]
+        return "–" if layer is None else str(layer)
+
+    def _cell(self, row: int, column: int, width: int, base: Style) -> tuple[str, Style]:
+        members = self.grid.cells.get((row, column), ())
+        if not members:
+            return "", base
+        inside = sum(i in self.chosen for i in members)
+        mark = LEFT_OUT if not inside else CHOSEN if inside == len(members) else "◐"
+        known = bool(self._levels)
+        found = [level for i in members if known and (level := self._levels[i]) is not None]
+        level = max(found) if found else None
+        text = f" {mark}{glyph(level) if known else ' '}"
+        if width >= NARROWEST and known and self.measure:
+            text += number(max(self.values[i] for i in members), self.measure, min(width - 3, 5))
+        key = level, bool(inside)
+        if key not in self._shades:
+            self._shades[key] = self._shade(*key)
+        return text, self._shades[key]
+
+    def _shade(self, level: float | None, chosen: bool) -> Style:
+        """Between the theme's low and high; terminals' own colours cannot be mixed, there the glyph alone speaks."""
+        low, high = (self.get_component_styles(f"heatmap--{end}") for end in ("low", "high"))
+        if low.background.ansi is not None or high.background.ansi is not None:
+            return self.rich_style + Style(bold=chosen)
+        ground: Color = low.background.blend(high.background, level or 0.0)
+        ink = ground.get_contrast_text(1.0 if chosen else 0.75)
+        return Style(color=(ground + ink).rich_color, bgcolor=ground.rich_color, bold=chosen)

@@ -1,0 +1,97 @@
+"""What survives the program: the session file, and the log of unexpected errors. No Textual, no engine but its store."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from advisor.errors import AdvisorError
+from advisor.store import read_json, write_json
+from tui.inputs import Inputs
+from tui.state import State
+
+APP = "lora-layer-advisor"
+SCHEMA = 1
+RECENT = 12
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A session as the file keeps it.
+
+    Attributes:
+        probe: folder of the probe that was open. selection: an entry of a selection file. recent: folders, newest first.
+    """
+
+    inputs: Inputs = field(default_factory=Inputs)
+    probe: str | None = None
+    selection: dict[str, Any] | None = None
+    measure: str = "share"
+    theme: str | None = None
+    recent: tuple[str, ...] = ()
+
+
+def session_file() -> Path:
+    """In the platform's folder for user state."""
+    return Path(platformdirs.user_state_dir(APP)) / "tui.json"
+
+
+def read_session(path: Path) -> Kept:
+    """What was kept; an empty session where there is no usable file, as a damaged one must not keep anyone out."""
+    try:
+        found = read_json(path, "session")
+    except AdvisorError:
+        return Kept()
+    if found.get("schema") != SCHEMA:
+        return Kept()
+    probe, selection, theme, inputs = (found.get(key) for key in ("probe", "selection", "theme", "inputs"))
+    recent = found.get("recent")
+    return Kept(
+        inputs=Inputs.from_dict(inputs) if isinstance(inputs, dict) else Inputs(),
+        probe=probe if isinstance(probe, str) else None,
+        selection=selection if isinstance(selection, dict) else None,
+        measure=str(found.get("measure", "share")),
+        theme=theme if isinstance(theme, str) else None,
+        recent=tuple(str(folder) for folder in recent) if isinstance(recent, list) else (),
+    )
+
+
+def write_session(path: Path, state: State, theme: str, recent: Sequence[str]) -> None:
+    """Keep a session, atomically.
+
+    Raises:
+        AdvisorError: the file cannot be written.
+    """
+    from tui.engine import entry
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "inputs": state.inputs.as_dict(),
+            "probe": str(state.opened.folder) if state.opened else None,
+            "selection": entry(state.current) if state.current else None,
+            "measure": state.measure,
+            "theme": theme,
+            "recent": list(dict.fromkeys(recent))[:RECENT],
+        },
+    )
+
+
+def log_error(error: BaseException) -> Path | None:
+    """Write the traceback to a file of its own; None where that cannot be done either."""
+    folder = Path(platformdirs.user_log_dir(APP))
+    path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return None
+    return path

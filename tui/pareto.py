@@ -1,0 +1,137 @@
+"""Pareto: predicted result against LoRA parameters, every selection a mark, one of them taken."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import Click
+from textual.message import Message
+from textual.widgets import Static
+
+from tui.lineup import FRONT, MARKS, Column, legend
+from tui.lineup_screen import LineupScreen, SelectionTable
+from tui.plot import AXIS, CURSOR, INTERVAL, LINE, Point, places, plot
+
+STYLES = {
+    "": "", AXIS: "$text-muted", LINE: "$text-primary", INTERVAL: "$text-muted", CURSOR: "bold reverse",
+    "current": "bold $text-warning", "pick": "bold $text-success", "kept": "$text-secondary", "all": "$text",
+    "recipe": "$text-accent", "peer": "$text-secondary", "front": "$text-primary",
+}  # fmt: skip
+
+
+class Plot(Static):
+    """Draws what :func:`tui.plot.plot` says; a click goes to the nearest mark."""
+
+    HELP_TEXT = "Every mark is a selection; the line joins the front: nothing smaller is predicted better. A click goes to one."
+
+    class Clicked(Message):
+        """The mark with this index is the nearest to a click."""
+
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+
+    def __init__(self) -> None:
+        super().__init__("", id="plot", markup=False)
+        self.points: list[Point] = []
+
+    def show(self, points: list[Point], front: list[int], cursor: int | None) -> None:
+        self.points = points
+        lines = plot(points, front, self.size.width, self.size.height, cursor)
+        drawn = [Content.assemble(*((text, STYLES[style]) for text, style in line)) for line in lines]
+        self.update(Content("\n").join(drawn))
+
+    def on_click(self, event: Click) -> None:
+        where = places(self.points, self.size.width, self.size.height)
+        if where:
+            # a line is about twice as high as a column is wide
+            distances = [(2 * (row - event.y)) ** 2 + (column - event.x) ** 2 for row, column in where]
+            self.post_message(self.Clicked(distances.index(min(distances))))
+
+
+class ParetoScreen(LineupScreen):
+    """The plot, the table of its points, what is said of the one under the cursor."""
+
+    WITH_FRONT = True
+    HELP: ClassVar[str] = (
+        "Every selection by its LoRA parameters and its predicted result; the line joins the front: nothing smaller is predicted "
+        "better. Move through the points with the arrows, or click on one; m changes between the metric and the loss. The bar "
+        "is the 90 % interval of one run. Enter takes the point as the current selection; u undoes that."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("m", "measure", "Metric/loss")]
+    CSS = """
+    ParetoScreen #heading, ParetoScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
+    ParetoScreen #main { height: 1fr; }
+    ParetoScreen #left { width: 1fr; height: 1fr; }
+    ParetoScreen #plot { height: 1fr; min-height: 9; }
+    ParetoScreen #table { height: 1fr; }
+    ParetoScreen #side { width: 40; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
+    ParetoScreen #details { height: auto; }
+    ParetoScreen.-normal #main { layout: vertical; }
+    ParetoScreen.-normal #side { width: 100%; height: 10; border-left: none; border-top: solid $border; }
+    ParetoScreen.-normal.-low #side { height: 5; }
+    ParetoScreen.-normal.-low #plot { height: 9; }
+    ParetoScreen.-narrow #main { layout: vertical; }
+    ParetoScreen.-narrow #side { width: 100%; height: 8; border-left: none; border-top: solid $border; }
+    ParetoScreen.-narrow #plot, ParetoScreen.-narrow #legend { display: none; }
+    ParetoScreen.-narrow.-high #plot, ParetoScreen.-narrow.-high #legend { display: block; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shows_loss = False
+        self.drawn: list[str] = []  # ids of the entries in the plot, in its order
+
+    def body(self) -> ComposeResult:
+        yield Static("", id="heading", markup=False)
+        with Horizontal(id="main"):
+            with Vertical(id="left"):
+                yield Plot()
+                yield Static("", id="legend", markup=False)
+                yield SelectionTable(self.HELP)
+            with VerticalScroll(id="side", can_focus=True):
+                yield Static("", id="details", markup=False)
+
+    def wanted(self, found: list[Column]) -> list[Column]:
+        by_id = {column.id: column for column in found}
+        return [by_id[key] for key in ("params", "loss" if self.shows_loss else "metric", "apart", "relative", "memory", "time")]
+
+    def draw_under(self) -> None:
+        opened = self.state.opened
+        if opened is None:
+            return
+        what = "loss (lower is better)" if self.shows_loss else f"{opened.metric} (higher is better)"
+        self.query_one("#heading", Static).update(f"Predicted {what} against LoRA parameters   {self.waiting}")
+        self.query_one("#legend", Static).update(legend(self.entries))
+        self.show_details(self.query_one("#details", Static), self.details_under())
+        self._draw_plot()
+
+    def _draw_plot(self) -> None:
+        """Of several in one cell the first is seen, so the entries go in the order of their marks."""
+        order = list(MARKS)
+        known = [(entry, figures) for entry in self.entries if (figures := self.lineup.figures(entry)) is not None]
+        known.sort(key=lambda pair: order.index(pair[0].kinds[0]))
+        points = []
+        for entry, figures in known:
+            value, low, high = figures.loss if self.shows_loss else figures.metric
+            points.append(Point(figures.cost.params, value, low, high, MARKS[entry.kinds[0]], entry.kinds[0]))
+        front = sorted((i for i, (entry, _) in enumerate(known) if FRONT in entry.kinds), key=lambda i: points[i].x)
+        under = self.under
+        cursor = next((i for i, (entry, _) in enumerate(known) if under is not None and entry.id == under.id), None)
+        self.drawn = [entry.id for entry, _ in known]
+        self.query_one(Plot).show(points, front, cursor)
+
+    def on_plot_clicked(self, message: Plot.Clicked) -> None:
+        rows = {entry.id: row for row, entry in enumerate(self.entries)}
+        self.table.move_cursor(row=rows[self.drawn[message.index]])
+
+    def action_measure(self) -> None:
+        """The metric or the loss."""
+        self.shows_loss = not self.shows_loss
+        if self.order in ("metric", "loss"):
+            self.order = "loss" if self.shows_loss else "metric"
+        self.redraw()

@@ -1,0 +1,266 @@
+"""Setup: what to probe, how the data is read, for which recipe; or a probe made earlier."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Button, Input, OptionList, Select, Static
+from textual.widgets.option_list import Option
+
+from tui.base import AdvisorScreen, Places
+from tui.engine import Preview, Recent
+from tui.form import CHOICE, FIELDS, Field, parsed, shown
+from tui.state import Change
+
+PREVIEW_AFTER = 0.3  # seconds without typing until the data is read
+
+
+class TextField(Input):
+    """A field to type into; Escape leaves it, so that the single-key commands work."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.leave_field", "Leave field", show=False)]
+
+    def __init__(self, field: Field, value: str) -> None:
+        super().__init__(value, placeholder=field.unset, id=field.name, compact=True)
+        self.HELP_TEXT = f"{field.label}. {field.help}"
+
+
+class ChoiceField(Select[str]):
+    """A field to choose in."""
+
+    def __init__(self, field: Field, value: str) -> None:
+        super().__init__([(c, c) for c in field.choices], value=value, allow_blank=False, id=field.name, compact=True)
+        self.HELP_TEXT = f"{field.label}. {field.help}"
+
+
+class SetupScreen(AdvisorScreen):
+    """The form, the data as it would be read, recent probes."""
+
+    HELP = (
+        "Name a model and your training rows. The rows are read at once and shown as the model will see them: check the "
+        "task and the columns, change them if they are wrong. Then probe: one pass over a sample of the rows, after which "
+        "every question about every selection is answered without the model.\n\n"
+        "A probe made earlier opens at once: choose it in the list."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f5", "probe", "Probe", key_display="F5"),
+        Binding("f2", "demo", "Demo", key_display="F2"),
+    ]
+    CSS = """
+    SetupScreen #welcome { padding: 1 2; text-style: bold; }
+    SetupScreen #columns { height: 1fr; }
+    SetupScreen #form { layout: grid; grid-size: 2; grid-columns: 14 1fr; grid-rows: 1; height: auto; padding: 0 1; }
+    SetupScreen .label { height: 1; color: $text-muted; }
+    SetupScreen TextField { height: 1; background: $panel; border: none; padding: 0 1; }
+    SetupScreen TextField:focus { background: $surface-lighten-1; text-style: none; }
+    SetupScreen TextField.wrong { color: $text-error; text-style: underline; }
+    SetupScreen ChoiceField { height: 1; }
+    SetupScreen #left { width: 1fr; height: 1fr; }
+    SetupScreen #right { width: 1fr; height: 1fr; }
+    SetupScreen #right > * { padding: 0 1; min-width: 12; }
+    SetupScreen .heading { text-style: bold; color: $text-primary; height: 1; margin-top: 1; }
+    SetupScreen #preview, SetupScreen #message { height: auto; }
+    SetupScreen #message { color: $text-warning; padding: 0 1; }
+    SetupScreen #recent { height: auto; max-height: 12; border: none; background: $background; }
+    SetupScreen #buttons { height: 1; padding: 0 1; }
+    SetupScreen #buttons Button { margin-right: 2; }
+    SetupScreen.-narrow #columns { layout: vertical; overflow-y: auto; }
+    SetupScreen.-narrow #left { height: auto; width: 100%; }
+    SetupScreen.-narrow #right { height: auto; width: 100%; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_complete = False
+        self.problems: dict[str, str] = {}
+        self.preview: Preview | None = None
+        self.recent: list[Recent] = []
+        self._preview_timer: Any = None
+        self._read: tuple[Any, ...] | None = None
+
+    def compose(self) -> ComposeResult:
+        """Little at first, so that there is something to see at once; the form follows after the first paint."""
+        yield Places(id="places")
+        yield Static("Which modules should LoRA adapt, on your model and your data?", id="welcome", markup=False)
+
+    def body(self) -> ComposeResult:
+        inputs = self.state.inputs
+        with Horizontal(id="columns"):
+            with VerticalScroll(id="left", can_focus=False), Vertical(id="form"):
+                for field in FIELDS:
+                    yield Static(field.label, classes="label", markup=False)
+                    value = shown(inputs, field)
+                    yield ChoiceField(field, value) if field.kind == CHOICE else TextField(field, value)
+            with VerticalScroll(id="right", can_focus=False):
+                yield Static("Data as it will be read", classes="heading")
+                yield Static("Name a model and data to begin, or press F2 for the demo.", id="preview", markup=False)
+                yield Static("Recent probes", classes="heading", id="recent-heading")
+                yield OptionList(id="recent", compact=True)
+        yield Static("", id="message", markup=False)
+        with Horizontal(id="buttons"):
+            yield Button("Probe (F5)", id="probe", variant="primary", compact=True)
+            yield Button("Demo (F2)", id="demo", compact=True)
+
+    async def show_form(self) -> None:
+        """Called once the first paint is on the terminal."""
+        await self.mount_compose(self.body())
+        await self.mount_compose(self.compose_footer())
+        await self.query_one("#welcome").remove()
+        self.is_complete = True
+        self.query_one("#model").focus()
+        self.state_changed(None)
+
+    def state_changed(self, change: Change | None) -> None:
+        if not self.is_complete:
+            return
+        if change in (None, Change.INPUTS):
+            self._fill()
+        if change is None:
+            self._list_recent()
+            self._preview_soon(0.0)
+
+    def _fill(self) -> None:
+        """Show the inputs of the state where they differ from what the fields say."""
+        values, _ = parsed(self._texts())
+        for field in FIELDS:
+            if getattr(self.state.inputs, field.name) != values.get(field.name):
+                widget = self.query_one(f"#{field.name}")
+                if isinstance(widget, TextField | ChoiceField):
+                    widget.value = shown(self.state.inputs, field)
+
+    def _texts(self) -> dict[str, str]:
+        texts = {widget.id or "": widget.value for widget in self.query(TextField)}
+        return texts | {widget.id or "": str(widget.value) for widget in self.query(ChoiceField)}
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    def take(self) -> None:
+        """Every keystroke goes to the state, so that nothing is lost; what cannot be read is said."""
+        values, self.problems = parsed(self._texts())
+        if any(getattr(self.state.inputs, name) != value for name, value in values.items()):
+            self.state.set_inputs(**values)
+        for widget in self.query(TextField):
+            widget.set_class(widget.id in self.problems, "wrong")
+        self._say("  ".join(self.problems.values()))
+        self._preview_soon(PREVIEW_AFTER)
+
+    def _say(self, text: str) -> None:
+        self.query_one("#message", Static).update(text)
+
+    # --- the data ---------------------------------------------------------------------------------------------------
+
+    def _preview_soon(self, delay: float) -> None:
+        inputs = self.state.inputs
+        read = tuple(getattr(inputs, field.name) for field in FIELDS if field.data)
+        if read == self._read or not inputs.data:
+            return
+        if self._preview_timer is not None:
+            self._preview_timer.stop()
+        self._preview_timer = self.set_timer(max(delay, 0.01), self._ask_preview)
+
+    def _ask_preview(self) -> None:
+        inputs, engine = self.state.inputs, self.advisor.engine
+        self._read = tuple(getattr(inputs, field.name) for field in FIELDS if field.data)
+
+        def look() -> Preview | str:
+            from advisor.errors import AdvisorError
+
+            try:
+                return engine.preview(inputs)
+            except AdvisorError as error:  # while one types, a sentence below the form, not a dialog
+                return str(error)
+
+        self.advisor.ask("preview", look, self._show_preview)
+
+    def _show_preview(self, found: Preview | str) -> None:
+        if isinstance(found, str):
+            self.preview = None
+            self.query_one("#preview", Static).update(f"Cannot be read: {found}")
+            return
+        self.preview = found
+        self.query_one("#preview", Static).update(preview_text(found))
+
+    # --- recent probes ----------------------------------------------------------------------------------------------
+
+    def _list_recent(self) -> None:
+        folders, engine = tuple(self.advisor.recent), self.advisor.engine
+        self.advisor.ask("recent", lambda: engine.recent(folders), self._show_recent)
+
+    def _show_recent(self, found: list[Recent]) -> None:
+        self.recent = found
+        listed = self.query_one("#recent", OptionList)
+        listed.clear_options()
+        listed.add_options([Option(recent_line(probe, time.time())) for probe in found])
+        self.query_one("#recent-heading").display = listed.display = bool(found)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.advisor.open_probe(self.recent[event.option_index].folder)
+
+    # --- actions ----------------------------------------------------------------------------------------------------
+
+    @on(Button.Pressed)
+    def pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "probe":
+            self.action_probe()
+        else:
+            self.action_demo()
+
+    @on(Input.Submitted)
+    def submitted(self) -> None:
+        self.focus_next()
+
+    def action_leave_field(self) -> None:
+        self.set_focus(None)
+
+    def action_probe(self) -> None:
+        """Start the probe unless something is missing; then go to the field."""
+        inputs = self.state.inputs
+        missing = [name for name in ("model", "data") if not getattr(inputs, name)]
+        wrong = [*missing, *self.problems]
+        if wrong:
+            self._say(self.problems.get(wrong[0], f"{wrong[0].capitalize()} is missing."))
+            self.query_one(f"#{wrong[0]}", Widget).focus()
+            return
+        self.advisor.action_start_probe()
+
+    def action_demo(self) -> None:
+        """Fill in the embedded model and data."""
+        self._say("The embedded MiniLM, and topics of this Python's documentation. F5 probes it.")
+        self.advisor.fill_demo()
+
+
+def preview_text(found: Preview) -> Content:
+    """Task and columns in a sentence, then the first rows."""
+    label = f", label {found.label_column}" if found.label_column else ""
+    names = [*found.classes[:6], *(["…"] if len(found.classes) > 6 else [])]
+    classes = f" ({len(found.classes)}: {', '.join(names)})" if names else ""
+    lines = [
+        Content.styled(f"{found.task}{classes}, metric {found.metric}", "bold"),
+        Content(f"{found.total:,} rows; text {', '.join(found.text_columns)}{label}; columns: {', '.join(found.columns)}"),
+    ]
+    for row in found.rows:
+        *texts, last = row
+        lines.append(Content(f"· {' | '.join(_short(t) for t in texts)}" + (f" → {_short(last, 24)}" if texts else _short(last))))
+    lines += [Content.styled(note, "dim") for note in found.notes if "Left out" in note]
+    return Content("\n").join(lines)
+
+
+def _short(text: str, most: int = 60) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= most else plain[: most - 1] + "…"
+
+
+def recent_line(probe: Recent, now: float) -> Content:
+    """What was probed, on what, when."""
+    age = max(now - probe.when, 0.0)
+    steps = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+    when = next((f"{age / size:.0f} {unit} ago" for size, unit in steps if age >= size), "just now")
+    model, data = (_short(text.rstrip("/").rsplit("/", 1)[-1], 24) for text in (probe.model, probe.data))
+    return Content.assemble((model, "bold"), f" on {data}, {probe.modules} modules, ", (when, "dim"))
