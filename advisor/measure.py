@@ -215,4 +215,4 @@ class _Recorder:
 
 
 def _start_graph(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-    return output.requires_grad_(True)
+    return output.requires_grad_(True).clone()  # Falcon adds to it in place, which a leaf does not take

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -112,10 +113,13 @@ def load_model(
         seed: draws the weights of a new head.
 
     Raises:
-        BadInput: the folder or id cannot be loaded as such a model, or its trained head has other labels.
+        BadInput: the folder or id cannot be loaded as such a model, it is an encoder-decoder, or its trained head has
+            other labels.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     config = _load_config(name, options)
+    if config.is_encoder_decoder:  # two stacks, and outputs that depend on end tokens: nothing here is tested on them
+        raise BadInput(f"{name}: {config.model_type} is an encoder-decoder.", "Use an encoder or a decoder, see docs/models.md.")
     if task != "causal-lm":
         _check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
@@ -294,7 +298,7 @@ def _load_config(name: str, options: dict[str, Any]) -> Any:
     try:
         with _quiet():
             return transformers.AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise BadInput(
             f"{name}: its config cannot be read: {_first_line(error)}",
             "Check the folder or hub id; hub models need a network or a local cache.",

@@ -9,7 +9,7 @@ import families
 import oracle
 import pytest
 import transformers
-from architectures import ARCHITECTURES, FAMILIES, build
+from architectures import ARCHITECTURES, FAMILIES, Family, build
 
 from advisor.models import family_profile
 from advisor.profiles import load_profiles
@@ -44,14 +44,43 @@ def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_p
     assert any("expert" in note for note in found.notes) == ("experts" in found.never)
 
 
-def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "olmo2", FAMILIES["llama"]._replace(title="OLMo 2", config="Olmo2Config"))
-    found = families.examine(build("olmo2", tmp_path / "model"), "binary", tmp_path)
+def bert_like(config: str, **fields: object) -> Family:
+    return FAMILIES["bert"]._replace(config=config, fields={**FAMILIES["bert"].fields, **fields})
+
+
+def llama_like(config: str, **fields: object) -> Family:
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3}
+    return FAMILIES["llama"]._replace(config=config, fields={**sizes, "max_position_embeddings": 64, **fields})
+
+
+QKVO = {f"self_attn.{part}_proj" for part in "qkvo"}
+GATED = {f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+FUSED = {"self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"}
+BERTS = {f"attention.self.{part}" for part in ("query", "key", "value")}
+BERTS |= {"attention.output.dense", "intermediate.dense", "output.dense"}
+UNLISTED = {  # the roles that names give
+    "olmo2": (llama_like("Olmo2Config"), QKVO | GATED),
+    "falcon": (llama_like("FalconConfig"), FUSED),  # adds in place
+    "bloom": (llama_like("BloomConfig", n_layer=2, n_head=3), FUSED),
+    "stablelm": (llama_like("StableLmConfig", num_key_value_heads=3), QKVO | GATED),
+    "starcoder2": (llama_like("Starcoder2Config", num_key_value_heads=3), QKVO | {"mlp.c_fc", "mlp.c_proj"}),
+    "gpt_oss": (llama_like("GptOssConfig", num_key_value_heads=3, head_dim=8, num_local_experts=4), QKVO),
+    "electra": (bert_like("ElectraConfig", embedding_size=16), BERTS | {"embeddings_project"}),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ("olmo2", "falcon") else pytest.mark.slow) for n in UNLISTED])
+def test_a_family_without_a_profile_is_found_by_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    family, roles = UNLISTED[name]
+    monkeypatch.setitem(FAMILIES, name, family)
+    found = families.examine(build(name, tmp_path / "model"), "binary", tmp_path)
     assert_works(found)
     assert family_profile(found.model_type) is None
-    assert {t.layer for t in found.targets} == {0, 1, 2}
-    assert {t.role for t in found.targets if t.group == "attention"} == {f"self_attn.{x}_proj" for x in "qkvo"}
-    assert {t.role for t in found.targets if t.group == "mlp"} == {f"mlp.{x}_proj" for x in ("gate", "up", "down")}
+    assert {t.role for t in found.targets} == roles
+    assert all((t.group == "attention") == ("attn" in t.role or "attention" in t.role) for t in found.targets)
+    assert {t.layer for t in found.targets} - {None} == {0, 1}
 
 
 def test_every_profile_is_of_a_family_that_is_tried() -> None:

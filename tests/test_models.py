@@ -250,6 +250,8 @@ def _config(**fields: object) -> Callable[[Path], None]:
         (_cut("model.safetensors"), "cannot be loaded as a classification model"),
         (_cut("tokenizer.json"), "tokenizer cannot be loaded"),
         (_config(model_type="no_such_family"), "config cannot be read"),
+        (_config(hidden_size="wide"), "config cannot be read"),
+        (_config(model_type="t5", classifier_dropout=0.0, is_encoder_decoder=True), "t5 is an encoder-decoder"),
         (_config(hidden_size=20), "cannot be loaded as a classification model"),
     ],
 )
