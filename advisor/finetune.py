@@ -187,8 +187,8 @@ def _adapted_copy(
     loaded: LoadedModel,
     selection: Selection,
     settings: LoraSettings,
-    ranks: Mapping[str, int] | None,
-    alphas: Mapping[str, float] | None,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
 ) -> nn.Module:
     model: nn.Module = copy.deepcopy(loaded.model)
     if loaded.head_is_new:
