@@ -33,6 +33,9 @@ from advisor.simulate import Schedule
 from advisor.targets import LoraSettings, Selection, in_model_order
 
 FEATURE_KERNELS = ("adam", "lora-expected")
+# A simulation of more steps than these rows take would only learn the probe's few examples by heart, as training on many rows
+# does not: at 2,048 rows it ranked real runs worse than that of 512 (TREC +0.79 and +0.94, STS-B −0.20 and +1.00).
+ROWS_PER_EXAMPLE = 4
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,8 @@ def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> 
     head = None
     if (block := probe.head) is not None:
         head = (block.weight, block.fresh_gradient_norm, block.fresh_gradient_energy, block.fresh_gradient_params)
-    optimizer_steps = recipe.epochs * math.ceil(training_rows(probe, recipe) / recipe.batch_size)
+    simulated_rows = min(training_rows(probe, recipe), ROWS_PER_EXAMPLE * probe.samples)
+    optimizer_steps = recipe.epochs * math.ceil(simulated_rows / recipe.batch_size)
     scaled = constants[:, None, None]
     return ProbeView(
         targets=probe.targets,
