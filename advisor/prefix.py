@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,7 +111,7 @@ class PrefixStates:
         for indices in length_bucketed([len(row.ids) for row in rows], RECORD_BATCH):
             batch = [rows[i] for i in indices]
             output, tolerance = self._leaving(depth, forward, batch)
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = _states_in(output)
             if not isinstance(hidden, torch.Tensor) or hidden.shape[:2] != (len(batch), max(len(r.ids) for r in batch)):
                 return None
             if not self._room(depth, tokens * hidden.shape[2] * hidden.element_size()):
@@ -122,17 +122,24 @@ class PrefixStates:
         return found if self._replays(found, rows, forward, tolerance) else None
 
     def _replays(self, states: States, rows: Sequence[Row], forward: Forward, tolerance: float) -> bool:
-        """Whether outputs come out the same, of rows of all lengths together and of the shortest without any padding."""
+        """Whether states are the same with other padding, and the outputs that follow from them the model's own.
+
+        Of rows of all lengths together, and of the shortest without any padding. Outputs may nearly cancel, so that
+        rounding of states would show in them too much: they are compared given the very states of the same batch.
+        """
         mixed = _of_all_lengths(rows)
         for indices in (mixed, mixed[:1]):
             batch = [rows[i] for i in indices]
+            hidden = _states_in(self._leaving(states.depth, forward, batch)[0])
+            kept = pad_sequence([states.values[i] for i in indices], batch_first=True).to(hidden.device)
+            fresh = [one[: len(row.ids)].cpu() for one, row in zip(hidden, batch, strict=True)]
             expected = forward(batch)
             try:
-                with states.replayed(self.loaded.model, indices):
+                with replace(states, values=fresh).replayed(self.loaded.model, range(len(batch))):
                     found = forward(batch)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
                 return False  # its blocks share more than states
-            if not _close(found, expected, batch, tolerance):
+            if not _close(kept, hidden, batch, tolerance) or not _close(found, expected, batch, CLOSE):
                 return False
         return True
 
@@ -150,8 +157,7 @@ class PrefixStates:
                 model.eval()
             if not torch.equal(_random_state(device), before):
                 return True
-        one, other = (output[0] if isinstance(output, tuple) else output for output in (trained, still))
-        return not _close(one, other, batch, tolerance)
+        return not _close(_states_in(trained), _states_in(still), batch, tolerance)
 
     def _leaving(self, depth: int, forward: Forward, batch: Sequence[Row]) -> tuple[Any, float]:
         """What the last frozen block returns, and the relative difference that may be rounding."""
@@ -182,6 +188,11 @@ class _Reached(Exception):
 
     def __init__(self, output: Any, autocast: bool) -> None:
         self.output, self.autocast = output, autocast
+
+
+def _states_in(output: Any) -> Any:
+    """The hidden states in what a block returns."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
