@@ -38,7 +38,7 @@ from tui.inputs import Inputs
 from tui.state import Change
 
 RESULTS = Path(__file__).parent / "results" / "terminal.json"
-LAYERS, EXAMPLES, TOGGLES, STARTS = 32, 128, 100, 15
+LAYERS, EXAMPLES, TOGGLES, STARTS = 32, 128, 50, 15
 ADVISOR = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli import main; main()"
 EMPTY = """
 from textual.app import App

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "textual")
 PLAIN = (
     "targets", "recipe", "errors", "events", "kernels", "spectrum", "simulate", "bounds", "features", "predictor",
     "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "recommend", "report",
-    "posterior", "confirm", "explain", "explain_report", "plots", "peer_picks", "ranks",
+    "posterior", "confirm", "explain", "explain_report", "plots", "peer_picks", "probe_cost", "ranks",
 )  # fmt: skip
 
 

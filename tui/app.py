@@ -22,7 +22,7 @@ from advisor.errors import AdvisorError, Interrupted
 from advisor.events import Event, Progress, Session
 from tui.activity import Activity, outcome
 from tui.base import AdvisorScreen
-from tui.engine import Engine, Opened, RealEngine
+from tui.engine import Engine, Opened, RealEngine, entry
 from tui.inputs import Inputs
 from tui.keep import Kept, log_error, read_session, session_file, write_session
 from tui.lineup import Lineup
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
+SCORED_AT = ("rank", "alpha", "rslora", "train_rows", "epochs", "lr", "batch_size", "kernel", "sigma")
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class AdvisorApp(App[None]):
         self.activity: Activity | None = None
         self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
         self.log_path: Path | None = None
+        self._opened_at: tuple[Any, ...] = ()
         self._latest: dict[str, Latest] = {}
         self._probe_folder, self._start, self._demo = probe_folder, start, demo
         self._keep_timer: Any = None
@@ -186,6 +188,8 @@ class AdvisorApp(App[None]):
         if isinstance(self.screen, AdvisorScreen) or mode != self.current_mode:
             if self.can_show(mode):
                 self.switch_mode(mode)
+                if self.state.opened is not None and mode not in ("setup", "probe") and self._opened_at != self._scored_at():
+                    self.open_probe(self.state.opened.folder)  # Setup names another rank or recipe now
             else:
                 self.notify("First open a probe: Setup lists recent ones.", severity="warning", markup=False)
 
@@ -267,6 +271,7 @@ class AdvisorApp(App[None]):
         if name == "probe" and self.activity is not None:
             self.activity.outcome = outcome(error)
         for screen in self._in_view():
+            screen.run_ended(name, error)
             screen.state_changed(None)
 
     def on_happened(self, message: Happened) -> None:
@@ -299,8 +304,18 @@ class AdvisorApp(App[None]):
 
     def open_probe(self, folder: Path) -> None:
         """Load a probe from disk, then go to Explore."""
-        inputs = self.state.inputs
-        self.ask("open", lambda: self._load(self.engine.open(folder, inputs)), self._show_opened)
+        inputs, selection = self.state.inputs, self._selection_for(folder)
+        self.ask("open", lambda: self._load(self.engine.open(folder, inputs), selection), self._show_opened)
+
+    def _selection_for(self, folder: Path) -> dict[str, Any] | None:
+        """What was selected when this probe was last looked at; at the common rank, it follows a change of that."""
+        opened, current = self.state.opened, self.state.current
+        if opened is None or current is None or opened.folder != folder:
+            return self.kept.selection if self.kept.probe == str(folder) else None
+        found = entry(current)
+        if current.settings == opened.scorer.settings:
+            found = {key: value for key, value in found.items() if key not in ("rank", "alpha", "rslora")}
+        return found
 
     def fill_demo(self) -> None:
         """Fill in the embedded model and data; with ``start``, probe them."""
@@ -320,23 +335,31 @@ class AdvisorApp(App[None]):
             self.activity = Activity()
             self.switch_mode("probe")
 
-    def _load(self, opened: Opened) -> tuple[Opened, Candidate, list[Candidate]]:
-        """With the selection to begin with: the last session's, if it was of this probe. In a thread."""
+    def _load(
+        self, opened: Opened, selection: dict[str, Any] | None = None
+    ) -> tuple[Opened, Candidate, list[Candidate]]:
+        """With the selection to begin with: the given one, if it still fits. In a thread."""
         named = self.engine.kept(opened)
-        if self.kept.probe == str(opened.folder) and self.kept.selection is not None:
+        if selection is not None:
             try:
-                return opened, self.engine.read(opened, [self.kept.selection], "last session")[0], named
+                return opened, self.engine.read(opened, [selection], "last session")[0], named
             except AdvisorError:
                 pass  # the probe changed since
         usual = self.engine.recipes(opened)
         return opened, next((c for c in usual if c.selection.name == "q,v"), usual[0]), named
 
+    def _scored_at(self) -> tuple[Any, ...]:
+        """The inputs that a scorer is made for."""
+        return tuple(getattr(self.state.inputs, name) for name in SCORED_AT)
+
     def _show_opened(self, found: tuple[Opened, Candidate, list[Candidate]]) -> None:
         opened, current, named = found
+        self._opened_at = self._scored_at()
         self.cancel("search")
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
         self.state.open(opened, current, named)
-        self.switch_mode("explore")
+        if self.current_mode in ("setup", "probe"):
+            self.switch_mode("explore")
 
     # --- errors -------------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,9 @@ class AdvisorScreen(Screen[None]):
     def show_event(self, run: str, event: Event) -> None:
         """Something a run reported (see :meth:`tui.app.AdvisorApp.start_run`), while this screen is in view."""
 
+    def run_ended(self, run: str, error: Exception | None) -> None:
+        """A run ended, well or by ``error``, while this screen is in view; :meth:`state_changed` follows."""
+
     def add_log_line(self, line: str) -> None:
         """A library printed a line, or the probe noted something, while this screen is in view."""
 

@@ -17,6 +17,7 @@ from tui.inputs import Inputs
 if TYPE_CHECKING:
     from advisor.bounds import Bound
     from advisor.cost import Cost
+    from advisor.data import Example
     from advisor.events import Session
     from advisor.explain import ModuleRow
     from advisor.export.peft import Resolved
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from advisor.prepare import Source
     from advisor.probe_folder import Probe
     from advisor.recommend import Recommendation
+    from advisor.schema import Schema
     from advisor.scoring import Candidate, Scorer
     from advisor.targets import Target
 
@@ -52,7 +54,7 @@ class Preview:
     Attributes:
         task, metric, text_columns, label_column, classes: as inferred, or as asked for.
         columns: all there are. rows: the first few, one text a column. total: usable rows.
-        notes: every inference, one sentence each.
+        notes: every inference, one sentence each. cost: of the probe, a sentence; empty while that cannot be told.
     """
 
     task: str
@@ -64,6 +66,7 @@ class Preview:
     rows: tuple[tuple[str, ...], ...]
     total: int
     notes: tuple[str, ...]
+    cost: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +248,10 @@ def source_of(inputs: Inputs) -> Source:
     )  # fmt: skip
 
 
+def _characters(example: Example) -> int:
+    return sum(map(len, (*example.texts, example.prompt, example.completion, *(text for _, text in example.messages))))
+
+
 class RealEngine:
     """:class:`Engine` over :mod:`advisor`."""
 
@@ -296,6 +303,24 @@ class RealEngine:
             rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in table.rows[:PREVIEW_ROWS]),
             total=len(dataset.examples),
             notes=dataset.notes,
+            cost=self._cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),
+        )
+
+    def _cost(self, inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
+        from advisor.probe_cost import estimate_probe, product_rate
+
+        if not inputs.model or not Path(inputs.model).is_dir():
+            return ""
+        found = estimate_probe(
+            Path(inputs.model), schema.task, len(schema.class_names), lengths, inputs.samples, inputs.max_length
+        )
+        if found is None:
+            return ""
+        minutes = found.seconds(product_rate()) / 60
+        return (
+            f"Probing takes {found.rows} rows, about {found.tokens:,} tokens, one forward and {found.backward} backward "
+            f"passes, up to {found.disk_bytes / 1e9:.1f} GB of disk; "
+            f"on this CPU, as busy as it is, some {max(minutes, 0.1):.1g} min."
         )
 
     def probe(self, inputs: Inputs, session: Session) -> Opened:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
 from textual import on
@@ -19,6 +20,10 @@ from tui.cells import MEASURES
 from tui.heatmap import Grid, HeatMap
 from tui.panels import inspected, legend, measure_values, selection_text, spectrum_text, terms
 from tui.state import Change
+
+if TYPE_CHECKING:
+    from advisor.recommend import Recommendation
+    from tui.engine import Opened
 
 EFFECTS_AFTER = 0.4  # seconds without a change until what each module would do is computed
 
@@ -80,6 +85,7 @@ class ExploreScreen(AdvisorScreen):
         self.under: tuple[int, ...] = ()
         self.searching = ""
         self._effects_timer: Any = None
+        self._searched: tuple[Any, ...] = ()
 
     def body(self) -> ComposeResult:
         with Horizontal(id="main"):
@@ -113,7 +119,7 @@ class ExploreScreen(AdvisorScreen):
             heatmap.show_chosen(frozenset(i for i, t in enumerate(state.targets) if t.name in state.chosen))
             self._compute()
         self._draw_side()
-        if change in (None, Change.PROBE) and state.recommendation is None:
+        if change in (None, Change.PROBE):
             self._search()
 
     def _draw_legend(self) -> None:
@@ -158,15 +164,25 @@ class ExploreScreen(AdvisorScreen):
 
     def _search(self) -> None:
         """Look for a recommendation beside everything else."""
-        state, engine, inputs = self.state, self.advisor.engine, self.state.inputs
-        opened = state.opened
-        if opened is not None and self.advisor.start_run("search", lambda s: engine.recommend(opened, inputs, s), self._found):
+        engine, inputs, opened = self.advisor.engine, self.state.inputs, self.state.opened
+        wanted = opened, inputs.budget, inputs.granularity, inputs.strategy, inputs.seed
+        if opened is None or wanted == self._searched:
+            return
+        if self.advisor.start_run("search", lambda s: engine.recommend(opened, inputs, s), partial(self._found, opened)):
+            self._searched = wanted
             self.searching = "searching for the best selection"
+        else:
+            self.advisor.cancel("search")  # its end brings us here again
 
-    def _found(self, recommendation: Any) -> None:
+    def _found(self, opened: Opened, recommendation: Recommendation) -> None:
         self.searching = ""
-        self.state.recommend(recommendation)
-        self._compute()
+        if self.state.opened is opened:
+            self.state.recommend(recommendation)
+            self._compute()
+
+    def run_ended(self, run: str, error: Exception | None) -> None:
+        if run == "search" and error is not None:
+            self.searching = ""
 
     def show_event(self, run: str, event: Event) -> None:
         if run == "search" and run in self.advisor.runs and isinstance(event, Progress):

@@ -75,11 +75,11 @@ class HeatMap(ScrollView, can_focus=True):
         Binding("end", "move(0,99)", "Last role", show=False),
         Binding("pageup", "move(-8,0)", "Up 8", show=False),
         Binding("pagedown", "move(8,0)", "Down 8", show=False),
-        Binding("ctrl+home", "move(-999,0)", "To the roles' names", show=False),
+        Binding("ctrl+home", "move(-999,0)", "To the roles", show=False),
         Binding("ctrl+end", "move(999,0)", "Last layer", show=False),
     ]
     DEFAULT_CSS = """
-    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }
+    HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size: 0 1; }
     HeatMap > .heatmap--low { background: $surface; color: $text-muted; }
     HeatMap > .heatmap--high { background: $primary; color: $text; }
     HeatMap > .heatmap--header { background: $panel; color: $text; text-style: bold; }

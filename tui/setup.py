@@ -158,16 +158,21 @@ class SetupScreen(AdvisorScreen):
 
     def _preview_soon(self, delay: float) -> None:
         inputs = self.state.inputs
-        read = tuple(getattr(inputs, field.name) for field in FIELDS if field.data)
+        read = self._what_is_read()
         if read == self._read or not inputs.data:
             return
         if self._preview_timer is not None:
             self._preview_timer.stop()
         self._preview_timer = self.set_timer(max(delay, 0.01), self._ask_preview)
 
+    def _what_is_read(self) -> tuple[Any, ...]:
+        """The inputs that the preview and the cost of the probe depend on."""
+        inputs = self.state.inputs
+        return (*(getattr(inputs, field.name) for field in FIELDS if field.data), inputs.model, inputs.samples, inputs.max_length)
+
     def _ask_preview(self) -> None:
         inputs, engine = self.state.inputs, self.advisor.engine
-        self._read = tuple(getattr(inputs, field.name) for field in FIELDS if field.data)
+        self._read = self._what_is_read()
 
         def look() -> Preview | str:
             from advisor.errors import AdvisorError
@@ -249,6 +254,7 @@ def preview_text(found: Preview) -> Content:
         *texts, last = row
         lines.append(Content(f"· {' | '.join(_short(t) for t in texts)}" + (f" → {_short(last, 24)}" if texts else _short(last))))
     lines += [Content.styled(note, "dim") for note in found.notes if "Left out" in note]
+    lines += [Content(""), Content(found.cost)] if found.cost else []
     return Content("\n").join(lines)
 
 

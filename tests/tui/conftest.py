@@ -80,6 +80,7 @@ class FakeEngine(RealEngine):
             rows=(("a first [row] of text", "c0"), ("a second one", "c1")),
             total=400,
             notes=("The task is classification.",),
+            cost="Probing takes 128 rows, about 3,000 tokens." if inputs.model else "",
         )
 
     def probe(self, inputs: Inputs, session: Session) -> Opened:

@@ -93,12 +93,16 @@ async def test_a_lost_terminal_loses_nothing(make_app: MakeApp, tmp_path: Path) 
 
 async def test_an_error_in_the_interface_itself_keeps_session_and_traceback(make_app: MakeApp, tmp_path: Path) -> None:
     app = make_app(opened=True)
-    with pytest.raises(ZeroDivisionError):
+
+    async def crash() -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await settled(pilot)
             await pilot.press("n", "space")
             app.call_later(lambda: 1 / 0)
             await pilot.pause(0.1)
+
+    with pytest.raises(ZeroDivisionError):
+        await crash()
     assert "ZeroDivisionError" in app.log_path.read_text()
     assert set(read_session(tmp_path / "tui.json").selection["targets"]) == app.state.chosen
 

@@ -12,7 +12,7 @@ import pytest
 from textual.widgets import Input, OptionList, Static
 from tui_helpers import settled, shown_text
 
-from advisor.errors import BadInput
+from advisor.errors import BadInput, BudgetTooSmall
 from advisor.targets import Target
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
@@ -234,3 +234,45 @@ async def test_names_full_of_markup_are_shown_as_they_are(make_app: MakeApp, eng
         assert "[red]encoder.layer.0.attention.self.query[/]" in shown_text(app, "#inspect")
         await pilot.press("space", "1", "3")
         await settled(pilot)
+
+
+async def test_one_search_a_probe_and_another_when_the_budget_changes(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("1", "escape", "3")
+        await settled(pilot)
+        assert engine.asked.count("recommend") == 1
+        app.state.set_inputs(budget="12modules")
+        await pilot.press("1", "escape", "3")
+        await settled(pilot)
+        assert engine.asked.count("recommend") == 2
+        assert app.state.recommendation.budget.text == "12modules"
+
+
+async def test_a_search_that_fails_says_so_once(make_app: MakeApp, engine) -> None:
+    engine.fails["recommend"] = BudgetTooSmall("Nothing fits.", "Raise --budget.")
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert isinstance(app.screen, ErrorDialog)
+        await pilot.press("escape")
+        await settled(pilot)
+        assert app.current_mode == "explore"
+        assert not isinstance(app.screen, ErrorDialog)
+        assert engine.asked.count("recommend") == 1
+        assert "searching" not in shown_text(app, "#selection")
+
+
+async def test_another_rank_in_setup_is_what_everything_is_said_for(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "space")
+        chosen, params = app.state.chosen, app.state.params
+        app.state.set_inputs(rank=2)
+        await pilot.press("1", "escape", "3")
+        await settled(pilot)
+        assert app.state.chosen == chosen
+        assert app.state.params == params / 4
+        assert "rank 2" in shown_text(app, "#selection")

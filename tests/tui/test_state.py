@@ -136,12 +136,14 @@ def test_opening_another_probe_drops_everything_said_of_the_last() -> None:
     state.keep("mine")
     assert state.opened is not None
     state.open(state.opened, Candidate(all_linear(TARGETS), LoraSettings()))
-    assert not (state.can_undo or state.named or state.figures or state.recommendation)
+    assert (state.can_undo, state.named, state.figures, state.recommendation) == (False, {}, None, None)
     assert state.chosen == set(NAMES)
 
 
 @pytest.mark.parametrize(
-    "found", [{}, {"rank": "eight"}, {"rank": None}, {"rank": True}, {"budget": 5}, {"epochs": "x"}, {"alpha": []}, {"no": 1}, {"text_columns": "a"}, {"text_columns": [1]}, {"model": None}]
+    "found",
+    [{}, {"rank": "eight"}, {"rank": None}, {"rank": True}, {"budget": 5}, {"epochs": "x"}, {"alpha": []}, {"no": 1},
+     {"text_columns": "a"}, {"text_columns": [1]}, {"model": None}]
 )
 def test_inputs_that_another_version_wrote_fall_back_to_defaults(found: dict[str, object]) -> None:
     assert Inputs.from_dict(found) == Inputs()

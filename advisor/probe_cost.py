@@ -1,0 +1,94 @@
+"""What a probe will cost, from the model's file headers and a look at the data: nothing is loaded (no torch).
+
+The probe itself says it exactly once model and tokenizer are there; this is for deciding before.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
+NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler")
+EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.outputs
+HEAD_ROWS = 512  # as advisor.probe
+# Time of a whole probe over that of its passes at the speed of a matrix product: 3.7 for the demo (36 modules, 128 rows,
+# 6 classes) on two busy CPU cores. One measurement: minutes are good for an order of magnitude.
+OVERHEAD = 4.0
+PRODUCT = 512
+
+
+@dataclass(frozen=True)
+class ProbeCost:
+    """An estimate.
+
+    Attributes:
+        rows, tokens: that are probed. backward: backward passes a row, beside one forward pass. flops: of the passes.
+        disk_bytes: while it runs, if the method is exact.
+    """
+
+    rows: int
+    tokens: int
+    backward: int
+    flops: float
+    disk_bytes: float
+
+    def seconds(self, rate: float) -> float:
+        """Rough duration where matrix products run at ``rate`` FLOP/s."""
+        return OVERHEAD * self.flops / rate
+
+
+def estimate_probe(
+    model: Path, task: str, classes: int, lengths: Sequence[int], samples: int | None = None, max_length: int | None = None
+) -> ProbeCost | None:
+    """The cost of probing a local model folder; None where it has no safetensors to look at.
+
+    Args:
+        lengths: characters of some rows. samples: rows to probe, None: max(128, 4 · classes).
+    """
+    shapes = _matrices(model)
+    if not shapes or not lengths:
+        return None
+    longest = max_length or (512 if task == "causal-lm" else 128)
+    per_row = float(np.mean([min(2 + length / CHARACTERS_PER_TOKEN, longest) for length in lengths]))
+    rows = samples or max(128, 4 * classes)
+    outputs = 1 if classes <= 2 else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS
+    backward = outputs + (0 if task == "regression" or classes == 2 else 1)
+    size, tokens = sum(a * b for a, b in shapes), rows * per_row
+    head = 2.0 * size * per_row * HEAD_ROWS if task != "causal-lm" else 0.0
+    widths = sum(a + backward * b for a, b in shapes)
+    return ProbeCost(rows, round(tokens), backward, 2.0 * size * tokens * (1 + backward) + head, 4.0 * tokens * widths)
+
+
+def _matrices(model: Path) -> list[tuple[int, int]]:
+    """Shapes of the weight matrices that the files' headers name, without embeddings and heads."""
+    found = []
+    for path in sorted(model.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(min(length, 100_000_000)))
+            found += [
+                (int(fields["shape"][1]), int(fields["shape"][0]))
+                for name, fields in header.items()
+                if name != "__metadata__" and len(fields["shape"]) == 2 and not any(part in name for part in NOT_ADAPTED)
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return []  # not a safetensors file: loading it will say so
+    return found
+
+
+def product_rate() -> float:
+    """FLOP/s of a float32 matrix product on this CPU; takes some 20 ms."""
+    matrix = np.ones((PRODUCT, PRODUCT), dtype=np.float32)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * PRODUCT**3 / best
