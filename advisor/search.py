@@ -91,7 +91,7 @@ def fill_budget(surrogate: Surrogate, sizes: NDArray[np.int64], budget: int, sta
             trial[unit] = False
             trial_left = _add_greedily(surrogate, sizes, trial, left + int(sizes[unit]), banned=int(unit))
             trial_value = surrogate.value(trial)
-            if trial_value > value + 1e-12:
+            if trial.any() and trial_value > value + 1e-12:  # no modules at all is no selection
                 best_mask, best_left, value = trial, trial_left, trial_value
         if best_mask is None:
             return mask

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from fakes import random_kernels
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from advisor.errors import BudgetTooSmall
@@ -62,6 +62,7 @@ def test_without_a_head_the_empty_selection_has_no_alignment() -> None:
 
 
 @given(st.integers(0, 500), st.floats(0.05, 1.0))
+@example(197, 0.0625)  # the only module that fits aligns worse than the head alone
 @settings(max_examples=40, deadline=None)
 def test_budget_is_kept_and_used(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)

@@ -17,8 +17,8 @@ from tui.inputs import Inputs
 if TYPE_CHECKING:
     from advisor.bounds import Bound
     from advisor.cost import Cost
-    from advisor.data import Example
     from advisor.events import Session
+    from advisor.examples import Example
     from advisor.explain import ModuleRow
     from advisor.export.peft import Resolved
     from advisor.export.plan import Plan
