@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from advisor.workflow import demo_inputs
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
 
@@ -34,21 +36,33 @@ async def settled(pilot: Pilot[None], app: AdvisorApp) -> None:
     raise TimeoutError("The app did not come to rest.")
 
 
+def link_demo(folder: Path) -> tuple[str, str]:
+    """Links to the demo's model and data in ``folder``, so that no path of this machine is in the pictures."""
+    model, data = Path("all-MiniLM-L6-v2"), Path("docstrings.jsonl")
+    for link, found in zip((model, data), demo_inputs(), strict=True):
+        (folder / link).symlink_to(found)
+    return str(model), str(data)
+
+
 def save(app: AdvisorApp, path: Path) -> None:
     # without it rsvg-convert drops the spaces that a text begins with
     svg = app.export_screenshot(title="LoRA layer advisor").replace("<svg ", '<svg xml:space="preserve" ', 1)
     path.with_suffix(".svg").write_text(svg, encoding="utf-8")
     if program := shutil.which("rsvg-convert"):
         subprocess.run([program, "-w", "1000", "-o", path.with_suffix(".png"), path.with_suffix(".svg")], check=True)
-    print(path.with_suffix(".svg"))
 
 
 async def main(probe: Path | None, out: Path, keys: list[str], looks: list[tuple[tuple[int, int], str]]) -> None:
+    out, probe = out.resolve(), probe and probe.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        app = AdvisorApp(
-            Inputs(), session_path=Path(folder) / "tui.json", probe_folder=probe, demo=probe is None, start=probe is None
-        )
+        inputs = Inputs()
+        if probe is None:
+            model, data = link_demo(Path(folder))
+            inputs = Inputs(model=model, data=data)
+        os.chdir(folder)
+        os.environ["XDG_CACHE_HOME"] = folder
+        app = AdvisorApp(inputs, session_path=Path(folder) / "tui.json", probe_folder=probe, start=probe is None)
         async with app.run_test(size=looks[0][0]) as pilot:
             await settled(pilot, app)
             if app.state.opened is None:
@@ -68,7 +82,7 @@ async def main(probe: Path | None, out: Path, keys: list[str], looks: list[tuple
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--probe", type=Path, help="a probe's folder; default: the demo's, probed if need be")
+    parser.add_argument("--probe", type=Path, help="a probe's folder; default: the demo's, probed first, which takes minutes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "screenshots")
     parser.add_argument("--keys", default="down,down,right,right", help="pressed in Explore first, separated by commas")
     parser.add_argument("--look", action="append", help="e.g. 200x60:textual-light; may be repeated")

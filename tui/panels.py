@@ -81,7 +81,7 @@ def selection_text(state: State, budget: Budget | None, searching: str = "") -> 
             f"loss     {span(figures.loss, 2)}",
             f"vs all   {figures.relative[0]:+.1f} sd ({figures.relative[1]:+.1f} to {figures.relative[2]:+.1f})",
             f"memory   {gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
-            f"κ        {figures.condition:.3g}, effective rank {figures.effective_rank:.0f}",
+            f"κ        {count(round(figures.condition, 1))}, effective rank {figures.effective_rank:.0f}",
         ]
         if figures.certificate.low is not None:
             lines.append(f"certificate: rest lowers V ≤ {1 - figures.certificate.low:.1%}")

@@ -15,6 +15,7 @@ from tui.base import AdvisorScreen
 from tui.state import Change
 
 TICK = 0.5
+LOG_LINES = 5000  # as the app keeps
 
 
 class ProbeScreen(AdvisorScreen):
@@ -44,22 +45,26 @@ class ProbeScreen(AdvisorScreen):
         yield ProgressBar(show_eta=False, show_percentage=True)
         yield Static("", id="detail", markup=False)
         yield Static("", id="stages", markup=False)
-        yield RichLog(max_lines=5000, wrap=True, markup=False, highlight=False)
+        yield RichLog(max_lines=LOG_LINES, wrap=True, markup=False, highlight=False, min_width=1)
 
     def on_mount(self) -> None:
         self.set_interval(TICK, self._tick)
 
     def state_changed(self, change: Change | None) -> None:
         if change is None:
-            log = self.query_one(RichLog)
-            log.clear()
+            self.query_one(RichLog).clear()
             for line in self.advisor.log_lines:
-                log.write(line)
+                self.add_log_line(line)
             self._draw()
 
+    def on_resize(self) -> None:
+        super().on_resize()
+        self.call_after_refresh(self.state_changed, None)
+
     def add_log_line(self, line: str) -> None:
-        """Another line of the log."""
-        self.query_one(RichLog).write(line)
+        """Another line of the log, wrapped where the screen ends."""
+        log = self.query_one(RichLog)
+        log.write(line, width=log.scrollable_content_region.width or None)
 
     def show_event(self, run: str, event: Event) -> None:
         if run == "probe" and isinstance(event, Progress):
@@ -72,11 +77,11 @@ class ProbeScreen(AdvisorScreen):
     def _draw(self) -> None:
         activity = self.advisor.activity
         bar = self.query_one(ProgressBar)
-        bar.display = activity is not None
+        now = activity.progress.get(activity.stage) if activity is not None else None
+        bar.display = now is not None
         if activity is None:
             return
         self.query_one("#headline", Static).update(activity.headline())
-        now = activity.progress.get(activity.stage)
         if now is not None:
             bar.update(total=now.total, progress=now.done)
         used = memory()

@@ -243,12 +243,12 @@ class SetupScreen(AdvisorScreen):
 
 def preview_text(found: Preview) -> Content:
     """Task and columns in a sentence, then the first rows."""
-    label = f", label {found.label_column}" if found.label_column else ""
+    label = f", label from {found.label_column}" if found.label_column else ""
     names = [*found.classes[:6], *(["…"] if len(found.classes) > 6 else [])]
     classes = f" ({len(found.classes)}: {', '.join(names)})" if names else ""
     lines = [
         Content.styled(f"{found.task}{classes}, metric {found.metric}", "bold"),
-        Content(f"{found.total:,} rows; text {', '.join(found.text_columns)}{label}; columns: {', '.join(found.columns)}"),
+        Content(f"{found.total:,} rows; text from {', '.join(found.text_columns)}{label}; columns: {', '.join(found.columns)}"),
     ]
     for row in found.rows:
         *texts, last = row
