@@ -24,8 +24,8 @@ class ProbeCost:
     """An estimate.
 
     Attributes:
-        rows, tokens: that are probed. backward: backward passes a row, beside one forward pass. flops: of the passes, those of the head's rows
-            included. disk_bytes: while it runs, if the method is exact.
+        rows, tokens: that are probed. backward: backward passes a row, beside one forward pass. flops: of the passes,
+            those of the head's rows included. disk_bytes: while it runs, if the method is exact.
     """
 
     rows: int
