@@ -11,7 +11,7 @@ import pytest
 from advisor.events import Note, Session
 from advisor.prepare import Source
 from advisor.probe import ProbeSettings, run_probe
-from advisor.probe_cost import estimate_probe, product_rate
+from advisor.probe_cost import estimate_probe
 from advisor.workflow import prepare_for_probe
 
 TEXT = "a film about {} that {} people liked"
@@ -35,14 +35,10 @@ def test_passes_are_those_of_the_probe(
     assert match is not None, said
     assert (str(found.rows), str(found.backward)) == match.groups()
     assert found.backward == backward
-    assert found.seconds(1e9) > 0
+    assert found.flops > 0
 
 
 def test_a_folder_without_safetensors_tells_nothing(tmp_path: Path) -> None:
     assert estimate_probe(tmp_path, "classification", 2, [10]) is None
     (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0[1, 2, 3")
     assert estimate_probe(tmp_path, "classification", 2, [10]) is None
-
-
-def test_products_have_a_rate() -> None:
-    assert product_rate() > 1e6

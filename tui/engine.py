@@ -307,7 +307,7 @@ class RealEngine:
         )
 
     def _cost(self, inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
-        from advisor.probe_cost import estimate_probe, product_rate
+        from advisor.probe_cost import estimate_probe
 
         if not inputs.model or not Path(inputs.model).is_dir():
             return ""
@@ -316,11 +316,9 @@ class RealEngine:
         )
         if found is None:
             return ""
-        minutes = found.seconds(product_rate()) / 60
         return (
             f"Probing takes {found.rows} rows, about {found.tokens:,} tokens, one forward and {found.backward} backward "
-            f"passes, up to {found.disk_bytes / 1e9:.1f} GB of disk; "
-            f"on this CPU, as busy as it is, some {max(minutes, 0.1):.1g} min."
+            f"passes ({found.flops / 1e12:.2g} TFLOP), up to {found.disk_bytes / 1e9:.1f} GB of disk while it runs."
         )
 
     def probe(self, inputs: Inputs, session: Session) -> Opened:

@@ -140,7 +140,7 @@ class ExportScreen(AdvisorScreen):
             return
         folder = self.query_one("#folder", Input)
         if change in (None, Change.PROBE) and (change is Change.PROBE or not folder.value):
-            folder.value = str(Path("recommendation").absolute())
+            folder.value = "recommendation"
         self._render_all()
 
     def _render_all(self) -> None:
@@ -270,7 +270,7 @@ class ExportScreen(AdvisorScreen):
             missing = "Name a folder to save to." if shown and shown.plan else "There is nothing to save."
             self.notify(missing, severity="warning", markup=False)
             return
-        plan, folder = shown.plan, Path(text).expanduser()
+        plan, folder = shown.plan, Path(text).expanduser().absolute()
         self.advisor.ask("export", lambda: engine.export(plan, name, folder, overwrite), self._saved)
 
     def _saved(self, exported: Exported) -> None:
