@@ -199,12 +199,12 @@ class Predictor:
         spread = np.sqrt(2 * np.clip(covariance[-1, -1] - covariance[-1, :-1], 0, None))
         seed_sd = typical * noise
         low, high = deviation - quantile * spread, deviation + quantile * spread
-        relative = Estimate(*((1 - np.exp(d)) / seed_sd for d in (deviation, high, low)))
+        relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
         log_loss = context["log_start"] - typical * (1 - forgone)
         around = quantile * math.hypot(typical * math.hypot(misfit, noise), self.start_sd_) * widen
         above = np.hypot(typical * np.abs(1 - forgone) * (1 - 1 / ratio), around)
         below = np.hypot(typical * np.abs(1 - forgone) * (ratio - 1), around)
-        loss = Estimate(np.exp(log_loss), np.exp(log_loss - below), np.exp(log_loss + above))
+        loss = Estimate(_exp(log_loss), _exp(log_loss - below), _exp(log_loss + above))
         score = self._score(log_loss, above, below, quantile, context)
         return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far))
 
@@ -239,10 +239,10 @@ class Predictor:
         spread = np.sqrt(np.clip(own + own[-1] - 2 * covariance[-1], 0, None))[:-1]
         seed_sd = found.gain * noise
         low, high = deviation - quantile * spread, deviation + quantile * spread
-        relative = Estimate(*((1 - np.exp(d)) / seed_sd for d in (deviation, high, low)))
+        relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
         value, least, most = (found.quantile(level)[:-1] for level in (0.5, 0.5 - LEVEL / 2, 0.5 + LEVEL / 2))
         score = self._score(value, most - value, value - least, quantile, context)
-        loss = Estimate(np.exp(value), np.exp(least), np.exp(most))
+        loss = Estimate(_exp(value), _exp(least), _exp(most))
         return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far))
 
     def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -261,7 +261,7 @@ class Predictor:
         own = quantile * self.score_sd_
         chance = float(context["chance"])
         ends = (centre, centre - np.hypot(slope * above, own), centre + np.hypot(slope * below, own))
-        missing = (np.minimum(1.0, np.exp(-end)) for end in ends)  # at worst guessing
+        missing = (np.minimum(1.0, _exp(-end)) for end in ends)  # at worst guessing
         value, low, high = (1 - (1 - chance) * share for share in missing)
         error, least = quantile * METRIC_ERROR, -1.0 if context["metric"] in SIGNED_METRICS else 0.0
         low, high = value - np.hypot(value - low, error), value + np.hypot(high - value, error)
@@ -278,6 +278,11 @@ class Predictor:
             if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
                 reasons.append(f"{label} {math.exp(context[name]):.3g} is over 4 times outside all calibration runs")
         return reasons
+
+
+def _exp(values: Array) -> Array:
+    """e to the values, finite also where a run diverged."""
+    return np.asarray(np.exp(np.clip(values, -300.0, 300.0)))
 
 
 def simulated_gain(context: Mapping[str, Any]) -> float:

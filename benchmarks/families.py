@@ -38,7 +38,7 @@ from advisor.probe import ProbeSettings, run_probe
 from advisor.probe_folder import Probe
 from advisor.recipe import TrainingRecipe
 from advisor.targets import LoraSettings, Target
-from advisor.workflow import YAML_FILE, export_peft, measure_pick, recommend_folder
+from advisor.workflow import YAML_FILE, export_formats, measure_pick, recommend_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -94,7 +94,7 @@ def examine(model: Path, kind: str, folder: Path) -> Found:
         strategy=OBJECTIVE, baseline=None, kernel="adam", sigma=None, seed=0, trust_remote_code=False,
         linearity_of=measure_pick(prepared, settings, SETTINGS, session),
     )  # fmt: skip
-    export_peft(folder / "advice", folder / "peft")
+    export_formats(folder / "advice", ["peft"], folder / "peft")
     arguments = yaml.safe_load((folder / "peft" / YAML_FILE).read_text(encoding="utf-8"))
     return Found(
         loaded.model.config.model_type,

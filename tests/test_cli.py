@@ -31,7 +31,7 @@ from advisor.spool import Spool
 from advisor.store import write_text
 
 TinyModel = Callable[..., Path]
-COMMANDS = ("recommend", "probe", "score", "explain", "compare", "export", "verify", "calibrate", "profiles")
+COMMANDS = ("recommend", "probe", "score", "explain", "compare", "export", "verify", "calibrate", "profiles", "tui")
 WORDS = ("film", "movie", "story", "book", "good", "great", "fine", "nice", "bad", "poor", "dull", "awful", "red")
 
 

@@ -415,7 +415,7 @@ def test_scorer_given_runs_predicts_them_and_keeps_them_on_a_subsample(both: Bot
     plain, after = scorer.predict(rec.pool[:5]), given.predict(rec.pool[:5])
     assert len(after.deviation) == 5
     assert after.loss.value[3] == pytest.approx(0.5, rel=0.05)
-    assert after.loss.high[3] / after.loss.low[3] < 0.7 * plain.loss.high[3] / plain.loss.low[3]
+    assert after.loss.high[3] / after.loss.low[3] < 0.8 * plain.loss.high[3] / plain.loss.low[3]
     assert scorer.runs == ()
     assert scorer.predict(rec.pool[:5]).loss.value.tolist() == plain.loss.value.tolist()
     again = given.on(scorer.probe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -26,7 +27,7 @@ from advisor.features import (
 from advisor.head import fresh_head_gradient
 from advisor.kernels import lora_constant, rank_weights
 from advisor.recipe import TrainingRecipe
-from advisor.scoring import probe_view
+from advisor.scoring import ROWS_PER_EXAMPLE, probe_view
 from advisor.simulate import Schedule, simulate, slopes_at_zero
 from advisor.targets import LoraSettings
 
@@ -263,7 +264,9 @@ def test_the_view_scales_the_probes_blocks_at_the_recipe(kind: str) -> None:
     np.testing.assert_allclose(view.recipe.blocks, wanted.blocks, rtol=1e-9)
     np.testing.assert_allclose(view.recipe.head, wanted.head, rtol=1e-9)
     assert view.recipe.head.any() == (kind != "causal-lm")
-    schedule = Schedule.of(1e-3, 6 * 25, fresh_head=kind != "causal-lm")  # 400 rows
+    rows = ROWS_PER_EXAMPLE * probe.samples  # of the 400 there are
+    assert rows < 400
+    schedule = Schedule.of(1e-3, 6 * math.ceil(rows / 16), fresh_head=kind != "causal-lm")
     np.testing.assert_allclose((view.schedule.steps, view.schedule.growth), (schedule.steps, schedule.growth))
     larger = view_of(probe, TrainingRecipe(batch_size=160)).recipe
     assert (np.einsum("mii->m", larger.blocks) > np.einsum("mii->m", view.recipe.blocks)).all()

@@ -28,7 +28,7 @@ def test_passes_are_those_of_the_probe(
     notes: list[str] = []
     session = Session(lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     run_probe(prepare_for_probe(Source(str(model), str(data)), session, 16), ProbeSettings(16), tmp_path / "p", session)
-    said = next(note for note in notes if note.startswith("Probe: "))
+    said = next(note for note in notes if note.startswith("Probe: ") and "backward" in note)
     found = estimate_probe(model, "classification", len(labels), [len(TEXT)] * 60, samples=16)
     assert found is not None
     match = re.match(r"Probe: (\d+) rows, .* one forward and (\d+) backward", said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pprint
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,8 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """What ``recommendation.json`` holds as ``plan``."""
-        return asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists, as a reader of the file gets them
+        return plain
 
     @classmethod
     def from_dict(cls, content: Any, where: str) -> Plan:
