@@ -93,6 +93,18 @@ class AdvisorScreen(Screen[None]):
     def on_resize(self) -> None:
         self.call_after_refresh(self.query_one(Places).show)
 
+    def action_undo(self) -> None:
+        if not self.state.undo():
+            self.notify("Nothing to undo.", markup=False)
+
+    def action_redo(self) -> None:
+        if not self.state.redo():
+            self.notify("Nothing to redo.", markup=False)
+
+    def action_reset(self) -> None:
+        if not self.state.reset():
+            self.notify("The search is not finished yet.", markup=False)
+
     def action_help(self) -> None:
         """The help of the focused widget or of what holds it, else the screen's."""
         from tui.dialogs import TextDialog

@@ -208,18 +208,6 @@ class ExploreScreen(AdvisorScreen):
         keys = list(MEASURES)
         self.state.show_measure(keys[(keys.index(self.state.measure) + 1) % len(keys)])
 
-    def action_undo(self) -> None:
-        if not self.state.undo():
-            self.notify("Nothing to undo.", markup=False)
-
-    def action_redo(self) -> None:
-        if not self.state.redo():
-            self.notify("Nothing to redo.", markup=False)
-
-    def action_reset(self) -> None:
-        if not self.state.reset():
-            self.notify("The search is not finished yet.", markup=False)
-
     def action_all(self) -> None:
         self.state.toggle(t.name for t in self.state.targets if t.name not in self.state.chosen)
 

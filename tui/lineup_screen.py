@@ -243,18 +243,6 @@ class LineupScreen(AdvisorScreen):
     def action_invert(self) -> None:
         self._sort_by(self.order)
 
-    def action_undo(self) -> None:
-        if not self.state.undo():
-            self.notify("Nothing to undo.", markup=False)
-
-    def action_redo(self) -> None:
-        if not self.state.redo():
-            self.notify("Nothing to redo.", markup=False)
-
-    def action_reset(self) -> None:
-        if not self.state.reset():
-            self.notify("The search is not finished yet.", markup=False)
-
     def action_words(self) -> None:
         """What each column says."""
         from tui.dialogs import TextDialog
