@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -33,19 +34,24 @@ DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One fine-tune to do; ``ranks`` and ``alphas`` are those of single modules, where they differ from the settings'."""
+    """One fine-tune to do; ``ranks`` and ``alphas`` are those of single modules, where they differ from the settings'.
+
+    ``measured``: selections whose loss the trained model is to show by switching all other adapters off (a pilot run).
+    """
 
     selection: Selection
     settings: LoraSettings
     seed: int
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
+    measured: tuple[Selection, ...] = ()
 
     @property
     def own(self) -> dict[str, Any]:
-        """The patterns as JSON, empty where all modules are alike: as in folders made before there were any."""
+        """What not every run has, as JSON: patterns of ranks and alphas, selections to measure."""
         patterns = {"ranks": dict(sorted(self.ranks.items())), "alphas": dict(sorted(self.alphas.items()))}
-        return patterns if self.ranks or self.alphas else {}
+        measured = {"measured": [list(s.targets) for s in self.measured]} if self.measured else {}
+        return (patterns if self.ranks or self.alphas else {}) | measured
 
     @property
     def key(self) -> str:
@@ -256,13 +262,25 @@ class Runner:
         return self._ready
 
     def _row(self, run: PlannedRun) -> dict[str, Any]:
+        import torch
+        from torch import nn
+
         from advisor.finetune import finetune
+        from advisor.pilot import switched_losses
 
         prepared, prefix = self._prepare()
-        schema = prepared.train.schema
+        metric = prepared.train.schema.metric
+        switched: dict[str, Any] = {}
+
+        def measure(model: nn.Module, _: Mapping[str, torch.Tensor]) -> None:
+            start = time.monotonic()
+            rows = prepared.train_rows, prepared.eval_rows
+            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, Session())
+            switched["switched_s"] = round(time.monotonic() - start, 2)
+
         result = finetune(
-            prepared.loaded, run.selection, run.settings, self.recipe, prepared.train_rows, prepared.eval_rows, schema.metric,
-            run.seed, ranks=run.ranks, alphas=run.alphas, prefix=prefix,
+            prepared.loaded, run.selection, run.settings, self.recipe, prepared.train_rows, prepared.eval_rows, metric, run.seed,
+            ranks=run.ranks, alphas=run.alphas, prefix=prefix, inspect=measure if run.measured else None,
         )  # fmt: skip
         best = result.at_best
         epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
@@ -278,6 +296,7 @@ class Runner:
                 "distances": [e.distance for e in result.epochs],
                 "lora_params": result.lora_params,
                 "wall_s": round(result.wall_s, 2),
+                **switched,
             },
             "provenance": _provenance(prepared),
         }

@@ -1,7 +1,8 @@
 """A few real runs where they tell most, folded into the prediction, until the pick is settled (no torch).
 
-Chosen one after the other: the pick and a baseline first, then whatever is most probably the best of the finalists. How
-runs are made is the caller's business (:mod:`advisor.workflow` makes them as ``advisor calibrate`` does).
+First a pilot: all modules are trained, and the trained model shows what each finalist alone is worth, by switching the other
+modules' adapters off. Then, one after the other, the pick, a baseline, and whatever is most probably the best of the finalists.
+How runs are made is the caller's business (:mod:`advisor.workflow` makes them as ``advisor calibrate`` does).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from advisor.predictor import Predictions
 from advisor.recipe import TrainingRecipe
 from advisor.recommend import Recommendation, pick
 from advisor.scoring import Candidate, RealRun, Scorer, training_rows
+from advisor.selections import distinct
+from advisor.targets import Selection
 
 CONFIRM_ROWS = 512
 DRAWS = 4096
@@ -24,8 +27,8 @@ AS_GOOD = 2.0  # seed standard deviations of log loss
 SWEEP_SEEDS = 2
 
 Triple = tuple[float, float, float]
-RunAll = Callable[[Sequence[Candidate]], Sequence[RealRun | str]]
-"""Makes real runs; for each candidate its run, or why there is none."""
+RunAll = Callable[[Sequence[Candidate], Sequence[Selection]], Sequence[RealRun | str]]
+"""Makes real runs, and measures the selections in each; for each candidate its run, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Confirmation:
 
     @property
     def cost_s(self) -> float:
-        return sum(confirmed.run.wall_s for confirmed in self.runs)
+        """Seconds of the runs, measuring included."""
+        return sum(confirmed.run.wall_s + confirmed.run.switched_s for confirmed in self.runs)
 
     @property
     def sweep_runs(self) -> int:
@@ -91,7 +95,7 @@ class Confirmation:
     @property
     def sweep_s(self) -> float:
         """What that sweep would take, from the mean time of the runs."""
-        return self.cost_s / max(1, len(self.runs)) * self.sweep_runs
+        return sum(confirmed.run.wall_s for confirmed in self.runs) / max(1, len(self.runs)) * self.sweep_runs
 
 
 def short_recipe(scorer: Scorer, rows: int | None) -> TrainingRecipe:
@@ -136,18 +140,19 @@ def decide(
     asked: int,
     run: Callable[[Sequence[int]], Sequence[bool]],
     at_once: int = 1,
+    begun: Sequence[int] = (),
 ) -> Decision:
-    """Run ``first``, then what is most probably the best, until the pick is settled or ``asked`` are run.
+    """Run ``first``, then what is most probably the best, until the pick is settled or ``asked`` more are run.
 
     Args:
         predict: all selections given the runs of those named. params: LoRA parameters of each.
         finalists: what may be picked, the present pick first.
         run: runs selections for real; whether each succeeded. at_once: how many it is given after the first.
+        begun: what was run before.
     """
     picked, left = finalists[0], list(finalists)
-    runs: list[int] = []
-    failed: list[int] = []
-    chosen = list(first)[:asked]
+    runs, failed = list(begun), list[int]()
+    chosen = [index for index in first if index not in runs][:asked]
     while True:
         for index, succeeded in zip(chosen, run(chosen), strict=True):
             (runs if succeeded else failed).append(index)
@@ -157,7 +162,7 @@ def decide(
             picked, _ = pick(predictions, params, left)
         best, sure = chances(predictions, left, picked)
         open_ones = [left[k] for k in np.argsort(-best, kind="stable") if left[k] not in (*runs, *failed)]
-        chosen = open_ones[: min(at_once, asked - len(runs) - len(failed))]
+        chosen = open_ones[: min(at_once, asked + len(begun) - len(runs) - len(failed))]
         if not chosen or (runs and sure >= SETTLED):
             return Decision(picked, tuple(runs), tuple(failed), tuple(left), best, sure if runs else 0.0)
 
@@ -181,26 +186,33 @@ def confirm(
 ) -> Confirmation:
     """Run up to ``asked`` candidates for real at ``recipe``, and decide at that recipe which finalist to pick.
 
-    Runs of one recipe say nothing certain of another, so they are folded in and decided on at their own; only where
-    ``recipe`` is the scorer's are they also evidence on the advice's own numbers. A candidate whose run fails is
-    neither folded in nor picked.
+    The first run is the pilot, which measures them all. Runs of one recipe say nothing certain of another, so they are folded in
+    and decided on at their own; only where ``recipe`` is the scorer's are they also evidence on the advice's own numbers. A
+    candidate whose run fails is neither folded in nor picked.
 
     Args:
-        at_once: runs chosen together after the first two.
+        at_once: runs chosen together after the first three.
     """
     same = recipe == scorer.recipe
     prior = scorer if same else scorer.at(recipe)
     candidates = [rec.pool[i] for i in rec.finalists]
-    finalists, first = range(len(candidates)), [0]
-    if (baseline := baseline_of(rec, scorer)) is not None:
-        known = [i for i in finalists if candidates[i].trained_like(baseline)]
-        candidates += [] if known else [baseline]
-        first.append(known[0] if known else len(finalists))
+    finalists = range(len(candidates))
+
+    def index_of(candidate: Candidate) -> int:
+        known = next((i for i, other in enumerate(candidates) if other.trained_like(candidate)), None)
+        if known is None:
+            candidates.append(candidate)
+        return len(candidates) - 1 if known is None else known
+
+    everything, baseline = index_of(rec.pool[0]), baseline_of(rec, scorer)
+    roles = {everything: "pilot"} | ({} if baseline is None else {index_of(baseline): "baseline"})
     done: dict[int, RealRun] = {}
     reasons: dict[int, str] = {}
 
-    def run(indices: Sequence[int]) -> list[bool]:
-        for index, outcome in zip(indices, run_all([candidates[i] for i in indices]), strict=True):
+    def run(indices: Sequence[int], measured: Sequence[Selection] = ()) -> list[bool]:
+        if not indices:
+            return []
+        for index, outcome in zip(indices, run_all([candidates[i] for i in indices], measured), strict=True):
             if isinstance(outcome, RealRun):
                 done[index] = outcome
             else:
@@ -210,18 +222,27 @@ def confirm(
     def given(runs: Sequence[int]) -> Scorer:
         return prior.given([done[i] for i in runs])
 
+    shown = [*(c.selection for c in candidates), Selection("no module", ())]
+    run([everything], distinct(shown))
     params = np.array([scorer.cost(candidate).params for candidate in candidates])
-    found = decide(lambda runs: given(runs).predict(candidates), params, finalists, first, asked, run, at_once)
+    left = [i for i in finalists if i not in reasons] or list(finalists)
+    picked = pick(given([everything]).predict(candidates), params, left)[0] if done else left[0]
+    roles = {everything: "pilot", picked: "pick"} | roles
+    found = decide(
+        lambda runs: given(runs).predict(candidates), params,
+        finalists=sorted(left, key=lambda i: i != picked),
+        first=sorted(set(roles) - {everything}, key=lambda i: i != picked),
+        asked=asked - 1, run=run, at_once=at_once, begun=list(done),
+    )  # fmt: skip
     before, after = (_losses(s.predict(candidates)) for s in (prior, given(found.runs)))
-    roles = {i: role for i, role in zip(first, ("pick", "baseline"), strict=False)}
-    order = sorted(found.left, key=lambda i: i != found.picked)  # the pick first, the others as they were
+    order = sorted(found.left, key=lambda i: (i != found.picked, i))  # the pick first, the others as they were
     return Confirmation(
         asked=asked,
         recipe=recipe,
         same_recipe=same,
         scorer=given(found.runs),
         runs=tuple(Confirmed(done[i], roles.get(i, "candidate"), before[i], after[i]) for i in found.runs),
-        failed=tuple((candidates[i].selection.name, reasons[i]) for i in found.failed),
+        failed=tuple((candidates[i].selection.name, reasons[i]) for i in reasons),
         finalists=tuple(
             Finalist(candidates[i], before[i], after[i], float(found.best[found.left.index(i)])) for i in order
         ),

@@ -25,6 +25,11 @@ def confirmed(found: Confirmation, scorer: Scorer) -> list[str]:
         + f"A sweep over all {len(found.finalists)} × {SWEEP_SEEDS} seeds would cost {times:.0f} times that "
         f"({duration(found.sweep_s)} instead of {duration(found.cost_s)}).",
     )
+    if (pilot := next((c.run for c in found.runs if c.run.switched), None)) is not None:
+        lines.append(
+            f"The first run is a pilot: it trained all modules, then showed on held-out rows, in {duration(pilot.switched_s)}, "
+            "what each finalist is worth by switching the adapters of all other modules off."
+        )
     if not found.same_recipe:
         lines.append(
             f"The prediction is for {training_rows(scorer.probe, scorer.recipe)} training rows, the runs are of {rows}: they "
@@ -102,6 +107,8 @@ def confirmation_json(found: Confirmation, scorer: Scorer) -> dict[str, Any]:
                 "loss": c.run.loss,
                 "metric": c.run.metric,
                 "wall_s": c.run.wall_s,
+                "measured": len(c.run.switched),
+                "measured_s": c.run.switched_s,
                 "before": interval(c.before),
                 "after": interval(c.after),
             }

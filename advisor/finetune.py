@@ -109,7 +109,7 @@ def finetune(
     depth = prefix.depth(selection) if trainable and recipe.epochs else 0
     eval_states = prefix.of(depth, evaluation, frozen_logits)
     train_states = prefix.of(depth, train, frozen_logits, training=True)
-    epochs = [Epoch(math.nan, *_evaluate(model, loaded, evaluation, metric, batch_of, eval_states), 0.0)]
+    epochs = [Epoch(math.nan, *evaluate(model, loaded, evaluation, metric, batch_of, eval_states), 0.0)]
     if not math.isfinite(epochs[0].val_loss):
         raise NotFinite(
             f"{selection.name}: the validation loss is {epochs[0].val_loss} before any training.",
@@ -147,7 +147,7 @@ def finetune(
                 optimizer.zero_grad(set_to_none=True)
                 loss_sum += loss.item() * weight
                 weight_sum += weight
-            evaluated = _evaluate(model, loaded, evaluation, metric, batch_of, eval_states)
+            evaluated = evaluate(model, loaded, evaluation, metric, batch_of, eval_states)
             epochs.append(Epoch(loss_sum / weight_sum, *evaluated, _distance(named, initial)))
             if not math.isfinite(epochs[-1].val_loss):
                 raise NotFinite(
@@ -244,7 +244,7 @@ def _logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor
 
 
 @torch.no_grad()
-def _evaluate(model, loaded, rows, metric, batch_of, states) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     """Validation loss (pooled over target tokens for a causal LM) and metric."""
     model.eval()
     loss_sum, count = 0.0, 0

@@ -32,16 +32,17 @@ from advisor.errors import BadInput
 from advisor.kernels import Array, Kernels
 from advisor.probe_folder import PROBE_FILE, Probe
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import units_of
 from advisor.scoring import Candidate, Score, Scorer, Scores, probe_view, score_json, scores_json
 from advisor.search import Mask
 from advisor.strategies import Criterion, fill_by
 from advisor.targets import LoraSettings, Selection
+from advisor.units import selection_of, units_of
 
 SPECTRUM, KAPPATUNE, PLOP, EVA, GRADIENT_NORM, FISHER, RANDOM = (
     "spectrum", "kappatune", "plop", "eva", "gradient-norm", "fisher", "random",
 )  # fmt: skip
 KERNEL_PEERS = (CONDITION_NUMBER, SPECTRAL_RATIO)
+MODULE_PEERS = (SPECTRUM, KAPPATUNE, PLOP, GRADIENT_NORM, FISHER)  # of a score per module, and no ranks
 PEERS = (SPECTRUM, KAPPATUNE, PLOP, EVA, GRADIENT_NORM, FISHER, *KERNEL_PEERS, RANDOM)
 RHO = 2  # EVA gives no module more than twice the common rank, PEFT's default
 MOST_UNITS = 96  # beyond which the kernel peers' search takes minutes
@@ -224,6 +225,12 @@ def peer_picks(
     return result
 
 
+def module_picks(scorer: Scorer, budget: Budget, granularity: str) -> list[Candidate]:
+    """The picks of ``MODULE_PEERS``, as far as there are any, without predictions: places for a search to start from."""
+    picks = (_pick(peer, scorer, budget, granularity, 0) for peer in MODULE_PEERS)
+    return [pick.candidate for pick in picks if pick.candidate is not None]
+
+
 def _content(candidate: Candidate) -> Any:
     """What two candidates must share to be the same."""
     ranks, alphas = (tuple(sorted(pattern.items())) for pattern in (candidate.ranks, candidate.alphas))
@@ -235,8 +242,7 @@ def _pick(peer: str, scorer: Scorer, budget: Budget, granularity: str, seed: int
     units, sizes, ceiling = units_of(scorer, budget, granularity)
 
     def candidate(mask: Mask) -> Candidate:
-        members: NDArray[np.bool_] = np.asarray(units[mask].any(0))
-        return Candidate(Selection(peer, tuple(t.name for t, m in zip(probe.targets, members, strict=True) if m)), settings)
+        return Candidate(selection_of(scorer, units, mask, peer), settings)
 
     def allowed(found: Candidate) -> bool:
         return budget.allows(scorer.cost(found), len(found.selection.targets), probe.targets, settings.rank)

@@ -46,6 +46,7 @@ RATIO_PRIOR = 0.5  # standard deviation of the prior on the log of the gain rati
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
 SCORE_RIDGE = 0.3
+PILOT_WEIGHT = 0.5  # probability that the shares a pilot run measured are right, and not the simulated ones
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
 
@@ -209,7 +210,13 @@ class Predictor:
         return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far))
 
     def given(
-        self, simulated: Array, context: Mapping[str, Any], distances: Array, observed: Sequence[int], losses: Sequence[float]
+        self,
+        simulated: Array,
+        context: Mapping[str, Any],
+        distances: Array,
+        observed: Sequence[int],
+        losses: Sequence[float],
+        measured: Array | None = None,
     ) -> Predictions:
         """Predict as :meth:`predict` does, after real runs of some of the S selections, see :mod:`advisor.posterior`.
 
@@ -218,18 +225,27 @@ class Predictor:
 
         Args:
             observed: index of the selection of each run. losses: their validation losses.
+            measured: [S] share of the gain that each forgoes as a pilot run measured it, NaN where none did. Either these or
+                the simulated shares are taken to be right, with probability ``PILOT_WEIGHT`` and the rest: that mixture's
+                mean and covariance, so that where both disagree intervals widen, and further runs decide between them.
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
         quantile = float(norm.ppf(0.5 + LEVEL / 2))
         typical, misfit, noise = self._typical(context)
+        forgone = curve(np.append(simulated, 0.0) / simulated_gain(context))
+        covariance = (widen * misfit) ** 2 * (1.0 - distances)
+        if measured is not None:
+            apart = np.append(np.where(np.isnan(measured), 0.0, measured - forgone[:-1]), 0.0)
+            forgone = forgone + PILOT_WEIGHT * apart
+            covariance = covariance + PILOT_WEIGHT * (1 - PILOT_WEIGHT) * np.outer(apart, apart)
         prior = Prior(
             start=context["log_start"],
             start_sd=widen * self.start_sd_,
             gain=typical,
             log_gain_sd=widen * self._log_gain_sd(context),
-            forgone=curve(np.append(simulated, 0.0) / simulated_gain(context)),
-            covariance=(widen * misfit) ** 2 * (1.0 - distances),
+            forgone=forgone,
+            covariance=covariance,
             noise=noise,
         )
         found = update(prior, observed, [math.log(loss) for loss in losses])
@@ -288,6 +304,12 @@ def _exp(values: Array) -> Array:
 def simulated_gain(context: Mapping[str, Any]) -> float:
     """Log loss that adapting all modules wins in the simulated recipe."""
     return max(float(context["log_start"]) - float(context["log_simulated"]), LEAST_GAIN)
+
+
+def measured_shares(log_losses: Array, everything: float, nothing: float) -> Array:
+    """Share of all-linear's gain that selections forgo, by log losses of one run with only their modules at work [S]; those
+    of all and of no module. Gains below ``LEAST_GAIN`` count as this."""
+    return np.asarray((log_losses - everything) / max(nothing - everything, LEAST_GAIN))
 
 
 def trust(context: Mapping[str, Any]) -> float:

@@ -25,7 +25,16 @@ from advisor.features import (
 )
 from advisor.kernels import Array, Kernels, lora_constant, make_kernels, rank_weights
 from advisor.linearity import Linearity
-from advisor.predictor import FEATURE, LEVEL, Estimate, Predictions, Predictor, context_of, parameter_distances
+from advisor.predictor import (
+    FEATURE,
+    LEVEL,
+    Estimate,
+    Predictions,
+    Predictor,
+    context_of,
+    measured_shares,
+    parameter_distances,
+)
 from advisor.probe_folder import Probe
 from advisor.recipe import TrainingRecipe, default_recipe
 from advisor.rows import CalibrationRow
@@ -69,12 +78,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RealRun:
-    """A finished LoRA run of a candidate at a scorer's own recipe."""
+    """A finished LoRA run of a candidate at a scorer's own recipe.
+
+    ``switched``, of a pilot run of all modules: the trained model's validation loss with the adapters of some modules alone at
+    work, by their names; of all and of none among them. ``switched_s``: what measuring them took.
+    """
 
     candidate: Candidate
     loss: float
     metric: float
     wall_s: float
+    switched: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    switched_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +195,20 @@ class Scorer:
             return self.predictor.predict(simulated, self.context, distances)
         count = len(candidates)
         observed, losses = range(count, count + len(self.runs)), [run.loss for run in self.runs]
-        return self.predictor.given(simulated, self.context, distances, observed, losses).first(count)
+        measured = self._measured([*candidates, *(run.candidate for run in self.runs)])
+        return self.predictor.given(simulated, self.context, distances, observed, losses, measured).first(count)
+
+    def _measured(self, candidates: Sequence[Candidate]) -> Array:
+        """[S] share of the gain that each forgoes by a pilot run at its own settings, NaN where none measured it."""
+        shares = np.full(len(candidates), np.nan)
+        for run in self.runs:
+            everything = run.candidate.selection.targets
+            for i, candidate in enumerate(candidates):
+                loss = run.switched.get(candidate.selection.targets)
+                if loss is not None and candidate.settings == run.candidate.settings:
+                    ends = math.log(run.switched[everything]), math.log(run.switched[()])
+                    shares[i] = measured_shares(np.log([loss]), *ends)[0]
+        return shares
 
     def score(self, candidates: Sequence[Candidate]) -> Scores:
         """Predictions, certificate and cost of each candidate."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -314,18 +314,24 @@ def confirm_in(
 def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int, session: Session) -> RunAll:
     """Real runs through :func:`advisor.calibrate.calibrate`, resumable; a run that fails stops no other."""
 
-    def all_of(candidates: Sequence[Candidate]) -> list[RealRun | str]:
-        planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas) for c in candidates]
+    def all_of(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
+        planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas, tuple(measured)) for c in candidates]
         rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
         results, failed = {row["key"]: row["result"] for row in rows}, read_failures(folder)
         return [
             str(failed[run.key])
             if run.key not in results
-            else RealRun(candidate, *(results[run.key][part] for part in ("val_loss", "metric", "wall_s")))
+            else real_run(candidate, run, results[run.key])
             for candidate, run in zip(candidates, planned, strict=True)
         ]
 
     return all_of
+
+
+def real_run(candidate: Candidate, planned: PlannedRun, result: Mapping[str, Any]) -> RealRun:
+    """A finished run of :func:`advisor.calibrate.calibrate` as evidence on its candidate and on what it measured."""
+    switched = {s.targets: loss for s, loss in zip(planned.measured, result.get("switched", ()), strict=True)}
+    return RealRun(candidate, result["val_loss"], result["metric"], result["wall_s"], switched, result.get("switched_s", 0.0))
 
 
 def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dict[str, tuple[Rendered, list[Path]]]:

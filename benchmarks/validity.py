@@ -33,6 +33,7 @@ from advisor.selections import HEAD_ONLY
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
 PEERS = HERE / "results" / "peer_scores.json"
+PILOTS = HERE / "results" / "pilots.json"
 RESULTS = HERE / "results" / "validity.json"
 FEWEST = 6  # runs a budget needs for a rank correlation inside it
 RANKED = 8  # selections a group needs to count in the mean rank correlation

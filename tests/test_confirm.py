@@ -28,13 +28,26 @@ from advisor.confirm import Confirmation, baseline_of, chances, confirm, decide,
 from advisor.confirm_report import confirm_table, confirmation_json, confirmed, duration
 from advisor.errors import BadInput, Interrupted, NotFinite
 from advisor.events import Event, Session, Warn
+from advisor.features import feature_table
 from advisor.posterior import Posterior, Prior, update
-from advisor.predictor import Estimate, Predictions, Predictor, expected_gain, parameter_distances
+from advisor.predictor import (
+    FEATURE,
+    LEAST_GAIN,
+    PILOT_WEIGHT,
+    Estimate,
+    Predictions,
+    Predictor,
+    curve,
+    expected_gain,
+    measured_shares,
+    parameter_distances,
+    simulated_gain,
+)
 from advisor.prepare import Source
 from advisor.recipe import TrainingRecipe
 from advisor.recommend import Recommendation, pick, recommend, reconsider
 from advisor.scoring import Candidate, RealRun, Scorer
-from advisor.targets import LoraSettings
+from advisor.targets import LoraSettings, Selection
 
 Array = np.ndarray
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -393,16 +406,19 @@ def both() -> Iterator[Both]:
 
 
 def lucky(scorer: Scorer, factors: dict[str, float], wall_s: float = 20.0, asked: list[str] | None = None) -> Any:
-    """Runs whose loss is the predicted one times a factor by name; a factor of 0 fails."""
+    """Runs whose loss, and what they measure, is the predicted one times a factor by name; a factor of 0 fails."""
 
-    def run_all(candidates: Sequence[Candidate]) -> list[RealRun | str]:
+    def run_all(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
+        alone = scorer.predict([Candidate(s, scorer.settings) for s in measured]).loss.value if measured else []
+        switched = {s.targets: float(v) * (factors.get(s.name) or 1.0) for s, v in zip(measured, alone, strict=True)}
         losses = scorer.predict(candidates).loss.value
         result: list[RealRun | str] = []
         for c, loss in zip(candidates, losses, strict=True):
             factor = factors.get(c.selection.name, factors.get("*", 1.0))
             if asked is not None:
                 asked.append(c.selection.name)
-            result.append(RealRun(c, float(loss) * factor, 0.75, wall_s) if factor else "the loss is nan")
+            run = RealRun(c, float(loss) * factor, 0.75, wall_s, switched, 5.0 if switched else 0.0)
+            result.append(run if factor else "the loss is nan")
         return result
 
     return run_all
@@ -431,11 +447,15 @@ def test_runs_at_the_own_recipe(both: Both) -> None:
     asked: list[str] = []
     found = confirm(scorer, rec, short_recipe(scorer, None), 4, lucky(scorer, {"*": 1.1}, asked=asked))
     assert found.same_recipe
-    assert 2 <= len(found.runs) <= 4
-    assert [c.role for c in found.runs][:2] == ["pick", "baseline"]
-    assert {c.role for c in found.runs[2:]} <= {"candidate"}
-    assert found.runs[0].run.candidate == rec.picked.candidate
-    assert found.runs[1].run.candidate.selection.name.startswith("q,v")
+    assert 3 <= len(found.runs) <= 4
+    assert [c.role for c in found.runs][:3] == ["pilot", "pick", "baseline"]
+    assert {c.role for c in found.runs[3:]} <= {"candidate"}
+    assert found.runs[0].run.candidate == rec.pool[0]
+    shown = {rec.pool[i].selection.targets for i in rec.finalists}
+    assert shown | {(), rec.pool[0].selection.targets} <= set(found.runs[0].run.switched)
+    assert not any(c.run.switched for c in found.runs[1:])
+    assert found.runs[1].run.candidate in [rec.pool[i] for i in rec.finalists]
+    assert found.runs[2].run.candidate.selection.name.startswith("q,v")
     assert [c.run.candidate.selection.name for c in found.runs] == asked
     assert len(set(asked)) == len(asked)
     assert found.scorer.runs == tuple(c.run for c in found.runs)
@@ -447,7 +467,8 @@ def test_runs_at_the_own_recipe(both: Both) -> None:
     assert sum(f.best for f in found.finalists) == pytest.approx(1)
     assert found.finalists[0].candidate == found.picked == rec.pool[found.order[0]]
     assert sorted(found.order) == sorted(rec.finalists)
-    assert found.cost_s == 20 * len(found.runs)
+    assert found.order[1:] == tuple(i for i in rec.finalists if i != found.order[0])
+    assert found.cost_s == 20 * len(found.runs) + 5
     assert found.sweep_runs == 2 * len(rec.finalists)
     assert found.sweep_s == pytest.approx(20 * 2 * len(rec.finalists))
     again = reconsider(rec, found.scorer, found.scorer, found.order, 0, Session())
@@ -457,6 +478,47 @@ def test_runs_at_the_own_recipe(both: Both) -> None:
     assert again.equal_budget[0].candidate == found.picked
     assert len(again.pool) == again.considered == rec.considered
     assert confirm(scorer, rec, scorer.recipe, 4, lucky(scorer, {"*": 1.1})).order == found.order
+
+
+def test_a_pilot_moves_what_it_measured_towards_what_it_saw(both: Both) -> None:
+    """By its weight, in shares of the gain; other settings and unmeasured selections keep the simulated share."""
+    scorer, rec = both
+    names = [rec.pool[i] for i in rec.finalists[:3]]
+    everything, nothing = rec.pool[0].selection.targets, ()
+    switched = {everything: 0.5, nothing: 1.0, names[0].selection.targets: 0.5, names[1].selection.targets: 1.0}
+    pilot = RealRun(rec.pool[0], float(scorer.predict([rec.pool[0]]).loss.value[0]), 0.8, 1.0, switched)
+    other = replace(names[0], settings=LoraSettings(4, 8))
+    shown = [*names, other]
+    blind, seeing = (scorer.given([replace(pilot, switched=s)]).predict(shown) for s in ({}, switched))
+    gain = scorer.context["log_start"] - math.log(pilot.loss)
+    moved = (seeing.deviation - blind.deviation) / gain
+    forgone = curve(np.array([share(scorer, c) for c in shown]))
+    expected = PILOT_WEIGHT * (np.array([0.0, 1.0]) - forgone[:2])
+    np.testing.assert_allclose(moved[:2], expected, rtol=0.25, atol=0.01)
+    assert moved[0] < 0 < moved[1]
+    assert abs(moved[2:]).max() < 0.1 * abs(moved[:2]).max()
+
+
+def share(scorer: Scorer, one: Candidate) -> float:
+    """The simulated share of the gain that a candidate forgoes, before the curve."""
+    simulated = feature_table(scorer.view, scorer.weights([one]), (FEATURE,))[0, 0]
+    return float(simulated) / simulated_gain(scorer.context)
+
+
+def test_measured_shares() -> None:
+    found = measured_shares(np.log([0.5, 1.0, 2.0]), math.log(0.5), math.log(1.0))
+    np.testing.assert_allclose(found, [0, 1, 2])
+    tiny = measured_shares(np.array([0.01]), 0.0, 0.001)  # a gain of nothing is no yardstick
+    assert tiny[0] == pytest.approx(0.01 / LEAST_GAIN)
+
+
+def test_a_pilot_that_fails_leaves_the_runs_as_they_were(both: Both) -> None:
+    scorer, rec = both
+    found = confirm(scorer, rec, scorer.recipe, 3, lucky(scorer, {"all-linear": 0.0, "*": 1.0}))
+    assert found.failed == (("all-linear", "the loss is nan"),)
+    assert [c.role for c in found.runs] == ["pick", "baseline"]
+    assert found.runs[0].run.candidate == rec.picked.candidate
+    assert "pilot" not in "\n".join(confirmed(found, scorer))
 
 
 def test_a_bad_run_of_the_pick_changes_it(both: Both) -> None:
@@ -477,9 +539,9 @@ def test_a_bad_run_of_the_pick_changes_it(both: Both) -> None:
 def test_a_failed_run_is_left_out(both: Both) -> None:
     scorer, rec = both
     old = rec.picked.name
-    found = confirm(scorer, rec, scorer.recipe, 3, lucky(scorer, {old: 0.0}))
+    found = confirm(scorer, rec, scorer.recipe, 3, lucky(scorer, {old: 0.0, "*": 1.0}))
     assert found.failed == ((old, "the loss is nan"),)
-    assert len(found.runs) <= 2
+    assert len(found.runs) == 2
     assert rec.finalists[0] not in found.order
     text = "\n".join(confirmed(found, scorer))
     assert f"Left out: the real run of {old} failed (the loss is nan)." in text
@@ -552,14 +614,16 @@ def test_the_baseline(both: Both) -> None:
     own = candidate(scorer.probe, [0, 1], LoraSettings(16, 32), "your config")
     with_own = recommend(scorer, parse_budget("30%"), Session(), baseline=own)
     assert baseline_of(with_own, scorer) == own
-    made = confirm(scorer, with_own, scorer.recipe, 2, lucky(scorer, {}))
-    assert [(c.run.candidate, c.role) for c in made.runs] == [(with_own.picked.candidate, "pick"), (own, "baseline")]
+    made = confirm(scorer, with_own, scorer.recipe, 3, lucky(scorer, {}))
+    assert [c.role for c in made.runs] == ["pilot", "pick", "baseline"]
+    assert made.runs[2].run.candidate == own
     others = [s for s in rec.equal_budget if set(s.candidate.selection.targets) != qv]
     without = replace(rec, equal_budget=scorer.score([s.candidate for s in others]))
     assert baseline_of(without, scorer) == others[1].candidate
     alone = replace(rec, equal_budget=scorer.score([rec.picked.candidate]))
     assert baseline_of(alone, scorer) is None
-    assert [c.role for c in confirm(scorer, alone, scorer.recipe, 1, lucky(scorer, {})).runs] == ["pick"]
+    assert [c.role for c in confirm(scorer, alone, scorer.recipe, 2, lucky(scorer, {})).runs] == ["pilot", "pick"]
+    assert [c.role for c in confirm(scorer, alone, scorer.recipe, 1, lucky(scorer, {})).runs] == ["pilot"]
 
 
 def test_a_baseline_that_is_a_finalist_is_run_once_and_may_be_picked(both: Both) -> None:
@@ -569,7 +633,8 @@ def test_a_baseline_that_is_a_finalist_is_run_once_and_may_be_picked(both: Both)
     with_own = replace(rec, equal_budget=scorer.score([rec.picked.candidate, own]), baseline=1)
     asked: list[str] = []
     found = confirm(scorer, with_own, scorer.recipe, 30, lucky(scorer, {rival.selection.name: 0.5, "*": 1.1}, asked=asked))
-    assert asked[1] == rival.selection.name
+    assert asked[0] == "all-linear"
+    assert rival.selection.name in asked[1:3]
     assert len(asked) == len(set(asked))
     assert found.picked == rival
 
@@ -579,25 +644,30 @@ def test_what_is_said(both: Both) -> None:
     found = confirm(scorer, rec, scorer.recipe, 2, lucky(scorer, {}, wall_s=23.0))
     first = confirmed(found, scorer)[0]
     count = len(rec.finalists)
-    assert first.startswith("Confirmed by 2 real runs of 23 s on 400 training rows: with probability ")
+    assert first.startswith("Confirmed by 2 real runs of 26 s on 400 training rows: with probability ")
+    assert "it trained all modules, then showed on held-out rows, in 5 s, what each finalist" in confirmed(found, scorer)[1]
     assert f"the best of {count} finalists" in first
-    assert f"A sweep over all {count} × 2 seeds would cost {count} times that ({duration(46 * count)} instead of 46 s)." in first
+    times = round(46 * count / 51)
+    assert f"A sweep over all {count} × 2 seeds would cost {times} times that ({duration(46 * count)} instead of 51 s)." in first
     assert "; more runs may still change it." in confirmed(replace(found, sure=0.94), scorer)[0]
     assert not any("not run" in line or "changed" in line for line in confirmed(found, scorer)[:1])
     assert ", so it is settled." in confirmed(replace(found, sure=0.95), scorer)[0]
     table = confirm_table(found, scorer)
     assert len(table.rows) == 2
-    assert table.rows[0][:2] == (rec.picked.name, "pick")
+    assert [row[1] for row in table.rows] == ["pilot", "pick"]
+    assert table.rows[0][0] == "all-linear"
     assert table.rows[0][3] == f"{found.runs[0].run.loss:.3f}"
     assert table.rows[0][4] == "0.750"
     assert table.rows[0][6] == "23 s"
     shown = confirmation_json(found, scorer)
     json.dumps(shown, allow_nan=False)
-    assert shown["cost_s"] == 46
+    assert shown["cost_s"] == 51
+    assert [r["measured"] for r in shown["runs"]] == [len(found.runs[0].run.switched), 0]
+    assert [r["measured_s"] for r in shown["runs"]] == [5, 0]
     assert shown["sweep_runs"] == 2 * count
     assert shown["sweep_cost_s"] == pytest.approx(46 * count)
     assert [r["loss"] for r in shown["runs"]] == [c.run.loss for c in found.runs]
-    assert shown["runs"][0]["targets"] == list(rec.picked.candidate.selection.targets)
+    assert shown["runs"][0]["targets"] == list(rec.pool[0].selection.targets)
     for entry in (*shown["runs"], *shown["finalists"]):
         assert {"value", "low", "high"} == set(entry["before"]) == set(entry["after"])
 
@@ -719,7 +789,8 @@ def test_from_the_command_line(bert_command: list[object], in_this_process: list
     shown = json.loads(ran.out, parse_constant=pytest.fail)
     assert json.loads((out / "recommendation.json").read_text()) == shown
     found = shown["confirm"]
-    assert [r["role"] for r in found["runs"]] == ["pick", "baseline"]
+    assert [r["role"] for r in found["runs"]] == ["pilot", "pick"]
+    assert found["runs"][0]["measured"] >= len(found["finalists"])
     assert [r["name"] for r in found["runs"]] == in_this_process
     assert found["train_rows"] == 16
     assert not found["same_recipe"]

@@ -12,6 +12,7 @@ from advisor import recommend as module
 from advisor.budget import parse_budget
 from advisor.errors import BudgetTooSmall, Interrupted
 from advisor.events import Event, Progress, Session
+from advisor.peer_picks import module_picks
 from advisor.predictor import Estimate, Predictions
 from advisor.recommend import Recommendation, compare, module_shares, pick, recommend
 from advisor.scoring import Candidate, Scorer
@@ -222,3 +223,16 @@ def test_shares_add_up_to_one(scorer: Scorer) -> None:
     traces = {t.name: np.trace(block) for t, block in zip(TARGETS, scorer.kernels.blocks, strict=True)}
     largest = max(traces, key=traces.__getitem__)
     assert max(shares, key=shares.__getitem__) == largest
+
+
+@pytest.mark.parametrize("budget", ["10%", "25%", "3modules"])
+def test_no_other_method_is_predicted_better_than_the_best_found(budget: str) -> None:
+    """The search starts from what other methods pick too, and only climbs from there; nor is any single swap better."""
+    for seed in range(3):
+        scorer = make_scorer(make_probe(seed=seed, layers=4), make_rows(seed=seed))
+        found = recommend(scorer, parse_budget(budget), Session(), seed=seed)
+        best = found.best.candidate
+        rivals = module_picks(scorer, parse_budget(budget), "module")
+        deviations = scorer.predict([best, *rivals]).deviation
+        assert len(rivals) >= 2
+        assert deviations[0] <= deviations[1:].min() + 1e-9

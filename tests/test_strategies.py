@@ -11,9 +11,10 @@ from fakes import make_probe, make_rows, make_scorer, random_psd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor import cli
+from advisor import candidates, cli
 from advisor import recommend as module
 from advisor.budget import parse_budget
+from advisor.candidates import candidate_pool
 from advisor.choices import CONDITION_NUMBER, OBJECTIVE, PREDICTED, SPECTRAL_RATIO, STRATEGIES
 from advisor.errors import BadInput
 from advisor.events import Session
@@ -22,6 +23,7 @@ from advisor.recommend import Recommendation, recommend
 from advisor.scoring import Candidate, Scorer
 from advisor.strategies import Criterion, Filled, fill_by, fills
 from advisor.targets import LoraSettings, Selection
+from advisor.units import units_of
 
 OURS = (OBJECTIVE, SPECTRAL_RATIO, CONDITION_NUMBER)
 PROBE = make_probe(n=32, layers=3)
@@ -244,7 +246,7 @@ def value_of(scorer: Scorer, strategy: str, candidate: Candidate) -> float:
 def pool_of(scorer: Scorer, budget: str, strategy: str, granularity: str = "module") -> list[Candidate]:
     """What the budget allows of the candidates, without all-linear where that is above it."""
     parsed = parse_budget(budget)
-    pool = module._pool(scorer, parsed, granularity, strategy, 0, Session())
+    pool = candidate_pool(scorer, parsed, granularity, strategy, 0, Session())
     return [pool[i] for i in module._allowed(scorer, parsed, pool, [scorer.cost(c) for c in pool])]
 
 
@@ -280,7 +282,7 @@ def test_the_pick_has_the_lowest_criterion_of_what_is_allowed(
         if granularity == "module":  # a smaller set has a lower ratio, and is passed over
             assert min(value_of(scorer, strategy, c) for c in pool) < mine
     if strategy == OBJECTIVE:
-        units_matrix, sizes, top = module.units_of(scorer, parsed, granularity)
+        units_matrix, sizes, top = units_of(scorer, parsed, granularity)
         criterion = Criterion.of(OBJECTIVE, scorer.kernels, PROBE.z, scorer.sigma)
         assert mine <= fill_by(criterion, scorer.kernels, units_matrix, sizes, top, pruned=False).value * (1 + 1e-9)
 
@@ -315,8 +317,9 @@ def test_predicted_knows_nothing_of_bounds_and_criteria(monkeypatch: pytest.Monk
         scorer = make_scorer(make_probe(n=32, layers=3, seed=seed), make_rows(seed=seed))
         found = run(scorer, "35%", PREDICTED, seed=seed)
         with monkeypatch.context() as patch:
-            for name in ("fill_by", "fills", "Criterion", "_criterion"):
-                patch.setattr(module, name, None)
+            for place, names in ((candidates, ("fill_by", "Criterion")), (module, ("fills", "Criterion", "_criterion"))):
+                for name in names:
+                    patch.setattr(place, name, None)
             again = recommend(scorer, parse_budget("35%"), Session(), seed=seed)
         assert again.picked == found.picked
         assert again.considered == found.considered

@@ -1,0 +1,106 @@
+"""Losses of a trained model with some adapters at work, against the same model with the others' B set to zero."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from torch import nn
+
+from advisor import pilot
+from advisor.errors import Interrupted
+from advisor.events import Session
+from advisor.finetune import finetune
+from advisor.pilot import switched_losses
+from advisor.prepare import Prepared, Source, prepare
+from advisor.recipe import TrainingRecipe
+from advisor.selections import all_linear
+from advisor.targets import LoraSettings, Selection
+
+RECIPE = TrainingRecipe(epochs=2, lr=2e-2, batch_size=8)
+
+
+@pytest.fixture
+def ready(tiny_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Prepared]:
+    def make(name: str, kind: str) -> Prepared:
+        task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
+        path, _ = oracle.write_rows(tmp_path, kind)
+        source = Source(str(tiny_model(name, task, labels)), str(path), eval_data=str(path), task=task, device="cpu")
+        return prepare(source, Session())
+
+    return make
+
+
+def trained(prepared: Prepared, look: Callable[[nn.Module], None]) -> float:
+    """All-linear trained, and looked at; the loss of its last epoch."""
+    run = finetune(
+        prepared.loaded, all_linear(prepared.loaded.targets), LoraSettings(4, 8), RECIPE, prepared.train_rows, prepared.eval_rows,
+        prepared.train.schema.metric, 0, inspect=lambda model, _: look(model),
+    )  # fmt: skip
+    return run.epochs[-1].val_loss
+
+
+def loss_of(model: nn.Module, prepared: Prepared, *selections: Selection, session: Session | None = None) -> list[float]:
+    metric = prepared.train.schema.metric
+    rows = prepared.train_rows, prepared.eval_rows
+    return switched_losses(model, prepared.loaded, selections, *rows, metric, session or Session())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bert", "three"), ("bert", "regression"), ("gpt2", "causal-lm")])
+def test_only_the_selection_s_adapters_are_at_work(ready: Callable[..., Prepared], name: str, kind: str) -> None:
+    prepared = ready(name, kind)
+    targets = prepared.loaded.targets
+    some = Selection("some", tuple(t.name for t in targets[::3]))
+    everything, nothing = all_linear(targets), Selection("none", ())
+    found: dict[str, Any] = {}
+
+    def look(model: nn.Module) -> None:
+        before = {name: p.clone() for name, p in model.state_dict().items()}
+        found["losses"] = loss_of(model, prepared, everything, some, nothing, everything)
+        zeroed = copy.deepcopy(model)
+        parameters: Mapping[str, torch.Tensor] = dict(zeroed.named_parameters())
+        with torch.no_grad():
+            for t in targets:
+                if t.name not in some.targets:
+                    parameters[f"base_model.model.{t.name}.lora_B.default.weight"].zero_()
+        found["zeroed"] = loss_of(zeroed, prepared, everything)[0]
+        after = model.state_dict()
+        found["unchanged"] = all(torch.equal(p, after[name]) for name, p in before.items())
+        found["trainable"] = all(p.requires_grad for n, p in model.named_parameters() if "lora_" in n)
+
+    last = trained(prepared, look)
+    whole, part, none, again = found["losses"]
+    assert whole == again == pytest.approx(last, rel=1e-6)
+    assert part == pytest.approx(found["zeroed"], rel=1e-6)
+    assert len({round(x, 6) for x in (whole, part, none)}) == 3
+    assert found["unchanged"]
+    assert found["trainable"]
+
+
+def test_few_rows_do_and_a_stop_leaves_all_adapters_on(ready: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = ready("bert", "binary")
+    targets = prepared.loaded.targets
+    one = Selection("one", (targets[0].name,))
+    found: dict[str, Any] = {}
+
+    def look(model: nn.Module) -> None:
+        monkeypatch.setattr(pilot, "PILOT_EVAL_ROWS", 4)
+        (found["few"],) = loss_of(model, prepared, one)
+        found["enough"] = switched_losses(
+            model, prepared.loaded, [one], prepared.train_rows, prepared.eval_rows[:4], prepared.train.schema.metric, Session()
+        )[0]
+        session = Session()
+        session.cancel.set()
+        with pytest.raises(Interrupted):
+            loss_of(model, prepared, one, session=session)
+        found["whole"] = loss_of(model, prepared, all_linear(targets))
+        found["whole again"] = loss_of(model, prepared, all_linear(targets))
+
+    trained(prepared, look)
+    assert found["few"] == found["enough"]
+    assert found["whole"] == found["whole again"]
