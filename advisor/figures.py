@@ -88,8 +88,8 @@ def heat_map(cells: Sequence[Cell]) -> str:
     for cell in cells:
         places.setdefault((cell.layer, cell.role), []).append(cell)
     texts = {place: _cell_text(here) for place, here in places.items()}
-    width = max(54.0, 26 + CHARACTER * max(map(len, texts.values())))
-    height, left = 25.0, 44.0
+    width = max(62.0, 26 + CHARACTER * max(map(len, texts.values())))
+    height, left = 28.0, 44.0
     heads = [_cut(role, 24) for role in roles]
     slanted = max(map(len, heads)) * CHARACTER > width - 4
     top = 24 + (0.64 * CHARACTER * max(map(len, heads)) if slanted else 0)
@@ -116,8 +116,8 @@ def heat_map(cells: Sequence[Cell]) -> str:
     return _figure(
         "heat-map",
         "Each module's share of the kernel, and which modules are picked",
-        f"Layers down, roles across. {picked} of {len(cells)} modules are picked, marked by a dot and a frame. The largest share, "
-        f"{best.share:.1%}, has {best.role}{'' if best.layer is None else f' of layer {best.layer}'}.",
+        f"Layers down, roles across. {picked} of {len(cells)} modules are picked, marked by a dot and a frame. The largest "
+        f"share, {best.share:.1%}, has {best.role}{'' if best.layer is None else f' of layer {best.layer}'}.",
         (left + len(roles) * width + right, top + len(layers) * height + 4),
         (0, 0, 0, 0),
         draw,
@@ -138,11 +138,11 @@ def _draw_cell(
 ) -> None:
     opacity = HEAT * sum(cell.share for cell in here) / largest
     picked = any(cell.picked for cell in here)
-    place = {"xy": (x + 1.5, y + 1.5), "width": width - 3, "height": height - 3, "clip_on": False}
-    axes.add_patch(Rectangle(**place, facecolor=PICK, alpha=opacity, linewidth=0))
-    axes.add_patch(
-        Rectangle(**place, facecolor="none", edgecolor=INK if picked else LINE, linewidth=1.8 if picked else 0.8)
-    )
+    field, frame = (Rectangle((x + 1.5, y + 1.5), width - 3, height - 3, clip_on=False) for _ in range(2))
+    field.set(facecolor=PICK, alpha=opacity, linewidth=0)
+    frame.set(facecolor="none", edgecolor=INK if picked else LINE, linewidth=1.8 if picked else 0.8)
+    axes.add_patch(field)
+    axes.add_patch(frame)
     if picked:
         axes.plot(x + 11, y + height / 2, "o", color=INK, markersize=6, clip_on=False)
     axes.text(
@@ -161,9 +161,7 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
 
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-        if max(sizes) > 30 * min(sizes):
-            axes.xaxis.set_major_locator(LogLocator(numticks=20))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,), numticks=20))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(float(f"{x:.3g}"))))
         axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -189,12 +187,12 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
             axes.plot(
                 (place[0], end[0]), (place[1], end[1]), color=PICK if is_pick else LINE, linewidth=0.9, clip_on=False, zorder=1
             )
-            axes.plot(*place, SHAPES[kind], color=PICK if is_pick else INK, markersize=8 if is_pick else 5.5,
-                      fillstyle="full" if is_pick else "none", markeredgewidth=1.3, clip_on=False, zorder=4)  # fmt: skip
-            axes.text(
-                *back((column, y)), _cut(" = ".join(dict.fromkeys(mark.label for mark in here)), 27), va="center_baseline",
-                weight="bold" if is_pick else "normal", color=PICK if is_pick else INK,
-            )  # fmt: skip
+            axes.plot(*place, SHAPES[kind], color=PICK if is_pick else INK, markersize=10 if is_pick else 5.5,
+                      fillstyle="full" if is_pick else "none", markeredgewidth=1.3, markeredgecolor=PAPER if is_pick else INK,
+                      clip_on=False, zorder=5 if is_pick else 4)  # fmt: skip
+            x, middle = back((column, y))
+            axes.text(x, middle, _cut(" = ".join(dict.fromkeys(mark.label for mark in here)), 27), va="center_baseline",
+                      weight="bold" if is_pick else "normal", color=PICK if is_pick else INK)  # fmt: skip
 
     pick = next(mark for mark in marks if mark.kind == "pick")
     return _figure(
@@ -222,10 +220,10 @@ def spectra(lines: Sequence[tuple[str, Sequence[float]]], sigma: float) -> str:
         axes.yaxis.set_major_locator(LogLocator(numticks=9))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if 1e-4 < y < 1e6 else f"{y:.0e}"))
-        for (label, values), look in zip(lines, ({"color": PICK, "linewidth": 2.2}, {"color": INK, "dashes": (5, 3)}), strict=True):
+        for (label, values), colour, width, dashes in zip(lines, (PICK, INK), (2.2, 1.5), ("-", "--"), strict=True):
             drawn = [(i, value) for i, value in enumerate(values, 1) if value >= floor]
             if drawn:
-                axes.plot(*zip(*drawn, strict=True), label=label, marker="." if len(drawn) == 1 else None, **look)
+                axes.plot(*zip(*drawn, strict=True), dashes, color=colour, linewidth=width, label=label)
         axes.axhline(sigma, color=MUTED, linewidth=1.2, linestyle=":", label=f"σ = {sigma:.3g}")
         axes.set_ylim(floor * 0.8, max(top, sigma) * 1.6)
         axes.set_xlabel("number of the eigenvalue, largest first")
@@ -235,8 +233,8 @@ def spectra(lines: Sequence[tuple[str, Sequence[float]]], sigma: float) -> str:
     return _figure(
         "spectra",
         "Eigenvalues of the kernel: of the pick, and of all modules",
-        f"{len(pick)} eigenvalues each. The largest is {pick[0]:.3g} of the pick and {full[0]:.3g} of all modules; above the ridge "
-        f"σ = {sigma:.3g} lie {sum(v > sigma for v in pick)} and {sum(v > sigma for v in full)}.",
+        f"{len(pick)} eigenvalues each. The largest is {pick[0]:.3g} of the pick and {full[0]:.3g} of all modules; above the "
+        f"ridge σ = {sigma:.3g} lie {sum(v > sigma for v in pick)} and {sum(v > sigma for v in full)}.",
         (WIDTH, 400),
         (52, 10, 14, 42),
         draw,

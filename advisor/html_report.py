@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import groupby
+from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,6 +28,7 @@ from advisor.recommend import STABLE
 from advisor.report import count, gigabytes, span
 
 PICK, ALL = "the pick", "all modules"
+METRICS = {"spearman": "Spearman correlation", "matthews": "Matthews correlation", "f1": "F1"}  # others by their name
 
 
 def report_html(shown: Mapping[str, Any], yaml_text: str) -> str:
@@ -54,7 +56,7 @@ def _printable(value: Any) -> Any:
 def _content(shown: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the template names."""
     pick, kernel, plan = shown["pick"], shown["kernel"], shown["plan"]
-    metric = shown["metric"].replace("_", " ")
+    metric = METRICS.get(shown["metric"], shown["metric"].replace("_", " "))
     others = [
         _mark(entry, "baseline" if entry["name"] == shown["baseline"] else "recipe")
         for entry in shown["equal_budget"][1:]
@@ -66,11 +68,14 @@ def _content(shown: Mapping[str, Any]) -> dict[str, Any]:
     linearity = None if shown["linearity"] is None else Linearity.from_dict(shown["linearity"])
     return {
         "shown": shown,
+        "model": _short(shown["provenance"]["model"]),
+        "data": _short(shown["provenance"]["data"]),
+        "recipe": _recipe(shown),
         "metric": metric,
         "metric_of_pick": _triple(pick["predicted"]["metric"]),
         "loss_of_pick": _triple(pick["predicted"]["loss"]),
         "modules": len(plan["targets"]),
-        "places": _places([t for t in plan["targets"] if t["name"] in set(pick["targets"])]),
+        "places": _places(plan["targets"], set(pick["targets"])),
         "ranks": _ranks(pick),
         "share": sum(kernel["shares"][name] for name in pick["targets"]),
         "groups": _told_apart(shown["equal_budget"]),
@@ -97,6 +102,17 @@ def _content(shown: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _short(path: str) -> str:
+    """The last two parts of a path; a hub id stays as it is."""
+    return "/".join(PurePath(path).parts[-2:])
+
+
+def _recipe(shown: Mapping[str, Any]) -> str:
+    recipe, available = shown["recipe"], shown["provenance"]["train_rows"]
+    rows = min(available, recipe["train_rows"] or available)
+    return f"{recipe['epochs']} epochs over {rows:,} rows, learning rate {recipe['lr']:g}, batch size {recipe['batch_size']}"
+
+
 def _triple(interval: Mapping[str, float]) -> Triple:
     return interval["value"], interval["low"], interval["high"]
 
@@ -109,16 +125,19 @@ def _mark(entry: Mapping[str, Any], kind: str, label: str | None = None) -> Mark
         entry["params"],
         _triple(predicted["metric"]),
         _triple(predicted["loss"]),
-        entry.get("alike_pick", False) and kind != "pick",
+        entry.get("alike_pick", False),
     )
 
 
-def _places(targets: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Role and the layers of it that are picked: ``query``, ``layers 2–5``; a module outside the layers by its name."""
-    layers: dict[str, list[int]] = {}
-    for target in targets:
-        layers.setdefault(target["role"], []).extend([] if target["layer"] is None else [target["layer"]])
-    return [(role, f"layer{'s' * (len(set(found)) > 1)} {_ranges(found)}" if found else "") for role, found in layers.items()]
+def _places(targets: Sequence[Mapping[str, Any]], picked: Set[str]) -> list[tuple[str, str]]:
+    """In the model's order, each role that is picked with its layers: ``query``, ``layers 2–5``; ``""`` outside of layers."""
+    places = []
+    for role in dict.fromkeys(target["role"] for target in targets):
+        chosen = [target["layer"] for target in targets if target["role"] == role and target["name"] in picked]
+        layers = {layer for layer in chosen if layer is not None}
+        if chosen:
+            places.append((role, f"layer{'s' * (len(layers) > 1)} {_ranges(layers)}" if layers else ""))
+    return places
 
 
 def _ranges(numbers: Iterable[int]) -> str:
@@ -194,7 +213,7 @@ def _warnings(shown: Mapping[str, Any], linearity: Linearity | None) -> list[str
 
 def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Provenance: what was asked of which versions, and of what."""
-    made, recipe = shown["provenance"], shown["recipe"]
+    made = shown["provenance"]
     identity = made["identity"]
     methods: dict[str, int] = {}
     for method in made["methods"].values():
@@ -210,11 +229,11 @@ def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Head of the kernels", made["head_kind"]),
         ("Probe", f"{made['samples']} examples on {made['device']}"),
         ("Blocks", ", ".join(f"{method} ({many})" for method, many in sorted(methods.items())) or "–"),
-        ("Error of sketched blocks", "–" if error is None else f"{error}"),
+        ("Error of sketched blocks", "none is sketched" if error is None else f"{error:.1%}"),
         ("Search", f"{shown['candidates_scored']} candidates, strategy {shown['strategy']}, granularity {shown['granularity']}"),
-        ("Recipe", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items() if value is not None)),
+        ("Recipe", f"{_recipe(shown)}; AdamW, linear schedule, best epoch by validation loss"),
         ("Regressor", f"fitted on {made['calibration_rows']} real LoRA runs"),
         ("Versions", f"advisor {made['advisor']}, torch {made['torch']}"),
-        ("Fingerprints", ", ".join(f"{key.removesuffix('_fingerprint')} {value}" for key, value in identity.items()
-                                  if key.endswith("_fingerprint"))),
+        ("Fingerprint of the model", str(identity["model_fingerprint"])),
+        ("Fingerprint of the data", str(identity["data_fingerprint"])),
     ]  # fmt: skip

@@ -234,7 +234,8 @@ def recommendation_json(
         "level": LEVEL,
         "pick": {**score_json(rec.picked, scorer), "targets": list(rec.picked.candidate.selection.targets)},
         "predicted_best": rec.best.name,
-        "all_linear": score_json(rec.all_linear, scorer),
+        "all_linear": score_json(rec.all_linear, scorer)
+        | {"alike_pick": not scorer.predict([rec.picked.candidate, rec.all_linear.candidate]).distinguishable(1, 0)},
         "equal_budget": [
             score_json(s, scorer) | {"alike_pick": not rec.equal_budget.predictions.distinguishable(i, 0)}
             for i, s in enumerate(rec.equal_budget)
