@@ -191,7 +191,7 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
                       fillstyle="full" if is_pick else "none", markeredgewidth=1.3, markeredgecolor=PAPER if is_pick else INK,
                       clip_on=False, zorder=5 if is_pick else 4)  # fmt: skip
             x, middle = back((column, y))
-            axes.text(x, middle, _cut(" = ".join(dict.fromkeys(mark.label for mark in here)), 27), va="center_baseline",
+            axes.text(x, middle, _cut(" = ".join(dict.fromkeys(mark.label for mark in here)), 24), va="center_baseline",
                       weight="bold" if is_pick else "normal", color=PICK if is_pick else INK)  # fmt: skip
 
     pick = next(mark for mark in marks if mark.kind == "pick")
