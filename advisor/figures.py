@@ -27,7 +27,7 @@ from advisor.report import count
 Triple = tuple[float, float, float]
 
 INK, MUTED, LINE, PICK, PAPER = "#000001", "#000002", "#000003", "#000004", "#000005"  # stand for the page's colours
-VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PICK: "--pick", PAPER: "--paper"}
+VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PICK: "pick", PAPER: "paper"}
 TEXT = 11.5  # pixels
 CHARACTER = 6.4  # mean width of one
 STYLE = {
@@ -361,5 +361,5 @@ def _embedded(root: ElementTree.Element, name: str, title: str, description: str
 def _of_the_page(value: str, name: str) -> str:
     """An attribute with the page's colours, and references to this figure's ids."""
     for colour, variable in VARIABLES.items():
-        value = value.replace(colour, f"var({variable})")
+        value = value.replace(colour, f"var(--{variable})")
     return re.sub(r"#(?=[\w-])", f"#{name}-", value)
