@@ -152,10 +152,11 @@ def _draw_cell(
 
 def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: str) -> str:
     """Predicted metric against LoRA parameters (log scale): the front as steps, ``marks`` named in a column beside it."""
-    height, labels = 400.0, 175.0
     named: dict[tuple[int, float], list[Mark]] = {}
     for mark in marks:
         named.setdefault((mark.params, mark.metric[0]), []).append(mark)
+    line, labels = 15.0, 175.0  # height of a name, width of their column
+    height = max(400.0, 70 + line * len(named))
     values = [value for _, value in front] + [value for _, value in named]
     sizes = [params for params, _ in front] + [params for params, _ in named]
 
@@ -176,7 +177,7 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
         to_pixels = axes.transData.transform
         wanted = [float(to_pixels(place)[1]) for place in order]
         bottom, top = (float(v) for v in axes.transAxes.transform([(0, 0), (0, 1)])[:, 1])
-        spread = _spread(wanted, 15.0, bottom, top)
+        spread = _spread(wanted, line, bottom, top)
         column = float(axes.transAxes.transform((1, 0))[0]) + 16
         back = axes.transData.inverted().transform
         for place, y in zip(order, spread, strict=True):
