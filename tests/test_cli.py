@@ -161,7 +161,7 @@ def test_messages_name_only_options_there_are() -> None:
     folder = Path(cli.__file__).parent
     mentioned = {
         (path.name, option)
-        for path in folder.rglob("*.py")
+        for path in (*folder.rglob("*.py"), *folder.rglob("*.html"))
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8"))
     }
     assert len(mentioned) > 30
@@ -390,7 +390,7 @@ Recommend = Callable[[str], Recommended]
 def test_recommendation_folder(recommended: Recommend, name: str) -> None:
     it = recommended(name)
     assert sorted(p.name for p in it.folder.iterdir()) == [
-        "adapter_config.json", "lora.yaml", "recommendation.json", "report.md",
+        "adapter_config.json", "lora.yaml", "recommendation.json", "report.html", "report.md",
     ]  # fmt: skip
     assert json.loads((it.folder / "recommendation.json").read_text()) == it.json
     pick = it.json["pick"]
