@@ -26,6 +26,7 @@ from sklearn.linear_model import Ridge
 
 from advisor.errors import BadInput
 from advisor.posterior import Prior, update
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.rows import CalibrationRow
 from advisor.selections import ALL_LINEAR, HEAD_ONLY
 
@@ -154,7 +155,7 @@ class Predictor:
             seed.
         """
         everything = grouped(rows)
-        alike = [g for g in everything if (g.context["task"] == "causal-lm") == (task == "causal-lm")]
+        alike = [g for g in everything if (g.context["task"] in LANGUAGE_TASKS) == (task in LANGUAGE_TASKS)]
         self.borrowed_ = len(alike) < 2 or not knows_noise(alike)
         self.groups_ = everything if self.borrowed_ else alike
         if len(self.groups_) < 2:

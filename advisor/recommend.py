@@ -14,6 +14,7 @@ from advisor.cost import Cost
 from advisor.errors import BadInput, BudgetTooSmall
 from advisor.events import Session, Stage
 from advisor.predictor import Predictions
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.scoring import Candidate, Score, Scorer, Scores, subsample
 from advisor.search import Mask, Surrogate, fill_budget, pareto, unit_matrix
 from advisor.selections import all_linear, distinct, recipes, structured_random
@@ -317,7 +318,7 @@ def _random_fill(sizes: np.ndarray, ceiling: int, rng: np.random.Generator) -> M
 
 def _contrast(scorer: Scorer) -> np.ndarray:
     """Targets for alignment: Y, or for a causal LM the residual z, as its Y is constant."""
-    return scorer.probe.z if scorer.probe.task == "causal-lm" else scorer.probe.y
+    return scorer.probe.z if scorer.probe.task in LANGUAGE_TASKS else scorer.probe.y
 
 
 def _unit_label(target: Target, granularity: str) -> str:

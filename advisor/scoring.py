@@ -27,7 +27,7 @@ from advisor.kernels import Array, Kernels, lora_constant, make_kernels, rank_we
 from advisor.linearity import Linearity
 from advisor.predictor import FEATURE, LEVEL, Estimate, Predictions, Predictor, context_of, parameter_distances
 from advisor.probe_folder import Probe
-from advisor.recipe import TrainingRecipe, default_recipe
+from advisor.recipe import LANGUAGE_TASKS, TrainingRecipe, default_recipe
 from advisor.rows import CalibrationRow
 from advisor.simulate import Schedule
 from advisor.targets import LoraSettings, Selection, in_model_order
@@ -298,7 +298,7 @@ def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> 
         losses=probe.losses,
         folds=probe.folds,
         rank=settings.rank,
-        schedule=Schedule.of(recipe.lr, optimizer_steps, fresh_head=probe.task != "causal-lm"),
+        schedule=Schedule.of(recipe.lr, optimizer_steps, fresh_head=probe.task not in LANGUAGE_TASKS),
     )
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
 import torch
 import yaml
-from architectures import DECODERS, FAMILIES, build
+from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, build
 from peft import LoraConfig, get_peft_model
 
 from advisor.budget import parse_budget
@@ -76,6 +76,10 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
+    if FAMILIES[name].processor:
+        return ("images",)
+    if name in ENCODER_DECODERS:
+        return ("seq2seq",)
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
@@ -121,7 +125,7 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     linears = tuple(f"{name}." for name in head_linears(loaded))  # ModernBERT's head also has a norm, which is not probed
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
     weights = [f"{t.name}.weight" for t in loaded.targets]
-    texts = oracle.tokenised(loaded.tokenizer, rows, kind)
+    texts = oracle.tokenised(loaded.tokenizer or loaded.image_processor, rows, kind)
     wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]
     errors += [oracle.relative(b, wanted.gradient_block([w])) for b, w in zip(probe.gradient_blocks, weights, strict=True)]
@@ -138,7 +142,7 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
     model: Any = get_peft_model(loaded.model, LoraConfig(**arguments)).eval()
     batch = collate(prepared.train_rows[:STEP_ROWS], loaded)
     labels = batch.pop("labels")
-    outputs = Outputs(task, 0 if task == "causal-lm" else 2)
+    outputs = Outputs(task, len(prepared.train.schema.class_names))
 
     def loss() -> torch.Tensor:
         return forward_outputs(outputs, model(**batch).logits, labels)[2].mean()
@@ -166,7 +170,7 @@ def line(name: str, found: Sequence[Found]) -> list[str]:
     return [
         FAMILIES[name].title,
         f"`{first.model_type}`",
-        ", ".join(kinds_of(name)).replace("binary", "classification"),
+        ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images"),
         str(len(first.targets)),
         ", ".join(roles),
         fused or "–",
