@@ -57,7 +57,8 @@ class ImageFile:
 
 
 def read_image_folder(folder: Path, stems: Sequence[str]) -> tuple[str, list[str], Rows] | None:
-    """(place, notes, rows) of the first part of ``stems`` in ``folder``, or of ``folder`` itself where it has no parts.
+    """(place, notes, rows) of the first part of ``stems`` in ``folder``. One without parts is all training data, or
+    whatever it was named for where ``stems`` is empty.
 
     A part, and a folder without parts, holds one subfolder a class; images may lie deeper in it. None: nothing of the kind.
 
@@ -67,7 +68,9 @@ def read_image_folder(folder: Path, stems: Sequence[str]) -> tuple[str, list[str
     try:
         parts = {place.name.lower(): place for place in folder.iterdir() if place.is_dir()}
         divided = any(stem in parts for stem in (*TRAIN_STEMS, *EVALUATION_STEMS))
-        place = next((parts[stem] for stem in stems if stem in parts), None) if divided else folder
+        place = next((parts[stem] for stem in stems if stem in parts), None)
+        if not divided and (not stems or "train" in stems):
+            place = folder
         if place is None:
             return None
         classes = {

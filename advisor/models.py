@@ -147,10 +147,11 @@ def load_model(
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     config = _load_config(name, options)
-    if task in LANGUAGE_TASKS and task != _language_task(config):
+    if task != _language_task(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
+        labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
         raise BadInput(
-            f"{name}: {config.model_type} is {kind}, so {task} is not its task.", f"Use --task {_language_task(config)}."
+            f"{name}: {config.model_type} is {kind}, so {task} is not its task.", f"Use --task {_language_task(config)}{labels}."
         )
     auto_class = _auto_class(config, task)
     if task not in LANGUAGE_TASKS:

@@ -274,6 +274,8 @@ class Predictor:
             reasons.append(f"no calibration run used here was a {context['task']} task")
         elif self.borrowed_:
             reasons.append(f"too few calibration runs were of a {context['task']} task")
+        if (reads := context.get("reads", "text")) not in {g.context.get("reads", "text") for g in self.groups_}:
+            reasons.append(f"no calibration run used here read {reads}")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
@@ -365,17 +367,20 @@ def context_of(
     start: float,
     simulated: float,
     head_loss: float | None,
+    reads: str = "text",
 ) -> dict[str, Any]:
     """What all selections of a probe share.
 
     Args:
         shares: of the classes among the examples, [C]; empty unless classification.
+        reads: ``text`` or ``images``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
     """
     log_guess = math.log(max(float(-(shares * np.log(shares.clip(1e-12))).sum()), 1e-3)) if len(shares) else 0.0
     return {
         "task": task,
+        "reads": reads,
         "metric": metric,
         "chance": guessing_score(metric, shares),
         "log_guess": log_guess,

@@ -161,9 +161,9 @@ def infer_schema(
         raise BadInput(f"The metric {metric!r} does not apply to {chosen}.", f"Use one of: {allowed}.")
     if task == "auto":
         notes.append(f"The task is {chosen}.")
-    if not text_columns:
+    if not (text_columns or images):
         notes.append(f"The text is read from {' and '.join(texts)}.")
-    if label_column is None and label is not None:
+    if label_column is None and label is not None and not images:
         notes.append(f"The label is read from {label}.")
     if class_names:
         shown = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")

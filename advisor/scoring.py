@@ -310,6 +310,7 @@ def probe_context(
     start, simulated = recipe_loss(view, nothing_and_all)
     return context_of(
         task=probe.task,
+        reads=str(probe.info.get("reads", "text")),
         metric=str(probe.info["metric"]),
         shares=np.bincount(probe.labels.astype(int), minlength=len(probe.class_names)) / probe.samples
         if probe.class_names

@@ -204,7 +204,7 @@ def relative(block: object, wanted: torch.Tensor) -> float:
 # --- data: rows of unequal length, and the same rows tokenised without advisor.encode ---------------------------------
 
 KINDS = ("binary", "three", "regression", "causal-lm")
-CLASSES = {"binary": 2, "three": 3, "four": 4, "twelve": 12}
+CLASSES = {"images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
 TASKS = {"regression": "regression", "causal-lm": "causal-lm", "seq2seq": "seq2seq"}
 _WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
 WORDS = tuple(_WORDS.split(" "))
