@@ -19,6 +19,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from advisor.errors import BadInput
+from advisor.hub import hub_hint
 from advisor.images import blank_image, image_batch
 from advisor.profiles import load_profiles
 from advisor.recipe import LANGUAGE_TASKS
@@ -173,7 +174,7 @@ def load_model(
             raise BadInput(
                 f"{name}: cannot be loaded as a {task} model: {_first_line(error)}",
                 f"Needed: a folder with config.json, *.safetensors and {'image processor' if of_images else 'tokenizer'} files, "
-                "or a hub id.",
+                "or a hub id." if Path(name).exists() else hub_hint(error),
             ) from error
     model.requires_grad_(False)
     model.to(torch_device).eval()
@@ -394,7 +395,7 @@ def _load_config(name: str, options: dict[str, Any]) -> Any:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise BadInput(
             f"{name}: its config cannot be read: {_first_line(error)}",
-            "Check the folder or hub id; hub models need a network or a local cache.",
+            "Check the folder's config.json." if path.exists() else hub_hint(error),
         ) from error
 
 
@@ -403,7 +404,8 @@ def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
         with _quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}", "Add the files.") from error
+        hint = "Add the files." if Path(name).exists() else hub_hint(error)
+        raise BadInput(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}", hint) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
         raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
     return tokenizer

@@ -71,7 +71,7 @@ class PrefixStates:
         self.loaded, self.limit = loaded, limit
         self._kept: dict[tuple[int, int, bool], States | None] = {}  # by depth, identity of the rows, training
         self._pinned: list[Sequence[Row]] = []  # so that no identity is used twice
-        containers = {place[0] for t in loaded.targets if (place := block_of(t.name))}
+        containers = {place[0] for t in loaded.targets if t.layer is not None and (place := block_of(t.name))}
         self._container = containers.pop() if len(containers) == 1 else ""
 
     @property

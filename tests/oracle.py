@@ -162,21 +162,20 @@ def reference(
 
     def scalars(weights: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         arguments = {k: v[None] for k, v in inputs.items() if k != "label"}
-        logits = functional_call(model, {**state, **weights}, kwargs={**arguments, "use_cache": False}).logits[0]
+        if "pixel_values" not in arguments:
+            arguments["use_cache"] = False
+        logits = functional_call(model, {**state, **weights}, kwargs=arguments).logits[0]
         both = torch.cat([output(logits, inputs["label"]), loss(logits, inputs["label"]).reshape(1)])
         return both, both
 
-    groups: dict[int, list[int]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, text in enumerate(texts):
-        groups[len(text.ids)].append(index)
+        groups[len(text.ids), len(text.decoder or ())].append(index)
     found: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = [None] * len(texts)  # type: ignore[list-item]
     for members in groups.values():
-        inputs = {
-            "input_ids": torch.tensor([list(texts[i].ids) for i in members]),
-            "label": torch.tensor([texts[i].label for i in members]),
-        }
-        if texts[0].types is not None:
-            inputs["token_type_ids"] = torch.tensor([list(texts[i].types or ()) for i in members])
+        given = [texts[i].inputs() for i in members]
+        inputs = {key: torch.cat([each[key] for each in given]) for key in given[0] if key != "use_cache"}
+        inputs["label"] = torch.tensor([texts[i].label for i in members])
         jacobians, values = vmap(jacrev(scalars, has_aux=True), in_dims=(None, 0))(chosen, inputs)
         for row, index in enumerate(members):
             found[index] = values[row], {name: j[row].flatten(1) for name, j in jacobians.items()}

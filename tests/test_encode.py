@@ -301,7 +301,8 @@ def test_a_source_is_read_and_its_target_learned(t5: LoadedModel) -> None:
 
 def test_what_transformers_makes_of_the_labels_itself_is_what_the_decoder_reads(t5: LoadedModel) -> None:
     """The model given labels alone shifts them by itself, as in training with its own trainer."""
-    rows, _ = encode(dataset([Example(prompt="a b", completion="red cat"), Example(prompt="b", completion="dog")], "seq2seq"), t5, 64)
+    pairs = [Example(prompt="a b", completion="red cat"), Example(prompt="b", completion="dog")]
+    rows, _ = encode(dataset(pairs, "seq2seq"), t5, 64)
     batch = collate(rows, t5)
     labels, decoder = batch.pop("labels"), batch.pop("decoder_input_ids")
     with torch.no_grad():
@@ -312,7 +313,8 @@ def test_what_transformers_makes_of_the_labels_itself_is_what_the_decoder_reads(
 
 
 def test_source_and_target_are_cut_each_and_keep_their_end(t5: LoadedModel) -> None:
-    rows, notes = encode(dataset([Example(prompt="red " * 30, completion="cat " * 9), Example(prompt="a", completion="b")], "seq2seq"), t5, 8)
+    pairs = [Example(prompt="red " * 30, completion="cat " * 9), Example(prompt="a", completion="b")]
+    rows, notes = encode(dataset(pairs, "seq2seq"), t5, 8)
     assert (len(rows[0].ids), len(rows[0].token_labels)) == (8, 8)
     assert words(t5, rows[0].ids) == "red red red red red red red </s>"
     assert words(t5, rows[0].token_labels) == "cat cat cat cat cat cat cat </s>"

@@ -148,6 +148,7 @@ def ready(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., tuple[Prepared
 
 Ready = Callable[..., tuple[Prepared, list[Row]]]
 MODELS = [("bert", "classification"), ("gpt2", "classification"), ("gpt2", "causal-lm"), ("llama", "causal-lm")]
+MODELS += [("t5", "seq2seq")]
 
 
 def inputs_of(prepared: Prepared, rows: list[Row], trained_only: bool) -> dict[str, np.ndarray]:
@@ -164,7 +165,7 @@ def inputs_of(prepared: Prepared, rows: list[Row], trained_only: bool) -> dict[s
             batch = collate([row], prepared.loaded)
             batch.pop("labels")
             prepared.loaded.model(**batch)
-            if trained_only and row.token_labels:
+            if trained_only and prepared.loaded.task == "causal-lm":
                 wanted = np.array(row.token_labels) != IGNORED
                 for parts in seen.values():
                     parts[-1] = parts[-1][wanted]
