@@ -106,7 +106,7 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none" / "cat").mkdir(parents=True)
     with pytest.raises(BadInput, match=r"no train\.jsonl"):
         load_dataset(str(tmp_path / "none"))
-    with pytest.raises(BadInput, match="holds images but no class folders.*one subfolder a class"):
+    with pytest.raises(BadInput, match=r"holds images but no class folders.*one subfolder a class"):
         load_dataset(str(folder / "red"))
     with pytest.raises(BadInput, match="which column holds the text"):
         load_dataset(str(folder), task="causal-lm")
@@ -157,9 +157,9 @@ def test_damaged_images_are_left_out_and_said(tiny_model: TinyModel, folder: Pat
 
 def test_images_and_texts_are_not_taken_for_each_other(tiny_model: TinyModel, folder: Path, tmp_path: Path) -> None:
     texts, _ = oracle.write_rows(tmp_path, "binary")
-    with pytest.raises(BadInput, match="holds images, and .* reads text"):
+    with pytest.raises(BadInput, match=r"holds images, and .* reads text"):
         prepare(Source(str(tiny_model("bert")), str(folder), device="cpu"), Session())
-    with pytest.raises(BadInput, match="holds text, and .* reads images"):
+    with pytest.raises(BadInput, match=r"holds text, and .* reads images"):
         prepare(Source(str(tiny_model("vit")), str(texts), device="cpu"), Session())
 
 
