@@ -142,7 +142,7 @@ def _imbalance(examples: Sequence[Example], schema: Schema) -> list[str]:
     counts = Counter(example.label for example in examples)
     (label, most), notes = counts.most_common(1)[0], []
     if most > MOST_ROWS * len(examples):
-        share = f"{100 * most / len(examples):.0f}% of the rows"
+        share = f"{100 * most / len(examples):.3g}% of the rows"
         notes.append(f"The class {schema.class_names[int(label or 0)]} has {share}: --metric matthews says more than accuracy.")
     single = sorted(schema.class_names[int(label or 0)] for label, n in counts.items() if n == 1)
     if single:

@@ -251,9 +251,9 @@ def _language_columns(table: Table, unlabelled: bool) -> tuple[str, ...]:
     found = _find_all(table, PROMPT_COMPLETION)
     if found:
         return found
-    if unlabelled and (_find(table, LABEL_NAMES) or _guess_label(table, ())):
-        return ()
     found = _find_all(table, UNLABELLED_PROMPT_COMPLETION)
+    if unlabelled and (label := _find(table, LABEL_NAMES) or _guess_label(table, ())):
+        return found if label in found[-1:] and are_texts(table.column(label)) else ()
     if found:
         return found
     if not unlabelled and len(table.columns) == 1:

@@ -2,6 +2,7 @@
 
     python benchmarks/families.py            # what was found, as a table
     python benchmarks/families.py --write    # the same, into docs/models.md
+    python benchmarks/families.py --write t5 vit    # of these alone; the other lines of the page stay as they were run
 """
 
 from __future__ import annotations
@@ -187,10 +188,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def table() -> str:
-    """Every family of ``tests/architectures.py``, run now."""
+def table(names: Sequence[str], before: str = "") -> str:
+    """Every family of ``tests/architectures.py``, the named ones run now, the others as on the page ``before``."""
+    kept = {row.split("|")[1].strip(): row for row in before.partition(BEGIN)[2].partition(END)[0].splitlines() if "|" in row}
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
     for name in FAMILIES:
+        if name not in names:
+            lines.append([cell.strip() for cell in kept[FAMILIES[name].title].strip("|").split("|")])
+            continue
         found = []
         for kind in kinds_of(name):
             with tempfile.TemporaryDirectory() as folder:
@@ -223,8 +228,10 @@ def families_on(text: str) -> list[tuple[str, ...]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=list(FAMILIES), default=list(FAMILIES), help="default: all")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
-    write = parser.parse_args().write
-    made = table()
-    if write:
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+    options = parser.parse_args()
+    before = PAGE.read_text(encoding="utf-8")
+    made = table(options.names, before)
+    if options.write:
+        PAGE.write_text(page(before, made), encoding="utf-8")

@@ -344,6 +344,14 @@ def test_the_answer_of_a_causal_lm_may_be_named_as_label(write: Write) -> None:
     assert load_dataset(write("b.jsonl", two), task="seq2seq", label_column="back").schema.text_columns == ("front", "back")
 
 
+def test_a_column_target_is_a_label_or_a_text_to_learn(write: Write) -> None:
+    texts = [{"source": f"a text of number {i}", "target": f"text {i}"} for i in range(40)]
+    assert load_dataset(write("a.jsonl", texts)).schema == Schema("causal-lm", ("source", "target"), None, (), "token_accuracy")
+    labels = [{"source": f"a text of number {i}", "target": ["good", "bad"][i % 2]} for i in range(40)]
+    found = load_dataset(write("b.jsonl", labels), language="seq2seq").schema
+    assert (found.task, found.text_columns, found.label_column) == ("classification", ("source",), "target")
+
+
 def test_an_encoder_decoder_leaves_labels_labels(write: Write) -> None:
     """Only what hardly repeats is taken for a target; the model then says that it is no classifier."""
     rows = [{"text": f"some text {i}", "label": ["good", "bad"][i % 2]} for i in range(40)]
