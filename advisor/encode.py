@@ -156,11 +156,17 @@ def _encode_pairs(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tup
     for example in dataset.examples:
         source, target = _source_and_target(example, tokenizer)
         row = Row(tuple(_within(max_length, tokenizer, source)), token_labels=tuple(_within(max_length, tokenizer, target)))
-        counts["sources"] += len(row.ids) < len(source)
-        counts["targets"] += len(row.token_labels) < len(target)
+        if not (row.ids and row.token_labels):
+            counts["rows had no token of a source or target and were dropped"] += 1
+            continue
+        counts["sources were cut"] += len(row.ids) < len(source)
+        counts["targets were cut"] += len(row.token_labels) < len(target)
         rows.append(row)
-    cut = [f"{n} of {len(rows)} {part} are longer than {max_length} tokens and were cut." for part, n in counts.items() if n]
-    return rows, [*cut, *_chat_note(dataset, tokenizer)]
+    if not rows:
+        raise BadInput(f"{dataset.source}: no row has a token of a source and of a target.", "Check the columns.")
+    total = len(dataset.examples)
+    notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items() if count]
+    return rows, [*notes, *_chat_note(dataset, tokenizer)]
 
 
 def _chat_note(dataset: Dataset, tokenizer: Any) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from advisor.data import Dataset
 from advisor.encode import CHAT_FORM, IGNORED, Row, _shifted, collate, encode, length_bucketed, resolve_max_length
@@ -318,9 +319,17 @@ def test_source_and_target_are_cut_each_and_keep_their_end(t5: LoadedModel) -> N
     assert (len(rows[0].ids), len(rows[0].token_labels)) == (8, 8)
     assert words(t5, rows[0].ids) == "red red red red red red red </s>"
     assert words(t5, rows[0].token_labels) == "cat cat cat cat cat cat cat </s>"
-    assert notes == [
-        "1 of 2 sources are longer than 8 tokens and were cut.", "1 of 2 targets are longer than 8 tokens and were cut.",
-    ]  # fmt: skip
+    assert notes == ["1 of 2 sources were cut (limit 8 tokens).", "1 of 2 targets were cut (limit 8 tokens)."]
+
+
+def test_a_tokenizer_that_makes_nothing_of_a_target(t5: LoadedModel) -> None:
+    t5.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    pairs = [Example(prompt="a", completion="\u200b"), Example(prompt="a", completion="red")]
+    rows, notes = encode(dataset(pairs, "seq2seq"), t5, 8)
+    assert [words(t5, row.token_labels) for row in rows] == ["red"]
+    assert notes == ["1 of 2 rows had no token of a source or target and were dropped (limit 8 tokens)."]
+    with pytest.raises(BadInput, match="no row has a token of a source and of a target"):
+        encode(dataset(pairs[:1], "seq2seq"), t5, 8)
 
 
 def test_a_chat_becomes_source_and_target(t5: LoadedModel) -> None:
