@@ -95,7 +95,7 @@ def hub_hint(error: BaseException) -> str:
     chain: list[BaseException] = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
-    if any(isinstance(e, GatedRepoError) or " gated " in str(e) for e in chain):  # datasets only says so
+    if any(isinstance(e, GatedRepoError) or "is a gated dataset" in str(e) for e in chain):  # datasets only says so
         return "It is gated: accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN."
     if any(isinstance(e, RevisionNotFoundError) for e in chain):
         return "It has no such revision: check --revision (of data what follows @)."

@@ -324,7 +324,7 @@ def test_source_and_target_are_cut_each_and_keep_their_end(t5: LoadedModel) -> N
 
 def test_a_tokenizer_that_makes_nothing_of_a_target(t5: LoadedModel) -> None:
     t5.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    pairs = [Example(prompt="a", completion="\u200b"), Example(prompt="a", completion="red")]
+    pairs = [Example(prompt="a", completion=" "), Example(prompt="a", completion="red")]
     rows, notes = encode(dataset(pairs, "seq2seq"), t5, 8)
     assert [words(t5, row.token_labels) for row in rows] == ["red"]
     assert notes == ["1 of 2 rows had no token of a source or target and were dropped (limit 8 tokens)."]
