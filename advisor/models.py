@@ -154,6 +154,9 @@ def load_model(
         raise BadInput(
             f"{name}: {config.model_type} is {kind}, so {task} is not its task.", f"Use --task {_language_task(config)}{labels}."
         )
+    of_images = _of_images(config)
+    if of_images and task in LANGUAGE_TASKS:
+        raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
     auto_class = _auto_class(config, task)
     if task not in LANGUAGE_TASKS:
         _check_trained_head(config, name, num_labels)
@@ -161,7 +164,6 @@ def load_model(
         config.problem_type = "regression" if task == "regression" else "single_label_classification"
     torch_device = _pick_device(device)
     torch_dtype = _pick_dtype(dtype, torch_device)
-    of_images = auto_class is getattr(transformers, IMAGE_CLASS)
     image_processor = _load_image_processor(name, options) if of_images else None
     tokenizer = None if of_images else _load_tokenizer(name, options)
     with _quiet(), torch.random.fork_rng(devices=[]):
@@ -224,8 +226,11 @@ def only_task(name: str, *, trust_remote_code: bool = False) -> str | None:
     Raises:
         BadInput: no usable config at ``name``.
     """
-    config = _load_config(name, {"trust_remote_code": trust_remote_code})
-    return "classification" if _auto_class(config, "classification") is getattr(transformers, IMAGE_CLASS) else None
+    return "classification" if _of_images(_load_config(name, {"trust_remote_code": trust_remote_code})) else None
+
+
+def _of_images(config: Any) -> bool:
+    return _auto_class(config, "classification") is getattr(transformers, IMAGE_CLASS)
 
 
 def _language_task(config: Any) -> str:
