@@ -42,7 +42,7 @@ def lora_arguments(
 
     Args:
         ranks, alphas: of single modules by full name, where they differ from the settings'.
-        reads: ``images``: without a ``task_type``, each of which hands ``input_ids`` to the model.
+        reads: ``images``: without a ``task_type``, each of which stands for texts and hands their arguments to the model.
 
     Raises:
         BadInput: the selection is empty, which PEFT has no config for.
