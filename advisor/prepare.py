@@ -8,6 +8,7 @@ from typing import Any
 
 from advisor.data import Dataset, load_dataset, overlap, sample_rows, split_evaluation
 from advisor.encode import Row, encode, resolve_max_length
+from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.models import LoadedModel, language_task, load_model
 from advisor.schema import Schema
@@ -111,7 +112,10 @@ def prepare(
     Raises:
         BadInput: the model or the data cannot be used.
     """
-    language = language_task(source.model, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    try:
+        language = language_task(source.model, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    except BadInput:  # loading the model says so, after what is wrong with the data
+        language = "causal-lm"
     train, evaluation = read_data(source, session, language)
     available_rows = train.rows_there
     schema = train.schema
