@@ -47,11 +47,11 @@ def _rank(text: str) -> int:
         raise BadInput(f"--rank {text}: not a whole number.", "Give one of 1 or more; recommend also takes auto.") from None
 
 
-Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, Parquet, a folder with train.*, or a hub id.", "--data")]
+Data = Annotated[str | None, _option(DATA, "CSV, TSV, JSONL, Parquet, folder of train.* or images, or hub id.", "--data")]
 EvalData = Annotated[str | None, _option(DATA, "Evaluation file; default: --data's own, else 10 % split off.", "--eval-data")]
-Task = Annotated[str, _option(DATA, "auto, classification, regression or causal-lm.", "--task")]
+Task = Annotated[str, _option(DATA, "auto, classification, regression, causal-lm or seq2seq.", "--task")]
 TextColumn = Annotated[list[str] | None, _option(DATA, "Column of the text; twice for pairs.", "--text-column")]
-LabelColumn = Annotated[str | None, _option(DATA, "Column of the label.", "--label-column")]
+LabelColumn = Annotated[str | None, _option(DATA, "Column of the label, or of the answer to learn.", "--label-column")]
 Metric = Annotated[str | None, _option(DATA, "accuracy, matthews, f1, spearman, token_accuracy.", "--metric")]
 MaxLength = Annotated[int | None, _option(DATA, "Tokens a row; default 128, language models 512.", "--max-length")]
 Rank = Annotated[
@@ -370,10 +370,11 @@ def verify(
 ) -> None:
     """What the config's tool will really train: exit 0 as intended, 1 surprises, 2 bad input."""
     from advisor.export import FORMATS
+    from advisor.recipe import TASKS
     from advisor.verify import verify as verify_config
 
     if task is not None:
-        _check_choice("--task", task, ("classification", "regression", "causal-lm"))
+        _check_choice("--task", task, TASKS)
     if format_name is not None:
         _check_choice("--format", format_name, tuple(FORMATS))
     report = verify_config(config, model, task=task, format_name=format_name, trust_remote_code=trust_remote_code)

@@ -53,7 +53,7 @@ def show(name: Annotated[str, typer.Argument(help="As `advisor profiles list` na
 def check(
     file: Annotated[Path, typer.Argument(help="A model profile, YAML.")],
     model: Annotated[str, typer.Option("--model", help="Model folder or hub id.")],
-    task: Annotated[str, typer.Option("--task", help="classification, regression or causal-lm.")] = "classification",
+    task: Annotated[str, typer.Option("--task", help="classification, regression, causal-lm or seq2seq.")] = "classification",
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -45,6 +45,8 @@ class TrainingFootprint:
         logits: elements of the model's output.
         other_macs: multiply-adds per token of the output embedding (0 for classifiers).
         measured_on: the padded batches (rows, tokens) measured.
+        seen: share of those tokens that each target sees, aligned with ``targets``; empty: all. Where a source is longer
+            than its target, a decoder's modules see fewer than its encoder's.
     """
 
     weight_bytes: int
@@ -60,6 +62,11 @@ class TrainingFootprint:
     logits: Growth
     other_macs: float
     measured_on: tuple[tuple[int, int], ...]
+    seen: tuple[float, ...] = ()
+
+    def share_seen(self, index: int) -> float:
+        """Of the target at ``index``."""
+        return self.seen[index] if self.seen else 1.0
 
     @property
     def lora_casts(self) -> bool:
@@ -179,10 +186,11 @@ def activation_bytes(
     if read.count(read[0]) == 1:
         total -= amount(footprint.spared_alone[first], batch_size, tokens)
     for position, index in enumerate(adapted):
+        tokens_seen = footprint.share_seen(index) * tokens
         shared = footprint.input_kept_by[index] >= first or footprint.inputs[index] in read[:position]
         if footprint.lora_casts or not shared:
-            total += itemsize * width[footprint.targets[index]] * batch_size * tokens
-        total += itemsize * settings.rank * batch_size * tokens
+            total += itemsize * width[footprint.targets[index]] * batch_size * tokens_seen
+        total += itemsize * settings.rank * batch_size * tokens_seen
     return total + (itemsize * selection.params(targets, settings.rank) if footprint.autocast else 0)
 
 
@@ -223,17 +231,18 @@ def _work(
     """
     shapes = {t.name: t for t in targets}
     forward = [
-        shapes[name].in_features * shapes[name].out_features
+        footprint.share_seen(index) * shapes[name].in_features * shapes[name].out_features
         + MACS_PER_BYTE * (growth[2] + tokens * growth[3])
-        for name, growth in zip(footprint.targets, footprint.saved, strict=True)
+        for index, (name, growth) in enumerate(zip(footprint.targets, footprint.saved, strict=True))
     ]
+    seen = {name: footprint.share_seen(index) for index, name in enumerate(footprint.targets)}
     work = sum(forward) + footprint.other_macs
     if selection.targets:
         work += sum(forward[_first(selection, footprint) :]) + footprint.other_macs
     itemsize = 2 if footprint.autocast else 4
     for name in selection.targets:
         a, b = shapes[name].in_features, shapes[name].out_features
-        work += 3 * settings.rank * (a + b) + 4 * itemsize * MACS_PER_BYTE * (a + b)
+        work += seen[name] * (3 * settings.rank * (a + b) + 4 * itemsize * MACS_PER_BYTE * (a + b))
     return work
 
 

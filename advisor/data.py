@@ -49,6 +49,7 @@ def load_dataset(
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
     metric: str | None = None,
+    language: str = "causal-lm",
     like: Schema | None = None,
     keep: int = ROWS_KEPT,
     seed: int = 0,
@@ -61,6 +62,7 @@ def load_dataset(
         text_columns: columns to read the text from; inferred when empty.
         label_column: column of the label; inferred when None.
         metric: one the task allows; inferred when None.
+        language: the task of rows to be learned token by token: ``seq2seq`` where the model is an encoder-decoder.
         like: read an evaluation file as the training file was read: same columns and class ids. The options
             above are not consulted then, and of a folder or hub data set the validation (else test) part is
             read.
@@ -81,7 +83,7 @@ def load_dataset(
     notes = list(table.notes)
     schema = like
     if schema is None:
-        schema, inferred = infer_schema(table, path, task, text_columns, label_column, metric)
+        schema, inferred = infer_schema(table, path, task, text_columns, label_column, metric, language)
         notes += inferred
     examples = []
     left_out: Counter[str] = Counter()
@@ -106,25 +108,30 @@ def load_dataset(
 
 def _content(example: Example) -> tuple[Any, ...]:
     """What the model reads: two rows with the same are duplicates."""
+    if example.image is not None:
+        return (example.image.digest,)
     return example.texts or example.messages or (example.prompt, example.completion)
 
 
 def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:
     """Notes on rows that stand there again, with the same label or with another one."""
     labels: dict[tuple[Any, ...], set[int | float | None]] = {}
-    again = 0
+    again, torn = 0, []
     for example in examples:
         seen = labels.setdefault(_content(example), set())
         again += example.label in seen
+        if len(seen) == 1 and example.label not in seen:
+            torn.append(example)
         seen.add(example.label)
-    torn = [content for content, seen in labels.items() if len(seen) > 1]
     notes = []
     if again:
         notes.append(f"{again} {'row repeats' if again == 1 else 'rows repeat'} an earlier row exactly.")
     if torn:
-        first = shorten(" | ".join(torn[0]), 60, placeholder=" …")
+        image = torn[0].image
+        first = shorten(" | ".join(torn[0].texts) if image is None else image.path.name, 60, placeholder=" …")
         kind = "values" if schema.task == "regression" else "labels"
-        notes.append(f"{len(torn)} {'text stands' if len(torn) == 1 else 'texts stand'} with different {kind}: {first!r}.")
+        what = "text" if image is None else "image"
+        notes.append(f"{len(torn)} {f'{what} stands' if len(torn) == 1 else f'{what}s stand'} with different {kind}: {first!r}.")
     return notes
 
 
@@ -135,7 +142,7 @@ def _imbalance(examples: Sequence[Example], schema: Schema) -> list[str]:
     counts = Counter(example.label for example in examples)
     (label, most), notes = counts.most_common(1)[0], []
     if most > MOST_ROWS * len(examples):
-        share = f"{100 * most / len(examples):.0f}% of the rows"
+        share = f"{100 * most / len(examples):.3g}% of the rows"
         notes.append(f"The class {schema.class_names[int(label or 0)]} has {share}: --metric matthews says more than accuracy.")
     single = sorted(schema.class_names[int(label or 0)] for label, n in counts.items() if n == 1)
     if single:
@@ -153,7 +160,8 @@ def overlap(train: Dataset, evaluation: Dataset) -> int:
 def _fingerprint(examples: Sequence[Example], schema: Schema) -> str:
     digest = hashlib.sha256(json.dumps(asdict(schema), sort_keys=True).encode())
     for e in examples:
-        digest.update(json.dumps([e.texts, e.label, e.prompt, e.completion, e.messages]).encode() + b"\n")
+        texts = e.texts if e.image is None else (e.image.digest,)
+        digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages]).encode() + b"\n")
     return digest.hexdigest()
 
 

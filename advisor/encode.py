@@ -16,47 +16,70 @@ import torch
 from advisor.data import Dataset
 from advisor.errors import BadInput
 from advisor.examples import Example
+from advisor.images import ImageFile, image_batch, mode_of
 from advisor.models import LoadedModel
+from advisor.recipe import LANGUAGE_TASKS
 
 IGNORED = -100  # label of a token that is not learned, as in transformers
-DEFAULT_MAX_LENGTH = {"classification": 128, "regression": 128, "causal-lm": 512}
+DEFAULT_MAX_LENGTH = {"classification": 128, "regression": 128, "causal-lm": 512, "seq2seq": 512}
 CHAT_FORM = "{role}: {content}\n"  # used when the tokenizer has no chat template
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tokenised example.
+    """One example as a model reads it.
 
     Attributes:
-        ids: token ids, not padded.
+        ids: token ids, not padded; empty for an image.
         types: token type ids, None where the model has none.
         label: class id or value (classification, regression).
-        token_labels: per token the id to predict or ``IGNORED`` (causal LM), aligned with ``ids``.
+        token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM), or the target's (seq2seq).
+        image: decoded only when a batch is made. image_tokens: what a model sees of it.
     """
 
     ids: tuple[int, ...]
     types: tuple[int, ...] | None = None
     label: int | float = 0
     token_labels: tuple[int, ...] = ()
+    image: ImageFile | None = None
+    image_tokens: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens, of a source and its target those of the longer one: the most that any module sees."""
+        return max(len(self.ids), len(self.token_labels), self.image_tokens)
 
 
 def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
-    """The requested length, or 128 (classifiers) / 512 (language models); never above the model's limit.
+    """The requested length, or 128 (classifiers) / 512 (language models); never above the model's limit. Of images the only one.
 
     Raises:
         BadInput: fewer than 2 tokens asked for.
     """
     if requested is not None and requested < 2:
         raise BadInput(f"--max-length must be at least 2, got {requested}.")
+    if loaded.reads == "images":
+        return loaded.image_tokens
     return min(requested or DEFAULT_MAX_LENGTH[loaded.task], loaded.max_length)
 
 
 def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
-    """Tokenise every example; returns the rows and what was cut or dropped, one sentence each.
+    """Tokenise every example, or look whether its image can be read; returns the rows and what was cut or dropped, one
+    sentence each.
 
     Raises:
-        BadInput: no row has a target token left (causal LM).
+        BadInput: images for a model of text, or texts for one of images; no row has a target token left (language models);
+            no image can be read.
     """
+    given = "text" if dataset.examples[0].image is None else "images"
+    if given != loaded.reads:
+        raise BadInput(
+            f"{dataset.source} holds {given}, and {loaded.name} reads {loaded.reads}.", f"Use a model of {given}, or other data."
+        )
+    if given == "images":
+        return _encode_images(dataset, loaded)
+    if loaded.task == "seq2seq":
+        return _encode_pairs(dataset, loaded, max_length)
     if loaded.task == "causal-lm":
         return _encode_language(dataset, loaded, max_length)
     tokenizer = loaded.tokenizer
@@ -70,6 +93,24 @@ def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list
         rows.append(Row(tuple(encoded["input_ids"]), tuple(types) if types else None, example.label))
     notes = [f"{cut} of {len(rows)} rows are longer than {max_length} tokens and were cut."] if cut else []
     return rows, notes
+
+
+def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[Row], list[str]]:
+    rows, unreadable = [], []
+    for example in dataset.examples:
+        assert example.image is not None
+        assert example.label is not None
+        try:
+            example.image.load(mode_of(loaded.model.config))
+        except BadInput as error:
+            unreadable.append(error)
+            continue
+        rows.append(Row((), label=example.label, image=example.image, image_tokens=loaded.image_tokens))
+    if not rows:
+        raise unreadable[0]
+    count = len(unreadable)
+    left_out = f"Left out: {count} {'image' if count == 1 else 'images'} that cannot be read. First: " if count else ""
+    return rows, [left_out + unreadable[0].what] if count else []
 
 
 def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
@@ -90,14 +131,63 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
         rows.append(Row(tuple(ids), token_labels=tuple(labels)))
     total = len(dataset.examples)
     notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items()]
-    if dataset.examples[0].messages and tokenizer.chat_template is None:
-        notes.append(f"The tokenizer has no chat template; messages are written as {CHAT_FORM!r}.")
+    notes += _chat_note(dataset, tokenizer)
     if not rows:
         raise BadInput(
             f"{dataset.source}: no row has a target token left within {max_length} tokens.",
             "Raise --max-length, or check that the answers are not empty.",
         )
     return rows, notes
+
+
+def _split_texts(example: Example) -> tuple[str, str]:
+    """Prompt and answer, a chat in the form that needs no template."""
+    if not example.messages:
+        return example.prompt, example.completion
+    prompt = "".join(CHAT_FORM.format(role=role, content=content) for role, content in example.messages[:-1])
+    role, answer = example.messages[-1]
+    return prompt + CHAT_FORM.format(role=role, content="").rstrip(), " " + answer
+
+
+def _encode_pairs(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+    tokenizer = loaded.tokenizer
+    counts: Counter[str] = Counter()
+    rows = []
+    for example in dataset.examples:
+        source, target = _source_and_target(example, tokenizer)
+        row = Row(tuple(_within(max_length, tokenizer, source)), token_labels=tuple(_within(max_length, tokenizer, target)))
+        if not (row.ids and row.token_labels):
+            counts["rows had no token of a source or target and were dropped"] += 1
+            continue
+        counts["sources were cut"] += len(row.ids) < len(source)
+        counts["targets were cut"] += len(row.token_labels) < len(target)
+        rows.append(row)
+    if not rows:
+        raise BadInput(f"{dataset.source}: no row has a token of a source and of a target.", "Check the columns.")
+    total = len(dataset.examples)
+    notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items() if count]
+    return rows, [*notes, *_chat_note(dataset, tokenizer)]
+
+
+def _chat_note(dataset: Dataset, tokenizer: Any) -> list[str]:
+    if not dataset.examples[0].messages or tokenizer.chat_template is not None:
+        return []
+    return [f"The tokenizer has no chat template; messages are written as {CHAT_FORM!r}."]
+
+
+def _source_and_target(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids of what an encoder reads and of what its decoder learns, each in the tokenizer's own form."""
+    source, target = _split_texts(example)
+    if example.messages and tokenizer.chat_template is not None:
+        return _split_ids(example, tokenizer)
+    return tokenizer(source, verbose=False)["input_ids"], tokenizer(text_target=target.lstrip(), verbose=False)["input_ids"]
+
+
+def _within(length: int, tokenizer: Any, ids: list[int]) -> list[int]:
+    """At most ``length`` of the tokens, the first ones, and the end token where they end in it."""
+    if len(ids) <= length:
+        return ids
+    return [*ids[: length - 1], ids[-1]] if ids[-1] == tokenizer.eos_token_id else ids[:length]
 
 
 def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -112,12 +202,7 @@ def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
                 if folded == messages:
                     raise
                 return _split_by_template(folded, tokenizer)
-        prompt_text = "".join(CHAT_FORM.format(**m) for m in messages[:-1])
-        role, answer = example.messages[-1]
-        prompt_text += CHAT_FORM.format(role=role, content="").rstrip()
-        answer = " " + answer
-    else:
-        prompt_text, answer = example.prompt, example.completion
+    prompt_text, answer = _split_texts(example)
     prompt_ids: list[int] = tokenizer(prompt_text, verbose=False)["input_ids"] if prompt_text else []
     if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
         prompt_ids = prompt_ids[:-1]
@@ -159,30 +244,45 @@ def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[
 def collate(
     rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0
 ) -> dict[str, torch.Tensor]:
-    """Pad ``rows`` on the right to the longest; the result feeds ``model(**batch)``.
+    """Pad ``rows`` on the right to the longest, or decode their images; the result feeds ``model(**batch)``.
 
     Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]
-    class ids or values, or [examples, tokens] ids with ``IGNORED``.
+    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``.
     """
-    longest = max(len(row.ids) for row in rows)
 
     def padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+        longest = max(map(len, sequences))
         return torch.tensor([[*s, *[fill] * (longest - len(s))] for s in sequences], device=loaded.device)
 
-    batch = {
-        "input_ids": padded([row.ids for row in rows], loaded.tokenizer.pad_token_id),
-        "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
-    }
+    batch: dict[str, torch.Tensor] = {}
+    if loaded.reads == "images":
+        images = [row.image.load(mode_of(loaded.model.config)) for row in rows if row.image is not None]
+        batch["pixel_values"] = image_batch(images, loaded.image_processor).to(loaded.device, loaded.dtype)
+    else:
+        batch["input_ids"] = padded([row.ids for row in rows], loaded.tokenizer.pad_token_id)
+        batch["attention_mask"] = padded([[1] * len(row.ids) for row in rows], 0)
     if rows[0].types is not None:
         batch["token_type_ids"] = padded([row.types or () for row in rows], 0)
-    if loaded.task == "causal-lm":
+    if loaded.task in LANGUAGE_TASKS:
         batch["labels"] = padded([row.token_labels for row in rows], IGNORED)
+        if loaded.task == "seq2seq":
+            batch["decoder_input_ids"] = _shifted(batch["labels"], loaded.model)
     elif loaded.task == "regression":
         values = [(row.label - label_mean) / label_std for row in rows]
         batch["labels"] = torch.tensor(values, dtype=torch.float32, device=loaded.device)
     else:
         batch["labels"] = torch.tensor([int(row.label) for row in rows], device=loaded.device)
     return batch
+
+
+def _shifted(labels: torch.Tensor, model: Any) -> torch.Tensor:
+    """What a decoder reads to predict ``labels``, as transformers' own data collator has it: a start token, then each but
+    the last. Families that have no method for it (M2M100, Blenderbot) do the same within their model."""
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        shifted: torch.Tensor = model.prepare_decoder_input_ids_from_labels(labels)
+        return shifted
+    start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+    return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, model.config.pad_token_id)], 1)
 
 
 def length_bucketed(

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.errors import BadInput
+from advisor.images import ImageFile
 from advisor.labels import class_name, missing, number
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.schema import Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
@@ -16,14 +18,15 @@ CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 
 @dataclass(frozen=True)
 class Example:
-    """One row, ready for a tokenizer.
+    """One row, ready for a tokenizer or an image processor.
 
     Attributes:
         texts: one or two texts (classification, regression).
         label: class id, or the value to predict.
-        prompt: what the completion answers; empty for plain text (causal-lm).
-        completion: the text that is learned (causal-lm).
+        prompt: what the completion answers; empty for plain text (language tasks).
+        completion: the text that is learned (language tasks).
         messages: (role, content) turns of a chat; the last one is the assistant's answer, which is learned.
+        image: in place of texts (classification, regression).
     """
 
     texts: tuple[str, ...] = ()
@@ -31,6 +34,7 @@ class Example:
     prompt: str = ""
     completion: str = ""
     messages: tuple[tuple[str, str], ...] = ()
+    image: ImageFile | None = None
 
 
 def example_of(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
@@ -40,10 +44,13 @@ def example_of(row: dict[str, Any], schema: Schema, place: str) -> Example | str
         BadInput: a cell that is no text, label or conversation; ``place`` says where.
     """
     columns = schema.text_columns
-    if schema.task == "causal-lm" and isinstance(row.get(columns[-1]), list):
+    if schema.task in LANGUAGE_TASKS and isinstance(row.get(columns[-1]), list):
         return _chat([row.get(column) for column in columns], place)
+    image = row.get(columns[0])
+    if isinstance(image, ImageFile):
+        return Example(label=_label(row.get(schema.label_column or ""), schema, place), image=image)
     texts = tuple(_text(row.get(column), place, column) for column in columns)
-    if schema.task == "causal-lm":
+    if schema.task in LANGUAGE_TASKS:
         *prompt, completion = texts
         if missing(completion) or (prompt and missing(prompt[0])):
             return "with an empty text"

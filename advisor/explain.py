@@ -21,6 +21,7 @@ from advisor.errors import BadInput
 from advisor.kernels import Array
 from advisor.linearity import Linearity
 from advisor.predictor import LEVEL
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.scoring import Candidate, Score, Scorer, score_json
 from advisor.spectrum import Spectrum, alignment
 from advisor.targets import Target
@@ -303,7 +304,7 @@ def _module_rows(
 def _figures(scorer: Scorer, candidate: Candidate, chosen: Spectra, everything: Spectra) -> list[Figures]:
     probe, sigma, weights = scorer.probe, scorer.sigma, scorer.block_weights([candidate], scorer.kernels.kind)
     paper = Spectra.of(scorer, scorer.block_weights([candidate], PAPER_KERNEL)[0], PAPER_KERNEL)
-    has_targets = probe.task != "causal-lm"
+    has_targets = probe.task not in LANGUAGE_TASKS
     figures = []
     for head, spectrum, theirs, of_all in zip(chosen.heads, chosen.spectra, paper.spectra, everything.spectra, strict=True):
         kernel = scorer.kernels.of(weights, head)[0]

@@ -12,6 +12,7 @@ from advisor.explain import PAPER_KERNEL, PAPER_SIGMA, Explanation, ModuleRow
 from advisor.linearity import LINEAR_UP_TO
 from advisor.plots import BOTH, bar, spectrum_lines
 from advisor.predictor import LEVEL
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.report import Table, count, score_table
 from advisor.scoring import Scorer
 from advisor.selections import ALL_LINEAR
@@ -229,7 +230,7 @@ def _figures_table(explanation: Explanation, scorer: Scorer) -> list[Block]:
         "really count. alignment: 0 to 1, how well K groups examples as the targets do. z: what the model still has to learn. "
         "R, V: what kernel ridge leaves of it, without and with its penalty. paper: as arXiv 2602.08239 writes them."
     )
-    if scorer.probe.task == "causal-lm":
+    if scorer.probe.task in LANGUAGE_TASKS:
         note += " –: not defined for a language model, whose targets are all alike."
     return [Table(f"Spectrum of K ({scorer.kernels.kind})", ("quantity", *columns), tuple(rows)), note]
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.kernels import Kernels
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.simulate import Schedule, simulate, simulate_losses, simulate_recipe, slopes_at_zero
 from advisor.spectrum import Spectrum, alignment
 from advisor.targets import Target
@@ -86,7 +87,7 @@ def recipe_kernels(
         head: its block, norm and energy of the fresh gradient, parameters.
     """
     n, outputs = y.shape
-    if task == "causal-lm":
+    if task in LANGUAGE_TASKS:
         blocks = gradient_blocks
         sums, energies = blocks.sum((1, 2)), np.einsum("mii->m", blocks)
     else:
@@ -120,7 +121,7 @@ def raw_kernel_features(view: ProbeView, kind: str, weights: Array, names: Seque
         found["simulated_train"] = np.log(simulated.train_loss + 1e-4)
     if {"leave_one_out", "condition", "effective_rank"} & set(names):
         spectra = [Spectrum.of(k) for k in kernels]
-        z = view.y if view.task == "causal-lm" else view.y - view.y.mean(0)
+        z = view.y if view.task in LANGUAGE_TASKS else view.y - view.y.mean(0)
         found["leave_one_out"] = np.log([s.best_leave_one_out(z) + 1e-12 for s in spectra])
         found["condition"] = np.log([s.condition_number(RELATIVE_SIGMA * (s.mean or 1.0)) for s in spectra])
         found["effective_rank"] = np.log([max(s.effective_rank(), 1.0) for s in spectra])
@@ -138,7 +139,7 @@ def recipe_loss(view: ProbeView, weights: Array) -> Array:
         weights: [S, M] multiples of the Adam-aware blocks.
     """
     kernels = view.recipe.of(weights, with_head=False)
-    if view.task == "causal-lm":
+    if view.task in LANGUAGE_TASKS:
         return simulate_losses(kernels, view.losses, view.folds, view.schedule)
     loss = simulate_recipe(kernels, view.recipe.head, view.task, view.y, view.folds, view.schedule).loss
     return 2.0 * loss if view.task == "regression" else loss

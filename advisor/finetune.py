@@ -20,8 +20,9 @@ from advisor.errors import NotFinite
 from advisor.events import Session
 from advisor.export.peft import lora_arguments
 from advisor.models import LoadedModel
+from advisor.outputs import aligned
 from advisor.prefix import PrefixStates, States
-from advisor.recipe import TrainingRecipe
+from advisor.recipe import LANGUAGE_TASKS, TrainingRecipe
 from advisor.targets import LoraSettings, Selection
 
 EVAL_BATCH = 64
@@ -78,7 +79,7 @@ def finetune(
     """Fine-tune a copy of ``loaded`` with LoRA on ``selection`` and the head, and evaluate after every epoch.
 
     The recipe is :class:`TrainingRecipe`'s, with gradients clipped at norm 1. An empty selection trains the head
-    alone; for a causal LM it evaluates the model as it is. ``seed`` draws the new head, A, dropout and row order.
+    alone; for a language model it evaluates the model as it is. ``seed`` draws the new head, A, dropout and row order.
     Epoch 0 in the result is the untrained model (train_loss NaN). ``inspect`` is called once, after the last epoch, with
     the trained model in eval mode and θ0, the value of each trainable parameter before training, by name. ``ranks`` and
     ``alphas`` are those of single modules, where they differ from the settings'. ``prefix`` keeps what the frozen blocks
@@ -118,7 +119,7 @@ def finetune(
     steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
     total = steps_an_epoch * recipe.epochs
     warmup = max(1, round(recipe.warmup * total))
-    lengths = [len(row.ids) for row in train]
+    lengths = [row.length for row in train]
     rng = np.random.default_rng(seed)
     if trainable:
         optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
@@ -197,7 +198,7 @@ def _adapted_copy(
     if selection.targets:
         arguments = lora_arguments(
             selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=loaded.name,
-            ranks=ranks, alphas=alphas,
+            ranks=ranks, alphas=alphas, reads=loaded.reads,
         )  # fmt: skip
         return get_peft_model(model, LoraConfig(**arguments))
     for name in loaded.head:
@@ -231,9 +232,9 @@ def _loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor])
         return functional.mse_loss(logits[:, 0], labels), len(labels)
     if loaded.task == "classification":
         return functional.cross_entropy(logits, labels), len(labels)
-    shifted = labels[:, 1:]
-    loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), shifted.flatten(), ignore_index=IGNORED)
-    return loss, int((shifted != IGNORED).sum())
+    logits, labels = aligned(loaded.task, logits, labels)
+    loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    return loss, int((labels != IGNORED).sum())
 
 
 def _logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -244,12 +245,17 @@ def _logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor
 
 
 @torch.no_grad()
+<<<<<<< HEAD
 def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     """Validation loss (pooled over target tokens for a causal LM) and metric."""
+=======
+def _evaluate(model, loaded, rows, metric, batch_of, states) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """Validation loss (pooled over target tokens for a language model) and metric."""
+>>>>>>> seq2seq
     model.eval()
     loss_sum, count = 0.0, 0
     predicted, actual = [], []
-    for indices in length_bucketed([len(row.ids) for row in rows], EVAL_BATCH):
+    for indices in length_bucketed([row.length for row in rows], EVAL_BATCH):
         batch = batch_of([rows[i] for i in indices])
         labels = batch.pop("labels")
         with _starting_at(states, model, indices):
@@ -259,9 +265,10 @@ def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float,
             count += len(labels)
             predicted.append(logits[:, 0].cpu().numpy())
         else:
-            if loaded.task == "causal-lm":
-                keep = labels[:, 1:] != IGNORED
-                logits, labels = logits[:, :-1][keep], labels[:, 1:][keep]
+            if loaded.task in LANGUAGE_TASKS:
+                logits, labels = aligned(loaded.task, logits, labels)
+                keep = labels != IGNORED
+                logits, labels = logits[keep], labels[keep]
             loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
             count += len(labels)
             predicted.append(logits.argmax(-1).cpu().numpy())

@@ -72,7 +72,7 @@ def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
     captured: list[torch.Tensor] = []
     handle = last_linear(loaded).register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
     features: list[np.ndarray | None] = [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     start, most = 0, FEATURE_BATCH
     stage = Stage(session, "Frozen features (rows)", len(rows))
     try:
@@ -85,7 +85,7 @@ def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
             try:
                 model(**batch)
             except (MemoryError, RuntimeError) as error:
-                most = fewer_rows(error, len(indices), len(rows[indices[-1]].ids), session)
+                most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
                 continue
             x = captured[0]
             if x.dim() == 3:  # decoders score every token and return the last one that is not the padding token

@@ -83,8 +83,27 @@ def read_hub(name: str, stems: Sequence[str]) -> HubData | None:
     reason = " ".join(str(failures[0]).split()) or type(failures[0]).__name__
     raise BadInput(
         f"There is no file or folder {name}, and no hub data set could be read: {reason.rstrip('.')}.",
-        "Check the name and the network, or download the rows and name the file.",
+        hub_hint(failures[0]),
     ) from failures[0]
+
+
+def hub_hint(error: BaseException) -> str:
+    """What to do about an error of the hub's client, whatever it is wrapped in."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    if any(isinstance(e, GatedRepoError) or "is a gated dataset" in str(e) for e in chain):  # datasets only says so
+        return "It is gated: accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN."
+    if any(isinstance(e, RevisionNotFoundError) for e in chain):
+        return "It has no such revision: check --revision (of data what follows @)."
+    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
+        return "Check the name; if it is private, log in with `hf auth login` or set HF_TOKEN."
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, so only what is cached can be read: unset it, or get it with `hf download` first."
+    return "Check the name and the network, or download it and name the file or folder."
 
 
 def _check_revision(name: str, repository: str, config: str | None, revision: str | None) -> None:

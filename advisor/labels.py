@@ -52,6 +52,17 @@ def kind_of(values: Sequence[Any]) -> str:
     return "integers" if all(parsed.is_integer() for parsed in numbers) else "numbers"
 
 
+def hardly_repeat(values: Sequence[Any]) -> bool:
+    """Whether most of many cells stand there once: they are no classes."""
+    return len(values) >= MANY_ROWS and 2 * len(set(map(class_name, values))) > len(values)
+
+
+def are_texts(values: Sequence[Any]) -> bool:
+    """Whether the cells that are not empty are texts rather than labels: no numbers, and hardly any of them again."""
+    present = [value for value in values if not missing(value)]
+    return kind_of(present) == "names" and hardly_repeat(present)
+
+
 def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tuple[str, tuple[str, ...]]:
     """Task and class names (in numeric or alphabetical order), from the labels of the rows that have text and label.
 
@@ -74,21 +85,21 @@ def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tu
             )
     kind = kind_of([value for _, value in used])
     names = {class_name(value) for _, value in used}
-    hardly_repeat = len(used) >= MANY_ROWS and 2 * len(names) > len(used)
+    once = hardly_repeat([value for _, value in used])
     if (kind == "mixed" and task != "classification") or (kind == "names" and task == "regression"):
         index, value = next((index, value) for index, value in used if number(value) is None)
         raise BadInput(
             f"{table.places[index]}: the label {value!r} in column {label} is not a finite number.",
             "Correct the row, or pass --task classification to take every label as a class name.",
         )
-    if task == "auto" and kind == "names" and hardly_repeat:
+    if task == "auto" and kind == "names" and once:
         raise BadInput(
             f"{table.source}: column {label} has {len(names)} names in {len(used)} rows: no classes.",
             "Name another --label-column, or pass --task.",
         )
     if task == "auto":
         scores = label.lower() in SCORE_NAMES and len(names) > MANY_ROWS
-        many = scores or hardly_repeat or len(names) > MAX_INFERRED_CLASSES
+        many = scores or once or len(names) > MAX_INFERRED_CLASSES
         task = "regression" if kind == "numbers" or (kind == "integers" and many) else "classification"
     if len(names) < 2:
         raise BadInput(

@@ -11,14 +11,16 @@ import torch
 from torch import nn
 
 from advisor.cost import Growth, TrainingFootprint
-from advisor.encode import IGNORED, Row, collate
+from advisor.encode import Row, collate
 from advisor.finetune import _loss, bf16_autocast
-from advisor.models import LoadedModel
+from advisor.models import LoadedModel, input_embeddings
+from advisor.recipe import LANGUAGE_TASKS
 
 TOKENS = 16  # the passes have 1, 2 and 3 times as many
 ROLES_ALONE = 12  # roles measured alone, attention's first: a mixture of experts may have hundreds
 HEAD_ALONE = -1  # a gradient that starts nowhere: the head's only
 BATCHES = ((2, 1), (4, 1), (2, 2), (2, 3))  # rows and multiples of TOKENS: as many as a Growth has numbers
+IMAGE_BATCHES = (2, 4)  # rows
 
 
 def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootprint:
@@ -29,17 +31,27 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
     parameters and buffers are not. There are four passes, because some of it grows with the batch (activations),
     some with the square of its length (attention), some not at all (weights cast by autocast); and four more for each
     role in the last layer that has it, where the gradient starts at that module alone (the values of an attention
-    need not keep its queries), and where only the head has one. The model is left as it was.
+    need not keep its queries), and where only the head has one. Images all have as many tokens: of them there are two
+    passes, and what grows grows with the tokens. A source and its target get their usual shares of the tokens. The model
+    is left as it was.
     """
     model: Any = loaded.model
     names = [t.name for t in loaded.targets]
-    unit = max(2, min(TOKENS, loaded.max_length // 3))
-    shapes = [(batch, unit * multiple) for batch, multiple in BATCHES]
-    batches = [_batch(loaded, rows, batch, tokens) for batch, tokens in shapes]
-    design = np.array([[1, b, b * t, b * t * t] for b, t in shapes], dtype=np.float64)
+    if loaded.reads == "images":
+        shapes = [(batch, loaded.image_tokens) for batch in IMAGE_BATCHES]
+        batches = [collate([rows[i % len(rows)] for i in range(batch)], loaded) for batch, _ in shapes]
+        grows = [0, 2]
+    else:
+        unit = max(2, min(TOKENS, loaded.max_length // 3))
+        shapes = [(batch, unit * multiple) for batch, multiple in BATCHES]
+        batches = [_batch(loaded, rows, batch, tokens) for batch, tokens in shapes]
+        grows = [0, 1, 2, 3]
+    design = np.array([[1, b, b * t, b * t * t] for b, t in shapes], dtype=np.float64)[:, grows]
 
     def fit(counts: list[list[float]]) -> np.ndarray:
-        return np.asarray(np.linalg.solve(design, np.array(counts)).round(6).T + 0.0)
+        found = np.zeros((len(counts[0]), 4))
+        found[:, grows] = np.linalg.solve(design, np.array(counts)).round(6).T
+        return found
 
     attention_first = sorted(enumerate(loaded.targets), key=lambda pair: pair[1].group != "attention")
     last_of = dict(list({t.role: i for i, t in attention_first}.items())[:ROLES_ALONE])
@@ -53,7 +65,7 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
         * (last_of[role] in recorder.inputs)  # an idle expert was never called
         for role, kept in alone.items()
     }
-    output = model.get_output_embeddings() if loaded.task == "causal-lm" else None
+    output = model.get_output_embeddings() if loaded.task in LANGUAGE_TASKS else None
     return TrainingFootprint(
         weight_bytes=sum(t.numel() * t.element_size() for t in _tensors(model)),
         weight_itemsize=loaded.dtype.itemsize,
@@ -66,8 +78,9 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
         inputs=tuple(recorder.inputs.get(i, i) for i in order),
         input_kept_by=tuple(order.index(recorder.kept_by[i]) if i in recorder.kept_by else -1 for i in order),
         logits=_growth(fits[-1]),
-        other_macs=float(output.weight.numel()) if output is not None else 0.0,
+        other_macs=float(output.weight.numel()) * _shares(rows)[1] if output is not None else 0.0,
         measured_on=tuple(shapes),
+        seen=tuple(recorder.tokens.get(i, 0) / (shapes[-1][0] * shapes[-1][1]) for i in order),
     )
 
 
@@ -80,25 +93,32 @@ def _growth(fit: np.ndarray) -> Growth:
     return once, per_row, per_token, per_pair
 
 
+def _shares(rows: Sequence[Row]) -> tuple[float, float]:
+    """Tokens that are read and that are predicted, as shares of a row's length: 1 and 1 but for a source and its target."""
+    longest = sum(row.length for row in rows)
+    return sum(len(row.ids) for row in rows) / longest, sum(len(row.token_labels) for row in rows) / longest
+
+
 def _batch(loaded: LoadedModel, rows: Sequence[Row], batch: int, tokens: int) -> dict[str, torch.Tensor]:
     """``batch`` rows of ``tokens`` tokens, the last one token short, so that there is padding to mask as usual."""
 
     def fitted(values: Sequence[int], length: int) -> tuple[int, ...]:
         return tuple(values[i % len(values)] for i in range(length))
 
+    shares = _shares(rows)
     made = []
     for i in range(batch):
-        row, length = rows[i % len(rows)], tokens - (i == batch - 1)
-        labels = fitted(row.token_labels, length - 1) if row.token_labels else ()
+        row = rows[i % len(rows)]
+        read, predicted = (max(2, round(tokens * share)) - (i == batch - 1) for share in shares)
+        labels = fitted(row.token_labels, predicted - 1) if row.token_labels else ()
         made.append(
             Row(
-                fitted(row.ids, length),
-                fitted(row.types, length) if row.types is not None else None,
+                fitted(row.ids, read),
+                fitted(row.types, read) if row.types is not None else None,
                 row.label,
-                (*labels, row.ids[-1]) if labels else (),  # at least one token to predict
+                (*labels, row.ids[-1]) if row.token_labels else (),  # at least one token to predict
             )
         )
-    assert all(r.token_labels == () or any(v != IGNORED for v in r.token_labels[1:]) for r in made)
     return collate(made, loaded)
 
 
@@ -130,6 +150,7 @@ class _Recorder:
         self.names = names
         self.inputs: dict[int, int] = {}  # target -> the first target that reads the same tensor
         self.kept_by: dict[int, int] = {}  # target whose input the model keeps anyway -> called last before that
+        self.tokens: dict[int, int] = {}  # that a target saw, in the last pass
         self._called: list[int] = []
         self._reads: dict[int, torch.Tensor] = {}
         self._current: int | None = None  # what comes before the first target is never kept
@@ -153,6 +174,7 @@ class _Recorder:
             if index < len(self.names) and index not in self._called:
                 self._called.append(index)
                 self._reads[index] = inputs[0]
+                self.tokens[index] = inputs[0].shape[:-1].numel()
 
         return hook
 
@@ -183,8 +205,8 @@ class _Recorder:
 
         handles = [model.register_forward_hook(count_logits)]
         if start != HEAD_ALONE:
-            first = model.get_input_embeddings() if start is None else model.get_submodule(self.names[start])
-            handles.append(first.register_forward_hook(_start_graph))
+            first = input_embeddings(model) if start is None else [model.get_submodule(self.names[start])]
+            handles += [module.register_forward_hook(_start_graph) for module in first]
         try:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 _loss(model, self.loaded, batch)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from advisor.errors import BadInput
+from advisor.hub import hub_hint
+from advisor.images import blank_image, image_batch
 from advisor.profiles import load_profiles
-from advisor.targets import Target
+from advisor.recipe import LANGUAGE_TASKS
+from advisor.targets import Target, block_of
 
-AUTO_CLASSES = {
-    "classification": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "causal-lm": "AutoModelForCausalLM",
+IMAGE_CLASS = "AutoModelForImageClassification"
+AUTO_CLASSES = {  # the first one that knows the config's family
+    "classification": ("AutoModelForSequenceClassification", IMAGE_CLASS),
+    "regression": ("AutoModelForSequenceClassification", IMAGE_CLASS),
+    "causal-lm": ("AutoModelForCausalLM",),
+    "seq2seq": ("AutoModelForSeq2SeqLM",),
 }
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
 QV_NAMES = (
@@ -43,14 +49,15 @@ class LoadedModel:
 
     Attributes:
         model: a transformers model, all parameters frozen.
-        tokenizer: its tokenizer, with a padding token.
-        task: ``classification``, ``regression`` or ``causal-lm``.
+        tokenizer: its tokenizer, with a padding token; None for a model of images.
+        task: one of ``recipe.TASKS``.
         targets: the adaptable modules, in model order.
-        head: names of the modules PEFT trains in full besides LoRA (``modules_to_save``); empty for a causal LM.
+        head: names of the modules PEFT trains in full besides LoRA (``modules_to_save``); empty for a language model.
         head_is_new: the checkpoint has no trained weights for the head. head_is_fitted: it now holds a linear probe's.
         name: folder or hub id, as given.
         revision: the hub revision, None for a folder.
         fingerprint: hash of the pretrained weights (the head left out when it is new).
+        image_processor: transformers' own of a model of images, else None.
     """
 
     model: Any
@@ -62,6 +69,7 @@ class LoadedModel:
     name: str
     revision: str | None
     fingerprint: str
+    image_processor: Any = None
     head_is_fitted: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -77,8 +85,30 @@ class LoadedModel:
         return dtype
 
     @property
+    def reads(self) -> str:
+        """``text`` or ``images``."""
+        return "text" if self.image_processor is None else "images"
+
+    @cached_property
+    def image_tokens(self) -> int:
+        """Tokens that the first target sees of an image: patches, and a class token where there is one."""
+        first, seen = self.targets[0], [0]
+        handle = self.model.get_submodule(first.name).register_forward_hook(
+            lambda module, inputs, output: seen.append(inputs[0].numel() // first.in_features)
+        )
+        try:
+            with torch.no_grad():
+                pixels = image_batch([blank_image(self.model.config)], self.image_processor)
+                self.model(pixel_values=pixels.to(self.device, self.dtype))
+        finally:
+            handle.remove()
+        return seen[-1]
+
+    @property
     def max_length(self) -> int:
-        """Longest input in tokens, from the position table and the tokenizer."""
+        """Longest input in tokens, from the position table and the tokenizer; of images the only one."""
+        if self.reads == "images":
+            return self.image_tokens
         config = self.model.config
         limit = getattr(config, "max_position_embeddings", None) or 1_000_000
         if config.model_type in ("roberta", "xlm-roberta"):
@@ -107,27 +137,35 @@ def load_model(
     """Load ``name`` (a local folder or a hub id) with the right head for ``task``.
 
     Args:
-        num_labels: classes (1 for regression; unused for a causal LM).
+        num_labels: classes (1 for regression; unused for a language model).
         device: ``auto`` takes CUDA when there is one.
         dtype: ``auto`` is bfloat16 on CUDA and float32 on CPU.
         seed: draws the weights of a new head.
 
     Raises:
-        BadInput: the folder or id cannot be loaded as such a model, it is an encoder-decoder, or its trained head has
-            other labels.
+        BadInput: the folder or id cannot be loaded as such a model, its family does not do the task, or its trained head
+            has other labels.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     config = _load_config(name, options)
-    if config.is_encoder_decoder:  # two stacks, and outputs that depend on end tokens: nothing here is tested on them
-        raise BadInput(f"{name}: {config.model_type} is an encoder-decoder.", "Use an encoder or a decoder, see docs/models.md.")
-    if task != "causal-lm":
+    if task != _language_task(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
+        labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
+        raise BadInput(
+            f"{name}: {config.model_type} is {kind}, so {task} is not its task.", f"Use --task {_language_task(config)}{labels}."
+        )
+    of_images = _of_images(config)
+    if of_images and task in LANGUAGE_TASKS:
+        raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
+    auto_class = _auto_class(config, task)
+    if task not in LANGUAGE_TASKS:
         _check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
         config.problem_type = "regression" if task == "regression" else "single_label_classification"
     torch_device = _pick_device(device)
     torch_dtype = _pick_dtype(dtype, torch_device)
-    tokenizer = _load_tokenizer(name, options)
-    auto_class = getattr(transformers, AUTO_CLASSES[task])
+    image_processor = _load_image_processor(name, options) if of_images else None
+    tokenizer = None if of_images else _load_tokenizer(name, options)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -137,22 +175,17 @@ def load_model(
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise BadInput(
                 f"{name}: cannot be loaded as a {task} model: {_first_line(error)}",
-                "Needed: a folder with config.json, *.safetensors and tokenizer files, or a hub id.",
+                f"Needed: a folder with config.json, *.safetensors and {'image processor' if of_images else 'tokenizer'} files, "
+                "or a hub id." if Path(name).exists() else hub_hint(error),
             ) from error
     model.requires_grad_(False)
     model.to(torch_device).eval()
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if tokenizer.pad_token is None:
-            raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
     notes = [f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""), *experts_left_out(model)]
-    if model.config.pad_token_id not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
-        notes.append(
-            f"Padding is token {tokenizer.pad_token_id}, as the tokenizer has it, not {model.config.pad_token_id}, as the "
-            "config has it. Train with the same."
-        )
-    model.config.pad_token_id = tokenizer.pad_token_id
-    head = find_head(model) if task != "causal-lm" else ()
+    if tokenizer is not None:
+        notes += _settle_padding(name, tokenizer, model.config)
+    head = find_head(model) if task not in LANGUAGE_TASKS else ()
+    targets = find_targets(model, head)
+    notes += _stacks(targets)
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
@@ -166,15 +199,48 @@ def load_model(
         model=model,
         tokenizer=tokenizer,
         task=task,
-        targets=find_targets(model, head),
+        targets=targets,
         head=head,
         head_is_new=bool(new_head),
         name=name,
         revision=getattr(config, "_commit_hash", None),
         fingerprint=weight_fingerprint(model, head if new_head else ()),
+        image_processor=image_processor,
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
+
+
+def language_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
+    """What a model is trained on that predicts tokens: ``seq2seq`` for an encoder-decoder, else ``causal-lm``.
+
+    Raises:
+        BadInput: no usable config at ``name``.
+    """
+    return _language_task(_load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision}))
+
+
+def only_task(name: str, *, trust_remote_code: bool = False) -> str | None:
+    """``classification`` for a model of images, which PEFT has no ``task_type`` for; None where there is a choice.
+
+    Raises:
+        BadInput: no usable config at ``name``.
+    """
+    return "classification" if _of_images(_load_config(name, {"trust_remote_code": trust_remote_code})) else None
+
+
+def _of_images(config: Any) -> bool:
+    return _auto_class(config, "classification") is getattr(transformers, IMAGE_CLASS)
+
+
+def _language_task(config: Any) -> str:
+    return "seq2seq" if config.is_encoder_decoder else "causal-lm"
+
+
+def _auto_class(config: Any, task: str) -> Any:
+    """The first auto class of the task that knows the config's family; of none (a family's own code), the first."""
+    classes = [getattr(transformers, name) for name in AUTO_CLASSES[task]]
+    return next((c for c in classes if type(config) in c._model_mapping), classes[0])
 
 
 def meta_model(
@@ -189,11 +255,11 @@ def meta_model(
         BadInput: no usable config at ``name``, or its family has no model for the task.
     """
     config = _load_config(name, {"trust_remote_code": trust_remote_code})
-    if task != "causal-lm" and num_labels is not None:
+    if task not in LANGUAGE_TASKS and num_labels is not None:
         config.num_labels = num_labels
     try:
         with torch.device("meta"), _quiet():
-            model: nn.Module = getattr(transformers, AUTO_CLASSES[task]).from_config(config)
+            model: nn.Module = _auto_class(config, task).from_config(config)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{name}: it has no {task} model: {_first_line(error)}", "Check the task.") from error
     return model
@@ -205,6 +271,14 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     return tuple(
         name for name, child in model.named_children() if child is not base and any(True for _ in child.parameters())
     )
+
+
+def input_embeddings(model: Any) -> list[nn.Module]:
+    """The modules that embed the input: an encoder-decoder's stacks each have their own, with one weight."""
+    given = model.get_input_embeddings()
+    weight = getattr(given, "weight", None)
+    tied: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is weight]
+    return tied or [given]
 
 
 def experts_left_out(model: nn.Module) -> tuple[str, ...]:
@@ -233,14 +307,18 @@ def find_targets(
     profile = profile or family_profile(model.config.model_type)
     never = NEVER_ADAPTED + tuple(profile["never"] if profile else ())
     output_embeddings = model.get_output_embeddings()
-    targets = []
+    linears: dict[str, Any] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | Conv1D) or module is output_embeddings:
             continue
         parts = name.split(".")
         if any(name == h or name.startswith(h + ".") for h in head) or any(p in never for p in parts):
             continue
-        layer, role, group = _place(name, profile)
+        linears[name] = module
+    first_layers = _first_layers(linears)
+    targets = []
+    for name, module in linears.items():
+        layer, role, group = _place(name, first_layers, profile)
         if isinstance(module, Conv1D):
             in_features, out_features, kind = module.weight.shape[0], module.weight.shape[1], "conv1d"
         else:
@@ -269,17 +347,38 @@ def weight_fingerprint(model: nn.Module, leave_out: tuple[str, ...] = ()) -> str
     return digest.hexdigest()
 
 
-def _place(name: str, profile: dict[str, Any] | None) -> tuple[int | None, str, str]:
-    """Layer index, role and group of a module from its name."""
-    match = re.search(r"\.(\d+)\.", name)
-    if match is None:
+def _first_layers(names: Iterable[str]) -> dict[str, int]:
+    """The number of each list's first block: lists follow one another, as a decoder's does its encoder's."""
+    sizes: dict[str, int] = {}
+    for place in map(block_of, names):
+        if place is not None:
+            sizes[place[0]] = max(sizes.get(place[0], 0), place[1] + 1)
+    return dict(zip(sizes, accumulate([0, *sizes.values()]), strict=False))
+
+
+def _stacks(targets: Sequence[Target]) -> list[str]:
+    """A sentence on how the layers of several stacks are numbered; empty where there is one."""
+    layers: dict[str, list[int]] = {}
+    for target in targets:
+        place = block_of(target.name)
+        if place is not None and target.layer is not None:
+            layers.setdefault(place[0], []).append(target.layer)
+    if len(layers) < 2:
+        return []
+    return ["Layers " + ", ".join(f"{min(found)} to {max(found)} are {stack}" for stack, found in layers.items()) + "."]
+
+
+def _place(name: str, first_layers: Mapping[str, int], profile: dict[str, Any] | None) -> tuple[int | None, str, str]:
+    """Layer number, role and group of a module from its name."""
+    place = block_of(name)
+    if place is None:
         return None, name.rsplit(".", 1)[-1], "other"
-    layer, tail = int(match.group(1)), name[match.end() :]
+    layer, tail = first_layers[place[0]] + place[1], place[2]
     known = profile["roles"].get(tail) if profile else None
     if known:
         group, role = known.split("/")
         return layer, role, group
-    if "attn" in tail or "attention" in tail:
+    if "attn" in tail or "attention" in tail.lower():
         return layer, tail, "attention"
     return layer, tail, "mlp"
 
@@ -301,7 +400,7 @@ def _load_config(name: str, options: dict[str, Any]) -> Any:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise BadInput(
             f"{name}: its config cannot be read: {_first_line(error)}",
-            "Check the folder or hub id; hub models need a network or a local cache.",
+            "Check the folder's config.json." if path.exists() else hub_hint(error),
         ) from error
 
 
@@ -310,14 +409,45 @@ def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
         with _quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}", "Add the files.") from error
+        hint = "Add the files." if Path(name).exists() else hub_hint(error)
+        raise BadInput(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}", hint) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
         raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
     return tokenizer
 
 
+def _load_image_processor(name: str, options: dict[str, Any]) -> Any:
+    try:
+        with _quiet():
+            return transformers.AutoImageProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise BadInput(
+            f"{name}: its image processor cannot be loaded: {_first_line(error)}", "Add its preprocessor_config.json."
+        ) from error
+
+
+def _settle_padding(name: str, tokenizer: Any, config: Any) -> list[str]:
+    """Let tokenizer and config agree on a padding token; a sentence where they did not.
+
+    Raises:
+        BadInput: the tokenizer has no token for it.
+    """
+    notes = []
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
+    if config.pad_token_id not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
+        notes.append(
+            f"Padding is token {tokenizer.pad_token_id}, as the tokenizer has it, not {config.pad_token_id}, as the "
+            "config has it. Train with the same."
+        )
+    config.pad_token_id = tokenizer.pad_token_id
+    return notes
+
+
 def _check_trained_head(config: Any, name: str, num_labels: int) -> None:
-    trained = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
+    trained = any(a.endswith(("ForSequenceClassification", "ForImageClassification")) for a in config.architectures or ())
     if trained and config.num_labels != num_labels:
         raise BadInput(
             f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",

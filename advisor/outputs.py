@@ -2,7 +2,7 @@
 
 Outputs are [examples, P]: one logit margin (two classes), one value (regression), the centred logits in an orthonormal
 basis of their C − 1 dimensions (up to 8 classes), sign projections of them (more), or one mean log-odds over target
-tokens (causal LM).
+tokens (language models).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scipy.special import expit
 from torch.nn import functional
 
 from advisor.encode import IGNORED
+from advisor.recipe import LANGUAGE_TASKS
 
 MAX_EXACT_CLASSES = 8
 PROJECTIONS = 16
@@ -26,7 +27,7 @@ class Outputs:
     """What is differentiated.
 
     Attributes:
-        task: ``classification``, ``regression`` or ``causal-lm``.
+        task: one of ``recipe.TASKS``.
         classes: number of classes; 0 unless classification.
         directions: [classes, P] of more than two classes: an orthonormal basis of the centred logits, P = C − 1
             (exact: Σ_c J_c J_cᵀ does not depend on the basis); above 8 classes ±1, drawn once, shared by all examples.
@@ -78,12 +79,12 @@ def forward_outputs(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """From the model's logits: differentiated outputs [B, P], full outputs f0 [B, 1 or C], and losses [B].
 
-    Losses are cross-entropy (classification; causal LM: mean over the example's target tokens) or half the squared
+    Losses are cross-entropy (classification; language models: mean over the example's target tokens) or half the squared
     error (regression). Logits are [B, C], [B, 1] or [B, T, vocabulary]; labels as :func:`advisor.encode.collate` gives.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if outputs.task == "causal-lm":
-        odds, losses = _token_means(logits[:, :-1], labels[:, 1:])
+    if outputs.task in LANGUAGE_TASKS:
+        odds, losses = _token_means(*aligned(outputs.task, logits, labels))
         return odds[:, None], odds.detach()[:, None], losses
     if outputs.task == "regression":
         value = logits[:, :1]
@@ -95,6 +96,12 @@ def forward_outputs(
     centred = logits - logits.mean(1, keepdim=True)
     assert outputs.directions is not None
     return centred @ outputs.directions.to(centred), centred.detach(), losses
+
+
+def aligned(task: str, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A language model's logits [B, T, vocabulary] and the token [B, T] that each predicts: a causal LM's the next one of
+    what it reads; those of a decoder behind an encoder come with theirs."""
+    return (logits[:, :-1], labels[:, 1:]) if task == "causal-lm" else (logits, labels)
 
 
 def _token_means(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,9 +119,9 @@ def _token_means(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
     """Targets Y in output space, float64 [n, 1 or C]: ±1, standardised values, centred one-hot rows.
 
-    A causal LM's residual target is set by :func:`residual`; its Y is returned as ones.
+    A language model's residual target is set by :func:`residual`; its Y is returned as ones.
     """
-    if outputs.task == "causal-lm":
+    if outputs.task in LANGUAGE_TASKS:
         return np.ones((len(labels), 1))
     if outputs.task == "regression":
         return np.asarray(labels, dtype=np.float64)[:, None]
@@ -125,8 +132,8 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
 
 
 def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
-    """Residual target z [n, 1 or C]: Y − f0; causal LM: 1 − σ(f0), an approximation of mean(1 − p)."""
-    if outputs.task == "causal-lm":
+    """Residual target z [n, 1 or C]: Y − f0; language models: 1 − σ(f0), an approximation of mean(1 − p)."""
+    if outputs.task in LANGUAGE_TASKS:
         return np.asarray(expit(-f0))
     return np.asarray(y - f0)
 

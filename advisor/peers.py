@@ -183,8 +183,9 @@ class _Inputs:
 
 def _kept_tokens(rows: Sequence[Row], most: int) -> list[list[bool]]:
     """Which tokens of each row EVA looks at: of a language model those it is trained on, as PEFT does; at most ``most``,
-    evenly spaced."""
-    eligible = [[label != IGNORED for label in row.token_labels] or [True] * len(row.ids) for row in rows]
+    evenly spaced. Of a source and its target any."""
+    learned = [[label != IGNORED for label in row.token_labels] for row in rows]
+    eligible = [row if len(row) == whole.length else [True] * whole.length for row, whole in zip(learned, rows, strict=True)]
     step = math.ceil(sum(map(sum, eligible)) / most)
     counts = iter(range(sum(map(sum, eligible))))
     return [[token and next(counts) % step == 0 for token in row] for row in eligible]
@@ -208,26 +209,28 @@ def _turns(targets: Sequence[Target], tokens: int) -> Iterator[list[int]]:
 def _pass(
     loaded: LoadedModel, targets: Sequence[Target], rows: Sequence[Row], keep: Sequence[Sequence[bool]], session: Session
 ) -> dict[str, _Inputs]:
-    """One forward pass over the rows with ``targets`` hooked.
+    """One forward pass over the rows with ``targets`` hooked; of a source and its target one row at a time, as some modules
+    see the one and some the other.
 
     Raises:
         OutOfMemory: not even one row fits.
     """
     found = {target.name: _Inputs() for target in targets}
-    most = max(1, BATCH_TOKENS // max(len(row.ids) for row in rows))
+    most = 1 if loaded.task == "seq2seq" else max(1, BATCH_TOKENS // max(row.length for row in rows))
     start = 0
     while start < len(rows):
         session.check()
         some = rows[start : start + most]
         batch = collate(some, loaded)
         batch.pop("labels")
-        longest = batch["input_ids"].shape[1]
+        longest = max(row.length for row in some)
+        real = torch.tensor([[t < row.length for t in range(longest)] for row in some], device=loaded.device)
         kept = torch.tensor([[*k, *[False] * (longest - len(k))] for k in keep[start : start + most]], device=loaded.device)
         try:
-            with _hooked(loaded.model, targets, batch["attention_mask"].bool(), kept) as seen:
+            with _hooked(loaded.model, targets, real, kept) as seen:
                 loaded.model(**batch)
         except (MemoryError, RuntimeError) as error:
-            most = fewer_rows(error, len(some), max(len(row.ids) for row in some), session)
+            most = fewer_rows(error, len(some), max(row.length for row in some), session)
             continue
         for name, inputs in seen.items():
             found[name].add(inputs)
@@ -240,7 +243,8 @@ def _hooked(
     model: nn.Module, targets: Sequence[Target], real: torch.Tensor, kept: torch.Tensor
 ) -> Iterator[Mapping[str, _Inputs]]:
     """Collects what each target sees in one forward pass; ``real`` and ``kept`` [examples, tokens] say which tokens are no
-    padding, and which of them EVA looks at. A module that sees other tokens than these, as an expert does, counts them all.
+    padding, and which of them EVA looks at. A module that sees other tokens than these, as an expert does, counts them all; of
+    a single row it may see fewer.
     """
     seen = {target.name: _Inputs() for target in targets}
 
@@ -248,9 +252,10 @@ def _hooked(
         def record(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             x = inputs[0].reshape(-1, target.in_features).float()
             features = (output if module.bias is None else output - module.bias).reshape(-1, target.out_features).float()
-            aligned = len(x) == real.numel()
-            everything = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            used, wanted = (real.flatten().to(x.device), kept.flatten().to(x.device)) if aligned else (everything, everything)
+            seen_of = len(x) if len(real) == 1 else None
+            used, wanted = real[:, :seen_of].flatten().to(x.device), kept[:, :seen_of].flatten().to(x.device)
+            if len(x) != len(used):
+                used = wanted = torch.ones(len(x), dtype=torch.bool, device=x.device)
             ratios = norm_ratios(x[used], features[used], float(module.weight.float().norm()))
             seen[target.name].add(_Inputs(float(ratios.double().sum()), len(ratios), [x[wanted]]))
 

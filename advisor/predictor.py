@@ -26,6 +26,7 @@ from sklearn.linear_model import Ridge
 
 from advisor.errors import BadInput
 from advisor.posterior import Prior, update
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.rows import CalibrationRow
 from advisor.selections import ALL_LINEAR, HEAD_ONLY
 
@@ -155,7 +156,7 @@ class Predictor:
             seed.
         """
         everything = grouped(rows)
-        alike = [g for g in everything if (g.context["task"] == "causal-lm") == (task == "causal-lm")]
+        alike = [g for g in everything if (g.context["task"] in LANGUAGE_TASKS) == (task in LANGUAGE_TASKS)]
         self.borrowed_ = len(alike) < 2 or not knows_noise(alike)
         self.groups_ = everything if self.borrowed_ else alike
         if len(self.groups_) < 2:
@@ -289,6 +290,8 @@ class Predictor:
             reasons.append(f"no calibration run used here was a {context['task']} task")
         elif self.borrowed_:
             reasons.append(f"too few calibration runs were of a {context['task']} task")
+        if (reads := context.get("reads", "text")) not in {g.context.get("reads", "text") for g in self.groups_}:
+            reasons.append(f"no calibration run used here read {reads}")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
@@ -386,17 +389,20 @@ def context_of(
     start: float,
     simulated: float,
     head_loss: float | None,
+    reads: str = "text",
 ) -> dict[str, Any]:
     """What all selections of a probe share.
 
     Args:
         shares: of the classes among the examples, [C]; empty unless classification.
+        reads: ``text`` or ``images``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
     """
     log_guess = math.log(max(float(-(shares * np.log(shares.clip(1e-12))).sum()), 1e-3)) if len(shares) else 0.0
     return {
         "task": task,
+        "reads": reads,
         "metric": metric,
         "chance": guessing_score(metric, shares),
         "log_guess": log_guess,

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from advisor.encode import Row, length_bucketed
 from advisor.models import LoadedModel
-from advisor.targets import Selection
+from advisor.targets import Selection, block_of
 
 KEPT_BYTES = 2_000_000_000  # of one process, for all its runs
 RECORD_BATCH = 64
@@ -71,7 +71,7 @@ class PrefixStates:
         self.loaded, self.limit = loaded, limit
         self._kept: dict[tuple[int, int, bool], States | None] = {}  # by depth, identity of the rows, training
         self._pinned: list[Sequence[Row]] = []  # so that no identity is used twice
-        containers = {t.name.split(f".{t.layer}.", 1)[0] for t in loaded.targets if t.layer is not None}
+        containers = {place[0] for t in loaded.targets if t.layer is not None and (place := block_of(t.name))}
         self._container = containers.pop() if len(containers) == 1 else ""
 
     @property
@@ -107,17 +107,17 @@ class PrefixStates:
 
     def _recorded(self, depth: int, rows: Sequence[Row], forward: Forward) -> States | None:
         values = [torch.empty(0)] * len(rows)
-        tokens = sum(len(row.ids) for row in rows)
-        for indices in length_bucketed([len(row.ids) for row in rows], RECORD_BATCH):
+        tokens = sum(row.length for row in rows)
+        for indices in length_bucketed([row.length for row in rows], RECORD_BATCH):
             batch = [rows[i] for i in indices]
             output, tolerance = self._leaving(depth, forward, batch)
             hidden = _states_in(output)
-            if not isinstance(hidden, torch.Tensor) or hidden.shape[:2] != (len(batch), max(len(r.ids) for r in batch)):
+            if not isinstance(hidden, torch.Tensor) or hidden.shape[:2] != (len(batch), max(r.length for r in batch)):
                 return None
             if not self._room(depth, tokens * hidden.shape[2] * hidden.element_size()):
                 return None
             for i, row, states in zip(indices, batch, hidden, strict=True):
-                values[i] = states[: len(row.ids)].to("cpu", copy=True)
+                values[i] = states[: row.length].to("cpu", copy=True)
         found = States(self._container, depth, values, len(output) if isinstance(output, tuple) else 0)
         return found if self._replays(found, rows, forward, tolerance) else None
 
@@ -132,7 +132,7 @@ class PrefixStates:
             batch = [rows[i] for i in indices]
             hidden = _states_in(self._leaving(states.depth, forward, batch)[0])
             kept = pad_sequence([states.values[i] for i in indices], batch_first=True).to(hidden.device)
-            fresh = [one[: len(row.ids)].cpu() for one, row in zip(hidden, batch, strict=True)]
+            fresh = [one[: row.length].cpu() for one, row in zip(hidden, batch, strict=True)]
             expected = forward(batch)
             try:
                 with replace(states, values=fresh).replayed(self.loaded.model, range(len(batch))):
@@ -201,7 +201,7 @@ def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
 
 def _of_all_lengths(rows: Sequence[Row]) -> list[int]:
     """Indices of a few rows, from the shortest to the longest."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
     last = len(order) - 1
     return [order[i] for i in sorted({k * last // (CHECKED_ROWS - 1) for k in range(CHECKED_ROWS)})]
 
@@ -211,7 +211,7 @@ def _close(found: Any, expected: Any, batch: Sequence[Row], tolerance: float) ->
     if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
         return False
     if expected.ndim == 3:
-        real = torch.tensor([[t < len(row.ids) for t in range(expected.shape[1])] for row in batch])
+        real = torch.tensor([[t < row.length for t in range(expected.shape[1])] for row in batch])
         found, expected = found[real.to(found.device)], expected[real.to(found.device)]
     return bool((found - expected).norm() <= tolerance * expected.norm())
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from advisor.data import Dataset, load_dataset, overlap, sample_rows, split_evaluation
 from advisor.encode import Row, encode, resolve_max_length
+from advisor.errors import BadInput
 from advisor.events import Session
-from advisor.models import LoadedModel, load_model
+from advisor.models import LoadedModel, language_task, load_model
 from advisor.schema import Schema
 from advisor.tables import has_evaluation
 
@@ -58,8 +59,8 @@ class Prepared:
     available_rows: int
 
 
-def read_data(source: Source, session: Session) -> tuple[Dataset, Dataset]:
-    """Training and evaluation data.
+def read_data(source: Source, session: Session, language: str = "causal-lm") -> tuple[Dataset, Dataset]:
+    """Training and evaluation data; ``language`` is the model's own language task, where the data leave that open.
 
     Evaluation is ``eval_data``; else the validation (else test) part of the folder or hub data set; else a seeded,
     stratified 10 % split off.
@@ -73,6 +74,7 @@ def read_data(source: Source, session: Session) -> tuple[Dataset, Dataset]:
         text_columns=source.text_columns,
         label_column=source.label_column,
         metric=source.metric,
+        language=language,
         seed=source.seed,
     )
     for note in train.notes:
@@ -110,7 +112,11 @@ def prepare(
     Raises:
         BadInput: the model or the data cannot be used.
     """
-    train, evaluation = read_data(source, session)
+    try:
+        language = language_task(source.model, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    except BadInput:  # loading the model says so, after what is wrong with the data
+        language = "causal-lm"
+    train, evaluation = read_data(source, session, language)
     available_rows = train.rows_there
     schema = train.schema
     if train_limit is not None:

@@ -159,7 +159,7 @@ def _probe(
     if sample is not prepared.train:
         session.note(f"Probe: {sample.notes[-1]}")
     rows, _ = encode(sample, loaded, prepared.max_length)
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     layers = _layers(loaded, settings.seed)
     spool = Spool(
         partial, [rows[i] for i in order], layers, outputs, mean, std, settings.sketch_size, settings.micro_batch
@@ -204,8 +204,8 @@ def _probe(
             **_provenance(prepared),
             "head_kind": head_kind,
             "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
-            "mean_tokens": float(np.mean([len(row.ids) for row in rows])),
-            "max_tokens": max(len(row.ids) for row in prepared.train_rows),
+            "mean_tokens": float(np.mean([row.length for row in rows])),
+            "max_tokens": max(row.length for row in prepared.train_rows),
             "footprint": asdict(measure_training(loaded, rows)),
             "methods": methods,
             "estimate_error": estimate_error,
@@ -309,7 +309,7 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
             f"The exact method needs {needed / 1e9:.1f} GB of disk in {spool.folder}, {free / 1e9:.1f} GB are free.",
             "Use --method kronecker, fewer --samples, or a shorter --max-length.",
         )
-    tokens = sum(len(row.ids) for row in spool.rows)
+    tokens = sum(row.length for row in spool.rows)
     flops = 2.0 * tokens * (1 + spool.scalars) * sum(layer.in_features * layer.out_features for layer in spool.layers)
     how = f"Kronecker sketch, k = {settings.sketch_size}" if sketch else f"exact, {needed / 1e9:.2f} GB of disk"
     session.note(
@@ -339,6 +339,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "advisor": __version__,
         "torch": torch.__version__,
         "task": loaded.task,
+        "reads": loaded.reads,
         "metric": schema.metric,
         "class_names": list(schema.class_names),
         "model": loaded.name,

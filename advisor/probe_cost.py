@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from advisor.recipe import LANGUAGE_TASKS
+
 CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
-NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler")
+NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler", "shared.weight", "relative_attention_bias")
 EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.outputs
 HEAD_ROWS = 512  # as advisor.probe
 
@@ -38,21 +40,21 @@ class ProbeCost:
 def estimate_probe(
     model: Path, task: str, classes: int, lengths: Sequence[int], samples: int | None = None, max_length: int | None = None
 ) -> ProbeCost | None:
-    """The cost of probing a local model folder; None where it has no safetensors to look at.
+    """The cost of probing a local model folder; None where it has no safetensors to look at, or the rows no characters.
 
     Args:
-        lengths: characters of some rows. samples: rows to probe, None: max(128, 4 · classes).
+        lengths: characters of some rows (images have none). samples: rows to probe, None: max(128, 4 · classes).
     """
     shapes = _matrices(model)
-    if not shapes or not lengths:
+    if not shapes or not any(lengths):
         return None
-    longest = max_length or (512 if task == "causal-lm" else 128)
+    longest = max_length or (512 if task in LANGUAGE_TASKS else 128)
     per_row = float(np.mean([min(2 + length / CHARACTERS_PER_TOKEN, longest) for length in lengths]))
     rows = samples or max(128, 4 * classes)
     outputs = 1 if classes <= 2 else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS
     backward = outputs + (0 if task == "regression" or classes == 2 else 1)
     size, tokens = sum(a * b for a, b in shapes), rows * per_row
-    head = 2.0 * size * per_row * HEAD_ROWS if task != "causal-lm" else 0.0
+    head = 2.0 * size * per_row * HEAD_ROWS if task not in LANGUAGE_TASKS else 0.0
     widths = sum(a + backward * b for a, b in shapes)
     return ProbeCost(rows, round(tokens), backward, 2.0 * size * tokens * (1 + backward) + head, 4.0 * tokens * widths)
 

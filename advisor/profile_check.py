@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from advisor.models import NEVER_ADAPTED, find_head, find_targets, meta_model
 from advisor.profiles import read_profile
+from advisor.recipe import LANGUAGE_TASKS
+from advisor.targets import block_of
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ def check_profile(
     """
     profile = read_profile("models", file, str(file))
     model: Any = meta_model(model_name, task, num_labels=None, trust_remote_code=trust_remote_code)
-    head = find_head(model) if task != "causal-lm" else ()
+    head = find_head(model) if task not in LANGUAGE_TASKS else ()
     targets = find_targets(model, head, profile)
-    tails = Counter(t.name.split(f".{t.layer}.", 1)[1] for t in targets if t.layer is not None)
+    tails = Counter(place[2] for t in targets if (place := block_of(t.name)))
     roles = tuple(
         Role(tail, *place.split("/", 1), modules=tails[tail])  # type: ignore[misc]
         for tail, place in profile["roles"].items()

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import yaml
 
 from advisor.errors import BadInput
-from advisor.recipe import METRICS
+from advisor.recipe import LANGUAGE_TASKS, METRICS
 from advisor.store import user_folder
 
 KINDS = ("models", "tasks")
@@ -127,7 +127,7 @@ def _model_problems(profile: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _task_problems(profile: Mapping[str, Any]) -> Iterator[str]:
-    labelled = profile.get("task") != "causal-lm"
+    labelled = profile.get("task") not in LANGUAGE_TASKS
     yield from _missing_or_bad(profile, [f for f in FIELDS["tasks"] if f != "label_column" or labelled])
     if profile["task"] not in METRICS:
         yield f"task is {profile['task']!r}, not one of {', '.join(METRICS)}"

@@ -11,8 +11,10 @@ METRICS = {  # the first one is the default
     "classification": ("accuracy", "matthews", "f1"),
     "regression": ("spearman",),
     "causal-lm": ("token_accuracy",),
+    "seq2seq": ("token_accuracy",),
 }
 TASKS = tuple(METRICS)
+LANGUAGE_TASKS = ("causal-lm", "seq2seq")  # tokens are predicted, there is no new head, and the loss is over target tokens
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,6 @@ class TrainingRecipe:
 
 def default_recipe(task: str) -> TrainingRecipe:
     """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4, batch 16."""
-    if task == "causal-lm":
+    if task in LANGUAGE_TASKS:
         return TrainingRecipe(epochs=3, lr=2e-4, batch_size=16)
     return TrainingRecipe()

@@ -11,9 +11,10 @@ from typing import Any
 
 from advisor.errors import BadInput
 from advisor.formats import LABEL_NAMES, TEXT_NAMES
-from advisor.labels import MAX_INFERRED_CLASSES, kind_of, missing, number, read_labels
+from advisor.images import ImageFile
+from advisor.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels
 from advisor.profiles import load_profiles
-from advisor.recipe import METRICS, TASKS
+from advisor.recipe import LANGUAGE_TASKS, METRICS, TASKS
 from advisor.tables import Table
 
 TEXT_PAIRS = (
@@ -41,6 +42,9 @@ UNLABELLED_PROMPT_COMPLETION = (
     ("question", "response"),
     ("query", "response"),
     ("problem", "solution"),
+    ("article", "highlights"),
+    *((text, "summary") for text in ("article", "document", "dialogue", "text")),
+    ("source", "target"),
 )
 CHATS = ("messages", "conversations", "conversation")
 OTHER_TASKS = {
@@ -73,10 +77,10 @@ class Schema:
     """How rows are read.
 
     Attributes:
-        task: ``classification``, ``regression`` or ``causal-lm``.
+        task: one of ``recipe.TASKS``.
         text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the
-            completion is last, the columns before it make the prompt. Plain text: one column.
-        label_column: column of the label, None for causal-lm.
+            completion is last, the columns before it make the prompt. Plain text: one column. Images: their column.
+        label_column: column of the label, None for causal-lm and seq2seq.
         class_names: name of each class id; empty unless classification.
         metric: ``accuracy``, ``matthews``, ``f1``, ``spearman`` or ``token_accuracy``.
     """
@@ -95,8 +99,12 @@ def infer_schema(
     text_columns: Sequence[str],
     label_column: str | None,
     metric: str | None,
+    language: str = "causal-lm",
 ) -> tuple[Schema, list[str]]:
     """The schema, and a note for everything the caller left open (``auto``, no columns, None).
+
+    A language task (``language``, or ``task`` where that is one) is inferred and checked as ``causal-lm`` is; its answer
+    may also be named as ``label_column``.
 
     Raises:
         BadInput: an unknown task or metric, columns that cannot be told, labels that cannot be used, or a
@@ -113,19 +121,28 @@ def infer_schema(
     texts = tuple(text_columns) or tuple(profile.get("text_columns", ()))
     label = label_column or _find(table, (profile.get("label_column"),))
     chosen = profile.get("task", task)
+    if images := _image_column(table):
+        texts, chosen = (images,), "classification" if chosen == "auto" else chosen
     if chosen == "auto" and label is None:
         columns = _language_columns(table, unlabelled=True)
         if columns and (not texts or texts == columns):
-            chosen, texts = "causal-lm", columns
+            chosen, texts = language, columns
+    elif chosen == "auto" and language == "seq2seq" and are_texts(table.column(label or "")):
+        chosen = language
     class_names: tuple[str, ...] = ()
-    if chosen == "causal-lm":
-        if label is not None:
-            raise BadInput(
-                "--label-column does not apply to causal-lm.", "Name the answer as last --text-column."
-            )
+    if chosen in LANGUAGE_TASKS:
+        chosen = language if task == "auto" else task
         texts = texts or _language_columns(table, unlabelled=False)
-        if not texts:
+        if label is not None and label not in texts[-1:]:
+            texts = (*(texts if text_columns else _only_other(table, label)), label)
+        label = None
+        if images or not texts:
             raise _cannot_tell("text", table)
+        if chosen == "seq2seq" and len(texts) == 1 and not _holds_chats(table, texts[0]):
+            raise BadInput(
+                f"{table.source}: seq2seq learns a target from a source, and only {texts[0]} is there to be read.",
+                "Name both: --text-column SOURCE --label-column TARGET.",
+            )
     else:
         label = label or _find(table, LABEL_NAMES, exclude=texts) or _guess_label(table, texts)
         if label is None:
@@ -144,9 +161,9 @@ def infer_schema(
         raise BadInput(f"The metric {metric!r} does not apply to {chosen}.", f"Use one of: {allowed}.")
     if task == "auto":
         notes.append(f"The task is {chosen}.")
-    if not text_columns:
+    if not (text_columns or images):
         notes.append(f"The text is read from {' and '.join(texts)}.")
-    if label_column is None and label is not None:
+    if label_column is None and label is not None and not images:
         notes.append(f"The label is read from {label}.")
     if class_names:
         shown = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
@@ -154,6 +171,20 @@ def infer_schema(
     if metric is None:
         notes.append(f"The metric is {schema.metric}.")
     return schema, notes
+
+
+def _image_column(table: Table) -> str | None:
+    return next((name for name, cell in table.rows[0].items() if isinstance(cell, ImageFile)), None)
+
+
+def _holds_chats(table: Table, column: str) -> bool:
+    return any(isinstance(value, list) for value in table.column(column))
+
+
+def _only_other(table: Table, label: str | None) -> tuple[str, ...]:
+    """The one column beside the answer's, where there is but one."""
+    others = tuple(column for column in table.columns if column != label)
+    return others if label is not None and len(others) == 1 else ()
 
 
 def _cannot_tell(what: str, table: Table) -> BadInput:
@@ -197,7 +228,8 @@ def _matching_profile(
     words = {re.sub(r"[\W_]", "", part) for part in parts}
     words.update(word for part in parts for word in re.split(r"[\W_]+", part))
     for name, profile in load_profiles("tasks").items():
-        fits = task in ("auto", profile["task"]) and not (label_column and profile["task"] == "causal-lm")
+        is_language = profile["task"] in LANGUAGE_TASKS
+        fits = task in ("auto", profile["task"], *(LANGUAGE_TASKS if is_language else ())) and not (label_column and is_language)
         if (
             fits
             and not words.isdisjoint(profile["match"])
@@ -213,15 +245,15 @@ def _language_columns(table: Table, unlabelled: bool) -> tuple[str, ...]:
     With ``unlabelled``, columns that a classifier could have too count only if nothing looks like a label.
     """
     messages = _find(table, CHATS)
-    if messages and any(isinstance(value, list) for value in table.column(messages)):
+    if messages and _holds_chats(table, messages):
         system = _find(table, ("system", "system_prompt"))
         return (system, messages) if system else (messages,)
     found = _find_all(table, PROMPT_COMPLETION)
     if found:
         return found
-    if unlabelled and (_find(table, LABEL_NAMES) or _guess_label(table, ())):
-        return ()
     found = _find_all(table, UNLABELLED_PROMPT_COMPLETION)
+    if unlabelled and (label := _find(table, LABEL_NAMES) or _guess_label(table, ())):
+        return found if label in found[-1:] and are_texts(table.column(label)) else ()
     if found:
         return found
     if not unlabelled and len(table.columns) == 1:

@@ -36,7 +36,7 @@ from advisor.predictor import (
     parameter_distances,
 )
 from advisor.probe_folder import Probe
-from advisor.recipe import TrainingRecipe, default_recipe
+from advisor.recipe import LANGUAGE_TASKS, TrainingRecipe, default_recipe
 from advisor.rows import CalibrationRow
 from advisor.simulate import Schedule
 from advisor.targets import LoraSettings, Selection, in_model_order
@@ -326,7 +326,7 @@ def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> 
         losses=probe.losses,
         folds=probe.folds,
         rank=settings.rank,
-        schedule=Schedule.of(recipe.lr, optimizer_steps, fresh_head=probe.task != "causal-lm"),
+        schedule=Schedule.of(recipe.lr, optimizer_steps, fresh_head=probe.task not in LANGUAGE_TASKS),
     )
 
 
@@ -338,6 +338,7 @@ def probe_context(
     start, simulated = recipe_loss(view, nothing_and_all)
     return context_of(
         task=probe.task,
+        reads=str(probe.info.get("reads", "text")),
         metric=str(probe.info["metric"]),
         shares=np.bincount(probe.labels.astype(int), minlength=len(probe.class_names)) / probe.samples
         if probe.class_names

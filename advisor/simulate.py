@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.recipe import LANGUAGE_TASKS
+
 Array = NDArray[np.float64]
 STEPS = 40
 EFFICIENCY = 0.4
@@ -122,7 +124,7 @@ class _Run:
     @classmethod
     def of(cls, kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.int64]) -> _Run:
         train = (folds[:, None] != np.unique(folds)).astype(np.float64)
-        start = f0 if task == "causal-lm" else np.zeros_like(y)
+        start = f0 if task in LANGUAGE_TASKS else np.zeros_like(y)
         shape = (len(kernels), len(y), train.shape[1], y.shape[1])
         return cls(kernels, task, y, train, np.broadcast_to(start[None, :, None, :], shape).copy())
 

@@ -81,7 +81,7 @@ class Spool:
 
     def bytes_needed(self, item_size: int) -> int:
         """Disk for the exact spool, an upper bound: idle tokens and shared inputs are not stored."""
-        tokens = sum(len(row.ids) for row in self.rows)
+        tokens = sum(row.length for row in self.rows)
         widths = sum(layer.in_features + self.scalars * layer.out_features for layer in self.layers)
         return tokens * widths * item_size
 
@@ -115,7 +115,7 @@ class Spool:
                     tensors, shared = self._micro_batch(loaded, capture, batch)
                 except (MemoryError, RuntimeError) as error:
                     capture.clear()
-                    most = fewer_rows(error, len(batch), len(batch[-1].ids), session)
+                    most = fewer_rows(error, len(batch), batch[-1].length, session)
                     continue
                 stop = start + len(batch)
                 with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors", sync=False) as temporary:
@@ -126,7 +126,7 @@ class Spool:
     def _rows_by_tokens(self, start: int, loaded: LoadedModel) -> int:
         limit = MICRO_BATCH_TOKENS.get(loaded.device.type, MICRO_BATCH_TOKENS["cpu"])
         count = 1
-        while start + count < len(self.rows) and (count + 1) * len(self.rows[start + count].ids) <= limit:
+        while start + count < len(self.rows) and (count + 1) * self.rows[start + count].length <= limit:
             count += 1
         return count
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.export.peft import Resolved
 from advisor.ranks import SERVED, serving_note
-from advisor.targets import Target
+from advisor.targets import Target, block_of
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -70,10 +70,15 @@ def layer_surprises(layers: Any, resolved: Resolved, targets: Mapping[str, Targe
         return []
     meant = {layers} if isinstance(layers, int) else set(layers)
     surprises = []
-    if beyond := [name for name in resolved.wrapped if name in targets and targets[name].layer not in meant]:
+
+    def index_of(name: str) -> int | None:
+        place = block_of(name)
+        return place and place[1]
+
+    if beyond := [name for name in resolved.wrapped if name in targets and index_of(name) not in meant]:
         surprises.append(f"{some(beyond)} {'get' if len(beyond) > 1 else 'gets'} LoRA although layers_to_transform leaves "
                          "the layer out: a full name bypasses it.")  # fmt: skip
-    known = {t.layer for t in targets.values()}
+    known = {index_of(name) for name in targets}
     if absent := sorted(layer for layer in meant if layer not in known):
         surprises.append(f"layers_to_transform: the model has no layer {some([str(layer) for layer in absent])}.")
     return surprises

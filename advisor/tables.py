@@ -16,6 +16,7 @@ from advisor.errors import BadInput
 from advisor.files import EVALUATION_STEMS, OTHER_SUFFIXES, SHARD, SUFFIXES, TRAIN_STEMS, split_files, suffix_of
 from advisor.formats import Rows, read_rows
 from advisor.hub import HUB_ID, read_hub, read_saved
+from advisor.images import read_image_folder
 
 ROWS_KEPT = 20_000  # of a larger file, this many random rows are kept
 VALUES_KEPT = 1_000  # and the first row with each value of a column of no more values: no class is lost
@@ -63,6 +64,8 @@ def read_table(
         BadInput: nothing there, not a text file, or a line that does not parse; names file and line.
     """
     found = _find_rows(path, wanted, evaluation)
+    if found is None and evaluation and os.path.isdir(folder := Path(os.path.expanduser(path))):
+        found = read_image_folder(folder, ())  # class folders without parts, named for evaluation
     if found is None:
         stems = ", ".join(f"{stem}.jsonl" for stem in (EVALUATION_STEMS if evaluation else TRAIN_STEMS))
         raise BadInput(f"{path} holds no {stems} (nor .csv, .tsv, .parquet, …), nor such a split.", "Name a file.")
@@ -90,7 +93,7 @@ def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[st
             return str(file), [f"The saved data set{split} is read."], _numbered(saved, str(file))
         files = split_files(file, stems)
         if not files:
-            return None
+            return read_image_folder(file, stems)
         named = files[0].name if len(files) == 1 else f"{len(files)} shards {files[0].name}, …"
         notes, rows = _read_files(files, wanted, [f"The folder's {named} {'is' if len(files) == 1 else 'are'} read."])
         return str(files[0] if len(files) == 1 else file), notes, rows

@@ -25,8 +25,9 @@ from advisor.events import Session, Stage
 from advisor.export.peft import lora_arguments
 from advisor.head import head_linears
 from advisor.linearity import Linearity
-from advisor.models import LoadedModel
+from advisor.models import LoadedModel, input_embeddings
 from advisor.outputs import Outputs, forward_outputs, residual, targets_of
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.selections import all_linear
 from advisor.targets import LoraSettings, Selection
 
@@ -85,6 +86,7 @@ class Tangent:
             head=loaded.head,
             targets=loaded.targets,
             base_model=loaded.name,
+            reads=loaded.reads,
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, not the user's
@@ -125,7 +127,7 @@ class Tangent:
 
     def labels(self) -> np.ndarray:
         """As :func:`advisor.outputs.targets_of` takes them."""
-        if self.outputs.task == "causal-lm":
+        if self.outputs.task in LANGUAGE_TASKS:
             return np.zeros(len(self.rows))
         labels: torch.Tensor = self._collated(0, len(self.rows))["labels"]
         return labels.cpu().double().numpy()
@@ -290,11 +292,12 @@ class Tangent:
             added[0] = math.hypot(added[0], float(noise.norm()))
             return output + noise
 
-        handle = self.model.get_input_embeddings().register_forward_hook(shift)
+        handles = [module.register_forward_hook(shift) for module in input_embeddings(self.model)]
         try:
             yield added
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def _each_batch(self, compute: Callable[[dict[str, torch.Tensor], int], T]) -> list[T]:
         """``compute`` of each batch and the index of its first row, in order; smaller batches where memory runs out."""
@@ -306,7 +309,7 @@ class Tangent:
                 found.append(compute(self._collated(start, end), start))
                 start = end
             except (MemoryError, RuntimeError) as error:
-                longest = max(len(row.ids) for row in self.rows[start:end])
+                longest = max(row.length for row in self.rows[start:end])
                 self.batch = fewer_rows(error, end - start, longest, self.session)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ class Target:
 
     Attributes:
         name: full name, as in ``model.named_modules()``.
-        layer: index of the block it sits in, None outside any block.
+        layer: number of the block it sits in, None outside any block; a decoder's blocks follow its encoder's.
         role: friendly name shared by all layers, e.g. ``query`` or ``mlp.up``.
         group: ``attention``, ``mlp`` or ``other``.
         in_features: input width a.
@@ -71,6 +72,12 @@ class Selection:
         """LoRA parameters of this selection at ``rank``, single modules at their own in ``ranks`` (head excluded)."""
         chosen, own = set(self.targets), ranks or {}
         return sum(t.lora_params(own.get(t.name, rank)) for t in targets if t.name in chosen)
+
+
+def block_of(name: str) -> tuple[str, int, str] | None:
+    """Of a module's full name: the list of blocks it sits in, its block's index there, and what follows; None outside."""
+    match = re.search(r"\.(\d+)\.", name)
+    return (name[: match.start()], int(match[1]), name[match.end() :]) if match else None
 
 
 def in_model_order(names: Iterable[str], targets: Sequence[Target], where: str = "selection") -> tuple[str, ...]:

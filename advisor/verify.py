@@ -17,7 +17,8 @@ from advisor.export import FORMATS
 from advisor.export.peft import resolve
 from advisor.export.plan import Format, one_line
 from advisor.export.read import CONFIG_FILE, format_of, read_config
-from advisor.models import find_head, find_targets, meta_model
+from advisor.models import find_head, find_targets, meta_model, only_task
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.surprises import (
     exclude_surprises,
     layer_surprises,
@@ -44,7 +45,7 @@ class Report:
         config: the file that was read.
         format: whose config it is, a key of ``FORMATS``.
         model: folder or hub id, as given.
-        task: ``classification`` (any ``SEQ_CLS``) or ``causal-lm``.
+        task: ``classification`` (any ``SEQ_CLS``, and models of images), ``causal-lm`` or ``seq2seq``.
         modules: modules that get LoRA.
         by_role: how many of them play which role.
         ranks: how many of them have which rank.
@@ -125,9 +126,9 @@ def verify(
     try:
         target = _format(path, content, format_name or found)
         said, outputs = target.loads(content)
-        if said is None and task is None:
+        settled = said or task or only_task(model_name, trust_remote_code=trust_remote_code)
+        if settled is None:
             raise BadInput("it has no task_type.", "Add one to it, or say --task.")
-        settled = said or task or ""
         model = meta_model(model_name, settled, num_labels=outputs, trust_remote_code=trust_remote_code)
         passed = target.passed(content, model)
     except BadInput as error:
@@ -138,7 +139,7 @@ def verify(
         resolved = resolve(model, arguments)
     except BadInput as error:
         raise BadInput(f"{path}: {error.what}", " ".join(surprises) or error.hint) from error
-    head = find_head(model) if settled != "causal-lm" else ()
+    head = find_head(model) if settled not in LANGUAGE_TASKS else ()
     targets = {t.name: t for t in find_targets(model, head)}
     every = [name for name, _ in model.named_modules() if name]
     added = SEQ_CLS_HEADS if arguments.get("task_type") == "SEQ_CLS" else ()

@@ -2,6 +2,7 @@
 
     python benchmarks/families.py            # what was found, as a table
     python benchmarks/families.py --write    # the same, into docs/models.md
+    python benchmarks/families.py --write t5 vit    # of these alone; the other lines of the page stay as they were run
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
 import torch
 import yaml
-from architectures import DECODERS, FAMILIES, build
+from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, build
 from peft import LoraConfig, get_peft_model
 
 from advisor.budget import parse_budget
@@ -76,6 +77,10 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
+    if FAMILIES[name].processor:
+        return ("images",)
+    if name in ENCODER_DECODERS:
+        return ("seq2seq",)
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
@@ -121,7 +126,7 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     linears = tuple(f"{name}." for name in head_linears(loaded))  # ModernBERT's head also has a norm, which is not probed
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
     weights = [f"{t.name}.weight" for t in loaded.targets]
-    texts = oracle.tokenised(loaded.tokenizer, rows, kind)
+    texts = oracle.tokenised(loaded.tokenizer or loaded.image_processor, rows, kind)
     wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]
     errors += [oracle.relative(b, wanted.gradient_block([w])) for b, w in zip(probe.gradient_blocks, weights, strict=True)]
@@ -138,7 +143,7 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
     model: Any = get_peft_model(loaded.model, LoraConfig(**arguments)).eval()
     batch = collate(prepared.train_rows[:STEP_ROWS], loaded)
     labels = batch.pop("labels")
-    outputs = Outputs(task, 0 if task == "causal-lm" else 2)
+    outputs = Outputs(task, len(prepared.train.schema.class_names))
 
     def loss() -> torch.Tensor:
         return forward_outputs(outputs, model(**batch).logits, labels)[2].mean()
@@ -166,7 +171,7 @@ def line(name: str, found: Sequence[Found]) -> list[str]:
     return [
         FAMILIES[name].title,
         f"`{first.model_type}`",
-        ", ".join(kinds_of(name)).replace("binary", "classification"),
+        ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images"),
         str(len(first.targets)),
         ", ".join(roles),
         fused or "–",
@@ -183,10 +188,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def table() -> str:
-    """Every family of ``tests/architectures.py``, run now."""
+def table(names: Sequence[str], before: str = "") -> str:
+    """Every family of ``tests/architectures.py``, the named ones run now, the others as on the page ``before``."""
+    kept = {row.split("|")[1].strip(): row for row in before.partition(BEGIN)[2].partition(END)[0].splitlines() if "|" in row}
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
     for name in FAMILIES:
+        if name not in names:
+            lines.append([cell.strip() for cell in kept[FAMILIES[name].title].strip("|").split("|")])
+            continue
         found = []
         for kind in kinds_of(name):
             with tempfile.TemporaryDirectory() as folder:
@@ -219,8 +228,10 @@ def families_on(text: str) -> list[tuple[str, ...]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=list(FAMILIES), default=list(FAMILIES), help="default: all")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
-    write = parser.parse_args().write
-    made = table()
-    if write:
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+    options = parser.parse_args()
+    before = PAGE.read_text(encoding="utf-8")
+    made = table(options.names, before)
+    if options.write:
+        PAGE.write_text(page(before, made), encoding="utf-8")

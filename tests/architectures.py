@@ -32,6 +32,7 @@ class Family(NamedTuple):
         pair: the same around two texts.
         types: its tokenizer tells the two texts apart (``token_type_ids``).
         tokens: the longest text its tokenizer allows.
+        processor: what the image processor of a model of images is given, in place of a tokenizer.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Family(NamedTuple):
     pair: str | None = None
     types: bool = False
     tokens: int = POSITIONS
+    processor: dict[str, Any] | None = None
 
 
 _SIZES = {
@@ -255,12 +257,46 @@ FAMILIES = {
         _QWEN_SPECIALS,
     ),
     "qwen3_moe": Family("Qwen3-MoE", "Qwen3MoeConfig", {**_DECODER, **_EXPERTS, "head_dim": 8}, _QWEN_SPECIALS),
+    "t5": Family(
+        "T5",
+        "T5Config",
+        {
+            "d_model": WIDTH,
+            "d_kv": 5,
+            "d_ff": INNER,
+            "num_layers": 2,
+            "num_decoder_layers": 3,
+            "num_heads": HEADS,
+            "feed_forward_proj": "gated-gelu",
+            "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 16,
+            "dropout_rate": DROPOUT,
+            "decoder_start_token_id": 0,
+        },
+        {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"},
+        "$A </s>",
+        "$A </s> $B </s>",
+    ),
+    "vit": Family(
+        "ViT",
+        "ViTConfig",
+        {
+            **{key: size for key, size in _BERT_LIKE.items() if key != "max_position_embeddings"},
+            "image_size": 16,
+            "patch_size": 4,
+        },
+        {},
+        processor={"size": {"height": 16, "width": 16}},
+    ),
 }
 # These go through every module's tests; all of FAMILIES through test_models.py and test_families.py.
 ARCHITECTURES = ("bert", "roberta", "gpt2", "gpt_neo", "opt", "llama")
 LANGUAGE_MODELS = ("gpt2", "gpt_neo", "opt", "llama")
-ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert")
-DECODERS = tuple(name for name in FAMILIES if name not in ENCODERS)
+ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert", "vit")
+ENCODER_DECODERS = ("t5",)
+DECODERS = tuple(name for name in FAMILIES if name not in (*ENCODERS, *ENCODER_DECODERS))
+CLASSIFIERS = tuple(name for name in FAMILIES if name not in ENCODER_DECODERS)
+LANGUAGE_HEADS = {"causal-lm": "CausalLM", "seq2seq": "Seq2SeqLM"}
 
 
 def build(
@@ -275,30 +311,33 @@ def build(
     """Write a random model of family ``name`` into ``folder`` and return it.
 
     Args:
-        task: ``classification``, ``regression`` (then give ``num_labels=1``), or ``causal-lm`` (only
-            ``DECODERS``; the language-model head is always saved).
+        task: ``classification``, ``regression`` (then give ``num_labels=1``), ``causal-lm`` (only
+            ``DECODERS``) or ``seq2seq`` (only ``ENCODER_DECODERS``; a language model's head is always saved).
         num_labels: outputs of the classifier's head.
         with_head: save the classifier's head too; without it the checkpoint is the bare base model, so that
             loading draws a new head.
     """
     family = FAMILIES[name]
-    tokenizer = _tokenizer(name)
+    reader = _tokenizer(name) if family.processor is None else transformers.ViTImageProcessor(**family.processor)
     ids = {
-        f"{part}_token_id": tokenizer.convert_tokens_to_ids(token)
+        f"{part}_token_id": reader.convert_tokens_to_ids(token)
         for part, token in family.specials.items()
         if part in ("pad", "bos", "eos")
     }
+    if family.processor is None:
+        ids["vocab_size"] = len(reader)
     config_class = getattr(transformers, family.config)
-    config = config_class(vocab_size=len(tokenizer), num_labels=num_labels, **family.fields, **ids)
-    head = "CausalLM" if task == "causal-lm" else "SequenceClassification"
+    config = config_class(num_labels=num_labels, **family.fields, **ids)
+    classifier = "SequenceClassification" if family.processor is None else "ImageClassification"
+    head = LANGUAGE_HEADS.get(task, classifier)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = getattr(transformers, f"AutoModelFor{head}").from_config(config)
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    saved = model if with_head or task == "causal-lm" else model.base_model
+    saved = model if with_head or task in LANGUAGE_HEADS else model.base_model
     saved.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    reader.save_pretrained(folder)
     return folder
 
 

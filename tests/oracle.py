@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
@@ -23,11 +25,21 @@ Outputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Text:
-    """One tokenised example; ``label`` is a class id, a standardised value, or for each token the id to learn."""
+    """One tokenised example; ``label`` is a class id, a standardised value, or for each token the id to learn. ``decoder``:
+    what a decoder behind an encoder reads. ``pixels``: [channels, height, width], in place of ids."""
 
     ids: Sequence[int]
     label: int | float | Sequence[int]
     types: Sequence[int] | None = None
+    decoder: Sequence[int] | None = None
+    pixels: torch.Tensor | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """A batch of this one, without padding or a mask."""
+        if self.pixels is not None:
+            return {"pixel_values": self.pixels[None].double()}
+        given = {"input_ids": self.ids, "token_type_ids": self.types, "decoder_input_ids": self.decoder}
+        return {"use_cache": False, **{k: torch.tensor([list(ids)]) for k, ids in given.items() if ids is not None}}
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,19 @@ def mean_odds(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return ((torch.log(p) - torch.log1p(-p)) * learned).sum().reshape(1) / learned.sum()
 
 
+def mean_target_odds(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """The same where token t is predicted at position t."""
+    return mean_odds(*_one_later(logits, label))
+
+
+def target_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return token_loss(*_one_later(logits, label))
+
+
+def _one_later(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([logits, logits[-1:]]), torch.cat([label[:1] * 0 - 100, label])
+
+
 def cross_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     one_hot = (torch.arange(len(logits)) == label).double()
     return -(torch.log(torch.exp(logits) / torch.exp(logits).sum()) * one_hot).sum()
@@ -110,8 +135,7 @@ def looped_reference(
     chosen = [model.get_parameter(name).requires_grad_(True) for name in parameters]
     values, rows = [], []
     for text in texts:
-        types = {} if text.types is None else {"token_type_ids": torch.tensor([list(text.types)])}
-        logits = model(torch.tensor([list(text.ids)]), **types, use_cache=False).logits[0]
+        logits = model(**text.inputs()).logits[0]
         label = torch.tensor(text.label)
         scalars = torch.cat([output(logits, label), loss(logits, label).reshape(1)])
         found = [torch.autograd.grad(s, chosen, retain_graph=True, materialize_grads=True) for s in scalars]
@@ -138,21 +162,20 @@ def reference(
 
     def scalars(weights: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         arguments = {k: v[None] for k, v in inputs.items() if k != "label"}
-        logits = functional_call(model, {**state, **weights}, kwargs={**arguments, "use_cache": False}).logits[0]
+        if "pixel_values" not in arguments:
+            arguments["use_cache"] = False
+        logits = functional_call(model, {**state, **weights}, kwargs=arguments).logits[0]
         both = torch.cat([output(logits, inputs["label"]), loss(logits, inputs["label"]).reshape(1)])
         return both, both
 
-    groups: dict[int, list[int]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, text in enumerate(texts):
-        groups[len(text.ids)].append(index)
+        groups[len(text.ids), len(text.decoder or ())].append(index)
     found: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = [None] * len(texts)  # type: ignore[list-item]
     for members in groups.values():
-        inputs = {
-            "input_ids": torch.tensor([list(texts[i].ids) for i in members]),
-            "label": torch.tensor([texts[i].label for i in members]),
-        }
-        if texts[0].types is not None:
-            inputs["token_type_ids"] = torch.tensor([list(texts[i].types or ()) for i in members])
+        given = [texts[i].inputs() for i in members]
+        inputs = {key: torch.cat([each[key] for each in given]) for key in given[0] if key != "use_cache"}
+        inputs["label"] = torch.tensor([texts[i].label for i in members])
         jacobians, values = vmap(jacrev(scalars, has_aux=True), in_dims=(None, 0))(chosen, inputs)
         for row, index in enumerate(members):
             found[index] = values[row], {name: j[row].flatten(1) for name, j in jacobians.items()}
@@ -180,15 +203,20 @@ def relative(block: object, wanted: torch.Tensor) -> float:
 # --- data: rows of unequal length, and the same rows tokenised without advisor.encode ---------------------------------
 
 KINDS = ("binary", "three", "regression", "causal-lm")
-CLASSES = {"binary": 2, "three": 3, "four": 4, "twelve": 12}
-TASKS = {"regression": "regression", "causal-lm": "causal-lm"}
+CLASSES = {"images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
+TASKS = {"regression": "regression", "causal-lm": "causal-lm", "seq2seq": "seq2seq"}
 _WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
 WORDS = tuple(_WORDS.split(" "))
 ROWS = 36
 
 
 def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
-    """A JSONL file of ``ROWS`` rows of 1 to 12 words, and the rows. Labels follow length and words, with exceptions."""
+    """A JSONL file of ``ROWS`` rows of 1 to 12 words, and the rows. Labels follow length and words, with exceptions.
+
+    ``images``: a folder of two class folders, of noise that is redder in the one than in the other.
+    """
+    if kind == "images":
+        return folder / "images", write_images(folder / "images")
     generator = torch.Generator().manual_seed(3)
     lengths = [1 + index * 5 % 12 for index in range(ROWS)]
     texts = [
@@ -197,7 +225,7 @@ def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
     ]
     rows: list[dict[str, Any]] = []
     for index, (length, text) in enumerate(zip(lengths, texts, strict=True)):
-        if kind == "causal-lm":
+        if kind in ("causal-lm", "seq2seq"):
             rows.append({"prompt": texts[index - 1], "completion": text})
         elif kind == "regression":
             score = len(text) / 30 + WORDS.index(texts[index - 1].split()[-1]) / 5 + index % 5 / 2
@@ -210,8 +238,28 @@ def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
     return path, rows
 
 
+def write_images(folder: Path, names: Sequence[str] = ("blue", "red"), count: int = ROWS) -> list[dict[str, Any]]:
+    """``count`` PNG files of various sizes below one folder a class, and their paths and class ids in the order of names."""
+    generator = np.random.default_rng(3)
+    rows = []
+    for index in range(count):
+        label = index * len(names) // count
+        height, width = generator.integers(12, 30, 2)
+        pixels = generator.integers(0, 200, (height, width, 3))
+        pixels[..., 0] += 10 * label
+        path = folder / names[label] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        rows.append({"path": path, "label": label})
+    return rows
+
+
 def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list[Text]:
-    """The rows for :func:`reference`; scores standardised, tokens of the prompt not learned."""
+    """The rows for :func:`reference`; scores standardised, tokens of the prompt not learned. Images: by an image processor."""
+    if kind == "images":
+        images = [Image.open(row["path"]) for row in rows]
+        found = [tokenizer(image, return_tensors="pt")["pixel_values"][0] for image in images]
+        return [Text((), row["label"], pixels=pixels) for row, pixels in zip(rows, found, strict=True)]
     texts = []
     scores = torch.tensor([row.get("score", 0.0) for row in rows], dtype=torch.float64)
     for index, row in enumerate(rows):
@@ -219,6 +267,10 @@ def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list
             prompt = tokenizer(row["prompt"])["input_ids"]
             answer = [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
             texts.append(Text([*prompt, *answer], [*[-100] * len(prompt), *answer]))
+            continue
+        if kind == "seq2seq":
+            target = tokenizer(row["completion"])["input_ids"]
+            texts.append(Text(tokenizer(row["prompt"])["input_ids"], target, decoder=[tokenizer.pad_token_id, *target[:-1]]))
             continue
         if kind == "regression":
             encoded = tokenizer(row["sentence1"], row["sentence2"])
@@ -234,8 +286,10 @@ def scalars_of(kind: str, signs: torch.Tensor | None = None) -> tuple[Outputs, O
     """Output and loss of a kind of task."""
     if kind == "causal-lm":
         return mean_odds, token_loss
+    if kind == "seq2seq":
+        return mean_target_odds, target_loss
     if kind == "regression":
         return value, squared
     if signs is not None:
         return projected(signs), cross_entropy
-    return (margin if kind == "binary" else centred), cross_entropy
+    return (margin if kind in ("binary", "images") else centred), cross_entropy

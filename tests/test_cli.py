@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from advisor import cli, workflow
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.rows import user_rows_folder
 from advisor.spool import Spool
 from advisor.store import write_text
@@ -74,7 +75,7 @@ def write_data(folder: Path, kind: str, count: int = 60) -> Path:
     rows: list[dict[str, str]] = []
     for i in range(count):
         words = [WORDS[int(w)] for w in rng.integers(0, len(WORDS), int(rng.integers(3, 9)))]
-        if kind == "causal-lm":
+        if kind in LANGUAGE_TASKS:
             rows.append({"prompt": " ".join(words), "completion": " ".join(reversed(words[:3]))})
         else:
             words.append("good" if i % 2 else "bad")

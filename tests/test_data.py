@@ -311,3 +311,60 @@ def test_evaluation_rows_that_are_trained_on_are_warned_of(write: Write) -> None
     assert warnings == [
         "3 of 4 evaluation rows also stand in the training data: what is measured on them is too good."
     ]
+
+
+# --- a source and its target, for encoder-decoders --------------------------------------------------------------------
+
+
+PAIR = [{"id": i, "article": f"a long text of number {i}", "summary": f"text {i}"} for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"language": "seq2seq"},
+        {"task": "seq2seq"},
+        {"task": "seq2seq", "text_columns": ["article"], "label_column": "summary"},
+        {"task": "seq2seq", "label_column": "summary"},
+        {"language": "seq2seq", "text_columns": ["article"], "label_column": "summary"},
+        {"task": "seq2seq", "text_columns": ["article", "summary"]},
+    ],
+)
+def test_source_and_target_columns(write: Write, options: dict[str, Any]) -> None:
+    dataset = load_dataset(write("a.jsonl", PAIR), **options)
+    assert dataset.schema == Schema("seq2seq", ("article", "summary"), None, (), "token_accuracy")
+    assert dataset.examples[3] == Example(prompt="a long text of number 3", completion="text 3")
+    assert ("The task is seq2seq." in dataset.notes) == ("task" not in options)
+
+
+def test_the_answer_of_a_causal_lm_may_be_named_as_label(write: Write) -> None:
+    dataset = load_dataset(write("a.jsonl", PAIR), task="causal-lm", text_columns=["summary"], label_column="article")
+    assert dataset.schema.text_columns == ("summary", "article")
+    two = [{"front": f"f {i}", "back": f"b {i}"} for i in range(4)]
+    assert load_dataset(write("b.jsonl", two), task="seq2seq", label_column="back").schema.text_columns == ("front", "back")
+
+
+def test_a_column_target_is_a_label_or_a_text_to_learn(write: Write) -> None:
+    texts = [{"source": f"a text of number {i}", "target": f"text {i}"} for i in range(40)]
+    assert load_dataset(write("a.jsonl", texts)).schema == Schema("causal-lm", ("source", "target"), None, (), "token_accuracy")
+    labels = [{"source": f"a text of number {i}", "target": ["good", "bad"][i % 2]} for i in range(40)]
+    found = load_dataset(write("b.jsonl", labels), language="seq2seq").schema
+    assert (found.task, found.text_columns, found.label_column) == ("classification", ("source",), "target")
+
+
+def test_an_encoder_decoder_leaves_labels_labels(write: Write) -> None:
+    """Only what hardly repeats is taken for a target; the model then says that it is no classifier."""
+    rows = [{"text": f"some text {i}", "label": ["good", "bad"][i % 2]} for i in range(40)]
+    assert load_dataset(write("a.jsonl", rows), language="seq2seq").schema.task == "classification"
+    named = load_dataset(write("a.jsonl", rows), task="seq2seq", text_columns=["text"], label_column="label")
+    assert named.examples[1] == Example(prompt="some text 1", completion="bad")
+
+
+@pytest.mark.parametrize("task", ["auto", "seq2seq"])
+def test_task_profiles_and_chats_serve_both_kinds_of_language_model(write: Write, task: str) -> None:
+    sums = load_dataset(write("gsm8k.jsonl", [{"question": "q", "answer": "a b"}] * 3), task=task, language="seq2seq")
+    assert sums.schema == Schema("seq2seq", ("question", "answer"), None, (), "token_accuracy")
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    chats = load_dataset(write("c.jsonl", [{"messages": turns}] * 3), task=task, language="seq2seq")
+    assert chats.schema.task == "seq2seq"
+    assert chats.examples[0].messages == (("user", "hi"), ("assistant", "ho"))

@@ -62,7 +62,7 @@ ERRORS = [
     ),
     ("one.jsonl", labelled([1, 1, 1]), {}, "every label in column label is '1'"),
     ("flat.jsonl", labelled([0.5, 0.5]), {}, "every label in column label is '0.5'"),
-    ("task.jsonl", labelled([0, 1]), {"task": "seq2seq"}, "no task 'seq2seq'.*auto, classification"),
+    ("task.jsonl", labelled([0, 1]), {"task": "tagging"}, "no task 'tagging'.*auto, classification"),
     ("metric.jsonl", labelled([0, 1]), {"metric": "bleu"}, "metric 'bleu' does not apply to classification"),
     ("metric.jsonl", labelled([0, 1]), {"metric": "spearman"}, "Use one of: accuracy, matthews, f1"),
     (
@@ -148,12 +148,7 @@ ERRORS = [
     ("mc.jsonl", [{"question": "q", "choices": ["a"], "answerKey": "A"}], {}, "Multiple choice .* is not supported"),
     ("wmt.jsonl", [{"translation": {"de": "a", "en": "b"}}], {}, r"Translation \(column translation\) is not supported"),
     ("squad.jsonl", SQUAD, {}, "Extractive question answering .*is not supported"),
-    (
-        "lm.jsonl",
-        labelled([0, 1]),
-        {"task": "causal-lm", "label_column": "label"},
-        "does not apply to causal-lm",
-    ),
+    ("lm.jsonl", labelled([0, 1]), {"task": "seq2seq"}, "only text is there to be read.*--text-column SOURCE --label-column"),
 ]
 
 

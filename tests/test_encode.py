@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from advisor.data import Dataset
-from advisor.encode import IGNORED, Row, collate, encode, length_bucketed, resolve_max_length
+from advisor.encode import CHAT_FORM, IGNORED, Row, _shifted, collate, encode, length_bucketed, resolve_max_length
 from advisor.errors import BadInput
 from advisor.examples import Example
 from advisor.models import LoadedModel, load_model
@@ -271,3 +273,67 @@ def test_shuffled_batches_hold_rows_of_similar_length() -> None:
     assert spread[8] < spread[1] / 4
     first, second = (list(length_bucketed(lengths, 16, np.random.default_rng(s))) for s in (1, 2))
     assert first != second
+
+
+# --- a source and its target ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def t5(tiny_model: TinyModel) -> LoadedModel:
+    return load(tiny_model("t5", "seq2seq"), "seq2seq")
+
+
+def test_a_source_is_read_and_its_target_learned(t5: LoadedModel) -> None:
+    pairs = [Example(prompt="the film was", completion="very good"), Example(prompt="a dull story of cats", completion="no")]
+    rows, notes = encode(dataset(pairs, "seq2seq"), t5, 64)
+    assert notes == []
+    assert words(t5, rows[0].ids) == "the film was </s>"
+    assert words(t5, rows[0].token_labels) == "very good </s>"
+    assert [row.length for row in rows] == [4, len(rows[1].ids)]
+    batch = collate(rows, t5)
+    pad, end = t5.tokenizer.pad_token_id, t5.tokenizer.eos_token_id
+    first, second = (list(row.token_labels) for row in rows)
+    assert batch["labels"].tolist() == [first, [*second, IGNORED]]
+    assert batch["decoder_input_ids"].tolist() == [[pad, *first[:-1]], [pad, *second]]
+    assert first[-1] == second[-1] == end
+    assert batch["attention_mask"].sum(1).tolist() == [len(row.ids) for row in rows]
+    assert batch["input_ids"].shape[1] == len(rows[1].ids)
+
+
+def test_what_transformers_makes_of_the_labels_itself_is_what_the_decoder_reads(t5: LoadedModel) -> None:
+    """The model given labels alone shifts them by itself, as in training with its own trainer."""
+    pairs = [Example(prompt="a b", completion="red cat"), Example(prompt="b", completion="dog")]
+    rows, _ = encode(dataset(pairs, "seq2seq"), t5, 64)
+    batch = collate(rows, t5)
+    labels, decoder = batch.pop("labels"), batch.pop("decoder_input_ids")
+    with torch.no_grad():
+        wanted = t5.model(**batch, labels=labels).logits
+        assert torch.equal(t5.model(**batch, decoder_input_ids=decoder).logits, wanted)
+    own = Mock(spec=["config"], config=t5.model.config)  # of a family without a method for it
+    assert torch.equal(_shifted(labels, own), decoder)
+
+
+def test_source_and_target_are_cut_each_and_keep_their_end(t5: LoadedModel) -> None:
+    pairs = [Example(prompt="red " * 30, completion="cat " * 9), Example(prompt="a", completion="b")]
+    rows, notes = encode(dataset(pairs, "seq2seq"), t5, 8)
+    assert (len(rows[0].ids), len(rows[0].token_labels)) == (8, 8)
+    assert words(t5, rows[0].ids) == "red red red red red red red </s>"
+    assert words(t5, rows[0].token_labels) == "cat cat cat cat cat cat cat </s>"
+    assert notes == ["1 of 2 sources were cut (limit 8 tokens).", "1 of 2 targets were cut (limit 8 tokens)."]
+
+
+def test_a_tokenizer_that_makes_nothing_of_a_target(t5: LoadedModel) -> None:
+    t5.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    pairs = [Example(prompt="a", completion=" "), Example(prompt="a", completion="red")]
+    rows, notes = encode(dataset(pairs, "seq2seq"), t5, 8)
+    assert [words(t5, row.token_labels) for row in rows] == ["red"]
+    assert notes == ["1 of 2 rows had no token of a source or target and were dropped (limit 8 tokens)."]
+    with pytest.raises(BadInput, match="no row has a token of a source and of a target"):
+        encode(dataset(pairs[:1], "seq2seq"), t5, 8)
+
+
+def test_a_chat_becomes_source_and_target(t5: LoadedModel) -> None:
+    rows, notes = encode(dataset([chat(("user", "the film"), ("assistant", "bad"))], "seq2seq"), t5, 64)
+    assert words(t5, rows[0].token_labels) == "bad </s>"
+    assert t5.tokenizer.decode(rows[0].ids, skip_special_tokens=True).replace(" ", "") == "user:thefilmassistant:"
+    assert notes == [f"The tokenizer has no chat template; messages are written as {CHAT_FORM!r}."]

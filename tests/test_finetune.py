@@ -56,8 +56,12 @@ def run(prepared: Prepared, selection: Selection, seed: int = 0, metric: str | N
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("bert", "binary"), ("llama", "three"), ("bert", "regression"), ("gpt2", "causal-lm")]
-)
+    ("name", "kind"),
+    [
+        ("bert", "binary"), ("llama", "three"), ("bert", "regression"), ("gpt2", "causal-lm"), ("t5", "seq2seq"),
+        ("vit", "images"),
+    ],
+)  # fmt: skip
 def test_training_lowers_the_loss(ready: Callable[..., Prepared], name: str, kind: str) -> None:
     prepared = ready(name, kind)
     selection = all_linear(prepared.loaded.targets)

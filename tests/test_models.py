@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import DECODERS, FAMILIES, build
+from architectures import CLASSIFIERS, DECODERS, ENCODER_DECODERS, FAMILIES, build
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from advisor.errors import BadInput
-from advisor.models import load_model, meta_model, weight_fingerprint
+from advisor.models import input_embeddings, load_model, meta_model, weight_fingerprint
 
 TinyModel = Callable[..., Path]
 HEADS = {  # the others: score
@@ -24,17 +24,20 @@ HEADS = {  # the others: score
     "distilbert": ("pre_classifier", "classifier"),
     "deberta_v2": ("pooler", "classifier"),
     "modernbert": ("head", "classifier"),
+    "vit": ("classifier",),
 }
 APART = frozenset({"query", "key", "value", "output"})
 ROLES = {
     **dict.fromkeys(FAMILIES, APART | {"gate", "up", "down"}),
-    **dict.fromkeys(["bert", "roberta", "gpt_neo", "opt", "distilbert", "deberta_v2", "gptj"], APART | {"up", "down"}),
+    **dict.fromkeys(["bert", "roberta", "gpt_neo", "opt", "distilbert", "deberta_v2", "gptj", "vit"], APART | {"up", "down"}),
     **dict.fromkeys(["gpt2", "gpt_neox"], frozenset({"qkv", "output", "up", "down"})),
     **dict.fromkeys(["modernbert", "phi3"], frozenset({"qkv", "output", "gate_up", "down"})),
     **dict.fromkeys(["mixtral", "qwen3_moe"], APART),  # the rest are experts
 }
 MLP = {"gate", "up", "gate_up", "down"}
-CASES = [(name, "classification") for name in FAMILIES] + [(name, "causal-lm") for name in DECODERS]
+CASES = [(name, "classification") for name in CLASSIFIERS] + [(name, "causal-lm") for name in DECODERS]
+CASES += [(name, "seq2seq") for name in ENCODER_DECODERS]
+PEFT_TASKS = {"causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 
 
 def load(folder: Path, task: str = "classification", num_labels: int = 2, **options: Any) -> Any:
@@ -50,7 +53,7 @@ def left_out(name: str, head: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_targets_are_what_all_linear_wraps_less_poolers(tiny_model: TinyModel, name: str, task: str) -> None:
     loaded = load(tiny_model(name, task), task)
-    peft_task = "CAUSAL_LM" if task == "causal-lm" else "SEQ_CLS"
+    peft_task = PEFT_TASKS.get(task, "SEQ_CLS")
     config = LoraConfig(  # PEFT trips over a head of two layers, which it would train both ways
         target_modules="all-linear", task_type=peft_task, exclude_modules=list(loaded.head) or None
     )
@@ -64,7 +67,7 @@ def test_targets_are_what_all_linear_wraps_less_poolers(tiny_model: TinyModel, n
         assert target.lora_params(3) == 3 * (layer.in_features + layer.out_features)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_layer_has_every_role_of_the_family_in_attention_or_mlp(tiny_model: TinyModel, name: str) -> None:
     loaded = load(tiny_model(name))
     layers = sorted({t.layer for t in loaded.targets})
@@ -75,6 +78,56 @@ def test_every_layer_has_every_role_of_the_family_in_attention_or_mlp(tiny_model
         assert {role for role, group in groups.items() if group == "mlp"} == ROLES[name] & MLP
         assert set(groups.values()) <= {"attention", "mlp"}
     assert set(loaded.qv_roles()) == ({"qkv"} if "qkv" in ROLES[name] else {"query", "value"})
+
+
+def test_a_decoders_layers_follow_its_encoders(tiny_model: TinyModel) -> None:
+    loaded = load(tiny_model("t5", "seq2seq"), "seq2seq")
+    stacks = {name: [t for t in loaded.targets if t.name.startswith(name)] for name in ("encoder.", "decoder.")}
+    assert [sorted({t.layer for t in stack}) for stack in stacks.values()] == [[0, 1], [2, 3, 4]]
+    own, cross = APART | {"gate", "up", "down"}, {f"cross.{role}" for role in APART}
+    for stack, roles in zip(stacks.values(), (own, own | cross), strict=True):
+        for layer in {t.layer for t in stack}:
+            here = [t for t in stack if t.layer == layer]
+            assert {t.role for t in here} == roles
+            assert len(here) == len(roles)  # one module for each role: no two share a place
+            assert {t.role for t in here if t.group == "mlp"} == roles & MLP
+    assert set(loaded.qv_roles()) == {"query", "value", "cross.query", "cross.value"}
+    assert "Layers 0 to 1 are encoder.block, 2 to 4 are decoder.block." in loaded.notes
+
+
+def test_the_embeddings_of_both_stacks_are_found(tiny_model: TinyModel) -> None:
+    """transformers gives each stack a module of its own, and calls the one that it names nowhere."""
+    model = load(tiny_model("t5", "seq2seq"), "seq2seq").model
+    called: list[Any] = []
+    found = input_embeddings(model)
+    for module in found:
+        module.register_forward_hook(lambda module, inputs, output: called.append(module))
+    model(input_ids=torch.tensor([[5, 6]]), decoder_input_ids=torch.tensor([[0, 7]]))
+    assert called == [model.encoder.embed_tokens, model.decoder.embed_tokens]
+    vit = load(tiny_model("vit")).model
+    assert input_embeddings(vit) == [vit.vit.embeddings.patch_embeddings]
+
+
+@pytest.mark.parametrize(
+    ("name", "saved_as", "task", "says"),
+    [
+        ("t5", "seq2seq", "causal-lm", "an encoder-decoder, so causal-lm is not its task.*--task seq2seq"),
+        ("t5", "seq2seq", "classification", "an encoder-decoder.*--task seq2seq with --label-column to learn the labels"),
+        ("gpt2", "causal-lm", "seq2seq", "no encoder-decoder, so seq2seq is not its task.*--task causal-lm"),
+        ("vit", "classification", "causal-lm", "vit reads images, so causal-lm is not its task.*--task classification"),
+    ],
+)
+def test_a_task_that_the_family_does_not_do_is_refused(
+    tiny_model: TinyModel, name: str, saved_as: str, task: str, says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        load(tiny_model(name, saved_as), task)
+
+
+def test_tokens_of_an_image(tiny_model: TinyModel) -> None:
+    loaded = load(tiny_model("vit"))
+    assert loaded.reads == "images"
+    assert loaded.image_tokens == loaded.max_length == 4 * 4 + 1
 
 
 def test_an_unlisted_family_falls_back_to_names(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +151,7 @@ def test_experts_are_left_out_with_a_sentence(tiny_model: TinyModel, name: str) 
         assert f"first: {next(iter(experts))})" in said[0]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_bare_checkpoint_gets_a_new_head_drawn_by_the_seed(tiny_model: TinyModel, name: str) -> None:
     folder = tiny_model(name)
     before = torch.random.get_rng_state()
@@ -114,7 +167,7 @@ def test_a_bare_checkpoint_gets_a_new_head_drawn_by_the_seed(tiny_model: TinyMod
     assert first.fingerprint == again.fingerprint == other.fingerprint
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_saved_head_is_kept(tiny_model: TinyModel, name: str) -> None:
     folder = tiny_model(name, num_labels=3, with_head=True)
     loaded = load(folder, num_labels=3)
@@ -139,7 +192,7 @@ def test_regression_has_one_output(tiny_model: TinyModel) -> None:
     assert loaded.model.classifier.out_features == 1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if FAMILIES[name].processor is None])
 def test_a_loaded_model_is_frozen_in_eval_mode_and_can_pad(tiny_model: TinyModel, name: str) -> None:
     loaded = load(tiny_model(name))
     assert not any(m.training for m in loaded.model.modules())

@@ -55,6 +55,16 @@ def test_language_outputs_are_mean_log_odds_over_target_tokens(seed: int) -> Non
     torch.testing.assert_close(losses.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_decoder_behind_an_encoder_predicts_the_token_at_its_own_place(seed: int) -> None:
+    logits, labels, alone = token_batch(seed)
+    found, _, losses = forward_outputs(make_outputs("seq2seq", 0, 0), logits, labels)
+    wanted = torch.stack([oracle.mean_target_odds(x.double(), y) for x, y in alone])
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    wanted = torch.stack([oracle.target_loss(x.double(), y) for x, y in alone])
+    torch.testing.assert_close(losses.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_log_odds_stay_finite_where_a_token_is_certain_or_impossible() -> None:
     labels = torch.tensor([[-100, 1, 1], [-100, 0, 0]])
     logits = torch.zeros(2, 3, 4)
@@ -90,6 +100,7 @@ def test_regression_output_is_the_value_and_half_squared_error() -> None:
     ("classification", 77, 16, 1 / (77 * 16), False),
     ("regression", 0, 1, 1.0, True),
     ("causal-lm", 0, 1, 1.0, False),
+    ("seq2seq", 0, 1, 1.0, False),
 ])  # fmt: skip
 def test_how_many_outputs_and_how_they_are_summed(
     task: str, classes: int, count: int, weight: float, scaled: bool

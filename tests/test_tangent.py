@@ -38,8 +38,9 @@ SETTINGS = LoraSettings(4, 8)
 NOTHING = Selection("head alone", ())
 CASES = [(name, kind) for name in ARCHITECTURES for kind in ("binary", "four", "regression")]
 CASES += [(name, "causal-lm") for name in LANGUAGE_MODELS]
+CASES += [("t5", "seq2seq"), ("vit", "images")]
 FEW = [("bert", "four"), ("roberta", "binary"), ("gpt2", "regression"), ("gpt2", "causal-lm")]
-IN_FLOAT32_INSIDE = ("gpt_neo", "opt", "llama")  # softmax or norms, even of a float64 model
+IN_FLOAT32_INSIDE = ("gpt_neo", "opt", "llama", "t5", "vit")  # softmax or norms, even of a float64 model
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def case(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Case]:
         prepared: Prepared = prepare(source, Session())
         if double:
             prepared.loaded.model.double()
-        texts = oracle.tokenised(prepared.loaded.tokenizer, rows, kind)[:ROWS]
+        texts = oracle.tokenised(prepared.loaded.tokenizer or prepared.loaded.image_processor, rows, kind)[:ROWS]
         scale = label_scale(prepared.train_rows) if task == "regression" else (0.0, 1.0)
         settings = replace(SETTINGS, rslora=name in ("gpt2", "llama"))
         return Case(kind, prepared.loaded, prepared.train_rows[:ROWS], texts, settings, scale)
@@ -234,7 +235,7 @@ def test_the_ridge_direction_and_its_gaps(
             continue
         j = torch.cat([jacobian[n] for n in mine], 2)
         kernel = torch.einsum("ipa,jpa->ij", j, j) / (4 if kind == "four" else 1)
-        if kind == "causal-lm":
+        if kind in ("causal-lm", "seq2seq"):
             z = torch.sigmoid(-f0)
         elif kind == "regression":
             z = torch.from_numpy(tangent.labels())[:, None] - f0  # standardised on all rows; the oracle's on those here
@@ -456,7 +457,7 @@ def test_the_gap_is_of_second_order(case: Make, monkeypatch: pytest.MonkeyPatch,
 # --- Lipschitz constants ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind"), FEW)
+@pytest.mark.parametrize(("name", "kind"), [*FEW, ("t5", "seq2seq")])
 def test_constants_are_those_of_the_points_looked_at(case: Make, name: str, kind: str) -> None:
     """Against dense singular values of the oracle's Jacobian: at θ0, at θ0+Δθ, and at a random point as far."""
     here = case(name, kind)

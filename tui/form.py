@@ -37,7 +37,7 @@ FIELDS = (
           "file, folder or hub id", data=True),
     Field("eval_data", "Evaluation", TEXT, "Rows to evaluate on. They are never probed.", "10 % split off the data"),
     Field("task", "Task", CHOICE, "What the model learns. auto infers it from the columns; the rows show how they are read.",
-          choices=("auto", "classification", "regression", "causal-lm"), data=True),
+          choices=("auto", "classification", "regression", "causal-lm", "seq2seq"), data=True),
     Field("text_columns", "Text columns", LIST, "Columns the text is read from, separated by commas; two for pairs of texts.",
           "inferred", data=True),
     Field("label_column", "Label column", TEXT, "Column of the class or the value to predict.", "inferred", data=True),

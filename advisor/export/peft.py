@@ -17,8 +17,8 @@ from advisor.targets import LoraSettings, Selection, Target
 if TYPE_CHECKING:
     from torch import nn
 
-TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM"}
-TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm"}
+TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
+TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
@@ -33,6 +33,7 @@ def lora_arguments(
     base_model: str,
     ranks: Mapping[str, int] | None = None,
     alphas: Mapping[str, float] | None = None,
+    reads: str = "text",
 ) -> dict[str, Any]:
     """Plain arguments: ``LoraConfig(**arguments)`` adapts exactly ``selection`` and trains ``head`` in full.
 
@@ -41,6 +42,7 @@ def lora_arguments(
 
     Args:
         ranks, alphas: of single modules by full name, where they differ from the settings'.
+        reads: ``images``: without a ``task_type``, each of which stands for texts and hands their arguments to the model.
 
     Raises:
         BadInput: the selection is empty, which PEFT has no config for.
@@ -51,7 +53,7 @@ def lora_arguments(
     others = [t.name for t in targets if t.name not in chosen]
     arguments: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES[task],
+        **({"task_type": TASK_TYPES[task]} if reads == "text" else {}),
         "base_model_name_or_path": base_model,
         "r": settings.rank,
         "lora_alpha": _whole(settings.alpha),
@@ -111,6 +113,7 @@ def arguments_of(plan: Plan) -> dict[str, Any]:
         base_model=plan.base_model,
         ranks=plan.ranks,
         alphas=plan.alphas,
+        reads=plan.reads,
     )
 
 
@@ -129,7 +132,7 @@ def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
         raise BadInput(f"peft_type is {content['peft_type']!r}.", "Only LORA can be verified.")
     task_type = content.get("task_type")
     if task_type is not None and str(task_type) not in TASKS:
-        raise BadInput(f"task_type is {task_type!r}.", f"Known are {' and '.join(TASKS)}.")
+        raise BadInput(f"task_type is {task_type!r}.", f"Known are {', '.join(TASKS)}.")
     return None if task_type is None else TASKS[task_type], None
 
 

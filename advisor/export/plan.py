@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from advisor.errors import BadInput
-from advisor.recipe import TASKS
+from advisor.recipe import LANGUAGE_TASKS, TASKS
 from advisor.targets import LoraSettings, Selection, Target, in_model_order
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ class Plan:
     Attributes:
         settings: common rank, alpha and scaling rule.
         targets: every adaptable module of the model, chosen or not.
-        task: ``classification``, ``regression`` or ``causal-lm``.
+        task: one of ``recipe.TASKS``. reads: ``text`` or ``images``.
         head: modules trained in full.
         base_model, model_type: folder or hub id, and its config's ``model_type``.
-        outputs: of the head; 0 for a causal LM.
+        outputs: of the head; 0 for a language model.
         ranks, alphas: by full name, of single modules, as PEFT's ``rank_pattern`` and ``alpha_pattern``.
         comments: the first lines of every file.
     """
@@ -49,6 +49,7 @@ class Plan:
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
     comments: tuple[str, ...] = ()
+    reads: str = "text"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,7 +112,7 @@ class Plan:
                 comments=tuple(plan.comments),
             )
             numbers = [plan.settings.rank, plan.settings.alpha, *plan.ranks.values(), *plan.alphas.values()]
-            words = [plan.task, plan.base_model, plan.model_type, *plan.head, *plan.comments]
+            words = [plan.task, plan.base_model, plan.model_type, plan.reads, *plan.head, *plan.comments]
             sizes = [size for target in plan.targets for size in (target.in_features, target.out_features)]
             whole = [plan.settings.rank, *plan.ranks.values(), plan.outputs, *sizes]
             if (
@@ -138,10 +139,11 @@ def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) ->
         head=tuple(info["head"]),
         base_model=str(info["model"]),
         model_type=str(info["model_type"]),
-        outputs=0 if probe.task == "causal-lm" else len(probe.class_names) or 1,
+        outputs=0 if probe.task in LANGUAGE_TASKS else len(probe.class_names) or 1,
         ranks=dict(candidate.ranks),
         alphas=dict(candidate.alphas),
         comments=tuple(comments),
+        reads=str(info.get("reads", "text")),
     )
 
 
@@ -225,8 +227,10 @@ class Findings:
         self.fidelity = max(self.fidelity, fidelity, key=FIDELITIES.index)
 
     def language_models_only(self) -> None:
-        """The tool knows no classifiers."""
-        if self.plan.task != "causal-lm":
+        """The tool knows causal language models only."""
+        if self.plan.task == "seq2seq":
+            self.add("impossible", f"{self.label} trains decoders, no encoder-decoder; use format peft.")
+        elif self.plan.task != "causal-lm":
             self.add("impossible", f"{self.label} trains language models: it knows neither the head "
                      f"({', '.join(self.plan.head)}) nor the loss of a {self.plan.task} run; use format peft.")  # fmt: skip
 

@@ -33,6 +33,8 @@ def render(plan: Plan) -> Rendered:
         if plan.model_type not in FAMILIES:
             found.add("impossible", f"unsloth takes {plan.model_type or 'this family'} on a path where an entry is the last "
                       "part of a name: full names match nothing there.")  # fmt: skip
+    if plan.reads != "text":
+        snippet.add("impossible", "FastLanguageModel loads models of text.")
     if plan.head and plan.head != ("score",):
         snippet.add("impossible", f"unsloth trains no head but score, so not {', '.join(plan.head)}.")
     studio.language_models_only()
