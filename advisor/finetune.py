@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from advisor.encode import IGNORED, Row, collate, length_bucketed
-from advisor.errors import NotFinite
+from advisor.errors import BadInput, NotFinite
 from advisor.events import Session
 from advisor.export.peft import lora_arguments
 from advisor.models import LoadedModel
@@ -85,10 +85,15 @@ def finetune(
     compute from run to run of the same model and rows; by default it is kept for this run alone.
 
     Raises:
+        BadInput: the model's weights are not all in memory.
         NotFinite: the loss became NaN or infinite.
         Interrupted: the session was cancelled.
     """
     session = session or Session()
+    if loaded.offloaded:
+        raise BadInput(
+            f"{loaded.name}: its weights are not all in memory, which real runs need.", "Use --load-in-4bit or a larger device."
+        )
     start = time.monotonic()
     torch.manual_seed(seed)
     model = _adapted_copy(loaded, selection, settings, ranks, alphas)
