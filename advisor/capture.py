@@ -165,6 +165,11 @@ class Capture:
                 call.x = None
         self._take(name, x.to(g.device), g)  # where two devices meet, the module's input may lie on the one before
 
+    def held(self) -> dict[int, torch.UntypedStorage]:
+        """The memory of the inputs that are kept, by address."""
+        kept = [call.x.untyped_storage() for calls in self._calls.values() for call in calls if call.x is not None]
+        return {storage.data_ptr(): storage for storage in kept}
+
     # --- checks --------------------------------------------------------------------------------------------------
 
     def first_not_finite(self) -> str | None:

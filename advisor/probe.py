@@ -35,10 +35,11 @@ from advisor.probe_folder import (
     save_probe,
     stratified_folds,
 )
+from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes, used_now
 from advisor.selections import ALL_LINEAR, QV, recipes
 from advisor.spool import Layer, Spool
 from advisor.store import read_json, write_json
-from advisor.tangent import Tangent, measure_linearity
+from advisor.tangent import BATCH, Tangent, measure_linearity
 from advisor.targets import LoraSettings, Selection
 
 DEFAULT_SAMPLES = 128
@@ -319,11 +320,23 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     tokens = sum(len(row.ids) for row in spool.rows)
     flops = 2.0 * tokens * (1 + spool.scalars) * sum(layer.in_features * layer.out_features for layer in spool.layers)
     how = f"Kronecker sketch, k = {settings.sketch_size}" if sketch else f"exact, {needed / 1e9:.2f} GB of disk"
+    spool = replace(spool, sketch_size=settings.sketch_size if sketch else None)
     session.note(
         f"Probe: {len(spool.rows)} rows, {tokens} tokens, {len(loaded.targets)} modules; one forward and "
-        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}."
+        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}, {_peak(spool, settings, loaded) / 1e9:.2f} GB of "
+        f"{'GPU ' if loaded.device.type == 'cuda' else ''}memory at the peak."
     )
-    return replace(spool, sketch_size=settings.sketch_size if sketch else None)
+    return spool
+
+
+def _peak(spool: Spool, settings: ProbeSettings, loaded: LoadedModel) -> float:
+    """Estimated peak memory of this process in bytes, with what it holds now."""
+    kept = measure_kept(loaded, spool)
+    more = peak_bytes(loaded, spool, kept)
+    if settings.linearity and not _uncopyable(loaded):
+        rows = min(LINEARITY_ROWS, len(spool.rows))
+        more = max(more, linearity_bytes(loaded, spool, kept, rows, min(rows, BATCH), LoraSettings().rank))
+    return used_now(loaded.device) + more
 
 
 def _estimate_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:

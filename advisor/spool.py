@@ -140,6 +140,15 @@ class Spool:
         # In the graph of a whole pass all weights would stay that were fetched from elsewhere.
         return capturing(loaded.model, [layer.name for layer in layers], loaded.blocks, self.recompute or loaded.offloaded)
 
+    def micro_batches(self, loaded: LoadedModel) -> list[tuple[int, int]]:
+        """Rows and padded tokens of each, if memory suffices."""
+        found, start, most = [], 0, self.micro_batch or len(self.rows)
+        while start < len(self.rows):
+            count = min(self._rows_by_tokens(start, loaded), most)
+            found.append((count, len(self.rows[start + count - 1].ids)))
+            start += count
+        return found
+
     def _rows_by_tokens(self, start: int, loaded: LoadedModel) -> int:
         limit = MICRO_BATCH_TOKENS.get(loaded.device.type, MICRO_BATCH_TOKENS["cpu"])
         count = 1
@@ -147,7 +156,8 @@ class Spool:
             count += 1
         return count
 
-    def _forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
+    def forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
+        """The differentiated outputs, f0, losses and labels of some rows."""
         capture.clear()
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
@@ -159,7 +169,7 @@ class Spool:
         self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row], session: Session
     ) -> None:
         """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""
-        first, second = (self._forward(loaded, capture, rows)[0].detach() for _ in range(2))
+        first, second = (self.forward(loaded, capture, rows)[0].detach() for _ in range(2))
         if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
             apart = float((first - second).abs().max())
             session.warn(f"The model is not deterministic: the same rows gave outputs {apart:.2g} apart.")
@@ -168,7 +178,7 @@ class Spool:
         self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]
     ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """The tensors of one file, and for each module whose x is another's, that other's name."""
-        values, f0, losses, labels = self._forward(loaded, capture, rows)
+        values, f0, losses, labels = self.forward(loaded, capture, rows)
         scalars = [values[:, p].sum() for p in range(self.outputs.count)]
         if not self.outputs.loss_gradient_is_scaled:
             scalars.append(losses.sum())
@@ -201,7 +211,7 @@ class Spool:
                 continue
             parts = gradients.pop(layer.name)
             g = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-            x, g = blocks.drop_idle_tokens(inputs[layer.name], g)
+            x, g = blocks.drop_idle_tokens(inputs.pop(layer.name), g)
             # Where attention and MLP run side by side (GPT-J, GPT-NeoX) one tensor is the gradient of both.
             tensors[f"g/{layer.name}"] = g.clone() if g.data_ptr() in written else g
             written.add(g.data_ptr())
@@ -295,7 +305,7 @@ class Spool:
         blocks_of = []
         with self._capturing(loaded, layers) as capture:
             for spool in (exact, self):
-                values = spool._forward(loaded, capture, rows)[0]
+                values = spool.forward(loaded, capture, rows)[0]
                 count = spool.outputs.count
                 passes = [capture.pairs(values[:, p].sum(), len(rows), p + 1 < count) for p in range(count)]
                 found = {}
