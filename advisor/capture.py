@@ -170,6 +170,11 @@ class Capture:
         kept = [call.x.untyped_storage() for calls in self._calls.values() for call in calls if call.x is not None]
         return {storage.data_ptr(): storage for storage in kept}
 
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of all inputs, and of all output gradients of one scalar, each module's its own."""
+        calls = [call for calls in self._calls.values() for call in calls]
+        return sum(c.x_like.nbytes for c in calls), sum(c.g_like.nbytes for c in calls)
+
     # --- checks --------------------------------------------------------------------------------------------------
 
     def first_not_finite(self) -> str | None:

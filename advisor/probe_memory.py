@@ -1,8 +1,9 @@
-"""How much memory a probe will need at its peak, from a few small forward passes; said before it starts."""
+"""How much memory a probe will need at its peak, from two small forward passes; said before it starts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -10,41 +11,46 @@ import torch
 
 from advisor import blocks
 from advisor.capture import capturing
-from advisor.cost import Growth, amount
 from advisor.encode import Row
 from advisor.models import LoadedModel
 from advisor.spool import Spool
 
-UNIT = 16  # tokens
-SHAPES = ((2, 1), (4, 1), (2, 2), (2, 3))  # rows and multiples of UNIT: as many as a Growth has numbers
-
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes alive after a forward pass: ``graph`` and captured inputs together, the inputs alone, of them."""
+    """What a forward pass leaves, in bytes: once, and for each padded token.
 
-    graph: Growth
-    inputs: Growth
+    Attributes:
+        graph: all that is kept for the backward pass, captured inputs among it.
+        inputs: the captured inputs, those that modules share once. own: the same, one for each module.
+        gradients: of all modules' outputs, for one scalar.
+    """
+
+    graph: tuple[float, float]
+    inputs: tuple[float, float]
+    own: tuple[float, float]
+    gradients: tuple[float, float]
 
 
 def measure_kept(loaded: LoadedModel, spool: Spool) -> Kept:
-    """By four forward passes of at most 96 tokens, the rows' own repeated or cut."""
-    unit = max(2, min(UNIT, loaded.max_length // 3))
-    shapes = [(rows, unit * multiple) for rows, multiple in SHAPES]
-    found = np.array([_alive(loaded, spool, b, t) for b, t in shapes])
-    design = np.array([[1, b, b * t, b * t * t] for b, t in shapes], dtype=np.float64)
-    fits = np.linalg.solve(design, found).T
-    graph, inputs = ((float(f[0]), float(f[1]), float(f[2]), float(f[3])) for f in fits)
-    return Kept(graph, inputs)
+    """By a pass of one row of middling length and one of two."""
+    middle = max(0, min(len(spool.rows) // 2, len(spool.rows) - 2))
+    one, two = spool.rows[middle : middle + 1], spool.rows[middle : middle + 2]
+    if len(two) == 1:  # there are no two rows
+        two = [*one, *one]
+    found = np.array([_alive(loaded, spool, rows) for rows in (one, two)], dtype=np.float64)
+    tokens = [_padded(len(rows), len(rows[-1].ids)) for rows in (one, two)]
+    per_token = (found[1] - found[0]) / (tokens[1] - tokens[0])
+    once = found[0] - per_token * tokens[0]
+    return Kept(*zip(once.tolist(), per_token.tolist(), strict=True))
 
 
-def _alive(loaded: LoadedModel, spool: Spool, batch: int, tokens: int) -> tuple[int, int]:
-    def cut(row: Row, length: int) -> Row:
-        ids = (row.ids * (length // len(row.ids) + 1))[:length]
-        types = None if row.types is None else (0,) * length
-        return replace(row, ids=ids, types=types, token_labels=ids if row.token_labels else ())
+def _padded(rows: int, longest: int) -> int:
+    return rows * max(1, longest)
 
-    rows = [cut(spool.rows[i % len(spool.rows)], tokens - (i == batch - 1)) for i in range(batch)]
+
+def _alive(loaded: LoadedModel, spool: Spool, rows: Sequence[Row]) -> tuple[int, int, int, int]:
+    """After a forward pass over ``rows``: the numbers of :class:`Kept`."""
     weights = {t.untyped_storage().data_ptr() for t in (*loaded.model.parameters(), *loaded.model.buffers())}
     held: dict[int, torch.UntypedStorage] = {}
 
@@ -59,11 +65,11 @@ def _alive(loaded: LoadedModel, spool: Spool, batch: int, tokens: int) -> tuple[
         capturing(loaded.model, [layer.name for layer in spool.layers]) as capture,
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        kept = spool.forward(loaded, capture, rows)
+        outputs = spool.forward(loaded, capture, rows)
         inputs = capture.held()
         total = sum(storage.nbytes() for storage in {**held, **inputs}.values())
-        del kept
-        return total, sum(storage.nbytes() for storage in inputs.values())
+        del outputs
+        return total, sum(storage.nbytes() for storage in inputs.values()), *capture.sizes()
 
 
 def peak_bytes(loaded: LoadedModel, spool: Spool, kept: Kept) -> float:
@@ -72,31 +78,28 @@ def peak_bytes(loaded: LoadedModel, spool: Spool, kept: Kept) -> float:
     While the backward pass goes on, what the graph keeps becomes less and the gradients more; those of further scalars
     come on top. A sketch keeps one module's at a time.
     """
-    item = loaded.dtype.itemsize
-    widest = max(layer.in_features + layer.out_features for layer in spool.layers)
-    outs = sum(layer.out_features for layer in spool.layers)
-    ins = sum(layer.in_features for layer in spool.layers)
+    item, layers = loaded.dtype.itemsize, spool.layers
     most = 0.0
-    for rows, tokens in spool.micro_batches(loaded):
-        graph, inputs = (amount(growth, rows, tokens) for growth in (kept.graph, kept.inputs))
-        if spool.recompute or loaded.offloaded:  # what one block keeps; of the others their inputs
-            graph = graph / max(1, len(loaded.blocks)) + inputs
-            inputs = 0.0
-        logits = 3 * 4 * rows * tokens * _logits(loaded)  # gradients and short-lived copies
+    for rows, longest in spool.micro_batches(loaded):
+        tokens = _padded(rows, longest)
+        graph, inputs, own, gradients = (once + each * tokens for once, each in _growths(kept))
+        if spool.recompute or loaded.offloaded:  # what one block keeps, and of the others at most their inputs
+            graph = min(graph, graph / max(1, len(loaded.blocks)) + inputs)
+        logits = 3 * 4 * tokens * _logits(loaded)  # gradients and short-lived copies
         if spool.sketch_size is None:
-            gradients = rows * tokens * outs * item * spool.scalars
+            gradients *= spool.scalars
             # A token that learns nothing is left out of x, which then is no longer shared.
-            own = rows * tokens * ins * item if loaded.task == "causal-lm" else inputs
-            passes = max(graph + gradients * (spool.scalars - 1) / spool.scalars + logits, own + gradients)
+            left = own if loaded.task == "causal-lm" else inputs
+            passes = max(graph + gradients * (spool.scalars - 1) / spool.scalars + logits, left + gradients)
         else:
-            features = rows * spool.scalars * len(spool.layers) * 4 * spool.sketch_size**2
-            passes = graph + features + logits + 4 * rows * tokens * widest
+            passes = graph + logits + 4 * rows * spool.scalars * len(layers) * spool.sketch_size**2
         most = max(most, passes)
     n, tokens = len(spool.rows), sum(len(row.ids) for row in spool.rows)
-    stored = 2 * 4 * n * n * len(spool.layers)
+    stored = 2 * 4 * n * n * len(layers)
     if spool.sketch_size is None:
-        one = max(layer.in_features + spool.scalars * layer.out_features for layer in spool.layers)
-        contraction = tokens * one * (item + (4 if item != 4 else 0)) + 4 * blocks.TILE_FLOATS + 4 * n * n
+        widest = max(layer.in_features + spool.scalars * layer.out_features for layer in layers)
+        tile = min(blocks.TILE_FLOATS, n * max(layer.in_features * layer.out_features for layer in layers))
+        contraction = tokens * widest * (item + (4 if item != 4 else 0)) + 4 * tile + 4 * n * n
     else:
         contraction = 2 * 4 * n * spool.scalars * spool.sketch_size**2
     return float(max(most, contraction + stored))
@@ -106,12 +109,15 @@ def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: int, ba
     """Bytes above what is used now while linearity is measured on ``rows`` rows: a float32 copy of the model, and three
     Jacobians in LoRA's B of all modules and the head."""
     directions = spool.outputs.count
-    longest = max(len(row.ids) for row in spool.rows)
+    tokens = _padded(batch, len(spool.rows[-1].ids))
     moved = sum(rank * t.out_features for t in loaded.targets)
     moved += sum(p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters())
-    outs = sum(layer.out_features for layer in spool.layers)
-    passes = amount(kept.graph, batch, longest) + batch * longest * outs * 4 * directions
-    return float(4 * loaded.parameters + passes + 3 * 4 * rows * directions * moved)
+    graph, _, _, gradients = (once + each * tokens for once, each in _growths(kept))
+    return float(4 * loaded.parameters + graph + gradients * directions + 3 * 4 * rows * directions * moved)
+
+
+def _growths(kept: Kept) -> tuple[tuple[float, float], ...]:
+    return kept.graph, kept.inputs, kept.own, kept.gradients
 
 
 def used_now(device: torch.device) -> int:

@@ -36,15 +36,17 @@ from advisor.workflow import prepare_for_probe
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 SAID = r"(?:exact, ([\d.]+) GB of disk|sketch.*?), ([\d.]+) GB of (?:GPU )?memory"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "MiniLM, 2 classes, 128 × 128, exact": {"model": "minilm", "data": "classes", "tokens": 128},
-    "MiniLM, 6 classes, 128 × 64, exact": {"model": "minilm", "data": "six", "tokens": 64},
-    "Llama 60 M, 32 × 256, exact": {"model": "llama", "layers": 6, "width": 768, "data": "text", "tokens": 256, "samples": 32},
-    "Llama 60 M, 32 × 256, sketch, recomputed": {
-        "model": "llama", "layers": 6, "width": 768, "data": "text", "tokens": 256, "samples": 32, "method": "kronecker",
-        "recompute": True,
+    "MiniLM, 2 classes, 128 × 64, exact": {"model": "minilm", "data": "classes", "tokens": 64},
+    "MiniLM, 6 classes, 64 × 32, exact": {"model": "minilm", "data": "six", "tokens": 32, "samples": 64},
+    "Llama, 4 × 512, 16 × 128, exact": {
+        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16,
     },
-    "Llama 220 M, 16 × 64, sketch, no linearity": {
-        "model": "llama", "layers": 8, "width": 1536, "data": "text", "tokens": 64, "samples": 16, "method": "kronecker",
+    "Llama, 4 × 512, 16 × 128, sketch, recomputed, no linearity": {
+        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16, "method": "kronecker",
+        "recompute": True, "linearity": False,
+    },
+    "Llama, 6 × 1024, 8 × 64, sketch, no linearity": {
+        "model": "llama", "layers": 6, "width": 1024, "data": "text", "tokens": 64, "samples": 8, "method": "kronecker",
         "linearity": False,
     },
 }  # fmt: skip
@@ -141,7 +143,7 @@ def main() -> None:
                 path = demo_model_folder()
             found = in_a_process(measure, {**configuration, "path": str(path)}, folder)
             report["configurations"][name] = found
-            print(f"{name:45s} peak {found['peak_bytes'] / 1e9:.2f} GB, said {found['estimated_bytes'] / 1e9:.2f} "
+            print(f"{name:60s} peak {found['peak_bytes'] / 1e9:.2f} GB, said {found['estimated_bytes'] / 1e9:.2f} "
                   f"({found['estimated_bytes'] / found['peak_bytes'] - 1:+.0%})", flush=True)  # fmt: skip
     RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -31,14 +31,14 @@ RESULTS = HERE / "results" / "scaling.json"
 PAGE = HERE.parent / "docs" / "scaling.md"
 PLOT = HERE.parent / "docs" / "scaling.svg"
 VOCABULARY = 1024  # so that the output layer does not hide the blocks of small models
-BASE = {"layers": 4, "width": 512, "rows": 16, "tokens": 64}
+BASE = {"layers": 4, "width": 256, "rows": 16, "tokens": 64}
 SWEEPS: dict[str, tuple[int, ...]] = {
     "layers": (2, 4, 8),
-    "width": (256, 512, 1024, 2048),
+    "width": (128, 256, 512, 1024),
     "rows": (8, 16, 32),
-    "tokens": (32, 64, 128, 256),
+    "tokens": (32, 64, 128),
 }
-LARGEST = {"layers": 8, "width": 2048, "rows": 16, "tokens": 64}
+LARGEST = {"layers": 8, "width": 1024, "rows": 16, "tokens": 64}
 SHAPES = {  # the usual ones: layers, width, inner width, key and value width, vocabulary
     "7B": (32, 4096, 11008, 4096, 32000),
     "70B": (80, 8192, 28672, 1024, 32000),
