@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -168,7 +169,7 @@ def load_model(
     torch_dtype = pick_dtype(dtype, torch_device)
     placed, scratch = {}, None
     if quantised or device in ("auto", DISK):
-        empty = meta_model(name, task, num_labels=num_labels, trust_remote_code=trust_remote_code)
+        empty = _empty(name, config, task, trust_remote_code)
         head = find_head(empty) if task != "causal-lm" else ()
         options["quantization_config"] = quantisation(quantised, torch_dtype, head)
         itemsize = QUANTISED[quantised] / 8 if quantised else torch_dtype.itemsize
@@ -247,9 +248,15 @@ def meta_model(
     config = _load_config(name, {"trust_remote_code": trust_remote_code})
     if task != "causal-lm" and num_labels is not None:
         config.num_labels = num_labels
+    return _empty(name, config, task, trust_remote_code)
+
+
+def _empty(name: str, config: Any, task: str, trust_remote_code: bool) -> nn.Module:
     try:
         with torch.device("meta"), _quiet():
-            model: nn.Module = getattr(transformers, AUTO_CLASSES[task]).from_config(config)
+            model: nn.Module = getattr(transformers, AUTO_CLASSES[task]).from_config(
+                copy.deepcopy(config), trust_remote_code=trust_remote_code
+            )
     except (ValueError, TypeError) as error:
         raise BadInput(f"{name}: it has no {task} model: {_first_line(error)}", "Check the task.") from error
     return model

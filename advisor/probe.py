@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from advisor import __version__, blocks
+from advisor.capture import lacks_memory
 from advisor.data import sample_rows
 from advisor.encode import Row, encode
 from advisor.errors import BadInput, OutOfMemory
@@ -323,20 +324,27 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     spool = replace(spool, sketch_size=settings.sketch_size if sketch else None)
     session.note(
         f"Probe: {len(spool.rows)} rows, {tokens} tokens, {len(loaded.targets)} modules; one forward and "
-        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}, {_peak(spool, settings, loaded) / 1e9:.2f} GB of "
-        f"{'GPU ' if loaded.device.type == 'cuda' else ''}memory at the peak."
+        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}; {_peak(spool, settings, loaded)}."
     )
     return spool
 
 
-def _peak(spool: Spool, settings: ProbeSettings, loaded: LoadedModel) -> float:
-    """Estimated peak memory of this process in bytes, with what it holds now."""
-    kept = measure_kept(loaded, spool)
+def _peak(spool: Spool, settings: ProbeSettings, loaded: LoadedModel) -> str:
+    """In words, the estimated peak memory of this process, with what it holds now."""
+    try:
+        kept = measure_kept(loaded, spool)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        return "more memory than there is for two rows"
     more = peak_bytes(loaded, spool, kept)
     if settings.linearity and not _uncopyable(loaded):
         rows = min(LINEARITY_ROWS, len(spool.rows))
         more = max(more, linearity_bytes(loaded, spool, kept, rows, min(rows, BATCH), LoraSettings().rank))
-    return used_now(loaded.device) + more
+    return (
+        f"about {(used_now(loaded.device) + more) / 1e9:.2f} GB of {'GPU ' if loaded.device.type == 'cuda' else ''}memory "
+        "at the peak"
+    )
 
 
 def _estimate_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:

@@ -10,10 +10,11 @@ import psutil
 import torch
 
 from advisor import blocks
-from advisor.capture import capturing
 from advisor.encode import Row
 from advisor.models import LoadedModel
 from advisor.spool import Spool
+
+RECOMPUTED_BLOCK = 2.0  # what a block keeps while it runs again, as a multiple of its modules' x and g: a guess
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Kept:
     """What a forward pass leaves, in bytes: once, and for each padded token.
 
     Attributes:
-        graph: all that is kept for the backward pass, captured inputs among it.
+        graph: all that is kept for the backward pass, captured inputs among it; only outside the blocks if these are
+            recomputed.
         inputs: the captured inputs, those that modules share once. own: the same, one for each module.
         gradients: of all modules' outputs, for one scalar.
     """
@@ -62,7 +64,7 @@ def _alive(loaded: LoadedModel, spool: Spool, rows: Sequence[Row]) -> tuple[int,
         return tensor.detach()
 
     with (
-        capturing(loaded.model, [layer.name for layer in spool.layers]) as capture,
+        spool.capturing(loaded, spool.layers) as capture,
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
         outputs = spool.forward(loaded, capture, rows)
@@ -83,8 +85,10 @@ def peak_bytes(loaded: LoadedModel, spool: Spool, kept: Kept) -> float:
     for rows, longest in spool.micro_batches(loaded):
         tokens = _padded(rows, longest)
         graph, inputs, own, gradients = (once + each * tokens for once, each in _growths(kept))
-        if spool.recompute or loaded.offloaded:  # what one block keeps, and of the others at most their inputs
-            graph = min(graph, graph / max(1, len(loaded.blocks)) + inputs)
+        if spool.recompute or loaded.offloaded:  # then the graph is what lies outside the blocks
+            count = max(1, len(loaded.blocks))
+            graph += own / len(layers) * count + RECOMPUTED_BLOCK * (own + gradients) / count
+            graph += _weights_of_a_block(loaded) if loaded.offloaded else 0
         logits = 3 * 4 * tokens * _logits(loaded)  # gradients and short-lived copies
         if spool.sketch_size is None:
             gradients *= spool.scalars
@@ -114,6 +118,11 @@ def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: int, ba
     moved += sum(p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters())
     graph, _, _, gradients = (once + each * tokens for once, each in _growths(kept))
     return float(4 * loaded.parameters + graph + gradients * directions + 3 * 4 * rows * directions * moved)
+
+
+def _weights_of_a_block(loaded: LoadedModel) -> float:
+    """Bytes of what is fetched at once, at most."""
+    return loaded.dtype.itemsize * loaded.parameters / max(1, len(loaded.blocks))
 
 
 def _growths(kept: Kept) -> tuple[tuple[float, float], ...]:

@@ -111,7 +111,7 @@ class Spool:
         start = _stop(files[-1]) if files else 0
         most = self.micro_batch or len(self.rows)
         stage = Stage(session, "Forward and backward passes (rows)", len(self.rows), start)
-        with self._capturing(loaded, self.layers) as capture:
+        with self.capturing(loaded, self.layers) as capture:
             while start < len(self.rows):
                 session.check()
                 batch = self.rows[start : start + min(self._rows_by_tokens(start, loaded), most)]
@@ -136,7 +136,8 @@ class Spool:
                 stage.advance(units=len(batch))
                 start = stop
 
-    def _capturing(self, loaded: LoadedModel, layers: Sequence[Layer]) -> AbstractContextManager[Capture]:
+    def capturing(self, loaded: LoadedModel, layers: Sequence[Layer]) -> AbstractContextManager[Capture]:
+        """Hooks for some layers; blocks are recomputed if asked for, and where weights are fetched."""
         # In the graph of a whole pass all weights would stay that were fetched from elsewhere.
         return capturing(loaded.model, [layer.name for layer in layers], loaded.blocks, self.recompute or loaded.offloaded)
 
@@ -303,7 +304,7 @@ class Spool:
         rows = self.rows[: min(ESTIMATE_ROWS, fitted)]
         exact = replace(self, outputs=exact_outputs(self.outputs))
         blocks_of = []
-        with self._capturing(loaded, layers) as capture:
+        with self.capturing(loaded, layers) as capture:
             for spool in (exact, self):
                 values = spool.forward(loaded, capture, rows)[0]
                 count = spool.outputs.count

@@ -34,7 +34,7 @@ from advisor.probe import ProbeSettings, run_probe
 from advisor.workflow import prepare_for_probe
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
-SAID = r"(?:exact, ([\d.]+) GB of disk|sketch.*?), ([\d.]+) GB of (?:GPU )?memory"
+SAID = r"(?:exact, ([\d.]+) GB of disk|sketch.*?); about ([\d.]+) GB of (?:GPU )?memory"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "MiniLM, 2 classes, 128 × 64, exact": {"model": "minilm", "data": "classes", "tokens": 64},
     "MiniLM, 6 classes, 64 × 32, exact": {"model": "minilm", "data": "six", "tokens": 32, "samples": 64},
