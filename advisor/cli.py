@@ -152,6 +152,8 @@ def recommend(
     in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data, and recommend target modules under --budget."""
+    if in_tui and (load_in_4bit or load_in_8bit or recompute):
+        raise BadInput("--load-in-4bit, --load-in-8bit and --recompute do not go with --tui.", "Leave out --tui.")
     if in_tui and _has_terminal():
         _run_tui(dict(locals()), start=True)
         return
