@@ -93,12 +93,15 @@ def exact_block(pieces: Sequence[Piece], method: str) -> torch.Tensor:
 
 
 def sketch_projections(a: int, b: int, k: int, seed: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Independent Gaussian maps [a, k] and [b, k] with entry variance 1/k: inner products are kept in expectation."""
-    generator = torch.Generator().manual_seed(seed)
+    """Independent Gaussian maps [a, k] and [b, k] with entry variance 1/k: inner products are kept in expectation.
+
+    The same seed gives the same maps on one kind of device, others on another.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
     scale = k**-0.5
-    project_x = torch.randn(a, k, generator=generator) * scale
-    project_g = torch.randn(b, k, generator=generator) * scale
-    return project_x.to(device), project_g.to(device)
+    project_x = torch.randn(a, k, generator=generator, device=device) * scale
+    project_g = torch.randn(b, k, generator=generator, device=device) * scale
+    return project_x, project_g
 
 
 def sketch_features(

@@ -16,6 +16,7 @@ from advisor.choices import PREDICTED
 from advisor.errors import BudgetTooSmall
 from advisor.events import Session, Stage
 from advisor.peer_picks import module_picks
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.scoring import Candidate, Scorer
 from advisor.search import Mask, Surrogate, fill_budget
 from advisor.selections import all_linear, distinct, recipes, structured_random
@@ -142,8 +143,8 @@ def _refilled(mask: Mask, order: NDArray[np.intp], sizes: NDArray[np.int64], cei
 
 
 def _contrast(scorer: Scorer) -> NDArray[np.float64]:
-    """Targets for alignment: Y, or for a causal LM the residual z, as its Y is constant."""
-    return scorer.probe.z if scorer.probe.task == "causal-lm" else scorer.probe.y
+    """Targets for alignment: Y, or for a language model the residual z, as its Y is constant."""
+    return scorer.probe.z if scorer.probe.task in LANGUAGE_TASKS else scorer.probe.y
 
 
 def _named(selection: Selection, index: int, settings: LoraSettings) -> Candidate:

@@ -87,7 +87,22 @@ Workers = Annotated[int, _option(CONFIRM, "Parallel processes of one thread.", "
 Samples = Annotated[int | None, _option(PROBE, "Probe examples; default max(128, 4 × classes).", "--samples")]
 Head = Annotated[str, _option(PROBE, "Head the kernels see: probed or fresh.", "--head")]
 Method = Annotated[str, _option(PROBE, "auto, materialise, token-gram or kronecker (a sketch).", "--method")]
-Device = Annotated[str, _option(PROBE, "auto, cpu or cuda.", "--device")]
+Device = Annotated[
+    str,
+    _option(
+        PROBE, "auto (CUDA if there is one; what does not fit goes to other GPUs, memory, disk), cpu, cuda, or disk (blocks are "
+        "read from there one after the other).", "--device",
+    ),
+]  # fmt: skip
+In4bit = Annotated[bool, _option(PROBE, "Quantise the weights to 4 bits (bitsandbytes NF4, as QLoRA).", "--load-in-4bit")]
+In8bit = Annotated[bool, _option(PROBE, "Quantise the weights to 8 bits (bitsandbytes).", "--load-in-8bit")]
+Recompute = Annotated[
+    bool,
+    _option(
+        PROBE, "Compute activations again in the backward pass instead of keeping them: less memory, one more forward pass, "
+        "the same result. Without it, done once one row does not fit.", "--recompute",
+    ),
+]  # fmt: skip
 Dtype = Annotated[str, _option(PROBE, "auto, float32, bfloat16 or float16.", "--dtype")]
 Revision = Annotated[str | None, _option(PROBE, "Revision of a hub model.", "--revision")]
 TrustRemoteCode = Annotated[bool, _option(PROBE, "Run code that comes with the model.", "--trust-remote-code")]
@@ -130,12 +145,15 @@ def recommend(
     ] = None,
     workers: Workers = 1,
     samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
-    dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
+    dtype: Dtype = "auto", load_in_4bit: In4bit = False, load_in_8bit: In8bit = False, recompute: Recompute = False,
+    revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
     kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, formats: Formats = "peft",
     as_json: Json = False,
     in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data, and recommend target modules under --budget."""
+    if in_tui and (load_in_4bit or load_in_8bit or recompute):
+        raise BadInput("--load-in-4bit, --load-in-8bit and --recompute do not go with --tui.", "Leave out --tui.")
     if in_tui and _has_terminal():
         _run_tui(dict(locals()), start=True)
         return
@@ -156,11 +174,11 @@ def recommend(
             model, data = workflow.demo_inputs()
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
         source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                         revision, trust_remote_code, seed)  # fmt: skip
+                         revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
         settings = _lora(AUTO_BASE if rank == AUTO else _rank(rank), alpha, rslora)
         prepared = workflow.prepare_for_probe(source, session, samples)
         recipe = _recipe(prepared.loaded.task, train_rows, epochs, lr, batch_size, session)
-        how = _probe_settings(samples, head, method, seed)
+        how = _probe_settings(samples, head, method, seed, recompute)
         probe = workflow.probe_cached(prepared, how, session)
         own = workflow.read_baseline(baseline, probe, trust_remote_code) if baseline else None
         folder = out or Path("recommendation")
@@ -185,8 +203,8 @@ def probe(
     data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
     label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
     samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
-    dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
-    seed: Seed = 0, out: Out = None, as_json: Json = False,
+    dtype: Dtype = "auto", load_in_4bit: In4bit = False, load_in_8bit: In8bit = False, recompute: Recompute = False,
+    revision: Revision = None, trust_remote_code: TrustRemoteCode = False, seed: Seed = 0, out: Out = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data into the folder --out; an interrupted probe resumes."""
     from advisor import workflow
@@ -197,9 +215,9 @@ def probe(
         raise BadInput("--out is missing.", "Name a folder for the probe.")
     with console_session() as session:
         source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                         revision, trust_remote_code, seed)  # fmt: skip
+                         revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
         prepared = workflow.prepare_for_probe(source, session, samples)
-        result = run_probe(prepared, _probe_settings(samples, head, method, seed), out, session)
+        result = run_probe(prepared, _probe_settings(samples, head, method, seed, recompute), out, session)
     summary = workflow.probe_summary(result, out)
     if as_json:
         _print_json(summary)
@@ -405,8 +423,8 @@ def calibrate(
     rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
     train_rows: TrainRows = 512, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
     pull: Pull = None, pull_always: PullAlways = False,
-    device: Device = "auto", dtype: Dtype = "auto", revision: Revision = None,
-    trust_remote_code: TrustRemoteCode = False, seed: Seed = 0, out: Out = None, as_json: Json = False,
+    device: Device = "auto", dtype: Dtype = "auto", load_in_4bit: In4bit = False, load_in_8bit: In8bit = False,
+    revision: Revision = None, trust_remote_code: TrustRemoteCode = False, seed: Seed = 0, out: Out = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Real LoRA fine-tunes over many selections; their results become rows for your own predictions. Resumable."""
     from dataclasses import replace
@@ -421,7 +439,7 @@ def calibrate(
         raise BadInput("--pull-always needs --pull.", "Add --pull LAMBDA.")
     with console_session() as session:
         source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                         revision, trust_remote_code, seed)  # fmt: skip
+                         revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
         rows_file, count = workflow.calibrate_folder(
             source, _lora(rank, alpha, rslora),
             lambda found: replace(
@@ -456,16 +474,20 @@ def _run_tui(options: dict[str, Any], **how: Any) -> None:
 def _source(
     model: str | None, data: str | None, eval_data: str | None, task: str, text_column: list[str] | None,
     label_column: str | None, metric: str | None, max_length: int | None, device: str, dtype: str,
-    revision: str | None, trust_remote_code: bool, seed: int,
+    revision: str | None, trust_remote_code: bool, seed: int, load_in_4bit: bool, load_in_8bit: bool,
 ) -> Source:  # fmt: skip
     from advisor.prepare import Source
+
+    if load_in_4bit and load_in_8bit:
+        raise BadInput("--load-in-4bit and --load-in-8bit: weights can only have one size.", "Leave one out.")
 
     if model is None:
         raise BadInput("MODEL is missing.", "Name a model folder or hub id, or use --demo.")
     if data is None:
         raise BadInput("--data is missing.", "Name a CSV, TSV or JSONL file, a folder, or a hub id.")
     return Source(model, data, eval_data, task, tuple(text_column or ()), label_column, metric, max_length, device,
-                  dtype, revision, trust_remote_code, seed)  # fmt: skip
+                  dtype, revision, trust_remote_code, seed,
+                  "4bit" if load_in_4bit else "8bit" if load_in_8bit else None)  # fmt: skip
 
 
 def _lora(rank: int, alpha: float, rslora: bool) -> LoraSettings:
@@ -492,10 +514,10 @@ def _recipe(
     return recipe
 
 
-def _probe_settings(samples: int | None, head: str, method: str, seed: int) -> Any:
+def _probe_settings(samples: int | None, head: str, method: str, seed: int, recompute: bool) -> Any:
     from advisor.probe import ProbeSettings
 
-    return ProbeSettings(samples=samples, head=head, method=method, seed=seed)
+    return ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
 
 
 def _scorer(

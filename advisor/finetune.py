@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from advisor.encode import IGNORED, Row, collate, length_bucketed
-from advisor.errors import NotFinite
+from advisor.errors import BadInput, NotFinite
 from advisor.events import Session
 from advisor.export.peft import lora_arguments
 from advisor.models import LoadedModel
@@ -86,10 +86,15 @@ def finetune(
     compute from run to run of the same model and rows; by default it is kept for this run alone.
 
     Raises:
+        BadInput: the model's weights are not all in memory.
         NotFinite: the loss became NaN or infinite.
         Interrupted: the session was cancelled.
     """
     session = session or Session()
+    if loaded.offloaded:
+        raise BadInput(
+            f"{loaded.name}: its weights are not all in memory, which real runs need.", "Use --load-in-4bit or a larger device."
+        )
     start = time.monotonic()
     torch.manual_seed(seed)
     model = _adapted_copy(loaded, selection, settings, ranks, alphas)
@@ -245,13 +250,8 @@ def _logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor
 
 
 @torch.no_grad()
-<<<<<<< HEAD
 def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float, float]:  # type: ignore[no-untyped-def]
-    """Validation loss (pooled over target tokens for a causal LM) and metric."""
-=======
-def _evaluate(model, loaded, rows, metric, batch_of, states) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     """Validation loss (pooled over target tokens for a language model) and metric."""
->>>>>>> seq2seq
     model.eval()
     loss_sum, count = 0.0, 0
     predicted, actual = [], []

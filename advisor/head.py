@@ -90,7 +90,7 @@ def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
             x = captured[0]
             if x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
                 solid: torch.Tensor = batch["input_ids"] != model.config.pad_token_id
-                last = (solid * torch.arange(solid.shape[1], device=x.device)).argmax(1)
+                last = (solid * torch.arange(solid.shape[1], device=solid.device)).argmax(1).to(x.device)
                 x = x[torch.arange(len(x), device=x.device), last]
             for i, row in zip(indices, x.float().cpu().numpy().astype(np.float64), strict=True):
                 features[i] = row

@@ -14,6 +14,7 @@ from advisor.cost import Growth, TrainingFootprint
 from advisor.encode import Row, collate
 from advisor.finetune import _loss, bf16_autocast
 from advisor.models import LoadedModel, input_embeddings
+from advisor.placement import tensor_bytes
 from advisor.recipe import LANGUAGE_TASKS
 
 TOKENS = 16  # the passes have 1, 2 and 3 times as many
@@ -67,7 +68,7 @@ def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootpr
     }
     output = model.get_output_embeddings() if loaded.task in LANGUAGE_TASKS else None
     return TrainingFootprint(
-        weight_bytes=sum(t.numel() * t.element_size() for t in _tensors(model)),
+        weight_bytes=sum(tensor_bytes(t) for t in _tensors(model)),
         weight_itemsize=loaded.dtype.itemsize,
         autocast=bf16_autocast(loaded.device),
         targets=tuple(names[i] for i in order),
@@ -193,7 +194,8 @@ class _Recorder:
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             address = storage.data_ptr()
-            if address not in weights and address not in kept:
+            fetched = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)  # only while it is used
+            if not fetched and address not in weights and address not in kept:
                 kept[address] = storage, self._current
                 if self._current is not None:
                     counts[self._current] += storage.nbytes()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,19 @@ from transformers.pytorch_utils import Conv1D
 from advisor.errors import BadInput
 from advisor.hub import hub_hint
 from advisor.images import blank_image, image_batch
+from advisor.placement import (
+    DISK,
+    QUANTISED,
+    device_map,
+    device_of,
+    fetched,
+    is_offloaded,
+    offload_folder,
+    pick_device,
+    pick_dtype,
+    quantisation,
+    quantised_as,
+)
 from advisor.profiles import load_profiles
 from advisor.recipe import LANGUAGE_TASKS
 from advisor.targets import Target, block_of
@@ -73,15 +88,17 @@ class LoadedModel:
     head_is_fitted: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    scratch: Any = None  # a temporary folder of weights, which lives as long as this
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        """Where inputs are put."""
+        return device_of(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(self.model.parameters()).dtype
+        """Of the weights that are not quantised, and of what passes between modules."""
+        dtype: torch.dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         return dtype
 
     @property
@@ -103,6 +120,26 @@ class LoadedModel:
         finally:
             handle.remove()
         return seen[-1]
+
+    @property
+    def offloaded(self) -> bool:
+        """Weights are fetched from memory or disk when they are used."""
+        return is_offloaded(self.model)
+
+    @property
+    def quantised(self) -> str | None:
+        """``4bit``, ``8bit``, or None."""
+        return quantised_as(self.model)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has, however they are stored."""
+        return int(self.model.num_parameters())
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The repeated blocks that hold the targets, in model order."""
+        return block_names(self.targets)
 
     @property
     def max_length(self) -> int:
@@ -132,14 +169,17 @@ def load_model(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantised: str | None = None,
     seed: int = 0,
 ) -> LoadedModel:
     """Load ``name`` (a local folder or a hub id) with the right head for ``task``.
 
     Args:
         num_labels: classes (1 for regression; unused for a language model).
-        device: ``auto`` takes CUDA when there is one.
+        device: ``auto`` takes CUDA when there is one, and spreads what does not fit over other GPUs, memory and disk;
+            ``disk`` leaves all blocks there.
         dtype: ``auto`` is bfloat16 on CUDA and float32 on CPU.
+        quantised: ``4bit`` or ``8bit``, by bitsandbytes.
         seed: draws the weights of a new head.
 
     Raises:
@@ -162,10 +202,21 @@ def load_model(
         _check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
         config.problem_type = "regression" if task == "regression" else "single_label_classification"
-    torch_device = _pick_device(device)
-    torch_dtype = _pick_dtype(dtype, torch_device)
     image_processor = _load_image_processor(name, options) if of_images else None
     tokenizer = None if of_images else _load_tokenizer(name, options)
+    config.use_cache = False  # of keys and values, for generating text
+    torch_device = pick_device(device)
+    torch_dtype = pick_dtype(dtype, torch_device)
+    placed, scratch = {}, None
+    if quantised or device in ("auto", DISK):
+        empty = _empty(name, config, task, trust_remote_code)
+        head = find_head(empty) if task not in LANGUAGE_TASKS else ()
+        options["quantization_config"] = quantisation(quantised, torch_dtype, head)
+        itemsize = QUANTISED[quantised] / 8 if quantised else torch_dtype.itemsize
+        blocks = block_names(find_targets(empty, head))
+        placed = device_map(device, torch_device, empty, blocks, itemsize, bool(quantised))
+        scratch = offload_folder(placed)
+        options |= placed | ({"offload_folder": scratch.name} if scratch else {})
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -178,9 +229,14 @@ def load_model(
                 f"Needed: a folder with config.json, *.safetensors and {'image processor' if of_images else 'tokenizer'} files, "
                 "or a hub id." if Path(name).exists() else hub_hint(error),
             ) from error
-    model.requires_grad_(False)
-    model.to(torch_device).eval()
-    notes = [f"{type(model).__name__}, {torch_dtype}, on {torch_device}".replace("torch.", ""), *experts_left_out(model)]
+    model.requires_grad_(False).eval()
+    if not placed:
+        model.to(torch_device)
+    where = _places(model) if placed else f"on {torch_device}"
+    notes = [
+        f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
+        *experts_left_out(model),
+    ]
     if tokenizer is not None:
         notes += _settle_padding(name, tokenizer, model.config)
     head = find_head(model) if task not in LANGUAGE_TASKS else ()
@@ -208,6 +264,7 @@ def load_model(
         image_processor=image_processor,
         notes=tuple(notes),
         warnings=tuple(warnings),
+        scratch=scratch,
     )
 
 
@@ -257,12 +314,32 @@ def meta_model(
     config = _load_config(name, {"trust_remote_code": trust_remote_code})
     if task not in LANGUAGE_TASKS and num_labels is not None:
         config.num_labels = num_labels
+    return _empty(name, config, task, trust_remote_code)
+
+
+def _empty(name: str, config: Any, task: str, trust_remote_code: bool) -> nn.Module:
     try:
         with torch.device("meta"), _quiet():
-            model: nn.Module = _auto_class(config, task).from_config(config)
+            model: nn.Module = _auto_class(config, task).from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{name}: it has no {task} model: {_first_line(error)}", "Check the task.") from error
     return model
+
+
+def block_names(targets: Sequence[Target]) -> tuple[str, ...]:
+    """The modules that hold each layer's targets, such as ``model.layers.0``."""
+    inside = [t for t in targets if t.layer is not None]
+    return tuple(dict.fromkeys(f"{t.name.split(f'.{t.layer}.', 1)[0]}.{t.layer}" for t in inside))
+
+
+def _places(model: Any) -> str:
+    """In words, where accelerate put the weights."""
+    shares: dict[str, int] = {}
+    for part, place in model.hf_device_map.items():
+        size = sum(p.numel() for p in (model.get_submodule(part) if part else model).parameters())
+        shares[str(place)] = shares.get(str(place), 0) + size
+    total = sum(shares.values())
+    return "weights on " + ", ".join(f"{place} ({size / total:.0%})" for place, size in shares.items())
 
 
 def find_head(model: nn.Module) -> tuple[str, ...]:
@@ -337,11 +414,16 @@ def family_profile(model_type: str) -> dict[str, Any] | None:
 def weight_fingerprint(model: nn.Module, leave_out: tuple[str, ...] = ()) -> str:
     """SHA-256 over every parameter's name, shape and up to 4,096 evenly spaced values."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if leave_out and name.startswith(leave_out):
+    # Tied weights are one parameter, but two where they are fetched.
+    tied = getattr(model, "all_tied_weights_keys", {}) if is_offloaded(model) else {}
+    for name, _ in model.named_parameters():
+        if name in tied or (leave_out and name.startswith(leave_out)):
             continue
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 4096)].to("cpu", torch.float32).contiguous()
+        owner, _, own = name.rpartition(".")
+        with fetched(model.get_submodule(owner)) as module:
+            parameter = getattr(module, own)
+            flat = parameter.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 4096)].to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
@@ -455,28 +537,6 @@ def _check_trained_head(config: Any, name: str, num_labels: int) -> None:
         )
 
 
-def _pick_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-        torch.zeros(1, device=picked).item()
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
-        raise BadInput(
-            f"--device {device}: torch cannot use it here: {_first_line(error)}", "Use auto, cpu or cuda."
-        ) from error
-    return picked
-
-
-def _pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-    if dtype not in names:
-        raise BadInput(f"--dtype {dtype}: unknown.", "Use auto, " + ", ".join(names) + ".")
-    return names[dtype]
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
@@ -487,11 +547,14 @@ def _quiet() -> Iterator[None]:
     """Silence transformers' load report and progress bars: the advisor says what matters itself."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    dispatch = getLogger("accelerate.big_modeling")  # says where weights went
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    dispatch.setLevel("ERROR")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        dispatch.setLevel("NOTSET")
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

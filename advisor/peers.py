@@ -20,6 +20,7 @@ from advisor.encode import IGNORED, Row, collate
 from advisor.errors import OutOfMemory
 from advisor.events import Session, Stage
 from advisor.models import LoadedModel
+from advisor.placement import fetched, plain_weight
 from advisor.targets import Target
 
 MAX_DIMENSION = 16_384  # KappaTune's own limit
@@ -43,9 +44,12 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
     stage = Stage(session, "Peers' scores (modules)", 2 * len(targets))
     spectrum: list[float | None] = []
     kappas: list[float | None] = []
+    norms: list[float] = []
     for target in targets:
         session.check()
-        values = _singular_values(_weight(loaded, target))
+        weight = plain_weight(loaded.model.get_submodule(target.name))
+        norms.append(math.nan if weight is None else float(weight.norm()))
+        values = _singular_values(weight)
         spectrum.append(None if values is None else _finite(spectrum_score(values, target.in_features, target.out_features)))
         kappas.append(None if values is None else _finite(condition_number(values)))
         stage.advance()
@@ -58,7 +62,7 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[Row], session: Session) ->
     kept = sum(sum(row) for row in keep)
     try:
         for turn in _turns(targets, kept):
-            found = _pass(loaded, [targets[i] for i in turn], rows, keep, session)
+            found = _pass(loaded, {targets[i]: norms[i] for i in turn}, rows, keep, session)
             known: dict[bytes, list[float] | None] = {}  # projections of one layer share their input
             for i in turn:
                 inputs = found[targets[i].name]
@@ -131,14 +135,6 @@ def norm_ratios(x: torch.Tensor, features: torch.Tensor, weight_norm: float) -> 
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
-def _weight(loaded: LoadedModel, target: Target) -> torch.Tensor | None:
-    """The weight [b, a] or [a, b], None where it is quantised or elsewhere."""
-    weight: torch.Tensor = loaded.model.get_submodule(target.name).weight.detach()
-    shapes = {(target.out_features, target.in_features), (target.in_features, target.out_features)}
-    plain = weight.is_floating_point() and not weight.is_meta and tuple(weight.shape) in shapes
-    return weight.float() if plain else None
-
-
 def _singular_values(weight: torch.Tensor | None) -> torch.Tensor | None:
     """Descending, O(a·b·min(a, b)); None where that is too much or fails."""
     if weight is None or max(weight.shape) > MAX_DIMENSION:
@@ -207,10 +203,10 @@ def _turns(targets: Sequence[Target], tokens: int) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def _pass(
-    loaded: LoadedModel, targets: Sequence[Target], rows: Sequence[Row], keep: Sequence[Sequence[bool]], session: Session
+    loaded: LoadedModel, targets: Mapping[Target, float], rows: Sequence[Row], keep: Sequence[Sequence[bool]], session: Session
 ) -> dict[str, _Inputs]:
-    """One forward pass over the rows with ``targets`` hooked; of a source and its target one row at a time, as some modules
-    see the one and some the other.
+    """One forward pass over the rows with ``targets`` hooked, whose weights have these norms; of a source and its target one
+    row at a time, as some modules see the one and some the other.
 
     Raises:
         OutOfMemory: not even one row fits.
@@ -240,7 +236,7 @@ def _pass(
 
 @contextmanager
 def _hooked(
-    model: nn.Module, targets: Sequence[Target], real: torch.Tensor, kept: torch.Tensor
+    model: nn.Module, targets: Mapping[Target, float], real: torch.Tensor, kept: torch.Tensor
 ) -> Iterator[Mapping[str, _Inputs]]:
     """Collects what each target sees in one forward pass; ``real`` and ``kept`` [examples, tokens] say which tokens are no
     padding, and which of them EVA looks at. A module that sees other tokens than these, as an expert does, counts them all; of
@@ -251,12 +247,15 @@ def _hooked(
     def hook(target: Target) -> Any:
         def record(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             x = inputs[0].reshape(-1, target.in_features).float()
-            features = (output if module.bias is None else output - module.bias).reshape(-1, target.out_features).float()
+            if module.bias is not None:
+                with fetched(module):
+                    output = output - module.bias
+            features = output.reshape(-1, target.out_features).float()
             seen_of = len(x) if len(real) == 1 else None
             used, wanted = real[:, :seen_of].flatten().to(x.device), kept[:, :seen_of].flatten().to(x.device)
             if len(x) != len(used):
                 used = wanted = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            ratios = norm_ratios(x[used], features[used], float(module.weight.float().norm()))
+            ratios = norm_ratios(x[used], features[used], targets[target])
             seen[target.name].add(_Inputs(float(ratios.double().sum()), len(ratios), [x[wanted]]))
 
         return record

@@ -19,7 +19,7 @@ from advisor.tables import has_evaluation
 class Source:
     """What the user pointed at: plain values, so that it travels to worker processes.
 
-    ``seed`` draws the evaluation split, row samples and a new head's weights.
+    ``seed`` draws the evaluation split, row samples and a new head's weights; ``quantised`` is ``4bit`` or ``8bit``.
     """
 
     model: str
@@ -35,6 +35,7 @@ class Source:
     revision: str | None = None
     trust_remote_code: bool = False
     seed: int = 0
+    quantised: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -132,6 +133,7 @@ def prepare(
         dtype=source.dtype,
         revision=source.revision,
         trust_remote_code=source.trust_remote_code,
+        quantised=source.quantised,
         seed=source.seed,
     )
     for text in loaded.notes:

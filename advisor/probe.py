@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from advisor import __version__, blocks
+from advisor.capture import lacks_memory
 from advisor.data import sample_rows
 from advisor.encode import Row, encode
 from advisor.errors import BadInput, OutOfMemory
@@ -35,10 +36,11 @@ from advisor.probe_folder import (
     save_probe,
     stratified_folds,
 )
+from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes, used_now
 from advisor.selections import ALL_LINEAR, QV, recipes
 from advisor.spool import Layer, Spool
 from advisor.store import read_json, write_json
-from advisor.tangent import Tangent, measure_linearity
+from advisor.tangent import BATCH, Tangent, measure_linearity
 from advisor.targets import LoraSettings, Selection
 
 DEFAULT_SAMPLES = 128
@@ -62,6 +64,8 @@ class ProbeSettings:
         method: ``auto``, ``materialise``, ``token-gram`` or ``kronecker``.
         sketch_size: k of the Kronecker sketch.
         micro_batch: most rows a pass; None: by tokens.
+        recompute: keep no activations of the blocks for the backward pass but compute them again; without, this is
+            done once a single row does not fit in memory. The kernel blocks are the same.
         linearity: compare the model with its tangent for a few recipes (DESIGN 2.6).
         seed: of sample, folds and projections.
     """
@@ -71,6 +75,7 @@ class ProbeSettings:
     method: str = "auto"
     sketch_size: int = 64
     micro_batch: int | None = None
+    recompute: bool = False
     linearity: bool = True
     seed: int = 0
 
@@ -94,7 +99,7 @@ def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any
         "data_fingerprint": prepared.train.fingerprint,
         "max_length": prepared.max_length,
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
-        "settings": asdict(settings),
+        "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"},
     }
 
 
@@ -124,11 +129,12 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
             return probe
         partial = folder / "partial"
         partial.mkdir(exist_ok=True)
+        begun = {**identity, "device": prepared.loaded.device.type}  # sketches of two kinds of device do not go together
         if (partial / "identity.json").exists():
-            _check_identity(read_json(partial / "identity.json", "interrupted probe"), identity, folder)
+            _check_identity(read_json(partial / "identity.json", "interrupted probe"), begun, folder)
             session.note(f"Resuming the interrupted probe in {folder}.")
         else:
-            write_json(partial / "identity.json", identity)
+            write_json(partial / "identity.json", begun)
         probe = _probe(prepared, settings, partial, identity, session)
         save_probe(probe, folder)
         shutil.rmtree(partial)
@@ -162,8 +168,9 @@ def _probe(
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     layers = _layers(loaded, settings.seed)
     spool = Spool(
-        partial, [rows[i] for i in order], layers, outputs, mean, std, settings.sketch_size, settings.micro_batch
-    )
+        partial, [rows[i] for i in order], layers, outputs, mean, std, settings.sketch_size, settings.micro_batch,
+        settings.recompute,
+    )  # fmt: skip
     spool = _choose_method(spool, settings, loaded, session)
     spool.fill(loaded, session)
     estimate_error = _estimate_error(spool, loaded, session)
@@ -244,7 +251,7 @@ def measure_selections(
     """:class:`Linearity` of any selections, with the head that ``settings`` names, fitted if it is not yet; empty where
     the model is too large for the copy that this takes."""
     loaded = prepared.loaded
-    if _head_kind(loaded, settings) == "probed" and not loaded.head_is_fitted and _copyable(loaded):
+    if _head_kind(loaded, settings) == "probed" and not loaded.head_is_fitted and not _uncopyable(loaded):
         _fit_head(prepared, "probed", session)
     return _linearity(prepared, settings, lora, selections, session)
 
@@ -254,8 +261,8 @@ def _linearity(
 ) -> list[Linearity]:
     """The same with the head that is in place."""
     loaded = prepared.loaded
-    if not _copyable(loaded):
-        session.note("Linearity: not measured, it works on a copy of the model, which is too large here.")
+    if reason := _uncopyable(loaded):
+        session.note(f"Linearity: not measured, it works on a copy of the model, {reason}.")
         return []
     outputs = make_outputs(loaded.task, len(prepared.train.schema.class_names), settings.seed)
     tangent = Tangent.of(loaded, _few_rows(prepared, settings), outputs, lora, *_label_scale(prepared), seed=settings.seed)
@@ -271,8 +278,11 @@ def _few_rows(prepared: Prepared, settings: ProbeSettings) -> list[Row]:
     return rows
 
 
-def _copyable(loaded: LoadedModel) -> bool:
-    return int(sum(p.numel() for p in loaded.model.parameters())) <= COPYABLE_PARAMETERS
+def _uncopyable(loaded: LoadedModel) -> str:
+    """Why the linearity check cannot have its copy of the model; empty where it can."""
+    if loaded.parameters > COPYABLE_PARAMETERS:
+        return "which is too large here"
+    return "whose weights are not all in memory here" if loaded.offloaded else ""
 
 
 def _label_scale(prepared: Prepared) -> tuple[float, float]:
@@ -294,7 +304,6 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     Raises:
         BadInput: an exact method was asked for and its spool does not fit on the disk.
     """
-    parameters = sum(p.numel() for p in loaded.model.parameters())
     needed, free = spool.bytes_needed(loaded.dtype.itemsize), shutil.disk_usage(spool.folder).free
     sketch = settings.method == blocks.KRONECKER
     begun = spool.files()
@@ -303,7 +312,7 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
         sketch = spool.is_sketched()
     elif settings.method == "auto":
         # The kernel of many classes is itself a projection, and exact contraction of it by far the largest cost.
-        sketch = spool.outputs.projected or parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
+        sketch = spool.outputs.projected or loaded.parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
     elif not sketch and needed > free:
         raise BadInput(
             f"The exact method needs {needed / 1e9:.1f} GB of disk in {spool.folder}, {free / 1e9:.1f} GB are free.",
@@ -312,11 +321,30 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     tokens = sum(row.length for row in spool.rows)
     flops = 2.0 * tokens * (1 + spool.scalars) * sum(layer.in_features * layer.out_features for layer in spool.layers)
     how = f"Kronecker sketch, k = {settings.sketch_size}" if sketch else f"exact, {needed / 1e9:.2f} GB of disk"
+    spool = replace(spool, sketch_size=settings.sketch_size if sketch else None)
     session.note(
         f"Probe: {len(spool.rows)} rows, {tokens} tokens, {len(loaded.targets)} modules; one forward and "
-        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}."
+        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}; {_peak(spool, settings, loaded)}."
     )
-    return replace(spool, sketch_size=settings.sketch_size if sketch else None)
+    return spool
+
+
+def _peak(spool: Spool, settings: ProbeSettings, loaded: LoadedModel) -> str:
+    """In words, the estimated peak memory of this process, with what it holds now."""
+    try:
+        kept = measure_kept(loaded, spool)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        return "more memory than there is for two rows"
+    more = peak_bytes(loaded, spool, kept)
+    if settings.linearity and not _uncopyable(loaded):
+        rows = min(LINEARITY_ROWS, len(spool.rows))
+        more = max(more, linearity_bytes(loaded, spool, kept, rows, min(rows, BATCH), LoraSettings().rank))
+    return (
+        f"about {(used_now(loaded.device) + more) / 1e9:.2f} GB of {'GPU ' if loaded.device.type == 'cuda' else ''}memory "
+        "at the peak"
+    )
 
 
 def _estimate_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:
@@ -345,7 +373,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "model": loaded.name,
         "model_type": loaded.model.config.model_type,
         "revision": loaded.revision,
-        "model_parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "model_parameters": loaded.parameters,
         "qv_roles": list(loaded.qv_roles()),
         "head": list(loaded.head),
         "head_parameters": sum(

@@ -15,7 +15,6 @@ from advisor.cost import Cost
 from advisor.errors import BadInput, BudgetTooSmall
 from advisor.events import Session, Stage
 from advisor.predictor import Predictions
-from advisor.recipe import LANGUAGE_TASKS
 from advisor.scoring import Candidate, Score, Scorer, Scores, subsample
 from advisor.search import pareto
 from advisor.selections import recipes
@@ -228,128 +227,6 @@ def compare(scorer: Scorer, budget: Budget, baseline: Candidate | None = None) -
     return _equal_budget(scorer, budget, baseline, None)
 
 
-<<<<<<< HEAD
-=======
-def units_of(scorer: Scorer, budget: Budget, granularity: str) -> tuple[NDArray[np.bool_], NDArray[np.int64], int]:
-    """Units [U, M], their sizes [U] and the budget's ceiling in the same unit."""
-    targets, rank = scorer.probe.targets, scorer.settings.rank
-    units = unit_matrix([_unit_label(t, granularity) for t in targets])
-    return units, units.astype(np.int64) @ budget.sizes(targets, rank), budget.ceiling(targets, rank)
-
-
-def _pool(
-    scorer: Scorer, budget: Budget, granularity: str, strategy: str, seed: int, session: Session
-) -> list[Candidate]:
-    """All-linear, recipes, and searched selections at several levels of the budget, distinct, all-linear first."""
-    targets, rank = scorer.probe.targets, scorer.settings.rank
-    units, sizes, ceiling = units_of(scorer, budget, granularity)
-    if int(sizes.min()) > ceiling:
-        raise BudgetTooSmall(
-            f"The budget {budget.text} allows {ceiling:,}, the smallest {granularity} needs {int(sizes.min()):,}.",
-            "Raise --budget, lower --rank, or use --granularity module.",
-        )
-    rng = np.random.default_rng(seed)
-    kernels = scorer.view.kernels
-    surrogates = [Surrogate.of(kernels[kind], _contrast(scorer), units) for kind in kernels]
-    found: list[Mask] = []
-    for level in LEVELS:
-        if sizes.min() <= level * ceiling:
-            found += [fill_budget(s, sizes, int(level * ceiling)) for s in surrogates]
-            found += [_random_fill(sizes, int(level * ceiling), rng) for _ in range(RANDOM_CANDIDATES)]
-    session.check()
-    selections = [_selection(scorer, units, mask) for mask in found]
-    if granularity == "module" and budget.kind != "modules":
-        limits = [int(level * ceiling) for level in LEVELS for _ in range(RANDOM_CANDIDATES)]
-        selections += [structured_random(targets, limit, rank, rng, "") for limit in limits]
-    if strategy != PREDICTED:
-        criterion = Criterion.of(strategy, scorer.kernels, scorer.probe.z, scorer.sigma)
-        selections.append(_selection(scorer, units, fill_by(criterion, scorer.kernels, units, sizes, ceiling).mask))
-    selections = _improve(scorer, selections, units, sizes, ceiling, rng, session)
-    usual = [s for s in recipes(targets, scorer.probe.info["qv_roles"]) if _whole_units(s, scorer, units)]
-    named = distinct([all_linear(targets), *usual, *(s for s in selections if s.targets)])
-    return [_named(s, i, scorer.settings) for i, s in enumerate(named)]
-
-
-def _improve(
-    scorer: Scorer,
-    selections: list[Selection],
-    units: np.ndarray,
-    sizes: np.ndarray,
-    ceiling: int,
-    rng: np.random.Generator,
-    session: Session,
-) -> list[Selection]:
-    """Rounds of drop-and-refill moves on the selection predicted best; all that were scored well are returned."""
-    stage = Stage(session, "Search", ROUNDS)
-    selections = distinct(selections)
-    deviations = scorer.predict([Candidate(s, scorer.settings) for s in selections]).deviation
-    for _ in range(ROUNDS):
-        session.check()
-        best = selections[int(np.argmin(deviations))]
-        mask = np.array([set(_unit_names(scorer, units[u])) <= set(best.targets) for u in range(len(units))])
-        moves = [_selection(scorer, units, _move(mask, sizes, ceiling, rng)) for _ in range(NEIGHBOURS)]
-        known = {s.targets for s in selections}
-        new = [s for s in distinct(moves) if s.targets not in known]
-        if new:
-            selections = selections + new
-            more = scorer.predict([Candidate(s, scorer.settings) for s in new]).deviation
-            deviations = np.concatenate([deviations, more])
-        stage.advance()
-    return selections
-
-
-def _move(mask: Mask, sizes: np.ndarray, ceiling: int, rng: np.random.Generator) -> Mask:
-    """Drop up to two random units, then add random ones that fit."""
-    moved = mask.copy()
-    present = np.flatnonzero(mask)
-    if len(present):
-        moved[rng.choice(present, size=min(len(present), int(rng.integers(1, 3))), replace=False)] = False
-    dropped = mask & ~moved
-    left = ceiling - int(sizes[moved].sum())
-    for unit in rng.permutation(len(sizes)):
-        if not moved[unit] and not dropped[unit] and sizes[unit] <= left:
-            moved[unit] = True
-            left -= int(sizes[unit])
-    return moved
-
-
-def _random_fill(sizes: np.ndarray, ceiling: int, rng: np.random.Generator) -> Mask:
-    return _move(np.zeros(len(sizes), dtype=bool), sizes, ceiling, rng)
-
-
-def _contrast(scorer: Scorer) -> np.ndarray:
-    """Targets for alignment: Y, or for a causal LM the residual z, as its Y is constant."""
-    return scorer.probe.z if scorer.probe.task in LANGUAGE_TASKS else scorer.probe.y
-
-
-def _unit_label(target: Target, granularity: str) -> str:
-    if granularity == "role":
-        return str(target.role)
-    if granularity == "layer":
-        return f"layer {target.layer}"
-    return str(target.name)
-
-
-def _unit_names(scorer: Scorer, unit: np.ndarray) -> list[str]:
-    return [t.name for t, member in zip(scorer.probe.targets, unit, strict=True) if member]
-
-
-def _selection(scorer: Scorer, units: np.ndarray, mask: Mask) -> Selection:
-    members: np.ndarray = np.asarray(units[mask].any(0))
-    return Selection("", tuple(_unit_names(scorer, members)))
-
-
-def _whole_units(selection: Selection, scorer: Scorer, units: np.ndarray) -> bool:
-    """Whether the selection takes each unit (module, role or layer) entirely or not at all."""
-    taken = np.isin([t.name for t in scorer.probe.targets], selection.targets)
-    return bool((~(units & taken).any(1) | (units <= taken).all(1)).all())
-
-
-def _named(selection: Selection, index: int, settings: LoraSettings) -> Candidate:
-    return Candidate(selection if selection.name else replace(selection, name=f"searched #{index}"), settings)
-
-
->>>>>>> seq2seq
 def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: Sequence[Cost]) -> list[int]:
     targets, rank = scorer.probe.targets, scorer.settings.rank
     allowed = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from advisor import blocks
 from advisor.capture import Capture, capturing, fewer_rows
 from advisor.encode import Row, collate
+from advisor.errors import OutOfMemory
 from advisor.events import Session, Stage
 from advisor.models import LoadedModel
 from advisor.outputs import Outputs, exact_outputs, forward_outputs
@@ -29,6 +31,7 @@ from advisor.store import replacing
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 DETERMINISM_ROWS = 2  # enough to show dropout or a random layer
 ESTIMATE_ROWS = 8
+RECOMPUTED = "activations are computed again in the backward pass instead of being kept."
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Spool:
         label_mean, label_std: regression labels are standardised with them.
         sketch_size: k, or None for exact blocks.
         micro_batch: most rows at once, None: by tokens.
+        recompute: keep no activations of the model's blocks but compute them again in the backward pass, from the start
+            on; else once one row does not fit in memory.
     """
 
     folder: Path
@@ -64,6 +69,7 @@ class Spool:
     label_std: float
     sketch_size: int | None
     micro_batch: int | None
+    recompute: bool = False
 
     @property
     def scalars(self) -> int:
@@ -105,7 +111,7 @@ class Spool:
         start = _stop(files[-1]) if files else 0
         most = self.micro_batch or len(self.rows)
         stage = Stage(session, "Forward and backward passes (rows)", len(self.rows), start)
-        with capturing(loaded.model, [layer.name for layer in self.layers]) as capture:
+        with self.capturing(loaded, self.layers) as capture:
             while start < len(self.rows):
                 session.check()
                 batch = self.rows[start : start + min(self._rows_by_tokens(start, loaded), most)]
@@ -115,13 +121,34 @@ class Spool:
                     tensors, shared = self._micro_batch(loaded, capture, batch)
                 except (MemoryError, RuntimeError) as error:
                     capture.clear()
-                    most = fewer_rows(error, len(batch), batch[-1].length, session)
+                    tokens = batch[-1].length
+                    try:
+                        most = fewer_rows(error, len(batch), tokens, session)
+                    except OutOfMemory:
+                        if capture.recompute or not loaded.blocks:
+                            raise
+                        capture.recompute = True
+                        session.warn(f"Out of memory with one row of {tokens} tokens; {RECOMPUTED}")
                     continue
                 stop = start + len(batch)
                 with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors", sync=False) as temporary:
                     save_file(tensors, temporary, metadata={"shared": json.dumps(shared)})
                 stage.advance(units=len(batch))
                 start = stop
+
+    def capturing(self, loaded: LoadedModel, layers: Sequence[Layer]) -> AbstractContextManager[Capture]:
+        """Hooks for some layers; blocks are recomputed if asked for, and where weights are fetched."""
+        # In the graph of a whole pass all weights would stay that were fetched from elsewhere.
+        return capturing(loaded.model, [layer.name for layer in layers], loaded.blocks, self.recompute or loaded.offloaded)
+
+    def micro_batches(self, loaded: LoadedModel) -> list[tuple[int, int]]:
+        """Rows and padded tokens of each, if memory suffices."""
+        found, start, most = [], 0, self.micro_batch or len(self.rows)
+        while start < len(self.rows):
+            count = min(self._rows_by_tokens(start, loaded), most)
+            found.append((count, self.rows[start + count - 1].length))
+            start += count
+        return found
 
     def _rows_by_tokens(self, start: int, loaded: LoadedModel) -> int:
         limit = MICRO_BATCH_TOKENS.get(loaded.device.type, MICRO_BATCH_TOKENS["cpu"])
@@ -130,7 +157,8 @@ class Spool:
             count += 1
         return count
 
-    def _forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
+    def forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
+        """The differentiated outputs, f0, losses and labels of some rows."""
         capture.clear()
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
@@ -142,7 +170,7 @@ class Spool:
         self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row], session: Session
     ) -> None:
         """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""
-        first, second = (self._forward(loaded, capture, rows)[0].detach() for _ in range(2))
+        first, second = (self.forward(loaded, capture, rows)[0].detach() for _ in range(2))
         if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
             apart = float((first - second).abs().max())
             session.warn(f"The model is not deterministic: the same rows gave outputs {apart:.2g} apart.")
@@ -151,32 +179,40 @@ class Spool:
         self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]
     ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """The tensors of one file, and for each module whose x is another's, that other's name."""
-        values, f0, losses, labels = self._forward(loaded, capture, rows)
-        inputs = capture.inputs(len(rows))
+        values, f0, losses, labels = self.forward(loaded, capture, rows)
         scalars = [values[:, p].sum() for p in range(self.outputs.count)]
         if not self.outputs.loss_gradient_is_scaled:
             scalars.append(losses.sum())
-        gradients = [capture.gradients(s, len(rows), keep_graph=s is not scalars[-1]) for s in scalars]
+        layers = {layer.name: layer for layer in self.layers}
+        last = self.layers[-1].name if loaded.head else None
+        inputs: dict[str, torch.Tensor] = {}
+        gradients: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+        features: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+
+        def take(name: str, x: torch.Tensor, g: torch.Tensor) -> None:
+            if self.sketch_size is not None:
+                features[name].append(self._sketched(layers[name], x, g))
+            if self.sketch_size is None or name == last:
+                inputs[name] = x
+                gradients[name].append(g)
+
+        for scalar in scalars:
+            capture.backward(scalar, len(rows), scalar is not scalars[-1], take)
         capture.clear()
         tensors = {"f0": f0.float(), "losses": losses.detach().float(), "labels": labels}
-        if loaded.head:  # the token that the head's last layer reads is the one with a gradient
-            last = self.layers[-1].name
-            anywhere = torch.cat([g[last] for g in gradients], -1)
+        if last:  # the token that the head's last layer reads is the one with a gradient
+            anywhere = torch.cat(gradients[last], -1)
             tensors["pooled"] = blocks.drop_idle_tokens(inputs[last], anywhere)[0][:, 0].float().clone()
         shared: dict[str, str] = {}
         owner: dict[tuple[object, ...], str] = {}
         written: set[int] = set()
         for layer in self.layers:
-            parts = [g.pop(layer.name) for g in gradients]
-            g = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-            x, g = blocks.drop_idle_tokens(inputs[layer.name], g)
             if self.sketch_size is not None:
-                projections = self._projections(layer, loaded.device)
-                x = blocks.with_bias(x) if layer.bias else x
-                tensors[f"features/{layer.name}"] = torch.stack(
-                    [blocks.sketch_features(x, part, projections) for part in torch.split(g, layer.out_features, -1)]
-                )
+                tensors[f"features/{layer.name}"] = torch.stack(features.pop(layer.name))
                 continue
+            parts = gradients.pop(layer.name)
+            g = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            x, g = blocks.drop_idle_tokens(inputs.pop(layer.name), g)
             # Where attention and MLP run side by side (GPT-J, GPT-NeoX) one tensor is the gradient of both.
             tensors[f"g/{layer.name}"] = g.clone() if g.data_ptr() in written else g
             written.add(g.data_ptr())
@@ -188,10 +224,14 @@ class Spool:
                 tensors[f"x/{layer.name}"] = x
         return {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, shared
 
-    def _projections(self, layer: Layer, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sketched(self, layer: Layer, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """Sketch features of one scalar's gradients, [B, k·k]."""
         assert self.sketch_size is not None
+        x, g = blocks.drop_idle_tokens(x, g)
+        x = blocks.with_bias(x) if layer.bias else x
         width = layer.in_features + layer.bias
-        return blocks.sketch_projections(width, layer.out_features, self.sketch_size, layer.seed, device)
+        projections = blocks.sketch_projections(width, layer.out_features, self.sketch_size, layer.seed, x.device)
+        return blocks.sketch_features(x, g, projections)
 
     # --- contraction --------------------------------------------------------------------------------------------
 
@@ -264,23 +304,21 @@ class Spool:
         rows = self.rows[: min(ESTIMATE_ROWS, fitted)]
         exact = replace(self, outputs=exact_outputs(self.outputs))
         blocks_of = []
-        with capturing(loaded.model, [layer.name for layer in layers]) as capture:
+        with self.capturing(loaded, layers) as capture:
             for spool in (exact, self):
-                values = spool._forward(loaded, capture, rows)[0]
-                inputs = capture.inputs(len(rows))
+                values = spool.forward(loaded, capture, rows)[0]
                 count = spool.outputs.count
-                gradients = [capture.gradients(values[:, p].sum(), len(rows), p + 1 < count) for p in range(count)]
+                passes = [capture.pairs(values[:, p].sum(), len(rows), p + 1 < count) for p in range(count)]
                 found = {}
                 for layer in layers:
-                    x = blocks.with_bias(inputs[layer.name]) if layer.bias else inputs[layer.name]
-                    parts = [g.pop(layer.name) for g in gradients]
+                    pairs = [each.pop(layer.name) for each in passes]
                     if spool is exact or self.sketch_size is None:
-                        block = blocks.exact_block([(x, torch.cat(parts, -1))], blocks.MATERIALISE)
+                        x = blocks.with_bias(pairs[0][0]) if layer.bias else pairs[0][0]
+                        block = blocks.exact_block([(x, torch.cat([g for _, g in pairs], -1))], blocks.MATERIALISE)
                     else:
-                        projections = self._projections(layer, loaded.device)
-                        grams = [blocks.gram(blocks.sketch_features(x, g, projections)) for g in parts]
+                        grams = [blocks.gram(self._sketched(layer, x, g)) for x, g in pairs]
                         block = sum(grams[1:], grams[0])
-                    found[layer.name] = spool.outputs.weight * block
+                    found[layer.name] = (spool.outputs.weight * block).cpu()
                 blocks_of.append(found)
         reference, stored = blocks_of
         return {name: blocks.relative_error(stored[name], reference[name]) for name in reference}

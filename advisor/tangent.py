@@ -75,8 +75,10 @@ class Tangent:
         label_std: float = 1.0,
         seed: int = 0,
     ) -> Tangent:
-        """Copy ``loaded`` and draw A with ``seed``; half-precision weights become float32."""
+        """Copy ``loaded`` and draw A with ``seed``; quantised weights become plain, half-precision ones float32."""
         model = copy.deepcopy(loaded.model)
+        if loaded.quantised:
+            model = model.dequantize()
         if loaded.dtype.itemsize < 4:
             model = model.float()
         arguments = lora_arguments(
@@ -169,12 +171,12 @@ class Tangent:
                 labels = batch.pop("labels")
                 count = len(labels)
                 values = forward_outputs(self.outputs, self.model(**batch).logits, labels)[0]
-                inputs = capture.inputs(count)
-                passes = [capture.gradients(values[:, p].sum(), count, True) for p in range(values.shape[1])]
+                passes = [capture.pairs(values[:, p].sum(), count, True) for p in range(values.shape[1])]
                 found: Vector = {}
                 for name, (inner, a, scale) in hooked.items():
-                    g = torch.stack([each[inner] for each in passes], 1)  # [B, P, T, b]
-                    x = inputs[inner] if a is None else scale * (inputs[inner] @ a.T)
+                    g = torch.stack([each[inner][1] for each in passes], 1)  # [B, P, T, b]
+                    x = passes[0][inner][0]
+                    x = x if a is None else scale * (x @ a.T)
                     weight = torch.einsum("bpto,bti->bpoi", g, x).flatten(2).flatten(0, 1)
                     found[name if a is not None else f"{name}/weight"] = weight
                     if a is None:

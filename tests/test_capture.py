@@ -70,8 +70,7 @@ def test_calls_are_summed_and_flattened_tokens_sorted(toy: type[Toy], name: str)
     ids = torch.randint(0, 20, (4, 5))
     with capturing(model, ["shared", "last"]) as capture:
         out = model(ids)
-        x = capture.inputs(4)[name]
-        g = capture.gradients(out[..., 1].sum(), 4, keep_graph=False)[name]
+        x, g = capture.pairs(out[..., 1].sum(), 4, keep_graph=False)[name]
     assert x.shape[:2] == g.shape[:2] == (4, 10 if toy is Toy and name == "shared" else 5)
     found = torch.einsum("itb,ita->iba", g, x)
     torch.testing.assert_close(found, weight_gradients(model, name, ids))
@@ -81,7 +80,7 @@ def test_a_module_whose_output_is_not_read_has_zero_gradients() -> None:
     model = Toy()
     with capturing(model, ["unread"]) as capture:
         out = model(torch.tensor([[1, 2]]))
-        g = capture.gradients(out.sum(), 1, keep_graph=False)["unread"]
+        _, g = capture.pairs(out.sum(), 1, keep_graph=False)["unread"]
     assert g.shape == (1, 2, 6)
     assert float(g.abs().max()) == 0
 
@@ -91,9 +90,9 @@ def test_several_scalars_of_one_pass() -> None:
     ids = torch.randint(0, 20, (3, 4))
     with capturing(model, ["shared"]) as capture:
         out = model(ids)
-        first = capture.gradients(out[..., 0].sum(), 3, keep_graph=True)["shared"]
-        second = capture.gradients(out[..., 1].sum(), 3, keep_graph=True)["shared"]
-        both = capture.gradients(out[..., :2].sum(), 3, keep_graph=False)["shared"]
+        _, first = capture.pairs(out[..., 0].sum(), 3, keep_graph=True)["shared"]
+        _, second = capture.pairs(out[..., 1].sum(), 3, keep_graph=True)["shared"]
+        _, both = capture.pairs(out[..., :2].sum(), 3, keep_graph=False)["shared"]
     assert not torch.equal(first, second)
     torch.testing.assert_close(both, first + second)
 
@@ -103,8 +102,9 @@ def test_a_cleared_capture_forgets_the_pass_before() -> None:
     with capturing(model, ["last"]) as capture:
         for tokens in (7, 2):
             capture.clear()
-            model(torch.zeros(1, tokens, dtype=torch.long))
-        assert capture.inputs(1)["last"].shape == (1, 2, 6)
+            out = model(torch.zeros(1, tokens, dtype=torch.long))
+        x, _ = capture.pairs(out.sum(), 1, keep_graph=False)["last"]
+        assert x.shape == (1, 2, 6)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -119,8 +119,8 @@ def test_hooks_are_removed_and_the_model_is_as_it_was(tiny_model: TinyModel, nam
     with capturing(model, names) as capture:
         assert hook_count(model) == hooks + len(names) + 1
         logits = model(ids).logits
-        gradients = capture.gradients(logits.sum(), 1, keep_graph=False)
-    assert all(float(g.abs().max()) > 0 for g in gradients.values())
+        pairs = capture.pairs(logits.sum(), 1, keep_graph=False)
+    assert all(float(g.abs().max()) > 0 for _, g in pairs.values())
     assert hook_count(model) == hooks
     assert torch.equal(logits, plain)
     after = model(ids).logits
@@ -139,7 +139,7 @@ def test_hooks_are_removed_after_an_error(error: type[BaseException]) -> None:
         model(torch.tensor([[1]]))
         raise error
     assert hook_count(model) == 0
-    assert capture.inputs(1) == {}
+    assert not any(capture._calls.values())
 
 
 def test_an_unknown_module_leaves_no_hook_behind() -> None:
@@ -187,8 +187,7 @@ def test_outputs_changed_in_place_keep_their_own_gradient(name: str) -> None:
     ids = torch.randint(0, 20, (4, 5))
     with capturing(model, ["shared", "last"]) as capture:
         out = model(ids)
-        x = capture.inputs(4)[name]
-        g = capture.gradients(out[..., 1].sum(), 4, keep_graph=False)[name]
+        x, g = capture.pairs(out[..., 1].sum(), 4, keep_graph=False)[name]
     torch.testing.assert_close(torch.einsum("itb,ita->iba", g, x), weight_gradients(model, name, ids))
 
 
@@ -206,8 +205,7 @@ def test_calls_beside_the_input_embeddings_count() -> None:
     ids = torch.randint(0, 20, (4, 5))
     with capturing(model, ["shared"]) as capture:
         out = model(ids)
-        x = capture.inputs(4)["shared"]
-        g = capture.gradients(out[..., 1].sum(), 4, keep_graph=False)["shared"]
+        x, g = capture.pairs(out[..., 1].sum(), 4, keep_graph=False)["shared"]
     torch.testing.assert_close(torch.einsum("itb,ita->iba", g, x), weight_gradients(model, "shared", ids))
 
 
@@ -225,14 +223,12 @@ def test_a_call_for_all_rows_at_once_is_refused_and_exact_for_one_row() -> None:
     ids = torch.randint(0, 20, (4, 5))
     found = []
     with capturing(model, ["shared"]) as capture:
-        model(ids)
         with pytest.raises(SharedCall):
-            capture.inputs(4)
+            capture.pairs(model(ids)[..., 1].sum(), 4, keep_graph=False)
         for row in ids:
             capture.clear()
             out = model(row[None])
-            x = capture.inputs(1)["shared"]
-            g = capture.gradients(out[..., 1].sum(), 1, keep_graph=False)["shared"]
+            x, g = capture.pairs(out[..., 1].sum(), 1, keep_graph=False)["shared"]
             found.append(torch.einsum("itb,ita->iba", g, x)[0])
     torch.testing.assert_close(torch.stack(found), weight_gradients(model, "shared", ids))
 

@@ -450,7 +450,7 @@ class TwoReaders(torch.nn.Module):
 
 
 def test_inputs_at_one_address_are_told_apart(ready: Ready, tmp_path: Path) -> None:
-    loaded = replace(ready("gpt2", "binary")[0].loaded, model=TwoReaders(), head=())
+    loaded = replace(ready("gpt2", "binary")[0].loaded, model=TwoReaders(), targets=(), head=())
     layers = [spool.Layer("whole", 6, 2, False, 0), spool.Layer("part", 3, 2, False, 1)]
     rows = [Row((1, 2, 3), label=0), Row((4, 5, 6), label=1)]
     passes = spool.Spool(tmp_path, rows, layers, make_outputs("classification", 2, 0), 0.0, 1.0, None, None)

@@ -55,7 +55,7 @@ FIELDS = (
     Field("samples", "Probe rows", WHOLE, "Examples the probe looks at; more make it steadier and slower.",
           "max(128, 4 × classes)"),
     Field("max_length", "Max tokens", WHOLE, "Tokens a row; longer ones are cut.", "128, language models 512"),
-    Field("device", "Device", CHOICE, "Where the model runs.", choices=("auto", "cpu", "cuda")),
+    Field("device", "Device", CHOICE, "Where the model runs.", choices=("auto", "cpu", "cuda", "disk")),
 )  # fmt: skip
 
 

@@ -1,0 +1,157 @@
+"""Peak memory of whole probes against what they say before they start (the note "… GB of memory at the peak").
+
+Each is a process that prepares model and data, then runs the probe with everything (head, linearity, peers' scores); the
+peak is the resident set's after loading, the highest from then on.
+
+    python benchmarks/memory.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import psutil
+import torch
+import transformers
+
+from advisor.demo import demo_model_folder
+from advisor.events import Event, Note, Progress, Session
+from advisor.prepare import Source
+from advisor.probe import ProbeSettings, run_probe
+from advisor.workflow import prepare_for_probe
+
+RESULTS = Path(__file__).parent / "results" / "memory.json"
+SAID = r"(?:exact, ([\d.]+) GB of disk|sketch.*?); about ([\d.]+) GB of (?:GPU )?memory"
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "MiniLM, 2 classes, 128 × 64, exact": {"model": "minilm", "data": "classes", "tokens": 64},
+    "MiniLM, 6 classes, 64 × 32, exact": {"model": "minilm", "data": "six", "tokens": 32, "samples": 64},
+    "Llama, 4 × 512, 16 × 128, exact": {
+        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16,
+    },
+    "Llama, 4 × 512, 16 × 128, sketch, recomputed, no linearity": {
+        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16, "method": "kronecker",
+        "recompute": True, "linearity": False,
+    },
+    "Llama, 6 × 1024, 8 × 64, sketch, no linearity": {
+        "model": "llama", "layers": 6, "width": 1024, "data": "text", "tokens": 64, "samples": 8, "method": "kronecker",
+        "linearity": False,
+    },
+}  # fmt: skip
+
+
+def write_model(folder: Path, layers: int, width: int) -> Path:
+    """A random Llama with MiniLM's tokenizer."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_model_folder())
+    tokenizer.add_special_tokens({"eos_token": "[SEP]", "bos_token": "[CLS]"})
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 8 // 3 // 64 * 64, num_hidden_layers=layers,
+        num_attention_heads=width // 64, max_position_embeddings=1024, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_data(folder: Path, kind: str, words: int) -> Path:
+    names = ("river", "stone", "cloud", "lamp", "paper", "garden", "winter", "glass", "bread", "song")
+    rows = []
+    for i in range(600):
+        text = " ".join(names[(i * 7 + j * (i % 9 + 1)) % len(names)] for j in range(words))
+        if kind == "text":
+            rows.append({"prompt": text[: len(text) // 4], "completion": text[len(text) // 4 :]})
+        else:
+            rows.append({"text": text, "label": f"c{i % (2 if kind == 'classes' else 6)}"})
+    path = folder / f"{kind}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def measure(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """In this process."""
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    settings = {k: configuration[k] for k in ("samples", "method", "recompute", "linearity") if k in configuration}
+    source = Source(
+        configuration["path"], str(write_data(folder, configuration["data"], configuration["tokens"])), device="cpu",
+        max_length=configuration["tokens"],
+    )  # fmt: skip
+    notes: list[str] = []
+    at: dict[str, int] = {}  # what the process held at the end of each stage
+    stage = ""
+
+    def listen(event: Event) -> None:
+        nonlocal stage
+        if isinstance(event, Note):
+            notes.append(event.text)
+        elif isinstance(event, Progress):
+            stage = event.stage
+            at[stage] = max(at.get(stage, 0), psutil.Process().memory_info().rss)
+
+    session = Session(listen)
+    prepared = prepare_for_probe(source, session, configuration.get("samples"))
+    held, peak, done = psutil.Process().memory_info().rss, 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.is_set():
+            now = psutil.Process().memory_info().rss
+            peak = max(peak, now)
+            at[stage] = max(at.get(stage, 0), now)
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    probe = run_probe(prepared, ProbeSettings(**settings), folder / "probe", session)
+    done.set()
+    watcher.join()
+    said = next(m for note in notes if (m := re.search(SAID, note)))
+    stored = sum(p.stat().st_size for p in (folder / "probe").glob("*.safetensors"))
+    return {
+        "held_bytes": held, "peak_bytes": peak, "estimated_bytes": float(said[2]) * 1e9,
+        "estimated_disk_bytes": None if said[1] is None else float(said[1]) * 1e9,
+        "stages": at, "probe_file_bytes": stored, "modules": len(probe.targets), "parameters": probe.info["model_parameters"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    report: dict[str, Any] = {"device": "cpu", "configurations": {}}
+    with tempfile.TemporaryDirectory() as made:
+        for number, (name, configuration) in enumerate(CONFIGURATIONS.items()):
+            folder = Path(made) / str(number)
+            folder.mkdir()
+            if configuration["model"] == "llama":
+                shape = f"llama-{configuration['layers']}-{configuration['width']}"
+                path = Path(made) / shape
+                if not path.exists():
+                    in_a_process(write_model, path, configuration["layers"], configuration["width"])
+            else:
+                path = demo_model_folder()
+            found = in_a_process(measure, {**configuration, "path": str(path)}, folder)
+            report["configurations"][name] = found
+            print(f"{name:60s} peak {found['peak_bytes'] / 1e9:.2f} GB, said {found['estimated_bytes'] / 1e9:.2f} "
+                  f"({found['estimated_bytes'] / found['peak_bytes'] - 1:+.0%})", flush=True)  # fmt: skip
+    RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def in_a_process(work: Any, *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:  # this process has computed nothing yet
+        return pool.submit(work, *arguments).result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""How the time and memory of a probe grow with layers, width, rows and tokens, and what that means for 7B and 70B.
+
+Random Llamas in float32 on one CPU core; passes and contraction (a sketch, k = 64, as for every large model), without the
+peers' scores and the linearity check. Each measurement is a process of its own; time is processor time.
+
+    python benchmarks/scaling.py [--quick] [--page]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import resource
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import numpy as np
+import psutil
+import shapes
+
+from advisor.probe_memory import measure_kept, peak_bytes, used_now
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "scaling.json"
+PAGE = HERE.parent / "docs" / "scaling.md"
+PLOT = HERE.parent / "docs" / "scaling.svg"
+VOCABULARY = 1024  # so that the output layer does not hide the blocks of small models
+BASE = {"layers": 4, "width": 256, "rows": 16, "tokens": 64}
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "layers": (2, 4, 8),
+    "width": (128, 256, 512, 1024),
+    "rows": (8, 16, 32),
+    "tokens": (32, 64, 128),
+}
+LARGEST = {"layers": 8, "width": 1024, "rows": 16, "tokens": 64}
+SHAPES = {  # the usual ones: layers, width, inner width, key and value width, vocabulary
+    "7B": (32, 4096, 11008, 4096, 32000),
+    "70B": (80, 8192, 28672, 1024, 32000),
+}
+
+
+def measure(layers: int, width: int, rows: int, tokens: int) -> dict[str, Any]:
+    """In this process: processor seconds of bare passes and of the probe, and memory above the loaded model."""
+    loaded = shapes.llama(layers, width, vocabulary=VOCABULARY)
+    made = shapes.rows_of(rows, tokens, VOCABULARY)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        spool = shapes.spool_of(loaded, made, Path(folder), 64)
+        estimate = used_now(loaded.device) + peak_bytes(loaded, spool, measure_kept(loaded, spool))
+        before = psutil.Process().memory_info().rss
+        probe = shapes.processor_seconds(shapes.full_probe, loaded, spool)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        again = shapes.spool_of(loaded, made, Path(other), 64)
+        bare = shapes.processor_seconds(shapes.bare_passes, loaded, again)
+    return {
+        "layers": layers, "width": width, "rows": rows, "tokens": tokens, "parameters": loaded.parameters,
+        "flops": flops(sum(t.in_features * t.out_features for t in loaded.targets) + VOCABULARY * width, rows * tokens),
+        "probe_s": probe, "bare_s": bare, "before_bytes": before, "peak_bytes": peak, "estimated_bytes": estimate,
+    }  # fmt: skip
+
+
+def flops(weights: float, tokens: float, scalars: int = 2) -> float:
+    """Of one forward pass and a backward pass for each scalar, frozen weights."""
+    return 2.0 * weights * tokens * (1 + scalars)
+
+
+def in_a_process(shape: dict[str, int]) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:  # this process has computed nothing yet
+        found: dict[str, Any] = pool.submit(measure, **shape).result()
+    print(f"{shape}: {found['probe_s']:.1f} s, {found['probe_s'] / found['bare_s']:.2f} × bare, "
+          f"peak {found['peak_bytes'] / 1e9:.2f} GB, estimated {found['estimated_bytes'] / 1e9:.2f}", flush=True)  # fmt: skip
+    return found
+
+
+def exponent(points: list[dict[str, Any]], by: str, of: str) -> float:
+    """Slope of log(of) against log(by)."""
+    return float(np.polyfit(np.log([p[by] for p in points]), np.log([p[of] for p in points]), 1)[0])
+
+
+def extrapolated(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Time as seconds a FLOP of the largest measured models, the probe's share above bare passes kept; memory by shape."""
+    large = sorted(points, key=lambda p: p["flops"])[-4:]
+    rate = float(np.median([p["probe_s"] / p["flops"] for p in large]))
+    over_bare = float(np.median([p["probe_s"] / p["bare_s"] for p in large]))
+    found: dict[str, Any] = {"seconds_per_tflop": rate * 1e12, "over_bare": over_bare}
+    for name, (layers, width, inner, kv, vocabulary) in SHAPES.items():
+        a_layer = 2 * width * width + 2 * width * kv + 3 * width * inner
+        weights = layers * a_layer
+        work = flops(weights + vocabulary * width, 128 * 512)
+        found[name] = {
+            "parameters": weights + 2 * vocabulary * width,
+            "tflop": work / 1e12,
+            "hours_on_this_core": work * rate / 3600,
+            "minutes_at_200_tflops": work / 200e12 * found["over_bare"] / 60,
+            "weights_bf16_bytes": 2 * (weights + 2 * vocabulary * width),
+            "weights_4bit_bytes": weights * (0.5 + 1 / 64 * (1 + 4 / 256)) + 4 * vocabulary * width,
+            # A row of 512 tokens in bfloat16, blocks recomputed: every block's input, one block's activations, the logits.
+            "row_recomputed_bytes": 512 * (2 * layers * width + 30 * width + 10 * inner + 5 * 4 * vocabulary),
+            "sketch_disk_bytes": 128 * 2 * layers * 7 * 64 * 64 * 4,
+            "exact_disk_bytes": 128 * 512 * 2.0 * layers * (3 * width + inner + 2 * (3 * width + 2 * kv + 2 * inner)),
+        }
+    return found
+
+
+def page(report: dict[str, Any]) -> str:
+    points, far = report["points"], report["extrapolated"]
+    lines = [
+        "# How a probe grows", "",
+        "Written by `benchmarks/scaling.py`. Random Llamas in float32 on one core of a busy 2-core machine (so time is",
+        "processor time), passes and contraction of a sketch with k = 64, without the peers' scores and the linearity check.", "",
+        "| layers | width | parameters | rows | tokens | bare passes, s | probe, s | probe / bare | peak, GB | said before, GB |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    for p in points:
+        lines.append(
+            f"| {p['layers']} | {p['width']} | {p['parameters'] / 1e6:.0f} M | {p['rows']} | {p['tokens']} | "
+            f"{p['bare_s']:.2f} | {p['probe_s']:.2f} | {p['probe_s'] / p['bare_s']:.2f} | "
+            f"{p['peak_bytes'] / 1e9:.2f} | {p['estimated_bytes'] / 1e9:.2f} |"
+        )
+    lines += ["", "![Seconds and memory against layers, width, rows and tokens](scaling.svg)", ""]
+    words = ", ".join(f"{by} {value:.2f}" for by, value in report["exponents"].items())
+    lines += [
+        f"Time grows as a power of: {words} (slopes of logarithms over each sweep). By count it must be 1 for layers, rows and",
+        "short rows, and 2 for width; small models lie below, as fixed costs and narrow matrices weigh more there.", "",
+        "## On paper: 7B and 70B", "",
+        "128 rows of 512 tokens, one forward and two backward passes. Of the models above the four largest take "
+        f"{far['seconds_per_tflop']:.1f} s a TFLOP",
+        f"on this core and {far['over_bare']:.2f} × the bare passes; both are carried over. Nothing in this table was run.", "",
+        "| | 7B | 70B |", "| --- | ---: | ---: |",
+    ]  # fmt: skip
+    rows: list[tuple[str, str, float, str]] = [
+        ("work", "tflop", 1, "{:.0f} TFLOP"),
+        ("time on one core like this", "hours_on_this_core", 1, "{:.0f} h"),
+        ("time where passes reach 200 TFLOP/s", "minutes_at_200_tflops", 1, "{:.1f} min"),
+        ("weights, bfloat16", "weights_bf16_bytes", 1e9, "{:.0f} GB"),
+        ("weights, 4 bits", "weights_4bit_bytes", 1e9, "{:.1f} GB"),
+        ("besides, one row at a time, blocks recomputed", "row_recomputed_bytes", 1e9, "{:.2f} GB"),
+        ("disk of the sketch", "sketch_disk_bytes", 1e9, "{:.2f} GB"),
+        ("disk of exact blocks (not offered by itself above 1 B parameters)", "exact_disk_bytes", 1e9, "{:.0f} GB"),
+    ]
+    for label, key, unit, form in rows:
+        lines.append(f"| {label} | " + " | ".join(form.format(far[name][key] / unit) for name in SHAPES) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(points: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "scaling"
+    figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), sharey="row", layout="constrained")
+    for column, by in enumerate(SWEEPS):
+        mine = sweep(points, by)
+        x = [p[by] for p in mine]
+        top, bottom = axes[0, column], axes[1, column]
+        top.plot(x, [p["probe_s"] for p in mine], "o-", label="probe")
+        top.plot(x, [p["bare_s"] for p in mine], "s--", label="bare passes")
+        bottom.plot(x, [p["peak_bytes"] / 1e9 for p in mine], "o-", label="measured peak")
+        bottom.plot(x, [p["estimated_bytes"] / 1e9 for p in mine], "s--", label="said before")
+        for axis in (top, bottom):
+            axis.set(xscale="log", yscale="log", xlabel=by)
+            axis.set_xticks(x, [str(v) for v in x])
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("processor seconds")
+    axes[1, 0].set_ylabel("memory, GB")
+    axes[0, 0].legend(frameon=False)
+    axes[1, 0].legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def sweep(points: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    """The points that differ from the base in ``by`` at most."""
+    fixed = {key: value for key, value in BASE.items() if key != by}
+    return sorted((p for p in points if all(p[k] == v for k, v in fixed.items())), key=lambda p: p[by])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="leave out the largest model")
+    parser.add_argument("--page", action="store_true", help="only write page and plot from the committed results")
+    options = parser.parse_args()
+    if options.page:
+        report = json.loads(RESULTS.read_text(encoding="utf-8"))
+    else:
+        wanted = [{**BASE, by: value} for by, values in SWEEPS.items() for value in values]
+        wanted += [] if options.quick else [LARGEST]
+        unique = [json.loads(text) for text in dict.fromkeys(json.dumps(w) for w in wanted)]
+        points = [in_a_process(shape) for shape in unique]
+        report = {"points": points, "device": "cpu", "threads": os.environ.get("OMP_NUM_THREADS")}
+    points = report["points"]
+    report["exponents"] = {by: exponent(sweep(points, by), by, "probe_s") for by in SWEEPS}
+    report["extrapolated"] = extrapolated(points)
+    assert all(math.isfinite(v) for v in report["exponents"].values())
+    RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(report), encoding="utf-8")
+    draw(points, PLOT)
+
+
+if __name__ == "__main__":
+    main()
