@@ -68,7 +68,7 @@ def write_session(path: Path, state: State, theme: str, recent: Sequence[str]) -
     Raises:
         AdvisorError: the file cannot be written.
     """
-    from tui.engine import entry
+    from tui.real_engine import entry
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(

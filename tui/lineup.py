@@ -282,8 +282,8 @@ def columns(metric: str, pick: Figures | None) -> list[Column]:
                lambda e, f: gigabytes(f.cost.memory_bytes), lambda e, f: f.cost.memory_bytes),
         Column("time", "time", "Time of a training step, as a share of what adapting every module takes.",
                lambda e, f: f"{f.cost.time_vs_all_linear:.0%}", lambda e, f: f.cost.time_vs_all_linear),
-        Column("certificate", "cert.", "Certificate, bound C: adding all other modules can lower the objective V of the linearised "
-               "problem by at most this.",
+        Column("certificate", "cert.", "Certificate, bound C: adding all other modules can lower the objective V of the "
+               "linearised problem by at most this.",
                lambda e, f: f"≤ {share(f):.1%}" if f.certificate.low is not None else "–", lambda e, f: share(f)),
     ]  # fmt: skip
 

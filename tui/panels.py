@@ -183,7 +183,7 @@ def spectrum_text(state: State, width: int, rows: int) -> str:
     series, marks = [(figures.spectrum, CHOSEN)], f"{CHOSEN} this"
     if pick is not None and pick.candidate != figures.candidate:
         series, marks = [*series, (pick.spectrum, LEFT_OUT)], f"{CHOSEN} this  {LEFT_OUT} the pick  {BOTH} both"
-    lines = spectrum_lines(series, opened.scorer.sigma, min(width - 12, 60), rows)
+    lines = spectrum_lines(series, opened.scorer.sigma, min(width - 12, 100), rows)
     above = int((figures.spectrum > opened.scorer.sigma).sum())
     head = f"spectrum  {marks}"
     return "\n".join([head, *lines, f"{above} of {len(figures.spectrum)} eigenvalues above σ (┄)"])

@@ -217,7 +217,7 @@ def test_an_existing_probe_is_explored_without_torch(tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from advisor.events import Session\n"
-        "from tui.engine import RealEngine\n"
+        "from tui.real_engine import RealEngine\n"
         "from tui.inputs import Inputs\n"
         "engine = RealEngine()\n"
         f"opened = engine.open(Path({str(tmp_path / 'probe')!r}), Inputs())\n"
