@@ -76,7 +76,7 @@ async def main(probe: Path | None, out: Path, keys: list[str], looks: Sequence[L
             model, data = link_demo(Path(folder))
             inputs = Inputs(model=model, data=data)
         os.chdir(folder if probe is None else probe.parent)
-        os.environ["XDG_CACHE_HOME"] = folder
+        os.environ["XDG_CACHE_HOME"] = os.environ["XDG_DATA_HOME"] = folder  # no rows of this machine
         app = AdvisorApp(inputs, session_path=Path(folder) / "tui.json", probe_folder=probe, start=probe is None)
         async with app.run_test(size=looks[0][0]) as pilot:
             await settled(pilot, app)

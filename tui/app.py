@@ -22,17 +22,16 @@ from advisor.errors import AdvisorError, Interrupted
 from advisor.events import Event, Session
 from tui.activity import Activity, outcome
 from tui.base import AdvisorScreen
-from tui.engine import Engine, Opened
 from tui.inputs import Inputs
 from tui.keep import Kept, log_error, read_session, session_file, write_session
 from tui.lineup import Lineup
-from tui.real_engine import RealEngine, entry
 from tui.setup import SetupScreen
-from tui.state import Change, State
+from tui.state import Change, State, entry
 from tui.work import Happened, Latest
 
 if TYPE_CHECKING:
     from advisor.scoring import Candidate
+    from tui.engine import Engine, Opened
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
@@ -95,7 +94,7 @@ class AdvisorApp(App[None]):
                 and data.
         """
         super().__init__()
-        self.engine: Engine = engine or RealEngine()
+        self._engine = engine
         self.session_path = session_path or session_file()
         self.kept: Kept = read_session(self.session_path)
         self.state = State(inputs or self.kept.inputs)
@@ -112,6 +111,15 @@ class AdvisorApp(App[None]):
         self._keep_timer: Any = None
         self.visits = 0  # how often a place was gone to
         self.has_begun = False  # the form is there, and what was asked for at the start is under way
+
+    @property
+    def engine(self) -> Engine:
+        """The real one unless another was given, made when it is first asked something: not before the first paint."""
+        if self._engine is None:
+            from tui.real_engine import RealEngine
+
+            self._engine = RealEngine()
+        return self._engine
 
     def on_mount(self) -> None:
         if self.kept.theme in self.available_themes:

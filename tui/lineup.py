@@ -185,7 +185,7 @@ def details(state: State, entry: Entry, figures: Figures | None, pick: Figures |
     elif told.startswith("yes"):
         lines.append(f"≠ told apart from the pick: {told.split(', ')[1]}")
     if figures.certificate.low is not None:
-        lines.append(f"certificate: rest lowers V ≤ {1 - figures.certificate.low:.1%}")
+        lines.append(f"certificate: V at most {1 - figures.certificate.low:.1%} lower")
     if budget is not None and not budget.allows(figures.cost, many, opened.targets, opened.scorer.settings.rank):
         lines.append(f"▲ over the budget of {budget.text}")
     return lines

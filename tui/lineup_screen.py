@@ -29,6 +29,7 @@ class SelectionTable(DataTable[Text]):
 
     DEFAULT_CSS = """
     SelectionTable { scrollbar-size: 1 1; background: $background; }
+    SelectionTable > .datatable--fixed { background: $panel; color: $text; }
     """
 
     def __init__(self, help_text: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tui.engine import Effects, Exported, Figures, Opened, Preview, Recent
 from tui.inputs import Inputs
+from tui.state import entry
 
 if TYPE_CHECKING:
     from advisor.events import Session
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
 
 PREVIEW_ROWS = 5
 SELECTIONS_FILE = "selections.json"
-
-
-def entry(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as an entry of a selection file (DESIGN 4)."""
-    settings = candidate.settings
-    return {
-        "name": candidate.selection.name,
-        "targets": list(candidate.selection.targets),
-        "rank": settings.rank,
-        "alpha": settings.alpha,
-        "rslora": settings.rslora,
-        **({"rank_pattern": dict(candidate.ranks)} if candidate.ranks else {}),
-        **({"alpha_pattern": dict(candidate.alphas)} if candidate.alphas else {}),
-    }
 
 
 def write_selections(path: Path, candidates: Sequence[Candidate]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,9 +15,11 @@ from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
 from tui.base import AdvisorScreen, Places
-from tui.engine import Preview, Recent
 from tui.form import CHOICE, FIELDS, Field, parsed, shown
 from tui.state import Change
+
+if TYPE_CHECKING:
+    from tui.engine import Preview, Recent
 
 PREVIEW_AFTER = 0.3  # seconds without typing until the data is read
 
@@ -62,6 +64,7 @@ class SetupScreen(AdvisorScreen):
     SetupScreen TextField:focus { background: $surface-lighten-1; text-style: none; }
     SetupScreen TextField.wrong { color: $text-error; text-style: underline; }
     SetupScreen ChoiceField { height: 1; }
+    SetupScreen ChoiceField SelectCurrent { padding: 0 1; }
     SetupScreen #left { width: 1fr; height: 1fr; }
     SetupScreen #right { width: 1fr; height: 1fr; }
     SetupScreen #right > * { padding: 0 1; min-width: 12; }
