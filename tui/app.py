@@ -332,6 +332,9 @@ class AdvisorApp(App[None]):
         self.cancel("search")
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
         self.state.open(opened, current, named)
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # what a session keeps need not be looked through again while one toggles
         if self.current_mode in ("setup", "probe"):
             self.switch_mode("explore")
 

@@ -75,6 +75,7 @@ class ExploreScreen(AdvisorScreen):
     ExploreScreen #map { width: 1fr; height: 1fr; }
     ExploreScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
     ExploreScreen #side { width: 38; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
+    ExploreScreen #side { scrollbar-gutter: stable; }
     ExploreScreen #side Static { height: auto; }
     ExploreScreen #selection, ExploreScreen #inspect { margin-bottom: 1; }
     ExploreScreen.-wide #side { width: 40%; min-width: 52; max-width: 84; }

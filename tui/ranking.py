@@ -50,7 +50,7 @@ class Ranking(Static):
         known = sorted((i for i, v in enumerate(values) if math.isfinite(v)), key=lambda i: -values[i])
         self.shown = tuple(known[: max(lines, 0)])
         if not self.shown:
-            self.update("")
+            self.update("", layout=False)
             return
         names = {i: _name(targets[i]) for i in self.shown}
         longest = min(max(map(cell_len, names.values())), width // 2)
@@ -63,7 +63,7 @@ class Ranking(Static):
             text = f"{mark} {set_cell_size(names[i], longest)} {value}"
             length = max(width - cell_len(text), 0)
             drawn.append(Content.assemble((text, style), (bar(heights[i] or 0.0, length), "$primary")))
-        self.update(Content("\n").join(drawn))
+        self.update(Content("\n").join(drawn), layout=False)  # its height is what the map leaves
 
     def on_click(self, event: Click) -> None:
         line = event.get_content_offset_capture(self).y - 2
