@@ -50,8 +50,8 @@ class AdvisorScreen(Screen[None]):
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", "Help", key_display="?"),
-        Binding("ctrl+pagedown", "app.next_place(1)", "Next screen", show=False),
-        Binding("ctrl+pageup", "app.next_place(-1)", "Previous screen", show=False),
+        Binding("ctrl+pagedown", "app.next_place(1)", "Next screen", show=False, priority=True),
+        Binding("ctrl+pageup", "app.next_place(-1)", "Previous screen", show=False, priority=True),
     ]
 
     _visit = -1  # which of the app's visits to a place drew this screen last

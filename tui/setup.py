@@ -68,10 +68,12 @@ class SetupScreen(AdvisorScreen):
     SetupScreen #left { width: 1fr; height: 1fr; }
     SetupScreen #right { width: 1fr; height: 1fr; }
     SetupScreen #right > * { padding: 0 1; min-width: 12; }
-    SetupScreen .heading { text-style: bold; color: $text-primary; height: 1; margin-top: 1; }
+    SetupScreen .heading { text-style: bold; color: $text-primary; height: 1; }
+    SetupScreen #recent { margin-bottom: 1; }
     SetupScreen #preview, SetupScreen #message { height: auto; }
     SetupScreen #message { color: $text-warning; padding: 0 1; }
     SetupScreen #recent { height: auto; max-height: 12; border: none; background: $background; }
+    SetupScreen.-low #recent { max-height: 3; }
     SetupScreen #buttons { height: 1; padding: 0 1; }
     SetupScreen #buttons Button { margin-right: 2; }
     SetupScreen.-narrow #columns { layout: vertical; overflow-y: auto; }
@@ -102,10 +104,10 @@ class SetupScreen(AdvisorScreen):
                     value = shown(inputs, field)
                     yield ChoiceField(field, value) if field.kind == CHOICE else TextField(field, value)
             with VerticalScroll(id="right", can_focus=False):
-                yield Static("Data as it will be read", classes="heading")
-                yield Static("Name a model and data to begin, or press F2 for the demo.", id="preview", markup=False)
                 yield Static("Recent probes", classes="heading", id="recent-heading")
                 yield OptionList(id="recent", compact=True)
+                yield Static("Data as it will be read", classes="heading")
+                yield Static("Name a model and data to begin, or press F2 for the demo.", id="preview", markup=False)
         yield Static("", id="message", markup=False)
         with Horizontal(id="buttons"):
             yield Button("Probe (F5)", id="probe", variant="primary", compact=True)
