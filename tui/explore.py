@@ -120,7 +120,7 @@ class ExploreScreen(AdvisorScreen):
         if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS):
             heatmap.show_values(measure_values(state), MEASURES[state.measure])
             self._draw_legend()
-        if change is None or change in (Change.PROBE, Change.SELECTION):
+        if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED):
             heatmap.show_chosen(frozenset(i for i, t in enumerate(state.targets) if t.name in state.chosen))
             self._compute()
         if change not in (Change.INPUTS, Change.FIGURES):

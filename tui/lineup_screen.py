@@ -138,6 +138,7 @@ class LineupScreen(AdvisorScreen):
                 done(result)
             elif not self.lineup.gave_up:
                 self.lineup.gave_up = True
+                self.draw_under()
                 self.advisor.show_error(result)
 
         self.advisor.ask(topic, attempt, attempted)

@@ -84,8 +84,9 @@ async def test_the_mouse_does_what_the_keys_do(make_app: MakeApp) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.press("n")
-        width = app.screen.query_one(HeatMap).cell_width
-        await pilot.click(HeatMap, offset=(6 + width + 1, 3))
+        heatmap = app.screen.query_one(HeatMap)
+        width = heatmap.cell_width
+        await pilot.click(HeatMap, offset=(6 + width + 1, 1 + 2 * heatmap.cell_height))
         assert app.state.chosen == {NAME.format(2, "key")}
         await pilot.click(HeatMap, offset=(1, 1))
         assert {t.name for t in app.state.targets if t.layer == 0} <= app.state.chosen
@@ -97,7 +98,7 @@ async def test_the_mouse_does_what_the_keys_do(make_app: MakeApp) -> None:
         assert app.state.chosen == before
 
 
-@pytest.mark.parametrize(("size", "height"), [((120, 40), 3), ((80, 24), 2), ((50, 20), 1), ((200, 60), 3)])
+@pytest.mark.parametrize(("size", "height"), [((120, 40), 3), ((80, 24), 3), ((50, 20), 2), ((200, 60), 3)])
 async def test_cells_are_as_tall_as_there_is_room_and_every_line_of_one_takes_the_click(
     make_app: MakeApp, size: tuple[int, int], height: int
 ) -> None:
@@ -110,8 +111,8 @@ async def test_cells_are_as_tall_as_there_is_room_and_every_line_of_one_takes_th
         for part in range(height):
             await pilot.click(HeatMap, offset=(6 + heatmap.cell_width + 1, 1 + 2 * height + part))
             assert app.state.chosen == (set() if part % 2 else {NAME.format(2, "key")})
-        bars = [heatmap.render_line(1 + row * height + 1).text.count("█") for row in range(4)] if height > 1 else []
-        assert all(width > 0 for width in bars)
+        for row in range(4):
+            assert set(heatmap.render_line(1 + row * height + 1).text) & set("█▉▊▋▌▍▎▏")
 
 
 async def test_the_ranking_lists_the_highest_first_and_a_click_goes_there(make_app: MakeApp) -> None:
