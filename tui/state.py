@@ -135,7 +135,7 @@ class State:
             return ""
         name = self.current.selection.name
         if not self.is_pick:
-            return name
+            return "found by the last search" if name.startswith("searched") else name
         return "the pick" if name.startswith("searched") else f"the pick: {name}"
 
     @property
