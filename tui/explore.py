@@ -19,7 +19,7 @@ from tui.base import AdvisorScreen
 from tui.cells import MEASURES
 from tui.heatmap import Grid, HeatMap
 from tui.panels import inspected, legend, measure_values, selection_text, spectrum_text, terms
-from tui.ranking import LEAST, Ranking
+from tui.ranking import LEAST, Ranking, Sized
 from tui.state import Change
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Panel(Static):
         super().__init__("", id=id, markup=False)
         self.HELP_TEXT = help_text
         self._text = ""
+
+    def on_resize(self) -> None:
+        self.post_message(Sized())
 
     def show(self, text: str, bold_title: bool = False) -> None:
         """Show another text; the screen is laid out anew only if that takes another number of lines."""
@@ -134,8 +137,12 @@ class ExploreScreen(AdvisorScreen):
         lines = self.query_one("#map").size.height - 1
         self.query_one(Ranking).display = self.query_one(HeatMap).fit(lines) >= LEAST
         self._draw_legend()
-        self.call_after_refresh(self._draw_ranking)
-        self.call_after_refresh(self._draw_side)
+
+    @on(Sized)
+    def resized(self) -> None:
+        """What is drawn to the size of its widget, once that has it."""
+        self._draw_ranking()
+        self._draw_side()
 
     def _draw_legend(self) -> None:
         panel = self.query_one("#legend", Static)

@@ -22,6 +22,13 @@ NUMBER = 6  # columns
 LEAST = 4  # lines below which it is not shown
 
 
+class Sized(Message):
+    """A widget that is drawn to its size has another one."""
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, Sized)
+
+
 class Ranking(Static):
     """One line a module, the highest first; a click moves the heat-map's cursor there."""
 
@@ -64,6 +71,9 @@ class Ranking(Static):
             length = max(width - cell_len(text), 0)
             drawn.append(Content.assemble((text, style), (bar(heights[i] or 0.0, length), "$primary")))
         self.update(Content("\n").join(drawn), layout=False)  # its height is what the map leaves
+
+    def on_resize(self) -> None:
+        self.post_message(Sized())
 
     def on_click(self, event: Click) -> None:
         line = event.get_content_offset_capture(self).y - 2
