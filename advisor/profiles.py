@@ -12,8 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from advisor.errors import BadInput
 from advisor.recipe import LANGUAGE_TASKS, METRICS
 from advisor.store import user_folder
@@ -77,6 +75,8 @@ def read_profile(kind: str, file: _File, name: str) -> dict[str, Any]:
     Raises:
         BadInput: it cannot be read, or a field is unknown, missing or of the wrong kind; names the file and the field.
     """
+    import yaml  # here, so that the command line and the first paint do not wait for it
+
     hint = "See docs/profiles.md, and `advisor profiles show` for examples."
     try:
         profile = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from textual.pilot import Pilot
@@ -21,7 +22,14 @@ from advisor.workflow import demo_inputs
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
 
-LOOKS = (((120, 40), "textual-dark"), ((80, 24), "textual-light"), ((50, 20), "textual-dark"))
+ALL = tuple(place.mode for place in AdvisorApp.PLACES)
+Look = tuple[tuple[int, int], str, tuple[str, ...]]  # size, theme, places
+LOOKS: tuple[Look, ...] = (
+    ((120, 40), "textual-dark", ALL),
+    ((120, 40), "textual-light", ALL),
+    ((80, 24), "textual-dark", ("explore",)),
+    ((50, 20), "textual-light", ("explore",)),
+)
 PATIENCE = 1800  # seconds for probe and search together
 
 
@@ -52,7 +60,14 @@ def save(app: AdvisorApp, path: Path) -> None:
         subprocess.run([program, "-w", "1000", "-o", path.with_suffix(".png"), path.with_suffix(".svg")], check=True)
 
 
-async def main(probe: Path | None, out: Path, keys: list[str], looks: list[tuple[tuple[int, int], str]]) -> None:
+def look(text: str) -> Look:
+    """``200x60:textual-light``: every place so."""
+    size, theme = text.split(":")
+    width, height = map(int, size.split("x"))
+    return (width, height), theme, ALL
+
+
+async def main(probe: Path | None, out: Path, keys: list[str], looks: Sequence[Look]) -> None:
     out, probe = out.resolve(), probe and probe.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,8 +75,8 @@ async def main(probe: Path | None, out: Path, keys: list[str], looks: list[tuple
         if probe is None:
             model, data = link_demo(Path(folder))
             inputs = Inputs(model=model, data=data)
-        os.chdir(folder)
-        os.environ["XDG_CACHE_HOME"] = folder
+        os.chdir(folder if probe is None else probe.parent)
+        os.environ["XDG_CACHE_HOME"] = os.environ["XDG_DATA_HOME"] = folder  # no rows of this machine
         app = AdvisorApp(inputs, session_path=Path(folder) / "tui.json", probe_folder=probe, start=probe is None)
         async with app.run_test(size=looks[0][0]) as pilot:
             await settled(pilot, app)
@@ -70,14 +85,13 @@ async def main(probe: Path | None, out: Path, keys: list[str], looks: list[tuple
             for key in keys:
                 await pilot.press(key)
             await settled(pilot, app)
-            for size, theme in looks:
+            for size, theme, modes in looks:
                 app.theme = theme
                 await pilot.resize_terminal(*size)
-                for place in app.PLACES:
-                    app.action_show(place.mode)
+                for mode in modes:
+                    app.action_show(mode)
                     await settled(pilot, app)
-                    look = f"{size[0]}x{size[1]}-{theme.removeprefix('textual-')}"
-                    save(app, out / f"{place.mode}-{look}")
+                    save(app, out / f"{mode}-{size[0]}x{size[1]}-{theme.removeprefix('textual-')}")
 
 
 if __name__ == "__main__":
@@ -85,7 +99,6 @@ if __name__ == "__main__":
     parser.add_argument("--probe", type=Path, help="a probe's folder; default: the demo's, probed first, which takes minutes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "screenshots")
     parser.add_argument("--keys", default="down,down,right,right", help="pressed in Explore first, separated by commas")
-    parser.add_argument("--look", action="append", help="e.g. 200x60:textual-light; may be repeated")
+    parser.add_argument("--look", action="append", type=look, help="e.g. 200x60:textual-light; may be repeated")
     given = parser.parse_args()
-    wanted = [(tuple(map(int, look.split(":")[0].split("x"))), look.split(":")[1]) for look in given.look or ()] or list(LOOKS)
-    asyncio.run(main(given.probe, given.out, [key for key in given.keys.split(",") if key], wanted))
+    asyncio.run(main(given.probe, given.out, [key for key in given.keys.split(",") if key], given.look or LOOKS))

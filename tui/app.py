@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.events import Print
-from textual.message import Message
 from textual.screen import Screen
+from textual.widget import AwaitMount
 
 from advisor.errors import AdvisorError, Interrupted
-from advisor.events import Event, Progress, Session
+from advisor.events import Event, Session
 from tui.activity import Activity, outcome
 from tui.base import AdvisorScreen
-from tui.engine import Engine, Opened, RealEngine, entry
 from tui.inputs import Inputs
 from tui.keep import Kept, log_error, read_session, session_file, write_session
 from tui.lineup import Lineup
 from tui.setup import SetupScreen
-from tui.state import Change, State
+from tui.state import Change, State, entry
+from tui.work import Happened, Latest
 
 if TYPE_CHECKING:
     from advisor.scoring import Candidate
+    from tui.engine import Engine, Opened
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
@@ -51,47 +52,6 @@ class Place:
         return getattr(import_module(self.module), self.screen)()  # type: ignore[no-any-return]
 
 
-class Happened(Message):
-    """An event of a run; newer progress of the same stage replaces older."""
-
-    def __init__(self, run: str, event: Event) -> None:
-        super().__init__()
-        self.run, self.event = run, event
-
-    def can_replace(self, message: Message) -> bool:
-        if not isinstance(message, Happened) or not isinstance(self.event, Progress):
-            return False
-        return isinstance(message.event, Progress) and (message.run, message.event.stage) == (self.run, self.event.stage)
-
-
-class Latest:
-    """Answers the newest of many questions: one job at a time in a thread, and of those that wait only the last."""
-
-    def __init__(self, app: AdvisorApp) -> None:
-        self.app = app
-        self._wanted: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def is_busy(self) -> bool:
-        return self._task is not None and not self._task.done()
-
-    def ask(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        self._wanted = (job, done)
-        if not self.is_busy:
-            self._task = asyncio.create_task(self._work())
-
-    async def _work(self) -> None:
-        while self._wanted is not None:
-            (job, done), self._wanted = self._wanted, None
-            try:
-                result = await asyncio.to_thread(job)
-            except Exception as error:
-                self.app.show_error(error)
-            else:
-                done(result)
-
-
 class AdvisorApp(App[None]):
     """``advisor tui``."""
 
@@ -109,7 +69,7 @@ class AdvisorApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", priority=True),
         Binding("ctrl+p", "command_palette", "Commands", show=True, priority=True),
-        *(Binding(str(n), f"show('{place.mode}')", place.label, show=False) for n, place in enumerate(PLACES, 1)),
+        *(Binding(str(n), f"show('{place.mode}')", f"Go to {place.label}", show=False) for n, place in enumerate(PLACES, 1)),
     ]
     CSS = """
     Screen { layers: base above; }
@@ -134,7 +94,7 @@ class AdvisorApp(App[None]):
                 and data.
         """
         super().__init__()
-        self.engine: Engine = engine or RealEngine()
+        self._engine = engine
         self.session_path = session_path or session_file()
         self.kept: Kept = read_session(self.session_path)
         self.state = State(inputs or self.kept.inputs)
@@ -149,7 +109,17 @@ class AdvisorApp(App[None]):
         self._latest: dict[str, Latest] = {}
         self._probe_folder, self._start, self._demo = probe_folder, start, demo
         self._keep_timer: Any = None
+        self.visits = 0  # how often a place was gone to
         self.has_begun = False  # the form is there, and what was asked for at the start is under way
+
+    @property
+    def engine(self) -> Engine:
+        """The real one unless another was given, made when it is first asked something: not before the first paint."""
+        if self._engine is None:
+            from tui.real_engine import RealEngine
+
+            self._engine = RealEngine()
+        return self._engine
 
     def on_mount(self) -> None:
         if self.kept.theme in self.available_themes:
@@ -182,6 +152,10 @@ class AdvisorApp(App[None]):
     def can_show(self, mode: str) -> bool:
         place = next(place for place in self.PLACES if place.mode == mode)
         return self.state.opened is not None or not place.needs_probe
+
+    def switch_mode(self, mode: str) -> AwaitMount:
+        self.visits += 1
+        return super().switch_mode(mode)
 
     def action_show(self, mode: str) -> None:
         """Go to a place."""
@@ -224,7 +198,7 @@ class AdvisorApp(App[None]):
     def ask(self, topic: str, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Run ``job`` in a thread, then ``done(result)`` on the event loop; of many waiting jobs of one topic only the
         newest is run. Errors become a dialog."""
-        self._latest.setdefault(topic, Latest(self)).ask(job, done)
+        self._latest.setdefault(topic, Latest(self.show_error)).ask(job, done)
 
     def is_busy(self, topic: str) -> bool:
         """Whether a job of this topic is under way."""
@@ -358,6 +332,9 @@ class AdvisorApp(App[None]):
         self.cancel("search")
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
         self.state.open(opened, current, named)
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # what a session keeps need not be looked through again while one toggles
         if self.current_mode in ("setup", "probe"):
             self.switch_mode("explore")
 

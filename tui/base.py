@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tui.app import AdvisorApp
 
 
+OF_EVERY_APP = ("copy_text", "help_quit")  # actions of Textual's own that need no mention
+
+
 class Places(Static):
     """The row of places: where one is, where one can go; a click goes there."""
 
@@ -41,14 +44,17 @@ class Places(Static):
 class AdvisorScreen(Screen[None]):
     """A place of the app. Subclasses yield their widgets from :meth:`body` and redraw in :meth:`state_changed`."""
 
+    AUTO_FOCUS = ""  # a dialog that closes leaves the focus where it was, also nowhere
     HELP = ""  # what F1 says where the focused widget has none of its own
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-normal"), (120, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", "Help", key_display="?"),
-        Binding("ctrl+pagedown", "app.next_place(1)", "Next screen", show=False),
-        Binding("ctrl+pageup", "app.next_place(-1)", "Previous screen", show=False),
+        Binding("ctrl+pagedown", "app.next_place(1)", "Next screen", show=False, priority=True),
+        Binding("ctrl+pageup", "app.next_place(-1)", "Previous screen", show=False, priority=True),
     ]
+
+    _visit = -1  # which of the app's visits to a place drew this screen last
 
     def compose(self) -> ComposeResult:
         yield Places(id="places")
@@ -84,7 +90,11 @@ class AdvisorScreen(Screen[None]):
         """A library printed a line, or the probe noted something, while this screen is in view."""
 
     def on_screen_resume(self, event: ScreenResume) -> None:
-        self.call_after_refresh(self._show_all)
+        """Draw everything on coming from another place; under a dialog nothing was missed, and asking again for what just
+        failed would bring the dialog back."""
+        if self._visit != self.advisor.visits:
+            self._visit = self.advisor.visits
+            self.call_after_refresh(self._show_all)
 
     def _show_all(self) -> None:
         self.query_one(Places).show()
@@ -114,9 +124,9 @@ class AdvisorScreen(Screen[None]):
         while widget is not None and not text:
             text = getattr(widget, "HELP_TEXT", "")
             widget = widget.parent if isinstance(widget.parent, Widget) else None
-        keys = "\n".join(
-            f"  {self.app.get_key_display(active.binding):<12} {active.binding.description}"
-            for active in self.active_bindings.values()
-            if active.enabled and active.binding.description and active.node is not self.app
-        )
-        self.app.push_screen(TextDialog("Help", f"{text or self.HELP}\n\nKeys here:\n{keys}"))
+        keys: dict[str, list[str]] = {}  # by what they do
+        for active in self.active_bindings.values():
+            if active.enabled and active.binding.description and not active.binding.action.endswith(OF_EVERY_APP):
+                keys.setdefault(active.binding.description, []).append(self.app.get_key_display(active.binding))
+        lines = [f"  {' '.join(dict.fromkeys(displayed)):<12} {what}" for what, displayed in keys.items()]
+        self.app.push_screen(TextDialog("Help", "\n".join([text or self.HELP, "", "Keys here:", *lines])))

@@ -15,9 +15,12 @@ T = TypeVar("T")
 
 
 class Dialog(ModalScreen[T], Generic[T]):
-    """A box in the middle of the screen; Escape leaves it with the result None."""
+    """A box in the middle of the screen; Escape leaves it with the result None.
 
-    CSS = """
+    Its style is ``DEFAULT_CSS``, as Textual applies a screen's ``CSS`` only below the type of the very screen shown.
+    """
+
+    DEFAULT_CSS = """
     Dialog { align: center middle; }
     Dialog > Vertical {
         width: 90%; max-width: 76; height: auto; max-height: 90%;

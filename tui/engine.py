@@ -1,14 +1,12 @@
 """The seam between screens and engine: every question a screen asks, and what it gets back as plain data.
 
-Methods block and are called off the event loop (:meth:`tui.app.AdvisorApp.ask`). :class:`RealEngine` imports the engine
-inside them, so that importing this module loads neither NumPy nor torch; looking at an existing probe never loads torch.
+Methods block and are called off the event loop (:meth:`tui.app.AdvisorApp.ask`); :class:`tui.real_engine.RealEngine` has them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,22 +16,17 @@ if TYPE_CHECKING:
     from advisor.bounds import Bound
     from advisor.cost import Cost
     from advisor.events import Session
-    from advisor.examples import Example
     from advisor.explain import ModuleRow
     from advisor.export.peft import Resolved
     from advisor.export.plan import Plan
     from advisor.kernels import Array
     from advisor.peer_picks import PeerPick
-    from advisor.prepare import Source
     from advisor.probe_folder import Probe
     from advisor.recommend import Recommendation
-    from advisor.schema import Schema
     from advisor.scoring import Candidate, Scorer
     from advisor.targets import Target
 
 Triple = tuple[float, float, float]
-PREVIEW_ROWS = 5
-SELECTIONS_FILE = "selections.json"
 
 
 @dataclass(frozen=True)
@@ -201,292 +194,3 @@ class Engine(Protocol):
 
     def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
         """Write the plan's files; where some are there already and may not be overwritten, none."""
-
-
-def entry(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as an entry of a selection file (DESIGN 4)."""
-    settings = candidate.settings
-    return {
-        "name": candidate.selection.name,
-        "targets": list(candidate.selection.targets),
-        "rank": settings.rank,
-        "alpha": settings.alpha,
-        "rslora": settings.rslora,
-        **({"rank_pattern": dict(candidate.ranks)} if candidate.ranks else {}),
-        **({"alpha_pattern": dict(candidate.alphas)} if candidate.alphas else {}),
-    }
-
-
-def write_selections(path: Path, candidates: Sequence[Candidate]) -> None:
-    """A selection file, atomically.
-
-    Raises:
-        BadInput: it cannot be written.
-    """
-    from advisor.store import write_text
-
-    write_text(path, json.dumps([entry(c) for c in candidates], indent=1, allow_nan=False) + "\n")
-
-
-def source_of(inputs: Inputs) -> Source:
-    """What the engine loads.
-
-    Raises:
-        BadInput: model or data is missing.
-    """
-    from advisor.errors import BadInput
-    from advisor.prepare import Source
-
-    if not inputs.model:
-        raise BadInput("No model is named.", "Give a model folder or hub id, or choose the demo.")
-    if not inputs.data:
-        raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
-    return Source(
-        inputs.model, inputs.data, inputs.eval_data, inputs.task, inputs.text_columns, inputs.label_column,
-        inputs.metric, inputs.max_length, inputs.device, inputs.dtype, inputs.revision, inputs.trust_remote_code,
-        inputs.seed,
-    )  # fmt: skip
-
-
-def _characters(example: Example) -> int:
-    return sum(map(len, (*example.texts, example.prompt, example.completion, *(text for _, text in example.messages))))
-
-
-class RealEngine:
-    """:class:`Engine` over :mod:`advisor`."""
-
-    def recent(self, folders: Iterable[str]) -> list[Recent]:
-        import platformdirs
-
-        from advisor.errors import AdvisorError
-        from advisor.store import read_json
-
-        cache = Path(platformdirs.user_cache_dir("lora-layer-advisor")) / "probes"
-        found = []
-        for folder in dict.fromkeys([*map(Path, folders), *(cache.glob("*") if cache.is_dir() else ())]):
-            path = folder / "probe.json"
-            try:
-                info = read_json(path, "probe")
-                texts = str(info["model"]), str(info["data"])
-                found.append(Recent(folder, *texts, len(info["targets"]), path.stat().st_mtime))
-            except (AdvisorError, OSError, KeyError, TypeError):
-                continue  # gone, unfinished or not a probe: it is merely not offered
-        return sorted(found, key=lambda probe: -probe.when)
-
-    def demo(self) -> tuple[str, str]:
-        from advisor import workflow
-
-        return workflow.demo_inputs()
-
-    def preview(self, inputs: Inputs) -> Preview:
-        from advisor.data import load_dataset
-        from advisor.errors import BadInput
-        from advisor.tables import read_table
-
-        if not inputs.data:
-            raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
-        how: dict[str, Any] = {
-            "task": inputs.task, "text_columns": inputs.text_columns, "label_column": inputs.label_column,
-            "metric": inputs.metric,
-        }  # fmt: skip
-        dataset = load_dataset(inputs.data, **how)
-        schema = dataset.schema
-        wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
-        table = read_table(inputs.data, wanted)
-        return Preview(
-            task=schema.task,
-            metric=schema.metric,
-            text_columns=schema.text_columns,
-            label_column=schema.label_column,
-            classes=schema.class_names,
-            columns=tuple(table.columns),
-            rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in table.rows[:PREVIEW_ROWS]),
-            total=len(dataset.examples),
-            notes=dataset.notes,
-            cost=self._cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),
-        )
-
-    def _cost(self, inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
-        from advisor.probe_cost import estimate_probe
-
-        if not inputs.model or not Path(inputs.model).is_dir():
-            return ""
-        found = estimate_probe(
-            Path(inputs.model), schema.task, len(schema.class_names), lengths, inputs.samples, inputs.max_length
-        )
-        if found is None:
-            return ""
-        return (
-            f"Probing takes {found.rows} rows, about {found.tokens:,} tokens, one forward and {found.backward} backward "
-            f"passes ({found.flops / 1e12:.2g} TFLOP), up to {found.disk_bytes / 1e9:.1f} GB of disk while it runs."
-        )
-
-    def probe(self, inputs: Inputs, session: Session) -> Opened:
-        source = source_of(inputs)
-        from advisor import workflow
-        from advisor.probe import ProbeSettings
-
-        settings = ProbeSettings(samples=inputs.samples, head=inputs.head, method=inputs.method, seed=inputs.seed)
-        prepared = workflow.prepare_for_probe(source, session, inputs.samples)
-        probe = workflow.probe_cached(prepared, settings, session)
-        return self._opened(workflow.cache_folder(prepared, settings), probe, inputs)
-
-    def open(self, folder: Path, inputs: Inputs) -> Opened:
-        from advisor.probe_folder import load_probe
-
-        return self._opened(folder, load_probe(folder), inputs)
-
-    def _opened(self, folder: Path, probe: Probe, inputs: Inputs) -> Opened:
-        import numpy as np
-
-        from advisor.explain import agreements, block_ranks
-        from advisor.peer_picks import module_scores
-        from advisor.predictor import Predictor
-        from advisor.recipe import default_recipe
-        from advisor.recommend import module_shares
-        from advisor.rows import load_rows
-        from advisor.scoring import Scorer
-        from advisor.targets import LoraSettings
-
-        given = {key: getattr(inputs, key) for key in ("train_rows", "epochs", "lr", "batch_size")}
-        recipe = replace(default_recipe(probe.task), **{k: v for k, v in given.items() if v is not None})
-        settings = LoraSettings(inputs.rank, inputs.alpha, inputs.rslora)
-        predictor = Predictor().fit(load_rows(), probe.task)
-        scorer = Scorer(probe, settings, recipe, predictor, kernel=inputs.kernel, sigma=inputs.sigma)
-        shares = module_shares(scorer, [t.name for t in probe.targets])
-        return Opened(
-            folder, scorer, np.array(list(shares.values())), agreements(scorer), block_ranks(scorer),
-            module_scores(probe, inputs.rank),
-        )  # fmt: skip
-
-    def recipes(self, opened: Opened) -> list[Candidate]:
-        from advisor.scoring import Candidate
-        from advisor.selections import recipes
-
-        usual = recipes(opened.targets, opened.probe.info["qv_roles"])
-        return [Candidate(selection, opened.scorer.settings) for selection in usual]
-
-    def kept(self, opened: Opened) -> list[Candidate]:
-        from advisor.errors import BadInput
-
-        path = opened.folder / SELECTIONS_FILE
-        if not path.exists():
-            return []
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path}: not readable as JSON: {error}", "Repair or remove that file.") from error
-        return self.read(opened, entries, str(path)) if entries else []
-
-    def keep(self, opened: Opened, candidates: Sequence[Candidate]) -> Path:
-        path = opened.folder / SELECTIONS_FILE
-        write_selections(path, candidates)
-        return path
-
-    def read(self, opened: Opened, entries: Any, where: str) -> list[Candidate]:
-        from advisor.scoring import parse_selections
-
-        return parse_selections(entries, opened.probe, opened.scorer.settings, where)
-
-    def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
-        from advisor.budget import parse_budget
-        from advisor.recommend import recommend
-
-        return recommend(
-            opened.scorer, parse_budget(inputs.budget), session,
-            granularity=inputs.granularity, strategy=inputs.strategy, seed=inputs.seed,
-        )  # fmt: skip
-
-    def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
-        from advisor.bounds import certificate
-        from advisor.spectrum import Spectrum
-
-        scorer = opened.scorer
-        predictions = scorer.predict([candidate] if reference is None else [candidate, reference])
-        weights = scorer.block_weights([candidate], scorer.kernels.kind)
-        spectrum = Spectrum.of(scorer.kernels.of(weights)[0])
-        metric, loss, relative = (
-            (float(e.value[0]), float(e.low[0]), float(e.high[0]))
-            for e in (predictions.score, predictions.loss, predictions.relative)
-        )
-        return Figures(
-            candidate=candidate,
-            metric=metric,
-            loss=loss,
-            relative=relative,
-            alike=None if reference is None else not predictions.distinguishable(0, 1),
-            cost=scorer.cost(candidate),
-            condition=spectrum.condition_number(scorer.sigma),
-            effective_rank=spectrum.effective_rank(),
-            spectrum=spectrum.values[::-1],
-            certificate=certificate(scorer.kernels, weights[0], scorer.probe.z, scorer.sigma),
-            far=predictions.far,
-        )
-
-    def effects(self, opened: Opened, candidate: Candidate, reference: Candidate | None) -> Effects:
-        import numpy as np
-
-        from advisor.explain import module_rows
-
-        chosen = set(candidate.selection.targets)
-        toggled = []
-        for name in (t.name for t in opened.targets):
-            kept = chosen ^ {name}
-            targets = tuple(t.name for t in opened.targets if t.name in kept)
-            toggled.append(replace(candidate, selection=replace(candidate.selection, targets=targets)))
-        found = opened.scorer.predict([candidate, *toggled, *([] if reference is None else [reference])])
-        change = (found.deviation[1 : 1 + len(toggled)] - found.deviation[0]) / found.seed_sd
-        inside = np.array([t.name in chosen for t in opened.targets])
-        return Effects(
-            candidate,
-            reference,
-            tuple(module_rows(opened.scorer, candidate)),
-            np.asarray(np.where(inside, change, -change)),
-            None if reference is None else not found.distinguishable(0, 1 + len(toggled)),
-        )
-
-    def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
-        return [self.figures(opened, candidate, reference) for candidate in candidates]
-
-    def peers(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[PeerPick]:
-        from advisor.peer_picks import peer_picks
-
-        return peer_picks(opened.scorer, recommendation.budget, granularity=recommendation.granularity, seed=inputs.seed)
-
-    def plan(self, opened: Opened, candidate: Candidate, recommendation: Recommendation | None) -> Plan:
-        from advisor.export.plan import plan_of
-        from advisor.report import verdict
-
-        if recommendation is None:
-            return plan_of(candidate, opened.probe)
-        scorer, pick = opened.scorer, recommendation.picked
-        named = replace(candidate, selection=replace(candidate.selection, name=pick.name))
-        if named == pick.candidate:
-            return plan_of(candidate, opened.probe, verdict(scorer, recommendation, None)[:2])
-        other = replace(recommendation, picked=scorer.score([candidate])[0])
-        return plan_of(candidate, opened.probe, verdict(scorer, other, None)[1:2])  # the first names the budget
-
-    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
-        from advisor.export import FORMATS
-        from advisor.export.proof import prove_file
-        from advisor.models import meta_model
-
-        target = FORMATS[format_name]
-        name, file = next(iter(target.render(plan).files.items()))
-        model = meta_model(
-            plan.base_model, plan.task, num_labels=plan.outputs or 1, trust_remote_code=inputs.trust_remote_code
-        )
-        return prove_file(target, name, file, plan, model)
-
-    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
-        from advisor import workflow
-        from advisor.errors import BadInput
-
-        rendered = workflow.render_all(plan, [format_name])[format_name]
-        try:
-            existing = tuple(folder / name for name in rendered.files if (folder / name).exists())
-            if existing and not overwrite:
-                return Exported(existing=existing)
-            return Exported(tuple(workflow.write_rendered(rendered, folder)))
-        except OSError as error:  # the folder cannot be made or looked into
-            raise BadInput(f"{folder}: cannot be used as a folder: {error.strerror}.", "Choose another folder.") from error

@@ -19,12 +19,14 @@ from tui.base import AdvisorScreen
 from tui.cells import MEASURES
 from tui.heatmap import Grid, HeatMap
 from tui.panels import inspected, legend, measure_values, selection_text, spectrum_text, terms
+from tui.ranking import LEAST, Ranking, Sized
 from tui.state import Change
 
 if TYPE_CHECKING:
     from advisor.recommend import Recommendation
     from tui.engine import Opened
 
+HIGHEST_SPECTRUM, SPECTRUM_AROUND = 20, 6  # lines of the plot, and of what stands around it
 EFFECTS_AFTER = 0.4  # seconds without a change until what each module would do is computed
 
 
@@ -36,18 +38,22 @@ class Panel(Static):
         self.HELP_TEXT = help_text
         self._text = ""
 
+    def on_resize(self) -> None:
+        self.post_message(Sized())
+
     def show(self, text: str, bold_title: bool = False) -> None:
         """Show another text; the screen is laid out anew only if that takes another number of lines."""
         if text == self._text:
             return
-        same_height = self._height(text) == self._height(self._text)
-        self._text = text
+        before, self._text = self.lines, text
         title, line_end, rest = text.partition("\n") if bold_title else ("", "", text)
-        self.update(Content.assemble((title, "bold"), line_end + rest), layout=not same_height)
+        self.update(Content.assemble((title, "bold"), line_end + rest), layout=self.lines != before)
 
-    def _height(self, text: str) -> int:
+    @property
+    def lines(self) -> int:
+        """How many it takes."""
         width = max(self.size.width, 1)
-        return sum(max(math.ceil(cell_len(line) / width), 1) for line in text.split("\n"))
+        return sum(max(math.ceil(cell_len(line) / width), 1) for line in self._text.split("\n"))
 
 
 class ExploreScreen(AdvisorScreen):
@@ -72,16 +78,16 @@ class ExploreScreen(AdvisorScreen):
     ExploreScreen #map { width: 1fr; height: 1fr; }
     ExploreScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
     ExploreScreen #side { width: 38; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
+    ExploreScreen #side { scrollbar-gutter: stable; }
     ExploreScreen #side Static { height: auto; }
     ExploreScreen #selection, ExploreScreen #inspect { margin-bottom: 1; }
-    ExploreScreen.-wide #side { width: 52; }
+    ExploreScreen.-wide #side { width: 40%; min-width: 52; max-width: 84; }
     ExploreScreen.-narrow #main { layout: vertical; }
     ExploreScreen.-narrow #side { width: 100%; height: 50%; border-left: none; border-top: solid $border; }
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.grid = Grid((), (), {})
         self.under: tuple[int, ...] = ()
         self.searching = ""
         self._effects_timer: Any = None
@@ -92,6 +98,7 @@ class ExploreScreen(AdvisorScreen):
             with Vertical(id="map"):
                 yield Static("", id="legend", markup=False)
                 yield HeatMap()
+                yield Ranking()
             with VerticalScroll(id="side", can_focus=True):
                 yield Panel("selection", "What is said of the selection at hand; w explains each term.")
                 yield Panel("inspect", "The module under the cursor, and what toggling it would do.")
@@ -102,7 +109,7 @@ class ExploreScreen(AdvisorScreen):
 
     def on_resize(self) -> None:
         super().on_resize()
-        self.call_after_refresh(self._draw_legend)
+        self.call_after_refresh(self._fit)
 
     # --- drawing ------------------------------------------------------------------------------------------------------
 
@@ -112,25 +119,47 @@ class ExploreScreen(AdvisorScreen):
             return
         if change in (None, Change.PROBE) and heatmap.grid != (grid := Grid.of(state.targets)):
             heatmap.show_grid(grid)
+            self._fit()
         if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS):
             heatmap.show_values(measure_values(state), MEASURES[state.measure])
             self._draw_legend()
-        if change is None or change in (Change.PROBE, Change.SELECTION):
+        if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED):
             heatmap.show_chosen(frozenset(i for i, t in enumerate(state.targets) if t.name in state.chosen))
             self._compute()
+        if change not in (Change.INPUTS, Change.FIGURES):
+            self._draw_ranking()
         self._draw_side()
         if change in (None, Change.PROBE):
             self._search()
+
+    def _fit(self) -> None:
+        """The map takes what its layers need, the ranking what is left, if that is enough to say something."""
+        lines = self.query_one("#map").size.height - 1
+        self.query_one(Ranking).display = self.query_one(HeatMap).fit(lines) >= LEAST
+        self._draw_legend()
+
+    @on(Sized)
+    def resized(self) -> None:
+        """What is drawn to the size of its widget, once that has it."""
+        self._draw_ranking()
+        self._draw_side()
 
     def _draw_legend(self) -> None:
         panel = self.query_one("#legend", Static)
         panel.update(legend(self.state, measure_values(self.state), panel.size.width - 2))
 
+    def _draw_ranking(self) -> None:
+        ranking, heatmap = self.query_one(Ranking), self.query_one(HeatMap)
+        if ranking.display and self.state.opened is not None:
+            ranking.show(self.state.targets, measure_values(self.state), heatmap.chosen, MEASURES[self.state.measure])
+
     def _draw_side(self) -> None:
         self.query_one("#selection", Panel).show(selection_text(self.state, self._budget(), self.searching), bold_title=True)
         self._draw_inspected()
         panel = self.query_one("#spectrum", Panel)
-        panel.show(spectrum_text(self.state, panel.size.width, 8 if self.size.height >= 34 else 5))
+        above = sum(self.query_one(f"#{name}", Panel).lines + 1 for name in ("selection", "inspect"))
+        room = self.query_one("#side").size.height - above - SPECTRUM_AROUND
+        panel.show(spectrum_text(self.state, panel.size.width, max(5, min(room, HIGHEST_SPECTRUM))))
 
     def _budget(self) -> Any:
         from advisor.budget import parse_budget
@@ -199,6 +228,12 @@ class ExploreScreen(AdvisorScreen):
     def moved(self, message: HeatMap.Moved) -> None:
         self.under = message.modules
         self._draw_inspected()
+
+    @on(Ranking.Clicked)
+    def go_to(self, message: Ranking.Clicked) -> None:
+        heatmap = self.query_one(HeatMap)
+        heatmap.cursor = next(place for place, members in heatmap.grid.cells.items() if message.module in members)
+        heatmap.focus()
 
     def _draw_inspected(self) -> None:
         panel = self.query_one("#inspect", Panel)

@@ -19,13 +19,13 @@ from textual.widgets.option_list import Option
 from advisor.errors import AdvisorError
 from advisor.export import FORMATS
 from tui.base import AdvisorScreen
-from tui.engine import Exported
 from tui.lineup import key
 from tui.state import Change
 
 if TYPE_CHECKING:
     from advisor.export.peft import Resolved
     from advisor.export.plan import Plan, Rendered
+    from tui.engine import Exported
 
 SIGNS = {"exact": "✓ exact", "lossy": "≈ lossy", "impossible": "✗ impossible"}
 MEANINGS = {

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
@@ -17,6 +18,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from advisor.plots import bar
 from tui.cells import CHOSEN, LEFT_OUT, Measure, glyph, levels, number
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 LABEL = 6
 CURSOR = "▸"
-WIDEST, NARROWEST, BARE = 10, 5, 3  # cells with a number, and without
+WIDEST, NARROWEST, BARE = 16, 5, 3  # cells with a number, and without
+TALLEST = 3  # lines of a cell: marks and number, a bar, a gap
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class HeatMap(ScrollView, can_focus=True):
         self.chosen: frozenset[int] = frozenset()
         self.values: Sequence[float] = ()
         self.measure: Measure | None = None
+        self.cell_height = 1
         self._levels: list[float | None] = []
         self._shades: dict[tuple[float | None, bool], Style] = {}
 
@@ -128,7 +132,8 @@ class HeatMap(ScrollView, can_focus=True):
     def show_chosen(self, chosen: frozenset[int]) -> None:
         changed, self.chosen = chosen ^ self.chosen, chosen
         for row in {row for (row, _), members in self.grid.cells.items() if changed.intersection(members)}:
-            self.refresh(Region(0, row + 1 - self.scroll_offset.y, self.size.width, 1))
+            top = row * self.cell_height + 1 - self.scroll_offset.y
+            self.refresh(Region(0, top, self.size.width, self.cell_height))
 
     def notify_style_update(self) -> None:
         """Another theme."""
@@ -143,11 +148,22 @@ class HeatMap(ScrollView, can_focus=True):
         room = (self.size.width - LABEL) // max(len(self.grid.roles), 1)
         return min(room, WIDEST) if room >= NARROWEST else BARE
 
+    def fit(self, lines: int) -> int:
+        """Be as high as all layers need within so many lines, in cells as tall as two thirds of these allow; returns the
+        lines that are left."""
+        layers = max(len(self.grid.layers), 1)
+        self.cell_height = max(1, min(TALLEST, (2 * lines // 3 - 1) // layers))
+        height = max(min(lines, 1 + layers * self.cell_height), 1)
+        self.styles.height = height
+        self._resize()
+        return lines - height
+
     def on_resize(self) -> None:
         self._resize()
 
     def _resize(self) -> None:
-        self.virtual_size = Size(LABEL + self.cell_width * len(self.grid.roles), len(self.grid.layers) + 1)
+        lines = len(self.grid.layers) * self.cell_height + 1
+        self.virtual_size = Size(LABEL + self.cell_width * len(self.grid.roles), lines)
         self.refresh()
 
     def modules_at(self, row: int, column: int) -> tuple[int, ...]:
@@ -169,7 +185,8 @@ class HeatMap(ScrollView, can_focus=True):
         if row >= 0:
             left = LABEL + self.cell_width * max(column, 0)
             # one line higher than the row, as the header covers the first one
-            self.scroll_to_region(Region(left if column > 0 else 0, row, self.cell_width, 2), animate=False, force=True)
+            region = Region(left if column > 0 else 0, row * self.cell_height, self.cell_width, self.cell_height + 1)
+            self.scroll_to_region(region, animate=False, force=True)
         self.refresh()
         self.post_message(self.Moved(self.modules_at(row, column)))
 
@@ -185,7 +202,7 @@ class HeatMap(ScrollView, can_focus=True):
 
     def on_click(self, event: Click) -> None:
         x = event.x + (self.scroll_offset.x if event.x >= LABEL else 0)
-        row = event.y - 1 + self.scroll_offset.y if event.y else -1
+        row = (event.y - 1 + self.scroll_offset.y) // self.cell_height if event.y else -1
         column = (x - LABEL) // self.cell_width if event.x >= LABEL else -1
         if row < len(self.grid.layers) and column < len(self.grid.roles) and (row, column) != (-1, -1):
             self.cursor = (row, column)
@@ -195,21 +212,23 @@ class HeatMap(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         size, scroll, width = self.size, self.scroll_offset, self.cell_width
-        row = y - 1 + scroll.y if y else -1
+        row, part = divmod(y - 1 + scroll.y, self.cell_height) if y else (-1, 0)
         base = self.rich_style
-        if row >= len(self.grid.layers) or not self.grid.roles:
+        if row >= len(self.grid.layers) or not self.grid.roles or part == TALLEST - 1:
             return Strip.blank(size.width, base)
         header = self.get_component_rich_style("heatmap--header")
         cursor = self.get_component_rich_style("heatmap--cursor")
         here = self.cursor if self.has_focus else None
-        label = self._label(row).rjust(LABEL - 1)[: LABEL - 1] + " "
+        pointer = "" if part else CURSOR  # on the first line of a cell
+        label = (self._label(row).rjust(LABEL - 1)[: LABEL - 1] if not part else "").ljust(LABEL)
         at_label = here == (row, -1)
-        segments = [Segment(CURSOR + label[1:], cursor) if at_label else Segment(label, header)]
+        segments = [Segment(pointer + label[len(pointer) :], cursor) if at_label else Segment(label, header)]
         cells: list[Segment] = []
         for column, role in enumerate(self.grid.roles):
-            text, style = (f" {role}", header) if row < 0 else self._cell(row, column, width, base)
-            text = text[:width].ljust(width)
-            cells.append(Segment(CURSOR + text[1:], cursor) if here == (row, column) else Segment(text, style))
+            text, style = (f" {role}", header) if row < 0 else self._cell(row, column, width, base, part)
+            text = set_cell_size(text, width)
+            at_cell = here == (row, column)
+            cells.append(Segment(pointer + text[len(pointer) :], cursor) if at_cell else Segment(text, style))
         scrolled = Strip(cells).crop(scroll.x, scroll.x + size.width - LABEL)
         return Strip([*segments, *scrolled]).extend_cell_length(size.width, base).crop(0, size.width)
 
@@ -219,7 +238,8 @@ class HeatMap(ScrollView, can_focus=True):
         layer = self.grid.layers[row]
         return "–" if layer is None else str(layer)
 
-    def _cell(self, row: int, column: int, width: int, base: Style) -> tuple[str, Style]:
+    def _cell(self, row: int, column: int, width: int, base: Style, part: int) -> tuple[str, Style]:
+        """One line of a cell: its marks, glyph and number, below them a bar as long as the level is high."""
         members = self.grid.cells.get((row, column), ())
         if not members:
             return "", base
@@ -228,8 +248,8 @@ class HeatMap(ScrollView, can_focus=True):
         known = bool(self._levels)
         found = [level for i in members if known and (level := self._levels[i]) is not None]
         level = max(found) if found else None
-        text = f" {mark}{glyph(level) if known else ' '}"
-        if width >= NARROWEST and known and self.measure:
+        text = f" {bar(level or 0.0, width - 2)}" if part else f" {mark}{glyph(level) if known else ' '}"
+        if not part and width >= NARROWEST and known and self.measure:
             text += number(max(self.values[i] for i in members), self.measure, min(width - 3, 5))
         key = level, bool(inside)
         if key not in self._shades:

@@ -14,7 +14,7 @@ import platformdirs
 from advisor.errors import AdvisorError
 from advisor.store import read_json, write_json
 from tui.inputs import Inputs
-from tui.state import State
+from tui.state import State, entry
 
 APP = "lora-layer-advisor"
 SCHEMA = 1
@@ -68,8 +68,6 @@ def write_session(path: Path, state: State, theme: str, recent: Sequence[str]) -
     Raises:
         AdvisorError: the file cannot be written.
     """
-    from tui.engine import entry
-
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         path,

@@ -185,7 +185,7 @@ def details(state: State, entry: Entry, figures: Figures | None, pick: Figures |
     elif told.startswith("yes"):
         lines.append(f"≠ told apart from the pick: {told.split(', ')[1]}")
     if figures.certificate.low is not None:
-        lines.append(f"certificate: rest lowers V ≤ {1 - figures.certificate.low:.1%}")
+        lines.append(f"certificate: V at most {1 - figures.certificate.low:.1%} lower")
     if budget is not None and not budget.allows(figures.cost, many, opened.targets, opened.scorer.settings.rank):
         lines.append(f"▲ over the budget of {budget.text}")
     return lines
@@ -282,8 +282,8 @@ def columns(metric: str, pick: Figures | None) -> list[Column]:
                lambda e, f: gigabytes(f.cost.memory_bytes), lambda e, f: f.cost.memory_bytes),
         Column("time", "time", "Time of a training step, as a share of what adapting every module takes.",
                lambda e, f: f"{f.cost.time_vs_all_linear:.0%}", lambda e, f: f.cost.time_vs_all_linear),
-        Column("certificate", "certificate", "Bound C: adding all other modules can lower the objective V of the linearised "
-               "problem by at most this.",
+        Column("certificate", "cert.", "Certificate, bound C: adding all other modules can lower the objective V of the "
+               "linearised problem by at most this.",
                lambda e, f: f"≤ {share(f):.1%}" if f.certificate.low is not None else "–", lambda e, f: share(f)),
     ]  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import on
 from textual.binding import Binding, BindingType
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from advisor.budget import Budget
     from tui.engine import Figures
 
-LONGEST_NAME = {"-narrow": 17, "-normal": 24, "-wide": 30}  # characters of it in the table
-
 
 class SelectionTable(DataTable[Text]):
     """One row a selection; Enter, or a click on the row that the cursor is on, takes it."""
@@ -30,6 +29,7 @@ class SelectionTable(DataTable[Text]):
 
     DEFAULT_CSS = """
     SelectionTable { scrollbar-size: 1 1; background: $background; }
+    SelectionTable > .datatable--fixed { background: $panel; color: $text; }
     """
 
     def __init__(self, help_text: str) -> None:
@@ -138,6 +138,7 @@ class LineupScreen(AdvisorScreen):
                 done(result)
             elif not self.lineup.gave_up:
                 self.lineup.gave_up = True
+                self.draw_under()
                 self.advisor.show_error(result)
 
         self.advisor.ask(topic, attempt, attempted)
@@ -201,18 +202,27 @@ class LineupScreen(AdvisorScreen):
         return [*(entry for entry, _ in known), *unknown]
 
     def _fill(self, table: SelectionTable) -> None:
-        longest = next((most for size, most in LONGEST_NAME.items() if self.has_class(size)), LONGEST_NAME["-narrow"])
+        """Columns of known widths: a table that measures them itself may keep lines painted before it did."""
         arrow = " ▼" if self.is_inverted else " ▲"
+        columns = self.columns
+        figures = [self.lineup.figures(entry) for entry in self.entries]
+        names = [f"{entry.marks} {entry.name}" for entry in self.entries]
+        texts = [[column.cell(e, f) if f else "…" for e, f in zip(self.entries, figures, strict=True)] for column in columns]
+        labels = [column.label + (arrow if self.order == column.id else "") for column in columns]
+        widths = [max(map(cell_len, [label, *cells])) for label, cells in zip(labels, texts, strict=True)]
+
+        room, padding = table.scrollable_content_region.width, 2 * table.cell_padding
+        left = room - sum(width + padding for width in widths) - padding
+        label = "selection" + (arrow if self.order == "selection" else "")
+        longest = max(map(cell_len, [label, *names]))
+        longest = max(min(longest, max(left, min(room // 3, 24))), cell_len(label))
         table.clear(columns=True)
-        shown = self.columns
-        table.add_column(Text("selection" + (arrow if self.order == "selection" else "")), key="selection")
-        for column in shown:
-            table.add_column(Text(column.label + (arrow if self.order == column.id else "")), key=column.id)
-        for entry in self.entries:
-            figures = self.lineup.figures(entry)
-            name = Text(shortened(f"{entry.marks} {entry.name}", longest), "bold" if CURRENT in entry.kinds else "")
-            cells = [Text(column.cell(entry, figures) if figures else "…") for column in shown]
-            table.add_row(name, *cells, key=entry.id)
+        table.add_column(Text(label), key="selection", width=longest)
+        for column, text, width in zip(columns, labels, widths, strict=True):
+            table.add_column(Text(text), key=column.id, width=width)
+        for row, (entry, name) in enumerate(zip(self.entries, names, strict=True)):
+            called = Text(shortened(name, longest), "bold" if CURRENT in entry.kinds else "")
+            table.add_row(called, *(Text(cells[row]) for cells in texts), key=entry.id)
 
     @on(DataTable.RowHighlighted)
     def moved(self, event: DataTable.RowHighlighted) -> None:

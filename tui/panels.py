@@ -24,6 +24,8 @@ TERMS = (
     ("effective rank", "how many directions the kernel really uses, between 1 and the number of probe examples."),
     ("certificate", "bound C: adding all other modules can lower the objective V of the linearised problem by at most this."),
     ("V", "what kernel ridge regression with this kernel leaves of the targets; never rises when modules are added."),
+    ("bound B", "proven limit on how far toggling the module can move V; the number before it is what it does move."),
+    ("spectrum, σ", "eigenvalues of the kernel, largest first; what lies below the ridge σ is hardly learned."),
     ("pick", "the recommended selection: the cheapest that is not predicted worse than the best within the budget."),
     *((measure.label, measure.help.split(": ", 1)[1]) for measure in MEASURES.values()),
 )  # fmt: skip
@@ -84,7 +86,7 @@ def selection_text(state: State, budget: Budget | None, searching: str = "") -> 
             f"κ        {count(round(figures.condition, 1))}, effective rank {figures.effective_rank:.0f}",
         ]
         if figures.certificate.low is not None:
-            lines.append(f"certificate: rest lowers V ≤ {1 - figures.certificate.low:.1%}")
+            lines.append(f"certificate: V at most {1 - figures.certificate.low:.1%} lower")
         if state.effects_are_fresh and state.effects is not None and state.effects.alike is not None and not state.is_pick:
             lines.append("≈ cannot be told from the pick" if state.effects.alike else "≠ differs from the pick")
         if figures.far:
@@ -183,7 +185,7 @@ def spectrum_text(state: State, width: int, rows: int) -> str:
     series, marks = [(figures.spectrum, CHOSEN)], f"{CHOSEN} this"
     if pick is not None and pick.candidate != figures.candidate:
         series, marks = [*series, (pick.spectrum, LEFT_OUT)], f"{CHOSEN} this  {LEFT_OUT} the pick  {BOTH} both"
-    lines = spectrum_lines(series, opened.scorer.sigma, min(width - 12, 60), rows)
+    lines = spectrum_lines(series, opened.scorer.sigma, min(width - 12, 100), rows)
     above = int((figures.spectrum > opened.scorer.sigma).sum())
     head = f"spectrum  {marks}"
     return "\n".join([head, *lines, f"{above} of {len(figures.spectrum)} eigenvalues above σ (┄)"])

@@ -28,7 +28,7 @@ class ProbeScreen(AdvisorScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop"),
-        Binding("f5", "app.start_probe", "Probe", show=True),
+        Binding("f5", "app.start_probe", "Probe", key_display="F5"),
         Binding("y", "copy_log", "Copy log"),
     ]
     CSS = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,9 +15,11 @@ from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
 from tui.base import AdvisorScreen, Places
-from tui.engine import Preview, Recent
 from tui.form import CHOICE, FIELDS, Field, parsed, shown
 from tui.state import Change
+
+if TYPE_CHECKING:
+    from tui.engine import Preview, Recent
 
 PREVIEW_AFTER = 0.3  # seconds without typing until the data is read
 
@@ -62,13 +64,16 @@ class SetupScreen(AdvisorScreen):
     SetupScreen TextField:focus { background: $surface-lighten-1; text-style: none; }
     SetupScreen TextField.wrong { color: $text-error; text-style: underline; }
     SetupScreen ChoiceField { height: 1; }
+    SetupScreen ChoiceField SelectCurrent { padding: 0 1; }
     SetupScreen #left { width: 1fr; height: 1fr; }
     SetupScreen #right { width: 1fr; height: 1fr; }
     SetupScreen #right > * { padding: 0 1; min-width: 12; }
-    SetupScreen .heading { text-style: bold; color: $text-primary; height: 1; margin-top: 1; }
+    SetupScreen .heading { text-style: bold; color: $text-primary; height: 1; }
+    SetupScreen #recent { margin-bottom: 1; }
     SetupScreen #preview, SetupScreen #message { height: auto; }
     SetupScreen #message { color: $text-warning; padding: 0 1; }
     SetupScreen #recent { height: auto; max-height: 12; border: none; background: $background; }
+    SetupScreen.-low #recent { max-height: 3; }
     SetupScreen #buttons { height: 1; padding: 0 1; }
     SetupScreen #buttons Button { margin-right: 2; }
     SetupScreen.-narrow #columns { layout: vertical; overflow-y: auto; }
@@ -99,10 +104,10 @@ class SetupScreen(AdvisorScreen):
                     value = shown(inputs, field)
                     yield ChoiceField(field, value) if field.kind == CHOICE else TextField(field, value)
             with VerticalScroll(id="right", can_focus=False):
-                yield Static("Data as it will be read", classes="heading")
-                yield Static("Name a model and data to begin, or press F2 for the demo.", id="preview", markup=False)
                 yield Static("Recent probes", classes="heading", id="recent-heading")
                 yield OptionList(id="recent", compact=True)
+                yield Static("Data as it will be read", classes="heading")
+                yield Static("Name a model and data to begin, or press F2 for the demo.", id="preview", markup=False)
         yield Static("", id="message", markup=False)
         with Horizontal(id="buttons"):
             yield Button("Probe (F5)", id="probe", variant="primary", compact=True)

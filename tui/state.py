@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tui.inputs import Inputs
 
@@ -38,6 +38,20 @@ class Change(StrEnum):
 
 
 Listener = Callable[[Change], None]
+
+
+def entry(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as an entry of a selection file (DESIGN 4)."""
+    settings = candidate.settings
+    return {
+        "name": candidate.selection.name,
+        "targets": list(candidate.selection.targets),
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "rslora": settings.rslora,
+        **({"rank_pattern": dict(candidate.ranks)} if candidate.ranks else {}),
+        **({"alpha_pattern": dict(candidate.alphas)} if candidate.alphas else {}),
+    }
 
 
 class State:
@@ -121,7 +135,7 @@ class State:
             return ""
         name = self.current.selection.name
         if not self.is_pick:
-            return name
+            return "found by the last search" if name.startswith("searched") else name
         return "the pick" if name.startswith("searched") else f"the pick: {name}"
 
     @property

@@ -27,8 +27,9 @@ from advisor.scoring import Candidate, Scorer
 from advisor.selections import all_linear
 from advisor.targets import LoraSettings, Selection
 from tui.app import AdvisorApp
-from tui.engine import Exported, Figures, Opened, Preview, RealEngine, Recent
+from tui.engine import Exported, Figures, Opened, Preview, Recent
 from tui.inputs import Inputs
+from tui.real_engine import RealEngine
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -41,7 +42,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 class FakeEngine(RealEngine):
-    """:class:`tui.engine.RealEngine` on a synthetic probe, without files but for kept selections.
+    """:class:`tui.real_engine.RealEngine` on a synthetic probe, without files but for kept selections.
 
     Attributes:
         scorer: of every probe that is opened or made. fails: raised by the method of that name.

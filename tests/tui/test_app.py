@@ -144,9 +144,9 @@ async def test_what_is_chosen_shows_without_colour_in_every_theme(make_app: Make
         app.theme = theme
         await settled(pilot)
         heatmap = app.screen.query_one(HeatMap)
-        text = heatmap.render_line(4).text
-        assert text.count("●") == 6
-        assert heatmap.render_line(1).text.count("○") == 6
+        marks = [heatmap.render_line(1 + row * heatmap.cell_height).text for row in (0, 3)]
+        assert marks[0].count("○") == 6
+        assert marks[1].count("●") == 6
 
 
 async def test_no_color_is_respected(make_app: MakeApp, monkeypatch) -> None:
@@ -178,6 +178,23 @@ async def test_the_footer_shows_the_keys_of_the_place(make_app: MakeApp) -> None
         await settled(pilot)
         shown = {getattr(key, "description", "") for key in app.screen.query_one(Footer).query("FooterKey")}
         assert {"Toggle", "Help", "Undo", "Quit"} <= shown
+
+
+async def test_a_dialog_is_a_box_in_the_middle_and_leaves_the_focus_where_it_was(make_app: MakeApp) -> None:
+    app = make_app(Inputs(model="mine"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("escape", "question_mark")
+        await pilot.pause()
+        box = app.screen.query_one("Dialog > Vertical")
+        assert box.styles.border.top[0] == "round"
+        assert box.region.x > 0
+        assert box.region.right < 80
+        keys = app.screen.text.partition("Keys here:")[2].splitlines()
+        assert len({line.split("  ")[-1] for line in keys}) == len(keys)
+        await pilot.press("escape", "question_mark", "escape", "x")
+        assert app.focused is None
+        assert app.state.inputs.model == "mine"
 
 
 async def test_a_probe_that_cannot_be_opened_is_said(make_app: MakeApp, engine, bad) -> None:
@@ -217,7 +234,7 @@ def test_an_existing_probe_is_explored_without_torch(tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from advisor.events import Session\n"
-        "from tui.engine import RealEngine\n"
+        "from tui.real_engine import RealEngine\n"
         "from tui.inputs import Inputs\n"
         "engine = RealEngine()\n"
         f"opened = engine.open(Path({str(tmp_path / 'probe')!r}), Inputs())\n"

@@ -18,6 +18,7 @@ from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.heatmap import Grid, HeatMap
 from tui.inputs import Inputs
+from tui.ranking import Ranking
 
 MakeApp = Callable[..., AdvisorApp]
 NAME = "encoder.layer.{}.attention.self.{}"
@@ -83,8 +84,9 @@ async def test_the_mouse_does_what_the_keys_do(make_app: MakeApp) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.press("n")
-        width = app.screen.query_one(HeatMap).cell_width
-        await pilot.click(HeatMap, offset=(6 + width + 1, 3))
+        heatmap = app.screen.query_one(HeatMap)
+        width = heatmap.cell_width
+        await pilot.click(HeatMap, offset=(6 + width + 1, 1 + 2 * heatmap.cell_height))
         assert app.state.chosen == {NAME.format(2, "key")}
         await pilot.click(HeatMap, offset=(1, 1))
         assert {t.name for t in app.state.targets if t.layer == 0} <= app.state.chosen
@@ -94,6 +96,37 @@ async def test_the_mouse_does_what_the_keys_do(make_app: MakeApp) -> None:
         await pilot.click(HeatMap, offset=(1, 0))
         await pilot.click(HeatMap, offset=(6 + 6 * width + 2, 2))
         assert app.state.chosen == before
+
+
+@pytest.mark.parametrize(("size", "height"), [((120, 40), 3), ((80, 24), 3), ((50, 20), 2), ((200, 60), 3)])
+async def test_cells_are_as_tall_as_there_is_room_and_every_line_of_one_takes_the_click(
+    make_app: MakeApp, size: tuple[int, int], height: int
+) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        heatmap = app.screen.query_one(HeatMap)
+        assert heatmap.cell_height == height
+        await pilot.press("n")
+        for part in range(height):
+            await pilot.click(HeatMap, offset=(6 + heatmap.cell_width + 1, 1 + 2 * height + part))
+            assert app.state.chosen == (set() if part % 2 else {NAME.format(2, "key")})
+        for row in range(4):
+            assert set(heatmap.render_line(1 + row * height + 1).text) & set("█▉▊▋▌▍▎▏")
+
+
+async def test_the_ranking_lists_the_highest_first_and_a_click_goes_there(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        ranking, shares = app.screen.query_one(Ranking), app.state.opened.shares
+        assert ranking.shown == tuple(sorted(range(24), key=lambda i: -shares[i]))[: ranking.size.height - 2]
+        third = app.state.targets[ranking.shown[2]]
+        assert f"layer {third.layer} {third.role}" in str(ranking.render()).splitlines()[4]
+        await pilot.click(Ranking, offset=(20, 4))
+        assert third.name in shown_text(app, "#inspect")
+        await pilot.press("m")
+        assert "most gradient agreement" in str(ranking.render())
 
 
 async def test_undo_and_redo_by_their_keys(make_app: MakeApp) -> None:
@@ -262,6 +295,29 @@ async def test_a_search_that_fails_says_so_once(make_app: MakeApp, engine) -> No
         assert not isinstance(app.screen, ErrorDialog)
         assert engine.asked.count("recommend") == 1
         assert "searching" not in shown_text(app, "#selection")
+
+
+@pytest.mark.parametrize("what", ["figures", "effects"])
+async def test_numbers_that_fail_are_not_asked_for_again_when_their_dialog_closes(
+    make_app: MakeApp, engine, bad, monkeypatch, what: str
+) -> None:
+    asked = []
+
+    def fails(*_: object) -> None:
+        asked.append(what)
+        raise bad
+
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        monkeypatch.setattr(engine, what, fails)
+        await pilot.press("space")
+        while not isinstance(app.screen, ErrorDialog):
+            await pilot.pause(0.02)
+        await pilot.press("escape")
+        await pilot.pause(0.2)
+        assert not isinstance(app.screen, ErrorDialog)
+        assert len(asked) == 1
 
 
 async def test_another_rank_in_setup_is_what_everything_is_said_for(make_app: MakeApp) -> None:

@@ -18,9 +18,9 @@ from advisor.export import FORMATS
 from advisor.targets import Selection
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, Question
-from tui.engine import RealEngine
 from tui.export import ExportScreen
 from tui.inputs import Inputs
+from tui.real_engine import RealEngine
 
 SIZES = [(120, 40), (80, 24), (50, 20)]
 

@@ -10,8 +10,8 @@ from tui_helpers import settled, shown_text
 
 from advisor.errors import BadInput
 from tui.app import AdvisorApp
-from tui.engine import RealEngine
 from tui.inputs import Inputs
+from tui.real_engine import RealEngine
 
 MakeApp = Callable[..., AdvisorApp]
 

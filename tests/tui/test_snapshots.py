@@ -22,8 +22,6 @@ THEMES = ["textual-dark", "textual-light"]
 def test_place(
     make_app: Callable[..., AdvisorApp], snap_compare: Any, mode: str, size: tuple[int, int], theme: str
 ) -> None:
-    if mode in ("compare", "pareto"):
-        pytest.skip("its table is laid out in two ways that show the same text")
     app = make_app(Inputs(model="fake/bert", data="fake.jsonl"), start=True)
 
     async def look(pilot: Pilot[None]) -> None:

@@ -152,3 +152,9 @@ def test_inputs_that_another_version_wrote_fall_back_to_defaults(found: dict[str
 def test_inputs_survive_the_trip_through_json() -> None:
     inputs = Inputs(model="m", data="d", text_columns=("a", "b"), rank=4, lr=3e-4, rslora=True, budget="12modules")
     assert Inputs.from_dict(inputs.as_dict()) == inputs
+
+
+def test_a_selection_that_only_a_search_has_named_is_not_called_by_its_number() -> None:
+    state = opened_state()
+    state.choose(Candidate(Selection("searched #138", tuple(NAMES[:2])), LoraSettings()))
+    assert state.title == "found by the last search"
