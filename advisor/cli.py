@@ -191,7 +191,7 @@ def probe(
     """Probe MODEL on --data into the folder --out; an interrupted probe resumes."""
     from advisor import workflow
     from advisor.console import console_session
-    from advisor.probe import run_probe
+    from advisor.probing import run_probe
 
     if out is None:
         raise BadInput("--out is missing.", "Name a folder for the probe.")
@@ -283,9 +283,9 @@ def compare(
     kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
+    from advisor.advice import compare as compare_recipes
     from advisor.budget import parse_budget
     from advisor.peer_picks import comparison_json, peer_picks
-    from advisor.recommend import compare as compare_recipes
     from advisor.report import peer_table, score_table
 
     parsed = parse_budget(budget)
@@ -492,7 +492,7 @@ def _recipe(
 
 
 def _probe_settings(samples: int | None, head: str, method: str, seed: int) -> Any:
-    from advisor.probe import ProbeSettings
+    from advisor.probing import ProbeSettings
 
     return ProbeSettings(samples=samples, head=head, method=method, seed=seed)
 

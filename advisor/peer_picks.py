@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.advice import units_of
 from advisor.budget import Budget
 from advisor.choices import CONDITION_NUMBER, SPECTRAL_RATIO
 from advisor.errors import BadInput
 from advisor.kernels import Array, Kernels
 from advisor.probe_folder import PROBE_FILE, Probe
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import units_of
 from advisor.scoring import Candidate, Score, Scorer, Scores, probe_view, score_json, scores_json
 from advisor.search import Mask
 from advisor.strategies import Criterion, fill_by

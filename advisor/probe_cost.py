@@ -16,7 +16,7 @@ import numpy as np
 CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
 NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler")
 EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.outputs
-HEAD_ROWS = 512  # as advisor.probe
+HEAD_ROWS = 512  # as advisor.probing
 
 
 @dataclass(frozen=True)

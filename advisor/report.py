@@ -11,12 +11,12 @@ from rich.console import JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from advisor.advice import STABLE, Recommendation, module_shares
 from advisor.budget import Budget
 from advisor.choices import PREDICTED, STRATEGIES
 from advisor.linearity import Linearity
 from advisor.peer_picks import PeerPick
 from advisor.predictor import LEVEL
-from advisor.recommend import STABLE, Recommendation, module_shares
 from advisor.scoring import Candidate, Score, Scorer, score_json
 
 RECOMMENDATION_SCHEMA = 1

@@ -13,6 +13,7 @@ from typing import Any
 import platformdirs
 from torch import nn
 
+from advisor.advice import Recommendation, recommend, reconsider
 from advisor.budget import Budget
 from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
@@ -30,11 +31,10 @@ from advisor.models import meta_model
 from advisor.peer_picks import peer_picks
 from advisor.predictor import Predictor
 from advisor.prepare import Prepared, Source, prepare
-from advisor.probe import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
 from advisor.probe_folder import Probe
+from advisor.probing import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
 from advisor.ranks import auto_ranks, serving_note
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import Recommendation, recommend, reconsider
 from advisor.report import Table, recommendation_json, report_markdown, tables, verdict
 from advisor.rows import load_rows, user_rows_folder
 from advisor.schema import Schema

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from validity import SHIPPED, by_seed, distances, read, task_of
 
+from advisor.advice import pick
 from advisor.confirm import decide
 from advisor.predictor import Group, Predictions, Predictor, grouped
-from advisor.recommend import pick
 from advisor.rows import CalibrationRow
 from advisor.selections import QV
 

@@ -16,7 +16,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "textual")
 # the maths: plain arrays and data
 PLAIN = (
     "targets", "recipe", "errors", "events", "kernels", "spectrum", "simulate", "bounds", "features", "predictor",
-    "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "recommend", "report",
+    "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "advice", "report",
     "posterior", "confirm", "explain", "explain_report", "plots", "peer_picks", "probe_cost", "ranks",
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from tui.panels import inspected, legend, measure_values, selection_text, spectr
 from tui.state import Change
 
 if TYPE_CHECKING:
-    from advisor.recommend import Recommendation
+    from advisor.advice import Recommendation
     from tui.engine import Opened
 
 EFFECTS_AFTER = 0.4  # seconds without a change until what each module would do is computed
