@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from advisor.budget import Budget
 from advisor.choices import PREDICTED, SPECTRAL_RATIO, STRATEGIES
 from advisor.cost import Cost
-from advisor.errors import BadInput, BudgetTooSmall
+from advisor.errors import BudgetTooSmall, check_choice
 from advisor.events import Session, Stage
 from advisor.predictor import Predictions
 from advisor.scoring import Candidate, Score, Scorer, Scores, subsample
@@ -102,8 +102,7 @@ def recommend(
         BudgetTooSmall: nothing fits.
         Interrupted: cancelled.
     """
-    if strategy not in STRATEGIES:
-        raise BadInput(f"--strategy {strategy}: unknown.", f"Use one of {', '.join(STRATEGIES)}.")
+    check_choice("--strategy", strategy, tuple(STRATEGIES))
     pool = _pool(scorer, budget, granularity, strategy, seed, session)
     if spread is not None:
         pool = [spread(candidate) for candidate in pool]

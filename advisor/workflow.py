@@ -6,9 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 from torch import nn
@@ -19,7 +18,7 @@ from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, rea
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
 from advisor.confirm_report import confirm_table, confirmation_json, confirmed
 from advisor.demo import demo_dataset_file, demo_model_folder
-from advisor.errors import BadInput
+from advisor.errors import BadInput, check_choice
 from advisor.events import Session
 from advisor.export import FORMATS
 from advisor.export.peft import arguments_of, prove, resolve
@@ -35,7 +34,8 @@ from advisor.probe_folder import Probe
 from advisor.probing import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
 from advisor.ranks import auto_ranks, serving_note
 from advisor.recipe import TrainingRecipe
-from advisor.report import Table, recommendation_json, report_markdown, tables, verdict
+from advisor.report import recommendation_json, report_markdown, tables, verdict
+from advisor.results import Recommended
 from advisor.rows import load_rows, user_rows_folder
 from advisor.schema import Schema
 from advisor.scoring import Candidate, RealRun, Scorer, rows_from_runs
@@ -68,17 +68,6 @@ class ConfirmSettings:
         for option, value in (("--confirm", self.runs), ("--confirm-rows", self.rows), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise BadInput(f"{option} must be at least 1, got {value}.")
-
-
-@dataclass(frozen=True)
-class Written:
-    """A recommendation folder and what was shown."""
-
-    folder: Path
-    files: tuple[str, ...]
-    json: dict[str, Any]
-    verdict: list[str]
-    tables: list[Table]
 
 
 def demo_inputs() -> tuple[str, str]:
@@ -146,18 +135,6 @@ def measure_candidates(
     return [found.get((c.settings, c.selection.targets)) for c in candidates]
 
 
-def probe_summary(probe: Probe, folder: Path) -> dict[str, Any]:
-    """What ``advisor probe --json`` prints."""
-    keys = ("task", "metric", "model", "data", "head_kind", "head_cv", "device", "estimate_error", "train_rows", "linearity")
-    return {
-        "probe": str(folder),
-        "modules": len(probe.targets),
-        "samples": probe.samples,
-        **{key: probe.info[key] for key in keys},
-        "targets": [asdict(t) for t in probe.targets],
-    }
-
-
 def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
     """The user's own PEFT config as a candidate: the modules PEFT really wraps with it, at the ranks and alphas it does.
 
@@ -210,7 +187,7 @@ def recommend_folder(
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None = None,
     formats: Sequence[str] = (),
     own_ranks: bool = False,
-) -> Written:
+) -> Recommended:
     """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
 
     Args:
@@ -224,8 +201,7 @@ def recommend_folder(
         Interrupted: cancelled; finished runs are kept.
         BadInput: unknown kernel, bad σ, or ``out`` cannot be written.
     """
-    if kernel not in KERNELS:
-        raise BadInput(f"--kernel {kernel}: unknown.", f"Use one of {', '.join(KERNELS)}.")
+    check_choice("--kernel", kernel, KERNELS)
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
     result = recommend(
         scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
@@ -269,7 +245,7 @@ def recommend_folder(
     files = [path.name for r in rendered.values() for path in write_rendered(r, out)]
     write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
     write_json(out / JSON_FILE, shown)
-    return Written(out, (*files, REPORT_FILE, JSON_FILE), shown, sentences, shown_tables)
+    return Recommended(shown, sentences, shown_tables, out, (*files, REPORT_FILE, JSON_FILE), scorer, result)
 
 
 def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None) -> dict[str, Rendered]:
