@@ -156,7 +156,7 @@ def lora_settings(rank: int | str, alpha: float, rslora: bool) -> LoraSettings:
         number = AUTO_BASE if rank == AUTO else int(rank)
     except ValueError:
         raise BadInput(f"--rank {rank}: not a whole number.", "Give one of 1 or more, or auto.") from None
-    return LoraSettings(number, alpha, rslora)
+    return LoraSettings(number, float(alpha), rslora)
 
 
 def format_names(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ class ProbeResult:
         check_choice("--kernel", kernel, KERNELS)
         recipe = recipe_for(self.probe.task, train_rows, epochs, lr, batch_size)
         predictor = Predictor().fit(load_rows(), self.probe.task)
-        return Scorer(self.probe, LoraSettings(rank, alpha, rslora), recipe, predictor, kernel=kernel, sigma=sigma)
+        return Scorer(self.probe, LoraSettings(rank, float(alpha), rslora), recipe, predictor, kernel=kernel, sigma=sigma)
 
     def score(self, selections: Selections, **options: Any) -> Shown:
         """Predictions, bounds and cost of given selections, in their order.
