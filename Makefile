@@ -38,6 +38,7 @@ bench: setup
 
 screenshots: setup
 	$(BIN)/python docs/screenshots.py
+	$(BIN)/python docs/report_screenshots.py
 
 clean:
 	rm -rf $(VENV) recommendation .pytest_cache .mypy_cache .ruff_cache .hypothesis

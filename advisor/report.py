@@ -20,6 +20,7 @@ from advisor.linearity import Linearity
 from advisor.peer_picks import PeerPick
 from advisor.predictor import LEVEL
 from advisor.scoring import Candidate, Score, Scorer, score_json
+from advisor.spectrum import Spectrum
 
 RECOMMENDATION_SCHEMA = 1
 CHOSEN, LEFT_OUT = "●", "·"
@@ -268,8 +269,12 @@ def recommendation_json(
         "level": LEVEL,
         "pick": {**score_json(rec.picked, scorer), "targets": list(rec.picked.candidate.selection.targets)},
         "predicted_best": rec.best.name,
-        "all_linear": score_json(rec.all_linear, scorer),
-        "equal_budget": [score_json(s, scorer) for s in rec.equal_budget],
+        "all_linear": score_json(rec.all_linear, scorer)
+        | {"alike_pick": not scorer.predict([rec.picked.candidate, rec.all_linear.candidate]).distinguishable(1, 0)},
+        "equal_budget": [
+            score_json(s, scorer) | {"alike_pick": not rec.equal_budget.predictions.distinguishable(i, 0)}
+            for i, s in enumerate(rec.equal_budget)
+        ],
         "baseline": None if rec.baseline is None else rec.equal_budget[rec.baseline].name,
         "alike_at_equal_budget": rec.alike,
         "peers": {pick.peer: pick.as_json(scorer) for pick in peers},
@@ -280,6 +285,7 @@ def recommendation_json(
             "modules": dict(zip(rec.picked.candidate.selection.targets, rec.stability.kept, strict=True)),
         },
         "linearity": None if linearity is None else linearity.as_dict(),
+        "kernel": _kernel_json(scorer, rec),
         "budget": rec.budget.text,
         "granularity": rec.granularity,
         "strategy": rec.strategy,
@@ -295,3 +301,15 @@ def recommendation_json(
         }
         | {"samples": scorer.probe.samples, "calibration_rows": sum(len(g.rows) for g in scorer.predictor.groups_)},
     }  # fmt: skip
+
+
+def _kernel_json(scorer: Scorer, rec: Recommendation) -> dict[str, Any]:
+    """Every module's share of the kernel, and the eigenvalues of the pick's and of all modules', the head's block included."""
+    weights = scorer.block_weights([rec.picked.candidate, rec.all_linear.candidate], scorer.kernels.kind)
+    pick, everything = (Spectrum.of(kernel).values[::-1].tolist() for kernel in scorer.kernels.of(weights))
+    return {
+        "kind": scorer.kernels.kind,
+        "sigma": scorer.sigma,
+        "shares": module_shares(scorer, [t.name for t in scorer.probe.targets]),
+        "eigenvalues": {"pick": pick, "all": everything},
+    }

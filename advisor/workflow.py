@@ -43,7 +43,8 @@ from advisor.store import APP, read_json, write_json, write_text
 from advisor.targets import LoraSettings, Selection, in_model_order
 from advisor.workers import import_ray
 
-YAML_FILE, CONFIG_FILE, JSON_FILE, REPORT_FILE = "lora.yaml", "adapter_config.json", "recommendation.json", "report.md"
+YAML_FILE, CONFIG_FILE, JSON_FILE = "lora.yaml", "adapter_config.json", "recommendation.json"
+REPORT_FILE, HTML_FILE = "report.md", "report.html"
 
 # What decides which modules a PEFT config adapts, and how strongly.
 PLACEMENT = (
@@ -201,6 +202,8 @@ def recommend_folder(
         Interrupted: cancelled; finished runs are kept.
         BadInput: unknown kernel, bad σ, or ``out`` cannot be written.
     """
+    from advisor.html_report import report_html  # loads matplotlib
+
     check_choice("--kernel", kernel, KERNELS)
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
     result = recommend(
@@ -219,8 +222,7 @@ def recommend_folder(
     resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank, pick.ranks)
     found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
     session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")
-    if note := serving_note(max(resolved.ranks.values())):
-        session.warn(note)
+    warnings = [note] if (note := serving_note(max(resolved.ranks.values()))) else []
     linearity = scorer.linearity(pick) or linearity_of(pick.selection)
     named = replace(pick, selection=replace(pick.selection, name="the pick"))
     shown_before = [named, *(score.candidate for score in result.equal_budget)]
@@ -238,14 +240,16 @@ def recommend_folder(
     shown["formats"] = {
         name: {"fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files)} for name, r in rendered.items()
     }
-    for name, found_files in rendered.items():
-        if found_files.fidelity != "exact":
-            session.warn(f"{FORMATS[name].label}: {found_files.fidelity}. {' '.join(found_files.reasons)}")
+    warnings += [f"{FORMATS[n].label}: {r.fidelity}. {' '.join(r.reasons)}" for n, r in rendered.items() if r.fidelity != "exact"]
+    for text in warnings:
+        session.warn(text)
+    shown["warnings"] = warnings
     out.mkdir(parents=True, exist_ok=True)
     files = [path.name for r in rendered.values() for path in write_rendered(r, out)]
     write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
+    write_text(out / HTML_FILE, report_html(shown, yaml_text))
     write_json(out / JSON_FILE, shown)
-    return Recommended(shown, sentences, shown_tables, out, (*files, REPORT_FILE, JSON_FILE), scorer, result)
+    return Recommended(shown, sentences, shown_tables, out, (*files, REPORT_FILE, HTML_FILE, JSON_FILE), scorer, result)
 
 
 def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None) -> dict[str, Rendered]:

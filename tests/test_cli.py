@@ -390,7 +390,7 @@ Recommend = Callable[[str], Recommended]
 def test_recommendation_folder(recommended: Recommend, name: str) -> None:
     it = recommended(name)
     assert sorted(p.name for p in it.folder.iterdir()) == [
-        "adapter_config.json", "lora.yaml", "recommendation.json", "report.md",
+        "adapter_config.json", "lora.yaml", "recommendation.json", "report.html", "report.md",
     ]  # fmt: skip
     assert json.loads((it.folder / "recommendation.json").read_text()) == it.json
     pick = it.json["pick"]

@@ -37,7 +37,7 @@ def made(
 
 def test_export_writes_the_same_bytes(made: tuple[str, Path, Path], tmp_path: Path) -> None:
     _, _, folder = made
-    assert {p.name for p in folder.iterdir()} == FILES | {"recommendation.json", "report.md"}
+    assert {p.name for p in folder.iterdir()} == FILES | {"recommendation.json", "report.md", "report.html"}
     ran = advisor("export", folder, "--format", " trl, axolotl,peft,unsloth,llama-factory,trl", "--out", tmp_path, "--json")
     assert ran.code == 0, ran.err
     assert {p.name for p in tmp_path.iterdir()} == FILES

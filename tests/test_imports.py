@@ -18,6 +18,7 @@ PLAIN = (
     "targets", "recipe", "errors", "events", "kernels", "spectrum", "simulate", "bounds", "features", "predictor",
     "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "advice", "report",
     "posterior", "confirm", "explain", "explain_report", "plots", "peer_picks", "probe_cost", "ranks",
+    "html_report", "figures",
 )  # fmt: skip
 
 
@@ -47,6 +48,11 @@ def test_the_maths_does_not_load_torch() -> None:
     modules = ", ".join(f"advisor.{name}" for name in PLAIN)
     done = python(f"import sys; import {modules}; print([m for m in {HEAVY!r} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_matplotlib_is_loaded_only_to_write_a_report() -> None:
+    done = python("import sys; import advisor.report, advisor.workflow, tui.engine; print('matplotlib' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_import_contracts_hold() -> None:
