@@ -23,6 +23,7 @@ from advisor.scoring import Scorer, parse_selections, scores_json
 from advisor.targets import LoraSettings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from peft import LoraConfig
 
     from advisor.advice import Recommendation
@@ -79,6 +80,12 @@ class Recommended(Shown):
     def target_modules(self) -> list[str]:
         """Full names of the modules to adapt, in model order."""
         return list(self.advice.picked.candidate.selection.targets)
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures of ``report.html`` by name, for a notebook or ``savefig``."""
+        from advisor.html_report import drawings
+
+        return {name: drawing.figure() for name, drawing in drawings(self.json).items()}
 
     def lora_config(self, **changes: Any) -> LoraConfig:
         """A new ``peft.LoraConfig`` of what ``lora.yaml`` says; ``changes`` are arguments to add or replace, such as

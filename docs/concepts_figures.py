@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 
 
 def kernels(result: ProbeResult) -> Figure:
-    """Blocks of two modules and of all modules together, examples sorted by class: entries as cosines."""
+    """Centred blocks of two modules and of all modules together, examples sorted by class: entries as cosines."""
     found = result.probe
     order = np.argsort(found.labels, kind="stable")
     edges = np.flatnonzero(np.diff(found.labels[order])) + 0.5
@@ -27,16 +27,18 @@ def kernels(result: ProbeResult) -> Figure:
     blocks["all modules: the sum"] = found.weight_blocks.sum(0)
     figure = Figure(figsize=(9, 3.3), layout="constrained")
     axes = figure.subplots(1, 3)
-    for axis, (title, block) in zip(axes, blocks.items(), strict=True):
+    centre = np.eye(found.samples) - 1 / found.samples
+    for axis, (title, whole) in zip(axes, blocks.items(), strict=True):
+        block = centre @ whole @ centre  # what all examples share teaches no difference between them
         size = np.sqrt(np.diag(block))
-        image = axis.imshow((block / np.outer(size, size))[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1)
+        image = axis.imshow((block / np.outer(size, size))[np.ix_(order, order)], cmap="RdBu_r", vmin=-0.5, vmax=0.5)
         for edge in edges:
             axis.axhline(edge, color="black", linewidth=0.4)
             axis.axvline(edge, color="black", linewidth=0.4)
         axis.set_title(title, fontsize=10)
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.colorbar(image, ax=axes, shrink=0.8, label="agreement of two examples")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="agreement of two examples", extend="both")
     return figure
 
 
@@ -49,7 +51,8 @@ def spectra(result: ProbeResult) -> Figure:
     for selection, style in zip(usual, ("-", "--"), strict=True):
         weights = scorer.block_weights([Candidate(selection, scorer.settings)], scorer.kernels.kind)
         values = Spectrum.of(scorer.kernels.of(weights, with_head=False)[0]).values[::-1]
-        axes.semilogy(range(1, len(values) + 1), np.maximum(values, scorer.sigma / 100), style, color="black", label=selection.name)
+        shown = np.maximum(values, scorer.sigma / 100)
+        axes.semilogy(range(1, len(values) + 1), shown, style, color="black", label=selection.name)
     axes.axhline(scorer.sigma, color="tab:blue", linestyle=":", label="ridge σ")
     axes.set_xlabel("direction in the space of examples, strongest first")
     axes.set_ylabel("eigenvalue of the kernel")

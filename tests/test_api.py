@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 import typer
 import yaml
 from exporting import trained
+from matplotlib import image
 from peft import LoraConfig, get_peft_model
 from test_cli import advisor as command
 from test_cli import write_data
@@ -176,6 +178,17 @@ def test_html_shows_every_sentence_and_cell(recommended: Recommended, probed: Pr
         assert shown.tables[0].title in str(shown)
 
 
+def test_figures_are_drawn_on_white(recommended: Recommended, tmp_path: Path) -> None:
+    found = recommended.figures()
+    assert set(found) == {"heat-map", "pareto", "spectra", "intervals-metric", "intervals-loss"}
+    for name, figure in found.items():
+        figure.savefig(tmp_path / f"{name}.png")
+        pixels = image.imread(tmp_path / f"{name}.png")[..., :3]
+        assert (pixels[0, 0] == 1).all(), name
+        assert (pixels.max(-1) - pixels.min(-1)).max() > 0.3, name  # the pick has a colour
+        assert pixels.min() < 0.3, name
+
+
 def test_html_of_names_is_no_markup() -> None:
     html = Table("t", ("<b>name",), (("<script>alert(1)</script>",),)).html()
     assert "<script" not in html
@@ -326,14 +339,16 @@ def test_a_notebook_shows_progress_and_html(bert: Path, data: Path, tmp_path: Pa
         f"from advisor import recommend\nrec = recommend({str(bert)!r}, {str(data)!r}, samples={SAMPLES}, seed=3,\n"
         f"                device='cpu', out={str(tmp_path / 'r')!r})",
         "rec",
+        "rec.figures()['pareto']",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    run, shown = (cell["outputs"] for cell in notebook.cells)
+    run, shown, figure = (cell["outputs"] for cell in notebook.cells)
     said = "".join(str(output.get("text", "")) + str(output.get("data", "")) for output in run)
     assert "Search: 100%" in said
     assert "exactly the chosen ones" in said
     assert not [output for output in run if output["output_type"] == "error"]
     assert "<table>" in shown[0]["data"]["text/html"]
+    assert len(base64.b64decode(figure[0]["data"]["image/png"])) > 5_000
     assert (tmp_path / "r" / "lora.yaml").is_file()

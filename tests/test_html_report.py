@@ -437,7 +437,7 @@ def test_real_runs_are_shown(recommended: Recommended) -> None:
 
 def test_figures_of_odd_numbers() -> None:
     same = Mark("the pick", "pick", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    for svg in (
+    for drawing in (
         spectra([("a", [0.0, 0.0]), ("b", [0.0, 0.0])], 1.0),
         spectra([("a", [1e-9, 0.0]), ("b", [1e9, 1.0])], 1.0),
         spectra([("a", [1.0, 0.5]), ("b", [2.0, 1.0])], 1e6),
@@ -447,6 +447,7 @@ def test_figures_of_odd_numbers() -> None:
         heat_map([Cell(None, "r" * 80, 0.0, False)]),
         heat_map([Cell(layer, role, 1e-4, layer % 7 == 0) for layer in range(80) for role in "abcdefg"]),
     ):
+        svg = drawing.svg()
         (root,) = parse(svg).children
         assert root.tag == "svg"
         assert "nan" not in svg
