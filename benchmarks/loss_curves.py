@@ -1,6 +1,6 @@
 """Loss curves of both examples: ``python benchmarks/loss_curves.py LANGUAGE_MODEL``.
 
-Writes results/examples.json and docs/examples.png. Both train on the demo's rows, topics of standard-library docstrings:
+Writes results/examples.json and docs/examples.png. Both train on rows of the demo, topics of standard-library docstrings:
 examples/trainer.py MiniLM as a classifier, examples/sft.py the given language model on naming the topic.
 """
 
@@ -22,12 +22,16 @@ ROOT = Path(__file__).parents[1]
 RESULTS, PLOT = ROOT / "benchmarks" / "results" / "examples.json", ROOT / "docs" / "examples.png"
 
 
-def topic_rows(demo: str, out: Path) -> str:
-    """The demo's rows as prompt and completion."""
-    rows = [json.loads(line) for line in Path(demo).read_text(encoding="utf-8").splitlines()]
-    lines = (json.dumps({"prompt": f"{row['text']} Topic:", "completion": f" {row['label']}"}) for row in rows)
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(out)
+ROWS = 240  # of the demo's 1,200: a curve, not a record
+
+
+def demo_rows(demo: str, folder: Path) -> tuple[str, str]:
+    """Two files: the demo's first rows as they are, and as prompt and completion."""
+    rows = [json.loads(line) for line in Path(demo).read_text(encoding="utf-8").splitlines()[:ROWS]]
+    asked = [{"prompt": f"{row['text']} Topic:", "completion": f" {row['label']}"} for row in rows]
+    for name, content in (("texts", rows), ("asked", asked)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return str(folder / "texts.jsonl"), str(folder / "asked.jsonl")
 
 
 def curve(log: list[dict[str, float]], key: str) -> list[tuple[int, float]]:
@@ -47,11 +51,11 @@ def plot(found: dict[str, Any]) -> Figure:
 
 def main(language_model: str) -> None:
     sys.path.insert(0, str(ROOT / "examples"))
-    minilm, rows = demo_inputs()
+    minilm, demo = demo_inputs()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        topics = topic_rows(rows, Path(folder) / "topics.jsonl")
-        runs = (("trainer", "MiniLM", minilm, rows), ("sft", Path(language_model).name, language_model, topics))
+        texts, asked = demo_rows(demo, Path(folder))
+        runs = (("trainer", "MiniLM", minilm, texts), ("sft", Path(language_model).name, language_model, asked))
         for name, label, model, data in runs:
             log = import_module(name).main(model, data, f"{folder}/{name}")
             found[name] = {"model": label, "loss": curve(log, "loss"), "eval_loss": curve(log, "eval_loss")}
