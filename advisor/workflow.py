@@ -22,7 +22,7 @@ from advisor.errors import BadInput, check_choice
 from advisor.events import Session
 from advisor.export import FORMATS
 from advisor.export.peft import arguments_of, prove, resolve
-from advisor.export.plan import Plan, Rendered, plan_of
+from advisor.export.plan import Format, Plan, Rendered, plan_of
 from advisor.export.proof import prove_file
 from advisor.kernels import KERNELS
 from advisor.linearity import Linearity
@@ -240,7 +240,12 @@ def recommend_folder(
     shown["formats"] = {
         name: {"fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files)} for name, r in rendered.items()
     }
-    warnings += [f"{FORMATS[n].label}: {r.fidelity}. {' '.join(r.reasons)}" for n, r in rendered.items() if r.fidelity != "exact"]
+    for name, found_files in rendered.items():
+        if found_files.fidelity != "exact":
+            said = [f"{FORMATS[name].label}: {found_files.fidelity}.", *found_files.reasons]
+            if found_files.fidelity == "lossy":
+                said.append(_cost_of_lossy(FORMATS[name], found_files, plan, model, scorer, pick))
+            warnings.append(" ".join(said))
     for text in warnings:
         session.warn(text)
     shown["warnings"] = warnings
@@ -260,6 +265,21 @@ def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None)
             for file_name, file in result.files.items():
                 prove_file(FORMATS[name], file_name, file, plan, model)
     return rendered
+
+
+def _cost_of_lossy(target: Format, rendered: Rendered, plan: Plan, model: nn.Module, scorer: Scorer, pick: Candidate) -> str:
+    """What the lossy file trains in place of the pick, in predicted loss: the file is read as its tool reads it."""
+    name, file = next((name, file) for name, file in rendered.files.items() if file.fidelity == "lossy")
+    resolved = prove_file(target, name, file, plan, model)
+    assert resolved is not None
+    first = resolved.wrapped[0]
+    settings = LoraSettings(resolved.ranks[first], resolved.alphas[first], resolved.rslora)
+    ranks = {name: rank for name, rank in resolved.ranks.items() if rank != settings.rank}
+    alphas = {name: alpha for name, alpha in resolved.alphas.items() if alpha != settings.alpha}
+    scores = scorer.score([pick, Candidate(pick.selection, settings, ranks, alphas)])
+    chosen, instead = (score.loss[0] for score in scores)
+    apart = "" if scores.predictions.distinguishable(1, 0) else ", a difference that cannot be told from none"
+    return f"Predicted validation loss of this file: {instead:.3g}, of what was chosen: {chosen:.3g}{apart}."
 
 
 def write_rendered(rendered: Rendered, out: Path) -> list[Path]:
