@@ -65,7 +65,7 @@ class Palette:
 
 
 PAGE = Palette("#000001", "#000002", "#000003", "#000004", "#000005")  # stand for the page's variables
-VARIABLES = {getattr(PAGE, field.name): f"--{field.name}" for field in fields(Palette)}
+VARIABLES = {getattr(PAGE, field.name): field.name for field in fields(Palette)}
 WHITE = Palette("#1b1f24", "#6a737d", "#d8dee4", "#0757b0", "#ffffff")
 TEXT = 11.5  # pixels
 CHARACTER = 6.4  # mean width of one
@@ -223,10 +223,11 @@ def _draw_cell(
 
 def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: str) -> Drawing:
     """Predicted metric against LoRA parameters (log scale): the front as steps, ``marks`` named in a column beside it."""
-    height, labels = 400.0, 175.0
     named: dict[tuple[int, float], list[Mark]] = {}
     for mark in marks:
         named.setdefault((mark.params, mark.metric[0]), []).append(mark)
+    line, labels = 15.0, 175.0  # height of a name, width of their column
+    height = max(400.0, 70 + line * len(named))
     values = [value for _, value in front] + [value for _, value in named]
     sizes = [params for params, _ in front] + [params for params, _ in named]
 
@@ -247,7 +248,7 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
         to_pixels = axes.transData.transform
         wanted = [float(to_pixels(place)[1]) for place in order]
         bottom, top = (float(v) for v in axes.transAxes.transform([(0, 0), (0, 1)])[:, 1])
-        spread = _spread(wanted, 15.0, bottom, top)
+        spread = _spread(wanted, line, bottom, top)
         column = float(axes.transAxes.transform((1, 0))[0]) + 16
         back = axes.transData.inverted().transform
         for place, y in zip(order, spread, strict=True):
@@ -255,8 +256,8 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
             kind = min((mark.kind for mark in here), key=list(SHAPES).index)
             is_pick = kind == "pick"
             end = back((column - 3, y))
-            colour, edge, line = (paint.pick, paint.paper, paint.pick) if is_pick else (paint.ink, paint.ink, paint.line)
-            axes.plot((place[0], end[0]), (place[1], end[1]), color=line, linewidth=0.9, clip_on=False, zorder=1)
+            colour, edge, lead = (paint.pick, paint.paper, paint.pick) if is_pick else (paint.ink, paint.ink, paint.line)
+            axes.plot((place[0], end[0]), (place[1], end[1]), color=lead, linewidth=0.9, clip_on=False, zorder=1)
             axes.plot(*place, SHAPES[kind], color=colour, markersize=10 if is_pick else 5.5, markeredgecolor=edge,
                       fillstyle="full" if is_pick else "none", markeredgewidth=1.3, clip_on=False,
                       zorder=5 if is_pick else 4)  # fmt: skip
@@ -399,5 +400,5 @@ def _embedded(root: ElementTree.Element, name: str, title: str, description: str
 def _of_the_page(value: str, name: str) -> str:
     """An attribute with the page's colours, and references to this figure's ids."""
     for colour, variable in VARIABLES.items():
-        value = value.replace(colour, f"var({variable})")
+        value = value.replace(colour, f"var(--{variable})")
     return re.sub(r"#(?=[\w-])", f"#{name}-", value)

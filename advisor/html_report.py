@@ -11,7 +11,6 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import groupby
-from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -113,7 +112,7 @@ def _metric(shown: Mapping[str, Any]) -> str:
 
 def _short(path: str) -> str:
     """The last two parts of a path; a hub id stays as it is."""
-    return "/".join(PurePath(path).parts[-2:])
+    return "/".join(path.rstrip("/").split("/")[-2:])
 
 
 def _recipe(shown: Mapping[str, Any]) -> str:

@@ -161,7 +161,7 @@ def test_messages_name_only_options_there_are() -> None:
     folder = Path(cli.__file__).parent
     mentioned = {
         (path.name, option)
-        for path in folder.rglob("*.py")
+        for path in (*folder.rglob("*.py"), *folder.rglob("*.html"))
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8"))
     }
     assert len(mentioned) > 30

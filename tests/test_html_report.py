@@ -266,7 +266,7 @@ def test_the_heat_map_marks_the_picked_modules(recommended: Recommended, rendere
 
 def test_modules_at_one_place_are_added_and_ranks_written() -> None:
     cells = [Cell(0, "q", 0.25, True, 12), Cell(0, "q", 0.5, False), Cell(None, "out", 0.25, True, 4)]
-    texts = [t.text for t in parse(heat_map(cells)).all("text")]
+    texts = [t.text for t in parse(heat_map(cells).svg()).all("text")]
     assert texts == ["layer", "q", "out", "0", "75.0 1/2 r12", "–", "25.0 r4"]
 
 
@@ -275,7 +275,7 @@ def test_every_mark_has_a_shape_and_hollow_is_alike() -> None:
         return Mark(label, kind, 100, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), alike)
 
     marks = [mark("the pick", "pick", False), mark("a", "recipe", True), mark("b", "recipe", False)]
-    page = parse(intervals(marks, "accuracy", "metric"))
+    page = parse(intervals(marks, "accuracy", "metric").svg())
     fills = [re.search(r"fill: ([^;]+)", use.attributes["style"] or "") for use in page.all("use")]
     assert [f[1] for f in fills if f and "paper" in f[1]] == ["var(--paper)"]
     shapes = {path.attributes["d"] for path in page.all("path") if "id" in path.attributes}
