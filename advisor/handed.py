@@ -40,7 +40,8 @@ def data_place(data: Any) -> str:
         raise BadInput(f"The data cannot be saved: {' '.join(str(error).split())}", f"Give {TAKEN}.") from error
     if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
         return str(_write(data))
-    raise BadInput(f"The data are of type {type(data).__name__}{'' if data else ', and empty'}.", f"Give {TAKEN}.")
+    empty = ", and empty" if isinstance(data, list | tuple) and not data else ""
+    raise BadInput(f"The data are of type {type(data).__name__}{empty}.", f"Give {TAKEN}.")
 
 
 def _save(data: Any) -> Path:

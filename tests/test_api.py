@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas
 import pytest
 import typer
@@ -232,7 +233,7 @@ def test_class_names_and_splits_of_a_data_set_survive(data: Path) -> None:
     assert not list(Path(place).parent.glob(".*.part"))
 
 
-@pytest.mark.parametrize("wrong", [[], ["a", "b"], 3, object(), [{"text": object()}], {"text": ["a"]}])
+@pytest.mark.parametrize("wrong", [[], ["a", "b"], 3, object(), np.zeros(3), [{"text": object()}], {"text": ["a"]}])
 def test_what_is_no_rows_is_refused(wrong: Any) -> None:
     with pytest.raises(BadInput, match=r"datasets\.Dataset|JSON"):
         handed.data_place(wrong)
