@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "textual")
 PLAIN = (
     "targets", "recipe", "errors", "events", "kernels", "spectrum", "simulate", "bounds", "features", "predictor",
     "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "advice", "report",
-    "posterior", "confirm", "explain", "explain_report", "plots", "peer_picks", "probe_cost", "ranks",
+    "posterior", "confirm", "api", "results", "explain", "explain_report", "plots", "peer_picks", "probe_cost", "ranks",
     "html_report", "figures",
 )  # fmt: skip
 
