@@ -20,7 +20,6 @@ from advisor.selections import all_linear, distinct, recipes, structured_random
 from advisor.strategies import Criterion, fill_by, fills
 from advisor.targets import LoraSettings, Selection, Target
 
-GRANULARITIES = ("module", "role", "layer")
 LEVELS = (1.0, 0.5, 0.25, 0.12)  # shares of the budget that candidates are sought at
 RANDOM_CANDIDATES = 6  # structured-random starts a level
 ROUNDS, NEIGHBOURS = 4, 24  # local search with the regressor

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.choices import AUTO, AUTO_BASE, PREDICTED, STRATEGIES
+from advisor.choices import AUTO, AUTO_BASE, GRANULARITIES, PREDICTED, STRATEGIES
 from advisor.errors import BadInput, Interrupted, check_choice
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from advisor.prepare import Source
     from advisor.results import ProbeResult, Recommended
     from advisor.targets import LoraSettings
-
-GRANULARITIES = ("module", "role", "layer")
 
 
 def probe(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.budget import parse_budget
+from advisor.choices import GRANULARITIES
 from advisor.errors import BadInput, check_choice
 from advisor.kernels import KERNELS
 from advisor.peer_picks import comparison_json, peer_picks
@@ -153,7 +154,7 @@ class ProbeResult:
         **options: Any,
     ) -> Shown:  # fmt: skip
         """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
-        from advisor.advice import GRANULARITIES, compare
+        from advisor.advice import compare
 
         check_choice("--granularity", granularity, GRANULARITIES)
         parsed, scorer, own = parse_budget(budget), self.scorer(**options), None
