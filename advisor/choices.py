@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+GRANULARITIES = ("module", "role", "layer")  # what --granularity takes whole
 AUTO, AUTO_BASE = "auto", 8  # --rank auto, and the common rank that its budget is counted at
 PREDICTED, OBJECTIVE, SPECTRAL_RATIO, CONDITION_NUMBER = "predicted", "objective", "spectral-ratio", "condition-number"
 STRATEGIES = {

@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advisor import cli_profiles
-from advisor.choices import AUTO, AUTO_BASE, PREDICTED, STRATEGIES
-from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite
+from advisor.choices import AUTO, STRATEGIES
+from advisor.errors import AdvisorError, BadInput, Interrupted, NotFinite, check_choice
 
 if TYPE_CHECKING:
-    from advisor.events import Session
-    from advisor.prepare import Source
     from advisor.recipe import TrainingRecipe
-    from advisor.scoring import Scorer
-    from advisor.targets import LoraSettings
 
 app = typer.Typer(
     add_completion=False,
@@ -147,48 +143,24 @@ def recommend(
     samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
     dtype: Dtype = "auto", load_in_4bit: In4bit = False, load_in_8bit: In8bit = False, recompute: Recompute = False,
     revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
-    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, formats: Formats = "peft",
+    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, format: Formats = "peft",
     as_json: Json = False,
     in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data, and recommend target modules under --budget."""
     if in_tui and (load_in_4bit or load_in_8bit or recompute):
         raise BadInput("--load-in-4bit, --load-in-8bit and --recompute do not go with --tui.", "Leave out --tui.")
+    options = dict(locals())
     if in_tui and _has_terminal():
-        _run_tui(dict(locals()), start=True)
+        _run_tui(options, start=True)
         return
-    from advisor import workflow
-    from advisor.budget import parse_budget
+    from advisor import api
     from advisor.console import console_session
 
+    for name in ("as_json", "in_tui"):
+        del options[name]
     with console_session() as session:
-        parsed, names = parse_budget(budget), _formats(formats)
-        _check_choice("--granularity", granularity, ("module", "role", "layer"))
-        _check_choice("--strategy", strategy, tuple(STRATEGIES))
-        if confirm and strategy != PREDICTED:
-            raise BadInput(f"--confirm corrects predictions, --strategy {strategy} does not pick by them.", "Leave one out.")
-        if confirm_rows is not None and not confirm:
-            raise BadInput("--confirm-rows needs --confirm.", "Add --confirm N.")
-        plan = workflow.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
-        if demo:
-            model, data = workflow.demo_inputs()
-            session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
-        source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                         revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
-        settings = _lora(AUTO_BASE if rank == AUTO else _rank(rank), alpha, rslora)
-        prepared = workflow.prepare_for_probe(source, session, samples)
-        recipe = _recipe(prepared.loaded.task, train_rows, epochs, lr, batch_size, session)
-        how = _probe_settings(samples, head, method, seed, recompute)
-        probe = workflow.probe_cached(prepared, how, session)
-        own = workflow.read_baseline(baseline, probe, trust_remote_code) if baseline else None
-        folder = out or Path("recommendation")
-        result = workflow.recommend_folder(
-            probe, settings, recipe, parsed, session, out=folder, granularity=granularity,
-            strategy=strategy, baseline=own, kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
-            linearity_of=workflow.measure_pick(prepared, how, settings, session),
-            confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
-            own_ranks=rank == AUTO, formats=names,
-        )  # fmt: skip
+        result = api.recommend(**options, session=session)
     if as_json:
         _print_json(result.json)
     else:
@@ -207,22 +179,19 @@ def probe(
     revision: Revision = None, trust_remote_code: TrustRemoteCode = False, seed: Seed = 0, out: Out = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data into the folder --out; an interrupted probe resumes."""
-    from advisor import workflow
+    options = dict(locals())
+    del options["as_json"]
+    from advisor import api
     from advisor.console import console_session
-    from advisor.probe import run_probe
 
     if out is None:
         raise BadInput("--out is missing.", "Name a folder for the probe.")
     with console_session() as session:
-        source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                         revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
-        prepared = workflow.prepare_for_probe(source, session, samples)
-        result = run_probe(prepared, _probe_settings(samples, head, method, seed, recompute), out, session)
-    summary = workflow.probe_summary(result, out)
+        result = api.probe(**options, session=session)
     if as_json:
-        _print_json(summary)
+        _print_json(result.as_dict())
     else:
-        print(f"{summary['modules']} modules probed on {summary['samples']} examples: {out}")
+        print(f"{len(result.probe.targets)} modules probed on {result.probe.samples} examples: {out}")
 
 
 @app.command()
@@ -234,17 +203,14 @@ def score(
     kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Predictions, bounds and cost of given selections, in their order."""
-    from advisor.report import score_table
-    from advisor.scoring import parse_selections, scores_json
+    options = _scoring_options(locals())
+    from advisor.results import ProbeResult
 
-    scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
-    candidates = parse_selections(_read_json_list(selections), scorer.probe, scorer.settings, str(selections))
-    scores = scorer.score(candidates)
+    shown = ProbeResult.open(probe_path).score(selections, **options)
     if as_json:
-        _print_json(scores_json(scores, scorer))
+        _print_json(shown.json)
     else:
-        table = score_table("Scores", list(scores), str(scorer.probe.info["metric"]))
-        _print_report([], [table], sorted({w for s in scores for w in s.warnings}))
+        _print_report([], shown.tables, shown.verdict)
 
 
 @app.command()
@@ -264,21 +230,24 @@ def explain(
     kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Scores for a person: who contributes what, what adding or dropping it changes, spectrum, bounds, linearity."""
+    options = _scoring_options(locals())
     from advisor.budget import parse_budget
     from advisor.console import console_session
     from advisor.explain import explain as explain_candidates
     from advisor.explain import explanations_json
     from advisor.explain_report import blocks, show
+    from advisor.results import ProbeResult, read_selections
     from advisor.scoring import Candidate, parse_selections
     from advisor.selections import ALL_LINEAR, QV, recipes
 
     parsed = None if budget is None else parse_budget(budget)
-    scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
+    scorer = ProbeResult.open(probe_path).scorer(**options)
     if selections is None:
         usual = [s for s in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
         candidates = [Candidate(selection, scorer.settings) for selection in usual]
     else:
-        candidates = parse_selections(_read_json_list(selections), scorer.probe, scorer.settings, str(selections))
+        entries, where = read_selections(selections)
+        candidates = parse_selections(entries, scorer.probe, scorer.settings, where)
     measured = None
     if model is not None:
         from advisor import workflow  # loads torch, which nothing else here needs
@@ -301,27 +270,16 @@ def compare(
     kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
+    options = _scoring_options(locals())
     from advisor.budget import parse_budget
-    from advisor.peer_picks import comparison_json, peer_picks
-    from advisor.recommend import compare as compare_recipes
-    from advisor.report import peer_table, score_table
+    from advisor.results import ProbeResult
 
-    parsed = parse_budget(budget)
-    _check_choice("--granularity", granularity, ("module", "role", "layer"))
-    scorer = _scorer(probe_path, rank, alpha, rslora, train_rows, epochs, lr, batch_size, kernel, sigma)
-    own = None
-    if baseline:
-        from advisor import workflow  # loads torch, which nothing else here needs
-
-        own = workflow.read_baseline(baseline, scorer.probe, False)
-    scores, index = compare_recipes(scorer, parsed, own)
-    picks = peer_picks(scorer, parsed, [s.candidate for s in scores], granularity=granularity, seed=seed)
+    parse_budget(budget)  # a mistake there is said before the probe is read
+    shown = ProbeResult.open(probe_path).compare(budget, granularity=granularity, baseline=baseline, seed=seed, **options)
     if as_json:
-        _print_json(comparison_json(scores, picks, scorer))
+        _print_json(shown.json)
     else:
-        marked = [] if index is None else [index]
-        title, metric = f"Recipes at the budget of {parsed.text}", str(scorer.probe.info["metric"])
-        _print_report([], [score_table(title, list(scores), metric, marked), peer_table(picks, parsed, metric)], [])
+        _print_report([], shown.tables, [])
 
 
 @app.command()
@@ -356,12 +314,12 @@ def tui(
 @app.command()
 def export(
     recommendation: Annotated[Path, typer.Argument(help="Folder written by `advisor recommend`.")],
-    formats: Formats = "peft", out: Out = None, as_json: Json = False,
+    format: Formats = "peft", out: Out = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write a recommendation's config again, to --out, for other tools too."""
-    from advisor import workflow
+    from advisor import api, workflow
 
-    written = workflow.export_formats(recommendation, _formats(formats), out or recommendation)
+    written = workflow.export_formats(recommendation, api.format_names(format), out or recommendation)
     if as_json:
         _print_json({
             name: {"fidelity": rendered.fidelity, "reasons": rendered.reasons, "files": [str(path) for path in paths]}
@@ -392,9 +350,9 @@ def verify(
     from advisor.verify import verify as verify_config
 
     if task is not None:
-        _check_choice("--task", task, TASKS)
+        check_choice("--task", task, TASKS)
     if format_name is not None:
-        _check_choice("--format", format_name, tuple(FORMATS))
+        check_choice("--format", format_name, tuple(FORMATS))
     report = verify_config(config, model, task=task, format_name=format_name, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(report.as_dict())
@@ -429,24 +387,27 @@ def calibrate(
     """Real LoRA fine-tunes over many selections; their results become rows for your own predictions. Resumable."""
     from dataclasses import replace
 
-    from advisor import workflow
+    from advisor import api, workflow
     from advisor.calibrate import RUNS_FILE
     from advisor.console import console_session
+    from advisor.recipe import recipe_for
 
     if out is None:
         raise BadInput("--out is missing.", "Name a folder for the runs.")
     if pull_always and pull is None:
         raise BadInput("--pull-always needs --pull.", "Add --pull LAMBDA.")
     with console_session() as session:
-        source = _source(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                         revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+        source = api.source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
+                               revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+
+        def recipe(found: str) -> TrainingRecipe:
+            chosen = replace(recipe_for(found, train_rows, epochs, lr, batch_size), pull=pull or 0.0, pull_always=pull_always)
+            session.note(f"Recipe: {chosen}.")
+            return chosen
+
         rows_file, count = workflow.calibrate_folder(
-            source, _lora(rank, alpha, rslora),
-            lambda found: replace(
-                _recipe(found, train_rows, epochs, lr, batch_size, session), pull=pull or 0.0, pull_always=pull_always
-            ),
-            out, session, train_rows=train_rows, runs=runs, seeds=seeds, workers=workers, eval_rows=eval_rows,
-            ray=ray,
+            source, api.lora_settings(rank, alpha, rslora), recipe, out, session, train_rows=train_rows, runs=runs,
+            seeds=seeds, workers=workers, eval_rows=eval_rows, ray=ray,
         )  # fmt: skip
     if as_json:
         _print_json({"rows": count, "file": str(rows_file) if rows_file else None})
@@ -471,100 +432,10 @@ def _run_tui(options: dict[str, Any], **how: Any) -> None:
 # --- from options to engine objects -------------------------------------------------------------------------------
 
 
-def _source(
-    model: str | None, data: str | None, eval_data: str | None, task: str, text_column: list[str] | None,
-    label_column: str | None, metric: str | None, max_length: int | None, device: str, dtype: str,
-    revision: str | None, trust_remote_code: bool, seed: int, load_in_4bit: bool, load_in_8bit: bool,
-) -> Source:  # fmt: skip
-    from advisor.prepare import Source
-
-    if load_in_4bit and load_in_8bit:
-        raise BadInput("--load-in-4bit and --load-in-8bit: weights can only have one size.", "Leave one out.")
-
-    if model is None:
-        raise BadInput("MODEL is missing.", "Name a model folder or hub id, or use --demo.")
-    if data is None:
-        raise BadInput("--data is missing.", "Name a CSV, TSV or JSONL file, a folder, or a hub id.")
-    return Source(model, data, eval_data, task, tuple(text_column or ()), label_column, metric, max_length, device,
-                  dtype, revision, trust_remote_code, seed,
-                  "4bit" if load_in_4bit else "8bit" if load_in_8bit else None)  # fmt: skip
-
-
-def _lora(rank: int, alpha: float, rslora: bool) -> LoraSettings:
-    from advisor.targets import LoraSettings
-
-    return LoraSettings(rank, alpha, rslora)
-
-
-def _recipe(
-    task: str, train_rows: int | None, epochs: int | None, lr: float | None, batch_size: int | None,
-    session: Session | None,
-) -> TrainingRecipe:  # fmt: skip
-    from dataclasses import replace
-
-    from advisor.recipe import default_recipe
-
-    given: dict[str, Any] = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
-    recipe = replace(default_recipe(task), **{k: v for k, v in given.items() if v is not None})
-    if session is not None:
-        session.note(
-            f"Recipe: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size {recipe.batch_size}, "
-            f"{'all' if recipe.train_rows is None else recipe.train_rows} training rows."
-        )
-    return recipe
-
-
-def _probe_settings(samples: int | None, head: str, method: str, seed: int, recompute: bool) -> Any:
-    from advisor.probe import ProbeSettings
-
-    return ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
-
-
-def _scorer(
-    path: Path, rank: int, alpha: float, rslora: bool, train_rows: int | None, epochs: int | None, lr: float | None,
-    batch_size: int | None, kernel: str, sigma: float | None,
-) -> Scorer:  # fmt: skip
-    from advisor.predictor import Predictor
-    from advisor.probe_folder import load_probe
-    from advisor.rows import load_rows
-    from advisor.scoring import Scorer
-
-    probe = load_probe(path)
-    recipe = _recipe(probe.task, train_rows, epochs, lr, batch_size, None)
-    _check_kernel(kernel)
-    return Scorer(probe, _lora(rank, alpha, rslora), recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
-
-
-def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
-
-
-def _formats(names: str) -> tuple[str, ...]:
-    """The formats of a comma-separated list, each once."""
-    from advisor.export import FORMATS
-
-    found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    for name in found:
-        _check_choice("--format", name, tuple(FORMATS))
-    if not found:
-        raise BadInput("--format names no format.", f"Use some of {', '.join(FORMATS)}.")
-    return found
-
-
-def _check_kernel(kernel: str) -> None:
-    from advisor.kernels import KERNELS
-
-    _check_choice("--kernel", kernel, KERNELS)
-
-
-def _read_json_list(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file.", "Give a JSON list of selections.") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON: {error}", "Give a JSON list of selections.") from error
+def _scoring_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Of a command's arguments those that :meth:`advisor.results.ProbeResult.scorer` takes."""
+    names = ("rank", "alpha", "rslora", "train_rows", "epochs", "lr", "batch_size", "kernel", "sigma")
+    return {name: given[name] for name in names}
 
 
 def _print_json(value: Any) -> None:
@@ -578,15 +449,9 @@ def _print_json(value: Any) -> None:
 def _print_report(lines: list[str], tables: list[Any], after: list[str]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-    for table in tables:
-        console.print()
-        console.print(table.rich())
-    for line in after:
-        console.print()
-        console.print(line, markup=False, soft_wrap=True)
+    from advisor.report import print_report
+
+    print_report(Console(highlight=False), lines, tables, after)
 
 
 def main() -> None:

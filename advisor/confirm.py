@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.advice import Recommendation, pick
 from advisor.predictor import Predictions
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import Recommendation, pick
 from advisor.scoring import Candidate, RealRun, Scorer, training_rows
 from advisor.selections import distinct
 from advisor.targets import Selection

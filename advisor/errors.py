@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class AdvisorError(Exception):
     """An expected failure, shown as one line without a traceback.
@@ -47,3 +49,11 @@ class Interrupted(AdvisorError):
     """Stopped by the user; partial work is kept (exit 130)."""
 
     exit_code = 130
+
+
+def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises:
+    BadInput: ``value`` is none of ``allowed``.
+    """
+    if value not in allowed:
+        raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")

@@ -17,13 +17,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from advisor import figures
+from advisor.advice import STABLE
 from advisor.choices import PREDICTED, STRATEGIES
 from advisor.confirm_report import duration
 from advisor.export import FORMATS
 from advisor.export.plan import one_line
-from advisor.figures import Cell, Mark, Triple
+from advisor.figures import Cell, Drawing, Mark, Triple
 from advisor.linearity import NOT, Linearity
-from advisor.recommend import STABLE
 from advisor.report import count, gigabytes, span
 
 PICK, ALL = "the pick", "all modules"
@@ -55,22 +55,13 @@ def _printable(value: Any) -> Any:
 def _content(shown: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the template names."""
     pick, kernel, plan = shown["pick"], shown["kernel"], shown["plan"]
-    metric = METRICS.get(shown["metric"], shown["metric"].replace("_", " "))
-    others = [
-        _mark(entry, "baseline" if entry["name"] == shown["baseline"] else "recipe")
-        for entry in shown["equal_budget"][1:]
-    ]
-    everything = _mark(shown["all_linear"], "all", ALL)
-    marks = [_mark(pick, "pick", PICK), *others, everything]
-    peers = [_mark(entry, "peer", peer) for peer, entry in shown["peers"].items() if "predicted" in entry]
-    front = [(entry["params"], entry["predicted"]["metric"]["value"]) for entry in shown["front"]]
     linearity = None if shown["linearity"] is None else Linearity.from_dict(shown["linearity"])
     return {
         "shown": shown,
         "model": _short(shown["provenance"]["model"]),
         "data": _short(shown["provenance"]["data"]),
         "recipe": _recipe(shown),
-        "metric": metric,
+        "metric": _metric(shown),
         "metric_of_pick": _triple(pick["predicted"]["metric"]),
         "loss_of_pick": _triple(pick["predicted"]["loss"]),
         "modules": len(plan["targets"]),
@@ -89,16 +80,34 @@ def _content(shown: Mapping[str, Any]) -> dict[str, Any]:
         "picked_modules": _picked_modules(shown),
         "formats": [(FORMATS[name].label, found) for name, found in shown["formats"].items()],
         "facts": _facts(shown),
-        "heat_map": Markup(figures.heat_map(_cells(shown))),
-        "pareto": Markup(figures.pareto(front, [*marks, *peers], metric)),
-        "spectra": Markup(
-            figures.spectra(
-                [(PICK, kernel["eigenvalues"]["pick"]), (ALL, kernel["eigenvalues"]["all"])], kernel["sigma"]
-            )
-        ),
-        "metric_intervals": Markup(figures.intervals(marks, metric, "metric")),
-        "loss_intervals": Markup(figures.intervals(marks, "validation loss", "loss")),
+        **{name.replace("-", "_"): Markup(drawing.svg()) for name, drawing in drawings(shown).items()},
     }  # fmt: skip
+
+
+def drawings(shown: Mapping[str, Any]) -> dict[str, Drawing]:
+    """The figures of a recommendation by name."""
+    pick, kernel, metric = shown["pick"], shown["kernel"], _metric(shown)
+    others = [
+        _mark(entry, "baseline" if entry["name"] == shown["baseline"] else "recipe")
+        for entry in shown["equal_budget"][1:]
+    ]
+    everything = _mark(shown["all_linear"], "all", ALL)
+    marks = [_mark(pick, "pick", PICK), *others, everything]
+    peers = [_mark(entry, "peer", peer) for peer, entry in shown["peers"].items() if "predicted" in entry]
+    front = [(entry["params"], entry["predicted"]["metric"]["value"]) for entry in shown["front"]]
+    spectra = [(PICK, kernel["eigenvalues"]["pick"]), (ALL, kernel["eigenvalues"]["all"])]
+    found = (
+        figures.heat_map(_cells(shown)),
+        figures.pareto(front, [*marks, *peers], metric),
+        figures.spectra(spectra, kernel["sigma"]),
+        figures.intervals(marks, metric, "metric"),
+        figures.intervals(marks, "validation loss", "loss"),
+    )
+    return {drawing.name: drawing for drawing in found}
+
+
+def _metric(shown: Mapping[str, Any]) -> str:
+    return METRICS.get(shown["metric"], str(shown["metric"]).replace("_", " "))
 
 
 def _short(path: str) -> str:

@@ -67,7 +67,7 @@ def read_hub(name: str, stems: Sequence[str]) -> HubData | None:
     failures = []
     for at, chosen in attempts:
         try:
-            with _quiet():
+            with quiet():
                 _check_revision(name, at, chosen, revision)
                 splits = datasets.get_dataset_split_names(at, chosen, revision=revision)
                 split = next((stem for stem in stems if stem in splits), None)
@@ -126,7 +126,7 @@ def _check_revision(name: str, repository: str, config: str | None, revision: st
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what ``datasets`` says on loading: the notes say what was read."""
     import datasets
 

@@ -18,7 +18,7 @@ from advisor.recipe import LANGUAGE_TASKS
 CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
 NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler", "shared.weight", "relative_attention_bias")
 EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.outputs
-HEAD_ROWS = 512  # as advisor.probe
+HEAD_ROWS = 512  # as advisor.probing
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from advisor.errors import BadInput
 
@@ -52,9 +53,21 @@ class TrainingRecipe:
     def as_dict(self) -> dict[str, float | int | None]:
         return asdict(self)
 
+    def __str__(self) -> str:
+        rows = "all" if self.train_rows is None else self.train_rows
+        return f"{self.epochs} epochs, learning rate {self.lr:g}, batch size {self.batch_size}, {rows} training rows"
+
 
 def default_recipe(task: str) -> TrainingRecipe:
     """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4, batch 16."""
     if task in LANGUAGE_TASKS:
         return TrainingRecipe(epochs=3, lr=2e-4, batch_size=16)
     return TrainingRecipe()
+
+
+def recipe_for(
+    task: str, train_rows: int | None = None, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
+) -> TrainingRecipe:
+    """The task's default recipe with what is given."""
+    given: dict[str, Any] = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
+    return replace(default_recipe(task), **{key: value for key, value in given.items() if value is not None})

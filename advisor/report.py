@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
+from io import StringIO
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import JustifyMethod
+from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from advisor.advice import STABLE, Recommendation, module_shares
 from advisor.budget import Budget
 from advisor.choices import PREDICTED, STRATEGIES
 from advisor.linearity import Linearity
 from advisor.peer_picks import PeerPick
 from advisor.predictor import LEVEL
-from advisor.recommend import STABLE, Recommendation, module_shares
 from advisor.scoring import Candidate, Score, Scorer, score_json
 from advisor.spectrum import Spectrum
 
 RECOMMENDATION_SCHEMA = 1
 CHOSEN, LEFT_OUT = "●", "·"
+PLAIN_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,38 @@ class Table:
         lines = [self.columns, tuple(rule), *self.rows]
         body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         return f"**{self.title}**\n\n{body}"
+
+    def html(self) -> str:
+        """For a notebook, in its own colours."""
+        side = ["left" if i < self.text_columns else "right" for i in range(len(self.columns))]
+        lines = [("th", False, self.columns), *(("td", i in self.marked, row) for i, row in enumerate(self.rows))]
+        body = "".join(
+            f"<tr{' style=font-weight:bold' if marked else ''}>"
+            + "".join(f'<{tag} style="text-align:{s}">{escape(c)}</{tag}>' for c, s in zip(cells, side, strict=True))
+            + "</tr>"
+            for tag, marked, cells in lines
+        )
+        return f"<table>{body}</table>"
+
+
+def print_report(console: Console, lines: Sequence[str], tables: Sequence[Table], after: Sequence[str] = ()) -> None:
+    """Sentences, tables, sentences; all of it literal, never markup."""
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    for table in tables:
+        console.print()
+        console.print(table.rich())
+    for line in after:
+        console.print()
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def plain_text(lines: Sequence[str], tables: Sequence[Table]) -> str:
+    """:func:`print_report` as text without colour."""
+    console = Console(file=StringIO(), width=PLAIN_WIDTH, highlight=False, force_jupyter=False)
+    with console.capture() as captured:
+        print_report(console, lines, tables)
+    return captured.get().rstrip("\n")
 
 
 def count(number: float) -> str:

@@ -6,23 +6,24 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from torch import nn
 
+from advisor.advice import Recommendation, recommend, reconsider
 from advisor.budget import Budget
 from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
 from advisor.confirm_report import confirm_table, confirmation_json, confirmed
 from advisor.demo import demo_dataset_file, demo_model_folder
-from advisor.errors import BadInput
+from advisor.errors import BadInput, check_choice
 from advisor.events import Session
 from advisor.export import FORMATS
 from advisor.export.peft import arguments_of, prove, resolve
-from advisor.export.plan import Plan, Rendered, plan_of
+from advisor.export.plan import Format, Plan, Rendered, plan_of
 from advisor.export.proof import prove_file
 from advisor.kernels import KERNELS
 from advisor.linearity import Linearity
@@ -30,12 +31,12 @@ from advisor.models import meta_model
 from advisor.peer_picks import peer_picks
 from advisor.predictor import Predictor
 from advisor.prepare import Prepared, Source, prepare
-from advisor.probe import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
 from advisor.probe_folder import Probe
+from advisor.probing import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
 from advisor.ranks import auto_ranks, serving_note
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import Recommendation, recommend, reconsider
-from advisor.report import Table, recommendation_json, report_markdown, tables, verdict
+from advisor.report import recommendation_json, report_markdown, tables, verdict
+from advisor.results import Recommended
 from advisor.rows import load_rows, user_rows_folder
 from advisor.schema import Schema
 from advisor.scoring import Candidate, RealRun, Scorer, rows_from_runs
@@ -69,17 +70,6 @@ class ConfirmSettings:
         for option, value in (("--confirm", self.runs), ("--confirm-rows", self.rows), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise BadInput(f"{option} must be at least 1, got {value}.")
-
-
-@dataclass(frozen=True)
-class Written:
-    """A recommendation folder and what was shown."""
-
-    folder: Path
-    files: tuple[str, ...]
-    json: dict[str, Any]
-    verdict: list[str]
-    tables: list[Table]
 
 
 def demo_inputs() -> tuple[str, str]:
@@ -147,18 +137,6 @@ def measure_candidates(
     return [found.get((c.settings, c.selection.targets)) for c in candidates]
 
 
-def probe_summary(probe: Probe, folder: Path) -> dict[str, Any]:
-    """What ``advisor probe --json`` prints."""
-    keys = ("task", "metric", "model", "data", "head_kind", "head_cv", "device", "estimate_error", "train_rows", "linearity")
-    return {
-        "probe": str(folder),
-        "modules": len(probe.targets),
-        "samples": probe.samples,
-        **{key: probe.info[key] for key in keys},
-        "targets": [asdict(t) for t in probe.targets],
-    }
-
-
 def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
     """The user's own PEFT config as a candidate: the modules PEFT really wraps with it, at the ranks and alphas it does.
 
@@ -211,7 +189,7 @@ def recommend_folder(
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None = None,
     formats: Sequence[str] = (),
     own_ranks: bool = False,
-) -> Written:
+) -> Recommended:
     """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
 
     Args:
@@ -227,8 +205,7 @@ def recommend_folder(
     """
     from advisor.html_report import report_html  # loads matplotlib
 
-    if kernel not in KERNELS:
-        raise BadInput(f"--kernel {kernel}: unknown.", f"Use one of {', '.join(KERNELS)}.")
+    check_choice("--kernel", kernel, KERNELS)
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
     result = recommend(
         scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
@@ -264,7 +241,12 @@ def recommend_folder(
     shown["formats"] = {
         name: {"fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files)} for name, r in rendered.items()
     }
-    warnings += [f"{FORMATS[n].label}: {r.fidelity}. {' '.join(r.reasons)}" for n, r in rendered.items() if r.fidelity != "exact"]
+    for name, found_files in rendered.items():
+        if found_files.fidelity != "exact":
+            said = [f"{FORMATS[name].label}: {found_files.fidelity}.", *found_files.reasons]
+            if found_files.fidelity == "lossy":
+                said.append(_cost_of_lossy(FORMATS[name], found_files, plan, model, scorer, pick))
+            warnings.append(" ".join(said))
     for text in warnings:
         session.warn(text)
     shown["warnings"] = warnings
@@ -273,7 +255,7 @@ def recommend_folder(
     write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
     write_text(out / HTML_FILE, report_html(shown, yaml_text))
     write_json(out / JSON_FILE, shown)
-    return Written(out, (*files, REPORT_FILE, HTML_FILE, JSON_FILE), shown, sentences, shown_tables)
+    return Recommended(shown, sentences, shown_tables, out, (*files, REPORT_FILE, HTML_FILE, JSON_FILE), scorer, result)
 
 
 def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None) -> dict[str, Rendered]:
@@ -284,6 +266,21 @@ def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None)
             for file_name, file in result.files.items():
                 prove_file(FORMATS[name], file_name, file, plan, model)
     return rendered
+
+
+def _cost_of_lossy(target: Format, rendered: Rendered, plan: Plan, model: nn.Module, scorer: Scorer, pick: Candidate) -> str:
+    """What the lossy file trains in place of the pick, in predicted loss: the file is read as its tool reads it."""
+    name, file = next((name, file) for name, file in rendered.files.items() if file.fidelity == "lossy")
+    resolved = prove_file(target, name, file, plan, model)
+    assert resolved is not None
+    first = resolved.wrapped[0]
+    settings = LoraSettings(resolved.ranks[first], resolved.alphas[first], resolved.rslora)
+    ranks = {name: rank for name, rank in resolved.ranks.items() if rank != settings.rank}
+    alphas = {name: alpha for name, alpha in resolved.alphas.items() if alpha != settings.alpha}
+    scores = scorer.score([pick, Candidate(pick.selection, settings, ranks, alphas)])
+    chosen, instead = (score.loss[0] for score in scores)
+    apart = "" if scores.predictions.distinguishable(1, 0) else ", a difference that cannot be told from none"
+    return f"Predicted validation loss of this file: {instead:.3g}, of what was chosen: {chosen:.3g}{apart}."
 
 
 def write_rendered(rendered: Rendered, out: Path) -> list[Path]:

@@ -24,14 +24,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 from scipy.stats import spearmanr
 
+from advisor.advice import recommend
 from advisor.budget import parse_budget
 from advisor.events import Session
 from advisor.finetune import finetune
 from advisor.predictor import Predictor
 from advisor.prepare import Source, prepare
-from advisor.probe import ProbeSettings, run_probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import recommend
 from advisor.rows import load_rows
 from advisor.scoring import Scorer
 from advisor.targets import LoraSettings

@@ -24,9 +24,9 @@ import numpy as np
 from scipy.stats import spearmanr
 from validity import PILOTS, SHIPPED, by_seed, distances, read, task_of
 
+from advisor.advice import pick
 from advisor.confirm import decide
 from advisor.predictor import Group, Predictions, Predictor, grouped, measured_shares
-from advisor.recommend import pick
 from advisor.rows import CalibrationRow
 from advisor.selections import ALL_LINEAR, QV
 

@@ -102,12 +102,12 @@ def told() -> list[list[str]]:
 
 def probe(path: Path, samples: int) -> str:
     """The first sentences of what would be recommended from a probe of a few rows, or the error."""
+    from advisor.advice import recommend
     from advisor.budget import parse_budget
     from advisor.demo import demo_model_folder
     from advisor.predictor import Predictor
-    from advisor.probe import ProbeSettings, run_probe
+    from advisor.probing import ProbeSettings, run_probe
     from advisor.recipe import default_recipe
-    from advisor.recommend import recommend
     from advisor.report import verdict
     from advisor.rows import load_rows
     from advisor.scoring import Scorer

@@ -35,8 +35,8 @@ from advisor.head import head_linears
 from advisor.models import NEVER_ADAPTED, LoadedModel, load_model
 from advisor.outputs import Outputs, forward_outputs
 from advisor.prepare import Prepared, Source, prepare
-from advisor.probe import ProbeSettings, run_probe
 from advisor.probe_folder import Probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.recipe import TrainingRecipe
 from advisor.targets import LoraSettings, Target
 from advisor.workflow import YAML_FILE, export_formats, measure_pick, recommend_folder

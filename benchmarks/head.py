@@ -19,7 +19,7 @@ from advisor.demo import demo_model_folder
 from advisor.events import Session
 from advisor.features import Weights, feature_table
 from advisor.prepare import Source, prepare
-from advisor.probe import ProbeSettings, run_probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.recipe import TrainingRecipe
 from advisor.rows import CalibrationRow, parse_rows
 from advisor.scoring import FEATURE_KERNELS, probe_view

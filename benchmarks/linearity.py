@@ -26,7 +26,7 @@ from advisor.events import Session
 from advisor.linearity import LINEAR, NOT, PARTLY, Linearity
 from advisor.predictor import Group, grouped
 from advisor.prepare import Source, prepare
-from advisor.probe import ProbeSettings, measure_selections
+from advisor.probing import ProbeSettings, measure_selections
 from advisor.targets import LoraSettings, Selection
 
 HERE = Path(__file__).parent

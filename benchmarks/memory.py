@@ -30,7 +30,7 @@ import transformers
 from advisor.demo import demo_model_folder
 from advisor.events import Event, Note, Progress, Session
 from advisor.prepare import Source
-from advisor.probe import ProbeSettings, run_probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.workflow import prepare_for_probe
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

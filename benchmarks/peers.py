@@ -25,7 +25,7 @@ from advisor.events import Session
 from advisor.peer_picks import selection_scores
 from advisor.predictor import grouped
 from advisor.prepare import prepare
-from advisor.probe import ProbeSettings, run_probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.targets import LoraSettings
 
 HERE = Path(__file__).parent

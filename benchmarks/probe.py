@@ -30,7 +30,7 @@ from advisor.encode import Row, collate
 from advisor.events import Session
 from advisor.models import LoadedModel, load_model
 from advisor.outputs import forward_outputs, loss_slope, make_outputs, targets_of
-from advisor.probe import _layers
+from advisor.probing import _layers
 from advisor.spool import Spool
 
 RESULTS = Path(__file__).parent / "results" / "probe.json"

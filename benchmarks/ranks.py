@@ -27,6 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 from scipy import stats
 
+from advisor.advice import recommend
 from advisor.budget import parse_budget
 from advisor.calibrate import PlannedRun, calibrate, read_runs
 from advisor.demo import demo_model_folder
@@ -34,10 +35,9 @@ from advisor.events import Session
 from advisor.peer_picks import EVA, eva_ranks, measured
 from advisor.predictor import Predictor
 from advisor.prepare import Source, prepare
-from advisor.probe import ProbeSettings, run_probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.ranks import auto_ranks
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import recommend
 from advisor.rows import load_rows
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import all_linear

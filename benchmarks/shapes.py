@@ -14,7 +14,7 @@ from advisor.encode import Row
 from advisor.events import Session
 from advisor.models import LoadedModel, find_targets
 from advisor.outputs import forward_outputs, make_outputs
-from advisor.probe import _layers
+from advisor.probing import _layers
 from advisor.spool import Spool
 
 VOCABULARY = 32000

@@ -37,8 +37,8 @@ from advisor.events import Session
 from advisor.finetune import finetune
 from advisor.kernels import Kernels
 from advisor.prepare import Prepared, Source, prepare
-from advisor.probe import ProbeSettings, run_probe
 from advisor.probe_folder import Probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.recipe import TrainingRecipe
 from advisor.scoring import probe_view
 from advisor.selections import recipes, structured_random

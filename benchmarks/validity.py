@@ -24,9 +24,9 @@ import numpy as np
 import validity_page
 from scipy.stats import norm, spearmanr
 
+from advisor.advice import pick
 from advisor.errors import BadInput
 from advisor.predictor import LEVEL, Group, Predictions, Predictor, grouped, seed_sd
-from advisor.recommend import pick
 from advisor.rows import CalibrationRow, parse_rows
 from advisor.selections import HEAD_ONLY
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from test_cli import advisor, refused, write_data
 
 from advisor.export import FORMATS
@@ -74,14 +76,37 @@ def test_formats_and_folders_that_there_are_none_of(made: tuple[str, Path, Path]
     assert "no field plan" in refused(2, "export", tmp_path)
 
 
-def test_the_table_of_the_docs_is_current() -> None:
+def test_the_tables_of_the_docs_are_current() -> None:
     path = Path(__file__).parents[1] / "benchmarks" / "exports.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_exports", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    table = module.table()
-    assert f"{module.START}\n{table}{module.END}" in module.DOCS.read_text(encoding="utf-8")
+    page = module.DOCS.read_text(encoding="utf-8")
+    assert module.rewritten(page) == page
     for name in FILES:
-        assert f"`{name}`" in table
+        assert page.count(f"`{name}` |") == 2
+
+
+def test_a_lossy_file_says_what_it_is_predicted_to_cost(
+    tiny_model: Callable[..., Path], tmp_path: Path, own_folders: Path
+) -> None:
+    """LLaMA-Factory has one rank for all; the loss is that of the file's rank, as `advisor score` predicts it."""
+    model, data = tiny_model("llama", "causal-lm"), write_data(tmp_path, "causal-lm")
+    common = ("--data", data, "--samples", 24, "--device", "cpu")
+    assert advisor("probe", model, *common, "--out", tmp_path / "p").code == 0
+    formats = ("--format", "llama-factory,trl", "--out", tmp_path / "r")
+    ran = advisor("recommend", model, *common, "--rank", "auto", "--budget", "80%", *formats)
+    assert ran.code == 0, ran.err
+    said = re.findall(r"LLaMA-Factory: lossy.*loss of this file: (\S+), of what was chosen: (\S+?)[,.]? ", ran.err + " ")
+    assert len(said) == 1, ran.err
+    assert "TRL: lossy" not in ran.err  # its snippet is exact
+    content = yaml.safe_load((tmp_path / "r" / "llama_factory.yaml").read_text())
+    names = content["lora_target"].split(",")
+    selection = {"name": "file", "targets": names, "rank": content["lora_rank"], "alpha": content["lora_alpha"]}
+    (tmp_path / "s.json").write_text(json.dumps([selection]))
+    scored = json.loads(advisor("score", tmp_path / "p", "--selections", tmp_path / "s.json", "--json").out)["selections"][0]
+    assert said[0][0] == f"{scored['predicted']['loss']['value']:.3g}"
+    shown = json.loads((tmp_path / "r" / "recommendation.json").read_text())
+    assert said[0][1].rstrip(",.") == f"{shown['pick']['predicted']['loss']['value']:.3g}"

@@ -19,9 +19,10 @@ from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 from test_cli import advisor, refused, write_data
 
+from advisor import advice as recommend_module
 from advisor import calibrate as calibrate_module
-from advisor import recommend as recommend_module
 from advisor import workflow
+from advisor.advice import Recommendation, pick, recommend, reconsider
 from advisor.budget import parse_budget
 from advisor.calibrate import PlannedRun
 from advisor.confirm import Confirmation, baseline_of, chances, confirm, decide, short_recipe
@@ -45,7 +46,6 @@ from advisor.predictor import (
 )
 from advisor.prepare import Source
 from advisor.recipe import TrainingRecipe
-from advisor.recommend import Recommendation, pick, recommend, reconsider
 from advisor.scoring import Candidate, RealRun, Scorer
 from advisor.targets import LoraSettings, Selection
 

@@ -25,7 +25,8 @@ from fakes import candidate, make_probe, make_scorer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor import recommend as module
+from advisor import advice as module
+from advisor.advice import recommend
 from advisor.budget import parse_budget
 from advisor.events import Session
 from advisor.export.plan import plan_of
@@ -33,7 +34,6 @@ from advisor.figures import Cell, Mark, _spread, heat_map, intervals, pareto, sp
 from advisor.html_report import _ranges, report_html
 from advisor.linearity import Linearity
 from advisor.peer_picks import peer_picks
-from advisor.recommend import recommend
 from advisor.report import count, gigabytes, recommendation_json, span
 
 LINEARITY = Linearity("s", ("a",), 8, 0.1, 3.0, 2.0, 1.5, (0.25, 1.0), (0.02, 0.3), 0.05)
@@ -266,7 +266,7 @@ def test_the_heat_map_marks_the_picked_modules(recommended: Recommended, rendere
 
 def test_modules_at_one_place_are_added_and_ranks_written() -> None:
     cells = [Cell(0, "q", 0.25, True, 12), Cell(0, "q", 0.5, False), Cell(None, "out", 0.25, True, 4)]
-    texts = [t.text for t in parse(heat_map(cells)).all("text")]
+    texts = [t.text for t in parse(heat_map(cells).svg()).all("text")]
     assert texts == ["layer", "q", "out", "0", "75.0 1/2 r12", "–", "25.0 r4"]
 
 
@@ -275,7 +275,7 @@ def test_every_mark_has_a_shape_and_hollow_is_alike() -> None:
         return Mark(label, kind, 100, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), alike)
 
     marks = [mark("the pick", "pick", False), mark("a", "recipe", True), mark("b", "recipe", False)]
-    page = parse(intervals(marks, "accuracy", "metric"))
+    page = parse(intervals(marks, "accuracy", "metric").svg())
     fills = [re.search(r"fill: ([^;]+)", use.attributes["style"] or "") for use in page.all("use")]
     assert [f[1] for f in fills if f and "paper" in f[1]] == ["var(--paper)"]
     shapes = {path.attributes["d"] for path in page.all("path") if "id" in path.attributes}
@@ -437,7 +437,7 @@ def test_real_runs_are_shown(recommended: Recommended) -> None:
 
 def test_figures_of_odd_numbers() -> None:
     same = Mark("the pick", "pick", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    for svg in (
+    for drawing in (
         spectra([("a", [0.0, 0.0]), ("b", [0.0, 0.0])], 1.0),
         spectra([("a", [1e-9, 0.0]), ("b", [1e9, 1.0])], 1.0),
         spectra([("a", [1.0, 0.5]), ("b", [2.0, 1.0])], 1e6),
@@ -447,6 +447,7 @@ def test_figures_of_odd_numbers() -> None:
         heat_map([Cell(None, "r" * 80, 0.0, False)]),
         heat_map([Cell(layer, role, 1e-4, layer % 7 == 0) for layer in range(80) for role in "abcdefg"]),
     ):
+        svg = drawing.svg()
         (root,) = parse(svg).children
         assert root.tag == "svg"
         assert "nan" not in svg

@@ -16,8 +16,8 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "textual")
 # the maths: plain arrays and data
 PLAIN = (
     "targets", "recipe", "errors", "events", "kernels", "spectrum", "simulate", "bounds", "features", "predictor",
-    "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "recommend", "report",
-    "posterior", "confirm", "explain", "explain_report", "plots", "peer_picks", "probe_cost", "ranks",
+    "rows", "search", "selections", "cost", "budget", "store", "probe_folder", "scoring", "advice", "report",
+    "posterior", "confirm", "api", "results", "explain", "explain_report", "plots", "peer_picks", "probe_cost", "ranks",
     "html_report", "figures",
 )  # fmt: skip
 

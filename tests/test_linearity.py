@@ -13,8 +13,8 @@ import oracle
 import pytest
 from fakes import make_probe, make_rows, make_scorer
 
-from advisor import probe as probe_module
-from advisor import recommend as recommend_module
+from advisor import advice as recommend_module
+from advisor import probing as probe_module
 from advisor import workflow
 from advisor.bounds import ESTIMATED
 from advisor.budget import parse_budget
@@ -22,8 +22,8 @@ from advisor.errors import OutOfMemory
 from advisor.events import Event, Note, Session, Warn
 from advisor.linearity import LINEAR, NOT, PARTLY, Linearity
 from advisor.prepare import Prepared, Source, prepare
-from advisor.probe import ProbeSettings, measure_selections, run_probe
 from advisor.probe_folder import Probe, load_probe
+from advisor.probing import ProbeSettings, measure_selections, run_probe
 from advisor.recipe import TrainingRecipe
 from advisor.scoring import Candidate
 from advisor.selections import all_linear, recipes

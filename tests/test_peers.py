@@ -20,6 +20,7 @@ from test_cli import advisor, write_data
 
 from advisor import peer_picks as picks_module
 from advisor import peers
+from advisor.advice import compare
 from advisor.budget import parse_budget
 from advisor.encode import IGNORED, Row, collate, encode
 from advisor.errors import BadInput
@@ -40,7 +41,6 @@ from advisor.peer_picks import (
 from advisor.peers import condition_number, explained_variance, measure_peers, norm_ratios, spectrum_score
 from advisor.prepare import Prepared, Source, prepare
 from advisor.probe_folder import Probe, load_probe, save_probe
-from advisor.recommend import compare
 from advisor.report import peer_table
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import recipes

@@ -27,8 +27,8 @@ from advisor.models import LoadedModel, load_model
 from advisor.peers import measure_peers
 from advisor.placement import device_map, free_memory, plain_weight, tensor_bytes
 from advisor.prepare import Prepared, Source, prepare
-from advisor.probe import ProbeSettings, run_probe
 from advisor.probe_folder import Probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.recipe import TrainingRecipe
 from advisor.scoring import Candidate
 from advisor.targets import LoraSettings, Selection

@@ -26,9 +26,9 @@ from advisor.errors import BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.events import Event, Progress, Session, Warn
 from advisor.outputs import make_outputs
 from advisor.prepare import Prepared, Source, prepare
-from advisor.probe import ProbeSettings as AllProbeSettings
-from advisor.probe import run_probe
 from advisor.probe_folder import Probe, load_probe, save_probe, stratified_folds
+from advisor.probing import ProbeSettings as AllProbeSettings
+from advisor.probing import run_probe
 
 TinyModel = Callable[..., Path]
 ProbeSettings = partial(AllProbeSettings, linearity=False)  # which test_linearity.py looks at
@@ -175,7 +175,7 @@ def test_the_heads_input_is_found_when_a_projection_is_void(
         return outputs
 
     usual = run_probe(ready("gpt2", "twelve")[0], ProbeSettings(), tmp_path / "usual", Session())
-    monkeypatch.setattr("advisor.probe.make_outputs", void)
+    monkeypatch.setattr("advisor.probing.make_outputs", void)
     other = run_probe(ready("gpt2", "twelve")[0], ProbeSettings(), tmp_path / "void", Session())
     assert usual.head is not None
     assert other.head is not None

@@ -10,8 +10,8 @@ import pytest
 
 from advisor.events import Note, Session
 from advisor.prepare import Source
-from advisor.probe import ProbeSettings, run_probe
 from advisor.probe_cost import estimate_probe
+from advisor.probing import ProbeSettings, run_probe
 from advisor.workflow import prepare_for_probe
 
 TEXT = "a film about {} that {} people liked"

@@ -12,8 +12,8 @@ from advisor import probe_memory
 from advisor.encode import Row
 from advisor.models import LoadedModel, load_model
 from advisor.outputs import make_outputs
-from advisor.probe import _layers
 from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes
+from advisor.probing import _layers
 from advisor.spool import Spool
 
 WIDTH, INNER, LAYERS = 24, 40, 3  # of the tiny Llama

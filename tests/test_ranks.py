@@ -20,15 +20,15 @@ from peft import LoraConfig, get_peft_model
 from test_cli import advisor, refused, write_data
 from transformers import AutoModelForSequenceClassification
 
+from advisor import advice as recommend_module
 from advisor import calibrate as calibrate_module
-from advisor import recommend as recommend_module
+from advisor.advice import recommend
 from advisor.budget import parse_budget
 from advisor.calibrate import PlannedRun
 from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.probe_folder import Probe
 from advisor.ranks import MOST, allocate, auto_ranks, rank_values, serving_note
-from advisor.recommend import recommend
 from advisor.report import module_map, recommendation_json, verdict
 from advisor.scoring import rows_from_runs
 from advisor.targets import LoraSettings, Selection

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from fakes import candidate, make_probe, make_rows, make_scorer
 
-from advisor import recommend as module
+from advisor import advice as module
+from advisor.advice import Recommendation, compare, module_shares, pick, recommend
 from advisor.budget import parse_budget
 from advisor.errors import BudgetTooSmall, Interrupted
 from advisor.events import Event, Progress, Session
 from advisor.peer_picks import module_picks
 from advisor.predictor import Estimate, Predictions
-from advisor.recommend import Recommendation, compare, module_shares, pick, recommend
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import recipes, structured_random
 from advisor.targets import LoraSettings, Selection

@@ -10,11 +10,11 @@ import pytest
 from fakes import candidate, make_probe, make_scorer
 from rich.console import Console
 
-from advisor import recommend as module
+from advisor import advice as module
+from advisor.advice import Recommendation, Stability, recommend
 from advisor.budget import parse_budget
 from advisor.events import Session
 from advisor.linearity import Linearity
-from advisor.recommend import Recommendation, Stability, recommend
 from advisor.report import (
     CHOSEN,
     LEFT_OUT,

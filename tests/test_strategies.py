@@ -11,15 +11,15 @@ from fakes import make_probe, make_rows, make_scorer, random_psd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advisor import advice as module
 from advisor import candidates, cli
-from advisor import recommend as module
+from advisor.advice import Recommendation, recommend
 from advisor.budget import parse_budget
 from advisor.candidates import candidate_pool
 from advisor.choices import CONDITION_NUMBER, OBJECTIVE, PREDICTED, SPECTRAL_RATIO, STRATEGIES
 from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.kernels import Kernels
-from advisor.recommend import Recommendation, recommend
 from advisor.scoring import Candidate, Scorer
 from advisor.strategies import Criterion, Filled, fill_by, fills
 from advisor.targets import LoraSettings, Selection

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
+    from advisor.advice import Recommendation
     from advisor.bounds import Bound
     from advisor.cost import Cost
     from advisor.events import Session
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from advisor.kernels import Array
     from advisor.peer_picks import PeerPick
     from advisor.probe_folder import Probe
-    from advisor.recommend import Recommendation
     from advisor.scoring import Candidate, Scorer
     from advisor.targets import Target
 

@@ -23,7 +23,7 @@ from tui.ranking import LEAST, Ranking, Sized
 from tui.state import Change
 
 if TYPE_CHECKING:
-    from advisor.recommend import Recommendation
+    from advisor.advice import Recommendation
     from tui.engine import Opened
 
 HIGHEST_SPECTRUM, SPECTRUM_AROUND = 20, 6  # lines of the plot, and of what stands around it

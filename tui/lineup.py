@@ -10,9 +10,9 @@ from tui.cells import CHOSEN
 from tui.state import State
 
 if TYPE_CHECKING:
+    from advisor.advice import Recommendation
     from advisor.budget import Budget
     from advisor.peer_picks import PeerPick
-    from advisor.recommend import Recommendation
     from advisor.scoring import Candidate
     from advisor.targets import Target
     from tui.engine import Figures, Opened

@@ -14,6 +14,7 @@ from tui.inputs import Inputs
 from tui.state import entry
 
 if TYPE_CHECKING:
+    from advisor.advice import Recommendation
     from advisor.events import Session
     from advisor.examples import Example
     from advisor.export.peft import Resolved
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from advisor.peer_picks import PeerPick
     from advisor.prepare import Source
     from advisor.probe_folder import Probe
-    from advisor.recommend import Recommendation
     from advisor.schema import Schema
     from advisor.scoring import Candidate
 
@@ -136,7 +136,7 @@ class RealEngine:
     def probe(self, inputs: Inputs, session: Session) -> Opened:
         source = source_of(inputs)
         from advisor import workflow
-        from advisor.probe import ProbeSettings
+        from advisor.probing import ProbeSettings
 
         settings = ProbeSettings(samples=inputs.samples, head=inputs.head, method=inputs.method, seed=inputs.seed)
         prepared = workflow.prepare_for_probe(source, session, inputs.samples)
@@ -151,11 +151,11 @@ class RealEngine:
     def _opened(self, folder: Path, probe: Probe, inputs: Inputs) -> Opened:
         import numpy as np
 
+        from advisor.advice import module_shares
         from advisor.explain import agreements, block_ranks
         from advisor.peer_picks import module_scores
         from advisor.predictor import Predictor
         from advisor.recipe import default_recipe
-        from advisor.recommend import module_shares
         from advisor.rows import load_rows
         from advisor.scoring import Scorer
         from advisor.targets import LoraSettings
@@ -201,8 +201,8 @@ class RealEngine:
         return parse_selections(entries, opened.probe, opened.scorer.settings, where)
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
+        from advisor.advice import recommend
         from advisor.budget import parse_budget
-        from advisor.recommend import recommend
 
         return recommend(
             opened.scorer, parse_budget(inputs.budget), session,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
-    from advisor.recommend import Recommendation
+    from advisor.advice import Recommendation
     from advisor.scoring import Candidate
     from advisor.targets import Target
     from tui.engine import Effects, Figures, Opened

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tui_helpers import FROZEN
 
+from advisor.advice import Recommendation, Stability, compare, module_shares
 from advisor.budget import parse_budget
 from advisor.errors import AdvisorError
 from advisor.events import Session, Stage
@@ -22,7 +23,6 @@ from advisor.export import FORMATS
 from advisor.export.peft import Resolved
 from advisor.export.plan import Plan
 from advisor.peer_picks import PeerPick, module_scores
-from advisor.recommend import Recommendation, Stability, compare, module_shares
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import all_linear
 from advisor.targets import LoraSettings, Selection

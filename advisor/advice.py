@@ -12,7 +12,7 @@ from advisor.budget import Budget
 from advisor.candidates import candidate_pool
 from advisor.choices import PREDICTED, SPECTRAL_RATIO, STRATEGIES
 from advisor.cost import Cost
-from advisor.errors import BadInput, BudgetTooSmall
+from advisor.errors import BudgetTooSmall, check_choice
 from advisor.events import Session, Stage
 from advisor.predictor import Predictions
 from advisor.scoring import Candidate, Score, Scorer, Scores, subsample
@@ -22,7 +22,6 @@ from advisor.strategies import Criterion, fills
 from advisor.targets import LoraSettings, Selection
 from advisor.units import units_of
 
-GRANULARITIES = ("module", "role", "layer")
 STABILITY_DRAWS, STABILITY_SHARE = 20, 0.8
 FINALISTS = 48
 STABLE = 0.7
@@ -101,8 +100,7 @@ def recommend(
         BudgetTooSmall: nothing fits.
         Interrupted: cancelled.
     """
-    if strategy not in STRATEGIES:
-        raise BadInput(f"--strategy {strategy}: unknown.", f"Use one of {', '.join(STRATEGIES)}.")
+    check_choice("--strategy", strategy, tuple(STRATEGIES))
     pool = candidate_pool(scorer, budget, granularity, strategy, seed, session)
     if spread is not None:
         pool = [spread(candidate) for candidate in pool]

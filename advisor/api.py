@@ -1,0 +1,194 @@
+"""``advisor.probing`` and ``advisor.advice``: the commands of these names, for scripts and notebooks.
+
+Every option of a command is an argument of the same name and default; the commands call these functions. What is heavy is
+imported when they are called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.choices import AUTO, AUTO_BASE, GRANULARITIES, PREDICTED, STRATEGIES
+from advisor.errors import BadInput, Interrupted, check_choice
+
+if TYPE_CHECKING:
+    from advisor.events import Session
+    from advisor.prepare import Source
+    from advisor.results import ProbeResult, Recommended
+    from advisor.targets import LoraSettings
+
+
+def probe(
+    model: str | os.PathLike[str], data: Any = None, *, eval_data: Any = None, task: str = "auto",
+    text_column: str | Sequence[str] | None = None, label_column: str | None = None, metric: str | None = None,
+    max_length: int | None = None, samples: int | None = None, head: str = "probed", method: str = "auto",
+    device: str = "auto", dtype: str = "auto", load_in_4bit: bool = False, load_in_8bit: bool = False, recompute: bool = False,
+    revision: str | None = None, trust_remote_code: bool = False, seed: int = 0,
+    out: str | os.PathLike[str] | None = None, session: Session | None = None,
+) -> ProbeResult:  # fmt: skip
+    """Probe ``model`` on ``data``; an interrupted probe resumes, a finished one is read again.
+
+    Args:
+        model: folder or hub id.
+        data, eval_data: a file, folder or hub id; or rows: a ``datasets.Dataset`` or ``DatasetDict``, a pandas
+            ``DataFrame``, or a list of dictionaries.
+        out: the probe's folder; None: in the user's cache, where ``recommend`` finds it too.
+        session: gets progress, notes and warnings; None: they are shown on stderr or in the notebook.
+        The others are the options of ``advisor probe``, see docs/commands.md.
+
+    Raises:
+        AdvisorError: see :mod:`advisor.errors`.
+        KeyboardInterrupt: stopped, once the pass at hand is done; what is finished is kept.
+    """
+    with _shown(session) as session:
+        source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
+                           revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+        from advisor import workflow
+        from advisor.probing import ProbeSettings, run_probe
+        from advisor.results import ProbeResult
+
+        settings = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
+        prepared = workflow.prepare_for_probe(source, session, samples)
+        folder = workflow.cache_folder(prepared, settings) if out is None else Path(out)
+        return ProbeResult(folder, run_probe(prepared, settings, folder, session))
+
+
+def recommend(
+    model: str | os.PathLike[str] | None = None, data: Any = None, *, eval_data: Any = None, task: str = "auto",
+    text_column: str | Sequence[str] | None = None, label_column: str | None = None, metric: str | None = None,
+    max_length: int | None = None, budget: str = "25%", granularity: str = "module", strategy: str = PREDICTED,
+    baseline: str | os.PathLike[str] | None = None, demo: bool = False, rank: int | str = 8, alpha: float = 16,
+    rslora: bool = False, train_rows: int | None = None, epochs: int | None = None, lr: float | None = None,
+    batch_size: int | None = None, confirm: int = 0, confirm_rows: int | None = None, workers: int = 1,
+    samples: int | None = None, head: str = "probed", method: str = "auto", device: str = "auto", dtype: str = "auto",
+    load_in_4bit: bool = False, load_in_8bit: bool = False, recompute: bool = False,
+    revision: str | None = None, trust_remote_code: bool = False, kernel: str = "adam", sigma: float | None = None,
+    seed: int = 0, out: str | os.PathLike[str] | None = None, format: str | Sequence[str] = "peft",
+    session: Session | None = None,
+) -> Recommended:  # fmt: skip
+    """Probe ``model`` on ``data``, recommend target modules under ``budget``, and write the folder ``out``.
+
+    Args:
+        model, data, eval_data, session: as :func:`probe` takes them.
+        out: the recommendation's folder; None: ``recommendation``.
+        format: names of formats, in a list or separated by commas.
+        The others are the options of ``advisor recommend``, see docs/commands.md.
+
+    Raises:
+        AdvisorError: see :mod:`advisor.errors`.
+        KeyboardInterrupt: stopped, once the pass or the real run at hand is done; what is finished is kept.
+    """
+    with _shown(session) as session:
+        from advisor.budget import parse_budget
+
+        parsed, names = parse_budget(budget), format_names(format)
+        check_choice("--granularity", granularity, GRANULARITIES)
+        check_choice("--strategy", strategy, tuple(STRATEGIES))
+        if confirm and strategy != PREDICTED:
+            raise BadInput(f"--confirm corrects predictions, --strategy {strategy} does not pick by them.", "Leave one out.")
+        if confirm_rows is not None and not confirm:
+            raise BadInput("--confirm-rows needs --confirm.", "Add --confirm N.")
+        settings = lora_settings(rank, alpha, rslora)
+        from advisor import workflow
+        from advisor.probing import ProbeSettings
+        from advisor.recipe import recipe_for
+
+        if demo:
+            model, data = workflow.demo_inputs()
+            session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
+        source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
+                           revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+        plan = workflow.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
+        how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
+        prepared = workflow.prepare_for_probe(source, session, samples)
+        recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
+        session.note(f"Recipe: {recipe}.")
+        found = workflow.probe_cached(prepared, how, session)
+        own = None if baseline is None else workflow.read_baseline(Path(baseline), found, trust_remote_code)
+        folder = Path("recommendation" if out is None else out)
+        return workflow.recommend_folder(
+            found, settings, recipe, parsed, session, out=folder, granularity=granularity, strategy=strategy, baseline=own,
+            kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
+            linearity_of=workflow.measure_pick(prepared, how, settings, session),
+            confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
+            own_ranks=rank == AUTO, formats=names,
+        )  # fmt: skip
+
+
+def source_of(
+    model: str | os.PathLike[str] | None, data: Any, eval_data: Any, task: str, text_column: str | Sequence[str] | None,
+    label_column: str | None, metric: str | None, max_length: int | None, device: str, dtype: str,
+    revision: str | None, trust_remote_code: bool, seed: int, load_in_4bit: bool = False, load_in_8bit: bool = False,
+) -> Source:  # fmt: skip
+    """What the options name, as plain values.
+
+    Raises:
+        BadInput: model or data is missing, an object cannot be read, or both sizes of quantised weights are asked for.
+    """
+    if load_in_4bit and load_in_8bit:
+        raise BadInput("--load-in-4bit and --load-in-8bit: weights can only have one size.", "Leave one out.")
+    if model is None:
+        raise BadInput("MODEL is missing.", "Name a model folder or hub id, or use --demo.")
+    if data is None:
+        raise BadInput("--data is missing.", "Name a CSV, TSV or JSONL file, a folder, or a hub id.")
+    if not isinstance(model, str | os.PathLike):
+        raise BadInput(
+            f"The model is a {type(model).__name__}, not the name of one. The advisor loads it itself, several times: to see "
+            "whether its head is trained, to prove the config, in the workers of real runs.",
+            f"Give its folder or hub id ({getattr(model, 'name_or_path', '') or 'its name_or_path'}), or save model and "
+            "tokenizer with save_pretrained and give that folder.",
+        )
+    from advisor.handed import data_place
+    from advisor.prepare import Source
+
+    columns = (text_column,) if isinstance(text_column, str) else tuple(text_column or ())
+    return Source(os.fspath(model), data_place(data), None if eval_data is None else data_place(eval_data), task, columns,
+                  label_column, metric, max_length, device, dtype, revision, trust_remote_code, seed,
+                  "4bit" if load_in_4bit else "8bit" if load_in_8bit else None)  # fmt: skip
+
+
+def lora_settings(rank: int | str, alpha: float, rslora: bool) -> LoraSettings:
+    """Common rank and alpha; for rank ``auto`` those that its budget is counted at."""
+    from advisor.targets import LoraSettings
+
+    try:
+        number = AUTO_BASE if rank == AUTO else int(rank)
+    except ValueError:
+        raise BadInput(f"--rank {rank}: not a whole number.", "Give one of 1 or more, or auto.") from None
+    return LoraSettings(number, float(alpha), rslora)
+
+
+def format_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Formats of a list, or of a text with commas, each once.
+
+    Raises:
+        BadInput: an unknown one, or none.
+    """
+    from advisor.export import FORMATS
+
+    listed = names.split(",") if isinstance(names, str) else names
+    found = tuple(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    for name in found:
+        check_choice("--format", name, tuple(FORMATS))
+    if not found:
+        raise BadInput("--format names no format.", f"Use some of {', '.join(FORMATS)}.")
+    return found
+
+
+@contextmanager
+def _shown(session: Session | None) -> Iterator[Session]:
+    """The session given, or one that shows its events and in which Ctrl-C, or a notebook's stop button, stops the work."""
+    if session is not None:
+        yield session
+        return
+    from advisor.console import console_session
+
+    with console_session() as shown:
+        try:
+            yield shown
+        except Interrupted as error:
+            raise KeyboardInterrupt(str(error)) from None

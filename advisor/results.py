@@ -1,0 +1,203 @@
+"""What a script or notebook gets back: text, HTML, figures, and JSON for programs (no torch until PEFT is asked)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.budget import parse_budget
+from advisor.choices import GRANULARITIES
+from advisor.errors import BadInput, check_choice
+from advisor.kernels import KERNELS
+from advisor.peer_picks import comparison_json, peer_picks
+from advisor.predictor import Predictor
+from advisor.probe_folder import Probe, load_probe
+from advisor.recipe import recipe_for
+from advisor.report import Table, count, peer_table, plain_text, score_table
+from advisor.rows import load_rows
+from advisor.scoring import Scorer, parse_selections, scores_json
+from advisor.targets import LoraSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from peft import LoraConfig
+
+    from advisor.advice import Recommendation
+
+Selections = str | Path | Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, repr=False)
+class Shown:
+    """Sentences and tables, and the same for programs.
+
+    Attributes:
+        json: as the command's ``--json`` prints it.
+        verdict: sentences, the most important first.
+    """
+
+    json: dict[str, Any]
+    verdict: list[str]
+    tables: list[Table]
+
+    def __str__(self) -> str:
+        return plain_text(self.verdict, self.tables)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {' '.join(self.verdict[:1]) or self.tables[0].title}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the first sentence stands out, the first table is open, the others unfold."""
+        first, *rest = [escape(line) for line in self.verdict] or [""]
+        items = "".join(f"<li>{line}</li>" for line in rest)
+        folded = "".join(
+            f"<details{'' if i else ' open'}><summary>{escape(table.title)}</summary>{table.html()}</details>"
+            for i, table in enumerate(self.tables)
+        )
+        head = f"<p><b>{first}</b></p><ul>{items}</ul>" if first else ""
+        return f"<div>{head}{folded}</div>"
+
+
+@dataclass(frozen=True, repr=False)
+class Recommended(Shown):
+    """A recommendation and its folder.
+
+    Attributes:
+        folder, files: where it was written, and the names of what was.
+        scorer, advice: what it rests on, for a look inside.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    scorer: Scorer
+    advice: Recommendation
+
+    @property
+    def target_modules(self) -> list[str]:
+        """Full names of the modules to adapt, in model order."""
+        return list(self.advice.picked.candidate.selection.targets)
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures of ``report.html`` by name, for a notebook or ``savefig``."""
+        from advisor.html_report import drawings
+
+        return {name: drawing.figure() for name, drawing in drawings(self.json).items()}
+
+    def lora_config(self, **changes: Any) -> LoraConfig:
+        """A new ``peft.LoraConfig`` of what ``lora.yaml`` says; ``changes`` are arguments to add or replace, such as
+        ``lora_dropout``."""
+        from peft import LoraConfig
+
+        return LoraConfig(**{**copy.deepcopy(self.json["peft"]), **changes})  # PEFT writes into the lists it is given
+
+
+@dataclass(frozen=True, repr=False)
+class ProbeResult:
+    """A probe and its folder; answers what ``advisor score`` and ``advisor compare`` do.
+
+    ``options`` below are those of LoRA, recipe and kernel, see :meth:`scorer`.
+    """
+
+    folder: Path
+    probe: Probe
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ProbeResult:
+        """The probe in ``folder``.
+
+        Raises:
+            BadInput: there is none, or it is damaged.
+        """
+        return cls(Path(folder), load_probe(Path(folder)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``advisor probe --json`` prints."""
+        keys = ("task", "metric", "model", "data", "head_kind", "head_cv", "device", "estimate_error", "train_rows", "linearity")
+        return {
+            "probe": str(self.folder),
+            "modules": len(self.probe.targets),
+            "samples": self.probe.samples,
+            **{key: self.probe.info[key] for key in keys},
+            "targets": [asdict(t) for t in self.probe.targets],
+        }
+
+    def scorer(
+        self, *, rank: int = 8, alpha: float = 16, rslora: bool = False, train_rows: int | None = None,
+        epochs: int | None = None, lr: float | None = None, batch_size: int | None = None, kernel: str = "adam",
+        sigma: float | None = None,
+    ) -> Scorer:  # fmt: skip
+        """Scores any selection at these LoRA settings and this recipe."""
+        check_choice("--kernel", kernel, KERNELS)
+        recipe = recipe_for(self.probe.task, train_rows, epochs, lr, batch_size)
+        predictor = Predictor().fit(load_rows(), self.probe.task)
+        return Scorer(self.probe, LoraSettings(rank, float(alpha), rslora), recipe, predictor, kernel=kernel, sigma=sigma)
+
+    def score(self, selections: Selections, **options: Any) -> Shown:
+        """Predictions, bounds and cost of given selections, in their order.
+
+        Args:
+            selections: a selection file or its content, see docs/commands.md.
+        """
+        scorer = self.scorer(**options)
+        entries, where = read_selections(selections)
+        scores = scorer.score(parse_selections(entries, self.probe, scorer.settings, where))
+        table = score_table("Scores", list(scores), str(self.probe.info["metric"]))
+        return Shown(scores_json(scores, scorer), sorted({w for s in scores for w in s.warnings}), [table])
+
+    def compare(
+        self, budget: str = "25%", *, granularity: str = "module", baseline: str | Path | None = None, seed: int = 0,
+        **options: Any,
+    ) -> Shown:  # fmt: skip
+        """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
+        from advisor.advice import compare
+
+        check_choice("--granularity", granularity, GRANULARITIES)
+        parsed, scorer, own = parse_budget(budget), self.scorer(**options), None
+        if baseline is not None:
+            from advisor.workflow import read_baseline  # loads torch, which nothing else here needs
+
+            own = read_baseline(Path(baseline), self.probe, False)
+        scores, index = compare(scorer, parsed, own)
+        picks = peer_picks(scorer, parsed, [s.candidate for s in scores], granularity=granularity, seed=seed)
+        title, metric = f"Recipes at the budget of {parsed.text}", str(self.probe.info["metric"])
+        marked = [] if index is None else [index]
+        shown = [score_table(title, list(scores), metric, marked), peer_table(picks, parsed, metric)]
+        return Shown(comparison_json(scores, picks, scorer), [], shown)
+
+    def __repr__(self) -> str:
+        info = self.probe.info
+        return f"<ProbeResult: {len(self.probe.targets)} modules on {self.probe.samples} examples of {info['data']}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what was probed."""
+        info, targets = self.probe.info, self.probe.targets
+        params = sum(t.lora_params(LoraSettings().rank) for t in targets)
+        facts = (
+            ("model", str(info["model"])), ("data", f"{info['data']}, {info['train_rows']} training rows"),
+            ("task", f"{info['task']}, {info['metric']}"), ("examples", str(self.probe.samples)),
+            ("modules", f"{len(targets)}, {count(params)} LoRA parameters at rank {LoraSettings().rank}"),
+            ("head", str(info["head_kind"])), ("folder", str(self.folder)),
+        )  # fmt: skip
+        return Table("", ("probe", ""), facts, text_columns=2).html()
+
+
+def read_selections(selections: Selections) -> tuple[Any, str]:
+    """The content of a selection file, or what was given in its place; and what to call it in messages.
+
+    Raises:
+        BadInput: the file is not there or no JSON.
+    """
+    if not isinstance(selections, str | Path):
+        return list(selections), "selections"
+    path = Path(selections)
+    try:
+        return json.loads(path.read_text(encoding="utf-8")), str(path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file.", "Give a JSON list of selections.") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable as JSON: {error}", "Give a JSON list of selections.") from error
