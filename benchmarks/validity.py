@@ -26,9 +26,9 @@ from scipy.stats import norm, spearmanr
 
 from advisor.advice import pick
 from advisor.errors import BadInput
-from advisor.predictor import LEVEL, Group, Predictions, Predictor, grouped, seed_sd
+from advisor.predictor import LEVEL, Group, Predictions, Predictor, grouped, measured_shares, seed_sd
 from advisor.rows import CalibrationRow, parse_rows
-from advisor.selections import HEAD_ONLY
+from advisor.selections import ALL_LINEAR, HEAD_ONLY
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
@@ -122,7 +122,9 @@ def by_seed(group: Group, value: Callable[[CalibrationRow], float]) -> dict[int,
 # --- regret -----------------------------------------------------------------------------------------------------------
 
 
-def regrets(group: Group, scores: dict[str, np.ndarray], found: Predictions) -> list[dict[str, Any]]:
+def regrets(
+    group: Group, scores: dict[str, np.ndarray], found: Predictions, piloted: Predictions | None
+) -> list[dict[str, Any]]:
     """Per budget: metric points lost by the selection each score likes best, against the best of one seed, on the other.
 
     Needs two seeds; each plays both parts. "the pick" is the advisor's own rule, which takes the cheapest of those expected to
@@ -146,6 +148,8 @@ def regrets(group: Group, scores: dict[str, np.ndarray], found: Predictions) -> 
             reference = 100 * metrics[judge][best]
             picks = {name: 100 * metrics[judge][at[np.argmin(score[at])]] for name, score in scores.items()}
             picks["the pick"] = 100 * metrics[judge][pick(found, params, at.tolist())[0]]
+            if piloted is not None:
+                picks["the pick after a pilot"] = 100 * metrics[judge][pick(piloted, params, at.tolist())[0]]
             picks["random"] = 100 * float(metrics[judge][at].mean())
             for name, got in picks.items():
                 entry[name] = entry.get(name, 0.0) + (reference - float(got)) / 2
@@ -210,12 +214,30 @@ def differences(group: Group, found: Predictions) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# --- a pilot run ------------------------------------------------------------------------------------------------------
+
+
+def given_pilot(rows: Sequence[CalibrationRow], held: Group, pilot: dict[str, Any]) -> Predictions:
+    """Of a group from other rows and one run of all-linear that measured its selections (``benchmarks/pilot.py``)."""
+    switched = {name: math.log(loss) for name, loss in pilot["switched"].items()}
+    alone = np.array([switched[name] for name in held.selections])
+    measured = measured_shares(alone, switched[ALL_LINEAR], switched["none"])
+    predictor = Predictor().fit(rows, str(held.context["task"]))
+    ran = [held.selections.index(ALL_LINEAR)]
+    return predictor.given(held.simulated, held.context, distances(held), ran, [pilot["loss"]], measured)
+
+
 # --- one group --------------------------------------------------------------------------------------------------------
 
 
-def report(rows: Sequence[CalibrationRow], held: Group, peers: dict[str, Any]) -> dict[str, Any]:
+def report(
+    rows: Sequence[CalibrationRow], held: Group, peers: dict[str, Any], pilots: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """All figures of one group, predicted from ``rows``, which do not hold its task (or model)."""
     found = predict(rows, held)
+    pilot = (pilots or {}).get(held.name)
+    piloted = None if pilot is None else given_pilot(rows, held, pilot)
+    others = [g for g in grouped(rows) if _alike(g, held)] or grouped(rows)
     budgets = np.array([budget_of(s) for s in held.selections])
     features = {row.selection: row.features for row in held.rows}
     scores = {name: sign * np.array([features[s][key] for s in held.selections]) for name, (key, sign) in SCORES.items()}
@@ -237,9 +259,22 @@ def report(rows: Sequence[CalibrationRow], held: Group, peers: dict[str, Any]) -
         "predicted_single_seed": [correlations(found.deviation, loss, budgets) for loss in seeds.values()],
         "second_seed": second,
         "scores": {name: correlations(score, held.log_loss, budgets) for name, score in scores.items()},
-        "intervals": intervals(held, found, [g for g in grouped(rows) if _alike(g, held)] or grouped(rows)),
+        "intervals": intervals(held, found, others),
         "differences": differences(held, found),
-        "regrets": regrets(held, {"predicted": found.deviation, **scores}, found),
+        "regrets": regrets(
+            held,
+            {"predicted": found.deviation, **({} if piloted is None else {"after a pilot": piloted.deviation}), **scores},
+            found,
+            piloted,
+        ),
+        "pilot": None if piloted is None or pilot is None else {
+            "measured": correlations(np.array([pilot["switched"][s] for s in held.selections]), held.log_loss, budgets),
+            "predicted": correlations(piloted.deviation, held.log_loss, budgets),
+            "single_seed": [correlations(piloted.deviation, loss, budgets) for loss in seeds.values()],
+            "intervals": intervals(held, piloted, others),
+            "differences": differences(held, piloted),
+            "cost": 1 + pilot["switched_s"] / pilot["run_s"],
+        },
     }
 
 
@@ -257,14 +292,14 @@ def _head_only_gap(group: Group) -> float | None:
 
 
 def leave_out(
-    rows: Sequence[CalibrationRow], key: Callable[[CalibrationRow], str], peers: dict[str, Any]
+    rows: Sequence[CalibrationRow], key: Callable[[CalibrationRow], str], peers: dict[str, Any], pilots: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Reports of every group, from the rows that share neither its task (or model) as ``key`` says."""
     found = []
     for group in grouped(rows):
         rest = [r for r in rows if key(r) != key(group.rows[0])]
         try:
-            found.append(report(rest, group, peers))
+            found.append(report(rest, group, peers, pilots))
         except BadInput as error:
             found.append({"group": group.name, "not_predicted": str(error)})
     return found
@@ -308,7 +343,11 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "worse_than_predicted_by": [float(q) for q in np.percentile((values - own)[draws].mean(1), [5, 95])],
         }
     with_second = [r for r in reports if r["second_seed"]]
+    piloted = [r for r in ranked if r["pilot"]]
     return {
+        "after_a_pilot": after_a_pilot(piloted) if piloted else None,
+        "after_a_pilot_two_seeds": after_a_pilot([r for r in piloted if r["second_seed"]])
+        if any(r["second_seed"] for r in piloted) else None,
         "groups": len(reports),
         "groups_ranked": len(ranked),
         "predicted": {k: mean([r["predicted"][k] for r in ranked]) for k in ("all", "within")},
@@ -327,6 +366,36 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
         "regret": regret,
     }
+
+
+def after_a_pilot(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over groups before and after one pilot run, and what it costs in runs of all-linear."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return float(np.mean(known)) if known else None
+
+    keys = ("all", "within")
+    found: dict[str, Any] = {
+        "groups": len(reports),
+        "cost": mean([r["pilot"]["cost"] for r in reports]),
+        "measured": {k: mean([r["pilot"]["measured"][k] for r in reports]) for k in keys},
+        "second_seed": {k: mean([r["second_seed"][k] for r in reports if r["second_seed"]]) for k in keys},
+    }
+    for name, of in (("before", lambda r: r), ("after", lambda r: r["pilot"])):
+        pairs = {key: sum(of(r)["differences"][key] for r in reports) for key in reports[0]["differences"]}
+        singles = [of(r)["predicted_single_seed" if name == "before" else "single_seed"] for r in reports]
+        found[name] = {
+            "predicted": {k: mean([of(r)["predicted"][k] for r in reports]) for k in keys},
+            "single_seed": {k: mean([s[k] for group in singles for s in group]) for k in keys},
+            "intervals": {key: mean([of(r)["intervals"][key] for r in reports]) for key in (
+                "coverage", "relative_width", "constant_coverage", "constant_width", "metric_coverage", "metric_width")},
+            "told_share": pairs["told"] / pairs["pairs"],
+            "told_right": pairs["told_right"] / max(1, pairs["told"]),
+            "alike_right": pairs["alike_right"] / max(1, pairs["alike"]),
+            "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
+        }  # fmt: skip
+    return found
 
 
 def show(title: str, reports: Sequence[dict[str, Any]]) -> None:
@@ -356,10 +425,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, default=HERE / "rows")
     options = parser.parse_args()
     rows, held_out_rows = read(options.rows), read(options.held_out)
-    peers = json.loads(PEERS.read_text(encoding="utf-8")) if PEERS.exists() else {}
-    by_task, by_model = leave_out(rows, task_of, peers), leave_out(rows, model_of, peers)
-    held_out = [report(rows, g, peers) for g in grouped(held_out_rows)]
-    control = [leave_out(shuffled(rows, seed), task_of, {}) for seed in range(3)]
+    peers, pilots = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for path in (PEERS, PILOTS))
+    by_task, by_model = leave_out(rows, task_of, peers, pilots), leave_out(rows, model_of, peers, pilots)
+    held_out = [report(rows, g, peers, pilots) for g in grouped(held_out_rows)]
+    control = [leave_out(shuffled(rows, seed), task_of, {}, {}) for seed in range(3)]
     show("Its task left out (Spearman with validation loss, all budgets / within one)", by_task)
     show("Its model left out", by_model)
     show("Never shipped", held_out)
