@@ -21,7 +21,8 @@ def main(model_name: str, data: str, out: str) -> list[dict[str, float]]:
 
     rows = load_dataset("json", data_files=data, split="train").class_encode_column("label")
     tokenizer = AutoTokenizer.from_pretrained(model_name)
-    rows = rows.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=128), batched=True)
+    longest = min(128, tokenizer.model_max_length)
+    rows = rows.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=longest), batched=True)
     parts = rows.train_test_split(0.1, seed=0, stratify_by_column="label")
 
     set_seed(0)  # of the new head and of LoRA's A
