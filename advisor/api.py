@@ -1,4 +1,4 @@
-"""``advisor.probing`` and ``advisor.advice``: the commands of these names, for scripts and notebooks.
+"""``advisor.probe`` and ``advisor.recommend``: the commands of these names, for scripts and notebooks.
 
 Every option of a command is an argument of the same name and default; the commands call these functions. What is heavy is
 imported when they are called.

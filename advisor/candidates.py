@@ -109,6 +109,8 @@ def _climb(
             if values.min() < value - 1e-9:
                 best, value, idle = fresh[int(np.argmin(values))], float(values.min()), 0
         stage.advance()
+    if stage.done < ROUNDS:
+        stage.advance("nothing better", ROUNDS - stage.done)
     return [selection_of(scorer, units, m) for m in made.values()]
 
 

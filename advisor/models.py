@@ -328,8 +328,8 @@ def _empty(name: str, config: Any, task: str, trust_remote_code: bool) -> nn.Mod
 
 def block_names(targets: Sequence[Target]) -> tuple[str, ...]:
     """The modules that hold each layer's targets, such as ``model.layers.0``."""
-    inside = [t for t in targets if t.layer is not None]
-    return tuple(dict.fromkeys(f"{t.name.split(f'.{t.layer}.', 1)[0]}.{t.layer}" for t in inside))
+    places = (block_of(t.name) for t in targets if t.layer is not None)
+    return tuple(dict.fromkeys(f"{place[0]}.{place[1]}" for place in places if place))
 
 
 def _places(model: Any) -> str:

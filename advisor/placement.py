@@ -17,7 +17,7 @@ from torch import nn
 
 from advisor.errors import BadInput
 
-QUANTISED = {"4bit": 4, "8bit": 8}  # --load-in-4bit and -8bit: bits a weight
+QUANTISED = {"4bit": 4, "8bit": 8}  # bits a weight
 ROOM = 0.7  # the share of a device's free memory that weights may take; the rest is for activations
 DISK = "disk"
 
@@ -67,7 +67,7 @@ def quantisation(quantised: str | None, dtype: torch.dtype, head: Sequence[str])
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput(
-            f"--load-in-{quantised} needs bitsandbytes, which is not installed.", "pip install 'lora-layer-advisor[quant]'"
+            f"Weights of {quantised} need bitsandbytes, which is not installed.", "pip install 'lora-layer-advisor[quant]'"
         )
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns at every product in 8 bits
     kept = list(head) or None  # None: transformers keeps the output embeddings

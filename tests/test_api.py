@@ -55,12 +55,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recommended(bert: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Recommended:
     out = tmp_path_factory.mktemp("api") / "recommendation"
-    return advisor.advice(bert, data, samples=SAMPLES, device="cpu", out=out, session=Session())
+    return advisor.recommend(bert, data, samples=SAMPLES, device="cpu", out=out, session=Session())
 
 
 @pytest.fixture(scope="module")
 def probed(bert: Path, data: Path) -> ProbeResult:
-    return advisor.probing(bert, data, samples=SAMPLES, device="cpu", session=Session())
+    return advisor.probe(bert, data, samples=SAMPLES, device="cpu", session=Session())
 
 
 # --- the same as the commands -------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def probed_again(result: ProbeResult) -> tuple[object, ...]:
 def test_a_probe_in_the_cache_is_found_by_recommend(probed: ProbeResult, bert: Path, data: Path, tmp_path: Path) -> None:
     assert ProbeResult.open(probed.folder).as_dict() == json.loads(json.dumps(probed.as_dict()))
     events: list[Event] = []
-    advisor.advice(
+    advisor.recommend(
         bert, data, samples=SAMPLES, device="cpu", out=tmp_path / "r", session=Session(emit=events.append)
     )
     assert not [e for e in events if isinstance(e, Progress) and "passes" in e.stage]
@@ -214,7 +214,7 @@ def test_rows_in_memory_are_the_rows_of_the_file(probed: ProbeResult, bert: Path
         place = handed.data_place(given)
         assert list(read_table(place).rows) == rows
         places.add(place)
-        again = advisor.probing(bert, given, samples=SAMPLES, device="cpu", session=Session())
+        again = advisor.probe(bert, given, samples=SAMPLES, device="cpu", session=Session())
         assert again.folder == probed.folder  # the cache goes by content
     assert len(places) == 3
     assert handed.data_place(rows) in places
@@ -242,13 +242,13 @@ def test_what_is_no_rows_is_refused(wrong: Any) -> None:
 def test_a_stream_is_refused(data: Path) -> None:
     stream = datasets.load_dataset("json", data_files=str(data), split="train", streaming=True)
     with pytest.raises(BadInput, match="IterableDataset"):
-        advisor.probing("m", stream, session=Session())
+        advisor.probe("m", stream, session=Session())
 
 
 def test_a_loaded_model_is_refused_with_its_name(bert: Path, data: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
     with pytest.raises(BadInput) as caught:
-        advisor.advice(model, data, session=Session())
+        advisor.recommend(model, data, session=Session())
     assert str(bert) in caught.value.hint
     assert "save_pretrained" in caught.value.hint
     assert "BertForSequenceClassification" in caught.value.what
@@ -260,7 +260,7 @@ def test_a_saved_model_does_instead(bert: Path, data: Path, tmp_path: Path) -> N
 
     AutoModel.from_pretrained(bert).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path)
-    result = advisor.probing(tmp_path, data, samples=SAMPLES, device="cpu", session=Session())
+    result = advisor.probe(tmp_path, data, samples=SAMPLES, device="cpu", session=Session())
     assert result.probe.info["head_kind"] == "probed"
 
 
@@ -280,7 +280,7 @@ def test_a_saved_model_does_instead(bert: Path, data: Path, tmp_path: Path) -> N
 def test_mistakes_are_named(given: dict[str, Any], said: str, tmp_path: Path) -> None:
     options = {"model": "nowhere", "data": "x.csv", "out": tmp_path / "r", "session": Session(), **given}
     with pytest.raises(BadInput, match=said):
-        advisor.advice(**options)
+        advisor.recommend(**options)
     assert not (tmp_path / "r").exists()
 
 
@@ -294,9 +294,9 @@ def test_cancelling_keeps_what_is_done_and_the_next_call_resumes(bert: Path, dat
     session = Session()
     session.emit = lambda event: session.cancel.set() if isinstance(event, Progress) and "passes" in event.stage else None
     with pytest.raises(Interrupted):
-        advisor.probing(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=session)
+        advisor.probe(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=session)
     assert (tmp_path / "p" / "partial").is_dir()
-    whole = advisor.probing(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=Session())
+    whole = advisor.probe(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=Session())
     assert len(whole.probe.targets) == 12
     assert not (tmp_path / "p" / "partial").exists()
 
@@ -310,14 +310,14 @@ def test_ctrl_c_is_a_keyboard_interrupt(monkeypatch: pytest.MonkeyPatch) -> None
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr("advisor.workflow.prepare_for_probe", lambda source, session, samples: engine(session))
     with pytest.raises(KeyboardInterrupt, match="finished work is kept"):
-        advisor.probing("m", "d.csv")
+        advisor.probe("m", "d.csv")
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_importing_the_functions_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom advisor import probe, recommend\nimport advisor.probing, advisor.advice\n"
-        "from advisor import probing as again\nassert again is probe and callable(recommend)\n"
+        "from advisor import probe as again\nassert again is probe and callable(recommend)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     light = "import sys; from advisor import probe; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
@@ -326,8 +326,8 @@ def test_importing_the_functions_loads_nothing_heavy() -> None:
 
 
 def test_the_module_of_the_functions_is_light() -> None:
-    assert advisor.probing is api.probe
-    assert advisor.advice is api.recommend
+    assert advisor.probe is api.probe
+    assert advisor.recommend is api.recommend
 
 
 # --- in a notebook ------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_help_of_every_command_loads_no_torch_and_names_only_options_there_are()
     for name in COMMANDS:
         assert name in shown[""]
         options = {o for parameter in commands[name].params for o in parameter.opts if o.startswith("--")}
-        mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", shown[name])) - {"--help"}
+        mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", shown[name])) - {"--help"}
         assert mentioned == options - {"--help"}, name
 
 
@@ -163,7 +163,7 @@ def test_messages_name_only_options_there_are() -> None:
     mentioned = {
         (path.name, option)
         for path in (*folder.rglob("*.py"), *folder.rglob("*.html"))
-        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8"))
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", path.read_text(encoding="utf-8"))
     }
     assert len(mentioned) > 30
     assert {(file, option) for file, option in mentioned if option not in options | others} == {("cli.py", "--help")}

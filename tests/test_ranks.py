@@ -41,7 +41,8 @@ def with_spectra(probe: Probe, known: Callable[[int], bool] = lambda m: True) ->
     """Falling spectra of different steepness, None where not ``known``."""
     decays = np.linspace(0.5, 0.97, len(probe.targets))
     ratios = [[float((1 - d) * d**k) for k in range(64)] if known(m) else None for m, d in enumerate(decays)]
-    return replace(probe, info={**probe.info, "peers": {"eva": {"ratios": ratios, "tokens": 100}}})
+    others = {peer: [None] * len(probe.targets) for peer in ("spectrum", "kappatune", "plop")}
+    return replace(probe, info={**probe.info, "peers": {**others, "eva": {"ratios": ratios, "tokens": 100}}})
 
 
 PROBE = with_spectra(make_probe(n=32, layers=3))

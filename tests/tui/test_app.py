@@ -280,7 +280,8 @@ def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path
 
 def test_the_command_shares_the_options_of_recommend() -> None:
     by_name = {c.callback.__name__: set(c.callback.__annotations__) for c in command_line.registered_commands}
-    own = {"model", "baseline", "confirm", "confirm_rows", "workers", "out", "formats", "as_json", "in_tui"}
+    own = {"model", "baseline", "confirm", "confirm_rows", "workers", "out", "format", "as_json", "in_tui"}
+    own |= {"load_in_4bit", "load_in_8bit", "recompute"}
     assert by_name["recommend"] - by_name["tui"] == own
     assert by_name["tui"] - by_name["recommend"] == {"probe_or_model"}
 
