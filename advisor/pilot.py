@@ -28,15 +28,17 @@ def switched_losses(
 ) -> list[float]:
     """Validation loss of the trained PEFT ``model`` with the adapters of each selection's modules alone at work.
 
-    The head stays as it was trained beside all of them. Losses are as :class:`advisor.finetune.Epoch` has them, on the first
-    ``PILOT_EVAL_ROWS`` of ``evaluation``. ``train`` is what the model was trained on: it fixes a regression's label scale.
+    The head stays as it was trained beside all of them. Losses are as :class:`advisor.finetune.Epoch` has them, on at most
+    ``PILOT_EVAL_ROWS`` of ``evaluation``, evenly spread, as files are often sorted by class. ``train`` is what the model was
+    trained on: it fixes a regression's label scale.
 
     Raises:
         Interrupted: the session was cancelled.
     """
     mean, std = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
     layers = {name.removeprefix("base_model.model."): m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
-    rows = evaluation[:PILOT_EVAL_ROWS]
+    count = min(PILOT_EVAL_ROWS, len(evaluation))
+    rows = [evaluation[i * len(evaluation) // count] for i in range(count)]
     stage = Stage(session, "Pilot run: measuring selections", len(selections))
     losses = []
     for selection in selections:

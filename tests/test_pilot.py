@@ -86,13 +86,14 @@ def test_few_rows_do_and_a_stop_leaves_all_adapters_on(ready: Callable[..., Prep
     prepared = ready("bert", "binary")
     targets = prepared.loaded.targets
     one = Selection("one", (targets[0].name,))
+    spread = prepared.eval_rows[:: len(prepared.eval_rows) // 4][:4]
     found: dict[str, Any] = {}
 
     def look(model: nn.Module) -> None:
         monkeypatch.setattr(pilot, "PILOT_EVAL_ROWS", 4)
         (found["few"],) = loss_of(model, prepared, one)
         found["enough"] = switched_losses(
-            model, prepared.loaded, [one], prepared.train_rows, prepared.eval_rows[:4], prepared.train.schema.metric, Session()
+            model, prepared.loaded, [one], prepared.train_rows, spread, prepared.train.schema.metric, Session()
         )[0]
         session = Session()
         session.cancel.set()
