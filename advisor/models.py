@@ -301,17 +301,17 @@ def _auto_class(config: Any, task: str) -> Any:
 
 
 def meta_model(
-    name: str, task: str, *, num_labels: int | None = 1, trust_remote_code: bool = False
+    name: str, task: str, *, num_labels: int | None = 1, revision: str | None = None, trust_remote_code: bool = False
 ) -> nn.Module:
     """The same architecture as :func:`load_model` gives, on the meta device: no weights, no memory.
 
     Args:
-        num_labels: classes; None leaves what the model's config says.
+        num_labels: classes; None leaves what the model's config says. revision: of a hub model.
 
     Raises:
         BadInput: no usable config at ``name``, or its family has no model for the task.
     """
-    config = _load_config(name, {"trust_remote_code": trust_remote_code})
+    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
     if task not in LANGUAGE_TASKS and num_labels is not None:
         config.num_labels = num_labels
     return _empty(name, config, task, trust_remote_code)

@@ -165,9 +165,11 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
 
 
 def _empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
-    """The probe's model on the meta device."""
-    classes = len(probe.class_names) or 1
-    return meta_model(str(probe.info["model"]), probe.task, num_labels=classes, trust_remote_code=trust_remote_code)
+    """The probe's model, in the revision that was probed, on the meta device."""
+    return meta_model(
+        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, revision=probe.info["revision"],
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
 
 
 def recommend_folder(
