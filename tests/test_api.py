@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -29,9 +30,11 @@ from test_cli import write_data
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import advisor
-from advisor import api, cli, handed
+from advisor import api, cli, handed, workflow
 from advisor.errors import BadInput, Interrupted
 from advisor.events import Event, Progress, Session
+from advisor.prepare import Source
+from advisor.probing import ProbeSettings
 from advisor.report import Table
 from advisor.results import ProbeResult, Recommended
 from advisor.tables import read_table
@@ -282,6 +285,32 @@ def test_mistakes_are_named(given: dict[str, Any], said: str, tmp_path: Path) ->
     with pytest.raises(BadInput, match=said):
         advisor.recommend(**options)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("function", [advisor.probe, advisor.recommend])
+@pytest.mark.parametrize(
+    ("given", "quantised"),
+    [({}, None), ({"load_in_4bit": True}, "4bit"), ({"load_in_8bit": True}, "8bit"), ({"recompute": True}, None)],
+)
+def test_how_to_hold_the_model_reaches_loader_and_probe(
+    function: Callable[..., Any], given: dict[str, Any], quantised: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def prepared(source: Source, *_: Any) -> Any:
+        seen["quantised"] = source.quantised
+        return SimpleNamespace(loaded=SimpleNamespace(task="classification"))
+
+    def stop(_: Any, settings: ProbeSettings, *__: Any) -> Any:
+        seen["recompute"] = settings.recompute
+        raise Interrupted("far enough")
+
+    monkeypatch.setattr(workflow, "prepare_for_probe", prepared)
+    monkeypatch.setattr(workflow, "cache_folder", stop)
+    monkeypatch.setattr(workflow, "probe_cached", stop)
+    with pytest.raises(Interrupted, match="far enough"):
+        function("m", "d", session=Session(), **given)
+    assert seen == {"quantised": quantised, "recompute": given.get("recompute", False)}
 
 
 def test_unknown_names_of_the_package_are_attribute_errors() -> None:
