@@ -84,10 +84,12 @@ def recommend(
     """
     with _shown(session) as session:
         from advisor.budget import parse_budget
+        from advisor.kernels import KERNELS
 
         parsed, names = parse_budget(budget), format_names(format)
         check_choice("--granularity", granularity, GRANULARITIES)
         check_choice("--strategy", strategy, tuple(STRATEGIES))
+        check_choice("--kernel", kernel, KERNELS)
         if confirm and strategy != PREDICTED:
             raise BadInput(f"--confirm corrects predictions, --strategy {strategy} does not pick by them.", "Leave one out.")
         if confirm_rows is not None and not confirm:

@@ -277,6 +277,7 @@ def test_a_saved_model_does_instead(bert: Path, data: Path, tmp_path: Path) -> N
         ({"granularity": "head"}, "--granularity"), ({"strategy": "luck"}, "--strategy"), ({"rank": "many"}, "--rank"),
         ({"rank": 0}, "--rank"), ({"format": "toml"}, "--format"), ({"format": []}, "--format"),
         ({"confirm_rows": 5}, "--confirm"), ({"confirm": -1}, "--confirm"), ({"samples": 2}, "--samples"),
+        ({"kernel": "ntk"}, "--kernel ntk"),
         ({"data": "no-such.csv"}, "no-such.csv"),
     ],
 )  # fmt: skip
