@@ -107,6 +107,8 @@ def recommend(
         plan = workflow.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
         how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
         prepared = workflow.prepare_for_probe(source, session, samples)
+        if confirm:
+            prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
         session.note(f"Recipe: {recipe}.")
         found = workflow.probe_cached(prepared, how, session)

@@ -126,6 +126,15 @@ class LoadedModel:
         """Weights are fetched from memory or disk when they are used."""
         return is_offloaded(self.model)
 
+    def require_in_memory(self) -> None:
+        """Raises:
+        BadInput: the weights are not all in memory, so that real runs cannot be made.
+        """
+        if self.offloaded:
+            raise BadInput(
+                f"{self.name}: its weights are not all in memory, which real runs need.", "Use --load-in-4bit or a larger device."
+            )
+
     @property
     def quantised(self) -> str | None:
         """``4bit``, ``8bit``, or None."""

@@ -314,6 +314,14 @@ def test_how_to_hold_the_model_reaches_loader_and_probe(
     assert seen == {"quantised": quantised, "recompute": given.get("recompute", False)}
 
 
+def test_real_runs_of_weights_on_the_disk_are_refused_before_the_probe(
+    bert: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "probe_cached", lambda *_: pytest.fail("it was probed"))
+    with pytest.raises(BadInput, match="real runs need"):
+        advisor.recommend(bert, data, device="disk", confirm=2, samples=SAMPLES, session=Session())
+
+
 def test_unknown_names_of_the_package_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         advisor.nothing  # noqa: B018
