@@ -84,10 +84,12 @@ def recommend(
     """
     with _shown(session) as session:
         from advisor.budget import parse_budget
+        from advisor.kernels import KERNELS
 
         parsed, names = parse_budget(budget), format_names(format)
         check_choice("--granularity", granularity, GRANULARITIES)
         check_choice("--strategy", strategy, tuple(STRATEGIES))
+        check_choice("--kernel", kernel, KERNELS)
         if confirm and strategy != PREDICTED:
             raise BadInput(f"--confirm corrects predictions, --strategy {strategy} does not pick by them.", "Leave one out.")
         if confirm_rows is not None and not confirm:
@@ -105,6 +107,8 @@ def recommend(
         plan = workflow.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
         how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
         prepared = workflow.prepare_for_probe(source, session, samples)
+        if confirm:
+            prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
         session.note(f"Recipe: {recipe}.")
         found = workflow.probe_cached(prepared, how, session)

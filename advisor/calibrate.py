@@ -124,10 +124,13 @@ def calibrate(
         Interrupted: cancelled; finished runs are kept.
     """
     out.mkdir(parents=True, exist_ok=True)
-    recipe_given = recipe.as_dict()
-    if not recipe.pull:  # folders made before there was a pull hold neither key
+    source_given, recipe_given = source.as_dict(), recipe.as_dict()
+    # Folders made before there were these options do not hold their keys.
+    if source.quantised is None:
+        del source_given["quantised"]
+    if not recipe.pull:
         del recipe_given["pull"], recipe_given["pull_always"]
-    identity = {"source": source.as_dict(), "recipe": recipe_given, "eval_rows": eval_rows}
+    identity = {"source": source_given, "recipe": recipe_given, "eval_rows": eval_rows}
     _check_identity(out / "calibration.json", identity)
     done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
     todo = [run for run in planned if run.key not in done]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,11 +149,11 @@ def recommend(
     in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
 ) -> None:  # fmt: skip
     """Probe MODEL on --data, and recommend target modules under --budget."""
-    if in_tui and (load_in_4bit or load_in_8bit or recompute):
-        raise BadInput("--load-in-4bit, --load-in-8bit and --recompute do not go with --tui.", "Leave out --tui.")
     options = dict(locals())
+    if in_tui:
+        _refuse_beside_tui(options)
     if in_tui and _has_terminal():
-        _run_tui(options, start=True)
+        _run_tui({**options, "rank": _rank(rank)}, start=True)
         return
     from advisor import api
     from advisor.console import console_session
@@ -417,6 +418,23 @@ def calibrate(
 
 def _has_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty() and sys.stdout.isatty()
+
+
+def _refuse_beside_tui(options: dict[str, Any]) -> None:
+    """What ``recommend`` was given and the terminal interface does not know would be dropped silently.
+
+    Raises:
+        BadInput: there is such an option; names it.
+    """
+    beyond = [
+        "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
+        for name, parameter in signature(recommend).parameters.items()
+        if name not in {"model", "in_tui", *signature(tui).parameters} and options[name] != parameter.default
+    ]
+    if options["rank"] == AUTO:
+        beyond.append("--rank auto")
+    if beyond:
+        raise BadInput(f"{', '.join(beyond)}: not known to the terminal interface.", "Leave out --tui.")
 
 
 def _run_tui(options: dict[str, Any], **how: Any) -> None:

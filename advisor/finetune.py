@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from advisor.encode import IGNORED, Row, collate, length_bucketed
-from advisor.errors import BadInput, NotFinite
+from advisor.errors import NotFinite
 from advisor.events import Session
 from advisor.export.peft import lora_arguments
 from advisor.models import LoadedModel
@@ -91,10 +91,7 @@ def finetune(
         Interrupted: the session was cancelled.
     """
     session = session or Session()
-    if loaded.offloaded:
-        raise BadInput(
-            f"{loaded.name}: its weights are not all in memory, which real runs need.", "Use --load-in-4bit or a larger device."
-        )
+    loaded.require_in_memory()
     start = time.monotonic()
     torch.manual_seed(seed)
     model = _adapted_copy(loaded, selection, settings, ranks, alphas)

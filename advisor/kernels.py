@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.errors import check_choice
 from advisor.targets import LoraSettings, Target
 
 Array = NDArray[np.float64]
@@ -70,10 +71,9 @@ def make_kernels(
             head is Adam-scaled by √p/‖g‖ of the *fresh* head, as a fitted one has almost no gradient left.
 
     Raises:
-        ValueError: unknown kind.
+        BadInput: unknown kind.
     """
-    if kind not in KERNELS:
-        raise ValueError(f"kernel {kind!r} is not one of {KERNELS}")
+    check_choice("--kernel", kind, KERNELS)
     scales = np.ones(len(targets)) if kind == "weight" else np.array([lora_constant(t, settings) for t in targets])
     silent: tuple[str, ...] = ()
     head_scale = 1.0

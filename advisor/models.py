@@ -126,6 +126,15 @@ class LoadedModel:
         """Weights are fetched from memory or disk when they are used."""
         return is_offloaded(self.model)
 
+    def require_in_memory(self) -> None:
+        """Raises:
+        BadInput: the weights are not all in memory, so that real runs cannot be made.
+        """
+        if self.offloaded:
+            raise BadInput(
+                f"{self.name}: its weights are not all in memory, which real runs need.", "Use --load-in-4bit or a larger device."
+            )
+
     @property
     def quantised(self) -> str | None:
         """``4bit``, ``8bit``, or None."""
@@ -301,17 +310,17 @@ def _auto_class(config: Any, task: str) -> Any:
 
 
 def meta_model(
-    name: str, task: str, *, num_labels: int | None = 1, trust_remote_code: bool = False
+    name: str, task: str, *, num_labels: int | None = 1, revision: str | None = None, trust_remote_code: bool = False
 ) -> nn.Module:
     """The same architecture as :func:`load_model` gives, on the meta device: no weights, no memory.
 
     Args:
-        num_labels: classes; None leaves what the model's config says.
+        num_labels: classes; None leaves what the model's config says. revision: of a hub model.
 
     Raises:
         BadInput: no usable config at ``name``, or its family has no model for the task.
     """
-    config = _load_config(name, {"trust_remote_code": trust_remote_code})
+    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
     if task not in LANGUAGE_TASKS and num_labels is not None:
         config.num_labels = num_labels
     return _empty(name, config, task, trust_remote_code)

@@ -67,7 +67,7 @@ def quantisation(quantised: str | None, dtype: torch.dtype, head: Sequence[str])
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput(
-            f"Weights of {quantised} need bitsandbytes, which is not installed.", "pip install 'lora-layer-advisor[quant]'"
+            f"--load-in-{quantised} needs bitsandbytes, which is not installed.", "pip install 'lora-layer-advisor[quant]'"
         )
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns at every product in 8 bits
     kept = list(head) or None  # None: transformers keeps the output embeddings

@@ -134,7 +134,7 @@ def _task_problems(profile: Mapping[str, Any]) -> Iterator[str]:
     if profile["metric"] not in METRICS[profile["task"]]:
         yield f"metric is {profile['metric']!r}, not one of {', '.join(METRICS[profile['task']])}"
     if not labelled and "label_column" in profile:
-        yield "label_column does not apply to causal-lm"
+        yield f"label_column does not apply to {profile['task']}"
     for field in ("text_columns", "match"):
         if not profile[field]:
             yield f"{field} is empty"

@@ -19,13 +19,12 @@ from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, rea
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
 from advisor.confirm_report import confirm_table, confirmation_json, confirmed
 from advisor.demo import demo_dataset_file, demo_model_folder
-from advisor.errors import BadInput, check_choice
+from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.export import FORMATS
 from advisor.export.peft import arguments_of, prove, resolve
 from advisor.export.plan import Format, Plan, Rendered, plan_of
 from advisor.export.proof import prove_file
-from advisor.kernels import KERNELS
 from advisor.linearity import Linearity
 from advisor.models import meta_model
 from advisor.peer_picks import peer_picks
@@ -165,9 +164,11 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
 
 
 def _empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
-    """The probe's model on the meta device."""
-    classes = len(probe.class_names) or 1
-    return meta_model(str(probe.info["model"]), probe.task, num_labels=classes, trust_remote_code=trust_remote_code)
+    """The probe's model, in the revision that was probed, on the meta device."""
+    return meta_model(
+        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, revision=probe.info["revision"],
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
 
 
 def recommend_folder(
@@ -205,7 +206,6 @@ def recommend_folder(
     """
     from advisor.html_report import report_html  # loads matplotlib
 
-    check_choice("--kernel", kernel, KERNELS)
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
     result = recommend(
         scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -29,9 +30,11 @@ from test_cli import write_data
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import advisor
-from advisor import api, cli, handed
+from advisor import api, cli, handed, workflow
 from advisor.errors import BadInput, Interrupted
 from advisor.events import Event, Progress, Session
+from advisor.prepare import Source
+from advisor.probing import ProbeSettings
 from advisor.report import Table
 from advisor.results import ProbeResult, Recommended
 from advisor.tables import read_table
@@ -274,6 +277,7 @@ def test_a_saved_model_does_instead(bert: Path, data: Path, tmp_path: Path) -> N
         ({"granularity": "head"}, "--granularity"), ({"strategy": "luck"}, "--strategy"), ({"rank": "many"}, "--rank"),
         ({"rank": 0}, "--rank"), ({"format": "toml"}, "--format"), ({"format": []}, "--format"),
         ({"confirm_rows": 5}, "--confirm"), ({"confirm": -1}, "--confirm"), ({"samples": 2}, "--samples"),
+        ({"kernel": "ntk"}, "--kernel ntk"),
         ({"data": "no-such.csv"}, "no-such.csv"),
     ],
 )  # fmt: skip
@@ -282,6 +286,40 @@ def test_mistakes_are_named(given: dict[str, Any], said: str, tmp_path: Path) ->
     with pytest.raises(BadInput, match=said):
         advisor.recommend(**options)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("function", [advisor.probe, advisor.recommend])
+@pytest.mark.parametrize(
+    ("given", "quantised"),
+    [({}, None), ({"load_in_4bit": True}, "4bit"), ({"load_in_8bit": True}, "8bit"), ({"recompute": True}, None)],
+)
+def test_how_to_hold_the_model_reaches_loader_and_probe(
+    function: Callable[..., Any], given: dict[str, Any], quantised: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def prepared(source: Source, *_: Any) -> Any:
+        seen["quantised"] = source.quantised
+        return SimpleNamespace(loaded=SimpleNamespace(task="classification"))
+
+    def stop(_: Any, settings: ProbeSettings, *__: Any) -> Any:
+        seen["recompute"] = settings.recompute
+        raise Interrupted("far enough")
+
+    monkeypatch.setattr(workflow, "prepare_for_probe", prepared)
+    monkeypatch.setattr(workflow, "cache_folder", stop)
+    monkeypatch.setattr(workflow, "probe_cached", stop)
+    with pytest.raises(Interrupted, match="far enough"):
+        function("m", "d", session=Session(), **given)
+    assert seen == {"quantised": quantised, "recompute": given.get("recompute", False)}
+
+
+def test_real_runs_of_weights_on_the_disk_are_refused_before_the_probe(
+    bert: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "probe_cached", lambda *_: pytest.fail("it was probed"))
+    with pytest.raises(BadInput, match="real runs need"):
+        advisor.recommend(bert, data, device="disk", confirm=2, samples=SAMPLES, session=Session())
 
 
 def test_unknown_names_of_the_package_are_attribute_errors() -> None:

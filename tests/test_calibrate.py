@@ -241,6 +241,7 @@ def test_lack_of_memory_in_a_worker_is_named(monkeypatch: pytest.MonkeyPatch) ->
     [
         {"source": replace(SOURCE, model="other")},
         {"source": replace(SOURCE, seed=1)},
+        {"source": replace(SOURCE, quantised="4bit")},
         {"recipe": replace(RECIPE, lr=0.5)},
         {"recipe": replace(RECIPE, train_rows=None)},
         {"recipe": replace(RECIPE, pull=1.0)},
@@ -253,9 +254,10 @@ def test_a_folder_of_other_runs_is_refused(tmp_path: Path, fake_runs: list[str],
     assert len(fake_runs) == 2
 
 
-def test_a_folder_from_before_there_was_a_pull_resumes_without_one(tmp_path: Path, fake_runs: list[str]) -> None:
+def test_a_folder_from_before_there_were_these_options_resumes_without_them(tmp_path: Path, fake_runs: list[str]) -> None:
     recipe = {"train_rows": 10, "epochs": 6, "lr": 1e-3, "batch_size": 32, "warmup": 0.06}
-    identity = {"source": SOURCE.as_dict(), "recipe": recipe, "eval_rows": 5}
+    source = {key: value for key, value in SOURCE.as_dict().items() if key != "quantised"}
+    identity = {"source": source, "recipe": recipe, "eval_rows": 5}
     (tmp_path / "calibration.json").write_text(json.dumps(identity))
     with pytest.raises(BadInput, match="another model, data or setting"):
         go(tmp_path, plan(2), recipe=replace(RECIPE, pull=1.0))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
+from advisor.errors import BadInput
 from advisor.kernels import KERNELS, Kernels, lora_constant, make_kernels, rank_weights
 from advisor.targets import LoraSettings, Target
 
@@ -129,7 +130,7 @@ def test_default_sigma_is_a_hundredth_of_the_mean_eigenvalue_without_the_head() 
 
 
 def test_unknown_kernel_is_refused() -> None:
-    with pytest.raises(ValueError, match="ntk"):
+    with pytest.raises(BadInput, match="ntk"):
         make_kernels(TARGETS, WEIGHT, GRADIENT, LoraSettings(), "ntk")
 
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from architectures import CLASSIFIERS, DECODERS, ENCODER_DECODERS, FAMILIES, build
+from fakes import make_probe
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from advisor import workflow
 from advisor.errors import BadInput
 from advisor.models import input_embeddings, load_model, meta_model, weight_fingerprint
 
@@ -268,6 +271,21 @@ def test_the_meta_model_can_take_its_labels_from_the_config(tiny_model: TinyMode
     for folder, labels in ((trained, 3), (str(tiny_model("bert")), 2)):
         model: Any = meta_model(folder, "classification", num_labels=None)
         assert model.classifier.out_features == labels
+
+
+def test_a_config_is_proven_on_the_revision_that_was_probed(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    read = transformers.AutoConfig.from_pretrained
+
+    def noted(name: str, revision: str | None, **options: Any) -> Any:
+        asked.append(revision)
+        return read(name, **options)
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", noted)
+    probe = make_probe(classes=3, model=str(tiny_model("bert")), revision="c0ffee")
+    model: Any = workflow._empty_model(probe, False)
+    assert asked == ["c0ffee"]
+    assert model.classifier.out_features == 3
 
 
 def _drop(pattern: str) -> Callable[[Path], None]:

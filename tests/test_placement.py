@@ -350,16 +350,6 @@ def test_two_sizes_at_once_are_refused(capsys: pytest.CaptureFixture[str], monke
     assert "Leave one out" in capsys.readouterr().err
 
 
-def test_the_terminal_interface_does_not_drop_the_size_silently(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", "--load-in-4bit"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    assert "Leave out --tui" in capsys.readouterr().err
-
-
 def test_without_bitsandbytes_it_is_said(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"--load-in-4bit needs bitsandbytes.*lora-layer-advisor\[quant\]"):

@@ -42,7 +42,6 @@ class Inputs:
     kernel: str = "adam"
     sigma: float | None = None
     seed: int = 0
-    baseline: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "text_columns": list(self.text_columns)}

@@ -155,13 +155,12 @@ class RealEngine:
         from advisor.explain import agreements, block_ranks
         from advisor.peer_picks import module_scores
         from advisor.predictor import Predictor
-        from advisor.recipe import default_recipe
+        from advisor.recipe import recipe_for
         from advisor.rows import load_rows
         from advisor.scoring import Scorer
         from advisor.targets import LoraSettings
 
-        given = {key: getattr(inputs, key) for key in ("train_rows", "epochs", "lr", "batch_size")}
-        recipe = replace(default_recipe(probe.task), **{k: v for k, v in given.items() if v is not None})
+        recipe = recipe_for(probe.task, inputs.train_rows, inputs.epochs, inputs.lr, inputs.batch_size)
         settings = LoraSettings(inputs.rank, inputs.alpha, inputs.rslora)
         predictor = Predictor().fit(load_rows(), probe.task)
         scorer = Scorer(probe, settings, recipe, predictor, kernel=inputs.kernel, sigma=inputs.sigma)

@@ -49,8 +49,7 @@ def entry(candidate: Candidate) -> dict[str, Any]:
         "rank": settings.rank,
         "alpha": settings.alpha,
         "rslora": settings.rslora,
-        **({"rank_pattern": dict(candidate.ranks)} if candidate.ranks else {}),
-        **({"alpha_pattern": dict(candidate.alphas)} if candidate.alphas else {}),
+        **candidate.patterns,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.widgets import Footer
@@ -19,6 +21,7 @@ from tui_helpers import settled, shown_text
 
 import advisor
 from advisor.cli import app as command_line
+from advisor.cli import main
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog
 from tui.heatmap import HeatMap
@@ -284,6 +287,37 @@ def test_the_command_shares_the_options_of_recommend() -> None:
     own |= {"load_in_4bit", "load_in_8bit", "recompute"}
     assert by_name["recommend"] - by_name["tui"] == own
     assert by_name["tui"] - by_name["recommend"] == {"probe_or_model"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--load-in-4bit", "--load-in-8bit", "--recompute", "--baseline b.json", "--confirm 2", "--confirm-rows 64", "--workers 2",
+     "--out o", "--format trl", "--json", "--rank auto"],
+)  # fmt: skip
+def test_what_only_recommend_knows_is_refused_and_not_dropped(
+    option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", *option.split()])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {option if option == '--rank auto' else option.split()[0]}: not known")
+    assert "Leave out --tui" in said
+
+
+@pytest.mark.parametrize("given", [[], ["--rank", "4", "--budget", "10%", "--text-column", "a"]])
+def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", *given])
+    monkeypatch.setattr("advisor.cli._has_terminal", lambda: True)
+    monkeypatch.setattr("tui.main.run", lambda options, **how: seen.append((inputs_of(options), how)) or 0)
+    with pytest.raises(SystemExit):
+        main()
+    gc.enable()
+    ((inputs, how),) = seen
+    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_columns=("a",)) if given else Inputs("m", "d"))
+    assert how == {"start": True}
 
 
 def test_options_become_inputs_and_none_given_keeps_the_last_session() -> None:
