@@ -186,9 +186,9 @@ def confirm(
 ) -> Confirmation:
     """Run up to ``asked`` candidates for real at ``recipe``, and decide at that recipe which finalist to pick.
 
-    The first run is the pilot, which measures them all. Runs of one recipe say nothing certain of another, so they are folded in
-    and decided on at their own; only where ``recipe`` is the scorer's are they also evidence on the advice's own numbers. A
-    candidate whose run fails is neither folded in nor picked.
+    The first run is the pilot, which measures them all, unless a budget of memory has no room for it. Runs of one recipe say
+    nothing certain of another, so they are folded in and decided on at their own; only where ``recipe`` is the scorer's are
+    they also evidence on the advice's own numbers. A candidate whose run fails is neither folded in nor picked.
 
     Args:
         at_once: runs chosen together after the first three.
@@ -223,7 +223,9 @@ def confirm(
         return prior.given([done[i] for i in runs])
 
     shown = [*(c.selection for c in candidates), Selection("no module", ())]
-    run([everything], distinct(shown))
+    memory = rec.budget.amount if rec.budget.kind == "memory" else np.inf
+    pilot = [everything] if prior.cost(rec.pool[0]).memory_bytes <= memory else []
+    run(pilot, distinct(shown))
     params = np.array([scorer.cost(candidate).params for candidate in candidates])
     left = [i for i in finalists if i not in reasons] or list(finalists)
     picked = pick(given([everything]).predict(candidates), params, left)[0] if done else left[0]
@@ -232,7 +234,7 @@ def confirm(
         lambda runs: given(runs).predict(candidates), params,
         finalists=sorted(left, key=lambda i: i != picked),
         first=sorted(set(roles) - {everything}, key=lambda i: i != picked),
-        asked=asked - 1, run=run, at_once=at_once, begun=list(done),
+        asked=asked - len(pilot), run=run, at_once=at_once, begun=list(done),
     )  # fmt: skip
     before, after = (_losses(s.predict(candidates)) for s in (prior, given(found.runs)))
     order = sorted(found.left, key=lambda i: (i != found.picked, i))  # the pick first, the others as they were

@@ -199,13 +199,15 @@ class Scorer:
         return self.predictor.given(simulated, self.context, distances, observed, losses, measured).first(count)
 
     def _measured(self, candidates: Sequence[Candidate]) -> Array:
-        """[S] share of the gain that each forgoes by a pilot run at its own settings, NaN where none measured it."""
+        """[S] share of the gain that each forgoes by a pilot run, NaN where none measured its modules at its ranks and alphas."""
         shares = np.full(len(candidates), np.nan)
         for run in self.runs:
             everything = run.candidate.selection.targets
             for i, candidate in enumerate(candidates):
-                loss = run.switched.get(candidate.selection.targets)
-                if loss is not None and candidate.settings == run.candidate.settings:
+                names = candidate.selection.targets
+                loss = run.switched.get(names)
+                alike = all(candidate.module_settings(name) == run.candidate.module_settings(name) for name in names)
+                if loss is not None and alike:
                     ends = math.log(run.switched[everything]), math.log(run.switched[()])
                     shares[i] = measured_shares(np.log([loss]), *ends)[0]
         return shares

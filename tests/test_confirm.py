@@ -47,6 +47,7 @@ from advisor.predictor import (
 from advisor.prepare import Source
 from advisor.recipe import TrainingRecipe
 from advisor.scoring import Candidate, RealRun, Scorer
+from advisor.selections import all_linear
 from advisor.targets import LoraSettings, Selection
 
 Array = np.ndarray
@@ -512,6 +513,26 @@ def test_measured_shares() -> None:
     assert tiny[0] == pytest.approx(0.01 / LEAST_GAIN)
 
 
+def test_a_budget_of_memory_without_room_for_all_modules_has_no_pilot(both: Both) -> None:
+    scorer, _ = both
+    whole = scorer.cost(Candidate(all_linear(scorer.probe.targets), scorer.settings)).memory_bytes
+    for share, roles in ((0.9, ["pick", "baseline"]), (1.1, ["pilot", "pick"])):
+        rec = recommend(scorer, parse_budget(f"{share * whole / 1e9}GB"), Session())
+        found = confirm(scorer, rec, scorer.recipe, 2, lucky(scorer, {}))
+        assert [c.role for c in found.runs] == roles
+
+
+def test_a_pilot_says_nothing_of_other_ranks(both: Both) -> None:
+    scorer, rec = both
+    one = rec.pool[rec.finalists[0]]
+    switched = {rec.pool[0].selection.targets: 0.5, (): 1.0, one.selection.targets: 0.9}
+    seeing = scorer.given([RealRun(rec.pool[0], 0.5, 0.8, 1.0, switched)])
+    other = replace(one, ranks={one.selection.targets[0]: 16})
+    shares = seeing._measured([one, other, replace(one, settings=LoraSettings(4, 8))])
+    assert shares[0] == pytest.approx(math.log(0.9 / 0.5) / math.log(2))
+    assert np.isnan(shares[1:]).all()
+
+
 def test_a_pilot_that_fails_leaves_the_runs_as_they_were(both: Both) -> None:
     scorer, rec = both
     found = confirm(scorer, rec, scorer.recipe, 3, lucky(scorer, {"all-linear": 0.0, "*": 1.0}))
@@ -519,6 +540,10 @@ def test_a_pilot_that_fails_leaves_the_runs_as_they_were(both: Both) -> None:
     assert [c.role for c in found.runs] == ["pick", "baseline"]
     assert found.runs[0].run.candidate == rec.picked.candidate
     assert "pilot" not in "\n".join(confirmed(found, scorer))
+    own = next(i for i, c in enumerate(rec.pool) if c == rec.pool[0])
+    wide = replace(rec, finalists=(*rec.finalists, own))  # as where all modules are within the budget
+    again = confirm(scorer, wide, scorer.recipe, 1, lucky(scorer, {"all-linear": 0.0, "*": 1.0}))
+    assert own not in again.order
 
 
 def test_a_bad_run_of_the_pick_changes_it(both: Both) -> None:
