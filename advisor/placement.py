@@ -18,6 +18,7 @@ from torch import nn
 from advisor.errors import BadInput
 
 QUANTISED = {"4bit": 4, "8bit": 8}  # bits a weight
+OPTIONS = {"4bit": "--load-in-4bit", "8bit": "--load-in-8bit"}
 ROOM = 0.7  # the share of a device's free memory that weights may take; the rest is for activations
 DISK = "disk"
 
@@ -67,7 +68,7 @@ def quantisation(quantised: str | None, dtype: torch.dtype, head: Sequence[str])
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput(
-            f"--load-in-{quantised} needs bitsandbytes, which is not installed.", "pip install 'lora-layer-advisor[quant]'"
+            f"{OPTIONS[quantised]} needs bitsandbytes, which is not installed.", "pip install 'lora-layer-advisor[quant]'"
         )
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns at every product in 8 bits
     kept = list(head) or None  # None: transformers keeps the output embeddings
