@@ -69,6 +69,13 @@ def test_short_names_of_one_role_are_what_people_mean(check: Check) -> None:
     assert report.saved_params == 24 * 2 + 2
 
 
+def test_a_trained_adapter_s_frozen_config_counts_as_what_was_trained(check: Check) -> None:
+    """PEFT saves inference_mode true, under which nothing requires a gradient."""
+    plain, saved = (check("bert", target_modules=["query"], inference_mode=frozen) for frozen in (False, True))
+    assert saved.lora_params == plain.lora_params > 0
+    assert saved.saved_params == plain.saved_params > 0
+
+
 def test_the_report_is_plain_data(check: Check) -> None:
     report = check("bert", target_modules=["query"])
     plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))

@@ -203,6 +203,7 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
         warnings.simplefilter("always", RuntimeWarning)
         try:
             config = LoraConfig(**copy.deepcopy(dict(arguments)))  # a copy, since PEFT writes into its lists
+            config.inference_mode = False  # a trained adapter's config is saved frozen, and would count as nothing trained
             config.init_lora_weights = True
             config.base_model_name_or_path = None
             config.megatron_config = None
