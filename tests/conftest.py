@@ -39,6 +39,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     return make
 
 
+@pytest.fixture(scope="session")
+def ready(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """``ready(name, kind)`` -> a tiny model and the oracle's rows of that kind, for training and evaluation, prepared."""
+    import oracle
+
+    from advisor.events import Session
+    from advisor.prepare import Prepared, Source, prepare
+
+    def make(name: str, kind: str) -> Prepared:
+        task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
+        path, _ = oracle.write_rows(tmp_path_factory.mktemp(kind), kind)
+        source = Source(str(tiny_model(name, task, labels)), str(path), eval_data=str(path), task=task, device="cpu")
+        return prepare(source, Session())
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Cache and data folders of one module's tests alone."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -21,12 +19,11 @@ from advisor import finetune as module
 from advisor.errors import Interrupted, NotFinite
 from advisor.events import Session
 from advisor.finetune import RunResult, finetune, label_scale, score
-from advisor.prepare import Prepared, Source, prepare
+from advisor.prepare import Prepared
 from advisor.recipe import TrainingRecipe
 from advisor.selections import all_linear
 from advisor.targets import LoraSettings, Selection
 
-TinyModel = Callable[..., Path]
 SETTINGS = LoraSettings(4, 8)
 NOTHING = Selection("head-only", ())
 
@@ -34,17 +31,6 @@ NOTHING = Selection("head-only", ())
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "bf16_autocast", lambda device: False)
-
-
-@pytest.fixture
-def ready(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Prepared]:
-    def make(name: str, kind: str) -> Prepared:
-        task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
-        path, _ = oracle.write_rows(tmp_path, kind)
-        source = Source(str(tiny_model(name, task, labels)), str(path), eval_data=str(path), task=task, device="cpu")
-        return prepare(source, Session())
-
-    return make
 
 
 def run(prepared: Prepared, selection: Selection, seed: int = 0, metric: str | None = None, **recipe: Any) -> RunResult:

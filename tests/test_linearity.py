@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import oracle
 import pytest
 from fakes import make_probe, make_rows, make_scorer
 
@@ -21,7 +20,7 @@ from advisor.budget import parse_budget
 from advisor.errors import OutOfMemory
 from advisor.events import Event, Note, Session, Warn
 from advisor.linearity import LINEAR, NOT, PARTLY, Linearity
-from advisor.prepare import Prepared, Source, prepare
+from advisor.prepare import Prepared
 from advisor.probe_folder import Probe, load_probe
 from advisor.probing import ProbeSettings, measure_selections, run_probe
 from advisor.recipe import TrainingRecipe
@@ -100,17 +99,6 @@ def test_a_field_that_is_missing_is_an_error() -> None:
 
 
 # --- the probe --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ready(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepared]:
-    def make(name: str, kind: str) -> Prepared:
-        task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
-        path, _ = oracle.write_rows(tmp_path_factory.mktemp(kind), kind)
-        source = Source(str(tiny_model(name, task, labels)), str(path), eval_data=str(path), task=task, device="cpu")
-        return prepare(source, Session())
-
-    return make
 
 
 @pytest.fixture(scope="module")

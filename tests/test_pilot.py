@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import nn
@@ -17,23 +15,12 @@ from advisor.errors import Interrupted
 from advisor.events import Session
 from advisor.finetune import finetune
 from advisor.pilot import switched_losses
-from advisor.prepare import Prepared, Source, prepare
+from advisor.prepare import Prepared
 from advisor.recipe import TrainingRecipe
 from advisor.selections import all_linear
 from advisor.targets import LoraSettings, Selection
 
 RECIPE = TrainingRecipe(epochs=2, lr=2e-2, batch_size=8)
-
-
-@pytest.fixture
-def ready(tiny_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Prepared]:
-    def make(name: str, kind: str) -> Prepared:
-        task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
-        path, _ = oracle.write_rows(tmp_path, kind)
-        source = Source(str(tiny_model(name, task, labels)), str(path), eval_data=str(path), task=task, device="cpu")
-        return prepare(source, Session())
-
-    return make
 
 
 def trained(prepared: Prepared, look: Callable[[nn.Module], None]) -> float:
