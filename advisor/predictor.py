@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import xlogy
 from scipy.stats import norm
 from sklearn.linear_model import Ridge
 
@@ -48,6 +49,8 @@ LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
 SCORE_RIDGE = 0.3
 PILOT_WEIGHT = 0.5  # probability that the shares a pilot run measured are right, and not the simulated ones
+PILOT_CURVE = 2.5  # modules trained alone take over what the others did beside them: real runs forgo less than is measured …
+PILOT_CURVE_ERROR = 0.5  # … by a power known up to this standard deviation of its logarithm
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
 
@@ -226,9 +229,8 @@ class Predictor:
 
         Args:
             observed: index of the selection of each run. losses: their validation losses.
-            measured: [S] share of the gain that each forgoes as a pilot run measured it, NaN where none did. Either these or
-                the simulated shares are taken to be right, with probability ``PILOT_WEIGHT`` and the rest: that mixture's
-                mean and covariance, so that where both disagree intervals widen, and further runs decide between them.
+            measured: [S] share of the gain that each forgoes as a pilot run measured it, NaN where none did; see
+                :func:`with_pilot`.
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
@@ -237,9 +239,7 @@ class Predictor:
         forgone = curve(np.append(simulated, 0.0) / simulated_gain(context))
         covariance = (widen * misfit) ** 2 * (1.0 - distances)
         if measured is not None:
-            apart = np.append(np.where(np.isnan(measured), 0.0, measured - forgone[:-1]), 0.0)
-            forgone = forgone + PILOT_WEIGHT * apart
-            covariance = covariance + PILOT_WEIGHT * (1 - PILOT_WEIGHT) * np.outer(apart, apart)
+            forgone, covariance = with_pilot(forgone, covariance, np.append(measured, np.nan))
         prior = Prior(
             start=context["log_start"],
             start_sd=widen * self.start_sd_,
@@ -315,6 +315,21 @@ def measured_shares(log_losses: Array, everything: float, nothing: float) -> Arr
     return np.asarray((log_losses - everything) / max(nothing - everything, LEAST_GAIN))
 
 
+def with_pilot(forgone: Array, covariance: Array, measured: Array) -> tuple[Array, Array]:
+    """Mean [S] and covariance [S, S] of the forgone shares after a pilot run that measured some (the others are NaN).
+
+    Either what it measured, to the power of ``PILOT_CURVE``, is right, with probability ``PILOT_WEIGHT``, or the given mean: the
+    mixture's moments, so that where both disagree intervals widen, and further runs decide between them. So they do on the
+    power, of which the covariance knows the first order.
+    """
+    share = np.nan_to_num(measured)
+    real = np.where(np.isnan(measured), forgone, curve(share, PILOT_CURVE))
+    apart = real - forgone
+    steep = np.where(np.isnan(measured), 0.0, PILOT_CURVE * PILOT_CURVE_ERROR * xlogy(real, np.abs(share)))
+    spread = PILOT_WEIGHT * (1 - PILOT_WEIGHT) * np.outer(apart, apart) + PILOT_WEIGHT**2 * np.outer(steep, steep)
+    return forgone + PILOT_WEIGHT * apart, covariance + spread
+
+
 def trust(context: Mapping[str, Any]) -> float:
     """How far a simulated gain is believed, ``LEAST_TRUST`` to 1: where a linear probe on frozen features learns nothing
     of the task, real runs of adapters gained nothing either, and differences between selections are noise."""
@@ -332,9 +347,9 @@ def log_rows(context: Mapping[str, Any]) -> float:
     return float(context["log_train_rows"]) - math.log(PROBED_ROWS)
 
 
-def curve(forgone: Array) -> Array:
-    """Share of the real gain that is forgone, from the simulated share: sign(x)·|x|^1.5."""
-    return np.asarray(np.sign(forgone) * np.abs(forgone) ** CURVE)
+def curve(forgone: Array, power: float = CURVE) -> Array:
+    """Share of the real gain that is forgone, from the simulated share: sign(x)·|x|^1.5; or with another power."""
+    return np.asarray(np.sign(forgone) * np.abs(forgone) ** power)
 
 
 def group_gain(group: Group) -> Gain:

@@ -19,10 +19,14 @@ from advisor.advice import pick
 from advisor.confirm import decide
 from advisor.posterior import Posterior, Prior, update
 from advisor.predictor import (
+    PILOT_CURVE,
+    PILOT_CURVE_ERROR,
+    PILOT_WEIGHT,
     Predictions,
     Predictor,
     expected_gain,
     parameter_distances,
+    with_pilot,
 )
 
 Array = np.ndarray
@@ -278,3 +282,32 @@ def test_the_first_few() -> None:
         assert len(getattr(part, name).value) == len(getattr(part, name).low) == len(getattr(part, name).high) == 2
     assert part.deviation.tolist() == whole.deviation[:2].tolist()
     assert part.covariance.shape == (2, 2)
+
+
+# --- a pilot run ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pilot_is_a_mixture_of_what_it_measured_and_what_was_believed() -> None:
+    """Against a sample: of which of the two is right, and of the power, where its logarithm's error is small."""
+    believed, measured = np.array([0.4, 0.1, 0.7, 0.0]), np.array([0.8, 0.3, np.nan, 0.95])
+    covariance = 0.1**2 * np.eye(4)
+    mean, spread = with_pilot(believed, covariance, measured)
+    rng = np.random.default_rng(0)
+    right = rng.uniform(size=200_000) < PILOT_WEIGHT
+    seen = np.where(np.isnan(measured), believed, np.nan_to_num(measured) ** PILOT_CURVE)
+    draws = np.where(right[:, None], seen, believed)
+    np.testing.assert_allclose(mean, draws.mean(0), atol=2e-3)
+    step = 1e-6
+    slope = (np.nan_to_num(measured) ** (PILOT_CURVE * math.exp(step)) - np.nan_to_num(measured) ** PILOT_CURVE) / step
+    slope[2] = 0.0
+    by_power = (PILOT_WEIGHT * PILOT_CURVE_ERROR) ** 2 * np.outer(slope, slope)
+    np.testing.assert_allclose(spread, covariance + np.cov(draws.T, bias=True) + by_power, atol=2e-3)
+    np.testing.assert_allclose(np.diag(spread)[2], 0.1**2)
+
+
+def test_a_pilot_knows_nothing_of_the_power_where_all_or_none_is_forgone() -> None:
+    mean, spread = with_pilot(np.array([0.0, 1.0]), np.zeros((2, 2)), np.array([0.0, 1.0]))
+    assert mean.tolist() == [0, 1]
+    assert not spread.any()
+    worse, _ = with_pilot(np.zeros(2), np.zeros((2, 2)), np.array([-0.5, 2.0]))  # better than all, worse than none
+    np.testing.assert_allclose(worse, PILOT_WEIGHT * np.array([-(0.5**PILOT_CURVE), 2**PILOT_CURVE]))
