@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import xlogy
 from scipy.stats import norm
 from sklearn.linear_model import Ridge
 
@@ -48,9 +47,8 @@ RATIO_PRIOR = 0.5  # standard deviation of the prior on the log of the gain rati
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
 SCORE_RIDGE = 0.3
-PILOT_WEIGHT = 0.5  # probability that the shares a pilot run measured are right, and not the simulated ones
-PILOT_CURVE = 2.5  # modules trained alone take over what the others did beside them: real runs forgo less than is measured …
-PILOT_CURVE_ERROR = 0.5  # … by a power known up to this standard deviation of its logarithm
+PILOT_WEIGHT = 0.5  # probability that the shares a pilot run measured are right, and not the simulated ones …
+PILOT_CURVES = (1.5, 2.5, 4.0)  # … to one of these powers: modules trained alone take over what the others did beside them
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
 
@@ -230,22 +228,22 @@ class Predictor:
         Args:
             observed: index of the selection of each run. losses: their validation losses.
             measured: [S] share of the gain that each forgoes as a pilot run measured it, NaN where none did; see
-                :func:`with_pilot`.
+                :func:`hypotheses`.
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
         quantile = float(norm.ppf(0.5 + LEVEL / 2))
         typical, misfit, noise = self._typical(context)
-        forgone = curve(np.append(simulated, 0.0) / simulated_gain(context))
+        simulated_shares = curve(np.append(simulated, 0.0) / simulated_gain(context))
+        forgone, odds = hypotheses(simulated_shares, None if measured is None else np.append(measured, 0.0))
         covariance = (widen * misfit) ** 2 * (1.0 - distances)
-        if measured is not None:
-            forgone, covariance = with_pilot(forgone, covariance, np.append(measured, np.nan))
         prior = Prior(
             start=context["log_start"],
             start_sd=widen * self.start_sd_,
             gain=typical,
             log_gain_sd=widen * self._log_gain_sd(context),
             forgone=forgone,
+            odds=odds,
             covariance=covariance,
             noise=noise,
         )
@@ -315,19 +313,17 @@ def measured_shares(log_losses: Array, everything: float, nothing: float) -> Arr
     return np.asarray((log_losses - everything) / max(nothing - everything, LEAST_GAIN))
 
 
-def with_pilot(forgone: Array, covariance: Array, measured: Array) -> tuple[Array, Array]:
-    """Mean [S] and covariance [S, S] of the forgone shares after a pilot run that measured some (the others are NaN).
+def hypotheses(forgone: Array, measured: Array | None) -> tuple[Array, Array]:
+    """What real runs may forgo, [K, S], and the odds [K] of each: the shares given; after a pilot run also what it measured,
+    to the powers ``PILOT_CURVES``, with probability ``PILOT_WEIGHT`` together.
 
-    Either what it measured, to the power of ``PILOT_CURVE``, is right, with probability ``PILOT_WEIGHT``, or the given mean: the
-    mixture's moments, so that where both disagree intervals widen, and further runs decide between them. So they do on the
-    power, of which the covariance knows the first order.
+    Args:
+        forgone, measured: [S]; NaN where the pilot measured nothing, and all hypotheses agree.
     """
-    share = np.nan_to_num(measured)
-    real = np.where(np.isnan(measured), forgone, curve(share, PILOT_CURVE))
-    apart = real - forgone
-    steep = np.where(np.isnan(measured), 0.0, PILOT_CURVE * PILOT_CURVE_ERROR * xlogy(real, np.abs(share)))
-    spread = PILOT_WEIGHT * (1 - PILOT_WEIGHT) * np.outer(apart, apart) + PILOT_WEIGHT**2 * np.outer(steep, steep)
-    return forgone + PILOT_WEIGHT * apart, covariance + spread
+    if measured is None:
+        return forgone[None], np.ones(1)
+    seen = [np.where(np.isnan(measured), forgone, curve(np.nan_to_num(measured), power)) for power in PILOT_CURVES]
+    return np.array([forgone, *seen]), np.array([1 - PILOT_WEIGHT, *[PILOT_WEIGHT / len(seen)] * len(seen)])
 
 
 def trust(context: Mapping[str, Any]) -> float:

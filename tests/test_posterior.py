@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ from advisor.advice import pick
 from advisor.confirm import decide
 from advisor.posterior import Posterior, Prior, update
 from advisor.predictor import (
-    PILOT_CURVE,
-    PILOT_CURVE_ERROR,
+    PILOT_CURVES,
     PILOT_WEIGHT,
     Predictions,
     Predictor,
     expected_gain,
+    hypotheses,
     parameter_distances,
-    with_pilot,
 )
 
 Array = np.ndarray
@@ -44,8 +43,8 @@ def some_distances(rng: np.random.Generator, count: int, modules: int = 8) -> Ar
 def some_prior(seed: int, count: int = 6, **changes: Any) -> Prior:
     rng = np.random.default_rng(seed)
     values: dict[str, Any] = {
-        "start": -0.4, "start_sd": 0.05, "gain": 0.4, "log_gain_sd": 0.6, "forgone": rng.uniform(0, 0.8, count),
-        "covariance": 0.15**2 * (1 - some_distances(rng, count)), "noise": 0.07,
+        "start": -0.4, "start_sd": 0.05, "gain": 0.4, "log_gain_sd": 0.6, "forgone": rng.uniform(0, 0.8, (1, count)),
+        "odds": np.ones(1), "covariance": 0.15**2 * (1 - some_distances(rng, count)), "noise": 0.07,
     }  # fmt: skip
     return Prior(**{**values, **changes})
 
@@ -53,29 +52,29 @@ def some_prior(seed: int, count: int = 6, **changes: Any) -> Prior:
 def by_brute_force(prior: Prior, observed: Sequence[int], losses: Sequence[float]) -> dict[str, Array]:
     """The same posterior by other means: on a fine grid of G itself, densities by scipy, conditioning of the state
     (H, u_1 … u_S) in information form, moments of mixtures by their definition."""
-    count, k = len(prior.forgone), len(observed)
+    count, k = prior.forgone.shape[1], len(observed)
     grid = np.geomspace(prior.gain * math.exp(-6 * prior.log_gain_sd), prior.gain * math.exp(6 * prior.log_gain_sd), 3000)
     jitter = 1e-12 * np.eye(count)
     weights, r_means, r_covs, l_means, l_sds = [], [], [], [], []
     precision = np.zeros((count + 1, count + 1))
     precision[0, 0] = prior.start_sd**-2
     precision[1:, 1:] = np.linalg.inv(prior.covariance + jitter)
-    for gain in grid:
+    for (odds, forgone), gain in product(zip(prior.odds, prior.forgone, strict=True), grid):
         design = np.zeros((k, count + 1))
         design[:, 0] = 1
         design[range(k), 1 + np.asarray(observed, dtype=int)] = gain
-        offset = -gain * (1 - prior.forgone[list(observed)])
+        offset = -gain * (1 - forgone[list(observed)])
         noise = (gain * prior.noise) ** 2
         covariance = np.linalg.inv(precision + design.T @ design / noise)
         mean = covariance @ (precision[:, 0] * prior.start + design.T @ (np.array(losses) - offset) / noise)
         expected = design[:, 0] * prior.start + offset
         spread = design @ np.linalg.inv(precision) @ design.T + noise * np.eye(k)
         density = multivariate_normal(expected, spread).pdf(losses) if k else 1.0
-        weights.append(density * norm(math.log(prior.gain), prior.log_gain_sd).pdf(math.log(gain)))
-        r_means.append(prior.forgone + mean[1:])
+        weights.append(odds * density * norm(math.log(prior.gain), prior.log_gain_sd).pdf(math.log(gain)))
+        r_means.append(forgone + mean[1:])
         r_covs.append(covariance[1:, 1:])
         to_loss = np.hstack([np.ones((count, 1)), gain * np.eye(count)])
-        l_means.append(to_loss @ mean - gain * (1 - prior.forgone))
+        l_means.append(to_loss @ mean - gain * (1 - forgone))
         l_sds.append(np.sqrt(np.diag(to_loss @ covariance @ to_loss.T) + noise))
     w = np.array(weights) / np.sum(weights)
     r, low, sds = np.array(r_means), np.array(l_means), np.array(l_sds)
@@ -88,7 +87,7 @@ def by_brute_force(prior: Prior, observed: Sequence[int], losses: Sequence[float
         ]
 
     return {
-        "gain": np.exp(w @ np.log(grid)), "forgone": centre, "covariance": covariance,
+        "gain": np.exp(w @ np.log(np.tile(grid, len(prior.odds)))), "forgone": centre, "covariance": covariance,
         **{str(q): np.array(quantile(q)) for q in (0.05, 0.5, 0.95)},
     }  # fmt: skip
 
@@ -103,9 +102,14 @@ def by_brute_force(prior: Prior, observed: Sequence[int], losses: Sequence[float
         (4, [0, 1, 2, 5], [0.3, 0.2, 0.25, 0.1]),
     ],
 )
-def test_update_is_what_brute_force_finds(seed: int, observed: list[int], shifts: list[float]) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_update_is_what_brute_force_finds(seed: int, observed: list[int], shifts: list[float], several: bool) -> None:
     prior = some_prior(seed)
-    losses = [prior.start - prior.gain * (1 - prior.forgone[i]) + s for i, s in zip(observed, shifts, strict=True)]
+    losses = [prior.start - prior.gain * (1 - prior.forgone[0, i]) + s for i, s in zip(observed, shifts, strict=True)]
+    if several:
+        more = np.random.default_rng(seed + 9).uniform(0, 1, (2, 6))
+        prior = replace(prior, forgone=np.vstack([prior.forgone, more]), odds=np.array([3.0, 2.0, 1.0]))
+        prior = replace(prior, odds=prior.odds / 6)
     found, expected = update(prior, observed, losses), by_brute_force(prior, observed, losses)
     assert found.gain == pytest.approx(expected["gain"], rel=1e-3)
     np.testing.assert_allclose(found.forgone, expected["forgone"], atol=1e-3)
@@ -118,7 +122,7 @@ def test_no_runs_no_news() -> None:
     prior = some_prior(0)
     found = update(prior, [], [])
     assert found.gain == pytest.approx(prior.gain)
-    np.testing.assert_allclose(found.forgone, prior.forgone, atol=1e-12)
+    np.testing.assert_allclose(found.forgone, prior.forgone[0], atol=1e-12)
     np.testing.assert_allclose(found.covariance, prior.covariance, atol=1e-12)
 
 
@@ -141,7 +145,7 @@ def test_two_seeds_of_one_selection_weigh_as_their_mean_with_half_the_variance()
 
 def test_a_run_tells_more_of_what_resembles_it() -> None:
     covariance = 0.15**2 * np.array([[1, 0.9, 0.1], [0.9, 1, 0.1], [0.1, 0.1, 1]])
-    prior = some_prior(0, 3, forgone=np.full(3, 0.3), covariance=covariance, log_gain_sd=0.05, start_sd=0.01)
+    prior = some_prior(0, 3, forgone=np.full((1, 3), 0.3), covariance=covariance, log_gain_sd=0.05, start_sd=0.01)
     found = update(prior, [0], [prior.start - 0.7 * prior.gain + 0.1])
     moved = found.forgone - 0.3
     assert moved[0] > moved[1] > 3 * moved[2] > 0
@@ -152,9 +156,10 @@ def draw(prior: Prior, rng: np.random.Generator, seeds: int = 2) -> Array:
     """[seeds, S] log losses of a world of the model."""
     gain = prior.gain * math.exp(prior.log_gain_sd * rng.normal())
     start = prior.start + prior.start_sd * rng.normal()
-    factor = np.linalg.cholesky(prior.covariance + 1e-12 * np.eye(len(prior.forgone)))
-    forgone = prior.forgone + factor @ rng.normal(size=len(prior.forgone))
-    return start - gain * (1 - forgone) + gain * prior.noise * rng.normal(size=(seeds, len(forgone)))
+    count = prior.forgone.shape[1]
+    factor = np.linalg.cholesky(prior.covariance + 1e-12 * np.eye(count))
+    forgone = prior.forgone[0] + factor @ rng.normal(size=count)
+    return start - gain * (1 - forgone) + gain * prior.noise * rng.normal(size=(seeds, count))
 
 
 def width(found: Posterior) -> Array:
@@ -198,7 +203,7 @@ def worlds(count: int = 150, selections: int = 20) -> dict[str, Array]:
         prior = Prior(
             context["log_start"], predictor.start_sd_,
             math.exp(predictor.log_ratio_) * expected_gain(context), predictor.log_ratio_sd_,
-            (simulated / gain) ** 1.5, predictor.misfit_**2 * (1 - distances[:-1, :-1]), predictor.noise_,
+            ((simulated / gain) ** 1.5)[None], np.ones(1), predictor.misfit_**2 * (1 - distances[:-1, :-1]), predictor.noise_,
         )  # fmt: skip
         run, judge = draw(prior, rng)
         params = masks.sum(1).astype(np.int64)
@@ -287,27 +292,30 @@ def test_the_first_few() -> None:
 # --- a pilot run ------------------------------------------------------------------------------------------------------
 
 
-def test_a_pilot_is_a_mixture_of_what_it_measured_and_what_was_believed() -> None:
-    """Against a sample: of which of the two is right, and of the power, where its logarithm's error is small."""
-    believed, measured = np.array([0.4, 0.1, 0.7, 0.0]), np.array([0.8, 0.3, np.nan, 0.95])
-    covariance = 0.1**2 * np.eye(4)
-    mean, spread = with_pilot(believed, covariance, measured)
-    rng = np.random.default_rng(0)
-    right = rng.uniform(size=200_000) < PILOT_WEIGHT
-    seen = np.where(np.isnan(measured), believed, np.nan_to_num(measured) ** PILOT_CURVE)
-    draws = np.where(right[:, None], seen, believed)
-    np.testing.assert_allclose(mean, draws.mean(0), atol=2e-3)
-    step = 1e-6
-    slope = (np.nan_to_num(measured) ** (PILOT_CURVE * math.exp(step)) - np.nan_to_num(measured) ** PILOT_CURVE) / step
-    slope[2] = 0.0
-    by_power = (PILOT_WEIGHT * PILOT_CURVE_ERROR) ** 2 * np.outer(slope, slope)
-    np.testing.assert_allclose(spread, covariance + np.cov(draws.T, bias=True) + by_power, atol=2e-3)
-    np.testing.assert_allclose(np.diag(spread)[2], 0.1**2)
+def test_runs_decide_between_hypotheses() -> None:
+    one, other = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.4, 0.3, 0.2, 0.1])
+    prior = some_prior(
+        0, 4, forgone=np.array([one, other]), odds=np.array([0.5, 0.5]), covariance=0.01**2 * np.eye(4), log_gain_sd=0.3,
+        start_sd=0.01, noise=0.02,
+    )  # fmt: skip
+    undecided = update(prior, [], [])
+    np.testing.assert_allclose(undecided.forgone, (one + other) / 2, atol=1e-9)
+    np.testing.assert_allclose(
+        undecided.covariance, prior.covariance + np.outer(one - other, one - other) / 4, atol=1e-9
+    )
+    for right in (one, other):
+        found = update(prior, [0, 3], prior.start - prior.gain * (1 - right[[0, 3]]))
+        np.testing.assert_allclose(found.forgone, right, atol=0.01)
+        assert found.covariance.max() < 2 * 0.01**2
 
 
-def test_a_pilot_knows_nothing_of_the_power_where_all_or_none_is_forgone() -> None:
-    mean, spread = with_pilot(np.array([0.0, 1.0]), np.zeros((2, 2)), np.array([0.0, 1.0]))
-    assert mean.tolist() == [0, 1]
-    assert not spread.any()
-    worse, _ = with_pilot(np.zeros(2), np.zeros((2, 2)), np.array([-0.5, 2.0]))  # better than all, worse than none
-    np.testing.assert_allclose(worse, PILOT_WEIGHT * np.array([-(0.5**PILOT_CURVE), 2**PILOT_CURVE]))
+def test_hypotheses_after_a_pilot() -> None:
+    believed, measured = np.array([0.4, 0.1, 0.7, 0.2, 0.3]), np.array([0.8, 0.0, np.nan, 1.0, -0.5])
+    forgone, odds = hypotheses(believed, measured)
+    assert forgone[0].tolist() == believed.tolist()
+    for row, power in zip(forgone[1:], PILOT_CURVES, strict=True):
+        np.testing.assert_allclose(row, [0.8**power, 0, 0.7, 1, -(0.5**power)])
+    assert odds.sum() == pytest.approx(1)
+    assert odds[1:].sum() == pytest.approx(PILOT_WEIGHT)
+    alone, sure = hypotheses(believed, None)
+    assert (alone.tolist(), sure.tolist()) == ([believed.tolist()], [1])
