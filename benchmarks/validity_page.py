@@ -1,4 +1,4 @@
-"""The figures and tables of ``docs/validity.md``, from what ``benchmarks/validity.py`` found.
+"""The figures and tables of ``docs/validity.md`` and ``docs/validity-groups.md``, from what ``benchmarks/validity.py`` found.
 
     python benchmarks/validity_page.py
 """
@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+PEERS = (
+    "gradient-norm", "fisher", "plop", "eva", "kappatune", "spectrum", "spectral-ratio", "condition-number", "parameter count",
+)  # fmt: skip
+LABELS = {"condition-number": "κ"}
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results" / "validity.json"
@@ -33,6 +37,18 @@ def pair(found: dict[str, float | None] | None) -> str:
     return " / ".join("–" if found[key] is None else f"{found[key]:+.2f}" for key in ("all", "within"))
 
 
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    every = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in every)
+
+
+def widths(found: dict[str, float]) -> str:
+    """Mean relative width of the intervals; in brackets a constant predictor's and what it covers."""
+    constant = f"{found['constant_width']:.2f} at {found['constant_coverage']:.0%}"
+    return f"{found['relative_width']:.2f} ({constant})"
+
+
 def group_table(reports: Sequence[dict[str, Any]]) -> str:
     """One line a group."""
     columns = (
@@ -40,7 +56,7 @@ def group_table(reports: Sequence[dict[str, Any]]) -> str:
         "a second seed reaches", "parameter count", "interval covers", "its width (constant's)", "pairs told apart", "rightly",
         '"alike" rightly',
     )  # fmt: skip
-    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
+    lines = []
     for r in reports:
         i, d, span = r["intervals"], r["differences"], r["predicted_interval"]
         around = " / ".join(
@@ -55,24 +71,128 @@ def group_table(reports: Sequence[dict[str, Any]]) -> str:
                 percent(d["told_right"], d["told"]), percent(d["alike_right"], d["alike"]),
             ]
         )  # fmt: skip
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(columns, lines)
 
 
 def score_table(total: dict[str, Any]) -> str:
     """One line a score: mean rank correlations and the regret of its pick."""
     scores = {"predicted": total["predicted"], **total["scores"]}
     regret = total["regret"]
-    lines = ["| score | all budgets | within one | regret, points |", "| --- | ---: | ---: | ---: |"]
+    lines = []
     for name in sorted(scores, key=lambda n: -scores[n]["within"]):
         label = f"**{name}**" if name == "predicted" else name
-        lines.append(f"| {label} | {scores[name]['all']:+.2f} | {scores[name]['within']:+.2f} | {regret[name]['points']:.1f} |")
-    for name in ("the pick", "random"):
-        lines.append(f"| {name} | | | {regret[name]['points']:.1f} |")
-    return "\n".join(lines)
+        lines.append([label, f"{scores[name]['all']:+.2f}", f"{scores[name]['within']:+.2f}", f"{regret[name]['points']:.1f}"])
+    lines += [[name, "", "", f"{regret[name]['points']:.1f}"] for name in ("the pick", "random")]
+    return table(("score", "all budgets", "within one", "regret, points"), lines)
 
 
-def put(text: str, name: str, table: str) -> str:
-    """``text`` with ``table`` between its markers of this name.
+def left_out_table(result: dict[str, Any]) -> str:
+    """Means over groups: from other tasks, from other models, of those never shipped."""
+    kinds = (
+        ("its task left out", "tasks_left_out"), ("its model left out", "models_left_out"), ("never shipped", "never_shipped"),
+    )  # fmt: skip
+    lines = []
+    for label, key in kinds:
+        found = result[key]
+        i = found["intervals"]
+        lines.append(
+            [
+                label, f"{found['groups']} ({found['groups_ranked']})", pair(found["predicted"]),
+                pair(found["predicted_single_seed_there"]), pair(found["second_seed"]), f"{i['coverage']:.0%}",
+                f"{i['metric_coverage']:.0%}", widths(i),
+                f"{found['told_share']:.0%}", f"{found['told_right']:.0%}", f"{found['alike_right']:.0%}",
+            ]
+        )  # fmt: skip
+    head = (
+        "predicted with", "groups (ranked)", "Spearman, seed means", "single seeds, groups with two", "a second seed there",
+        "loss intervals cover", "metric intervals cover", "width (constant's)", "told apart", "rightly", '"alike" rightly',
+    )  # fmt: skip
+    return table(head, lines)
+
+
+def pilot_table(total: dict[str, Any]) -> str:
+    """Before and after one pilot run."""
+    lines = []
+    for label, key in (
+        ("{} groups with two seeds", "after_a_pilot_two_seeds"), ("all {} of at least eight selections", "after_a_pilot"),
+    ):  # fmt: skip
+        found = total[key]
+        for name, at in (("predicted", "before"), ("adapters switched off", None), ("**predicted after the pilot**", "after")):
+            label_of = f"{label.format(found['groups'])}: {name}"
+            if at is None:
+                lines.append([label_of, pair(found["measured"]), "", "", "", ""])
+                continue
+            i = found[at]["intervals"]
+            lines.append(
+                [
+                    label_of, pair(found[at]["predicted"]), f"{i['coverage']:.0%}",
+                    widths(i),
+                    f"{found[at]['told_share']:.0%}", f"{found[at]['told_right']:.0%}",
+                ]
+            )  # fmt: skip
+        if found["second_seed"]["within"] is not None and key == "after_a_pilot_two_seeds":
+            lines.append(["a second seed of the same runs", pair(found["second_seed"]), "", "", "", ""])
+    return table(("", "all budgets / within one", "interval covers", "its width (constant's)", "told apart", "rightly"), lines)
+
+
+def peers_table(reports: Sequence[dict[str, Any]]) -> str:
+    """Rank correlation of every peer's score, a line a group."""
+    lines = []
+    for r in reports:
+        after = pair(r["pilot"]["predicted"]) if r["pilot"] else "–"
+        peers = [pair(r["scores"].get(name)) for name in PEERS]
+        lines.append([short(r["group"]), pair(r["predicted"]), after, pair(r["second_seed"]), *peers])
+    return table(("model on task", "predicted", "after a pilot", "a second seed", *(LABELS.get(n, n) for n in PEERS)), lines)
+
+
+def regret_table(reports: Sequence[dict[str, Any]], total: dict[str, Any]) -> str:
+    """Metric points lost by every score's pick, a line a cell."""
+    names = ("predicted", "the pick", "after a pilot", *PEERS, "random")
+    lines = []
+    for r in reports:
+        for cell in r["regrets"]:
+            points = [cell["regret"].get(name) for name in names]
+            lines.append([f"{short(r['group'])}, {cell['budget']}", *("–" if p is None else f"{p:.1f}" for p in points)])
+    for label, key in (("mean", "points"), ("90 % interval", "interval"), ("worse than predicted by", "worse_than_predicted_by")):
+        line = [f"**{label}**"]
+        for name in names:
+            found = total["regret"].get(name, {}).get(key)
+            line.append("–" if found is None else f"{found:.1f}" if key == "points" else " … ".join(f"{v:+.1f}" for v in found))
+        lines.append(line)
+    return table(("model on task, budget", *(LABELS.get(n, n) for n in names)), lines)
+
+
+def groups_page(result: dict[str, Any]) -> str:
+    """``docs/validity-groups.md``: what :mod:`validity` found, group by group."""
+    task, model, never = (
+        [r for r in result["groups"][kind] if "predicted" in r] for kind in ("task left out", "model left out", "never shipped")
+    )
+    return f"""# Group by group
+
+Made by `python benchmarks/validity.py` from the committed rows; [validity](validity.md) says what it means. Rank
+correlations: over all budgets / within one (mean over those with at least six selections).
+
+## Every method's score on the same selections
+
+Predictions from other tasks' rows. A method's score of a selection is the parameter-weighted mean of its modules' scores.
+
+{peers_table([*task, *never])}
+
+## Metric points lost by the pick, at each budget
+
+Chosen on one seed, judged on the other, both ways: against the selection that is best on the first. Intervals: cells drawn with
+replacement; "worse than predicted by": paired, of the difference to the column "predicted".
+
+{regret_table(task, result["tasks_left_out"])}
+
+## Its model left out
+
+{group_table(model)}
+"""
+
+
+def put(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between its markers of this name.
 
     Raises:
         ValueError: there are none.
@@ -82,20 +202,27 @@ def put(text: str, name: str, table: str) -> str:
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"no markers of {name!r}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def page(text: str, result: dict[str, Any]) -> str:
     """The page with its tables as found."""
     shown = [r for kind in ("task left out", "never shipped") for r in result["groups"][kind] if "predicted" in r]
-    text = put(text, "groups", group_table(shown))
-    return put(text, "scores", score_table(result["tasks_left_out"]))
+    for name, found in (
+        ("groups", group_table(shown)),
+        ("scores", score_table(result["tasks_left_out"])),
+        ("left out", left_out_table(result)),
+        ("pilot", pilot_table(result["tasks_left_out"])),
+    ):
+        text = put(text, name, found)
+    return text
 
 
 def write(result: dict[str, Any]) -> None:
     """Tables and figures into ``docs``."""
     path = DOCS / "validity.md"
     path.write_text(page(path.read_text(encoding="utf-8"), result), encoding="utf-8")
+    (DOCS / "validity-groups.md").write_text(groups_page(result), encoding="utf-8")
     groups = result["groups"]
     plot([*groups["task left out"], *groups["never shipped"]], result["tasks_left_out"], DOCS)
 
