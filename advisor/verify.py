@@ -16,7 +16,7 @@ from advisor.errors import BadInput
 from advisor.export import FORMATS
 from advisor.export.peft import resolve
 from advisor.export.plan import Format, one_line
-from advisor.export.read import CONFIG_FILE, format_of, read_config
+from advisor.export.read import CONFIG_FILE, format_of, read_config, value
 from advisor.models import find_head, find_targets, meta_model, only_task
 from advisor.recipe import LANGUAGE_TASKS
 from advisor.surprises import (
@@ -108,6 +108,7 @@ def verify(
     *,
     task: str | None = None,
     format_name: str | None = None,
+    revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Report:
     """Apply a config to the model's architecture, without weights, as its tool would, and report what is trained.
@@ -117,6 +118,7 @@ def verify(
             are compared with it.
         task: stands in for a ``task_type`` that the config does not have.
         format_name: key of ``FORMATS``; None: told by the file's keys.
+        revision: of a hub model; None: what the config says, else the newest.
 
     Raises:
         BadInput: the config or the model cannot be read, the config is not LoRA's, or its tool or PEFT refuses it.
@@ -126,15 +128,19 @@ def verify(
     try:
         target = _format(path, content, format_name or found)
         said, outputs = target.loads(content)
-        settled = said or task or only_task(model_name, trust_remote_code=trust_remote_code)
+        named = value(content, target.revision, str)
+        loading: dict[str, Any] = {"revision": revision or named, "trust_remote_code": trust_remote_code}
+        settled = said or task or only_task(model_name, **loading)
         if settled is None:
             raise BadInput("it has no task_type.", "Add one to it, or say --task.")
-        model = meta_model(model_name, settled, num_labels=outputs, trust_remote_code=trust_remote_code)
+        model = meta_model(model_name, settled, num_labels=outputs, **loading)
         passed = target.passed(content, model)
     except BadInput as error:
         raise error if str(path) in error.what else BadInput(f"{path}: {error.what}", error.hint) from error
     arguments, surprises = _known_arguments(passed.arguments, path)
     surprises += passed.surprises
+    if revision and named and revision != named:
+        surprises.append(f"the config is for revision {named} of the model, not for {revision}, on which it was resolved.")
     try:
         resolved = resolve(model, arguments)
     except BadInput as error:
@@ -160,6 +166,8 @@ def verify(
         *tied_surprises(_tied(model), resolved),
         *too_large,
     ]
+    if loading["revision"] and Path(model_name).is_dir():
+        notes.append(f"{model_name} is a folder, which has no revisions: that it is {loading['revision']} was not checked.")
     if resolved.other_params:
         surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
     for warning in resolved.warnings:  # PEFT corrects fan_in_fan_out, and in these tools nobody can

@@ -34,6 +34,7 @@ def lora_arguments(
     ranks: Mapping[str, int] | None = None,
     alphas: Mapping[str, float] | None = None,
     reads: str = "text",
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """Plain arguments: ``LoraConfig(**arguments)`` adapts exactly ``selection`` and trains ``head`` in full.
 
@@ -42,6 +43,7 @@ def lora_arguments(
 
     Args:
         ranks, alphas: of single modules by full name, where they differ from the settings'.
+        revision: of the base model.
         reads: ``images``: without a ``task_type``, each of which stands for texts and hands their arguments to the model.
 
     Raises:
@@ -55,6 +57,7 @@ def lora_arguments(
         "peft_type": "LORA",
         **({"task_type": TASK_TYPES[task]} if reads == "text" else {}),
         "base_model_name_or_path": base_model,
+        **({"revision": revision} if revision else {}),
         "r": settings.rank,
         "lora_alpha": _whole(settings.alpha),
         "lora_dropout": 0.0,
@@ -114,6 +117,7 @@ def arguments_of(plan: Plan) -> dict[str, Any]:
         ranks=plan.ranks,
         alphas=plan.alphas,
         reads=plan.reads,
+        revision=plan.revision,
     )
 
 
@@ -146,6 +150,7 @@ FORMAT = Format(
     "PEFT",
     "LoraConfig(**yaml.safe_load(open('lora.yaml'))) reads it; PeftConfig.from_pretrained reads adapter_config.json.",
     frozenset({"peft_type", "target_modules", "task_type"}),
+    "revision",
     render,
     loads,
     passed,

@@ -53,6 +53,8 @@ def render(plan: Plan) -> Rendered:
         snippet.add("impossible", f"unsloth trains no head of {plan.model_type or 'this family'}, so not {head}." if other
                     else f"unsloth trains no head but score, so not {head}.")  # fmt: skip
     studio.language_models_only()
+    if plan.revision:
+        studio.add("lossy", f"unsloth Studio has no key for a revision: it trains the newest commit, not {plan.revision}.")
     entries = _last_parts(plan, studio) if other else plan.names
     unsplittable(studio)
     return Rendered({
@@ -72,7 +74,8 @@ def _snippet(plan: Plan) -> str:
     kept |= {key: arguments[key] for key in ("rank_pattern", "alpha_pattern") if key in arguments}
     if plan.model_type not in FAMILIES:
         kept["finetune_vision_layers"] = True  # with all four on, the list reaches PEFT as it is
-    load = {"max_seq_length": 2048} | ({"num_labels": plan.outputs} if plan.head else {})
+    pinned = {"revision": plan.revision} if plan.revision else {}
+    load = {"max_seq_length": 2048} | pinned | ({"num_labels": plan.outputs} if plan.head else {})
     return (
         "from unsloth import FastLanguageModel\n\nmodel, tokenizer = "
         + call("FastLanguageModel.from_pretrained", (repr(plan.base_model),), load)
@@ -86,7 +89,9 @@ def _last_parts(plan: Plan, found: Findings) -> tuple[str, ...]:
     entries = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in plan.names))
     linear = [target.name for target in plan.targets if target.kind == "linear"]
     suffixed = {target.name for target in plan.targets if target.name.rsplit(".", 1)[-1] in entries}
-    if not suffixed == set(read_within(linear, entries, {})) == set(plan.names):
+    if not linear:
+        found.add("impossible", f"{found.label} finds no linear module in {plan.model_type}, whose projections are Conv1D.")
+    elif not suffixed == set(read_within(linear, entries, {})) == set(plan.names):
         found.add("impossible", f"{found.label} takes {plan.model_type or 'this family'} on a path where an entry is the last "
                   "part of names in all layers, so that it trains whole roles only.")  # fmt: skip
     return entries
@@ -197,7 +202,7 @@ def _read(entries: list[str], content: Mapping[str, Any], model: Any, surprises:
 
 # Keywords of unsloth's own, and of Studio's section, that are none of LoraConfig's.
 _DROPPED = frozenset({
-    "finetune_last_n_layers", "use_gradient_checkpointing", "random_state", "max_seq_length",
+    "revision", "finetune_last_n_layers", "use_gradient_checkpointing", "random_state", "max_seq_length",
     "temporary_location", "qat_scheme", "loftq_config", "num_labels", "lora_r", "vision_all_linear", "use_loftq",
     "finetune_vision_layers", "finetune_language_layers", "finetune_attention_modules", "finetune_mlp_modules",
 })  # fmt: skip
@@ -207,6 +212,7 @@ FORMAT = Format(
     "unsloth",
     "Paste it where your script loads the model.",
     frozenset({"lora"}),
+    "revision",
     render,
     loads,
     passed,
