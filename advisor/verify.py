@@ -128,7 +128,7 @@ def verify(
     try:
         target = _format(path, content, format_name or found)
         said, outputs = target.loads(content)
-        named = value(content, target.revision, str)
+        named = value(content, target.revision, str) or value(content, "revision", str)  # the latter in a snippet's LoraConfig
         loading: dict[str, Any] = {"revision": revision or named, "trust_remote_code": trust_remote_code}
         settled = said or task or only_task(model_name, **loading)
         if settled is None:
