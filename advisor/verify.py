@@ -92,7 +92,8 @@ class Report:
         """For a person: counts a role, then what stands out; control characters are escaped."""
         roles = ", ".join(f"{count} {role}" for role, count in self.by_role.items())
         ranks = ", ".join(f"{count} at rank {rank}" for rank, count in sorted(self.ranks.items()))
-        shown = [f"{len(self.modules)} modules get LoRA ({roles}); {self.lora_params:,} LoRA parameters ({ranks})."]
+        many = f"{len(self.modules)} modules get" if len(self.modules) != 1 else "1 module gets"
+        shown = [f"{many} LoRA ({roles}); {self.lora_params:,} LoRA parameters ({ranks})."]
         if self.parameters:
             shown.append(f"{len(self.parameters)} expert parameters get LoRA too, counted above.")
         if self.saved:
@@ -149,12 +150,17 @@ def verify(
     targets = {t.name: t for t in find_targets(model, head)}
     every = [name for name, _ in model.named_modules() if name]
     added = SEQ_CLS_HEADS if arguments.get("task_type") == "SEQ_CLS" else ()
-    asked = [entry for entry in arguments.get("modules_to_save") or [] if entry not in added]
+    to_save = arguments.get("modules_to_save") or []
+    if isinstance(to_save, str):
+        surprises.append(f"modules_to_save is the text {to_save!r}, which PEFT takes apart by character: write a list.")
+    asked = [entry for entry in to_save if entry not in added] if isinstance(to_save, list) else []
     entries, layers = arguments.get("target_modules"), arguments.get("layers_to_transform")
     answers = matches(entries, resolved.wrapped) if isinstance(entries, list) else {}
     outside = tuple(name for name in resolved.wrapped if name not in targets)
     unmatched = tuple(entry for entry, names in answers.items() if not names)
     too_large, notes = rank_surprises(resolved, settled)
+    if entries is None and not resolved.parameters:
+        notes.append("There are no target_modules: PEFT takes its own default for this family.")
     surprises += [
         *unmatched_surprises(unmatched, every, layers),
         *suffix_surprises(answers, targets),

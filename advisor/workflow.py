@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,14 +147,14 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     if arguments.get("peft_type") != "LORA":
         raise BadInput(f"{path}: peft_type is {arguments.get('peft_type')!r}, not LORA.", "Give a LoRA config.")
     model = _empty_model(probe, trust_remote_code)
-    resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
+    try:
+        resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.what}", error.hint) from error
     names = in_model_order(resolved.wrapped, probe.targets, str(path))
     settings = LoraSettings(
         int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
     )
-    for name, alpha in resolved.alphas.items():
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-            raise BadInput(f"{path}: the alpha of {name} is {alpha!r}, not a positive number.")
     return Candidate(
         Selection("your config", names),
         settings,

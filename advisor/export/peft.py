@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
+MOST_RANK = 1_000_000  # more is a slip of the pen
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
 
@@ -197,12 +199,14 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
     there are none, and no Python module that it names is imported.
 
     Raises:
-        BadInput: PEFT refuses the config, or nothing in the model matches it.
+        BadInput: a rank or alpha is none, PEFT refuses the config, or nothing in the model matches it.
     """
+    import torch
     from peft import LoraConfig, get_peft_model
     from peft.utils import ModulesToSaveWrapper
 
-    with warnings.catch_warnings(record=True) as caught:
+    _check_numbers(arguments)
+    with warnings.catch_warnings(record=True) as caught, torch.device("meta"):
         warnings.simplefilter("ignore")  # deprecations are no concern of the user's
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("always", RuntimeWarning)
@@ -243,6 +247,26 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
         rslora=bool(config.use_rslora),
         parameters=tuple(tuner.targeted_parameter_names),
     )
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """PEFT computes with whatever stands for a rank or an alpha.
+
+    Raises:
+        BadInput: a rank is no whole number from 1 to ``MOST_RANK``, or an alpha no positive finite number.
+    """
+
+    def all_of(key: str, pattern: str) -> list[tuple[str, Any]]:
+        own = arguments.get(pattern)
+        found = [(f"{pattern} of {name!r}", number) for name, number in own.items()] if isinstance(own, Mapping) else []
+        return [*([(key, arguments[key])] if key in arguments else []), *found]
+
+    for what, rank in all_of("r", "rank_pattern"):
+        if type(rank) is not int or not 1 <= rank <= MOST_RANK:
+            raise BadInput(f"{what} is {str(rank)[:40]}, no whole number from 1 to {MOST_RANK:,}.", "Correct it.")
+    for what, alpha in all_of("lora_alpha", "alpha_pattern"):
+        if type(alpha) not in (int, float) or not 0 < alpha < math.inf or alpha > 1e300:
+            raise BadInput(f"{what} is {str(alpha)[:40]}, not a positive number.", "Correct it.")
 
 
 def _within(name: str, modules: Sequence[str]) -> bool:

@@ -131,6 +131,8 @@ def _studio(plan: Plan, entries: Sequence[str], found: Findings) -> str:
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
     """A causal LM, or with ``num_labels`` a classifier."""
     outputs = value(content, "num_labels", int)
+    if outputs is not None and outputs < 1:
+        raise BadInput(f"num_labels is {outputs}.", "Give 1 or more.")
     return ("causal-lm" if outputs is None else "classification"), outputs
 
 
