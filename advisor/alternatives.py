@@ -78,16 +78,18 @@ def best_for(
         plan: the pick's. pool: of :func:`sayable`.
 
     Returns:
-        None where it can say none of them, or where none is better than the pick's modules at one rank for all.
+        None where none that it can say fits, or none is predicted better than the pick's modules at one rank for all, which it
+        can say.
     """
     own = Candidate(plan.selection, plan.flat().settings)
     known = [candidate for candidate in (own, *pool) if can_say(target, file, plan, candidate)]
+    predictions = scorer.predict(known)
     try:
-        finalists, _ = choose(scorer, known, scorer.predict(known), rec.budget, "role", rec.strategy)
+        finalists, _ = choose(scorer, known, predictions, rec.budget, "role", rec.strategy)
     except BudgetTooSmall:
         return None
     chosen = known[finalists[0]]
-    if chosen.selection.targets == own.selection.targets:
+    if known[0] is own and predictions.deviation[finalists[0]] >= predictions.deviation[0]:
         return None
     picked = rec.picked.candidate
     before, after = (c.selection.params(scorer.probe.targets, c.settings.rank, c.ranks) for c in (picked, chosen))
