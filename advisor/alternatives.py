@@ -106,9 +106,9 @@ def cost_of(scorer: Scorer, picked: Candidate, instead: Candidate) -> str:
     """What is predicted of a file that trains ``instead``, beside the pick."""
     scores = scorer.score([picked, instead])
     metric = str(scorer.probe.info["metric"]).replace("_", " ")
-    (chosen, other), (better, worse) = ((s.loss[0] for s in scores), (s.metric[0] for s in scores))
+    (chosen, loss), (reached, value) = ((s.loss[0] for s in scores), (s.metric[0] for s in scores))
     apart = "" if scores.predictions.distinguishable(1, 0) else ", a difference that cannot be told from none"
     return (
-        f"Predicted {metric} of this file: {worse:.3g}, of what was chosen: {better:.3g}. "
-        f"Predicted validation loss of this file: {other:.3g}, of what was chosen: {chosen:.3g}{apart}."
+        f"Predicted of this file: {metric} {value:.3g} (chosen: {reached:.3g}), "
+        f"validation loss {loss:.3g} (chosen: {chosen:.3g}){apart}."
     )
