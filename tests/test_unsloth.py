@@ -85,15 +85,17 @@ def test_flags_that_are_off_leave_their_blocks_out(check: Callable[[str, str], R
     attention = check("phi3", snippet("target_modules=['qkv_proj', 'down_proj'], finetune_mlp_modules=False"))
     assert attention.by_role.keys() == {"qkv"}
     assert attention.exit_code == 1  # down_proj was asked for in vain
+    with pytest.raises(BadInput, match="finds nothing"):
+        check("phi3", snippet("target_modules=['qkv_proj'], finetune_mlp_modules=False, finetune_attention_modules=False"))
 
 
-def plan_for(folder: Path, entries: tuple[str, ...]) -> Plan:
+def plan_for(folder: Path, entries: tuple[str, ...], task: str = "causal-lm") -> Plan:
     """Whole roles of a tiny language model, by the last parts of their names."""
-    model = meta_model(str(folder), "causal-lm")
+    model = meta_model(str(folder), task)
     targets = find_targets(model, ())
     chosen = tuple(t.name for t in targets if t.name.rsplit(".", 1)[-1] in entries)
     assert chosen
-    return Plan(Selection("some", chosen), LoraSettings(4, 8), targets, "causal-lm", (), "m", model.config.model_type)
+    return Plan(Selection("some", chosen), LoraSettings(4, 8), targets, task, (), "m", model.config.model_type)
 
 
 def test_experts_are_adapted_unasked(tiny_model: TinyModel, check: Callable[[str, str], Report]) -> None:
@@ -102,6 +104,11 @@ def test_experts_are_adapted_unasked(tiny_model: TinyModel, check: Callable[[str
         assert {file.fidelity for file in rendered.files.values()} == {"impossible"}
         report = check(family, snippet("target_modules=['q_proj'], finetune_vision_layers=True"))
         assert any("experts" in surprise for surprise in report.surprises)
+
+
+def test_an_encoder_decoder_is_not_trained(tiny_model: TinyModel) -> None:
+    rendered = FORMATS["unsloth"].render(plan_for(tiny_model("t5", "seq2seq"), ("q", "v"), "seq2seq"))
+    assert {file.fidelity for file in rendered.files.values()} == {"impossible"}
 
 
 @pytest.mark.parametrize(

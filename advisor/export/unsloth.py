@@ -46,6 +46,8 @@ def render(plan: Plan) -> Rendered:
     if other and any(part in plan.model_type for part in EXPERTS):
         for found in (snippet, studio):
             found.add("impossible", f"unsloth adapts the experts of {plan.model_type} by itself.")
+    if plan.task == "seq2seq":
+        snippet.add("impossible", "unsloth trains decoders, no encoder-decoder; use format peft.")
     if plan.reads != "text":
         snippet.add("impossible", "FastLanguageModel loads models of text.")
     if plan.head and (other or plan.head != ("score",)):
@@ -107,6 +109,8 @@ def read_within(linear: Sequence[str], entries: Sequence[str], content: Mapping[
     def parts(of: Sequence[tuple[str, bool, tuple[str, ...]]]) -> str:
         return "|".join(part for key, usual, found in of if value(content, key, bool, usual) for part in found)
 
+    if not (parts(MODEL_PARTS) and parts(BLOCK_PARTS)):
+        return []
     last, block = "|".join(map(re.escape, entries)), parts(BLOCK_PARTS)
     pattern = f".*(?:{parts(MODEL_PARTS)}).*(?:{block}).*(?:{last})"
     if value(content, "finetune_language_layers", bool, True):
