@@ -105,6 +105,21 @@ def recommend(
     if spread is not None:
         pool = [spread(candidate) for candidate in pool]
     predictions = scorer.predict(pool)
+    finalists, best = choose(scorer, pool, predictions, budget, granularity, strategy)
+    return _advice(
+        scorer, scorer, pool, predictions, finalists, best, session,
+        budget=budget, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
+    )  # fmt: skip
+
+
+def choose(
+    scorer: Scorer, pool: Sequence[Candidate], predictions: Predictions, budget: Budget, granularity: str, strategy: str
+) -> tuple[tuple[int, ...], int]:
+    """Indices in ``pool``: the pick followed by what the strategy ranks first within the budget; the one predicted best.
+
+    Raises:
+        BudgetTooSmall: nothing fits.
+    """
     costs = [scorer.cost(candidate) for candidate in pool]
     params = np.array([cost.params for cost in costs])
     allowed = _allowed(scorer, budget, pool, costs)
@@ -116,11 +131,7 @@ def recommend(
         values = _criterion(scorer, strategy, [pool[i] for i in ranked])
         ranked = [ranked[k] for k in np.argsort(values, kind="stable")]
         picked = ranked[0]
-    finalists = (picked, *(i for i in ranked[:FINALISTS] if i != picked))
-    return _advice(
-        scorer, scorer, pool, predictions, finalists, best, session,
-        budget=budget, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
-    )  # fmt: skip
+    return (picked, *(i for i in ranked[:FINALISTS] if i != picked)), best
 
 
 def reconsider(

@@ -342,6 +342,9 @@ def verify(
     format_name: Annotated[
         str | None, typer.Option("--format", help="peft, axolotl, llama-factory, unsloth or trl; default: by the file's keys.")
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Revision of a hub model; default: what the config names, else the newest.")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -354,7 +357,9 @@ def verify(
         check_choice("--task", task, TASKS)
     if format_name is not None:
         check_choice("--format", format_name, tuple(FORMATS))
-    report = verify_config(config, model, task=task, format_name=format_name, trust_remote_code=trust_remote_code)
+    report = verify_config(
+        config, model, task=task, format_name=format_name, revision=revision, trust_remote_code=trust_remote_code
+    )
     if as_json:
         _print_json(report.as_dict())
     else:

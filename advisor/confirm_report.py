@@ -80,7 +80,7 @@ def confirm_table(found: Confirmation, scorer: Scorer) -> Table:
                 f"{c.run.loss:.3f}",
                 f"{c.run.metric:.3f}",
                 span(c.after),
-                duration(c.run.wall_s),
+                duration(c.run.wall_s + c.run.switched_s),
             )
             for c in found.runs
         ),

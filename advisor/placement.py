@@ -15,7 +15,7 @@ import transformers
 from accelerate.utils import align_module_device
 from torch import nn
 
-from advisor.errors import BadInput
+from advisor.errors import BadInput, how_to_install
 
 QUANTISED = {"4bit": 4, "8bit": 8}  # bits a weight
 OPTIONS = {"4bit": "--load-in-4bit", "8bit": "--load-in-8bit"}
@@ -68,7 +68,7 @@ def quantisation(quantised: str | None, dtype: torch.dtype, head: Sequence[str])
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput(
-            f"{OPTIONS[quantised]} needs bitsandbytes, which is not installed.", "pip install 'lora-layer-advisor[quant]'"
+            f"{OPTIONS[quantised]} needs bitsandbytes, which is not installed.", how_to_install("quant")
         )
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns at every product in 8 bits
     kept = list(head) or None  # None: transformers keeps the output embeddings

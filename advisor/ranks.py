@@ -118,9 +118,12 @@ def allocate(values: Array, costs: NDArray[np.int64], budget: int) -> NDArray[np
     return ranks
 
 
-def serving_note(largest: int) -> str | None:
-    """What serving an adapter of this largest rank with vLLM takes; None where its default does."""
-    if largest <= SERVED_AT_MOST:
+def serving_note(largest: int, task: str) -> str | None:
+    """What serving an adapter of this largest rank with vLLM takes; None where its default does.
+
+    Of decoders only: vLLM takes no adapter that trains a head in full, as those of classifiers do, and no encoder-decoder.
+    """
+    if task != "causal-lm" or largest <= SERVED_AT_MOST:
         return None
     limit = next((rank for rank in SERVED if rank >= largest), None)
     if limit is None:

@@ -137,7 +137,7 @@ def tied_surprises(tied: Sequence[str], resolved: Resolved) -> list[str]:
 
 def rank_surprises(resolved: Resolved, task: str) -> tuple[list[str], list[str]]:
     """Surprises and notes on what vLLM serves."""
-    note = serving_note(max(resolved.ranks.values(), default=1)) if task == "causal-lm" else None
+    note = serving_note(max(resolved.ranks.values(), default=1), task)
     if note is None:
         return [], []
     return ([note], []) if max(resolved.ranks.values()) > SERVED[-1] else ([], [note])

@@ -16,7 +16,7 @@ from advisor.errors import BadInput
 from advisor.export import FORMATS
 from advisor.export.peft import resolve
 from advisor.export.plan import Format, one_line
-from advisor.export.read import CONFIG_FILE, format_of, read_config
+from advisor.export.read import CONFIG_FILE, format_of, read_config, value
 from advisor.models import find_head, find_targets, meta_model, only_task
 from advisor.recipe import LANGUAGE_TASKS
 from advisor.surprises import (
@@ -92,7 +92,8 @@ class Report:
         """For a person: counts a role, then what stands out; control characters are escaped."""
         roles = ", ".join(f"{count} {role}" for role, count in self.by_role.items())
         ranks = ", ".join(f"{count} at rank {rank}" for rank, count in sorted(self.ranks.items()))
-        shown = [f"{len(self.modules)} modules get LoRA ({roles}); {self.lora_params:,} LoRA parameters ({ranks})."]
+        many = f"{len(self.modules)} modules get" if len(self.modules) != 1 else "1 module gets"
+        shown = [f"{many} LoRA ({roles}); {self.lora_params:,} LoRA parameters ({ranks})."]
         if self.parameters:
             shown.append(f"{len(self.parameters)} expert parameters get LoRA too, counted above.")
         if self.saved:
@@ -108,6 +109,7 @@ def verify(
     *,
     task: str | None = None,
     format_name: str | None = None,
+    revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Report:
     """Apply a config to the model's architecture, without weights, as its tool would, and report what is trained.
@@ -117,6 +119,7 @@ def verify(
             are compared with it.
         task: stands in for a ``task_type`` that the config does not have.
         format_name: key of ``FORMATS``; None: told by the file's keys.
+        revision: of a hub model; None: what the config says, else the newest.
 
     Raises:
         BadInput: the config or the model cannot be read, the config is not LoRA's, or its tool or PEFT refuses it.
@@ -126,15 +129,19 @@ def verify(
     try:
         target = _format(path, content, format_name or found)
         said, outputs = target.loads(content)
-        settled = said or task or only_task(model_name, trust_remote_code=trust_remote_code)
+        named = value(content, target.revision, str) or value(content, "revision", str)  # the latter in a snippet's LoraConfig
+        loading: dict[str, Any] = {"revision": revision or named, "trust_remote_code": trust_remote_code}
+        settled = said or task or only_task(model_name, **loading)
         if settled is None:
             raise BadInput("it has no task_type.", "Add one to it, or say --task.")
-        model = meta_model(model_name, settled, num_labels=outputs, trust_remote_code=trust_remote_code)
+        model = meta_model(model_name, settled, num_labels=outputs, **loading)
         passed = target.passed(content, model)
     except BadInput as error:
         raise error if str(path) in error.what else BadInput(f"{path}: {error.what}", error.hint) from error
     arguments, surprises = _known_arguments(passed.arguments, path)
     surprises += passed.surprises
+    if revision and named and revision != named:
+        surprises.append(f"the config is for revision {named} of the model, not for {revision}, on which it was resolved.")
     try:
         resolved = resolve(model, arguments)
     except BadInput as error:
@@ -143,12 +150,17 @@ def verify(
     targets = {t.name: t for t in find_targets(model, head)}
     every = [name for name, _ in model.named_modules() if name]
     added = SEQ_CLS_HEADS if arguments.get("task_type") == "SEQ_CLS" else ()
-    asked = [entry for entry in arguments.get("modules_to_save") or [] if entry not in added]
+    to_save = arguments.get("modules_to_save") or []
+    if isinstance(to_save, str):
+        surprises.append(f"modules_to_save is the text {to_save!r}, which PEFT takes apart by character: write a list.")
+    asked = [entry for entry in to_save if entry not in added] if isinstance(to_save, list) else []
     entries, layers = arguments.get("target_modules"), arguments.get("layers_to_transform")
     answers = matches(entries, resolved.wrapped) if isinstance(entries, list) else {}
     outside = tuple(name for name in resolved.wrapped if name not in targets)
     unmatched = tuple(entry for entry, names in answers.items() if not names)
     too_large, notes = rank_surprises(resolved, settled)
+    if entries is None and not resolved.parameters:
+        notes.append("There are no target_modules: PEFT takes its own default for this family.")
     surprises += [
         *unmatched_surprises(unmatched, every, layers),
         *suffix_surprises(answers, targets),
@@ -160,6 +172,8 @@ def verify(
         *tied_surprises(_tied(model), resolved),
         *too_large,
     ]
+    if loading["revision"] and Path(model_name).is_dir():
+        notes.append(f"{model_name} is a folder, which has no revisions: that it is {loading['revision']} was not checked.")
     if resolved.other_params:
         surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
     for warning in resolved.warnings:  # PEFT corrects fan_in_fan_out, and in these tools nobody can

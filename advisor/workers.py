@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-from advisor.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
+from advisor.errors import AdvisorError, BadInput, NotFinite, OutOfMemory, how_to_install
 from advisor.events import Session
 
 Item = TypeVar("Item")
@@ -108,7 +108,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise BadInput("--ray needs Ray.", "Run pip install 'lora-layer-advisor[ray]'.") from None
+        raise BadInput("--ray needs Ray.", how_to_install("ray")) from None
     return ray
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import platformdirs
 from torch import nn
 
 from advisor.advice import Recommendation, recommend, reconsider
+from advisor.alternatives import Alternative, best_for, can_say, cost_of, sayable, with_alternatives
 from advisor.budget import Budget
 from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
@@ -23,7 +23,7 @@ from advisor.errors import BadInput
 from advisor.events import Session
 from advisor.export import FORMATS
 from advisor.export.peft import arguments_of, prove, resolve
-from advisor.export.plan import Format, Plan, Rendered, plan_of
+from advisor.export.plan import Format, Plan, Rendered, RenderedFile, plan_of
 from advisor.export.proof import prove_file
 from advisor.linearity import Linearity
 from advisor.models import meta_model
@@ -147,14 +147,14 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     if arguments.get("peft_type") != "LORA":
         raise BadInput(f"{path}: peft_type is {arguments.get('peft_type')!r}, not LORA.", "Give a LoRA config.")
     model = _empty_model(probe, trust_remote_code)
-    resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
+    try:
+        resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.what}", error.hint) from error
     names = in_model_order(resolved.wrapped, probe.targets, str(path))
     settings = LoraSettings(
         int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
     )
-    for name, alpha in resolved.alphas.items():
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-            raise BadInput(f"{path}: the alpha of {name} is {alpha!r}, not a positive number.")
     return Candidate(
         Selection("your config", names),
         settings,
@@ -223,7 +223,7 @@ def recommend_folder(
     resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank, pick.ranks)
     found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
     session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")
-    warnings = [note] if (note := serving_note(max(resolved.ranks.values()))) else []
+    warnings = [note] if (note := serving_note(max(resolved.ranks.values()), probe.task)) else []
     linearity = scorer.linearity(pick) or linearity_of(pick.selection)
     named = replace(pick, selection=replace(pick.selection, name="the pick"))
     shown_before = [named, *(score.candidate for score in result.equal_budget)]
@@ -238,15 +238,25 @@ def recommend_folder(
     shown = recommendation_json(scorer, result, linearity, arguments, found, peers)
     shown["confirm"] = None if confirmation is None else confirmation_json(confirmation, scorer)
     shown["plan"] = plan.as_dict()
+    instead = _alternatives(rendered, plan, model, scorer, result, seed, session)
+    rendered = {name: with_alternatives(r, FORMATS[name], instead[name]) for name, r in rendered.items()}
     shown["formats"] = {
-        name: {"fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files)} for name, r in rendered.items()
-    }
-    for name, found_files in rendered.items():
-        if found_files.fidelity != "exact":
-            said = [f"{FORMATS[name].label}: {found_files.fidelity}.", *found_files.reasons]
-            if found_files.fidelity == "lossy":
-                said.append(_cost_of_lossy(FORMATS[name], found_files, plan, model, scorer, pick))
+        name: {
+            "fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files),
+            "alternatives": {alternative.file: alternative.as_dict() for alternative in instead[name]},
+        }
+        for name, r in rendered.items()
+    }  # fmt: skip
+    for name, r in rendered.items():
+        said = [f"{FORMATS[name].label}: {r.fidelity}."]
+        for file_name, file in r.files.items():
+            said += [f"{file_name}: {reason}" if len(r.files) > 1 else reason for reason in file.reasons]
+            if file.fidelity == "lossy":
+                said.append(_cost_of_lossy(FORMATS[name], file_name, file, plan, model, scorer, pick))
+        if r.fidelity != "exact":
             warnings.append(" ".join(said))
+        elif len(said) > 1:  # another file of the format is exact
+            session.note(" ".join(said))
     for text in warnings:
         session.warn(text)
     shown["warnings"] = warnings
@@ -268,19 +278,39 @@ def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None)
     return rendered
 
 
-def _cost_of_lossy(target: Format, rendered: Rendered, plan: Plan, model: nn.Module, scorer: Scorer, pick: Candidate) -> str:
-    """What the lossy file trains in place of the pick, in predicted loss: the file is read as its tool reads it."""
-    name, file = next((name, file) for name, file in rendered.files.items() if file.fidelity == "lossy")
+def _alternatives(
+    rendered: Mapping[str, Rendered], plan: Plan, model: nn.Module, scorer: Scorer, rec: Recommendation, seed: int,
+    session: Session,
+) -> dict[str, list[Alternative]]:  # fmt: skip
+    """By format, for its files that do not say the pick exactly: the best selection that they can, proven on the model."""
+    everything = Candidate(rec.all_linear.candidate.selection, scorer.settings)
+    short = {
+        name: [file for file, found in result.files.items()
+               if found.fidelity != "exact" and can_say(FORMATS[name], file, plan, everything)]
+        for name, result in rendered.items()
+    }  # fmt: skip
+    pool = sayable(scorer, rec, seed, session) if any(short.values()) else []
+    found: dict[str, list[Alternative]] = {}
+    for name, files in short.items():
+        offered = (best_for(FORMATS[name], file, plan, pool, scorer, rec) for file in files)
+        found[name] = [alternative for alternative in offered if alternative is not None]
+        for alternative in found[name]:
+            file = FORMATS[name].render(alternative.plan).files[alternative.file]
+            prove_file(FORMATS[name], alternative.file, file, alternative.plan, model)
+    return found
+
+
+def _cost_of_lossy(
+    target: Format, name: str, file: RenderedFile, plan: Plan, model: nn.Module, scorer: Scorer, pick: Candidate
+) -> str:
+    """What the lossy file trains in place of the pick, in what is predicted: the file is read as its tool reads it."""
     resolved = prove_file(target, name, file, plan, model)
     assert resolved is not None
     first = resolved.wrapped[0]
     settings = LoraSettings(resolved.ranks[first], resolved.alphas[first], resolved.rslora)
     ranks = {name: rank for name, rank in resolved.ranks.items() if rank != settings.rank}
     alphas = {name: alpha for name, alpha in resolved.alphas.items() if alpha != settings.alpha}
-    scores = scorer.score([pick, Candidate(pick.selection, settings, ranks, alphas)])
-    chosen, instead = (score.loss[0] for score in scores)
-    apart = "" if scores.predictions.distinguishable(1, 0) else ", a difference that cannot be told from none"
-    return f"Predicted validation loss of this file: {instead:.3g}, of what was chosen: {chosen:.3g}{apart}."
+    return cost_of(scorer, pick, Candidate(pick.selection, settings, ranks, alphas))
 
 
 def write_rendered(rendered: Rendered, out: Path) -> list[Path]:
@@ -346,6 +376,16 @@ def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dic
     if "plan" not in shown:
         raise BadInput(f"{where}: no field plan.", "Run `advisor recommend` again.")
     rendered = render_all(Plan.from_dict(shown["plan"], str(where)), names)
+    try:
+        for name in rendered:
+            kept = shown["formats"].get(name, {}).get("alternatives", {})
+            found = [
+                Alternative(file, Plan.from_dict({**shown["plan"], **each["plan"]}, str(where)), str(each["reason"]))
+                for file, each in kept.items()
+            ]
+            rendered[name] = with_alternatives(rendered[name], FORMATS[name], found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{where}: its formats are damaged ({error}).", "Run `advisor recommend` again.") from error
     return {name: (result, write_rendered(result, out)) for name, result in rendered.items()}
 
 

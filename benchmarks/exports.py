@@ -37,7 +37,8 @@ def plans() -> dict[str, Plan]:
         "a rank for each module": replace(base, ranks=own, alphas={names[1]: 16.0}),
         "alpha that is no whole number": replace(base, settings=LoraSettings(4, 2.5)),
         "a name that ends another's": replace(base, targets=(outer, *targets)),
-        "families besides unsloth's": replace(base, model_type="gpt2"),
+        "families besides Llama's": replace(base, model_type="gpt_neox"),
+        "whole roles of these": replace(base, model_type="gpt_neox", selection=Selection("some", names)),
         "Llama classifier (head `score`)": replace(classifier, model_type="llama", head=("score",)),
         "other classifiers": replace(classifier, model_type="bert", head=("classifier",)),
     }

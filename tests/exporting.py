@@ -131,6 +131,7 @@ def _run_snippet(text: str) -> dict[str, Any]:
         @staticmethod
         def get_peft_model(model: Any, **keywords: Any) -> None:
             assert isinstance(keywords["target_modules"], list)
+            assert keywords.pop("finetune_vision_layers", True)  # else the list would be read as last parts of names
             seen.update(keywords)
 
     module = types.ModuleType("unsloth")

@@ -424,7 +424,7 @@ def test_what_is_said(both: Both) -> None:
     assert table.rows[0][0] == "all-linear"
     assert table.rows[0][3] == f"{found.runs[0].run.loss:.3f}"
     assert table.rows[0][4] == "0.750"
-    assert table.rows[0][6] == "23 s"
+    assert table.rows[0][6] == "28 s"
     shown = confirmation_json(found, scorer)
     json.dumps(shown, allow_nan=False)
     assert shown["cost_s"] == 51

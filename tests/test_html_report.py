@@ -417,15 +417,21 @@ def test_ranks_by_module(recommended: Recommended) -> None:
 def test_real_runs_are_shown(recommended: Recommended) -> None:
     shown = recommended()
     around = {"value": 0.5, "low": 0.4, "high": 0.6}
-    run = {"name": "q,v", "role": "baseline", "loss": 0.4321, "metric": 0.8765, "wall_s": 65.0, "before": around, "after": around}
+    run = {
+        "name": "q,v", "role": "baseline", "loss": 0.4321, "metric": 0.8765, "wall_s": 65.0, "before": around, "after": around,
+        "measured": 0, "measured_s": 0.0,
+    }  # fmt: skip
+    pilot = {**run, "name": "all-linear", "role": "pilot", "measured": 27, "measured_s": 31.0}
     shown["confirm"] = {
-        "runs": [run], "train_rows": 512, "cost_s": 65.0, "probability": 0.93, "finalists": [{}, {}], "settled": False,
+        "runs": [pilot, run], "train_rows": 512, "cost_s": 161.0, "probability": 0.93, "finalists": [{}, {}], "settled": False,
         "pick_before": "a", "pick_after": "b", "same_recipe": False, "failed": [{"name": "mlp", "reason": "it diverged"}],
     }  # fmt: skip
     page = parse(report_html(shown, YAML))
     assert table(page, "before and after") == [
-        ["q,v", "baseline", "0.500 (0.400–0.600)", "0.432", "0.876", "0.500 (0.400–0.600)", "1.1 min"]
+        ["all-linear", "pilot", "0.500 (0.400–0.600)", "0.432", "0.876", "0.500 (0.400–0.600)", "1.6 min"],
+        ["q,v", "baseline", "0.500 (0.400–0.600)", "0.432", "0.876", "0.500 (0.400–0.600)", "1.1 min"],
     ]
+    assert "includes 31 s for the 27 selections" in page.one("section", id="confirmed").text  # and what a pilot is
     text = page.one("section", id="confirmed").text
     assert "With probability 93%" in text
     assert "from a to b" in text

@@ -352,5 +352,5 @@ def test_two_sizes_at_once_are_refused(capsys: pytest.CaptureFixture[str], monke
 
 def test_without_bitsandbytes_it_is_said(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"--load-in-4bit needs bitsandbytes.*lora-layer-advisor\[quant\]"):
+    with pytest.raises(BadInput, match=r"--load-in-4bit needs bitsandbytes.*'\.\[quant\]'"):
         placement.quantisation("4bit", torch.float32, ())

@@ -169,8 +169,9 @@ def test_a_probe_without_spectra_is_refused(probe: Probe) -> None:
 
 @pytest.mark.parametrize(("largest", "says"), [(8, None), (16, None), (17, "32"), (64, "64"), (500, "512"), (513, "none")])
 def test_what_serving_takes(largest: int, says: str | None) -> None:
-    note = serving_note(largest)
+    note = serving_note(largest, "causal-lm")
     assert note is None if says is None else says in str(note)
+    assert serving_note(largest, "classification") is None  # whose head vLLM does not take
 
 
 @pytest.mark.parametrize("budget", ["40%", "100%", "8modules", "memory"])

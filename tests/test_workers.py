@@ -282,7 +282,7 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r"pip install 'lora-layer-advisor\[ray\]'"):
+    with pytest.raises(BadInput, match=r"pip install -c constraints\.txt '\.\[ray\]'"):
         import_ray()
 
 

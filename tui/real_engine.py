@@ -285,7 +285,8 @@ class RealEngine:
         target = FORMATS[format_name]
         name, file = next(iter(target.render(plan).files.items()))
         model = meta_model(
-            plan.base_model, plan.task, num_labels=plan.outputs or 1, trust_remote_code=inputs.trust_remote_code
+            plan.base_model, plan.task, num_labels=plan.outputs or 1, revision=plan.revision,
+            trust_remote_code=inputs.trust_remote_code,
         )
         return prove_file(target, name, file, plan, model)
 

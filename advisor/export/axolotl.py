@@ -46,7 +46,7 @@ def render(plan: Plan) -> Rendered:
     entries = arguments["target_modules"]
     if isinstance(entries, list) and not all(_compiles(entry) for entry in entries):
         arguments["target_modules"] = "^(" + "|".join(re.escape(name) for name in plan.names) + ")$"
-    content = {"base_model": plan.base_model, "adapter": "lora"}
+    content = {"base_model": plan.base_model} | ({FORMAT.revision: plan.revision} if plan.revision else {}) | {"adapter": "lora"}
     content |= {key: arguments[name] for key, name in RENAMED.items() if name == "lora_dropout" or arguments.get(name)}
     return Rendered({"axolotl.yaml": found.file(yaml_body(content), FORMAT.use)})
 
@@ -95,6 +95,7 @@ FORMAT = Format(
     "axolotl",
     "Merge these keys into your training YAML; leave lora_target_linear out, it would add every linear module.",
     frozenset({"adapter", "base_model"}),
+    "revision_of_model",
     render,
     loads,
     passed,

@@ -28,6 +28,7 @@ def render(plan: Plan) -> Rendered:
     settings = found.flat()
     content = {
         "model_name_or_path": plan.base_model,
+        **({FORMAT.revision: plan.revision} if plan.revision else {}),
         "finetuning_type": "lora",
         "lora_rank": settings.rank,
         "lora_alpha": found.whole(settings.alpha),
@@ -90,6 +91,7 @@ FORMAT = Format(
     "LLaMA-Factory",
     "Merge these keys into your training YAML.",
     frozenset({"lora_target", "finetuning_type", "lora_rank"}),
+    "model_revision",
     render,
     loads,
     passed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
+MOST_RANK = 1_000_000  # more is a slip of the pen
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
 
@@ -34,6 +36,7 @@ def lora_arguments(
     ranks: Mapping[str, int] | None = None,
     alphas: Mapping[str, float] | None = None,
     reads: str = "text",
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """Plain arguments: ``LoraConfig(**arguments)`` adapts exactly ``selection`` and trains ``head`` in full.
 
@@ -42,6 +45,7 @@ def lora_arguments(
 
     Args:
         ranks, alphas: of single modules by full name, where they differ from the settings'.
+        revision: of the base model.
         reads: ``images``: without a ``task_type``, each of which stands for texts and hands their arguments to the model.
 
     Raises:
@@ -55,6 +59,7 @@ def lora_arguments(
         "peft_type": "LORA",
         **({"task_type": TASK_TYPES[task]} if reads == "text" else {}),
         "base_model_name_or_path": base_model,
+        **({"revision": revision} if revision else {}),
         "r": settings.rank,
         "lora_alpha": _whole(settings.alpha),
         "lora_dropout": 0.0,
@@ -114,6 +119,7 @@ def arguments_of(plan: Plan) -> dict[str, Any]:
         ranks=plan.ranks,
         alphas=plan.alphas,
         reads=plan.reads,
+        revision=plan.revision,
     )
 
 
@@ -146,6 +152,7 @@ FORMAT = Format(
     "PEFT",
     "LoraConfig(**yaml.safe_load(open('lora.yaml'))) reads it; PeftConfig.from_pretrained reads adapter_config.json.",
     frozenset({"peft_type", "target_modules", "task_type"}),
+    "revision",
     render,
     loads,
     passed,
@@ -192,12 +199,14 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
     there are none, and no Python module that it names is imported.
 
     Raises:
-        BadInput: PEFT refuses the config, or nothing in the model matches it.
+        BadInput: a rank or alpha is none, PEFT refuses the config, or nothing in the model matches it.
     """
+    import torch
     from peft import LoraConfig, get_peft_model
     from peft.utils import ModulesToSaveWrapper
 
-    with warnings.catch_warnings(record=True) as caught:
+    _check_numbers(arguments)
+    with warnings.catch_warnings(record=True) as caught, torch.device("meta"):
         warnings.simplefilter("ignore")  # deprecations are no concern of the user's
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("always", RuntimeWarning)
@@ -238,6 +247,26 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
         rslora=bool(config.use_rslora),
         parameters=tuple(tuner.targeted_parameter_names),
     )
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """PEFT computes with whatever stands for a rank or an alpha.
+
+    Raises:
+        BadInput: a rank is no whole number from 1 to ``MOST_RANK``, or an alpha no positive finite number.
+    """
+
+    def all_of(key: str, pattern: str) -> list[tuple[str, Any]]:
+        own = arguments.get(pattern)
+        found = [(f"{pattern} of {name!r}", number) for name, number in own.items()] if isinstance(own, Mapping) else []
+        return [*([(key, arguments[key])] if key in arguments else []), *found]
+
+    for what, rank in all_of("r", "rank_pattern"):
+        if type(rank) is not int or not 1 <= rank <= MOST_RANK:
+            raise BadInput(f"{what} is {str(rank)[:40]}, no whole number from 1 to {MOST_RANK:,}.", "Correct it.")
+    for what, alpha in all_of("lora_alpha", "alpha_pattern"):
+        if type(alpha) not in (int, float) or not 0 < alpha < math.inf or alpha > 1e300:
+            raise BadInput(f"{what} is {str(alpha)[:40]}, not a positive number.", "Correct it.")
 
 
 def _within(name: str, modules: Sequence[str]) -> bool:

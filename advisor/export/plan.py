@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from advisor.probe_folder import Probe
     from advisor.scoring import Candidate
 
-Fidelity = Literal["exact", "lossy", "impossible"]
-FIDELITIES: tuple[Fidelity, ...] = ("exact", "lossy", "impossible")
+Fidelity = Literal["exact", "lossy", "alternative", "impossible"]
+FIDELITIES: tuple[Fidelity, ...] = ("exact", "lossy", "alternative", "impossible")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Plan:
         task: one of ``recipe.TASKS``. reads: ``text`` or ``images``.
         head: modules trained in full.
         base_model, model_type: folder or hub id, and its config's ``model_type``.
+        revision: commit of the hub model, where the user asked for a revision.
         outputs: of the head; 0 for a language model.
         ranks, alphas: by full name, of single modules, as PEFT's ``rank_pattern`` and ``alpha_pattern``.
         comments: the first lines of every file.
@@ -50,6 +51,7 @@ class Plan:
     alphas: Mapping[str, float] = field(default_factory=dict)
     comments: tuple[str, ...] = ()
     reads: str = "text"
+    revision: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ class Plan:
                 comments=tuple(plan.comments),
             )
             numbers = [plan.settings.rank, plan.settings.alpha, *plan.ranks.values(), *plan.alphas.values()]
-            words = [plan.task, plan.base_model, plan.model_type, plan.reads, *plan.head, *plan.comments]
+            words = [plan.task, plan.base_model, plan.model_type, plan.reads, plan.revision or "", *plan.head, *plan.comments]
             sizes = [size for target in plan.targets for size in (target.in_features, target.out_features)]
             whole = [plan.settings.rank, *plan.ranks.values(), plan.outputs, *sizes]
             if (
@@ -144,12 +146,13 @@ def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) ->
         alphas=dict(candidate.alphas),
         comments=tuple(comments),
         reads=str(info.get("reads", "text")),
+        revision=info["revision"] if info.get("source", {}).get("revision") else None,
     )
 
 
 @dataclass(frozen=True)
 class RenderedFile:
-    """One file. ``reasons`` say why it is not exact; an impossible one holds comments only."""
+    """One file. ``reasons`` say why it is not exact; an impossible one holds comments only, an alternative another selection."""
 
     text: str
     fidelity: Fidelity
@@ -196,6 +199,7 @@ class Format:
         name, label: as in ``--format``, and as its makers write it.
         use: what to do with the files, one sentence.
         marks: top-level keys by which a file is known to be this format's.
+        revision: top-level key of the base model's revision.
         render: the files for a plan. Raises BadInput when the plan has no modules.
         loads: from a file's content the task of the model that the tool loads, and its outputs; None where the file
             does not say.
@@ -207,6 +211,7 @@ class Format:
     label: str
     use: str
     marks: frozenset[str]
+    revision: str
     render: Callable[[Plan], Rendered]
     loads: Callable[[Mapping[str, Any]], tuple[str | None, int | None]]
     passed: Callable[[Mapping[str, Any], Any], Passed]

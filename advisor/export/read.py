@@ -117,13 +117,14 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _python(data: bytes) -> tuple[str, dict[str, Any]]:
-    """The literal keyword arguments of the one call that makes the adapter, and ``num_labels`` of ``from_pretrained``."""
+    """The literal keyword arguments of the one call that makes the adapter, and some of ``from_pretrained``'s."""
     named = [(_called(node), node) for node in ast.walk(ast.parse(data)) if isinstance(node, ast.Call)]
     makers = [(CALLS[name], node) for name, node in named if name in CALLS and node.keywords]
     if len(makers) != 1:
         raise ValueError(f"{len(makers)} calls of {' or '.join(CALLS)}, not one")
     maker, node = makers[0]
-    loading = [k for name, other in named if name == "from_pretrained" for k in other.keywords if k.arg == "num_labels"]
+    loaded = [k for name, other in named if name == "from_pretrained" for k in other.keywords]
+    loading = [k for k in loaded if k.arg in ("num_labels", "revision")]
     content = {}
     for keyword in [*node.keywords, *loading]:
         try:

@@ -31,6 +31,7 @@ def render(plan: Plan) -> Rendered:
         entries = ["|".join(re.escape(name) for name in entries)]
     content = {
         "model_name_or_path": plan.base_model,
+        **({FORMAT.revision: plan.revision} if plan.revision else {}),
         "use_peft": True,
         "lora_task_type": "CAUSAL_LM",
         "lora_r": settings.rank,
@@ -94,6 +95,7 @@ FORMAT = Format(
     "TRL",
     "Merge these keys into the YAML of `trl sft --config`; an only entry is taken for a regex.",
     frozenset({"use_peft", "lora_task_type"}),
+    "model_revision",
     render,
     loads,
     passed,

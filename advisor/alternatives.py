@@ -1,0 +1,114 @@
+"""What is offered where a tool's file cannot say the pick: the best selection that it can say, and what that costs (no torch).
+
+The format's own renderer says what a file can say, so nothing here knows any format. Selections are those that the search has
+scored, at one rank for all modules, and what a second search over whole roles adds; the pick's own rule chooses among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from advisor.advice import Recommendation, choose
+from advisor.candidates import candidate_pool
+from advisor.errors import BudgetTooSmall
+from advisor.events import Session
+from advisor.export.plan import Format, Plan, Rendered, RenderedFile
+from advisor.scoring import Candidate, Scorer
+from advisor.selections import distinct
+
+PREFIX = "alternative-"  # of the file's name
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One selection in place of the pick, for one file.
+
+    Attributes:
+        file: the name of the file that cannot say the pick.
+        plan: what the alternative file says, exactly.
+        reason: what it is and costs, beside the pick.
+    """
+
+    file: str
+    plan: Plan
+    reason: str
+
+    def rendered(self, target: Format) -> RenderedFile:
+        """The alternative file; its name is ``PREFIX`` and that of the other."""
+        return RenderedFile(target.render(self.plan).files[self.file].text, "alternative", (self.reason,))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``recommendation.json`` holds of it: the reason, and what of the plan differs from the pick's."""
+        plain = self.plan.as_dict()
+        differing = ("selection", "settings", "ranks", "alphas", "comments")
+        return {"reason": self.reason, "plan": {key: plain[key] for key in differing}}
+
+
+def with_alternatives(rendered: Rendered, target: Format, alternatives: Sequence[Alternative]) -> Rendered:
+    """The files of one format, each alternative behind the others."""
+    return Rendered({**rendered.files, **{PREFIX + found.file: found.rendered(target) for found in alternatives}})
+
+
+def sayable(scorer: Scorer, rec: Recommendation, seed: int, session: Session) -> list[Candidate]:
+    """All-linear, then every other selection to choose from, at one rank for all modules."""
+    found = [candidate.selection for candidate in rec.pool]
+    if rec.granularity != "role":
+        try:
+            roles = candidate_pool(scorer, rec.budget, "role", rec.strategy, seed, session)
+            found += [candidate.selection for candidate in roles]
+        except BudgetTooSmall:  # no whole role fits
+            pass
+    return [Candidate(selection, scorer.settings) for selection in distinct(found)]
+
+
+def can_say(target: Format, file: str, plan: Plan, candidate: Candidate) -> bool:
+    """Whether ``file`` of the format says the candidate exactly; the rest is as in ``plan``."""
+    said = replace(plan, selection=candidate.selection, settings=candidate.settings, ranks={}, alphas={})
+    return target.render(said).files[file].fidelity == "exact"
+
+
+def best_for(
+    target: Format, file: str, plan: Plan, pool: Sequence[Candidate], scorer: Scorer, rec: Recommendation
+) -> Alternative | None:
+    """The selection that the pick's rule chooses among those that the file can say, within the same budget.
+
+    Args:
+        plan: the pick's. pool: of :func:`sayable`.
+
+    Returns:
+        None where none that it can say fits, or none is predicted better than the pick's modules at one rank for all, which it
+        can say.
+    """
+    own = Candidate(plan.selection, plan.flat().settings)
+    known = [candidate for candidate in (own, *pool) if can_say(target, file, plan, candidate)]
+    predictions = scorer.predict(known)
+    try:
+        finalists, _ = choose(scorer, known, predictions, rec.budget, "role", rec.strategy)
+    except BudgetTooSmall:
+        return None
+    chosen = known[finalists[0]]
+    if known[0] is own and predictions.deviation[finalists[0]] >= predictions.deviation[0]:
+        return None
+    picked = rec.picked.candidate
+    before, after = (c.selection.params(scorer.probe.targets, c.settings.rank, c.ranks) for c in (picked, chosen))
+    reason = (
+        f"Another selection than the one recommended, the best that {file} can say: {len(chosen.selection.targets)} modules with "
+        f"{after:,} LoRA parameters in place of {len(picked.selection.targets)} with {before:,}. "
+        + cost_of(scorer, picked, chosen)
+    )
+    said = replace(plan, selection=replace(chosen.selection, name=f"alternative for {file}"), settings=chosen.settings)
+    return Alternative(file, replace(said, ranks={}, alphas={}, comments=(reason,)), reason)
+
+
+def cost_of(scorer: Scorer, picked: Candidate, instead: Candidate) -> str:
+    """What is predicted of a file that trains ``instead``, beside the pick."""
+    scores = scorer.score([picked, instead])
+    metric = str(scorer.probe.info["metric"]).replace("_", " ")
+    (chosen, loss), (reached, value) = ((s.loss[0] for s in scores), (s.metric[0] for s in scores))
+    apart = "" if scores.predictions.distinguishable(1, 0) else ", a difference that cannot be told from none"
+    return (
+        f"Predicted of this file: {metric} {value:.3g} (chosen: {reached:.3g}), "
+        f"validation loss {loss:.3g} (chosen: {chosen:.3g}){apart}."
+    )
