@@ -159,6 +159,16 @@ def plain_weight(module: Any) -> torch.Tensor | None:
         return weight.float() if weight.is_floating_point() and not weight.is_meta else None
 
 
+def keep_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first product on a CPU with AVX512-BF16.
+
+    That form serves inference alone, and refuses widths that are no multiple of 32.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def quantised_as(model: nn.Module) -> str | None:
     """``4bit``, ``8bit``, or None."""
     return next((name for name in QUANTISED if getattr(model, f"is_loaded_in_{name}", False)), None)
