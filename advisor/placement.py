@@ -166,7 +166,7 @@ def keep_unpacked(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 -- mypy knows no such attribute
 
 
 def quantised_as(model: nn.Module) -> str | None:
