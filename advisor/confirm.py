@@ -210,9 +210,8 @@ def confirm(
     reasons: dict[int, str] = {}
 
     def run(indices: Sequence[int], measured: Sequence[Selection] = ()) -> list[bool]:
-        if not indices:
-            return []
-        for index, outcome in zip(indices, run_all([candidates[i] for i in indices], measured), strict=True):
+        new = [i for i in indices if i not in reasons]  # the pilot may have failed where nothing else is left
+        for index, outcome in zip(new, run_all([candidates[i] for i in new], measured) if new else (), strict=True):
             if isinstance(outcome, RealRun):
                 done[index] = outcome
             else:
