@@ -266,10 +266,10 @@ def test_a_budget_of_memory_without_room_for_all_modules_has_no_pilot(both: Both
 def test_a_pilot_that_failed_is_not_run_again(both: Both) -> None:
     scorer, rec = both
     asked: list[str] = []
-    only = replace(rec, finalists=(0,))
-    found = confirm(scorer, only, scorer.recipe, 4, lucky(scorer, {rec.pool[0].selection.name: 0.0}, asked=asked))
-    assert asked.count(rec.pool[0].selection.name) == 1
-    assert [name for name, _ in found.failed] == [rec.pool[0].selection.name]
+    found = confirm(scorer, replace(rec, finalists=(0,)), scorer.recipe, 4, lucky(scorer, {"*": 0.0}, asked=asked))
+    assert len(asked) == len(set(asked)) == 2  # and the baseline
+    assert [name for name, _ in found.failed] == asked
+    assert (found.picked, found.sure) == (rec.pool[0], 0.0)
 
 
 def test_a_pilot_says_nothing_of_other_ranks(both: Both) -> None:
