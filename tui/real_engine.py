@@ -209,7 +209,6 @@ class RealEngine:
         )  # fmt: skip
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
-        from advisor.bounds import certificate
         from advisor.spectrum import Spectrum
 
         scorer = opened.scorer
@@ -230,7 +229,7 @@ class RealEngine:
             condition=spectrum.condition_number(scorer.sigma),
             effective_rank=spectrum.effective_rank(),
             spectrum=spectrum.values[::-1],
-            certificate=certificate(scorer.kernels, weights[0], scorer.probe.z, scorer.sigma),
+            certificate=scorer.certificate(weights[0], spectrum),
             far=predictions.far,
         )
 
