@@ -7,7 +7,7 @@ import os
 import sys
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -154,7 +154,6 @@ def recommend(
         _refuse_beside_tui(options)
     if in_tui and _has_terminal():
         _run_tui({**options, "rank": _rank(rank)}, start=True)
-        return
     from advisor import api
     from advisor.console import console_session
 
@@ -437,14 +436,14 @@ def _refuse_beside_tui(options: dict[str, Any]) -> None:
         raise BadInput(f"{', '.join(beyond)}: not known to the terminal interface.", "Leave out --tui.")
 
 
-def _run_tui(options: dict[str, Any], **how: Any) -> None:
+def _run_tui(options: dict[str, Any], **how: Any) -> NoReturn:
     """The terminal interface with the options that a command was given."""
     import gc
 
     gc.disable()  # until the first paint, which comes sooner by a tenth; the app enables it again
     from tui.main import run
 
-    raise typer.Exit(run(options, **how))
+    sys.exit(run(options, **how))
 
 
 # --- from options to engine objects -------------------------------------------------------------------------------
@@ -476,6 +475,8 @@ def main() -> None:
     """Entry point: expected errors become one line on stderr and their exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        if sys.argv[1:] == ["tui"]:
+            tui()  # there is nothing to parse, and typer takes a third of the time to the first paint to find that out
         code = app(standalone_mode=False) or 0
         if code == Interrupted.exit_code:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
