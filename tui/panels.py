@@ -27,6 +27,8 @@ TERMS = (
     ("bound B", "proven limit on how far toggling the module can move V; the number before it is what it does move."),
     ("spectrum, σ", "eigenvalues of the kernel, largest first; what lies below the ridge σ is hardly learned."),
     ("pick", "the recommended selection: the cheapest that is not predicted worse than the best within the budget."),
+    ("pilot run", "one real run of all modules, after which each finalist is measured by switching the other modules' adapters "
+                  "off: the first run of `advisor recommend --confirm N`."),
     *((measure.label, measure.help.split(": ", 1)[1]) for measure in MEASURES.values()),
 )  # fmt: skip
 

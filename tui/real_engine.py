@@ -68,10 +68,11 @@ def language_of(model: str | None, revision: str | None) -> str:
     from advisor.errors import BadInput
     from advisor.store import read_json
 
+    name = model or ""
     try:
-        is_folder = Path(model or "").is_dir()
-        path = Path(model or "", "config.json") if is_folder else try_to_load_from_cache(model or "", "config.json", revision=revision)
-        config = read_json(Path(path), "config") if isinstance(path, str | Path) else {}
+        is_folder = Path(name).is_dir()
+        path = f"{name}/config.json" if is_folder else try_to_load_from_cache(name, "config.json", revision=revision)
+        config = read_json(Path(path), "config") if isinstance(path, str) else {}
     except (BadInput, ValueError):  # damaged, or no name that the hub would take
         return "causal-lm"
     return "seq2seq" if config.get("is_encoder_decoder") else "causal-lm"

@@ -125,3 +125,19 @@ async def test_it_can_be_resized_at_any_time(make_app: Callable[..., AdvisorApp]
             drawn = shown(app).query_one(Plot)
             expected = plot(drawn.points, [], drawn.size.width, drawn.size.height)
             assert len(str(drawn.content).splitlines()) == len(expected) > 0
+
+
+async def test_it_can_be_resized_while_another_screen_is_in_view(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        await pilot.press("3")
+        await settled(pilot)
+        await pilot.resize_terminal(50, 20)
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        drawn = shown(app).query_one(Plot)
+        assert len(str(drawn.content).splitlines()) == drawn.size.height == 7

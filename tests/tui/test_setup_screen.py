@@ -110,7 +110,9 @@ def test_a_real_file_is_previewed_as_the_engine_would_read_it(tmp_path: Path) ->
     assert found.rows[0] == ("text number 0", "no")
 
 
-@pytest.mark.parametrize(("config", "task"), [('{"is_encoder_decoder": true}', "seq2seq"), ("{}", "causal-lm"), ("[", "causal-lm")])
+@pytest.mark.parametrize(
+    ("config", "task"), [('{"is_encoder_decoder": true}', "seq2seq"), ("{}", "causal-lm"), ("[", "causal-lm")]
+)
 def test_answers_are_read_as_the_models_config_says(tmp_path: Path, config: str, task: str) -> None:
     data = tmp_path / "d.jsonl"
     rows = "".join(f'{{"prompt": "what is {i}?", "completion": "it is {i}"}}\n' for i in range(20))
