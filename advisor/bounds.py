@@ -263,8 +263,13 @@ def certificate(kernels: Kernels, weights: Array, z: Array, sigma: float, with_h
     both = kernels.of(np.vstack([weights, np.where(weights > 0, weights, 1.0)]), with_head)
     ridge = sigma * np.eye(len(z))
     chosen, full = (sigma * float(np.sum(z * np.linalg.solve(kernel + ridge, z))) for kernel in both)
+    return bound_c(chosen, full, sigma, kernels.kind, with_head)
+
+
+def bound_c(chosen: float, full: float, sigma: float, kind: str, head: bool) -> Bound:
+    """C of a selection whose V(S) and V(K_all) are known."""
     low = min(1.0, full / chosen) if chosen > 0 else 1.0
-    return Bound("C", "V(all)/V(S)", "rest", kernels.kind, with_head, sigma, low, 1.0)
+    return Bound("C", "V(all)/V(S)", "rest", kind, head, sigma, low, 1.0)
 
 
 @dataclass(frozen=True)

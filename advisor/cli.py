@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -154,7 +155,6 @@ def recommend(
         _refuse_beside_tui(options)
     if in_tui and _has_terminal():
         _run_tui({**options, "rank": _rank(rank)}, start=True)
-        return
     from advisor import api
     from advisor.console import console_session
 
@@ -442,14 +442,14 @@ def _refuse_beside_tui(options: dict[str, Any]) -> None:
         raise BadInput(f"{', '.join(beyond)}: not known to the terminal interface.", "Leave out --tui.")
 
 
-def _run_tui(options: dict[str, Any], **how: Any) -> None:
+def _run_tui(options: dict[str, Any], **how: Any) -> NoReturn:
     """The terminal interface with the options that a command was given."""
     import gc
 
     gc.disable()  # until the first paint, which comes sooner by a tenth; the app enables it again
     from tui.main import run
 
-    raise typer.Exit(run(options, **how))
+    sys.exit(run(options, **how))
 
 
 # --- from options to engine objects -------------------------------------------------------------------------------
@@ -480,7 +480,11 @@ def _print_report(lines: list[str], tables: list[Any], after: list[str]) -> None
 def main() -> None:
     """Entry point: expected errors become one line on stderr and their exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # PEFT imports bitsandbytes where it is installed, which misses a kernel for inference that nothing here uses.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
+        if sys.argv[1:] == ["tui"]:
+            tui()  # there is nothing to parse, and typer takes a third of the time to the first paint to find that out
         code = app(standalone_mode=False) or 0
         if code == Interrupted.exit_code:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt

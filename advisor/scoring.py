@@ -6,13 +6,14 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advisor import bounds
-from advisor.bounds import Bound, Change, certificate
+from advisor.bounds import Bound, Change, bound_c, certificate
 from advisor.cost import Cost, TrainingFootprint, estimate_cost
 from advisor.errors import BadInput
 from advisor.features import (
@@ -39,6 +40,7 @@ from advisor.probe_folder import Probe
 from advisor.recipe import LANGUAGE_TASKS, TrainingRecipe, default_recipe
 from advisor.rows import CalibrationRow
 from advisor.simulate import Schedule
+from advisor.spectrum import Spectrum
 from advisor.targets import LoraSettings, Selection, in_model_order
 
 FEATURE_KERNELS = ("adam", "lora-expected")
@@ -168,6 +170,19 @@ class Scorer:
                     weights[s, m] = rank_weights(kind, self.settings, candidate.module_settings(target.name))
         return weights
 
+    @cached_property
+    def least(self) -> float:
+        """V(K_all) at its own rank and alpha, which no selection's V falls below."""
+        everything = self.kernels.of(np.ones((1, len(self.probe.targets))))[0]
+        return Spectrum.of(everything).objective(self.probe.z, self.sigma)
+
+    def certificate(self, weights: Array, spectrum: Spectrum) -> Bound:
+        """Bound C of a selection's weights [M] and its kernel's spectrum, with the head's block."""
+        if not np.isin(weights, (0.0, 1.0)).all():  # adding the rest leads to another K_all
+            return certificate(self.kernels, weights, self.probe.z, self.sigma)
+        chosen = spectrum.objective(self.probe.z, self.sigma)
+        return bound_c(chosen, self.least, self.sigma, self.kernels.kind, head=True)
+
     def on(self, probe: Probe) -> Scorer:
         """The same scorer, its kind of kernel, σ and real runs included, on another probe of the same model."""
         return self._like(probe, self.recipe).given(self.runs)
@@ -278,13 +293,18 @@ class Scorer:
             base, params=params, params_with_head=base.params_with_head - base.params + params, memory_bytes=memory
         )
 
+    @cached_property
+    def footprint(self) -> TrainingFootprint:
+        """What training holds in memory, as the probe measured it."""
+        return TrainingFootprint.from_dict(self.probe.info["footprint"])
+
     def _cost(self, selection: Selection, settings: LoraSettings) -> Cost:
         return estimate_cost(
             selection,
             self.probe.targets,
             settings,
             self.recipe,
-            TrainingFootprint.from_dict(self.probe.info["footprint"]),
+            self.footprint,
             head_params=self.probe.info["head_parameters"],
             mean_tokens=self.probe.info["mean_tokens"],
             max_tokens=self.probe.info["max_tokens"],

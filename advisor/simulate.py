@@ -113,20 +113,23 @@ def _joined(parts: Sequence[Simulation]) -> Simulation:
 
 @dataclass
 class _Run:
-    """Outputs f [S, n, folds, c] of S selections, trained on all but one fold at a time; train [n, folds] is 0 or 1."""
+    """Outputs f [S, n, folds, c] of S selections, trained on all but one fold at a time; train [n, folds] is 0 or 1; slope is
+    ∂ℓ/∂f."""
 
     kernels: Array
     task: str
     y: Array
     train: Array
     f: Array
+    slope: Array
 
     @classmethod
     def of(cls, kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.int64]) -> _Run:
         train = (folds[:, None] != np.unique(folds)).astype(np.float64)
         start = f0 if task in LANGUAGE_TASKS else np.zeros_like(y)
         shape = (len(kernels), len(y), train.shape[1], y.shape[1])
-        return cls(kernels, task, y, train, np.broadcast_to(start[None, :, None, :], shape).copy())
+        f = np.broadcast_to(start[None, :, None, :], shape).copy()
+        return cls(kernels, task, y, train, f, _loss(f, task, y)[1])
 
     def scaled_up(self, steps: Array) -> Array:
         """[T, folds]: sizes for three folds that do as much as ``steps`` would with all examples."""
@@ -135,13 +138,12 @@ class _Run:
     def step(self, size: Array, head: Array, growth: float = 1.0) -> tuple[Array, Array]:
         """One step of sizes [S, folds] (or what broadcasts to it); losses [S] held out and in training after it."""
         count, n = self.f.shape[:2]
-        _, slope = _loss(self.f, self.task, self.y)
-        flat = (slope * self.train[None, :, :, None]).reshape(count, n, -1)
+        flat = (self.slope * self.train[None, :, :, None]).reshape(count, n, -1)
         moved = growth * (self.kernels @ flat)
         if head.ndim:
             moved = moved + head @ flat
         self.f -= size[:, None, :, None] * moved.reshape(self.f.shape)
-        loss, _ = _loss(self.f, self.task, self.y)
+        loss, self.slope = _loss(self.f, self.task, self.y)
         out = 1.0 - self.train
         return (loss * (out / out.sum(0))).sum(1).mean(1), (loss * (self.train / self.train.sum(0))).sum(1).mean(1)
 

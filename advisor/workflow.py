@@ -146,7 +146,7 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     arguments = read_json(path / CONFIG_FILE if path.is_dir() else path, "baseline config")
     if arguments.get("peft_type") != "LORA":
         raise BadInput(f"{path}: peft_type is {arguments.get('peft_type')!r}, not LORA.", "Give a LoRA config.")
-    model = _empty_model(probe, trust_remote_code)
+    model = empty_model(probe, trust_remote_code)
     try:
         resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
     except BadInput as error:
@@ -163,7 +163,7 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     )
 
 
-def _empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
+def empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
     """The probe's model, in the revision that was probed, on the meta device."""
     return meta_model(
         str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, revision=probe.info["revision"],
@@ -219,7 +219,7 @@ def recommend_folder(
     pick = result.picked.candidate
     plan = plan_of(pick, probe)
     arguments = arguments_of(plan)
-    model = _empty_model(probe, trust_remote_code)
+    model = empty_model(probe, trust_remote_code)
     resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank, pick.ranks)
     found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
     session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")

@@ -5,7 +5,8 @@
 Toggle: the real app on a synthetic probe of 224 modules and 128 examples; from the key to the screen that shows the new
 selection with its prediction, cost, κ, certificate and spectrum; beside it the engine's part of that (its figures alone),
 and until the cell and the parameters show. First paint: a subprocess in a pseudo-terminal, from its start to the first screen
-it writes, and until all that Setup has is there. Beside both an empty Textual app: one line of text, which Space changes.
+it writes, and until all that Setup has is there; a start before the measured ones has compiled every source. Beside both an
+empty Textual app: one line of text, which Space changes.
 """
 
 from __future__ import annotations

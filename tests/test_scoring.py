@@ -27,6 +27,7 @@ from advisor.scoring import (
     training_rows,
 )
 from advisor.selections import HEAD_ONLY, all_linear
+from advisor.spectrum import Spectrum
 from advisor.targets import LoraSettings, Selection
 
 PROBE = make_probe(layers=2)
@@ -206,6 +207,17 @@ def test_certificate_uses_the_asked_kernel_and_sigma() -> None:
         assert (bound.kernel, bound.sigma) == ("weight", 0.5)
     default = make_scorer(PROBE)
     assert default.sigma == pytest.approx(1e-2 * np.trace(default.kernels.blocks.sum(0)) / PROBE.samples)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, LoraSettings(4)])
+def test_certificate_from_a_spectrum_is_the_certificate(settings: LoraSettings) -> None:
+    scorer = make_scorer(PROBE)
+    chosen = Candidate(candidate(PROBE, [1, 2]).selection, settings)
+    weights = scorer.block_weights([chosen], scorer.kernels.kind)
+    found = scorer.certificate(weights[0], Spectrum.of(scorer.kernels.of(weights)[0]))
+    expected = certificate(scorer.kernels, weights[0], PROBE.z, scorer.sigma)
+    assert found.low == pytest.approx(expected.low, rel=1e-5)
+    assert replace(found, low=None) == replace(expected, low=None)
 
 
 def test_subsample_is_what_a_smaller_probe_would_hold() -> None:

@@ -189,7 +189,7 @@ class Engine(Protocol):
     def plan(self, opened: Opened, candidate: Candidate, recommendation: Recommendation | None) -> Plan:
         """What an export of a selection has to say, the comments of ``advisor recommend`` included."""
 
-    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
+    def resolve(self, opened: Opened, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
         """What the format's tool and PEFT train with the plan's first file, on the meta device; None: impossible."""
 
     def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:

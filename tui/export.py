@@ -171,13 +171,14 @@ class ExportScreen(AdvisorScreen):
     def _resolve(self) -> None:
         """Ask PEFT once for every plan and format."""
         shown, name, engine, inputs = self.shown, self.format_name, self.advisor.engine, self.state.inputs
-        if shown is None or shown.plan is None or (shown.key, name) in self.resolved:
+        opened = self.state.opened
+        if opened is None or shown is None or shown.plan is None or (shown.key, name) in self.resolved:
             return
         plan, asked = shown.plan, (shown.key, name)
 
         def job() -> str:
             try:
-                return resolved_text(engine.resolve(plan, name, inputs), plan)
+                return resolved_text(engine.resolve(opened, plan, name, inputs), plan)
             except AdvisorError as error:
                 return f"✗ {error.what} {error.hint}".strip()
 

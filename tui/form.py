@@ -56,6 +56,7 @@ FIELDS = (
     Field("samples", "Probe rows", WHOLE, "Examples the probe looks at; more make it steadier and slower.",
           "max(128, 4 × classes)"),
     Field("max_length", "Max tokens", WHOLE, "Tokens a row; longer ones are cut. LM: language models.", "128 (LM: 512)"),
+    Field("revision", "Revision", TEXT, "Of a model of the hub: branch, tag or commit.", "main"),
     Field("device", "Device", CHOICE, "Where the model runs.", choices=("auto", "cpu", "cuda", "disk")),
 )  # fmt: skip
 

@@ -12,11 +12,10 @@ from typing import Any
 import platformdirs
 
 from advisor.errors import AdvisorError
-from advisor.store import read_json, write_json
+from advisor.store import APP, read_json, write_json
 from tui.inputs import Inputs
 from tui.state import State, entry
 
-APP = "lora-layer-advisor"
 SCHEMA = 1
 RECENT = 12
 

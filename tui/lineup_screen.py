@@ -268,7 +268,7 @@ class LineupScreen(AdvisorScreen):
     def show_details(self, panel: Static, lines: Sequence[str]) -> None:
         """Lines into a panel, the first one bold; one after the other where there is more width than height."""
         first, *rest = lines or [""]
-        if self.has_class("-normal") and self.has_class("-low"):
+        if self.has_class("-low") and not self.has_class("-wide"):
             text = "".join(f" · {' '.join(line.split())}" for line in rest)
         else:
             text = "".join(f"\n{line}" for line in rest)

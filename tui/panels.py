@@ -27,6 +27,8 @@ TERMS = (
     ("bound B", "proven limit on how far toggling the module can move V; the number before it is what it does move."),
     ("spectrum, σ", "eigenvalues of the kernel, largest first; what lies below the ridge σ is hardly learned."),
     ("pick", "the recommended selection: the cheapest that is not predicted worse than the best within the budget."),
+    ("pilot run", "one real run of all modules, after which each finalist is measured by switching the other modules' adapters "
+                  "off: the first run of `advisor recommend --confirm N`."),
     *((measure.label, measure.help.split(": ", 1)[1]) for measure in MEASURES.values()),
 )  # fmt: skip
 
@@ -87,13 +89,21 @@ def selection_text(state: State, budget: Budget | None, searching: str = "") -> 
         ]
         if figures.certificate.low is not None:
             lines.append(f"certificate: V at most {1 - figures.certificate.low:.1%} lower")
-        if state.effects_are_fresh and state.effects is not None and state.effects.alike is not None and not state.is_pick:
-            lines.append("≈ cannot be told from the pick" if state.effects.alike else "≠ differs from the pick")
+        if state.pick is not None and not state.is_pick:
+            lines.append(_against_pick(state))
         if figures.far:
             lines.append("⚠ far from all calibration runs")
     if searching:
         lines.append(f"… {searching}")
     return "\n".join(lines)
+
+
+def _against_pick(state: State) -> str:
+    """Whether it can be told from the recommended selection; a line of its own also while that is being computed, so that
+    what stands below stays where it is."""
+    if state.effects is None or not state.effects_are_fresh:
+        return "… comparing with the pick"
+    return "≈ cannot be told from the pick" if state.effects.alike else "≠ differs from the pick"
 
 
 def inspected(state: State, modules: Sequence[int], width: int) -> str:
@@ -135,16 +145,15 @@ def _end(text: str, most: int) -> str:
 
 
 def _effect_lines(state: State, index: int, inside: bool) -> list[str]:
+    """Two lines, also of what is not known (yet)."""
     verb = "dropping" if inside else "adding"
     effects = state.effects
     if effects is None or not state.effects_are_fresh:
-        return [f"{verb} it: …"]
+        return [f"{verb} it: …", "V …"]
     effect, gain = effects.rows[index].effect, float(effects.gains[index])
-    lines = [f"{verb} it: predicted {-gain if inside else gain:+.2f} sd"]
-    if effect.ratio is not None:
-        limit = "no bound" if effect.limit is None else f"bound B {'≤' if inside else '≥'} {effect.limit - 1:+.1%}"
-        lines.append(f"V {effect.ratio - 1:+.1%}, {limit}")
-    return lines
+    moved = "V –" if effect.ratio is None else f"V {effect.ratio - 1:+.1%}"
+    limit = "no bound" if effect.limit is None else f"bound B {'≤' if inside else '≥'} {effect.limit - 1:+.1%}"
+    return [f"{verb} it: predicted {-gain if inside else gain:+.2f} sd", f"{moved}, {limit}"]
 
 
 def peer_places(state: State, index: int) -> list[tuple[str, int]]:

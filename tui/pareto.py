@@ -38,10 +38,16 @@ class Plot(Static):
     def __init__(self) -> None:
         super().__init__("", id="plot", markup=False)
         self.points: list[Point] = []
+        self.front: list[int] = []
+        self.cursor: int | None = None
 
     def show(self, points: list[Point], front: list[int], cursor: int | None) -> None:
-        self.points = points
-        lines = plot(points, front, self.size.width, self.size.height, cursor)
+        self.points, self.front, self.cursor = points, front, cursor
+        self.on_resize()
+
+    def on_resize(self) -> None:
+        """Drawn to its size, also where that changed while another screen was in view."""
+        lines = plot(self.points, self.front, self.size.width, self.size.height, self.cursor)
         drawn = [Content.assemble(*((text, STYLES[style]) for text, style in line)) for line in lines]
         self.update(Content("\n").join(drawn))
 
@@ -77,8 +83,9 @@ class ParetoScreen(LineupScreen):
     ParetoScreen.-normal.-low #plot { height: 9; }
     ParetoScreen.-narrow #main { layout: vertical; }
     ParetoScreen.-narrow #side { width: 100%; height: 8; border-left: none; border-top: solid $border; }
-    ParetoScreen.-narrow #plot, ParetoScreen.-narrow #legend { display: none; }
-    ParetoScreen.-narrow.-high #plot, ParetoScreen.-narrow.-high #legend { display: block; }
+    ParetoScreen.-narrow.-low #side { height: 5; }
+    ParetoScreen.-narrow.-low #plot { height: 7; min-height: 7; }
+    ParetoScreen.-narrow.-low #legend { display: none; }
     """
 
     def __init__(self) -> None:

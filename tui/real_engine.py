@@ -60,6 +60,24 @@ def source_of(inputs: Inputs) -> Source:
     )  # fmt: skip
 
 
+def language_of(model: str | None, revision: str | None) -> str:
+    """What a model learns that predicts tokens, by its ``config.json`` in its folder or the hub's cache; ``causal-lm``, as most
+    do, where neither has one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from advisor.errors import BadInput
+    from advisor.store import read_json
+
+    name = model or ""
+    try:
+        is_folder = Path(name).is_dir()
+        path = f"{name}/config.json" if is_folder else try_to_load_from_cache(name, "config.json", revision=revision)
+        config = read_json(Path(path), "config") if isinstance(path, str) else {}
+    except (BadInput, ValueError):  # damaged, or no name that the hub would take
+        return "causal-lm"
+    return "seq2seq" if config.get("is_encoder_decoder") else "causal-lm"
+
+
 def _characters(example: Example) -> int:
     return sum(map(len, (*example.texts, example.prompt, example.completion, *(text for _, text in example.messages))))
 
@@ -71,9 +89,9 @@ class RealEngine:
         import platformdirs
 
         from advisor.errors import AdvisorError
-        from advisor.store import read_json
+        from advisor.store import APP, read_json
 
-        cache = Path(platformdirs.user_cache_dir("lora-layer-advisor")) / "probes"
+        cache = Path(platformdirs.user_cache_dir(APP)) / "probes"
         found = []
         for folder in dict.fromkeys([*map(Path, folders), *(cache.glob("*") if cache.is_dir() else ())]):
             path = folder / "probe.json"
@@ -99,7 +117,7 @@ class RealEngine:
             raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
         how: dict[str, Any] = {
             "task": inputs.task, "text_columns": inputs.text_columns, "label_column": inputs.label_column,
-            "metric": inputs.metric,
+            "metric": inputs.metric, "language": language_of(inputs.model, inputs.revision),
         }  # fmt: skip
         dataset = load_dataset(inputs.data, **how)
         schema = dataset.schema
@@ -209,7 +227,6 @@ class RealEngine:
         )  # fmt: skip
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
-        from advisor.bounds import certificate
         from advisor.spectrum import Spectrum
 
         scorer = opened.scorer
@@ -230,7 +247,7 @@ class RealEngine:
             condition=spectrum.condition_number(scorer.sigma),
             effective_rank=spectrum.effective_rank(),
             spectrum=spectrum.values[::-1],
-            certificate=certificate(scorer.kernels, weights[0], scorer.probe.z, scorer.sigma),
+            certificate=scorer.certificate(weights[0], spectrum),
             far=predictions.far,
         )
 
@@ -277,18 +294,14 @@ class RealEngine:
         other = replace(recommendation, picked=scorer.score([candidate])[0])
         return plan_of(candidate, opened.probe, verdict(scorer, other, None)[1:2])  # the first names the budget
 
-    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
+    def resolve(self, opened: Opened, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
         from advisor.export import FORMATS
         from advisor.export.proof import prove_file
-        from advisor.models import meta_model
+        from advisor.workflow import empty_model
 
         target = FORMATS[format_name]
         name, file = next(iter(target.render(plan).files.items()))
-        model = meta_model(
-            plan.base_model, plan.task, num_labels=plan.outputs or 1, revision=plan.revision,
-            trust_remote_code=inputs.trust_remote_code,
-        )
-        return prove_file(target, name, file, plan, model)
+        return prove_file(target, name, file, plan, empty_model(opened.probe, inputs.trust_remote_code))
 
     def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
         from advisor import workflow

@@ -173,7 +173,8 @@ class SetupScreen(AdvisorScreen):
     def _what_is_read(self) -> tuple[Any, ...]:
         """The inputs that the preview and the cost of the probe depend on."""
         inputs = self.state.inputs
-        return (*(getattr(inputs, field.name) for field in FIELDS if field.data), inputs.model, inputs.samples, inputs.max_length)
+        model = inputs.model, inputs.revision, inputs.samples, inputs.max_length
+        return (*(getattr(inputs, field.name) for field in FIELDS if field.data), *model)
 
     def _ask_preview(self) -> None:
         inputs, engine = self.state.inputs, self.advisor.engine

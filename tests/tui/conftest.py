@@ -135,7 +135,7 @@ class FakeEngine(RealEngine):
         self._called("peers")
         return super().peers(opened, recommendation, inputs)
 
-    def resolve(self, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
+    def resolve(self, opened: Opened, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
         """As if PEFT did what it is asked: there is no model."""
         self._called("resolve")
         if FORMATS[format_name].render(plan).fidelity == "impossible":

@@ -15,9 +15,9 @@ from tui.inputs import Inputs
 
 def test_every_field_is_an_input_and_shows_what_it_reads() -> None:
     inputs = Inputs(
-        model="m", data="d", eval_data="e", task="regression", text_columns=("a", "b"), label_column="y", metric="spearman",
-        max_length=64, budget="2M", rank=4, alpha=8, train_rows=100, epochs=2, lr=3e-4, batch_size=8, samples=64, device="cpu",
-        granularity="layer",
+        model="m", revision="v1", data="d", eval_data="e", task="regression", text_columns=("a", "b"), label_column="y",
+        metric="spearman", max_length=64, budget="2M", rank=4, alpha=8, train_rows=100, epochs=2, lr=3e-4, batch_size=8,
+        samples=64, device="cpu", granularity="layer",
     )  # fmt: skip
     values, problems = parsed({field.name: shown(inputs, field) for field in FIELDS})
     assert not problems

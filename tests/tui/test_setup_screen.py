@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from textual.widgets import Input, OptionList
 from tui_helpers import settled, shown_text
 
 from advisor.errors import BadInput
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
-from tui.real_engine import RealEngine
+from tui.real_engine import RealEngine, language_of
 
 MakeApp = Callable[..., AdvisorApp]
 
@@ -107,6 +108,22 @@ def test_a_real_file_is_previewed_as_the_engine_would_read_it(tmp_path: Path) ->
     found = RealEngine().preview(Inputs(data=str(data)))
     assert (found.task, found.text_columns, found.label_column, found.total) == ("classification", ("text",), "label", 30)
     assert found.rows[0] == ("text number 0", "no")
+
+
+@pytest.mark.parametrize(
+    ("config", "task"), [('{"is_encoder_decoder": true}', "seq2seq"), ("{}", "causal-lm"), ("[", "causal-lm")]
+)
+def test_answers_are_read_as_the_models_config_says(tmp_path: Path, config: str, task: str) -> None:
+    data = tmp_path / "d.jsonl"
+    rows = "".join(f'{{"prompt": "what is {i}?", "completion": "it is {i}"}}\n' for i in range(20))
+    data.write_text(rows, encoding="utf-8")
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    assert RealEngine().preview(Inputs(model=str(tmp_path), data=str(data))).task == task
+
+
+@pytest.mark.parametrize(("model", "revision"), [(None, None), ("no [such] model", None), ("owner/name", "v1"), ("a\0b", None)])
+def test_a_model_that_is_not_here_is_taken_for_a_decoder(model: str | None, revision: str | None) -> None:
+    assert language_of(model, revision) == "causal-lm"
 
 
 def test_recent_probes_are_those_that_still_are_there(tmp_path: Path) -> None:
