@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import shapes
 
-from advisor.probe_memory import measure_kept, peak_bytes, used_now
+from advisor.probe_memory import measure_kept, peak_bytes, resident_bytes, used_now
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scaling.json"
@@ -51,7 +51,8 @@ def measure(layers: int, width: int, rows: int, tokens: int) -> dict[str, Any]:
     made = shapes.rows_of(rows, tokens, VOCABULARY)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         spool = shapes.spool_of(loaded, made, Path(folder), 64)
-        estimate = used_now(loaded.device) + peak_bytes(loaded, spool, measure_kept(loaded, spool))
+        more = peak_bytes(loaded, spool, measure_kept(loaded, spool))
+        estimate = used_now(loaded.device) + resident_bytes(loaded.device, more)
         before = psutil.Process().memory_info().rss
         probe = shapes.processor_seconds(shapes.full_probe, loaded, spool)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
