@@ -1,9 +1,10 @@
 """Peak memory of whole probes against what they say before they start (the note "… GB of memory at the peak").
 
 Each is a process that prepares model and data, then runs the probe with everything (head, linearity, peers' scores); the
-peak is the resident set's after loading, the highest from then on.
+peak is the resident set's after loading, the highest from then on. The table goes into ``docs/big-models.md``.
 
     python benchmarks/memory.py [--only sketch]
+    python benchmarks/memory.py --page    # the table anew, nothing measured
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from advisor.prepare import Source
 from advisor.probing import ProbeSettings, run_probe
 from advisor.workflow import prepare_for_probe
 
-RESULTS = Path(__file__).parent / "results" / "memory.json"
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results" / "memory.json", HERE.parent / "docs" / "big-models.md"
+BEGIN, END = "<!-- memory: made by benchmarks/memory.py -->", "<!-- end of memory -->"
 SAID = r"(?:exact, ([\d.]+) GB of disk|sketch.*?); about ([\d.]+) GB of (?:GPU )?memory"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "MiniLM, 2 classes, 128 × 64, exact": {"model": "minilm", "data": "classes", "tokens": 64},
@@ -130,14 +133,27 @@ def measure(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def write_page(configurations: dict[str, dict[str, Any]]) -> None:
+    lines = ["| configuration | held after loading | peak | in | said before | |", "| --- | ---: | ---: | --- | ---: | ---: |"]
+    for name, found in configurations.items():
+        stage = max(found["stages"], key=found["stages"].__getitem__).split(" (")[0].lower()
+        off = found["estimated_bytes"] / found["peak_bytes"] - 1
+        held, peak, said = (f"{found[key] / 1e9:.2f} GB" for key in ("held_bytes", "peak_bytes", "estimated_bytes"))
+        lines.append(f"| {name} | {held} | {peak} | {stage} | {said} | {off:+.0%} |")
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    PAGE.write_text("\n".join([before, *lines, after]), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="configurations with this in their name; the others stay as measured")
+    parser.add_argument("--page", action="store_true", help="only write the table from the committed results")
     options = parser.parse_args()
     stored = json.loads(RESULTS.read_text(encoding="utf-8"))["configurations"] if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as made:
         for number, (name, configuration) in enumerate(CONFIGURATIONS.items()):
-            if options.only not in name:
+            if options.page or options.only not in name:
                 continue
             folder = Path(made) / str(number)
             folder.mkdir()
@@ -154,6 +170,7 @@ def main() -> None:
                   f"({found['estimated_bytes'] / found['peak_bytes'] - 1:+.0%})", flush=True)  # fmt: skip
             report = {"device": "cpu", "configurations": {name: stored[name] for name in CONFIGURATIONS if name in stored}}
             RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_page(stored)
 
 
 def in_a_process(work: Any, *arguments: Any) -> Any:
