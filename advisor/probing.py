@@ -333,16 +333,19 @@ def _choose_method(spool: Spool, settings: ProbeSettings, prepared: Prepared, se
 def _peak(spool: Spool, settings: ProbeSettings, prepared: Prepared) -> str:
     """In words, the estimated peak memory of this process, with what it holds now."""
     loaded = prepared.loaded
+    with_linearity = settings.linearity and not _uncopyable(loaded)
     try:
-        kept = measure_kept(loaded, spool)
+        kept = whole = measure_kept(loaded, spool)
+        if with_linearity and spool.recompute:  # which the linearity check does not do
+            whole = measure_kept(loaded, replace(spool, recompute=False))
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
         return "more memory than there is for two rows"
     few = _few_rows(prepared, settings)
     more = max(peak_bytes(loaded, spool, kept), peers_bytes(loaded, few))
-    if settings.linearity and not _uncopyable(loaded):
-        more = max(more, linearity_bytes(loaded, spool, kept, few, batch_of(loaded, few), LoraSettings().rank))
+    if with_linearity:
+        more = max(more, linearity_bytes(loaded, spool, whole, few, batch_of(loaded, few), LoraSettings().rank))
     peak = used_now(loaded.device) + resident_bytes(loaded.device, more)
     return f"about {peak / 1e9:.2f} GB of {'GPU ' if loaded.device.type == 'cuda' else ''}memory at the peak"
 
