@@ -130,7 +130,8 @@ def page(report: dict[str, Any]) -> str:
     lines += [
         f"Time grows as a power of: {words} (slopes of logarithms over each sweep). By count it must be 1 for layers, rows and",
         "short rows, and 2 for width; small models lie below, as fixed costs and narrow matrices weigh more there.",
-        f"What a sketch adds to the passes grows with the width, they with its square: the probe takes {narrow['probe_s'] / narrow['bare_s']:.1f} × "
+        "What a sketch adds to the passes grows with the width, they with its square: the probe takes "
+        f"{narrow['probe_s'] / narrow['bare_s']:.1f} × "
         f"the bare passes at width {narrow['width']}",
         f"and {wide['probe_s'] / wide['bare_s']:.1f} × at {wide['width']}. Memory is the process's, Python and torch "
         "with about 0.5 GB among it. Times of a busy machine are",
@@ -172,14 +173,14 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         top.plot(x, [p["bare_s"] for p in mine], "s--", label="bare passes")
         bottom.plot(x, [p["peak_bytes"] / 1e9 for p in mine], "o-", label="measured peak")
         bottom.plot(x, [p["estimated_bytes"] / 1e9 for p in mine], "s--", label="said before")
-        top.set_ylim(0.08, 10)
-        bottom.set_ylim(0.4, 2)
         for axis in (top, bottom):
             axis.set(xscale="log", yscale="log", xlabel=by)
             axis.set_xticks(x, [str(v) for v in x])
             axis.set_yticks(TICKS, [f"{v:g}" for v in TICKS])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
+    axes[0, 0].set_ylim(0.09, 11)
+    axes[1, 0].set_ylim(0.45, 2.2)
     axes[0, 0].set_ylabel("processor seconds")
     axes[1, 0].set_ylabel("memory, GB")
     axes[0, 0].legend(frameon=False)
