@@ -30,6 +30,7 @@ from advisor.placement import (
     device_of,
     fetched,
     is_offloaded,
+    keep_packing,
     offload_folder,
     pick_device,
     pick_dtype,
@@ -239,6 +240,7 @@ def load_model(
                 "or a hub id." if Path(name).exists() else hub_hint(error),
             ) from error
     model.requires_grad_(False).eval()
+    keep_packing(model)
     if not placed:
         model.to(torch_device)
     where = _places(model) if placed else f"on {torch_device}"

@@ -159,6 +159,14 @@ def plain_weight(module: Any) -> torch.Tensor | None:
         return weight.float() if weight.is_floating_point() and not weight.is_meta else None
 
 
+def keep_packing(model: nn.Module) -> None:
+    """Have bitsandbytes leave 4-bit weights as they are. On a CPU with AVX-512 BF16 it else rearranges them in the first
+    pass whose inputs need no gradient, for a product that has no backward pass and takes output widths of whole 32s only."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def quantised_as(model: nn.Module) -> str | None:
     """``4bit``, ``8bit``, or None."""
     return next((name for name in QUANTISED if getattr(model, f"is_loaded_in_{name}", False)), None)
