@@ -162,6 +162,7 @@ def plain_weight(module: Any) -> torch.Tensor | None:
 def keep_packing(model: nn.Module) -> None:
     """Have bitsandbytes leave 4-bit weights as they are. On a CPU with AVX-512 BF16 it else rearranges them in the first
     pass whose inputs need no gradient, for a product that has no backward pass and takes output widths of whole 32s only."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
