@@ -162,7 +162,7 @@ def plain_weight(module: Any) -> torch.Tensor | None:
 def keep_unpacked(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights at the first product on a CPU with AVX512-BF16.
 
-    That form serves inference alone, and refuses widths that are no multiple of 32.
+    That form serves inference alone: its product has no backward pass and takes output widths of whole 32s only.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

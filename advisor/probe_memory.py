@@ -12,10 +12,12 @@ import torch
 from advisor import blocks
 from advisor.encode import Row
 from advisor.models import LoadedModel
+from advisor.peers import BATCH_TOKENS, EVA_BYTES, EVA_TOKENS
 from advisor.recipe import LANGUAGE_TASKS
 from advisor.spool import Spool
 
 RECOMPUTED_BLOCK = 2.0  # what a block keeps while it runs again, as a multiple of its modules' x and g: a guess
+HEAP = 1.6  # resident bytes for each that is alive, on a CPU: the allocator keeps part of what is freed (benchmarks/memory.py)
 
 
 @dataclass(frozen=True)
@@ -86,18 +88,19 @@ def peak_bytes(loaded: LoadedModel, spool: Spool, kept: Kept) -> float:
     for rows, longest in spool.micro_batches(loaded):
         tokens = _padded(rows, longest)
         graph, inputs, own, gradients = (once + each * tokens for once, each in _growths(kept))
+        short_lived = _logit_copies(loaded, tokens)
         if spool.recompute or loaded.offloaded:  # then the graph is what lies outside the blocks
             count = max(1, len(loaded.blocks))
-            graph += own / len(layers) * count + RECOMPUTED_BLOCK * (own + gradients) / count
-            graph += _weights_of_a_block(loaded) if loaded.offloaded else 0
-        logits = 3 * 4 * tokens * _logits(loaded)  # gradients and short-lived copies
+            graph += own / len(layers) * count
+            block = RECOMPUTED_BLOCK * (own + gradients) / count + (_weights_of_a_block(loaded) if loaded.offloaded else 0)
+            short_lived = max(short_lived, block)
         if spool.sketch_size is None:
             gradients *= spool.scalars
             # A token that learns nothing is left out of x, which then is no longer shared.
             left = own if loaded.task in LANGUAGE_TASKS else inputs
-            passes = max(graph + gradients * (spool.scalars - 1) / spool.scalars + logits, left + gradients)
+            passes = max(graph + gradients * (spool.scalars - 1) / spool.scalars + short_lived, left + gradients)
         else:
-            passes = graph + logits + 4 * rows * spool.scalars * len(layers) * spool.sketch_size**2
+            passes = graph + short_lived + 4 * rows * spool.scalars * len(layers) * spool.sketch_size**2
         most = max(most, passes)
     n, tokens = len(spool.rows), sum(row.length for row in spool.rows)
     stored = 2 * 4 * n * n * len(layers)
@@ -110,15 +113,29 @@ def peak_bytes(loaded: LoadedModel, spool: Spool, kept: Kept) -> float:
     return float(max(most, contraction + stored))
 
 
-def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: int, batch: int, rank: int) -> float:
-    """Bytes above what is used now while linearity is measured on ``rows`` rows: a float32 copy of the model, and three
-    Jacobians in LoRA's B of all modules and the head."""
+def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: Sequence[Row], batch: int, rank: int) -> float:
+    """Bytes above what is used now while linearity is measured on ``rows``, ``batch`` at once: a float32 copy of the model,
+    three Jacobians in LoRA's B of all modules and the head, and one pass, whose graph stays for all directions."""
     directions = spool.outputs.count
-    tokens = _padded(batch, spool.rows[-1].length)
+    tokens = _padded(batch, max(row.length for row in rows))
     moved = sum(rank * t.out_features for t in loaded.targets)
     moved += sum(p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters())
     graph, _, _, gradients = (once + each * tokens for once, each in _growths(kept))
-    return float(4 * loaded.parameters + graph + gradients * directions + 3 * 4 * rows * directions * moved)
+    one_pass = graph + max(gradients * directions, _logit_copies(loaded, tokens))
+    return float(4 * loaded.parameters + one_pass + 3 * 4 * len(rows) * directions * moved)
+
+
+def peers_bytes(loaded: LoadedModel, rows: Sequence[Row]) -> float:
+    """Bytes above what is used now while the peers' scores are measured on ``rows``: the inputs that EVA looks at, and the
+    output of one forward pass."""
+    read = sum(row.length for row in rows)
+    inputs = 4 * min(read, EVA_TOKENS) * sum(t.in_features for t in loaded.targets)
+    return float(min(inputs, EVA_BYTES) + loaded.dtype.itemsize * min(read, BATCH_TOKENS) * _logits(loaded))
+
+
+def resident_bytes(device: torch.device, alive: float) -> float:
+    """What ``alive`` bytes make the process hold; on a GPU, where it was not measured, the same."""
+    return alive if device.type == "cuda" else HEAP * alive
 
 
 def _weights_of_a_block(loaded: LoadedModel) -> float:
@@ -135,6 +152,11 @@ def used_now(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
+
+
+def _logit_copies(loaded: LoadedModel, tokens: int) -> float:
+    """Bytes of the logits' gradients and short-lived copies."""
+    return 3 * 4 * tokens * _logits(loaded)
 
 
 def _logits(loaded: LoadedModel) -> int:

@@ -36,11 +36,11 @@ from advisor.probe_folder import (
     save_probe,
     stratified_folds,
 )
-from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes, used_now
+from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes, peers_bytes, resident_bytes, used_now
 from advisor.selections import ALL_LINEAR, QV, recipes
 from advisor.spool import Layer, Spool
 from advisor.store import read_json, write_json
-from advisor.tangent import BATCH, Tangent, measure_linearity
+from advisor.tangent import Tangent, batch_of, measure_linearity
 from advisor.targets import LoraSettings, Selection
 
 DEFAULT_SAMPLES = 128
@@ -171,7 +171,7 @@ def _probe(
         partial, [rows[i] for i in order], layers, outputs, mean, std, settings.sketch_size, settings.micro_batch,
         settings.recompute,
     )  # fmt: skip
-    spool = _choose_method(spool, settings, loaded, session)
+    spool = _choose_method(spool, settings, prepared, session)
     spool.fill(loaded, session)
     estimate_error = _estimate_error(spool, loaded, session)
 
@@ -298,12 +298,13 @@ def _layers(loaded: LoadedModel, seed: int) -> list[Layer]:
     return [Layer(*fields, seed=seed * 1_000_003 + index) for index, fields in enumerate(found)]
 
 
-def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, session: Session) -> Spool:
+def _choose_method(spool: Spool, settings: ProbeSettings, prepared: Prepared, session: Session) -> Spool:
     """Exact (``sketch_size`` None) or sketch, by model size and disk, and say what the probe will cost.
 
     Raises:
         BadInput: an exact method was asked for and its spool does not fit on the disk.
     """
+    loaded = prepared.loaded
     needed, free = spool.bytes_needed(loaded.dtype.itemsize), shutil.disk_usage(spool.folder).free
     sketch = settings.method == blocks.KRONECKER
     begun = spool.files()
@@ -324,27 +325,29 @@ def _choose_method(spool: Spool, settings: ProbeSettings, loaded: LoadedModel, s
     spool = replace(spool, sketch_size=settings.sketch_size if sketch else None)
     session.note(
         f"Probe: {len(spool.rows)} rows, {tokens} tokens, {len(loaded.targets)} modules; one forward and "
-        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}; {_peak(spool, settings, loaded)}."
+        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}; {_peak(spool, settings, prepared)}."
     )
     return spool
 
 
-def _peak(spool: Spool, settings: ProbeSettings, loaded: LoadedModel) -> str:
+def _peak(spool: Spool, settings: ProbeSettings, prepared: Prepared) -> str:
     """In words, the estimated peak memory of this process, with what it holds now."""
+    loaded = prepared.loaded
+    with_linearity = settings.linearity and not _uncopyable(loaded)
     try:
-        kept = measure_kept(loaded, spool)
+        kept = whole = measure_kept(loaded, spool)
+        if with_linearity and spool.recompute:  # which the linearity check does not do
+            whole = measure_kept(loaded, replace(spool, recompute=False))
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
         return "more memory than there is for two rows"
-    more = peak_bytes(loaded, spool, kept)
-    if settings.linearity and not _uncopyable(loaded):
-        rows = min(LINEARITY_ROWS, len(spool.rows))
-        more = max(more, linearity_bytes(loaded, spool, kept, rows, min(rows, BATCH), LoraSettings().rank))
-    return (
-        f"about {(used_now(loaded.device) + more) / 1e9:.2f} GB of {'GPU ' if loaded.device.type == 'cuda' else ''}memory "
-        "at the peak"
-    )
+    few = _few_rows(prepared, settings)
+    more = max(peak_bytes(loaded, spool, kept), peers_bytes(loaded, few))
+    if with_linearity:
+        more = max(more, linearity_bytes(loaded, spool, whole, few, batch_of(loaded, few), LoraSettings().rank))
+    peak = used_now(loaded.device) + resident_bytes(loaded.device, more)
+    return f"about {peak / 1e9:.2f} GB of {'GPU ' if loaded.device.type == 'cuda' else ''}memory at the peak"
 
 
 def _estimate_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:

@@ -133,6 +133,7 @@ class Spool:
                 stop = start + len(batch)
                 with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors", sync=False) as temporary:
                     save_file(tensors, temporary, metadata={"shared": json.dumps(shared)})
+                del tensors  # else they would stay during the next passes
                 stage.advance(units=len(batch))
                 start = stop
 
@@ -151,7 +152,7 @@ class Spool:
         return found
 
     def _rows_by_tokens(self, start: int, loaded: LoadedModel) -> int:
-        limit = MICRO_BATCH_TOKENS.get(loaded.device.type, MICRO_BATCH_TOKENS["cpu"])
+        limit = tokens_at_once(loaded.device)
         count = 1
         while start + count < len(self.rows) and (count + 1) * self.rows[start + count].length <= limit:
             count += 1
@@ -322,6 +323,11 @@ class Spool:
                 blocks_of.append(found)
         reference, stored = blocks_of
         return {name: blocks.relative_error(stored[name], reference[name]) for name in reference}
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Padded tokens that a pass takes at most, unless a single row has more."""
+    return MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cpu"])
 
 
 def _stop(path: Path) -> int:

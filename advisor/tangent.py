@@ -29,13 +29,14 @@ from advisor.models import LoadedModel, input_embeddings
 from advisor.outputs import Outputs, forward_outputs, residual, targets_of
 from advisor.recipe import LANGUAGE_TASKS
 from advisor.selections import all_linear
+from advisor.spool import tokens_at_once
 from advisor.targets import LoraSettings, Selection
 
 STEPS = (1 / 16, 1 / 4, 1.0)
 TANGENT_STEPS = tuple(2.0**-k for k in (5, 7, 9, 11, 13))  # of Δθ, for the central differences that give JΔθ
 TANGENT_AGREES = 1e-3
 INPUT_STEP = 1e-2  # of the embeddings' norm
-BATCH = 16
+BATCH = 16  # rows at once, at most
 
 Vector = dict[str, torch.Tensor]  # one tensor a trainable parameter that moves; the others stay
 T = TypeVar("T")
@@ -111,7 +112,9 @@ class Tangent:
             if linear.bias is not None:
                 movable[f"{name}/bias"] = linear.bias
         start = {name: parameter.detach().clone() for name, parameter in movable.items()}
-        return cls(loaded, base, rows, outputs, label_mean, label_std, movable, layers, start)
+        return cls(
+            loaded, base, rows, outputs, label_mean, label_std, movable, layers, start, batch=batch_of(loaded, rows)
+        )
 
     # --- the model at θ0 + sΔθ -----------------------------------------------------------------------------------
 
@@ -325,6 +328,11 @@ class Tangent:
         if self.outputs.classes > 2:
             return torch.as_tensor(logits - logits.mean(1, keepdim=True))
         return forward_outputs(self.outputs, logits, batch["labels"])[0]
+
+
+def batch_of(loaded: LoadedModel, rows: Sequence[Row]) -> int:
+    """Rows at once: no more tokens than in a pass of a probe, and at most ``BATCH``."""
+    return max(1, min(BATCH, len(rows), tokens_at_once(loaded.device) // max(row.length for row in rows)))
 
 
 def measure_linearity(

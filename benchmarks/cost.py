@@ -155,9 +155,9 @@ class Run:
 def bench(case: Case, repeats: int) -> list[dict[str, Any]]:
     loaded, recipe, footprint = case.loaded, case.recipe, case.footprint
     targets, size = loaded.targets, recipe.batch_size
-    by_length = sorted(case.prepared.train_rows, key=lambda row: len(row.ids))
+    by_length = sorted(case.prepared.train_rows, key=lambda row: row.length)
     longest, middle = by_length[-size:], by_length[len(by_length) // 2 :][:size]
-    tokens, usual = len(longest[-1].ids), len(middle[-1].ids)
+    tokens, usual = longest[-1].length, middle[-1].length
     runs = [Run(loaded, s) for s in selections(loaded)]
     results = []
     for run in runs:
@@ -197,7 +197,7 @@ def peak_growth(index: int, name: str) -> int:
     """In a process of its own (Linux): growth of the peak resident memory, in bytes, over two training steps."""
     case = next(c for c in cases() if c.name == name)
     size = case.recipe.batch_size
-    rows = sorted(case.prepared.train_rows, key=lambda row: len(row.ids))[-size:]
+    rows = sorted(case.prepared.train_rows, key=lambda row: row.length)[-size:]
     run = Run(case.loaded, selections(case.loaded)[index])
     run.step(rows[:1])
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

@@ -23,6 +23,7 @@ from advisor.data import Dataset, load_dataset
 from advisor.errors import AdvisorError, BadInput
 from advisor.events import Event, Session, Warn
 from advisor.prepare import Source, read_data
+from advisor.recipe import LANGUAGE_TASKS
 
 HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE.parent / "docs" / "data.md", HERE / "results" / "data.json"
@@ -116,7 +117,7 @@ def probe(path: Path, samples: int) -> str:
 
     session = Session()
     try:
-        is_language = load_dataset(str(path)).schema.task == "causal-lm"
+        is_language = load_dataset(str(path)).schema.task in LANGUAGE_TASKS
         model = str(SHARED / "models" / "tinytalk3m" if is_language else demo_model_folder())
         prepared = prepare_for_probe(Source(model, str(path), max_length=MAX_LENGTH, device="cpu"), session, samples)
         with tempfile.TemporaryDirectory() as folder:

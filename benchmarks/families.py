@@ -228,10 +228,12 @@ def families_on(text: str) -> list[tuple[str, ...]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=list(FAMILIES), default=list(FAMILIES), help="default: all")
+    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(FAMILIES)}")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(FAMILIES):  # not by `choices`, which refuse an empty list
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
     before = PAGE.read_text(encoding="utf-8")
-    made = table(options.names, before)
+    made = table(options.names or list(FAMILIES), before)
     if options.write:
         PAGE.write_text(page(before, made), encoding="utf-8")

@@ -27,7 +27,7 @@ from advisor.encode import Row
 from advisor.finetune import RunResult, finetune
 from advisor.models import LoadedModel, load_model
 from advisor.prefix import PrefixStates
-from advisor.recipe import default_recipe
+from advisor.recipe import LANGUAGE_TASKS, default_recipe
 from advisor.selections import HEAD_ONLY
 from advisor.targets import LoraSettings, Selection
 
@@ -55,7 +55,7 @@ def selections_of(loaded: LoadedModel) -> list[Selection]:
 
 
 def measure(loaded: LoadedModel, rows: int, eval_rows: int, repeats: int) -> list[dict[str, Any]]:
-    language = loaded.task == "causal-lm"
+    language = loaded.task in LANGUAGE_TASKS
     train, evaluation = (
         rows_of(count, loaded.model.config.vocab_size, seed, language) for seed, count in enumerate((rows, eval_rows))
     )

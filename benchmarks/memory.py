@@ -1,9 +1,10 @@
 """Peak memory of whole probes against what they say before they start (the note "… GB of memory at the peak").
 
 Each is a process that prepares model and data, then runs the probe with everything (head, linearity, peers' scores); the
-peak is the resident set's after loading, the highest from then on.
+peak is the resident set's after loading, the highest from then on. The table goes into ``docs/big-models.md``.
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py [--only sketch]
+    python benchmarks/memory.py --page    # the table anew, nothing measured
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from advisor.prepare import Source
 from advisor.probing import ProbeSettings, run_probe
 from advisor.workflow import prepare_for_probe
 
-RESULTS = Path(__file__).parent / "results" / "memory.json"
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "results" / "memory.json", HERE.parent / "docs" / "big-models.md"
+BEGIN, END = "<!-- memory: made by benchmarks/memory.py -->", "<!-- end of memory -->"
 SAID = r"(?:exact, ([\d.]+) GB of disk|sketch.*?); about ([\d.]+) GB of (?:GPU )?memory"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "MiniLM, 2 classes, 128 × 64, exact": {"model": "minilm", "data": "classes", "tokens": 64},
@@ -44,6 +47,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "Llama, 4 × 512, 16 × 128, sketch, recomputed, no linearity": {
         "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16, "method": "kronecker",
         "recompute": True, "linearity": False,
+    },
+    "Llama, 4 × 512, 16 × 128, sketch, fetched from disk": {
+        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16, "method": "kronecker",
+        "device": "disk",
     },
     "Llama, 6 × 1024, 8 × 64, sketch, no linearity": {
         "model": "llama", "layers": 6, "width": 1024, "data": "text", "tokens": 64, "samples": 8, "method": "kronecker",
@@ -85,12 +92,11 @@ def measure(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     """In this process."""
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     settings = {k: configuration[k] for k in ("samples", "method", "recompute", "linearity") if k in configuration}
-    source = Source(
-        configuration["path"], str(write_data(folder, configuration["data"], configuration["tokens"])), device="cpu",
-        max_length=configuration["tokens"],
-    )  # fmt: skip
+    tokens = configuration["tokens"]
+    data = write_data(folder, configuration["data"], tokens)
+    source = Source(configuration["path"], str(data), device=configuration.get("device", "cpu"), max_length=tokens)
     notes: list[str] = []
-    at: dict[str, int] = {}  # what the process held at the end of each stage
+    at: dict[str, int] = {}  # most that the process held in each stage
     stage = ""
 
     def listen(event: Event) -> None:
@@ -127,11 +133,28 @@ def measure(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def write_page(configurations: dict[str, dict[str, Any]]) -> None:
+    lines = ["| configuration | held after loading | peak | in | said before | |", "| --- | ---: | ---: | --- | ---: | ---: |"]
+    for name, found in configurations.items():
+        stage = max(found["stages"], key=found["stages"].__getitem__).split(" (")[0].lower()
+        off = found["estimated_bytes"] / found["peak_bytes"] - 1
+        held, peak, said = (f"{found[key] / 1e9:.2f} GB" for key in ("held_bytes", "peak_bytes", "estimated_bytes"))
+        lines.append(f"| {name} | {held} | {peak} | {stage} | {said} | {off:+.0%} |")
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    PAGE.write_text("\n".join([before, *lines, after]), encoding="utf-8")
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    report: dict[str, Any] = {"device": "cpu", "configurations": {}}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="configurations with this in their name; the others stay as measured")
+    parser.add_argument("--page", action="store_true", help="only write the table from the committed results")
+    options = parser.parse_args()
+    stored = json.loads(RESULTS.read_text(encoding="utf-8"))["configurations"] if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as made:
         for number, (name, configuration) in enumerate(CONFIGURATIONS.items()):
+            if options.page or options.only not in name:
+                continue
             folder = Path(made) / str(number)
             folder.mkdir()
             if configuration["model"] == "llama":
@@ -142,10 +165,12 @@ def main() -> None:
             else:
                 path = demo_model_folder()
             found = in_a_process(measure, {**configuration, "path": str(path)}, folder)
-            report["configurations"][name] = found
+            stored[name] = found
             print(f"{name:60s} peak {found['peak_bytes'] / 1e9:.2f} GB, said {found['estimated_bytes'] / 1e9:.2f} "
                   f"({found['estimated_bytes'] / found['peak_bytes'] - 1:+.0%})", flush=True)  # fmt: skip
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            report = {"device": "cpu", "configurations": {name: stored[name] for name in CONFIGURATIONS if name in stored}}
+            RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_page(stored)
 
 
 def in_a_process(work: Any, *arguments: Any) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import shapes
 
-from advisor.probe_memory import measure_kept, peak_bytes, used_now
+from advisor.probe_memory import measure_kept, peak_bytes, resident_bytes, used_now
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scaling.json"
@@ -38,6 +38,7 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "rows": (8, 16, 32),
     "tokens": (32, 64, 128),
 }
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10)  # of both plots, seconds and GB
 LARGEST = {"layers": 8, "width": 1024, "rows": 16, "tokens": 64}
 SHAPES = {  # the usual ones: layers, width, inner width, key and value width, vocabulary
     "7B": (32, 4096, 11008, 4096, 32000),
@@ -51,7 +52,8 @@ def measure(layers: int, width: int, rows: int, tokens: int) -> dict[str, Any]:
     made = shapes.rows_of(rows, tokens, VOCABULARY)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         spool = shapes.spool_of(loaded, made, Path(folder), 64)
-        estimate = used_now(loaded.device) + peak_bytes(loaded, spool, measure_kept(loaded, spool))
+        more = peak_bytes(loaded, spool, measure_kept(loaded, spool))
+        estimate = used_now(loaded.device) + resident_bytes(loaded.device, more)
         before = psutil.Process().memory_info().rss
         probe = shapes.processor_seconds(shapes.full_probe, loaded, spool)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -124,9 +126,16 @@ def page(report: dict[str, Any]) -> str:
         )
     lines += ["", "![Seconds and memory against layers, width, rows and tokens](scaling.svg)", ""]
     words = ", ".join(f"{by} {value:.2f}" for by, value in report["exponents"].items())
+    narrow, wide = (sweep(points, "width")[i] for i in (0, -1))
     lines += [
         f"Time grows as a power of: {words} (slopes of logarithms over each sweep). By count it must be 1 for layers, rows and",
-        "short rows, and 2 for width; small models lie below, as fixed costs and narrow matrices weigh more there.", "",
+        "short rows, and 2 for width; small models lie below, as fixed costs and narrow matrices weigh more there.",
+        "What a sketch adds to the passes grows with the width, they with its square: the probe takes "
+        f"{narrow['probe_s'] / narrow['bare_s']:.1f} × "
+        f"the bare passes at width {narrow['width']}",
+        f"and {wide['probe_s'] / wide['bare_s']:.1f} × at {wide['width']}. Memory is the process's, Python and torch "
+        "with about 0.5 GB among it. Times of a busy machine are",
+        "noisy: read the ratios.", "",
         "## On paper: 7B and 70B", "",
         "128 rows of 512 tokens, one forward and two backward passes. Of the models above the four largest take "
         f"{far['seconds_per_tflop']:.1f} s a TFLOP",
@@ -167,8 +176,11 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         for axis in (top, bottom):
             axis.set(xscale="log", yscale="log", xlabel=by)
             axis.set_xticks(x, [str(v) for v in x])
+            axis.set_yticks(TICKS, [f"{v:g}" for v in TICKS])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
+    axes[0, 0].set_ylim(0.09, 11)
+    axes[1, 0].set_ylim(0.45, 2.2)
     axes[0, 0].set_ylabel("processor seconds")
     axes[1, 0].set_ylabel("memory, GB")
     axes[0, 0].legend(frameon=False)

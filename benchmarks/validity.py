@@ -27,6 +27,7 @@ from scipy.stats import norm, spearmanr
 from advisor.advice import pick
 from advisor.errors import BadInput
 from advisor.predictor import LEVEL, Group, Predictions, Predictor, grouped, measured_shares, seed_sd
+from advisor.recipe import LANGUAGE_TASKS
 from advisor.rows import CalibrationRow, parse_rows
 from advisor.selections import ALL_LINEAR, HEAD_ONLY
 
@@ -279,7 +280,7 @@ def report(
 
 
 def _alike(one: Group, other: Group) -> bool:
-    return bool((one.context["task"] == "causal-lm") == (other.context["task"] == "causal-lm"))
+    return bool((one.context["task"] in LANGUAGE_TASKS) == (other.context["task"] in LANGUAGE_TASKS))
 
 
 def _head_only_gap(group: Group) -> float | None:

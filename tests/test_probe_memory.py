@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from torch.profiler import ProfilerActivity, profile
 
 from advisor import probe_memory
 from advisor.encode import Row
 from advisor.models import LoadedModel, load_model
 from advisor.outputs import make_outputs
-from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes
+from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes, peers_bytes
 from advisor.probing import _layers
 from advisor.spool import Spool
 
@@ -21,6 +23,14 @@ WIDTH, INNER, LAYERS = 24, 40, 3  # of the tiny Llama
 
 def at(growth: tuple[float, float], tokens: int) -> float:
     return growth[0] + growth[1] * tokens
+
+
+def largest_alive(do: Callable[[], object]) -> int:
+    """Most bytes that torch holds at once, on a CPU, above what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        do()
+    changes = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return int(np.cumsum([e.nbytes() for e in sorted(changes, key=lambda e: e.start_ns())]).max())
 
 
 @pytest.fixture
@@ -62,13 +72,27 @@ def test_exact_passes_hold_all_gradients_and_sketches_one_modules(llama: LoadedM
     assert at(outside.graph, 40) < at(kept.graph, 40) / 2
     own, both = at(kept.own, 40), at(kept.own, 40) + 4 * 40 * outs
     features = 2 * 2 * len(llama.targets) * 4
-    within = own / len(llama.targets) * LAYERS + probe_memory.RECOMPUTED_BLOCK * both / LAYERS
-    expected = at(outside.graph, 40) + within + 40 * logits + features
+    block_inputs, block = own / len(llama.targets) * LAYERS, probe_memory.RECOMPUTED_BLOCK * both / LAYERS
+    expected = at(outside.graph, 40) + block_inputs + max(block, 40 * logits) + features
     assert peak_bytes(llama, recomputed, outside) == pytest.approx(expected)
 
 
 def test_linearity_needs_a_float32_copy_and_three_jacobians(llama: LoadedModel, passes: Spool) -> None:
     kept = measure_kept(llama, passes)
     outs = sum(t.out_features for t in llama.targets)
-    wanted = 4 * llama.parameters + at(kept.graph, 160) + 8 * 20 * outs * 4 + 3 * 4 * 16 * 8 * outs
-    assert linearity_bytes(llama, passes, kept, 16, 8, 8) == pytest.approx(wanted)
+    logits = 3 * 4 * llama.model.config.vocab_size
+    wanted = 4 * llama.parameters + at(kept.graph, 160) + 160 * max(4 * outs, logits) + 3 * 4 * 16 * 8 * outs
+    assert linearity_bytes(llama, passes, kept, passes.rows[:16], 8, 8) == pytest.approx(wanted)
+
+
+def test_peers_need_the_inputs_that_eva_looks_at_and_one_output(llama: LoadedModel, passes: Spool) -> None:
+    widths = LAYERS * (6 * WIDTH + INNER)
+    assert peers_bytes(llama, passes.rows[:5]) == 4 * 100 * (widths + llama.model.config.vocab_size)
+
+
+@pytest.mark.parametrize("method", [None, 8])
+def test_a_pass_holds_as_much_as_is_said(llama: LoadedModel, passes: Spool, method: int | None) -> None:
+    some = replace(passes, rows=passes.rows[:16], sketch_size=method)
+    estimate = peak_bytes(llama, some, measure_kept(llama, some))
+    with some.capturing(llama, some.layers) as capture:
+        assert largest_alive(lambda: some._micro_batch(llama, capture, some.rows)) == pytest.approx(estimate, rel=0.1)
