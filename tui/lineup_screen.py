@@ -32,9 +32,8 @@ class SelectionTable(DataTable[Text]):
     SelectionTable > .datatable--fixed { background: $panel; color: $text; }
     """
 
-    def __init__(self, help_text: str) -> None:
+    def __init__(self) -> None:
         super().__init__(id="table", cursor_type="row", zebra_stripes=True, fixed_columns=1)
-        self.HELP_TEXT = help_text
 
 
 class LineupScreen(AdvisorScreen):
