@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
+MERE_MOVES = ("app.focus", "app.next_place")
 SCORED_AT = ("rank", "alpha", "rslora", "train_rows", "epochs", "lr", "batch_size", "kernel", "sigma")
 
 
@@ -193,7 +194,7 @@ class AdvisorApp(App[None]):
             what, action = active.binding.description, active.binding.action
             if active.enabled and what and active.node is not self and not action.endswith(OF_EVERY_APP):
                 run = lambda node=active.node, action=action: self.run_worker(self.run_action(action, node))  # noqa: E731
-                is_listed = active.binding.show or (isinstance(active.node, AdvisorScreen) and not action.startswith("app.focus"))
+                is_listed = active.binding.show or (isinstance(active.node, AdvisorScreen) and not action.startswith(MERE_MOVES))
                 keys = self.get_key_display(active.binding)
                 found.setdefault(what, SystemCommand(what, f"Key {keys}", run, is_listed))
         yield from found.values()

@@ -156,7 +156,8 @@ class SetupScreen(AdvisorScreen):
             self.state.set_inputs(**values)
         for widget in self.query(TextField):
             widget.set_class(widget.id in self.problems, "wrong")
-        self._say("  ".join(self.problems.values()))
+        if self.problems or not self.advisor.is_busy("demo"):  # what is said of the demo stays until it is filled in
+            self._say("  ".join(self.problems.values()))
         self._preview_soon(PREVIEW_AFTER)
 
     def _say(self, text: str) -> None:

@@ -158,7 +158,7 @@ async def test_copy_copies_the_file_that_is_shown(
     ("name", "task", "alpha", "fidelities"),
     [
         ("bert", "classification", 16.0, {"peft": "exact", "llama-factory": "impossible", "trl": "impossible"}),
-        ("llama", "causal-lm", 12.5, {"peft": "exact", "llama-factory": "lossy", "trl": "lossy"}),
+        ("llama", "causal-lm", 12.5, {"peft": "exact", "llama-factory": "lossy", "trl": "exact"}),
     ],
 )
 async def test_from_a_probe_to_a_config_that_peft_accepts(
