@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advisor.advice import Recommendation, choose
 from advisor.candidates import candidate_pool
@@ -17,6 +17,10 @@ from advisor.events import Session
 from advisor.export.plan import Format, Plan, Rendered, RenderedFile
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import distinct
+from advisor.targets import LoraSettings
+
+if TYPE_CHECKING:
+    from advisor.export.peft import Resolved
 
 PREFIX = "alternative-"  # of the file's name
 
@@ -100,6 +104,15 @@ def best_for(
     )
     said = replace(plan, selection=replace(chosen.selection, name=f"alternative for {file}"), settings=chosen.settings)
     return Alternative(file, replace(said, ranks={}, alphas={}, comments=(reason,)), reason)
+
+
+def cost_of_file(scorer: Scorer, picked: Candidate, resolved: Resolved) -> str:
+    """What is predicted of a lossy file, which its tool resolves so, beside the pick."""
+    first = resolved.wrapped[0]
+    settings = LoraSettings(resolved.ranks[first], resolved.alphas[first], resolved.rslora)
+    ranks = {name: rank for name, rank in resolved.ranks.items() if rank != settings.rank}
+    alphas = {name: alpha for name, alpha in resolved.alphas.items() if alpha != settings.alpha}
+    return cost_of(scorer, picked, Candidate(picked.selection, settings, ranks, alphas))
 
 
 def cost_of(scorer: Scorer, picked: Candidate, instead: Candidate) -> str:

@@ -13,7 +13,7 @@ import platformdirs
 from torch import nn
 
 from advisor.advice import Recommendation, recommend, reconsider
-from advisor.alternatives import Alternative, best_for, can_say, cost_of, sayable, with_alternatives
+from advisor.alternatives import Alternative, best_for, can_say, cost_of_file, sayable, with_alternatives
 from advisor.budget import Budget
 from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
 from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
@@ -306,11 +306,7 @@ def _cost_of_lossy(
     """What the lossy file trains in place of the pick, in what is predicted: the file is read as its tool reads it."""
     resolved = prove_file(target, name, file, plan, model)
     assert resolved is not None
-    first = resolved.wrapped[0]
-    settings = LoraSettings(resolved.ranks[first], resolved.alphas[first], resolved.rslora)
-    ranks = {name: rank for name, rank in resolved.ranks.items() if rank != settings.rank}
-    alphas = {name: alpha for name, alpha in resolved.alphas.items() if alpha != settings.alpha}
-    return cost_of(scorer, pick, Candidate(pick.selection, settings, ranks, alphas))
+    return cost_of_file(scorer, pick, resolved)
 
 
 def write_rendered(rendered: Rendered, out: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -21,7 +21,7 @@ from textual.widget import AwaitMount
 from advisor.errors import AdvisorError, Interrupted
 from advisor.events import Event, Session
 from tui.activity import Activity, outcome
-from tui.base import AdvisorScreen
+from tui.base import OF_EVERY_APP, AdvisorScreen
 from tui.inputs import Inputs
 from tui.keep import Kept, log_error, read_session, session_file, write_session
 from tui.lineup import Lineup
@@ -30,12 +30,22 @@ from tui.state import Change, State, entry
 from tui.work import Happened, Latest
 
 if TYPE_CHECKING:
+    from textual.command import Provider
+
     from advisor.scoring import Candidate
     from tui.engine import Engine, Opened
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
+MERE_MOVES = ("app.focus", "app.next_place")
 SCORED_AT = ("rank", "alpha", "rslora", "train_rows", "epochs", "lr", "batch_size", "kernel", "sigma")
+
+
+def palette() -> type[Provider]:
+    """Imported when the palette is first opened."""
+    from tui.palette import Commands
+
+    return Commands
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class AdvisorApp(App[None]):
         Binding("ctrl+p", "command_palette", "Commands", show=True, priority=True),
         *(Binding(str(n), f"show('{place.mode}')", f"Go to {place.label}", show=False) for n, place in enumerate(PLACES, 1)),
     ]
+    COMMANDS: ClassVar[set[Any]] = {palette}
     CSS = """
     Screen { layers: base above; }
     #places { height: 1; background: $panel; color: $text; link-style: none; link-color: $text; }
@@ -136,16 +147,20 @@ class AdvisorApp(App[None]):
 
     async def _begin(self) -> None:
         gc.enable()
-        setup = self.screen
-        if isinstance(setup, SetupScreen):
-            await setup.show_form()
+        setup = cast(SetupScreen, self.screen)  # no key leads elsewhere yet
+        await setup.show_form()
         if self._probe_folder is not None:
             self.open_probe(self._probe_folder)
         elif self._demo:
-            self.fill_demo()
+            setup.action_demo()
         elif self._start:
             self.action_start_probe()
         self.has_begun = True
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """What is typed before the form is there would fall to the keys of the commands: until then one can only quit."""
+        return self.has_begun or action == "quit"
 
     # --- places -------------------------------------------------------------------------------------------------------
 
@@ -172,16 +187,21 @@ class AdvisorApp(App[None]):
         self.switch_mode(modes[(modes.index(self.current_mode) + step) % len(modes)])
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Textual's own, every place, and every action that the screen binds a key to."""
-        yield from super().get_system_commands(screen)
+        """Every action that the screen binds a key to, every place, and Textual's own but for its other help. What only moves
+        the cursor is found by searching."""
+        found: dict[str, SystemCommand] = {}
+        for active in screen.active_bindings.values():
+            what, action = active.binding.description, active.binding.action
+            if active.enabled and what and active.node is not self and not action.endswith(OF_EVERY_APP):
+                run = lambda node=active.node, action=action: self.run_worker(self.run_action(action, node))  # noqa: E731
+                is_listed = active.binding.show or (isinstance(active.node, AdvisorScreen) and not action.startswith(MERE_MOVES))
+                keys = self.get_key_display(active.binding)
+                found.setdefault(what, SystemCommand(what, f"Key {keys}", run, is_listed))
+        yield from found.values()
         for place in self.PLACES:
             if self.can_show(place.mode):
                 yield SystemCommand(f"Go to {place.label}", "Another screen", lambda m=place.mode: self.action_show(m))
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if active.enabled and binding.description and active.node is not self:
-                run = lambda node=active.node, action=binding.action: self.run_worker(self.run_action(action, node))  # noqa: E731
-                yield SystemCommand(binding.description, f"Key {self.get_key_display(binding)}", run)
+        yield from (command for command in super().get_system_commands(screen) if command.title != "Keys")
 
     def _state_changed(self, change: Change) -> None:
         if change in (Change.PROBE, Change.SELECTION, Change.INPUTS, Change.MEASURE, Change.NAMED):
@@ -278,18 +298,19 @@ class AdvisorApp(App[None]):
 
     def open_probe(self, folder: Path) -> None:
         """Load a probe from disk, then go to Explore."""
-        inputs, selection = self.state.inputs, self._selection_for(folder)
-        self.ask("open", lambda: self._load(self.engine.open(folder, inputs), selection), self._show_opened)
+        inputs, last = self.state.inputs, self._selection_for(folder)
+        self.ask("open", lambda: self._load(self.engine.open(folder, inputs), *last), self._show_opened)
 
-    def _selection_for(self, folder: Path) -> dict[str, Any] | None:
-        """What was selected when this probe was last looked at; at the common rank, it follows a change of that."""
+    def _selection_for(self, folder: Path) -> tuple[dict[str, Any] | None, bool]:
+        """What was selected when this probe was last looked at, and whether by the user; at the common rank, it follows a
+        change of that."""
         opened, current = self.state.opened, self.state.current
         if opened is None or current is None or opened.folder != folder:
-            return self.kept.selection if self.kept.probe == str(folder) else None
+            return (self.kept.selection, self.kept.is_chosen) if self.kept.probe == str(folder) else (None, False)
         found = entry(current)
         if current.settings == opened.scorer.settings:
             found = {key: value for key, value in found.items() if key not in ("rank", "alpha", "rslora")}
-        return found
+        return found, self.state.is_chosen
 
     def fill_demo(self) -> None:
         """Fill in the embedded model and data; with ``start``, probe them."""
@@ -310,28 +331,28 @@ class AdvisorApp(App[None]):
             self.switch_mode("probe")
 
     def _load(
-        self, opened: Opened, selection: dict[str, Any] | None = None
-    ) -> tuple[Opened, Candidate, list[Candidate]]:
+        self, opened: Opened, selection: dict[str, Any] | None = None, is_chosen: bool = False
+    ) -> tuple[Opened, Candidate, list[Candidate], bool]:
         """With the selection to begin with: the given one, if it still fits. In a thread."""
         named = self.engine.kept(opened)
         if selection is not None:
             try:
-                return opened, self.engine.read(opened, [selection], "last session")[0], named
+                return opened, self.engine.read(opened, [selection], "last session")[0], named, is_chosen
             except AdvisorError:
                 pass  # the probe changed since
         usual = self.engine.recipes(opened)
-        return opened, next((c for c in usual if c.selection.name == "q,v"), usual[0]), named
+        return opened, next((c for c in usual if c.selection.name == "q,v"), usual[0]), named, False
 
     def _scored_at(self) -> tuple[Any, ...]:
         """The inputs that a scorer is made for."""
         return tuple(getattr(self.state.inputs, name) for name in SCORED_AT)
 
-    def _show_opened(self, found: tuple[Opened, Candidate, list[Candidate]]) -> None:
-        opened, current, named = found
+    def _show_opened(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:
+        opened = found[0]
         self._opened_at = self._scored_at()
         self.cancel("search")
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
-        self.state.open(opened, current, named)
+        self.state.open(*found)
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # what a session keeps need not be looked through again while one toggles
@@ -368,7 +389,7 @@ class AdvisorApp(App[None]):
     def keep_now(self) -> None:
         """Write the session file; that it cannot be written is no reason to stop."""
         try:
-            write_session(self.session_path, self.state, self.theme, self.recent)
+            write_session(self.session_path, self.state, self.theme, self.recent, self.kept)
         except (AdvisorError, OSError) as error:
             self.log.error(f"session not kept: {error}")
 

@@ -21,13 +21,14 @@ class CompareScreen(LineupScreen):
         "click inverts, w explains the columns. Enter takes the selection as the current one; u undoes that."
     )
     CSS = """
-    CompareScreen #heading { height: 1; padding: 0 1; color: $text-muted; }
+    CompareScreen #heading { height: 2; padding: 0 1; color: $text-muted; }
     CompareScreen #main { height: 1fr; layout: vertical; }
     CompareScreen #table { height: 1fr; }
     CompareScreen #side { height: 11; border-top: solid $border; padding: 0 1; scrollbar-size-vertical: 1; }
     CompareScreen #side Horizontal { height: auto; }
-    CompareScreen #details { height: auto; width: 46; }
+    CompareScreen #details { height: auto; width: 46; padding-right: 1; }
     CompareScreen #different { height: auto; width: 1fr; }
+    CompareScreen.-wide #heading { height: 1; }
     CompareScreen.-low #side { height: 7; }
     CompareScreen.-narrow #side Horizontal { layout: vertical; }
     CompareScreen.-narrow #side Static { width: 100%; }
@@ -35,7 +36,7 @@ class CompareScreen(LineupScreen):
 
     def body(self) -> ComposeResult:
         yield Static("", id="heading", markup=False)
-        yield SelectionTable(self.HELP)
+        yield SelectionTable()
         with VerticalScroll(id="side", can_focus=True), Horizontal():
             yield Static("", id="details", markup=False)
             yield Static("", id="different", markup=False)

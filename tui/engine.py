@@ -192,5 +192,8 @@ class Engine(Protocol):
     def resolve(self, opened: Opened, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
         """What the format's tool and PEFT train with the plan's first file, on the meta device; None: impossible."""
 
+    def cost(self, opened: Opened, plan: Plan, resolved: Resolved) -> str:
+        """What is predicted of a lossy file of the plan, which resolves so, beside the selection itself."""
+
     def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
         """Write the plan's files; where some are there already and may not be overwritten, none."""

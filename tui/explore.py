@@ -30,12 +30,20 @@ HIGHEST_SPECTRUM, SPECTRUM_AROUND = 20, 6  # lines of the plot, and of what stan
 EFFECTS_AFTER = 0.4  # seconds without a change until what each module would do is computed
 
 
-class Panel(Static):
-    """A piece of text with its own help."""
+class Side(VerticalScroll):
+    """What stands beside the map."""
 
-    def __init__(self, id: str, help_text: str) -> None:
+    HELP_TEXT = (
+        "What is said of the selection at hand; below it the module under the map's cursor, and what toggling it would do; then "
+        "the eigenvalues of the selection's kernel, largest first, against the recommended one's. w explains every term."
+    )
+
+
+class Panel(Static):
+    """A piece of text on the side."""
+
+    def __init__(self, id: str) -> None:
         super().__init__("", id=id, markup=False)
-        self.HELP_TEXT = help_text
         self._text = ""
 
     def on_resize(self) -> None:
@@ -67,10 +75,10 @@ class ExploreScreen(AdvisorScreen):
         Binding("r", "reset", "Pick"),
         Binding("l", "load", "Load"),
         Binding("s", "save", "Keep"),
-        Binding("a", "all", "All", show=False),
-        Binding("n", "none", "None", show=False),
+        Binding("a", "all", "All modules", show=False),
+        Binding("n", "none", "No modules", show=False),
         Binding("d", "forget", "Forget a kept selection", show=False),
-        Binding("y", "copy", "Copy", show=False),
+        Binding("y", "copy", "Copy the modules' names", show=False),
         Binding("w", "words", "Terms", show=True),
     ]
     CSS = """
@@ -99,10 +107,10 @@ class ExploreScreen(AdvisorScreen):
                 yield Static("", id="legend", markup=False)
                 yield HeatMap()
                 yield Ranking()
-            with VerticalScroll(id="side", can_focus=True):
-                yield Panel("selection", "What is said of the selection at hand; w explains each term.")
-                yield Panel("inspect", "The module under the cursor, and what toggling it would do.")
-                yield Panel("spectrum", "Eigenvalues of the selection's kernel, largest first, against the recommended one's.")
+            with Side(id="side"):
+                yield Panel("selection")
+                yield Panel("inspect")
+                yield Panel("spectrum")
 
     def on_mount(self) -> None:
         self.query_one(HeatMap).focus()

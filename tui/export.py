@@ -71,8 +71,8 @@ class ExportScreen(AdvisorScreen):
 
     HELP = (
         "Choose a format with the arrows. ✓ exact: the tool trains exactly the selection; ≈ lossy: the same modules, but other "
-        "ranks or scales; ✗ impossible: the tool would train something else, so the file only says why. s saves, y copies the "
-        "file that is shown, f shows the next file of the format, e edits the folder."
+        "ranks or scales, with what that is predicted to cost; ✗ impossible: the tool would train something else, so the file "
+        "only says why. s saves, y copies the file that is shown, f shows the next file of the format, e edits the folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "save", "Save"),
@@ -127,7 +127,6 @@ class ExportScreen(AdvisorScreen):
             yield Button("Save (s)", id="save", compact=True, variant="primary")
 
     def on_mount(self) -> None:
-        self.query_one("#scroll").HELP_TEXT = self.HELP  # type: ignore[attr-defined]
         formats = self.query_one("#formats", OptionList)
         formats.add_options([Option(target.label, id=name) for name, target in FORMATS.items()])
         formats.highlighted = 0
@@ -174,11 +173,13 @@ class ExportScreen(AdvisorScreen):
         opened = self.state.opened
         if opened is None or shown is None or shown.plan is None or (shown.key, name) in self.resolved:
             return
-        plan, asked = shown.plan, (shown.key, name)
+        plan, asked, fidelity = shown.plan, (shown.key, name), shown.rendered[name].fidelity
 
         def job() -> str:
             try:
-                return resolved_text(engine.resolve(opened, plan, name, inputs), plan)
+                resolved = engine.resolve(opened, plan, name, inputs)
+                cost = engine.cost(opened, plan, resolved) if resolved is not None and fidelity == "lossy" else ""
+                return f"{resolved_text(resolved, plan)}\n{cost}".strip()
             except AdvisorError as error:
                 return f"✗ {error.what} {error.hint}".strip()
 

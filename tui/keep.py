@@ -25,12 +25,14 @@ class Kept:
     """A session as the file keeps it.
 
     Attributes:
-        probe: folder of the probe that was open. selection: an entry of a selection file. recent: folders, newest first.
+        probe: folder of the probe that was open. selection: an entry of a selection file. is_chosen: it was the user's.
+        recent: folders, newest first.
     """
 
     inputs: Inputs = field(default_factory=Inputs)
     probe: str | None = None
     selection: dict[str, Any] | None = None
+    is_chosen: bool = True
     measure: str = "share"
     theme: str | None = None
     recent: tuple[str, ...] = ()
@@ -55,14 +57,15 @@ def read_session(path: Path) -> Kept:
         inputs=Inputs.from_dict(inputs) if isinstance(inputs, dict) else Inputs(),
         probe=probe if isinstance(probe, str) else None,
         selection=selection if isinstance(selection, dict) else None,
+        is_chosen=bool(found.get("is_chosen", True)),
         measure=str(found.get("measure", "share")),
         theme=theme if isinstance(theme, str) else None,
         recent=tuple(str(folder) for folder in recent) if isinstance(recent, list) else (),
     )
 
 
-def write_session(path: Path, state: State, theme: str, recent: Sequence[str]) -> None:
-    """Keep a session, atomically.
+def write_session(path: Path, state: State, theme: str, recent: Sequence[str], before: Kept) -> None:
+    """Keep a session, atomically; where no probe was opened, the one that ``before`` names with its selection.
 
     Raises:
         AdvisorError: the file cannot be written.
@@ -73,8 +76,9 @@ def write_session(path: Path, state: State, theme: str, recent: Sequence[str]) -
         {
             "schema": SCHEMA,
             "inputs": state.inputs.as_dict(),
-            "probe": str(state.opened.folder) if state.opened else None,
-            "selection": entry(state.current) if state.current else None,
+            "probe": str(state.opened.folder) if state.opened else before.probe,
+            "selection": entry(state.current) if state.current else before.selection,
+            "is_chosen": state.is_chosen if state.current else before.is_chosen,
             "measure": state.measure,
             "theme": theme,
             "recent": list(dict.fromkeys(recent))[:RECENT],

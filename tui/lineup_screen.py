@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Static
 from advisor.events import Event, Progress
 from tui.base import AdvisorScreen
 from tui.lineup import CURRENT, PICK, SELECTION_HELP, Column, Entry, Lineup, columns, details, shortened
+from tui.ranking import Sized
 from tui.state import Change
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ class SelectionTable(DataTable[Text]):
     SelectionTable > .datatable--fixed { background: $panel; color: $text; }
     """
 
-    def __init__(self, help_text: str) -> None:
+    def __init__(self) -> None:
         super().__init__(id="table", cursor_type="row", zebra_stripes=True, fixed_columns=1)
-        self.HELP_TEXT = help_text
+
+    def on_resize(self) -> None:
+        self.post_message(Sized())
 
 
 class LineupScreen(AdvisorScreen):
@@ -92,9 +95,10 @@ class LineupScreen(AdvisorScreen):
     def on_mount(self) -> None:
         self.table.focus()
 
-    def on_resize(self) -> None:
-        super().on_resize()
-        self.call_after_refresh(self.redraw)
+    @on(Sized)
+    def resized(self) -> None:
+        """The columns are as wide as the table lets them, once that has its size."""
+        self.redraw()
 
     def state_changed(self, change: Change | None) -> None:
         if self.state.opened is None or change in (Change.INPUTS, Change.MEASURE, Change.EFFECTS, Change.FIGURES):

@@ -26,8 +26,6 @@ STYLES = {
 class Plot(Static):
     """Draws what :func:`tui.plot.plot` says; a click goes to the nearest mark."""
 
-    HELP_TEXT = "Every mark is a selection; the line joins the front: nothing smaller is predicted better. A click goes to one."
-
     class Clicked(Message):
         """The mark with this index is the nearest to a click."""
 
@@ -99,7 +97,7 @@ class ParetoScreen(LineupScreen):
             with Vertical(id="left"):
                 yield Plot()
                 yield Static("", id="legend", markup=False)
-                yield SelectionTable(self.HELP)
+                yield SelectionTable()
             with VerticalScroll(id="side", can_focus=True):
                 yield Static("", id="details", markup=False)
 

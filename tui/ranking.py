@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content
@@ -32,10 +32,6 @@ class Sized(Message):
 class Ranking(Static):
     """One line a module, the highest first; a click moves the heat-map's cursor there."""
 
-    HELP_TEXT: ClassVar[str] = (
-        "The modules with most of the measure that colours the map (m changes it), highest first; bars are relative to the "
-        "first. A click moves the map's cursor to the module."
-    )
     DEFAULT_CSS = """
     Ranking { height: 1fr; padding: 0 1; color: $foreground; }
     """

@@ -303,6 +303,13 @@ class RealEngine:
         name, file = next(iter(target.render(plan).files.items()))
         return prove_file(target, name, file, plan, empty_model(opened.probe, inputs.trust_remote_code))
 
+    def cost(self, opened: Opened, plan: Plan, resolved: Resolved) -> str:
+        from advisor.alternatives import cost_of_file
+        from advisor.scoring import Candidate
+
+        chosen = Candidate(plan.selection, plan.settings, plan.ranks, plan.alphas)
+        return cost_of_file(opened.scorer, chosen, resolved)
+
     def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
         from advisor import workflow
         from advisor.errors import BadInput

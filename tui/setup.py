@@ -73,7 +73,7 @@ class SetupScreen(AdvisorScreen):
     SetupScreen #preview, SetupScreen #message { height: auto; }
     SetupScreen #message { color: $text-warning; padding: 0 1; }
     SetupScreen #recent { height: auto; max-height: 12; border: none; background: $background; }
-    SetupScreen.-low #recent { max-height: 3; }
+    SetupScreen.-low #recent { max-height: 4; }
     SetupScreen #buttons { height: 1; padding: 0 1; }
     SetupScreen #buttons Button { margin-right: 2; }
     SetupScreen.-narrow #columns { layout: vertical; overflow-y: auto; }
@@ -131,6 +131,9 @@ class SetupScreen(AdvisorScreen):
             self._list_recent()
             self._preview_soon(0.0)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        return self.is_complete
+
     def _fill(self) -> None:
         """Show the inputs of the state where they differ from what the fields say."""
         values, _ = parsed(self._texts())
@@ -153,7 +156,8 @@ class SetupScreen(AdvisorScreen):
             self.state.set_inputs(**values)
         for widget in self.query(TextField):
             widget.set_class(widget.id in self.problems, "wrong")
-        self._say("  ".join(self.problems.values()))
+        if self.problems or not self.advisor.is_busy("demo"):  # what is said of the demo stays until it is filled in
+            self._say("  ".join(self.problems.values()))
         self._preview_soon(PREVIEW_AFTER)
 
     def _say(self, text: str) -> None:
@@ -209,6 +213,7 @@ class SetupScreen(AdvisorScreen):
         listed = self.query_one("#recent", OptionList)
         listed.clear_options()
         listed.add_options([Option(recent_line(probe, time.time())) for probe in found])
+        listed.highlighted = 0 if found else None
         self.query_one("#recent-heading").display = listed.display = bool(found)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
@@ -232,6 +237,9 @@ class SetupScreen(AdvisorScreen):
 
     def action_probe(self) -> None:
         """Start the probe unless something is missing; then go to the field."""
+        if self.advisor.is_busy("demo"):
+            self._say("The demo is not filled in yet.")
+            return
         inputs = self.state.inputs
         missing = [name for name in ("model", "data") if not getattr(inputs, name)]
         wrong = [*missing, *self.problems]
@@ -243,7 +251,7 @@ class SetupScreen(AdvisorScreen):
 
     def action_demo(self) -> None:
         """Fill in the embedded model and data."""
-        self._say("The embedded MiniLM, and topics of this Python's documentation. F5 probes it.")
+        self._say("The demo: an embedded MiniLM, and sentences of this Python's documentation. F5 probes it when it is there.")
         self.advisor.fill_demo()
 
 
@@ -270,9 +278,9 @@ def _short(text: str, most: int = 60) -> str:
 
 
 def recent_line(probe: Recent, now: float) -> Content:
-    """What was probed, on what, when."""
+    """What was probed, on what, when; of paths the last two parts, as many a file is called train.jsonl."""
     age = max(now - probe.when, 0.0)
     steps = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
     when = next((f"{age / size:.0f} {unit} ago" for size, unit in steps if age >= size), "just now")
-    model, data = (_short(text.rstrip("/").rsplit("/", 1)[-1], 24) for text in (probe.model, probe.data))
+    model, data = (_short("/".join(text.rstrip("/").split("/")[-2:]), 32) for text in (probe.model, probe.data))
     return Content.assemble((model, "bold"), f" on {data}, {probe.modules} modules, ", (when, "dim"))

@@ -66,6 +66,7 @@ class State:
         effects: per-module numbers of the selection they name, likewise.
         named: selections the user keeps, by name.
         measure: one of ``MEASURES``, what colours the heat-map.
+        is_chosen: the current selection is the user's, so that no search's result takes its place.
     """
 
     def __init__(self, inputs: Inputs | None = None) -> None:
@@ -78,6 +79,7 @@ class State:
         self.effects: Effects | None = None
         self.named: dict[str, Candidate] = {}
         self.measure = MEASURES[0]
+        self.is_chosen = False
         self._undo: list[Candidate] = []
         self._redo: list[Candidate] = []
         self._listeners: list[Listener] = []
@@ -170,9 +172,9 @@ class State:
         self.inputs = replace(self.inputs, **changes)  # type: ignore[arg-type]
         self._tell(Change.INPUTS)
 
-    def open(self, opened: Opened, current: Candidate, named: Iterable[Candidate] = ()) -> None:
+    def open(self, opened: Opened, current: Candidate, named: Iterable[Candidate] = (), is_chosen: bool = False) -> None:
         """Look at another probe; everything said of the last one is dropped."""
-        self.opened, self.current = opened, current
+        self.opened, self.current, self.is_chosen = opened, current, is_chosen
         self.recommendation = self.figures = self.pick_figures = self.effects = None
         self.named = {candidate.selection.name: candidate for candidate in named}
         self._undo, self._redo = [], []
@@ -210,6 +212,7 @@ class State:
             return
         self._undo = [*self._undo, self.current][-HISTORY:]
         self._redo = []
+        self.is_chosen = True
         self._set_current(candidate)
 
     def undo(self) -> bool:
@@ -243,7 +246,7 @@ class State:
         """Take the search's result; it becomes the current selection unless the user has chosen something already."""
         self.recommendation = recommendation
         self._tell(Change.RECOMMENDATION)
-        if not self._undo and not self._redo and self.current is not None and self.current.selection.name != EDITED:
+        if not self.is_chosen and self.current is not None:
             self._set_current(recommendation.picked.candidate)
 
     def show_figures(self, figures: Figures) -> None:
@@ -268,7 +271,7 @@ class State:
         if self.current is not None:
             kept = replace(self.current, selection=replace(self.current.selection, name=name))
             self.named = {**self.named, name: kept}
-            self.current = kept
+            self.current, self.is_chosen = kept, True
             self._tell(Change.NAMED)
 
     def forget(self, name: str) -> None:

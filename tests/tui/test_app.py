@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.command import CommandList
 from textual.widgets import Footer
 from tui_helpers import settled, shown_text
 
@@ -23,7 +24,7 @@ import advisor
 from advisor.cli import app as command_line
 from advisor.cli import main
 from tui.app import AdvisorApp
-from tui.dialogs import ErrorDialog
+from tui.dialogs import ErrorDialog, TextDialog
 from tui.heatmap import HeatMap
 from tui.inputs import Inputs
 from tui.keep import Kept, read_session
@@ -44,6 +45,10 @@ async def test_the_session_is_there_again(make_app: MakeApp, engine, tmp_path: P
         await pilot.press("ctrl+q")
     again = make_app(None)
     assert again.kept.probe == str(engine.folder)
+    between = AdvisorApp(None, engine, session_path=tmp_path / "tui.json")
+    async with between.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("ctrl+q")  # the probe was not opened
     again = AdvisorApp(None, engine, session_path=tmp_path / "tui.json")
     async with again.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
@@ -52,6 +57,26 @@ async def test_the_session_is_there_again(make_app: MakeApp, engine, tmp_path: P
         again.open_probe(engine.folder)
         await settled(pilot)
         assert again.state.chosen == mine
+
+
+@pytest.mark.parametrize("is_chosen", [True, False])
+async def test_a_search_takes_the_place_of_its_own_selection_and_not_of_the_users(
+    make_app: MakeApp, engine, tmp_path: Path, is_chosen: bool
+) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        if is_chosen:
+            await pilot.press("l", "down", "enter")  # a recipe: neither edited nor kept
+        first = app.state.chosen
+        await pilot.press("ctrl+q")
+    assert read_session(tmp_path / "tui.json").is_chosen == is_chosen
+    again = make_app(opened=True)
+    async with again.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert again.state.recommendation is not None
+        assert again.state.is_pick == (not is_chosen)
+        assert again.state.chosen == first
 
 
 async def test_a_change_is_on_disk_without_leaving(make_app: MakeApp, tmp_path: Path, monkeypatch) -> None:
@@ -167,12 +192,77 @@ async def test_the_palette_has_every_action_of_the_screen(make_app: MakeApp) -> 
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        titles = {command.title for command in app.get_system_commands(app.screen)}
-        assert {"Go to Setup", "Measure", "Undo", "Redo", "Pick", "Load", "Keep", "Toggle", "Help", "Terms"} <= titles
-        command = next(c for c in app.get_system_commands(app.screen) if c.title == "None")
+        titles = [command.title for command in app.get_system_commands(app.screen)]
+        assert {"Go to Setup", "Measure", "Undo", "Redo", "Pick", "Load", "Keep", "Toggle", "Help", "Terms"} <= set(titles)
+        assert len(set(titles)) == len(titles)
+        assert titles.index("Toggle") < titles.index("Measure") < titles.index("Go to Setup") < titles.index("Theme")
+        command = next(c for c in app.get_system_commands(app.screen) if c.title == "No modules")
         command.callback()
         await pilot.pause(0.05)
         assert not app.state.chosen
+
+
+async def test_the_palette_opens_with_what_one_can_do_here(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        expected = [command.title for command in app.get_system_commands(app.screen) if command.discover]
+        await pilot.press("ctrl+p")
+        await pilot.pause(0.1)
+        listed = app.screen.query_one(CommandList)
+        shown = [str(listed.get_option_at_index(i).prompt).partition("\n")[0] for i in range(listed.option_count)]
+        assert shown == expected
+        assert shown[0] == "Toggle"
+        assert not {"Down", "Focus Next"} & set(shown)
+
+
+async def test_keys_before_the_form_is_there_lead_nowhere(make_app: MakeApp, engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = AdvisorApp._begin
+
+    async def later(self: AdvisorApp) -> None:
+        pass
+
+    monkeypatch.setattr(AdvisorApp, "_begin", later)
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("2", "f5", "f2", "question_mark", "ctrl+p", "ctrl+pagedown")
+        assert (app.current_mode, len(app.screen_stack)) == ("setup", 1)
+        await begin(app)
+        await settled(pilot)
+        assert not {"demo", "probe"} & set(engine.asked)
+        shown = {getattr(key, "description", "") for key in app.screen.query_one(Footer).query("FooterKey")}
+        assert {"Probe", "Demo", "Quit", "Commands"} <= shown
+        await pilot.press("escape", "2")
+        assert app.current_mode == "probe"
+
+
+async def test_whatever_has_the_focus_has_help(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for place in app.PLACES:
+            app.action_show(place.mode)
+            await settled(pilot)
+            for widget in app.screen.focus_chain:
+                widget.focus()
+                await pilot.press("f1")
+                assert isinstance(app.screen, TextDialog), widget
+                said, _, keys = app.screen.text.partition("Keys here:")
+                assert said.strip()
+                assert "Help" in keys
+                await pilot.press("escape")
+                assert app.focused is widget
+
+
+async def test_a_click_on_a_place_goes_there(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        for place in reversed(app.PLACES):
+            text = shown_text(app, "#places")
+            await pilot.click("#places", offset=(text.index(place.label), 0))
+            await settled(pilot)
+            assert app.current_mode == place.mode
 
 
 async def test_the_footer_shows_the_keys_of_the_place(make_app: MakeApp) -> None:

@@ -172,6 +172,19 @@ async def test_a_click_on_a_header_sorts_and_another_one_inverts(make_app: Calla
         assert values == sorted(values, reverse=True)
 
 
+async def test_the_columns_follow_the_tables_own_size(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(200, 60)) as pilot:
+        await settled(pilot)
+        await pilot.press("5")
+        await settled(pilot)
+        table = shown(app).table
+        wide = table.ordered_columns[0].width
+        table.styles.width = 60  # the screen keeps its size
+        await settled(pilot)
+        assert table.ordered_columns[0].width < wide
+
+
 async def test_every_column_is_explained(make_app: Callable[..., AdvisorApp]) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=(80, 24)) as pilot:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from test_cli import write_data
 from textual.widgets import Input, OptionList, Static
 from tui_helpers import settled
 
+from advisor.alternatives import PREFIX
 from advisor.errors import AdvisorError
 from advisor.export import FORMATS
 from advisor.targets import Selection
@@ -152,10 +154,18 @@ async def test_copy_copies_the_file_that_is_shown(
         assert "target_modules" in json.loads(copied[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "alpha", "fidelities"),
+    [
+        ("bert", "classification", 16.0, {"peft": "exact", "llama-factory": "impossible", "trl": "impossible"}),
+        ("llama", "causal-lm", 12.5, {"peft": "exact", "llama-factory": "lossy", "trl": "exact"}),
+    ],
+)
 async def test_from_a_probe_to_a_config_that_peft_accepts(
-    tiny_model: Callable[..., Path], tmp_path: Path
+    tiny_model: Callable[..., Path], tmp_path: Path, name: str, task: str, alpha: float, fidelities: dict[str, str]
 ) -> None:
-    """The real engine; and its files are those that `advisor recommend` and `advisor export` write for the pick."""
+    """The real engine; and its files are those that `advisor recommend` and `advisor export` write for the pick, which only
+    they accompany with alternatives. What a lossy file costs is said as they say it."""
     from peft import LoraConfig, get_peft_model
 
     from advisor import workflow
@@ -163,11 +173,9 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
     from advisor.events import Session
     from advisor.models import meta_model
 
-    data = tmp_path / "data.jsonl"
-    rows = [{"text": f"{'good' if i % 2 else 'bad'} movie {'cat' if i % 3 else 'dog'}", "label": i % 2} for i in range(60)]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model = tiny_model("bert")
-    inputs = Inputs(model=str(model), data=str(data), samples=16, head="fresh", budget="40%")
+    data = write_data(tmp_path, task)
+    model = tiny_model(name, task)
+    inputs = Inputs(model=str(model), data=str(data), samples=16, head="fresh", budget="40%", alpha=alpha)
     engine = RealEngine()
     opened = engine.probe(inputs, Session())
     app = AdvisorApp(inputs, engine, session_path=tmp_path / "tui.json", probe_folder=opened.folder)
@@ -178,7 +186,13 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
         await settled(pilot)
         assert "exactly those selected" in said(app, "resolved")
         app.screen.query_one("#folder", Input).value = str(out)
-        for _ in FORMATS:
+        costs = []
+        for format_name in FORMATS:
+            assert app.screen.format_name == format_name
+            fidelity = app.screen.shown.rendered[format_name].fidelity
+            assert fidelity == fidelities.get(format_name, fidelity)
+            assert ("Predicted of this file" in said(app, "resolved")) == (fidelity == "lossy")
+            costs += [line for line in said(app, "resolved").splitlines() if "Predicted of this file" in line]
             await pilot.press("s")
             await settled(pilot)
             await pilot.press("down")
@@ -186,10 +200,10 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
         pick = app.state.pick
     assert pick is not None
     arguments: dict[str, Any] = yaml.safe_load((out / "lora.yaml").read_text())
-    wrapped = get_peft_model(meta_model(str(model), "classification", num_labels=2), LoraConfig(**arguments))
+    wrapped = get_peft_model(meta_model(str(model), task, num_labels=2), LoraConfig(**arguments))
     assert tuple(wrapped.base_model.targeted_module_names) == pick.selection.targets
     scorer = opened.scorer
-    workflow.recommend_folder(
+    found = workflow.recommend_folder(
         opened.probe, scorer.settings, scorer.recipe, parse_budget("40%"), Session(), out=tmp_path / "recommend",
         granularity="module", strategy="predicted", baseline=None, kernel="adam", sigma=None, seed=0,
         trust_remote_code=False, linearity_of=lambda _: None, formats=tuple(FORMATS),
@@ -198,4 +212,6 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
     for path in out.iterdir():
         assert path.read_bytes() == (tmp_path / "recommend" / path.name).read_bytes()
         assert path.read_bytes() == (tmp_path / "export" / path.name).read_bytes()
-    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "export").iterdir()}
+    also = {path.name for path in (tmp_path / "export").iterdir()} - {path.name for path in out.iterdir()}
+    assert all(file.startswith(PREFIX) for file in also)
+    assert all(any(cost in warning for warning in found.json["warnings"]) for cost in costs)

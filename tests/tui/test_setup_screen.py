@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from tui_helpers import settled, shown_text
 
 from advisor.errors import BadInput
 from tui.app import AdvisorApp
+from tui.engine import Recent
 from tui.inputs import Inputs
 from tui.real_engine import RealEngine, language_of
+from tui.setup import recent_line
 
 MakeApp = Callable[..., AdvisorApp]
 
@@ -80,11 +83,45 @@ async def test_recent_probes_are_listed_and_open(make_app: MakeApp, engine, tmp_
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         listed = app.screen.query_one("#recent", OptionList)
-        assert str(listed.get_option_at_index(0).prompt) == "bert on fake.jsonl, 24 modules, 2 h ago"
+        assert str(listed.get_option_at_index(0).prompt) == "fake/bert on fake.jsonl, 24 modules, 2 h ago"
         listed.focus()
-        await pilot.press("down", "enter")
+        await pilot.press("enter")
         await settled(pilot)
         assert app.current_mode == "explore"
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        ("/models/mini/", "/data/trec/train.jsonl", "models/mini on trec/train.jsonl"),
+        ("gpt2", "glue/sst2", "gpt2 on glue/sst2"),
+        ("[m]", "d.csv", "[m] on d.csv"),
+    ],
+)
+def test_a_recent_probe_is_named_by_where_its_data_lies(model: str, data: str, said: str) -> None:
+    assert str(recent_line(Recent(Path("p"), model, data, 24, 0.0), 30.0)) == f"{said}, 24 modules, just now"
+
+
+async def test_a_probe_is_not_started_while_the_demo_is_made(
+    make_app: MakeApp, engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = threading.Event()
+    monkeypatch.setattr(engine, "demo", lambda: ("demo-model", "demo.jsonl") if made.wait(10) else None)
+    app = make_app(Inputs(model="other", data="d"), demo=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        while not app.has_begun:
+            await pilot.pause()
+        assert "The demo: an embedded MiniLM" in shown_text(app, "#message")
+        await pilot.press("f5")
+        assert shown_text(app, "#message") == "The demo is not filled in yet."
+        made.set()
+        await settled(pilot)
+        assert (app.state.inputs.model, app.current_mode) == ("demo-model", "setup")
+        assert shown_text(app, "#message") == ""
+        assert "probe" not in engine.asked
+        await pilot.press("f5")
+        await settled(pilot)
+        assert "probe" in engine.asked
 
 
 async def test_digits_are_typed_into_fields_and_go_elsewhere_outside_them(make_app: MakeApp) -> None:
