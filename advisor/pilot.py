@@ -1,4 +1,7 @@
-"""One real run of all-linear that measures many selections at once: by switching the adapters of all other modules off."""
+"""One real run of all-linear that measures many selections at once: by switching the adapters of all other modules off.
+
+Modules trained alone grow larger, as they take over what the others did beside them: so what is left on is also tried scaled up.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from advisor.models import LoadedModel
 from advisor.targets import Selection
 
 PILOT_EVAL_ROWS = 160  # a selection's loss is compared on the same rows with the others', so few do
+PILOT_SCALES = (1.0, 2.0)
 
 
 def switched_losses(
@@ -26,7 +30,8 @@ def switched_losses(
     metric: str,
     session: Session,
 ) -> list[float]:
-    """Validation loss of the trained PEFT ``model`` with the adapters of each selection's modules alone at work.
+    """Validation loss of the trained PEFT ``model`` with the adapters of each selection's modules alone at work, as they are or
+    scaled up, the lowest of ``PILOT_SCALES``.
 
     The head stays as it was trained beside all of them. Losses are as :class:`advisor.finetune.Epoch` has them, on at most
     ``PILOT_EVAL_ROWS`` of ``evaluation``, evenly spread, as files are often sorted by class. ``train`` is what the model was
@@ -40,23 +45,30 @@ def switched_losses(
     count = min(PILOT_EVAL_ROWS, len(evaluation))
     rows = [evaluation[i * len(evaluation) // count] for i in range(count)]
     stage = Stage(session, "Pilot run: measuring selections", len(selections))
+
+    def loss(selection: Selection, scale: float) -> float:
+        session.check()
+        with at_work(layers, selection, scale):
+            return evaluate(model, loaded, rows, metric, lambda some: collate(some, loaded, mean, std))[0]
+
     losses = []
     for selection in selections:
-        session.check()
-        with _at_work(layers, selection):
-            losses.append(evaluate(model, loaded, rows, metric, lambda some: collate(some, loaded, mean, std))[0])
+        losses.append(min(loss(selection, scale) for scale in (PILOT_SCALES if selection.targets else (1.0,))))
         stage.advance(selection.name)
     return losses
 
 
 @contextmanager
-def _at_work(layers: Mapping[str, LoraLayer], selection: Selection) -> Iterator[None]:
-    """Within, only the adapters of the selection's modules add to their outputs."""
+def at_work(layers: Mapping[str, LoraLayer], selection: Selection, scale: float = 1.0) -> Iterator[None]:
+    """Within, only the adapters of the selection's modules add to their outputs, ``scale`` times what they were trained to."""
     chosen = set(selection.targets)
+    trained = {name: dict(layer.scaling) for name, layer in layers.items()}
     try:
         for name, layer in layers.items():
             layer.enable_adapters(name in chosen)
+            layer.scale_layer(scale)
         yield
     finally:
-        for layer in layers.values():
+        for name, layer in layers.items():
             layer.enable_adapters(True)
+            layer.scaling.update(trained[name])

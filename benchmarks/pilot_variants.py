@@ -31,7 +31,7 @@ from validity import SHIPPED, budget_of, correlations, read
 from advisor import finetune as training
 from advisor.encode import collate, length_bucketed
 from advisor.events import Session
-from advisor.pilot import PILOT_EVAL_ROWS, _at_work
+from advisor.pilot import PILOT_EVAL_ROWS, at_work
 from advisor.predictor import Group, grouped
 from advisor.prepare import prepare
 from advisor.recipe import TrainingRecipe
@@ -87,13 +87,8 @@ def run(group: Group, variant: str, times: int) -> list[dict[str, Any]] | None:
     rows = [prepared.eval_rows[i * len(prepared.eval_rows) // count] for i in range(count)]
 
     def log_loss(names: Sequence[str], factor: float = 1.0) -> float:
-        for name in names:
-            layers[name].scale_layer(factor)
-        with _at_work(layers, Selection("", tuple(names))):
-            loss = training.evaluate(model, loaded, rows, row.metric, lambda some: collate(some, loaded, *scale))[0]
-        for name in names:
-            layers[name].unscale_layer(factor)
-        return math.log(loss)
+        with at_work(layers, Selection("", tuple(names)), factor):
+            return math.log(training.evaluate(model, loaded, rows, row.metric, lambda some: collate(some, loaded, *scale))[0])
 
     steps = math.ceil(len(train) / recipe.batch_size)
     total = steps * recipe.epochs * times
@@ -106,7 +101,7 @@ def run(group: Group, variant: str, times: int) -> list[dict[str, Any]] | None:
     for epoch in range(recipe.epochs * times):
         model.train()
         for indices in length_bucketed([r.length for r in train], recipe.batch_size, rng):
-            with _at_work(layers, draw()):
+            with at_work(layers, draw()):
                 loss, _ = training._loss(model, loaded, collate([train[i] for i in indices], loaded, *scale))
                 loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_([p for p in trainable if p.grad is not None], training.CLIP_NORM)
