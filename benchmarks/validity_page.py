@@ -82,7 +82,8 @@ def score_table(total: dict[str, Any]) -> str:
     for name in sorted(scores, key=lambda n: -scores[n]["within"]):
         label = f"**{name}**" if name == "predicted" else name
         lines.append([label, f"{scores[name]['all']:+.2f}", f"{scores[name]['within']:+.2f}", f"{regret[name]['points']:.1f}"])
-    lines += [[name, "", "", f"{regret[name]['points']:.1f}"] for name in ("the pick", "random")]
+    others = ("the pick", "after a pilot", "the pick after a pilot", "random")  # a pilot's correlations have a table of their own
+    lines += [[name, "", "", f"{regret[name]['points']:z.1f}"] for name in others if name in regret]
     return table(("score", "all budgets", "within one", "regret, points"), lines)
 
 
