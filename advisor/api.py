@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,8 @@ def recommend(
     """Probe ``model`` on ``data``, recommend target modules under ``budget``, and write the folder ``out``.
 
     Args:
-        model, data, eval_data, session: as :func:`probe` takes them.
+        model, data, eval_data, session: as :func:`probe` takes them; or ``model`` is the folder of a probe, which says the
+            rest that :func:`probe` asks for.
         out: the recommendation's folder; None: ``recommendation``.
         format: names of formats, in a list or separated by commas.
         The others are the options of ``advisor recommend``, see docs/commands.md.
@@ -82,6 +84,7 @@ def recommend(
         AdvisorError: see :mod:`advisor.errors`.
         KeyboardInterrupt: stopped, once the pass or the real run at hand is done; what is finished is kept.
     """
+    given = dict(locals())
     with _shown(session) as session:
         from advisor.budget import parse_budget
         from advisor.kernels import KERNELS
@@ -96,31 +99,53 @@ def recommend(
             raise BadInput("--confirm-rows needs --confirm.", "Add --confirm N.")
         settings = lora_settings(rank, alpha, rslora)
         from advisor import workflow
-        from advisor.probing import ProbeSettings
+        from advisor.probe_folder import load_probe
+        from advisor.probing import ProbeSettings, run_probe
         from advisor.recipe import recipe_for
+        from advisor.store import is_probe
 
         if demo:
+            if model is not None or data is not None:
+                raise BadInput("--demo brings its own model and data.", "Leave out --demo, or MODEL and --data.")
             model, data = workflow.demo_inputs()
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
-        source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                           revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+        probed = Path(model) if isinstance(model, str | os.PathLike) and is_probe(Path(model)) else None
+        if probed is not None:
+            _refuse_beside_probe(given, probed)
+            source, how = workflow.made_from(load_probe(probed))
+        else:
+            source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
+                               revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+            how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
         plan = workflow.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
-        how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
-        prepared = workflow.prepare_for_probe(source, session, samples)
+        prepared = workflow.prepare_for_probe(source, session, how.samples)
         if confirm:
             prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
         session.note(f"Recipe: {recipe}.")
-        found = workflow.probe_cached(prepared, how, session)
-        own = None if baseline is None else workflow.read_baseline(Path(baseline), found, trust_remote_code)
+        found = workflow.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
+        own = None if baseline is None else workflow.read_baseline(Path(baseline), found, source.trust_remote_code)
         folder = Path("recommendation" if out is None else out)
         return workflow.recommend_folder(
             found, settings, recipe, parsed, session, out=folder, granularity=granularity, strategy=strategy, baseline=own,
-            kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
+            kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=source.trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
             confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
             own_ranks=rank == AUTO, formats=names,
         )  # fmt: skip
+
+
+def _refuse_beside_probe(given: dict[str, Any], folder: Path) -> None:
+    """What a probe has decided cannot be asked for beside it.
+
+    Raises:
+        BadInput: there is such an option; names it.
+    """
+    decided = signature(probe).parameters.keys() - {"model", "seed", "out", "session"}  # the seed of the search may differ
+    defaults = signature(recommend).parameters
+    named = [f"--{name.replace('_', '-')}" for name in defaults if name in decided and given[name] != defaults[name].default]
+    if named:
+        raise BadInput(f"{folder} is a probe, made with its own {', '.join(named)}.", "Leave these out, or name the model.")
 
 
 def source_of(

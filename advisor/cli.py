@@ -124,7 +124,9 @@ Baseline = Annotated[
 
 @app.command()
 def recommend(
-    model: Annotated[str | None, typer.Argument(help="Model folder or hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Model folder or hub id; or the folder of a probe, which says model and data.")
+    ] = None,
     data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
     label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
     budget: BudgetText = "25%",
@@ -154,7 +156,7 @@ def recommend(
     if in_tui:
         _refuse_beside_tui(options)
     if in_tui and _has_terminal():
-        _run_tui({**options, "rank": _rank(rank)}, start=True)
+        _run_tui({**options, "rank": _rank(rank)}, model, start=True)
     from advisor import api
     from advisor.console import console_session
 
@@ -303,13 +305,7 @@ def tui(
     """Look at a probe, or make one, in the terminal; without arguments: what was open last."""
     if not _has_terminal():
         raise BadInput("The terminal interface needs a terminal.", "Use `advisor recommend` or `advisor explain` instead.")
-    options = dict(locals())
-    probe_folder = None
-    if probe_or_model is not None and (Path(probe_or_model) / "probe.json").is_file():
-        probe_folder = Path(probe_or_model)
-    else:
-        options["model"] = probe_or_model
-    _run_tui(options, probe_folder=probe_folder)
+    _run_tui(dict(locals()), probe_or_model)
 
 
 @app.command()
@@ -442,14 +438,18 @@ def _refuse_beside_tui(options: dict[str, Any]) -> None:
         raise BadInput(f"{', '.join(beyond)}: not known to the terminal interface.", "Leave out --tui.")
 
 
-def _run_tui(options: dict[str, Any], **how: Any) -> NoReturn:
-    """The terminal interface with the options that a command was given."""
+def _run_tui(options: dict[str, Any], probe_or_model: str | None, start: bool = False) -> NoReturn:
+    """The terminal interface with the options that a command was given; ``start``: a model is probed at once."""
     import gc
+
+    from advisor.store import is_probe
 
     gc.disable()  # until the first paint, which comes sooner by a tenth; the app enables it again
     from tui.main import run
 
-    sys.exit(run(options, **how))
+    if probe_or_model is not None and is_probe(Path(probe_or_model)):
+        sys.exit(run({**options, "model": None}, probe_folder=Path(probe_or_model)))
+    sys.exit(run({**options, "model": probe_or_model}, start=start))
 
 
 # --- from options to engine objects -------------------------------------------------------------------------------

@@ -30,10 +30,11 @@ from advisor.budget import Budget
 from advisor.choices import CONDITION_NUMBER, SPECTRAL_RATIO
 from advisor.errors import BadInput
 from advisor.kernels import Array, Kernels
-from advisor.probe_folder import PROBE_FILE, Probe
+from advisor.probe_folder import Probe
 from advisor.recipe import TrainingRecipe
 from advisor.scoring import Candidate, Score, Scorer, Scores, probe_view, score_json, scores_json
 from advisor.search import Mask
+from advisor.store import PROBE_FILE
 from advisor.strategies import Criterion, fill_by
 from advisor.targets import LoraSettings, Selection
 from advisor.units import selection_of, units_of

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from advisor.errors import BadInput, NotFinite
-from advisor.store import read_json, replacing, write_json
+from advisor.store import PROBE_FILE, read_json, replacing, write_json
 from advisor.targets import Target
 
 PROBE_SCHEMA = 1
-PROBE_FILE, BLOCKS_FILE = "probe.json", "blocks.safetensors"
+BLOCKS_FILE = "blocks.safetensors"
 FOLDS = 4
 
 

@@ -27,19 +27,11 @@ from advisor.models import LoadedModel
 from advisor.outputs import loss_slope, make_outputs, residual, targets_of
 from advisor.peers import measure_peers
 from advisor.prepare import Prepared
-from advisor.probe_folder import (
-    PROBE_FILE,
-    HeadBlock,
-    Probe,
-    load_probe,
-    require_finite_blocks,
-    save_probe,
-    stratified_folds,
-)
+from advisor.probe_folder import HeadBlock, Probe, load_probe, require_finite_blocks, save_probe, stratified_folds
 from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes, peers_bytes, resident_bytes, used_now
 from advisor.selections import ALL_LINEAR, QV, recipes
 from advisor.spool import Layer, Spool
-from advisor.store import read_json, write_json
+from advisor.store import is_probe, read_json, write_json
 from advisor.tangent import Tangent, batch_of, measure_linearity
 from advisor.targets import LoraSettings, Selection
 
@@ -122,7 +114,7 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
     except Timeout:
         raise BadInput(f"{folder}: another process is probing into this folder.", "Wait for it.") from None
     try:
-        if (folder / PROBE_FILE).exists():
+        if is_probe(folder):
             probe = load_probe(folder)
             _check_identity(probe.info.get("identity") or {}, identity, folder)
             session.note(f"Probe found in {folder}; nothing to compute.")

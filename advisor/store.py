@@ -15,11 +15,17 @@ import platformdirs
 from advisor.errors import BadInput, NotFinite
 
 APP = "lora-layer-advisor"
+PROBE_FILE = "probe.json"  # written last: a folder that has it holds a finished probe
 
 
 def user_folder(kind: str) -> Path:
     """Where the user's own data of a kind (``predictors``, ``models``, ``tasks``) lie; it need not exist."""
     return Path(platformdirs.user_data_dir(APP)) / kind
+
+
+def is_probe(folder: Path) -> bool:
+    """Whether ``folder`` holds a finished probe."""
+    return (folder / PROBE_FILE).is_file()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -99,7 +99,8 @@ def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[st
         return str(files[0] if len(files) == 1 else file), notes, rows
     if not os.path.exists(file):
         if not HUB_ID.fullmatch(path) or suffix_of(file) in (*SUFFIXES, *OTHER_SUFFIXES):
-            raise BadInput(f"There is no file or folder {path}.", "Check the path given as --data.")
+            option = "--eval-data" if evaluation else "--data"
+            raise BadInput(f"There is no file or folder {path}.", f"Check the path given as {option}.")
         data = read_hub(path, stems)
         return None if data is None else (path, [f"The hub data set's {data.split} split is read."], _numbered(data, path))
     notes = []

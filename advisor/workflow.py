@@ -99,6 +99,19 @@ def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) 
     return run_probe(prepared, settings, cache_folder(prepared, settings), session)
 
 
+def made_from(probe: Probe) -> tuple[Source, ProbeSettings]:
+    """Model, data and settings that a probe says it was made with.
+
+    Raises:
+        BadInput: it does not say.
+    """
+    try:
+        source, settings = probe.info["source"], probe.info["identity"]["settings"]
+        return Source(**{**source, "text_columns": tuple(source["text_columns"])}), ProbeSettings(**settings)
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"The probe does not say how it was made ({error}).", "Probe again.") from error
+
+
 def measure_pick(
     prepared: Prepared, settings: ProbeSettings, lora: LoraSettings, session: Session
 ) -> Callable[[Selection], Linearity | None]:
@@ -115,12 +128,8 @@ def measure_candidates(
     Raises:
         BadInput: ``model`` or the data is not the one that was probed, or the probe does not say how it was made.
     """
-    try:
-        identity, source = probe.info["identity"], probe.info["source"]
-        settings = ProbeSettings(**identity["settings"])
-        source = Source(**{**source, "model": model, "text_columns": tuple(source["text_columns"])})
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"The probe does not say how it was made ({error}).", "Probe again.") from error
+    made_of, settings = made_from(probe)
+    source, identity = replace(made_of, model=model), probe.info["identity"]
     prepared = prepare_for_probe(source, session, settings.samples)
     for key, value, fingerprint in (
         ("model", model, prepared.loaded.fingerprint), ("data", source.data, prepared.train.fingerprint),

@@ -322,6 +322,37 @@ def test_real_runs_of_weights_on_the_disk_are_refused_before_the_probe(
         advisor.recommend(bert, data, device="disk", confirm=2, samples=SAMPLES, session=Session())
 
 
+def test_a_probe_folder_takes_the_place_of_model_and_data(
+    bert: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "probe"
+    advisor.probe(bert, data, samples=SAMPLES, out=folder, session=Session())
+    monkeypatch.setattr("advisor.probing._probe", lambda *_: pytest.fail("it was probed again"))
+    found = advisor.recommend(folder, budget="50%", out=tmp_path / "from-probe", session=Session())
+    monkeypatch.undo()
+    wanted = advisor.recommend(bert, data, samples=SAMPLES, budget="50%", out=tmp_path / "from-model", session=Session())
+    assert found.json == wanted.json
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"data": "rows.csv"}, "--data"),
+        ({"samples": 8, "dtype": "bfloat16"}, "--samples, --dtype"),
+        ({"load_in_4bit": True}, "--load-in-4bit"),
+    ],
+)
+def test_what_the_probe_decided_is_refused_by_name(given: dict[str, Any], named: str, tmp_path: Path) -> None:
+    (tmp_path / "probe.json").write_text("{}")
+    with pytest.raises(BadInput, match=f"made with its own {named}\\."):
+        advisor.recommend(tmp_path, session=Session(), **given)
+
+
+def test_the_demo_beside_a_model_is_refused() -> None:
+    with pytest.raises(BadInput, match="its own model and data"):
+        advisor.recommend("my/model", demo=True, session=Session())
+
+
 def test_unknown_names_of_the_package_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         advisor.nothing  # noqa: B018

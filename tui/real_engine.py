@@ -89,12 +89,12 @@ class RealEngine:
         import platformdirs
 
         from advisor.errors import AdvisorError
-        from advisor.store import APP, read_json
+        from advisor.store import APP, PROBE_FILE, read_json
 
         cache = Path(platformdirs.user_cache_dir(APP)) / "probes"
         found = []
         for folder in dict.fromkeys([*map(Path, folders), *(cache.glob("*") if cache.is_dir() else ())]):
-            path = folder / "probe.json"
+            path = folder / PROBE_FILE
             try:
                 info = read_json(path, "probe")
                 texts = str(info["model"]), str(info["data"])

@@ -410,6 +410,19 @@ def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.
     assert how == {"start": True}
 
 
+@pytest.mark.parametrize("command", [["tui"], ["recommend", "--tui"]])
+def test_a_probe_is_opened_and_not_probed(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    (tmp_path / "probe.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["advisor", *command, str(tmp_path)])
+    monkeypatch.setattr("advisor.cli._has_terminal", lambda: True)
+    monkeypatch.setattr("tui.main.run", lambda options, **how: seen.append((inputs_of(options), how)) or 0)
+    with pytest.raises(SystemExit):
+        main()
+    gc.enable()
+    assert seen == [(None, {"probe_folder": tmp_path})]  # no inputs of a probe to make
+
+
 def test_options_become_inputs_and_none_given_keeps_the_last_session() -> None:
     options = {"model": None, "rank": 8, "budget": "25%", "text_column": None, "lr": None, "demo": False, "data": None}
     assert inputs_of(options) is None
