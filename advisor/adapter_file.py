@@ -21,13 +21,13 @@ class AdapterTensors:
 
     Attributes:
         ranks: of each module with LoRA tensors, by full name.
-        others: parameters that are not LoRA's.
+        others: sizes of the parameters that are not LoRA's.
         untrained: modules whose B is all zero, so that LoRA changes nothing.
         broken: tensors with a NaN or an infinity.
     """
 
     ranks: dict[str, int]
-    others: tuple[str, ...]
+    others: dict[str, int]
     untrained: tuple[str, ...]
     broken: tuple[str, ...]
 
@@ -39,7 +39,8 @@ def read_adapter(path: Path) -> AdapterTensors:
         BadInput: it is no safetensors file.
     """
     ranks: dict[str, int] = {}
-    others, untrained, broken = [], [], []
+    others: dict[str, int] = {}
+    untrained, broken = [], []
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
@@ -52,10 +53,10 @@ def read_adapter(path: Path) -> AdapterTensors:
                     if not tensor.any():
                         untrained.append(_module(name, SECOND))
                 elif ".lora_" not in name:
-                    others.append(name)
+                    others[name] = tensor.numel()
     except (OSError, SafetensorError, ValueError) as error:
         raise BadInput(f"{path}: the adapter's weights cannot be read: {error}.", "Save the adapter again.") from error
-    return AdapterTensors(ranks, tuple(others), tuple(untrained), tuple(broken))
+    return AdapterTensors(ranks, others, tuple(untrained), tuple(broken))
 
 
 def tensor_surprises(found: AdapterTensors, resolved: Resolved) -> list[str]:

@@ -179,10 +179,15 @@ def verify(
     for warning in resolved.warnings:  # PEFT corrects fan_in_fan_out, and in these tools nobody can
         corrected = "fan_in_fan_out" in warning and target.name in NO_FAN_IN
         (notes if corrected else surprises).append(f"PEFT warns: {warning}")
+    saved_params = resolved.saved_params
     if path.name == CONFIG_FILE and (weights := path.with_name(WEIGHTS_FILE)).exists():
         adapter = read_adapter(weights)
         surprises += tensor_surprises(adapter, resolved)
         notes.append(f"{WEIGHTS_FILE} holds LoRA for {len(adapter.ranks)} modules.")
+        saved_params = sum(adapter.others.values()) or saved_params  # a head has the size that it was trained with
+    elif outputs is None and settled == "classification" and set(head) & set(resolved.saved):
+        labels = getattr(model.config, "num_labels", None)
+        notes.append(f"The head is counted with num_labels {labels}, as in the model's config; your data may have others.")
     suffixes = {entry: sum(name != entry for name in names) for entry, names in answers.items()}
     return Report(
         config=str(path),
@@ -195,7 +200,7 @@ def verify(
         lora_params=resolved.lora_params,
         parameters=resolved.parameters,
         saved=resolved.saved,
-        saved_params=resolved.saved_params,
+        saved_params=saved_params,
         other_params=resolved.other_params,
         unmatched=unmatched,
         by_suffix={entry: count for entry, count in suffixes.items() if count > 1},

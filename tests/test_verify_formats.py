@@ -231,6 +231,23 @@ def test_a_trained_adapter_passes(adapter: tuple[Path, Path]) -> None:
     assert any("holds LoRA for 2 modules" in note for note in report.notes)
 
 
+def test_a_trained_head_is_counted_with_its_own_classes(adapter: tuple[Path, Path], tmp_path: Path) -> None:
+    tensors = load_file(adapter[0] / "adapter_model.safetensors")
+    (weight,) = (key for key in tensors if "classifier" in key and key.endswith("weight"))
+    width = tensors[weight].shape[1]
+    tensors |= {weight: torch.ones(5, width), weight.replace("weight", "bias"): torch.ones(5)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_bytes((adapter[0] / "adapter_config.json").read_bytes())
+    assert verify(str(tmp_path), str(adapter[1])).saved_params == 5 * (width + 1)
+
+
+def test_a_config_alone_does_not_know_how_many_classes_there_will_be(adapter: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes((adapter[0] / "adapter_config.json").read_bytes())
+    report = verify(str(tmp_path), str(adapter[1]))
+    assert report.exit_code == 0
+    assert any("num_labels 2, as in the model's config" in note for note in report.notes)
+
+
 def drop(tensors: dict[str, torch.Tensor], part: str) -> None:
     for key in [key for key in tensors if part in key]:
         del tensors[key]
