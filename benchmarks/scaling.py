@@ -39,7 +39,7 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "tokens": (32, 64, 128),
 }
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10)  # of both plots, seconds and GB
-LARGEST = {"layers": 8, "width": 1024, "rows": 16, "tokens": 64}
+LARGEST = ({**BASE, "layers": 8, "width": 1024}, {**BASE, "layers": 16, "width": 2048}, {**BASE, "layers": 24, "width": 2560})
 SHAPES = {  # the usual ones: layers, width, inner width, key and value width, vocabulary
     "7B": (32, 4096, 11008, 4096, 32000),
     "70B": (80, 8192, 28672, 1024, 32000),
@@ -113,7 +113,7 @@ def page(report: dict[str, Any]) -> str:
     points, far = report["points"], report["extrapolated"]
     lines = [
         "# How a probe grows", "",
-        "Written by `benchmarks/scaling.py`. Random Llamas in float32 on one core of a busy 2-core machine (so time is",
+        "Written by `benchmarks/scaling.py`. Random Llamas in float32 on one core of a 2-core machine (time is",
         "processor time), passes and contraction of a sketch with k = 64, without the peers' scores and the linearity check.", "",
         "| layers | width | parameters | rows | tokens | bare passes, s | probe, s | probe / bare | peak, GB | said before, GB |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -196,14 +196,14 @@ def sweep(points: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="leave out the largest model")
+    parser.add_argument("--quick", action="store_true", help="leave out the largest models")
     parser.add_argument("--page", action="store_true", help="only write page and plot from the committed results")
     options = parser.parse_args()
     if options.page:
         report = json.loads(RESULTS.read_text(encoding="utf-8"))
     else:
         wanted = [{**BASE, by: value} for by, values in SWEEPS.items() for value in values]
-        wanted += [] if options.quick else [LARGEST]
+        wanted += () if options.quick else LARGEST
         unique = [json.loads(text) for text in dict.fromkeys(json.dumps(w) for w in wanted)]
         points = [in_a_process(shape) for shape in unique]
         report = {"points": points, "device": "cpu", "threads": os.environ.get("OMP_NUM_THREADS")}
