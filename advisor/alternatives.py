@@ -1,4 +1,4 @@
-"""What is offered where a tool's file cannot say the pick: the best selection that it can say, and what that costs (no torch).
+"""What is offered where a tool's file cannot say what was chosen: the best selection that it can, and what that costs (no torch).
 
 The format's own renderer says what a file can say, so nothing here knows any format. Selections are those that the search has
 scored, at one rank for all modules, and what a second search over whole roles adds; the pick's own rule chooses among them.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from advisor.advice import Recommendation, choose
+from advisor.budget import Budget
 from advisor.candidates import candidate_pool
 from advisor.errors import BudgetTooSmall
 from advisor.events import Session
@@ -27,12 +28,12 @@ PREFIX = "alternative-"  # of the file's name
 
 @dataclass(frozen=True)
 class Alternative:
-    """One selection in place of the pick, for one file.
+    """One selection in place of the one chosen, for one file.
 
     Attributes:
-        file: the name of the file that cannot say the pick.
+        file: the name of the file that cannot say the latter.
         plan: what the alternative file says, exactly.
-        reason: what it is and costs, beside the pick.
+        reason: what it is and costs, beside the latter.
     """
 
     file: str
@@ -76,33 +77,36 @@ def can_say(target: Format, file: str, plan: Plan, candidate: Candidate) -> bool
 def best_for(
     target: Format, file: str, plan: Plan, pool: Sequence[Candidate], scorer: Scorer, rec: Recommendation
 ) -> Alternative | None:
-    """The selection that the pick's rule chooses among those that the file can say, within the same budget.
+    """The selection that the pick's rule chooses among those that the file can say, within the same budget; within the
+    parameters of the plan where that is beyond it.
 
     Args:
-        plan: the pick's. pool: of :func:`sayable`.
+        plan: of the pick, or of any other selection. pool: of :func:`sayable`.
 
     Returns:
-        None where none that it can say fits, or none is predicted better than the pick's modules at one rank for all, which it
+        None where none that it can say fits, or none is predicted better than the plan's modules at one rank for all, which it
         can say.
     """
+    chosen = Candidate(plan.selection, plan.settings, plan.ranks, plan.alphas)
+    budget, cost, targets = rec.budget, scorer.cost(chosen), scorer.probe.targets
+    if not budget.allows(cost, len(plan.names), targets, scorer.settings.rank):
+        budget = Budget(f"{cost.params:,}", "params", cost.params)
     own = Candidate(plan.selection, plan.flat().settings)
     known = [candidate for candidate in (own, *pool) if can_say(target, file, plan, candidate)]
     predictions = scorer.predict(known)
     try:
-        finalists, _ = choose(scorer, known, predictions, rec.budget, "role", rec.strategy)
+        finalists, _ = choose(scorer, known, predictions, budget, "role", rec.strategy)
     except BudgetTooSmall:
         return None
-    chosen = known[finalists[0]]
+    instead = known[finalists[0]]
     if known[0] is own and predictions.deviation[finalists[0]] >= predictions.deviation[0]:
         return None
-    picked = rec.picked.candidate
-    before, after = (c.selection.params(scorer.probe.targets, c.settings.rank, c.ranks) for c in (picked, chosen))
     reason = (
-        f"Another selection than the one recommended, the best that {file} can say: {len(chosen.selection.targets)} modules with "
-        f"{after:,} LoRA parameters in place of {len(picked.selection.targets)} with {before:,}. "
-        + cost_of(scorer, picked, chosen)
+        f"Another selection than the one chosen, the best that {file} can say: {len(instead.selection.targets)} modules with "
+        f"{scorer.cost(instead).params:,} LoRA parameters in place of {len(plan.names)} with {cost.params:,}. "
+        + cost_of(scorer, chosen, instead)
     )
-    said = replace(plan, selection=replace(chosen.selection, name=f"alternative for {file}"), settings=chosen.settings)
+    said = replace(plan, selection=replace(instead.selection, name=f"alternative for {file}"), settings=instead.settings)
     return Alternative(file, replace(said, ranks={}, alphas={}, comments=(reason,)), reason)
 
 

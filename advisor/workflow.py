@@ -247,7 +247,7 @@ def recommend_folder(
     shown = recommendation_json(scorer, result, linearity, arguments, found, peers)
     shown["confirm"] = None if confirmation is None else confirmation_json(confirmation, scorer)
     shown["plan"] = plan.as_dict()
-    instead = _alternatives(rendered, plan, model, scorer, result, seed, session)
+    instead = alternatives(rendered, plan, model, scorer, result, lambda: sayable(scorer, result, seed, session))
     rendered = {name: with_alternatives(r, FORMATS[name], instead[name]) for name, r in rendered.items()}
     shown["formats"] = {
         name: {
@@ -287,18 +287,22 @@ def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None)
     return rendered
 
 
-def _alternatives(
-    rendered: Mapping[str, Rendered], plan: Plan, model: nn.Module, scorer: Scorer, rec: Recommendation, seed: int,
-    session: Session,
+def alternatives(
+    rendered: Mapping[str, Rendered], plan: Plan, model: nn.Module, scorer: Scorer, rec: Recommendation,
+    pool_of: Callable[[], list[Candidate]],
 ) -> dict[str, list[Alternative]]:  # fmt: skip
-    """By format, for its files that do not say the pick exactly: the best selection that they can, proven on the model."""
+    """By format, for its files that do not say the plan exactly: the best selection that they can, proven on the model.
+
+    Args:
+        rendered: the plan's files by format. model: on the meta device. pool_of: :func:`sayable`, asked once if it is needed.
+    """
     everything = Candidate(rec.all_linear.candidate.selection, scorer.settings)
     short = {
         name: [file for file, found in result.files.items()
                if found.fidelity != "exact" and can_say(FORMATS[name], file, plan, everything)]
         for name, result in rendered.items()
     }  # fmt: skip
-    pool = sayable(scorer, rec, seed, session) if any(short.values()) else []
+    pool = pool_of() if any(short.values()) else []
     found: dict[str, list[Alternative]] = {}
     for name, files in short.items():
         offered = (best_for(FORMATS[name], file, plan, pool, scorer, rec) for file in files)

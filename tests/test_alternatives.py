@@ -80,7 +80,7 @@ def test_what_is_written_beside_a_file_trains_what_it_says(advice: Advice) -> No
         trains(advice, plan, file, text)
         assert set(plan.names) != set(pick_plan["selection"]["targets"])
         assert text.splitlines()[1] == f"# {each['reason']}"
-        assert "Another selection than the one recommended" in each["reason"]
+        assert "Another selection than the one chosen" in each["reason"]
         assert f"{plan.params:,} LoRA parameters" in each["reason"]
         said = [line for line in (*advice.notes, *advice.json["warnings"]) if f"{PREFIX}{file}: {each['reason']}" in line]
         assert said, name

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from advisor.events import Session
     from advisor.explain import ModuleRow
     from advisor.export.peft import Resolved
-    from advisor.export.plan import Plan
+    from advisor.export.plan import Plan, Rendered
     from advisor.kernels import Array
     from advisor.peer_picks import PeerPick
     from advisor.probe_folder import Probe
@@ -195,5 +195,11 @@ class Engine(Protocol):
     def cost(self, opened: Opened, plan: Plan, resolved: Resolved) -> str:
         """What is predicted of a lossy file of the plan, which resolves so, beside the selection itself."""
 
-    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
-        """Write the plan's files; where some are there already and may not be overwritten, none."""
+    def files(
+        self, opened: Opened, plan: Plan, format_name: str, recommendation: Recommendation | None, inputs: Inputs
+    ) -> Rendered:
+        """The plan's files; beside each that does not say it exactly the best selection that it can, once there is a
+        recommendation to choose from. This may search for seconds."""
+
+    def export(self, rendered: Rendered, folder: Path, overwrite: bool) -> Exported:
+        """Write the files; where some are there already and may not be overwritten, none."""

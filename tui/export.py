@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -23,6 +23,7 @@ from tui.lineup import key
 from tui.state import Change
 
 if TYPE_CHECKING:
+    from advisor.advice import Recommendation
     from advisor.export.peft import Resolved
     from advisor.export.plan import Plan, Rendered
     from tui.engine import Exported
@@ -72,7 +73,8 @@ class ExportScreen(AdvisorScreen):
     HELP = (
         "Choose a format with the arrows. ✓ exact: the tool trains exactly the selection; ≈ lossy: the same modules, but other "
         "ranks or scales, with what that is predicted to cost; ✗ impossible: the tool would train something else, so the file "
-        "only says why. s saves, y copies the file that is shown, f shows the next file of the format, e edits the folder."
+        "only says why. Beside a file that is not exact lies, once there is a recommendation, the best selection that the format "
+        "can say (alternative-…). s saves, y copies the file that is shown, f shows the format's next one, e edits the folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "save", "Save"),
@@ -107,6 +109,8 @@ class ExportScreen(AdvisorScreen):
         self.file_number = 0
         self.shown: Shown | None = None
         self.resolved: dict[tuple[Hashable, str], str] = {}
+        self.complete: dict[tuple[Hashable, str], Rendered] = {}  # with alternatives to what is not exact
+        self.complete_for: Recommendation | None = None
 
     def body(self) -> ComposeResult:
         with Horizontal(id="main"):
@@ -150,6 +154,8 @@ class ExportScreen(AdvisorScreen):
             return
 
         asked = (opened.folder, key(current))
+        if rec is not self.complete_for:
+            self.complete, self.complete_for = {}, rec
 
         def job() -> Shown:
             if not current.selection.targets:
@@ -164,8 +170,49 @@ class ExportScreen(AdvisorScreen):
 
     def _rendered(self, shown: Shown) -> None:
         self.shown = shown
+        self._look_closer()
+
+    def _look_closer(self) -> None:
+        """Draw the chosen format, and ask what takes longer."""
         self._draw()
         self._resolve()
+        if self._is_short():
+            asked, job = self._key(), self._files_job()
+
+            def done(rendered: Rendered) -> None:
+                self.complete[asked] = rendered
+                self._draw()
+
+            self.advisor.ask("alternatives", job, done)
+
+    def _key(self) -> tuple[Hashable, str]:
+        return (self.shown.key if self.shown else None, self.format_name)
+
+    def _rendered_now(self) -> Rendered | None:
+        """The chosen format's files as far as they are known; None where there is nothing to export."""
+        return self.complete.get(self._key()) or (self.shown.rendered.get(self.format_name) if self.shown else None)
+
+    def _is_short(self) -> bool:
+        """Whether alternatives to the chosen format's files are still to be searched."""
+        rendered = self._rendered_now()
+        short = rendered is not None and any(file.fidelity != "exact" for file in rendered.files.values())
+        return short and self.complete_for is not None and self._key() not in self.complete
+
+    def _files_job(self) -> Callable[[], Rendered]:
+        """All files of the chosen format, for a thread; those known already where the engine has no more to say."""
+        opened, plan, known = self.state.opened, self.shown.plan if self.shown else None, self._rendered_now()
+        name, rec, engine, inputs = self.format_name, self.complete_for, self.advisor.engine, self.state.inputs
+        assert opened is not None
+        assert plan is not None
+        assert known is not None
+
+        def job() -> Rendered:
+            try:
+                return engine.files(opened, plan, name, rec, inputs)
+            except AdvisorError:  # such as no model to prove them on, which is said under "What it resolves to"
+                return known
+
+        return job
 
     def _resolve(self) -> None:
         """Ask PEFT once for every plan and format."""
@@ -201,15 +248,17 @@ class ExportScreen(AdvisorScreen):
         for name, target in FORMATS.items():
             sign = SIGNS[shown.rendered[name].fidelity] if name in shown.rendered else ""
             formats.replace_option_prompt(name, Content(f"{target.label:<15}{sign}"))
-        rendered = shown.rendered.get(self.format_name)
+        rendered = self._rendered_now()
         if rendered is None or shown.plan is None:
             for part in ("fidelity", "resolved", "file"):
                 self.query_one(f"#{part}", Static).update("")
             self.query_one("#preview", Static).update(shown.problem)
             return
         why = "\n".join(f"· {reason}" for reason in rendered.reasons)
-        said = f"{SIGNS[rendered.fidelity]}: {MEANINGS[rendered.fidelity]}."
-        self.query_one("#fidelity", Static).update("\n".join(filter(None, [said, why])))
+        own = shown.rendered[self.format_name].fidelity  # an alternative says something else
+        said = f"{SIGNS[own]}: {MEANINGS[own]}."
+        search = "… The best selection that this format can say is being searched." if self._is_short() else ""
+        self.query_one("#fidelity", Static).update("\n".join(filter(None, [said, why, search])))
         self.query_one("#resolved", Static).update(
             self.resolved.get((shown.key, self.format_name), "… PEFT is being asked, on a model without weights")
         )
@@ -220,7 +269,7 @@ class ExportScreen(AdvisorScreen):
 
     def _file(self) -> tuple[str, str]:
         """Name and text of the file that is shown; empty where there is none."""
-        rendered = self.shown.rendered.get(self.format_name) if self.shown else None
+        rendered = self._rendered_now()
         if rendered is None:
             return "", ""
         name = list(rendered.files)[self.file_number % len(rendered.files)]
@@ -233,12 +282,11 @@ class ExportScreen(AdvisorScreen):
         if event.option.id is not None and event.option.id != self.format_name:
             self.format_name, self.file_number = event.option.id, 0
             self.query_one("#saved", Static).update("")
-            self._draw()
-            self._resolve()
+            self._look_closer()
 
     def action_next_file(self) -> None:
-        if self.shown and self.format_name in self.shown.rendered:
-            self.file_number = (self.file_number + 1) % len(self.shown.rendered[self.format_name].files)
+        if rendered := self._rendered_now():
+            self.file_number = (self.file_number + 1) % len(rendered.files)
             self._draw()
 
     def action_copy(self) -> None:
@@ -266,14 +314,15 @@ class ExportScreen(AdvisorScreen):
         self._save(overwrite=False)
 
     def _save(self, overwrite: bool) -> None:
-        shown, name, engine = self.shown, self.format_name, self.advisor.engine
+        shown, engine = self.shown, self.advisor.engine
         text = self.query_one("#folder", Input).value.strip()
         if shown is None or shown.plan is None or not text:
             missing = "Name a folder to save to." if shown and shown.plan else "There is nothing to save."
             self.notify(missing, severity="warning", markup=False)
             return
-        plan, folder = shown.plan, Path(text).expanduser().absolute()
-        self.advisor.ask("export", lambda: engine.export(plan, name, folder, overwrite), self._saved)
+        folder, known = Path(text).expanduser().absolute(), self.complete.get(self._key())
+        files = self._files_job() if known is None else lambda: known
+        self.advisor.ask("export", lambda: engine.export(files(), folder, overwrite), self._saved)
 
     def _saved(self, exported: Exported) -> None:
         from tui.dialogs import Question

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from advisor.events import Session
     from advisor.examples import Example
     from advisor.export.peft import Resolved
-    from advisor.export.plan import Plan
+    from advisor.export.plan import Plan, Rendered
     from advisor.peer_picks import PeerPick
     from advisor.prepare import Source
     from advisor.probe_folder import Probe
@@ -84,6 +84,8 @@ def _characters(example: Example) -> int:
 
 class RealEngine:
     """:class:`Engine` over :mod:`advisor`."""
+
+    _pool: tuple[Recommendation, list[Candidate]] | None = None  # of :meth:`_sayable`
 
     def recent(self, folders: Iterable[str]) -> list[Recent]:
         import platformdirs
@@ -310,11 +312,35 @@ class RealEngine:
         chosen = Candidate(plan.selection, plan.settings, plan.ranks, plan.alphas)
         return cost_of_file(opened.scorer, chosen, resolved)
 
-    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
+    def files(
+        self, opened: Opened, plan: Plan, format_name: str, recommendation: Recommendation | None, inputs: Inputs
+    ) -> Rendered:
+        from advisor import workflow
+        from advisor.alternatives import with_alternatives
+        from advisor.export import FORMATS
+
+        rendered = FORMATS[format_name].render(plan)
+        if recommendation is None or all(file.fidelity == "exact" for file in rendered.files.values()):
+            return rendered
+        found = workflow.alternatives(
+            {format_name: rendered}, plan, workflow.empty_model(opened.probe, inputs.trust_remote_code), opened.scorer,
+            recommendation, lambda: self._sayable(opened, recommendation, inputs),
+        )  # fmt: skip
+        return with_alternatives(rendered, FORMATS[format_name], found[format_name])
+
+    def _sayable(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[Candidate]:
+        """What to choose alternatives from, searched once a recommendation."""
+        from advisor.alternatives import sayable
+        from advisor.events import Session
+
+        if self._pool is None or self._pool[0] is not recommendation:
+            self._pool = recommendation, sayable(opened.scorer, recommendation, inputs.seed, Session())
+        return self._pool[1]
+
+    def export(self, rendered: Rendered, folder: Path, overwrite: bool) -> Exported:
         from advisor import workflow
         from advisor.errors import BadInput
 
-        rendered = workflow.render_all(plan, [format_name])[format_name]
         try:
             existing = tuple(folder / name for name in rendered.files if (folder / name).exists())
             if existing and not overwrite:

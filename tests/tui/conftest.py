@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 from tui_helpers import FROZEN
 
 from advisor.advice import Recommendation, Stability, compare, module_shares
+from advisor.alternatives import Alternative, with_alternatives
 from advisor.budget import parse_budget
 from advisor.errors import AdvisorError
 from advisor.events import Session, Stage
 from advisor.explain import agreements, block_ranks
 from advisor.export import FORMATS
 from advisor.export.peft import Resolved
-from advisor.export.plan import Plan
+from advisor.export.plan import Plan, Rendered
 from advisor.peer_picks import PeerPick, module_scores
 from advisor.scoring import Candidate, Scorer
 from advisor.selections import all_linear
@@ -146,9 +148,22 @@ class FakeEngine(RealEngine):
             ranks=ranks, alphas=dict.fromkeys(plan.names, 16.0), rslora=False, parameters=(),
         )  # fmt: skip
 
-    def export(self, plan: Plan, format_name: str, folder: Path, overwrite: bool) -> Exported:
+    def files(
+        self, opened: Opened, plan: Plan, format_name: str, recommendation: Recommendation | None, inputs: Inputs
+    ) -> Rendered:
+        """As if all modules at the common rank were the best that a file can say."""
+        self._called("files")
+        target = FORMATS[format_name]
+        rendered = target.render(plan)
+        if recommendation is None or rendered.fidelity == "exact":
+            return rendered
+        everything = replace(plan, selection=recommendation.all_linear.candidate.selection, ranks={}, alphas={})
+        found = [Alternative(file, everything, "All modules instead.") for file in rendered.files]
+        return with_alternatives(rendered, target, found)
+
+    def export(self, rendered: Rendered, folder: Path, overwrite: bool) -> Exported:
         self._called("export")
-        return super().export(plan, format_name, folder, overwrite)
+        return super().export(rendered, folder, overwrite)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from test_cli import write_data
 from textual.widgets import Input, OptionList, Static
-from tui_helpers import settled
+from tui_helpers import TRIES, settled
 
 from advisor.alternatives import PREFIX
 from advisor.errors import AdvisorError
@@ -154,6 +155,46 @@ async def test_copy_copies_the_file_that_is_shown(
         assert "target_modules" in json.loads(copied[1])
 
 
+async def test_beside_what_a_format_cannot_say_lies_what_it_can(
+    make_app: Callable[..., AdvisorApp], engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(opened=True)
+    gate, files = threading.Event(), engine.files
+
+    def wait_and_search(*args: Any) -> Any:
+        gate.wait(60)
+        return files(*args)
+
+    monkeypatch.setattr(engine, "files", wait_and_search)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("6", "end")
+        for _ in range(TRIES):
+            await pilot.pause(0.02)
+            if "is being searched" in said(app, "fidelity"):
+                break
+        name = shown(app).format_name
+        (file_name, *others) = shown(app).shown.rendered[name].files
+        assert not any(other.startswith(PREFIX) for other in others)
+        app.screen.query_one("#folder", Input).value = str(tmp_path / "out")
+        await pilot.press("s", "down", "up")  # no key waits; what is saved does
+        assert not (tmp_path / "out").exists()
+        gate.set()
+        await settled(pilot)
+        assert "searched" not in said(app, "fidelity")
+        assert f"{PREFIX}{file_name}: All modules instead." in said(app, "fidelity")
+        assert "impossible" in said(app, "fidelity")
+        for _ in range(1 + len(others)):
+            await pilot.press("f")
+        assert said(app, "file").startswith(PREFIX + file_name)
+        assert (tmp_path / "out" / (PREFIX + file_name)).read_text().rstrip() == said(app, "preview").rstrip()
+        before = engine.asked.count("files")
+        await pilot.press("s")
+        await settled(pilot)
+        assert isinstance(app.screen, Question)  # the files are there
+        assert engine.asked.count("files") == before  # and nothing was searched again
+
+
 @pytest.mark.parametrize(
     ("name", "task", "alpha", "fidelities"),
     [
@@ -164,8 +205,8 @@ async def test_copy_copies_the_file_that_is_shown(
 async def test_from_a_probe_to_a_config_that_peft_accepts(
     tiny_model: Callable[..., Path], tmp_path: Path, name: str, task: str, alpha: float, fidelities: dict[str, str]
 ) -> None:
-    """The real engine; and its files are those that `advisor recommend` and `advisor export` write for the pick, which only
-    they accompany with alternatives. What a lossy file costs is said as they say it."""
+    """The real engine; and its files are those that `advisor recommend` and `advisor export` write for the pick. What a lossy
+    file costs is said as they say it."""
     from peft import LoraConfig, get_peft_model
 
     from advisor import workflow
@@ -209,9 +250,8 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
         trust_remote_code=False, linearity_of=lambda _: None, formats=tuple(FORMATS),
     )  # fmt: skip
     workflow.export_formats(tmp_path / "recommend", tuple(FORMATS), tmp_path / "export")
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "export").iterdir()}
     for path in out.iterdir():
         assert path.read_bytes() == (tmp_path / "recommend" / path.name).read_bytes()
         assert path.read_bytes() == (tmp_path / "export" / path.name).read_bytes()
-    also = {path.name for path in (tmp_path / "export").iterdir()} - {path.name for path in out.iterdir()}
-    assert all(file.startswith(PREFIX) for file in also)
     assert all(any(cost in warning for warning in found.json["warnings"]) for cost in costs)
