@@ -263,7 +263,7 @@ class ExportScreen(AdvisorScreen):
             self.resolved.get((shown.key, self.format_name), "… PEFT is being asked, on a model without weights")
         )
         file_name, text = self._file()
-        several = f"  file {self.file_number + 1} of {len(rendered.files)}, f: next" if len(rendered.files) > 1 else ""
+        several = f"  {self.file_number + 1}/{len(rendered.files)} (f)" if len(rendered.files) > 1 else ""
         self.query_one("#file", Static).update(f"{file_name}{several}")
         self.query_one("#preview", Static).update(highlight(text, path=file_name))
 
