@@ -112,7 +112,7 @@ def recommend(
         probed = Path(model) if isinstance(model, str | os.PathLike) and is_probe(Path(model)) else None
         if probed is not None:
             _refuse_beside_probe(given, probed)
-            source, how = workflow.made_from(load_probe(probed))
+            source, how = workflow.made_from(load_probe(probed), trust_remote_code)
         else:
             source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
                                revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
@@ -124,11 +124,11 @@ def recommend(
         recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
         session.note(f"Recipe: {recipe}.")
         found = workflow.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
-        own = None if baseline is None else workflow.read_baseline(Path(baseline), found, source.trust_remote_code)
+        own = None if baseline is None else workflow.read_baseline(Path(baseline), found, trust_remote_code)
         folder = Path("recommendation" if out is None else out)
         return workflow.recommend_folder(
             found, settings, recipe, parsed, session, out=folder, granularity=granularity, strategy=strategy, baseline=own,
-            kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=source.trust_remote_code,
+            kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
             confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
             own_ranks=rank == AUTO, formats=names,
@@ -141,7 +141,8 @@ def _refuse_beside_probe(given: dict[str, Any], folder: Path) -> None:
     Raises:
         BadInput: there is such an option; names it.
     """
-    decided = signature(probe).parameters.keys() - {"model", "seed", "out", "session"}  # the seed of the search may differ
+    free = {"model", "seed", "out", "session", "trust_remote_code"}  # the seed is the search's, trust the user's
+    decided = signature(probe).parameters.keys() - free
     defaults = signature(recommend).parameters
     named = [f"--{name.replace('_', '-')}" for name in defaults if name in decided and given[name] != defaults[name].default]
     if named:

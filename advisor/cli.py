@@ -225,6 +225,7 @@ def explain(
     model: Annotated[
         str | None, typer.Option("--model", help="The probed model's folder or hub id: measure linearity on it.")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     budget: Annotated[
         str | None, typer.Option("--budget", help="Bound what fits beside the selection: 25% | 2M | 12modules.")
     ] = None,
@@ -256,7 +257,7 @@ def explain(
         from advisor import workflow  # loads torch, which nothing else here needs
 
         with console_session() as session:
-            measured = workflow.measure_candidates(scorer.probe, model, candidates, session)
+            measured = workflow.measure_candidates(scorer.probe, model, candidates, session, trust_remote_code)
     explanations = explain_candidates(scorer, candidates, parsed, measured)
     if as_json:
         _print_json(explanations_json(explanations, scorer))

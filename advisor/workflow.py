@@ -99,15 +99,17 @@ def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) 
     return run_probe(prepared, settings, cache_folder(prepared, settings), session)
 
 
-def made_from(probe: Probe) -> tuple[Source, ProbeSettings]:
-    """Model, data and settings that a probe says it was made with.
+def made_from(probe: Probe, trust_remote_code: bool) -> tuple[Source, ProbeSettings]:
+    """Model, data and settings that a probe says it was made with; but whether to run a model's own code is not for a file
+    to say, which may come from anybody.
 
     Raises:
         BadInput: it does not say.
     """
     try:
         source, settings = probe.info["source"], probe.info["identity"]["settings"]
-        return Source(**{**source, "text_columns": tuple(source["text_columns"])}), ProbeSettings(**settings)
+        asked = {"text_columns": tuple(source["text_columns"]), "trust_remote_code": trust_remote_code}
+        return Source(**{**source, **asked}), ProbeSettings(**settings)
     except (KeyError, TypeError) as error:
         raise BadInput(f"The probe does not say how it was made ({error}).", "Probe again.") from error
 
@@ -120,7 +122,7 @@ def measure_pick(
 
 
 def measure_candidates(
-    probe: Probe, model: str, candidates: Sequence[Candidate], session: Session
+    probe: Probe, model: str, candidates: Sequence[Candidate], session: Session, trust_remote_code: bool = False
 ) -> list[Linearity | None]:
     """The linearity of each candidate on the probe's model and data, at its common rank and alpha; None where nothing
     is trained or the model is too large.
@@ -128,7 +130,7 @@ def measure_candidates(
     Raises:
         BadInput: ``model`` or the data is not the one that was probed, or the probe does not say how it was made.
     """
-    made_of, settings = made_from(probe)
+    made_of, settings = made_from(probe, trust_remote_code)
     source, identity = replace(made_of, model=model), probe.info["identity"]
     prepared = prepare_for_probe(source, session, settings.samples)
     for key, value, fingerprint in (

@@ -348,6 +348,13 @@ def test_what_the_probe_decided_is_refused_by_name(given: dict[str, Any], named:
         advisor.recommend(tmp_path, session=Session(), **given)
 
 
+def test_a_probe_cannot_ask_for_the_models_own_code(bert: Path, data: Path, tmp_path: Path) -> None:
+    found = advisor.probe(bert, data, samples=SAMPLES, out=tmp_path, session=Session()).probe
+    found.info["source"]["trust_remote_code"] = True
+    assert not workflow.made_from(found, False)[0].trust_remote_code
+    assert workflow.made_from(found, True)[0].trust_remote_code
+
+
 def test_the_demo_beside_a_model_is_refused() -> None:
     with pytest.raises(BadInput, match="its own model and data"):
         advisor.recommend("my/model", demo=True, session=Session())
