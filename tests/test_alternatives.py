@@ -152,6 +152,24 @@ def test_in_place_of_a_poor_pick_another_at_one_rank(advice: Advice, name: str) 
     assert after <= before
 
 
+def test_beyond_the_budget_an_alternative_stays_within_what_was_chosen(advice: Advice) -> None:
+    if advice.name != "gpt_neox":
+        pytest.skip("only here a file takes whole roles alone")
+    scorer, rec = advice.found.scorer, advice.found.advice
+    targets, rank = scorer.probe.targets, scorer.settings.rank
+    mine = Candidate(Selection("mine", tuple(t.name for t in targets[1:])), scorer.settings)
+    assert not rec.budget.allows(scorer.cost(mine), len(targets) - 1, targets, rank)
+    plan = plan_of(mine, scorer.probe)
+    found = best_for(FORMATS["unsloth"], "unsloth_studio.yaml", plan, sayable(scorer, rec, 0, Session()), scorer, rec)
+    assert found is not None
+    assert found.plan.params <= plan.params
+    of_the_pick = advice.json["formats"]["unsloth"]["alternatives"]["unsloth_studio.yaml"]["plan"]["selection"]["targets"]
+    before, after = scorer.predict(
+        [Candidate(Selection("b", tuple(of_the_pick)), scorer.settings), Candidate(found.plan.selection, found.plan.settings)]
+    ).deviation
+    assert after <= before  # there is more room
+
+
 def test_a_damaged_alternative_is_bad_input(advice: Advice, tmp_path: Path) -> None:
     shown = json.loads((advice.found.folder / "recommendation.json").read_text())
     for damaged in ({"trl": {"alternatives": {"trl.yaml": {}}}}, {"trl": 5}, [], {"trl": {"alternatives": {"../x": {

@@ -355,6 +355,13 @@ def test_a_probe_cannot_ask_for_the_models_own_code(bert: Path, data: Path, tmp_
     assert workflow.made_from(found, True)[0].trust_remote_code
 
 
+def test_missing_files_are_named_by_their_option(bert: Path, data: Path) -> None:
+    for given, option in (({"data": "no.jsonl"}, "--data"), ({"data": data, "eval_data": "no.jsonl"}, "--eval-data")):
+        with pytest.raises(BadInput, match=r"no file or folder no\.jsonl") as found:
+            advisor.recommend(bert, **given, session=Session())
+        assert found.value.hint.endswith(f" {option}.")
+
+
 def test_the_demo_beside_a_model_is_refused() -> None:
     with pytest.raises(BadInput, match="its own model and data"):
         advisor.recommend("my/model", demo=True, session=Session())
