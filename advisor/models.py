@@ -371,15 +371,17 @@ def input_embeddings(model: Any) -> list[nn.Module]:
 
 
 def experts_left_out(model: nn.Module) -> tuple[str, ...]:
-    """A sentence on the experts of a mixture, which get no LoRA; empty where there are none."""
-    weights = {name: p.numel() for name, p in model.named_parameters()}
-    experts = {name: size for name, size in weights.items() if EXPERTS in name.split(".")}
+    """A sentence on the experts of a mixture, which get no LoRA, and how PEFT gives them some; empty where there are none."""
+    weights = dict(model.named_parameters())
+    experts = {name: p for name, p in weights.items() if EXPERTS in name.split(".")}
     if not experts:
         return ()
-    share = sum(experts.values()) / sum(weights.values())
+    share = sum(p.numel() for p in experts.values()) / sum(p.numel() for p in weights.values())
+    stacks = dict.fromkeys(".".join(name.split(".")[-3:]) for name, p in experts.items() if p.ndim == 3)  # experts, out, in
+    way = f" PEFT trains them beside it with target_parameters={list(stacks)}." if stacks else ""
     return (
         f"Mixture of experts: {len(experts)} expert weights ({share:.0%} of the parameters; first: {next(iter(experts))}) are "
-        "not probed and get no LoRA. What is said is about the other modules only.",
+        f"not probed and get no LoRA. What is said is about the other modules only.{way}",
     )
 
 
