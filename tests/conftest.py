@@ -39,6 +39,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     return make
 
 
+@pytest.fixture
+def encoded(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Any]:
+    """``encoded(name, task, dtype="float32")`` -> a tiny model with data of the task, prepared, and 20 encoded rows."""
+    from test_cli import write_data
+
+    from advisor.encode import encode
+    from advisor.events import Session
+    from advisor.prepare import Source, prepare
+
+    def make(name: str, task: str, dtype: str = "float32") -> Any:
+        data = str(write_data(tmp_path, task))
+        prepared = prepare(Source(str(tiny_model(name, task)), data, task=task, device="cpu", dtype=dtype), Session())
+        return prepared, encode(prepared.train, prepared.loaded, prepared.max_length)[0][:20]
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def ready(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """``ready(name, kind)`` -> a tiny model and the oracle's rows of that kind, for training and evaluation, prepared."""
