@@ -89,16 +89,22 @@ def save_probe(probe: Probe, folder: Path) -> None:
         "losses": probe.losses,
         "folds": probe.folds,
     }
-    info = {"schema": PROBE_SCHEMA, **probe.info, "targets": [asdict(t) for t in probe.targets]}
     if probe.head is not None:
         arrays["head"] = probe.head.weight
+    with replacing(folder / BLOCKS_FILE) as temporary:
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
+    save_info(probe, folder)
+
+
+def save_info(probe: Probe, folder: Path) -> None:
+    """Write ``probe.json`` alone."""
+    info = {"schema": PROBE_SCHEMA, **probe.info, "targets": [asdict(t) for t in probe.targets]}
+    if probe.head is not None:
         info["head_block"] = {
             "fresh_gradient_norm": probe.head.fresh_gradient_norm,
             "fresh_gradient_energy": probe.head.fresh_gradient_energy,
             "fresh_gradient_params": probe.head.fresh_gradient_params,
         }
-    with replacing(folder / BLOCKS_FILE) as temporary:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
     write_json(folder / PROBE_FILE, info)
 
 

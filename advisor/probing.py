@@ -27,7 +27,7 @@ from advisor.models import LoadedModel
 from advisor.outputs import loss_slope, make_outputs, residual, targets_of
 from advisor.peers import measure_peers
 from advisor.prepare import Prepared
-from advisor.probe_folder import HeadBlock, Probe, load_probe, require_finite_blocks, save_probe, stratified_folds
+from advisor.probe_folder import HeadBlock, Probe, load_probe, require_finite_blocks, save_info, save_probe, stratified_folds
 from advisor.probe_memory import linearity_bytes, measure_kept, peak_bytes, peers_bytes, resident_bytes, used_now
 from advisor.selections import ALL_LINEAR, QV, recipes
 from advisor.spool import Layer, Spool
@@ -117,6 +117,7 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
         if is_probe(folder):
             probe = load_probe(folder)
             _check_identity(probe.info.get("identity") or {}, identity, folder)
+            probe = _where_it_lies_now(probe, prepared, folder)
             session.note(f"Probe found in {folder}; nothing to compute.")
             return probe
         partial = folder / "partial"
@@ -133,6 +134,16 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
         return probe
     finally:
         lock.release()
+
+
+def _where_it_lies_now(probe: Probe, prepared: Prepared, folder: Path) -> Probe:
+    """The probe with the names that model and data were found under, which may have moved; the folder follows."""
+    now = json.loads(json.dumps({key: _provenance(prepared)[key] for key in ("model", "revision", "data", "source")}))
+    if now.items() <= probe.info.items():
+        return probe
+    moved = replace(probe, info={**probe.info, **now})
+    save_info(moved, folder)
+    return moved
 
 
 def _check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

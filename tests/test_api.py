@@ -6,6 +6,7 @@ import base64
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -332,6 +333,20 @@ def test_a_probe_folder_takes_the_place_of_model_and_data(
     monkeypatch.undo()
     wanted = advisor.recommend(bert, data, samples=SAMPLES, budget="50%", out=tmp_path / "from-model", session=Session())
     assert found.json == wanted.json
+
+
+def test_a_model_that_moved_is_named_where_it_lies_now(bert: Path, data: Path, tmp_path: Path) -> None:
+    here, there = shutil.copytree(bert, tmp_path / "here"), tmp_path / "there"
+    first = advisor.recommend(here, data, samples=SAMPLES, out=tmp_path / "r1", session=Session())
+    here.rename(there)
+    notes: list[str] = []
+    session = Session(lambda event: notes.append(str(getattr(event, "text", ""))))
+    second = advisor.recommend(there, data, samples=SAMPLES, out=tmp_path / "r2", session=session)
+    assert any("nothing to compute" in note for note in notes)
+    assert second.target_modules == first.target_modules
+    assert second.json["peft"]["base_model_name_or_path"] == str(there)
+    opened = ProbeResult.open(advisor.probe(there, data, samples=SAMPLES, session=Session()).folder)
+    assert opened.probe.info["model"] == str(there)
 
 
 @pytest.mark.parametrize(
