@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from advisor.confirm import SWEEP_SEEDS, Confirmation
-from advisor.report import Table, span
+from advisor.report import Table
 from advisor.scoring import Scorer, interval, training_rows
 
 
@@ -68,25 +68,29 @@ def duration(seconds: float) -> str:
 
 def confirm_table(found: Confirmation, scorer: Scorer) -> Table:
     """One row a real run: predicted loss before, real loss and metric, predicted loss after."""
-    rows = training_rows(scorer.probe, found.recipe)
+    rows, metric = training_rows(scorer.probe, found.recipe), str(scorer.probe.info["metric"]).replace("_", " ")
     return Table(
-        f"Real runs on {rows} training rows: predicted validation loss of a run before and after them",
-        ("selection", "role", "before", "real loss", str(scorer.probe.info["metric"]), "after", "time"),
+        f"Real runs on {rows} training rows: their loss and {metric}, and the loss predicted of a run before and after them",
+        ("run", "before", "real", "metric", "after", "time"),
         tuple(
             (
-                c.run.candidate.selection.name,
-                c.role,
-                span(c.before),
+                f"{c.run.candidate.selection.name} ({c.role})",
+                _short(c.before),
                 f"{c.run.loss:.3f}",
                 f"{c.run.metric:.3f}",
-                span(c.after),
+                _short(c.after),
                 duration(c.run.wall_s + c.run.switched_s),
             )
             for c in found.runs
         ),
         frozenset(i for i, c in enumerate(found.runs) if c.run.candidate == found.picked),
-        text_columns=2,
     )
+
+
+def _short(interval: tuple[float, float, float]) -> str:
+    """Two of these, a loss, a metric and a time leave room for a name in 80 columns."""
+    value, low, high = interval
+    return f"{value:.2f} ({low:.2f}–{high:.2f})"
 
 
 def confirmation_json(found: Confirmation, scorer: Scorer) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import candidate, make_probe, make_scorer
+from rich.console import Console
 from scipy.stats import norm
 
 from advisor import advice as recommend_module
@@ -421,11 +423,16 @@ def test_what_is_said(both: Both) -> None:
     assert ", so it is settled." in confirmed(replace(found, sure=0.95), scorer)[0]
     table = confirm_table(found, scorer)
     assert len(table.rows) == 2
-    assert [row[1] for row in table.rows] == ["pilot", "pick"]
-    assert table.rows[0][0] == "all-linear"
-    assert table.rows[0][3] == f"{found.runs[0].run.loss:.3f}"
-    assert table.rows[0][4] == "0.750"
-    assert table.rows[0][6] == "28 s"
+    assert table.rows[0][0] == "all-linear (pilot)"
+    assert table.rows[1][0] == f"{rec.picked.name} (pick)"
+    assert table.rows[0][2] == f"{found.runs[0].run.loss:.3f}"
+    assert table.rows[0][3] == "0.750"
+    assert table.rows[0][5] == "28 s"
+    printed = StringIO()
+    Console(width=80, file=printed).print(table.rich())
+    said = printed.getvalue()
+    assert all(cell in said for row in table.rows for cell in row[1:])  # no number is cut
+    assert all(word in said for word in ("all-linear", "(pilot)", "(pick)"))
     shown = confirmation_json(found, scorer)
     json.dumps(shown, allow_nan=False)
     assert shown["cost_s"] == 51
