@@ -21,7 +21,7 @@ from advisor.events import Session
 from advisor.export.peft import lora_arguments
 from advisor.models import LoadedModel
 from advisor.outputs import aligned
-from advisor.prefix import PrefixStates, States
+from advisor.prefix import Forward, PrefixStates, States
 from advisor.recipe import LANGUAGE_TASKS, TrainingRecipe
 from advisor.targets import LoraSettings, Selection
 
@@ -103,15 +103,10 @@ def finetune(
     def batch_of(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         return collate(rows, loaded, label_mean, label_std)
 
-    def frozen_logits(rows: Sequence[Row]) -> torch.Tensor:
-        batch = batch_of(rows)
-        del batch["labels"]
-        return _logits(loaded.model, loaded, batch)
-
     prefix = prefix or PrefixStates(loaded)
-    depth = prefix.depth(selection) if trainable and recipe.epochs else 0
-    eval_states = prefix.of(depth, evaluation, frozen_logits)
-    train_states = prefix.of(depth, train, frozen_logits, training=True)
+    depth, forward = prefix.depth(selection) if trainable and recipe.epochs else 0, frozen_forward(loaded, batch_of)
+    eval_states = prefix.of(depth, evaluation, forward)
+    train_states = prefix.of(depth, train, forward, training=True)
     epochs = [Epoch(math.nan, *evaluate(model, loaded, evaluation, metric, batch_of, eval_states), 0.0)]
     if not math.isfinite(epochs[0].val_loss):
         raise NotFinite(
@@ -206,6 +201,17 @@ def _adapted_copy(
     for name in loaded.head:
         model.get_submodule(name).requires_grad_(True)
     return model
+
+
+def frozen_forward(loaded: LoadedModel, batch_of: Callable[[Sequence[Row]], dict[str, torch.Tensor]]) -> Forward:
+    """What :class:`PrefixStates` asks for: outputs of the frozen model, in the precision that runs have."""
+
+    def forward(rows: Sequence[Row]) -> torch.Tensor:
+        batch = batch_of(rows)
+        del batch["labels"]
+        return _logits(loaded.model, loaded, batch)
+
+    return forward
 
 
 def _starting_at(states: States | None, model: nn.Module, indices: Sequence[int]) -> AbstractContextManager[None]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from advisor.encode import Row, collate
 from advisor.events import Session, Stage
-from advisor.finetune import evaluate, label_scale
+from advisor.finetune import evaluate, frozen_forward, label_scale
 from advisor.models import LoadedModel
+from advisor.prefix import PrefixStates
 from advisor.targets import Selection
 
 PILOT_EVAL_ROWS = 160  # a selection's loss is compared on the same rows with the others', so few do
@@ -46,10 +48,16 @@ def switched_losses(
     rows = [evaluation[i * len(evaluation) // count] for i in range(count)]
     stage = Stage(session, "Pilot run: measuring selections", len(selections))
 
+    def batch_of(some: Sequence[Row]) -> dict[str, torch.Tensor]:
+        return collate(some, loaded, mean, std)
+
+    prefix, forward = PrefixStates(loaded), frozen_forward(loaded, batch_of)  # blocks below all that is at work are frozen
+
     def loss(selection: Selection, scale: float) -> float:
         session.check()
+        states = prefix.of(prefix.depth(selection), rows, forward)
         with at_work(layers, selection, scale):
-            return evaluate(model, loaded, rows, metric, lambda some: collate(some, loaded, mean, std))[0]
+            return evaluate(model, loaded, rows, metric, batch_of, states)[0]
 
     losses = []
     for selection in selections:

@@ -62,19 +62,22 @@ def test_only_the_selection_s_adapters_are_at_work(
     targets = prepared.loaded.targets
     some = Selection("some", tuple(t.name for t in targets[::3]))
     everything, nothing = all_linear(targets), Selection("none", ())
+    top = Selection("top", tuple(t.name for t in targets if t.layer == 1))  # starts from the states that leave block 0
     found: dict[str, Any] = {}
 
     def look(model: nn.Module) -> None:
         before = {name: p.clone() for name, p in model.state_dict().items()}
-        found["losses"] = loss_of(model, prepared, everything, some, nothing, everything)
+        found["losses"] = loss_of(model, prepared, everything, some, nothing, everything, top)
         found["copies"] = [edited_loss(model, prepared, some, scale) for scale in scales]
         found["whole"] = [edited_loss(model, prepared, everything, scale) for scale in scales]
+        found["top"] = [edited_loss(model, prepared, top, scale) for scale in scales]
         after = model.state_dict()
         found["unchanged"] = all(torch.equal(p, after[name]) for name, p in before.items())
         found["trainable"] = all(p.requires_grad for n, p in model.named_parameters() if "lora_" in n)
 
     last = trained(prepared, look)
-    whole, part, none, again = found["losses"]
+    whole, part, none, again, high = found["losses"]
+    assert high == pytest.approx(min(found["top"]), rel=1e-4)
     assert whole == again == pytest.approx(min(found["whole"]), rel=1e-6)
     assert scales != (1.0,) or whole == pytest.approx(last, rel=1e-6)
     assert part == pytest.approx(min(found["copies"]), rel=1e-6)
