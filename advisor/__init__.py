@@ -6,10 +6,12 @@ neither torch nor transformers.
 
 from typing import TYPE_CHECKING, Any
 
+from advisor.core.version import __version__
+
 if TYPE_CHECKING:
     from advisor.api import probe, recommend
 
-__version__ = "0.1.0"
+
 __all__ = ["__version__", "probe", "recommend"]
 
 

@@ -13,14 +13,14 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.choices import AUTO, AUTO_BASE, GRANULARITIES, PREDICTED, STRATEGIES
-from advisor.errors import BadInput, Interrupted, check_choice
+from advisor.core.choices import AUTO, AUTO_BASE, GRANULARITIES, PREDICTED, STRATEGIES
+from advisor.core.errors import BadInput, Interrupted, check_choice
 
 if TYPE_CHECKING:
-    from advisor.events import Session
-    from advisor.prepare import Source
+    from advisor.core.events import Session
+    from advisor.core.targets import LoraSettings
+    from advisor.models.prepare import Source
     from advisor.results import ProbeResult, Recommended
-    from advisor.targets import LoraSettings
 
 
 def probe(
@@ -42,19 +42,19 @@ def probe(
         The others are the options of ``advisor probe``, see docs/commands.md.
 
     Raises:
-        AdvisorError: see :mod:`advisor.errors`.
+        AdvisorError: see :mod:`advisor.core.errors`.
         KeyboardInterrupt: stopped, once the pass at hand is done; what is finished is kept.
     """
     with _shown(session) as session:
         source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
                            revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
-        from advisor import workflow
-        from advisor.probing import ProbeSettings, run_probe
+        from advisor import probe_cache
+        from advisor.probing.run import ProbeSettings, run_probe
         from advisor.results import ProbeResult
 
         settings = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
-        prepared = workflow.prepare_for_probe(source, session, samples)
-        folder = workflow.cache_folder(prepared, settings) if out is None else Path(out)
+        prepared = probe_cache.prepare_for_probe(source, session, samples)
+        folder = probe_cache.cache_folder(prepared, settings) if out is None else Path(out)
         return ProbeResult(folder, run_probe(prepared, settings, folder, session))
 
 
@@ -81,13 +81,13 @@ def recommend(
         The others are the options of ``advisor recommend``, see docs/commands.md.
 
     Raises:
-        AdvisorError: see :mod:`advisor.errors`.
+        AdvisorError: see :mod:`advisor.core.errors`.
         KeyboardInterrupt: stopped, once the pass or the real run at hand is done; what is finished is kept.
     """
     given = dict(locals())
     with _shown(session) as session:
-        from advisor.budget import parse_budget
-        from advisor.kernels import KERNELS
+        from advisor.advice.budget import parse_budget
+        from advisor.theory.kernels import KERNELS
 
         parsed, names = parse_budget(budget), format_names(format)
         check_choice("--granularity", granularity, GRANULARITIES)
@@ -98,39 +98,40 @@ def recommend(
         if confirm_rows is not None and not confirm:
             raise BadInput("--confirm-rows needs --confirm.", "Add --confirm N.")
         settings = lora_settings(rank, alpha, rslora)
-        from advisor import workflow
-        from advisor.probe_folder import load_probe
-        from advisor.probing import ProbeSettings, run_probe
-        from advisor.recipe import recipe_for
-        from advisor.store import is_probe
+        from advisor import probe_cache, real_runs, workflow
+        from advisor.core.probe import load_probe
+        from advisor.core.recipe import recipe_for
+        from advisor.core.store import is_probe
+        from advisor.export.baseline import read_baseline
+        from advisor.probing.run import ProbeSettings, run_probe
 
         if demo:
             if model is not None or data is not None:
                 raise BadInput("--demo brings its own model and data.", "Leave out --demo, or MODEL and --data.")
-            model, data = workflow.demo_inputs()
+            model, data = probe_cache.demo_inputs()
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
         probed = Path(model) if isinstance(model, str | os.PathLike) and is_probe(Path(model)) else None
         if probed is not None:
             _refuse_beside_probe(given, probed)
-            source, how = workflow.made_from(load_probe(probed), trust_remote_code)
+            source, how = probe_cache.made_from(load_probe(probed), trust_remote_code)
         else:
             source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
                                revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
             how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
-        plan = workflow.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
-        prepared = workflow.prepare_for_probe(source, session, how.samples)
+        plan = real_runs.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
+        prepared = probe_cache.prepare_for_probe(source, session, how.samples)
         if confirm:
             prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
         session.note(f"Recipe: {recipe}.")
-        found = workflow.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
-        own = None if baseline is None else workflow.read_baseline(Path(baseline), found, trust_remote_code)
+        found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
+        own = None if baseline is None else read_baseline(Path(baseline), found, trust_remote_code)
         folder = Path("recommendation" if out is None else out)
         return workflow.recommend_folder(
             found, settings, recipe, parsed, session, out=folder, granularity=granularity, strategy=strategy, baseline=own,
             kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
-            confirmation_of=None if plan is None else workflow.confirm_in(folder, source, plan, session),
+            confirmation_of=None if plan is None else real_runs.confirm_in(folder, source, plan, session),
             own_ranks=rank == AUTO, formats=names,
         )  # fmt: skip
 
@@ -172,8 +173,8 @@ def source_of(
             f"Give its folder or hub id ({getattr(model, 'name_or_path', '') or 'its name_or_path'}), or save model and "
             "tokenizer with save_pretrained and give that folder.",
         )
-    from advisor.handed import data_place
-    from advisor.prepare import Source
+    from advisor.data.in_memory import data_place
+    from advisor.models.prepare import Source
 
     columns = (text_column,) if isinstance(text_column, str) else tuple(text_column or ())
     return Source(os.fspath(model), data_place(data), None if eval_data is None else data_place(eval_data), task, columns,
@@ -183,7 +184,7 @@ def source_of(
 
 def lora_settings(rank: int | str, alpha: float, rslora: bool) -> LoraSettings:
     """Common rank and alpha; for rank ``auto`` those that its budget is counted at."""
-    from advisor.targets import LoraSettings
+    from advisor.core.targets import LoraSettings
 
     try:
         number = AUTO_BASE if rank == AUTO else int(rank)
@@ -215,7 +216,7 @@ def _shown(session: Session | None) -> Iterator[Session]:
     if session is not None:
         yield session
         return
-    from advisor.console import console_session
+    from advisor.report.console import console_session
 
     with console_session() as shown:
         try:

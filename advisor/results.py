@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.budget import parse_budget
-from advisor.choices import GRANULARITIES
-from advisor.errors import BadInput, check_choice
-from advisor.kernels import KERNELS
-from advisor.peer_picks import comparison_json, peer_picks
-from advisor.predictor import Predictor
-from advisor.probe_folder import Probe, load_probe
-from advisor.recipe import recipe_for
-from advisor.report import Table, count, peer_table, plain_text, score_table
-from advisor.rows import load_rows
-from advisor.scoring import Scorer, parse_selections, scores_json
-from advisor.targets import LoraSettings
+from advisor.advice.budget import parse_budget
+from advisor.advice.peer_picks import comparison_json, peer_picks
+from advisor.core.choices import GRANULARITIES
+from advisor.core.errors import check_choice
+from advisor.core.probe import Probe, load_probe
+from advisor.core.recipe import recipe_for
+from advisor.core.targets import LoraSettings
+from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.payload import scores_json
+from advisor.prediction.predictor import Predictor
+from advisor.prediction.scorer import Scorer
+from advisor.prediction.selection_file import Selections, parse_selections, read_selections
+from advisor.report.tables import Table, count, peer_table, plain_text, score_table
+from advisor.theory.kernels import KERNELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from peft import LoraConfig
 
-    from advisor.advice import Recommendation
-
-Selections = str | Path | Sequence[dict[str, Any]]
+    from advisor.advice.recommend import Recommendation
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +82,7 @@ class Recommended(Shown):
 
     def figures(self) -> dict[str, Figure]:
         """The figures of ``report.html`` by name, for a notebook or ``savefig``."""
-        from advisor.html_report import drawings
+        from advisor.report.html import drawings
 
         return {name: drawing.figure() for name, drawing in drawings(self.json).items()}
 
@@ -154,12 +152,12 @@ class ProbeResult:
         **options: Any,
     ) -> Shown:  # fmt: skip
         """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
-        from advisor.advice import compare
+        from advisor.advice.recommend import compare
 
         check_choice("--granularity", granularity, GRANULARITIES)
         parsed, scorer, own = parse_budget(budget), self.scorer(**options), None
         if baseline is not None:
-            from advisor.workflow import read_baseline  # loads torch, which nothing else here needs
+            from advisor.export.baseline import read_baseline
 
             own = read_baseline(Path(baseline), self.probe, False)
         scores, index = compare(scorer, parsed, own)
@@ -186,18 +184,3 @@ class ProbeResult:
         return Table("", ("probe", ""), facts, text_columns=2).html()
 
 
-def read_selections(selections: Selections) -> tuple[Any, str]:
-    """The content of a selection file, or what was given in its place; and what to call it in messages.
-
-    Raises:
-        BadInput: the file is not there or no JSON.
-    """
-    if not isinstance(selections, str | Path):
-        return list(selections), "selections"
-    path = Path(selections)
-    try:
-        return json.loads(path.read_text(encoding="utf-8")), str(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file.", "Give a JSON list of selections.") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON: {error}", "Give a JSON list of selections.") from error

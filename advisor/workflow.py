@@ -2,116 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import platformdirs
 from torch import nn
 
-from advisor.advice import Recommendation, recommend, reconsider
-from advisor.alternatives import Alternative, best_for, can_say, cost_of_file, sayable, with_alternatives
-from advisor.budget import Budget
-from advisor.calibrate import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
-from advisor.confirm import Confirmation, RunAll, confirm, short_recipe
-from advisor.confirm_report import confirm_table, confirmation_json, confirmed
-from advisor.demo import demo_dataset_file, demo_model_folder
-from advisor.errors import BadInput
-from advisor.events import Session
+from advisor.advice.budget import Budget
+from advisor.advice.confirm import Confirmation
+from advisor.advice.peer_picks import peer_picks
+from advisor.advice.ranks import auto_ranks, serving_note
+from advisor.advice.recommend import Recommendation, recommend, reconsider
+from advisor.core.candidate import Candidate
+from advisor.core.errors import BadInput
+from advisor.core.events import Session
+from advisor.core.probe import Probe
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.store import read_json, write_json, write_text
+from advisor.core.targets import LoraSettings, Selection
 from advisor.export import FORMATS
-from advisor.export.peft import arguments_of, prove, resolve
+from advisor.export.alternatives import Alternative, best_for, can_say, cost_of_file, sayable, with_alternatives
+from advisor.export.baseline import empty_model
+from advisor.export.peft import YAML_FILE, arguments_of
 from advisor.export.plan import Format, Plan, Rendered, RenderedFile, plan_of
 from advisor.export.proof import prove_file
-from advisor.linearity import Linearity
-from advisor.models import meta_model
-from advisor.peer_picks import peer_picks
-from advisor.predictor import Predictor
-from advisor.prepare import Prepared, Source, prepare
-from advisor.probe_folder import Probe
-from advisor.probing import HEAD_ROWS, ProbeSettings, measure_selections, probe_identity, probe_samples, run_probe
-from advisor.ranks import auto_ranks, serving_note
-from advisor.recipe import TrainingRecipe
-from advisor.report import recommendation_json, report_markdown, tables, verdict
+from advisor.models.peft import prove
+from advisor.models.prepare import Prepared
+from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.predictor import Predictor
+from advisor.prediction.scorer import Scorer
+from advisor.probe_cache import made_from, prepare_for_probe
+from advisor.probing.run import ProbeSettings, measure_selections
+from advisor.report.confirmation import confirm_table, confirmation_json, confirmed
+from advisor.report.tables import recommendation_json, report_markdown, tables, verdict
 from advisor.results import Recommended
-from advisor.rows import load_rows, user_rows_folder
-from advisor.schema import Schema
-from advisor.scoring import Candidate, RealRun, Scorer, rows_from_runs
-from advisor.store import APP, read_json, write_json, write_text
-from advisor.targets import LoraSettings, Selection, in_model_order
-from advisor.workers import import_ray
+from advisor.theory.linearity import Linearity
 
-YAML_FILE, CONFIG_FILE, JSON_FILE = "lora.yaml", "adapter_config.json", "recommendation.json"
+JSON_FILE = "recommendation.json"
 REPORT_FILE, HTML_FILE = "report.md", "report.html"
-
-# What decides which modules a PEFT config adapts, and how strongly.
-PLACEMENT = (
-    "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform",
-    "layers_pattern", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out",
-)  # fmt: skip
-
-
-CONFIRM_FOLDER = "confirm"
-CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
-
-
-@dataclass(frozen=True)
-class ConfirmSettings:
-    """Real runs of ``recommend``: at most ``runs``, on at most ``rows`` training rows (None: 512), in ``workers`` processes."""
-
-    runs: int
-    rows: int | None = None
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        for option, value in (("--confirm", self.runs), ("--confirm-rows", self.rows), ("--workers", self.workers)):
-            if value is not None and value < 1:
-                raise BadInput(f"{option} must be at least 1, got {value}.")
-
-
-def demo_inputs() -> tuple[str, str]:
-    """The embedded model's folder and a freshly made data file, in the user's cache."""
-    folder = Path(platformdirs.user_cache_dir(APP)) / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(demo_model_folder()), str(demo_dataset_file(folder))
-
-
-def prepare_for_probe(source: Source, session: Session, samples: int | None) -> Prepared:
-    """Load model and data; as many training rows as the head's linear probe and the sample need."""
-    settings = ProbeSettings(samples=samples)
-
-    def rows_needed(schema: Schema) -> int:
-        return max(HEAD_ROWS, 2 * probe_samples(settings, len(schema.class_names)))
-
-    return prepare(source, session, train_limit=rows_needed, eval_limit=0)
-
-
-def cache_folder(prepared: Prepared, settings: ProbeSettings) -> Path:
-    """Where the user's cache keeps this probe, keyed by weights, data and settings."""
-    identity = json.dumps(probe_identity(prepared, settings), sort_keys=True)
-    return Path(platformdirs.user_cache_dir(APP)) / "probes" / hashlib.sha256(identity.encode()).hexdigest()[:24]
-
-
-def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) -> Probe:
-    """The probe from the user's cache, or a new one put there."""
-    return run_probe(prepared, settings, cache_folder(prepared, settings), session)
-
-
-def made_from(probe: Probe, trust_remote_code: bool) -> tuple[Source, ProbeSettings]:
-    """Model, data and settings that a probe says it was made with; but whether to run a model's own code is not for a file
-    to say, which may come from anybody.
-
-    Raises:
-        BadInput: it does not say.
-    """
-    try:
-        source, settings = probe.info["source"], probe.info["identity"]["settings"]
-        asked = {"text_columns": tuple(source["text_columns"]), "trust_remote_code": trust_remote_code}
-        return Source(**{**source, **asked}), ProbeSettings(**settings)
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"The probe does not say how it was made ({error}).", "Probe again.") from error
 
 
 def measure_pick(
@@ -147,41 +75,6 @@ def measure_candidates(
     return [found.get((c.settings, c.selection.targets)) for c in candidates]
 
 
-def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
-    """The user's own PEFT config as a candidate: the modules PEFT really wraps with it, at the ranks and alphas it does.
-
-    Raises:
-        BadInput: no such file, not a LoRA config, it wraps modules that are not adaptable here, or an alpha is no
-            positive number.
-    """
-    arguments = read_json(path / CONFIG_FILE if path.is_dir() else path, "baseline config")
-    if arguments.get("peft_type") != "LORA":
-        raise BadInput(f"{path}: peft_type is {arguments.get('peft_type')!r}, not LORA.", "Give a LoRA config.")
-    model = empty_model(probe, trust_remote_code)
-    try:
-        resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
-    except BadInput as error:
-        raise BadInput(f"{path}: {error.what}", error.hint) from error
-    names = in_model_order(resolved.wrapped, probe.targets, str(path))
-    settings = LoraSettings(
-        int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
-    )
-    return Candidate(
-        Selection("your config", names),
-        settings,
-        {name: resolved.ranks[name] for name in names if resolved.ranks[name] != settings.rank},
-        {name: resolved.alphas[name] for name in names if resolved.alphas[name] != settings.alpha},
-    )
-
-
-def empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
-    """The probe's model, in the revision that was probed, on the meta device."""
-    return meta_model(
-        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, revision=probe.info["revision"],
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
-
-
 def recommend_folder(
     probe: Probe,
     settings: LoraSettings,
@@ -215,7 +108,7 @@ def recommend_folder(
         Interrupted: cancelled; finished runs are kept.
         BadInput: unknown kernel, bad σ, or ``out`` cannot be written.
     """
-    from advisor.html_report import report_html  # loads matplotlib
+    from advisor.report.html import report_html  # loads matplotlib
 
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
     result = recommend(
@@ -336,46 +229,6 @@ def write_rendered(rendered: Rendered, out: Path) -> list[Path]:
     return [out / name for name in rendered.files]
 
 
-def confirm_in(
-    out: Path, source: Source, settings: ConfirmSettings, session: Session
-) -> Callable[[Scorer, Recommendation], Confirmation]:
-    """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes."""
-
-    def run_some(scorer: Scorer, rec: Recommendation) -> Confirmation:
-        recipe = short_recipe(scorer, settings.rows)
-        session.note(
-            f"Confirming by up to {settings.runs} real LoRA runs on "
-            f"{'all' if recipe.train_rows is None else recipe.train_rows} training rows."
-        )
-        run_all = real_runs(source, recipe, out / CONFIRM_FOLDER, settings.workers, session)
-        return confirm(scorer, rec, recipe, settings.runs, run_all, settings.workers)
-
-    return run_some
-
-
-def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int, session: Session) -> RunAll:
-    """Real runs through :func:`advisor.calibrate.calibrate`, resumable; a run that fails stops no other."""
-
-    def all_of(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
-        planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas, tuple(measured)) for c in candidates]
-        rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
-        results, failed = {row["key"]: row["result"] for row in rows}, read_failures(folder)
-        return [
-            str(failed[run.key])
-            if run.key not in results
-            else real_run(candidate, run, results[run.key])
-            for candidate, run in zip(candidates, planned, strict=True)
-        ]
-
-    return all_of
-
-
-def real_run(candidate: Candidate, planned: PlannedRun, result: Mapping[str, Any]) -> RealRun:
-    """A finished run of :func:`advisor.calibrate.calibrate` as evidence on its candidate and on what it measured."""
-    switched = {s.targets: loss for s, loss in zip(planned.measured, result.get("switched", ()), strict=True)}
-    return RealRun(candidate, result["val_loss"], result["metric"], result["wall_s"], switched, result.get("switched_s", 0.0))
-
-
 def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dict[str, tuple[Rendered, list[Path]]]:
     """Write the plan of a recommendation folder to ``out``, in the formats ``names``.
 
@@ -399,53 +252,4 @@ def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dic
         raise BadInput(f"{where}: its formats are damaged ({error}).", "Run `advisor recommend` again.") from error
     return {name: (result, write_rendered(result, out)) for name, result in rendered.items()}
 
-
-def calibrate_folder(
-    source: Source,
-    settings: LoraSettings,
-    recipe_for: Callable[[str], TrainingRecipe],
-    out: Path,
-    session: Session,
-    *,
-    train_rows: int | None,
-    runs: int,
-    seeds: int,
-    workers: int,
-    eval_rows: int,
-    ray: str | None = None,
-) -> tuple[Path | None, int]:
-    """Real runs into ``out/runs.jsonl``, a probe into ``out/probe``, and rows into the user's data folder.
-
-    Runs with a pull towards the start become no rows: the predictor simulates none. Runs that failed neither.
-
-    Returns:
-        The rows file (None: not written) and its number of rows.
-
-    Raises:
-        NotFinite, OutOfMemory: all runs failed, the first of them so.
-    """
-    if ray is not None:
-        import_ray()  # that it is missing is better said before the model is loaded
-    prepared = prepare(source, session, train_limit=train_rows, eval_limit=0)
-    loaded = prepared.loaded
-    recipe = recipe_for(loaded.task)
-    if recipe.pull:
-        session.note("Runs with a pull become no calibration rows: predictions are for training without one.")
-    planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
-    runs_done = calibrate(source, planned, recipe, out, session, eval_rows=eval_rows, workers=workers, ray=ray)
-    if failed := [error for key, error in read_failures(out).items() if key in {run.key for run in planned}]:
-        if not runs_done:
-            raise failed[0]
-        session.warn(
-            f"{len(failed)} of {len(planned)} runs failed and are left out; to try them again, delete {out / FAILED_FILE}."
-        )
-    probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
-    if recipe.pull:
-        return None, 0
-    rows = rows_from_runs(runs_done, probe)
-    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
-    folder = user_rows_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{name}.jsonl", "".join(row.as_json() + "\n" for row in rows))
-    return folder / f"{name}.jsonl", len(rows)
 

@@ -24,18 +24,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 from scipy.stats import spearmanr
 
-from advisor.advice import recommend
-from advisor.budget import parse_budget
-from advisor.events import Session
-from advisor.finetune import finetune
-from advisor.predictor import Predictor
-from advisor.prepare import Source, prepare
-from advisor.probing import ProbeSettings, run_probe
-from advisor.recipe import TrainingRecipe
-from advisor.rows import load_rows
-from advisor.scoring import Scorer
-from advisor.targets import LoraSettings
-from advisor.workflow import demo_inputs, prepare_for_probe
+from advisor.advice.budget import parse_budget
+from advisor.advice.recommend import recommend
+from advisor.core.events import Session
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.targets import LoraSettings
+from advisor.models.prepare import Source, prepare
+from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.predictor import Predictor
+from advisor.prediction.scorer import Scorer
+from advisor.probe_cache import demo_inputs, prepare_for_probe
+from advisor.probing.run import ProbeSettings, run_probe
+from advisor.training.finetune import finetune
 
 RESULTS = Path(__file__).parent / "results" / "advice.json"
 

@@ -24,11 +24,11 @@ import numpy as np
 from scipy.stats import spearmanr
 from validity import PILOTS, SHIPPED, by_seed, distances, read, task_of
 
-from advisor.advice import pick
-from advisor.confirm import decide
-from advisor.predictor import Group, Predictions, Predictor, grouped, measured_shares
-from advisor.rows import CalibrationRow
-from advisor.selections import ALL_LINEAR, QV
+from advisor.advice.confirm import decide
+from advisor.advice.recommend import pick
+from advisor.core.selections import ALL_LINEAR, QV
+from advisor.prediction.calibration_rows import CalibrationRow
+from advisor.prediction.predictor import Group, Predictions, Predictor, grouped, measured_shares
 
 RESULTS = Path(__file__).parent / "results" / "confirm.json"
 BUDGETS = (0.18, 0.36, 1.0)  # shares of the LoRA parameters of all modules

@@ -1,6 +1,6 @@
 """Estimated against measured cost of training: ``python benchmarks/cost.py [--repeats N]``.
 
-Real PEFT training steps through the code of ``advisor.finetune``, for MiniLM (classification) and, when present,
+Real PEFT training steps through the code of ``advisor.training.finetune``, for MiniLM (classification) and, when present,
 TinyTalk (causal LM). Memory: what ``saved_tensors_hooks`` sees in a step's forward pass, plus the sizes of the trained
 parameters, their gradients and the optimizer's state. Time: processor time of whole steps, interleaved over the
 selections, median of the ratios to all-linear. Prints a table and writes ``benchmarks/results/cost.json``.
@@ -27,17 +27,18 @@ import torch
 import transformers
 from torch import nn
 
-from advisor.cost import TrainingFootprint, activation_bytes, estimate_cost, loss_bytes, trained_bytes
-from advisor.demo import demo_dataset_file, demo_model_folder
-from advisor.encode import Row, collate
-from advisor.events import Session
-from advisor.finetune import CLIP_NORM, _adapted_copy, _loss
-from advisor.measure import measure_training
-from advisor.models import LoadedModel
-from advisor.prepare import Prepared, Source, prepare
-from advisor.recipe import TrainingRecipe, default_recipe
-from advisor.selections import all_linear
-from advisor.targets import LoraSettings, Selection, Target
+from advisor.core.events import Session
+from advisor.core.recipe import TrainingRecipe, default_recipe
+from advisor.core.selections import all_linear
+from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.data.demo import demo_dataset_file, demo_model_folder
+from advisor.models.encode import Row, collate
+from advisor.models.forward import _loss
+from advisor.models.load import LoadedModel
+from advisor.models.prepare import Prepared, Source, prepare
+from advisor.probing.footprint import measure_training
+from advisor.theory.training_cost import TrainingFootprint, activation_bytes, estimate_cost, loss_bytes, trained_bytes
+from advisor.training.finetune import CLIP_NORM, _adapted_copy
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cost.json"

@@ -19,11 +19,11 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from advisor.data import Dataset, load_dataset
-from advisor.errors import AdvisorError, BadInput
-from advisor.events import Event, Session, Warn
-from advisor.prepare import Source, read_data
-from advisor.recipe import LANGUAGE_TASKS
+from advisor.core.errors import AdvisorError, BadInput
+from advisor.core.events import Event, Session, Warn
+from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.data.dataset import Dataset, load_dataset
+from advisor.models.prepare import Source, read_data
 
 HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE.parent / "docs" / "data.md", HERE / "results" / "data.json"
@@ -103,17 +103,17 @@ def told() -> list[list[str]]:
 
 def probe(path: Path, samples: int) -> str:
     """The first sentences of what would be recommended from a probe of a few rows, or the error."""
-    from advisor.advice import recommend
-    from advisor.budget import parse_budget
-    from advisor.demo import demo_model_folder
-    from advisor.predictor import Predictor
-    from advisor.probing import ProbeSettings, run_probe
-    from advisor.recipe import default_recipe
-    from advisor.report import verdict
-    from advisor.rows import load_rows
-    from advisor.scoring import Scorer
-    from advisor.targets import LoraSettings
-    from advisor.workflow import prepare_for_probe
+    from advisor.advice.budget import parse_budget
+    from advisor.advice.recommend import recommend
+    from advisor.core.recipe import default_recipe
+    from advisor.core.targets import LoraSettings
+    from advisor.data.demo import demo_model_folder
+    from advisor.prediction.calibration_rows import load_rows
+    from advisor.prediction.predictor import Predictor
+    from advisor.prediction.scorer import Scorer
+    from advisor.probe_cache import prepare_for_probe
+    from advisor.probing.run import ProbeSettings, run_probe
+    from advisor.report.tables import verdict
 
     session = Session()
     try:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from advisor.core.store import write_text
+from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.export import FORMATS
 from advisor.export.plan import Plan
-from advisor.store import write_text
-from advisor.targets import LoraSettings, Selection, Target
 
 DOCS = Path(__file__).parents[1] / "docs" / "exports.md"
 START, END = "<!-- table by benchmarks/exports.py -->", "<!-- end of the table -->"

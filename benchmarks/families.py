@@ -27,18 +27,19 @@ import yaml
 from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, build
 from peft import LoraConfig, get_peft_model
 
-from advisor.budget import parse_budget
-from advisor.choices import OBJECTIVE
-from advisor.encode import collate
-from advisor.events import Note, Session
-from advisor.head import head_linears
-from advisor.models import NEVER_ADAPTED, LoadedModel, load_model
-from advisor.outputs import Outputs, forward_outputs
-from advisor.prepare import Prepared, Source, prepare
-from advisor.probe_folder import Probe
-from advisor.probing import ProbeSettings, run_probe
-from advisor.recipe import TrainingRecipe
-from advisor.targets import LoraSettings, Target
+from advisor.advice.budget import parse_budget
+from advisor.core.choices import OBJECTIVE
+from advisor.core.events import Note, Session
+from advisor.core.probe import Probe
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.targets import LoraSettings, Target
+from advisor.models.encode import collate
+from advisor.models.load import LoadedModel, load_model
+from advisor.models.modules import NEVER_ADAPTED
+from advisor.models.prepare import Prepared, Source, prepare
+from advisor.probing.head import head_linears
+from advisor.probing.outputs import Outputs, forward_outputs
+from advisor.probing.run import ProbeSettings, run_probe
 from advisor.workflow import YAML_FILE, export_formats, measure_pick, recommend_folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,14 +22,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 
-from advisor.demo import demo_model_folder
-from advisor.encode import Row
-from advisor.finetune import RunResult, finetune
-from advisor.models import LoadedModel, load_model
-from advisor.prefix import PrefixStates
-from advisor.recipe import LANGUAGE_TASKS, default_recipe
-from advisor.selections import HEAD_ONLY
-from advisor.targets import LoraSettings, Selection
+from advisor.core.recipe import LANGUAGE_TASKS, default_recipe
+from advisor.core.selections import HEAD_ONLY
+from advisor.core.targets import LoraSettings, Selection
+from advisor.data.demo import demo_model_folder
+from advisor.models.encode import Row
+from advisor.models.load import LoadedModel, load_model
+from advisor.training.finetune import RunResult, finetune
+from advisor.training.frozen_prefix import PrefixStates
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 LLAMA = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K"

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from advisor.demo import demo_model_folder
-from advisor.events import Session
-from advisor.features import Weights, feature_table
-from advisor.prepare import Source, prepare
-from advisor.probing import ProbeSettings, run_probe
-from advisor.recipe import TrainingRecipe
-from advisor.rows import CalibrationRow, parse_rows
-from advisor.scoring import FEATURE_KERNELS, probe_view
-from advisor.selections import HEAD_ONLY
-from advisor.targets import LoraSettings
+from advisor.core.events import Session
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import HEAD_ONLY
+from advisor.core.targets import LoraSettings
+from advisor.data.demo import demo_model_folder
+from advisor.models.prepare import Source, prepare
+from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
+from advisor.prediction.probe_view import FEATURE_KERNELS, probe_view
+from advisor.probing.run import ProbeSettings, run_probe
+from advisor.theory.features import Weights, feature_table
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"

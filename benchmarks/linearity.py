@@ -21,13 +21,13 @@ import numpy as np
 from scipy.stats import spearmanr
 from validity import SHIPPED, predict, read, task_of
 
-from advisor.demo import demo_model_folder
-from advisor.events import Session
-from advisor.linearity import LINEAR, NOT, PARTLY, Linearity
-from advisor.predictor import Group, grouped
-from advisor.prepare import Source, prepare
-from advisor.probing import ProbeSettings, measure_selections
-from advisor.targets import LoraSettings, Selection
+from advisor.core.events import Session
+from advisor.core.targets import LoraSettings, Selection
+from advisor.data.demo import demo_model_folder
+from advisor.models.prepare import Source, prepare
+from advisor.prediction.predictor import Group, grouped
+from advisor.probing.run import ProbeSettings, measure_selections
+from advisor.theory.linearity import LINEAR, NOT, PARTLY, Linearity
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"

@@ -15,8 +15,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from advisor.store import write_json
-from advisor.workflow import demo_inputs
+from advisor.core.store import write_json
+from advisor.probe_cache import demo_inputs
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PLOT = ROOT / "benchmarks" / "results" / "examples.json", ROOT / "docs" / "examples.png"

@@ -28,11 +28,11 @@ import psutil
 import torch
 import transformers
 
-from advisor.demo import demo_model_folder
-from advisor.events import Event, Note, Progress, Session
-from advisor.prepare import Source
-from advisor.probing import ProbeSettings, run_probe
-from advisor.workflow import prepare_for_probe
+from advisor.core.events import Event, Note, Progress, Session
+from advisor.data.demo import demo_model_folder
+from advisor.models.prepare import Source
+from advisor.probe_cache import prepare_for_probe
+from advisor.probing.run import ProbeSettings, run_probe
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "memory.json", HERE.parent / "docs" / "big-models.md"

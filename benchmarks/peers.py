@@ -21,12 +21,12 @@ import numpy as np
 from linearity import source_of
 from validity import PEERS, SHIPPED, read
 
-from advisor.events import Session
-from advisor.peer_picks import selection_scores
-from advisor.predictor import grouped
-from advisor.prepare import prepare
-from advisor.probing import ProbeSettings, run_probe
-from advisor.targets import LoraSettings
+from advisor.advice.peer_picks import selection_scores
+from advisor.core.events import Session
+from advisor.core.targets import LoraSettings
+from advisor.models.prepare import prepare
+from advisor.prediction.predictor import grouped
+from advisor.probing.run import ProbeSettings, run_probe
 
 HERE = Path(__file__).parent
 

@@ -1,7 +1,7 @@
 """What one real run of all-linear says of every selection in the rows: the measurements that ``benchmarks/validity.py`` reads.
 
 For each group (a model on a task with one recipe) all-linear is trained once more, by a seed that no row has, and the loss of
-every selection is measured by switching the other modules' adapters off (:mod:`advisor.pilot`). Resumable by group.
+every selection is measured by switching the other modules' adapters off (:mod:`advisor.training.pilot`). Resumable by group.
 
     python benchmarks/pilot.py [--groups TEXT …]
 """
@@ -24,15 +24,15 @@ from linearity import source_of
 from torch import nn
 from validity import PILOTS, SHIPPED, read
 
-from advisor.events import Session
-from advisor.finetune import finetune
-from advisor.pilot import switched_losses
-from advisor.predictor import Group, grouped
-from advisor.prepare import prepare
-from advisor.recipe import TrainingRecipe
-from advisor.selections import all_linear
-from advisor.store import write_json
-from advisor.targets import LoraSettings, Selection
+from advisor.core.events import Session
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import all_linear
+from advisor.core.store import write_json
+from advisor.core.targets import LoraSettings, Selection
+from advisor.models.prepare import prepare
+from advisor.prediction.predictor import Group, grouped
+from advisor.training.finetune import finetune
+from advisor.training.pilot import switched_losses
 
 HERE = Path(__file__).parent
 SEED = 2  # rows have 0 and 1

@@ -28,16 +28,16 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from validity import SHIPPED, budget_of, correlations, read
 
-from advisor import finetune as training
-from advisor.encode import collate, length_bucketed
-from advisor.events import Session
-from advisor.pilot import PILOT_EVAL_ROWS, at_work
-from advisor.predictor import Group, grouped
-from advisor.prepare import prepare
-from advisor.recipe import TrainingRecipe
-from advisor.selections import all_linear, structured_random
-from advisor.store import write_json
-from advisor.targets import LoraSettings, Selection, Target
+from advisor.core.events import Session
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import all_linear, structured_random
+from advisor.core.store import write_json
+from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.models.encode import collate, length_bucketed
+from advisor.models.prepare import prepare
+from advisor.prediction.predictor import Group, grouped
+from advisor.training import finetune as training
+from advisor.training.pilot import PILOT_EVAL_ROWS, at_work
 
 RESULTS = Path(__file__).parent / "results" / "pilot_variants.json"
 SEED = 2  # rows have 0 and 1

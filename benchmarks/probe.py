@@ -24,14 +24,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from torch.func import functional_call, jacrev
 
-from advisor import blocks
-from advisor.demo import demo_model_folder
-from advisor.encode import Row, collate
-from advisor.events import Session
-from advisor.models import LoadedModel, load_model
-from advisor.outputs import forward_outputs, loss_slope, make_outputs, targets_of
-from advisor.probing import _layers
-from advisor.spool import Spool
+from advisor.core.events import Session
+from advisor.data.demo import demo_model_folder
+from advisor.models.encode import Row, collate
+from advisor.models.load import LoadedModel, load_model
+from advisor.probing import gram
+from advisor.probing.outputs import forward_outputs, loss_slope, make_outputs, targets_of
+from advisor.probing.run import _layers
+from advisor.probing.spool import Spool
 
 RESULTS = Path(__file__).parent / "results" / "probe.json"
 
@@ -73,7 +73,7 @@ def bare_products(shapes: list[tuple[str, list[tuple[int, int, int, int]]]]) -> 
     for method, pieces in shapes:
         made = [(torch.randn(r, t, a), torch.randn(r, t, b)) for r, t, a, b in pieces]
         start = time.perf_counter()
-        blocks.exact_block(made, method)
+        gram.exact_block(made, method)
         bare_products.seconds += time.perf_counter() - start  # type: ignore[attr-defined]
 
 
@@ -82,7 +82,7 @@ def layer_shapes(spool: Spool) -> list[tuple[str, list[tuple[int, int, int, int]
     for layer in spool.layers:
         pieces = spool.pieces(layer, torch.device("cpu"))
         sizes = [(x.shape[0], x.shape[1], x.shape[2], g.shape[2]) for x, g in pieces]
-        method = blocks.cheapest_method([s[1] for s in sizes], [s[0] for s in sizes], sizes[0][2], layer.out_features)
+        method = gram.cheapest_method([s[1] for s in sizes], [s[0] for s in sizes], sizes[0][2], layer.out_features)
         found.append((method, sizes))
     return found
 

@@ -27,21 +27,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 from scipy import stats
 
-from advisor.advice import recommend
-from advisor.budget import parse_budget
-from advisor.calibrate import PlannedRun, calibrate, read_runs
-from advisor.demo import demo_model_folder
-from advisor.events import Session
-from advisor.peer_picks import EVA, eva_ranks, measured
-from advisor.predictor import Predictor
-from advisor.prepare import Source, prepare
-from advisor.probing import ProbeSettings, run_probe
-from advisor.ranks import auto_ranks
-from advisor.recipe import TrainingRecipe
-from advisor.rows import load_rows
-from advisor.scoring import Candidate, Scorer
-from advisor.selections import all_linear
-from advisor.targets import LoraSettings
+from advisor.advice.budget import parse_budget
+from advisor.advice.peer_picks import EVA, eva_ranks, measured
+from advisor.advice.ranks import auto_ranks
+from advisor.advice.recommend import recommend
+from advisor.core.candidate import Candidate
+from advisor.core.events import Session
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import all_linear
+from advisor.core.targets import LoraSettings
+from advisor.data.demo import demo_model_folder
+from advisor.models.prepare import Source, prepare
+from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.predictor import Predictor
+from advisor.prediction.scorer import Scorer
+from advisor.probing.run import ProbeSettings, run_probe
+from advisor.training.runs import PlannedRun, calibrate, read_runs
 
 RESULTS = Path(__file__).parent / "results" / "ranks.json"
 DATA = Path(__file__).parents[2] / "shared" / "data"

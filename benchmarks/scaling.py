@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import shapes
 
-from advisor.probe_memory import measure_kept, peak_bytes, resident_bytes, used_now
+from advisor.probing.memory_estimate import measure_kept, peak_bytes, resident_bytes, used_now
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scaling.json"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from advisor.budget import parse_budget
-from advisor.features import ProbeView, Weights, feature_table, recipe_kernels
-from advisor.kernels import lora_constant, make_kernels
-from advisor.search import Surrogate, fill_budget, pareto
-from advisor.simulate import Schedule
-from advisor.targets import LoraSettings, Target
+from advisor.advice.budget import parse_budget
+from advisor.core.targets import LoraSettings, Target
+from advisor.theory.features import ProbeView, Weights, feature_table, recipe_kernels
+from advisor.theory.kernels import lora_constant, make_kernels
+from advisor.theory.simulate import Schedule
+from advisor.theory.surrogate import Surrogate, fill_budget, pareto
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 ROLES = ("query", "key", "value", "output", "gate", "up", "down")

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 import transformers
 
-from advisor.encode import Row
-from advisor.events import Session
-from advisor.models import LoadedModel, find_targets
-from advisor.outputs import forward_outputs, make_outputs
-from advisor.probing import _layers
-from advisor.spool import Spool
+from advisor.core.events import Session
+from advisor.models.encode import Row
+from advisor.models.load import LoadedModel
+from advisor.models.modules import find_targets
+from advisor.probing.outputs import forward_outputs, make_outputs
+from advisor.probing.run import _layers
+from advisor.probing.spool import Spool
 
 VOCABULARY = 32000
 
@@ -86,7 +87,7 @@ def spool_of(loaded: LoadedModel, rows: list[Row], folder: Any, sketch: int | No
 
 def bare_passes(loaded: LoadedModel, spool: Spool) -> None:
     """Forward and backward passes of the same micro-batches, nothing captured; as many scalars."""
-    from advisor.encode import collate
+    from advisor.models.encode import collate
 
     first: list[torch.Tensor] = []
 

@@ -31,11 +31,11 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from advisor.cost import TrainingFootprint
-from advisor.predictor import Predictor
-from advisor.probe_folder import Probe, save_probe, stratified_folds
-from advisor.rows import load_rows
-from advisor.targets import Target
+from advisor.core.probe import Probe, save_probe, stratified_folds
+from advisor.core.targets import Target
+from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.predictor import Predictor
+from advisor.theory.training_cost import TrainingFootprint
 from tui.app import AdvisorApp
 from tui.explore import ExploreScreen
 from tui.inputs import Inputs
@@ -43,7 +43,7 @@ from tui.state import Change
 
 RESULTS = Path(__file__).parent / "results" / "terminal.json"
 LAYERS, EXAMPLES, TOGGLES, STARTS = 32, 128, 50, 15
-ADVISOR = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli import main; main()"
+ADVISOR = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli.main import main; main()"
 EMPTY = """
 from textual.app import App
 from textual.widgets import Static

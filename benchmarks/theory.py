@@ -29,21 +29,21 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from advisor import bounds
-from advisor.calibrate import PlannedRun, calibrate
-from advisor.demo import demo_model_folder
-from advisor.encode import collate
-from advisor.events import Session
-from advisor.finetune import finetune
-from advisor.kernels import Kernels
-from advisor.prepare import Prepared, Source, prepare
-from advisor.probe_folder import Probe
-from advisor.probing import ProbeSettings, run_probe
-from advisor.recipe import TrainingRecipe
-from advisor.scoring import probe_view
-from advisor.selections import recipes, structured_random
-from advisor.spectrum import Spectrum
-from advisor.targets import LoraSettings, Selection
+from advisor.core.events import Session
+from advisor.core.probe import Probe
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import recipes, structured_random
+from advisor.core.targets import LoraSettings, Selection
+from advisor.data.demo import demo_model_folder
+from advisor.models.encode import collate
+from advisor.models.prepare import Prepared, Source, prepare
+from advisor.prediction.probe_view import probe_view
+from advisor.probing.run import ProbeSettings, run_probe
+from advisor.theory import bounds
+from advisor.theory.kernels import Kernels
+from advisor.theory.spectrum import Spectrum
+from advisor.training.finetune import finetune
+from advisor.training.runs import PlannedRun, calibrate
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"

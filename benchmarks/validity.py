@@ -24,12 +24,12 @@ import numpy as np
 import validity_page
 from scipy.stats import norm, spearmanr
 
-from advisor.advice import pick
-from advisor.errors import BadInput
-from advisor.predictor import LEVEL, Group, Predictions, Predictor, grouped, measured_shares, seed_sd
-from advisor.recipe import LANGUAGE_TASKS
-from advisor.rows import CalibrationRow, parse_rows
-from advisor.selections import ALL_LINEAR, HEAD_ONLY
+from advisor.advice.recommend import pick
+from advisor.core.errors import BadInput
+from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
+from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
+from advisor.prediction.predictor import LEVEL, Group, Predictions, Predictor, grouped, measured_shares, seed_sd
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
@@ -73,7 +73,7 @@ def budget_of(selection: str) -> str:
 
 
 def distances(group: Group) -> np.ndarray:
-    """As :func:`advisor.predictor.parameter_distances`, with every module counted once; all-linear last."""
+    """As :func:`advisor.prediction.predictor.parameter_distances`, with every module counted once; all-linear last."""
     by_name = {row.selection: row.mask for row in group.rows}
     masks = np.array([[float(c) for c in by_name[s]] for s in group.selections])
     masks = np.vstack([masks, np.ones(masks.shape[1])])

@@ -10,8 +10,8 @@ from typing import Any
 
 import typer
 
-from advisor.cli import app
-from advisor.store import write_text
+from advisor.cli.main import app
+from advisor.core.store import write_text
 
 PAGE = Path(__file__).with_name("commands.md")
 WORDS = {"Path": "PATH", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}

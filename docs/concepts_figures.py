@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from advisor import probe
+from advisor.core.candidate import Candidate
+from advisor.core.selections import ALL_LINEAR, QV, recipes
+from advisor.probe_cache import demo_inputs
 from advisor.results import ProbeResult
-from advisor.scoring import Candidate
-from advisor.selections import ALL_LINEAR, QV, recipes
-from advisor.spectrum import Spectrum
-from advisor.workflow import demo_inputs
+from advisor.theory.spectrum import Spectrum
 
 FOLDER = Path(__file__).parent
 

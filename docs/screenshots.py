@@ -18,7 +18,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from advisor.workflow import demo_inputs
+from advisor.probe_cache import demo_inputs
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
 

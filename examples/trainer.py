@@ -44,7 +44,7 @@ def main(model_name: str, data: str, out: str) -> list[dict[str, float]]:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     if len(arguments) < 2:
-        from advisor.workflow import demo_inputs
+        from advisor.probe_cache import demo_inputs
 
         arguments = [*demo_inputs(), *arguments]
     main(*arguments[:2], arguments[2] if len(arguments) > 2 else "trained")

@@ -42,11 +42,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 @pytest.fixture
 def encoded(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Any]:
     """``encoded(name, task, dtype="float32")`` -> a tiny model with data of the task, prepared, and 20 encoded rows."""
-    from test_cli import write_data
+    from command import write_data
 
-    from advisor.encode import encode
-    from advisor.events import Session
-    from advisor.prepare import Source, prepare
+    from advisor.core.events import Session
+    from advisor.models.encode import encode
+    from advisor.models.prepare import Source, prepare
 
     def make(name: str, task: str, dtype: str = "float32") -> Any:
         data = str(write_data(tmp_path, task))
@@ -61,8 +61,8 @@ def ready(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Ca
     """``ready(name, kind)`` -> a tiny model and the oracle's rows of that kind, for training and evaluation, prepared."""
     import oracle
 
-    from advisor.events import Session
-    from advisor.prepare import Prepared, Source, prepare
+    from advisor.core.events import Session
+    from advisor.models.prepare import Prepared, Source, prepare
 
     def make(name: str, kind: str) -> Prepared:
         task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)

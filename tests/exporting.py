@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.export.plan import Plan
-from advisor.models import find_head, find_targets, meta_model
-from advisor.targets import LoraSettings, Selection, Target
+from advisor.models.load import meta_model
+from advisor.models.modules import find_head, find_targets
 
 SIZES = {
     "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -152,3 +154,10 @@ def trained(model: Any, arguments: dict[str, Any]) -> dict[str, tuple[int, float
         for name, layer in wrapped.base_model.model.named_modules()
         if hasattr(layer, "lora_A")
     }
+
+
+def own_ranks(plan: Plan, seed: int = 0) -> Plan:
+    """Every other module at a rank of its own, at the same scale."""
+    draw = random.Random(seed)
+    ranks = {name: draw.choice([1, 2, 3, 8]) for name in plan.names[::2]}
+    return replace(plan, ranks=ranks, alphas={name: plan.settings.at_rank(rank).alpha for name, rank in ranks.items()})

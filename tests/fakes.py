@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from advisor.cost import TrainingFootprint
-from advisor.features import all_feature_names
-from advisor.kernels import Kernels
-from advisor.predictor import GAIN_POWER, Predictor, context_of
-from advisor.probe_folder import HeadBlock, Probe, stratified_folds
-from advisor.recipe import TrainingRecipe
-from advisor.rows import CalibrationRow
-from advisor.scoring import Candidate, Scorer
-from advisor.selections import ALL_LINEAR, HEAD_ONLY
-from advisor.targets import LoraSettings, Selection, Target
+from advisor.core.candidate import Candidate
+from advisor.core.probe import HeadBlock, Probe, stratified_folds
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
+from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.prediction.calibration_rows import CalibrationRow
+from advisor.prediction.predictor import GAIN_POWER, Predictor, context_of
+from advisor.prediction.scorer import Scorer
+from advisor.theory.features import all_feature_names
+from advisor.theory.kernels import Kernels
+from advisor.theory.training_cost import TrainingFootprint
 
 WIDTH, INNER = 24, 40
 ROLES = (
@@ -215,7 +216,7 @@ def with_blocks(probe: Probe, **arrays: np.ndarray) -> Probe:
 
 @contextmanager
 def one_thread(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any], Future[Any]]]:
-    """A pool for :func:`advisor.workers.run_all` whose one worker is a thread of this process."""
+    """A pool for :func:`advisor.training.workers.run_all` whose one worker is a thread of this process."""
     thread = ThreadPoolExecutor(1)
     try:
         yield lambda item: thread.submit(work, item)

@@ -1,7 +1,7 @@
 """Float64 kernel blocks by ``torch.func``: ``vmap(jacrev)`` over full weights, independent of ``advisor``'s passes.
 
 Nothing is padded: examples of equal length are taken together, so there is no mask either. Outputs and losses are
-written here from their definition (DESIGN 2.2), not taken from ``advisor.outputs``.
+written here from their definition (DESIGN 2.2), not taken from ``advisor.probing.outputs``.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def relative(block: object, wanted: torch.Tensor) -> float:
     return float(torch.linalg.norm(difference) / torch.linalg.norm(wanted))
 
 
-# --- data: rows of unequal length, and the same rows tokenised without advisor.encode ---------------------------------
+# --- data: rows of unequal length, and the same rows tokenised without advisor.models.encode ---------------------------------
 
 KINDS = ("binary", "three", "regression", "causal-lm")
 CLASSES = {"images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}

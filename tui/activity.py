@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from advisor.errors import AdvisorError, Interrupted
-from advisor.events import Event, Note, Progress, Warn
+from advisor.core.errors import AdvisorError, Interrupted
+from advisor.core.events import Event, Note, Progress, Warn
 
 Clock = Callable[[], float]
 

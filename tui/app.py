@@ -18,8 +18,8 @@ from textual.events import Print
 from textual.screen import Screen
 from textual.widget import AwaitMount
 
-from advisor.errors import AdvisorError, Interrupted
-from advisor.events import Event, Session
+from advisor.core.errors import AdvisorError, Interrupted
+from advisor.core.events import Event, Session
 from tui.activity import Activity, outcome
 from tui.base import OF_EVERY_APP, AdvisorScreen
 from tui.inputs import Inputs
@@ -32,7 +32,7 @@ from tui.work import Happened, Latest
 if TYPE_CHECKING:
     from textual.command import Provider
 
-    from advisor.scoring import Candidate
+    from advisor.core.candidate import Candidate
     from tui.engine import Engine, Opened
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written

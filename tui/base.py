@@ -12,7 +12,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from advisor.events import Event
+from advisor.core.events import Event
 from tui.state import Change, State
 
 if TYPE_CHECKING:

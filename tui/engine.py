@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
-    from advisor.advice import Recommendation
-    from advisor.bounds import Bound
-    from advisor.cost import Cost
-    from advisor.events import Session
-    from advisor.explain import ModuleRow
-    from advisor.export.peft import Resolved
+    from advisor.advice.explain import ModuleRow
+    from advisor.advice.peer_picks import PeerPick
+    from advisor.advice.recommend import Recommendation
+    from advisor.core.candidate import Candidate
+    from advisor.core.events import Session
+    from advisor.core.probe import Probe
+    from advisor.core.targets import Target
     from advisor.export.plan import Plan, Rendered
-    from advisor.kernels import Array
-    from advisor.peer_picks import PeerPick
-    from advisor.probe_folder import Probe
-    from advisor.scoring import Candidate, Scorer
-    from advisor.targets import Target
+    from advisor.models.peft import Resolved
+    from advisor.prediction.scorer import Scorer
+    from advisor.theory.bounds import Bound
+    from advisor.theory.kernels import Array
+    from advisor.theory.training_cost import Cost
 
 Triple = tuple[float, float, float]
 
@@ -97,7 +98,7 @@ class Figures:
     """What is said of one selection at once.
 
     Attributes:
-        metric, loss, relative: (value, low, high), see :class:`advisor.scoring.Score`.
+        metric, loss, relative: (value, low, high), see :class:`advisor.prediction.scorer.Score`.
         alike: it cannot be told from the recommended selection; None where that was not asked.
         condition: κ(K+σI). effective_rank: of K. spectrum: eigenvalues of K, descending; the head's block counts.
         certificate: bound C. far: reasons to trust the prediction less.
@@ -142,7 +143,7 @@ class Exported:
 
 
 class Engine(Protocol):
-    """What the screens need. Every method may raise :class:`advisor.errors.AdvisorError`."""
+    """What the screens need. Every method may raise :class:`advisor.core.errors.AdvisorError`."""
 
     def recent(self, folders: Iterable[str]) -> list[Recent]:
         """Probes in the user's cache and those of ``folders`` that still are there, newest first."""

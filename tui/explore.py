@@ -14,7 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from advisor.events import Event, Progress
+from advisor.core.events import Event, Progress
 from tui.base import AdvisorScreen
 from tui.cells import MEASURES
 from tui.heatmap import Grid, HeatMap
@@ -23,7 +23,7 @@ from tui.ranking import LEAST, Ranking, Sized
 from tui.state import Change
 
 if TYPE_CHECKING:
-    from advisor.advice import Recommendation
+    from advisor.advice.recommend import Recommendation
     from tui.engine import Opened
 
 HIGHEST_SPECTRUM, SPECTRUM_AROUND = 20, 6  # lines of the plot, and of what stands around it
@@ -170,8 +170,8 @@ class ExploreScreen(AdvisorScreen):
         panel.show(spectrum_text(self.state, panel.size.width, max(5, min(room, HIGHEST_SPECTRUM))))
 
     def _budget(self) -> Any:
-        from advisor.budget import parse_budget
-        from advisor.errors import BadInput
+        from advisor.advice.budget import parse_budget
+        from advisor.core.errors import BadInput
 
         try:
             return parse_budget(self.state.inputs.budget)

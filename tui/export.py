@@ -16,16 +16,16 @@ from textual.highlight import highlight
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from advisor.errors import AdvisorError
+from advisor.core.errors import AdvisorError
 from advisor.export import FORMATS
 from tui.base import AdvisorScreen
 from tui.lineup import key
 from tui.state import Change
 
 if TYPE_CHECKING:
-    from advisor.advice import Recommendation
-    from advisor.export.peft import Resolved
+    from advisor.advice.recommend import Recommendation
     from advisor.export.plan import Plan, Rendered
+    from advisor.models.peft import Resolved
     from tui.engine import Exported
 
 SIGNS = {"exact": "✓ exact", "lossy": "≈ lossy", "impossible": "✗ impossible"}

@@ -18,11 +18,11 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from advisor.plots import bar
+from advisor.report.text_plots import bar
 from tui.cells import CHOSEN, LEFT_OUT, Measure, glyph, levels, number
 
 if TYPE_CHECKING:
-    from advisor.targets import Target
+    from advisor.core.targets import Target
 
 LABEL = 6
 CURSOR = "▸"

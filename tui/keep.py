@@ -11,8 +11,8 @@ from typing import Any
 
 import platformdirs
 
-from advisor.errors import AdvisorError
-from advisor.store import APP, read_json, write_json
+from advisor.core.errors import AdvisorError
+from advisor.core.store import APP, read_json, write_json
 from tui.inputs import Inputs
 from tui.state import State, entry
 

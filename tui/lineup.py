@@ -10,11 +10,11 @@ from tui.cells import CHOSEN
 from tui.state import State
 
 if TYPE_CHECKING:
-    from advisor.advice import Recommendation
-    from advisor.budget import Budget
-    from advisor.peer_picks import PeerPick
-    from advisor.scoring import Candidate
-    from advisor.targets import Target
+    from advisor.advice.budget import Budget
+    from advisor.advice.peer_picks import PeerPick
+    from advisor.advice.recommend import Recommendation
+    from advisor.core.candidate import Candidate
+    from advisor.core.targets import Target
     from tui.engine import Figures, Opened
 
 PICK, CURRENT, KEPT, ALL, RECIPE, PEER, FRONT = "pick", "current", "kept", "all", "recipe", "peer", "front"
@@ -160,7 +160,7 @@ def apart(entry: Entry, figures: Figures | None, pick: Figures | None) -> str:
 
 def details(state: State, entry: Entry, figures: Figures | None, pick: Figures | None, budget: Budget | None) -> list[str]:
     """What is said of one entry, line by line; the first is its name."""
-    from advisor.report import count, gigabytes, span
+    from advisor.report.tables import count, gigabytes, span
 
     candidate, opened = entry.candidate, state.opened
     assert opened is not None
@@ -260,7 +260,7 @@ class Column:
 
 def columns(metric: str, pick: Figures | None) -> list[Column]:
     """All columns; the first, the selection's name and marks, is known without figures."""
-    from advisor.report import count, gigabytes, span
+    from advisor.report.tables import count, gigabytes, span
 
     def share(figures: Figures) -> float:
         return 1.0 if figures.certificate.low is None else 1 - figures.certificate.low

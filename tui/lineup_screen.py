@@ -12,14 +12,14 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import DataTable, Static
 
-from advisor.events import Event, Progress
+from advisor.core.events import Event, Progress
 from tui.base import AdvisorScreen
 from tui.lineup import CURRENT, PICK, SELECTION_HELP, Column, Entry, Lineup, columns, details, shortened
 from tui.ranking import Sized
 from tui.state import Change
 
 if TYPE_CHECKING:
-    from advisor.budget import Budget
+    from advisor.advice.budget import Budget
     from tui.engine import Figures
 
 

@@ -23,7 +23,7 @@ def run(options: Mapping[str, Any], probe_folder: Path | None = None, start: boo
     """Run the app until the user leaves; returns the exit code.
 
     Args:
-        options: by their names in :mod:`advisor.cli`; ``demo`` fills in the embedded model and data.
+        options: by their names in :mod:`advisor.cli.main`; ``demo`` fills in the embedded model and data.
         probe_folder: open this probe. start: probe at once.
     """
     app = AdvisorApp(

@@ -10,7 +10,7 @@ from tui.cells import CHOSEN, GLYPHS, LEFT_OUT, MEASURES
 from tui.state import State
 
 if TYPE_CHECKING:
-    from advisor.budget import Budget
+    from advisor.advice.budget import Budget
 
 TERMS = (
     ("● ○ ◐", "adapted by the selection, not adapted, in part (a cell with several modules)."),
@@ -67,7 +67,7 @@ def budget_use(state: State, budget: Budget) -> str:
 
 def selection_text(state: State, budget: Budget | None, searching: str = "") -> str:
     """What is said of the selection at hand; the numbers that are still being computed are marked …"""
-    from advisor.report import count, gigabytes, span
+    from advisor.report.tables import count, gigabytes, span
 
     if state.current is None or state.opened is None:
         return ""
@@ -108,7 +108,7 @@ def _against_pick(state: State) -> str:
 
 def inspected(state: State, modules: Sequence[int], width: int) -> str:
     """The module under the cursor; of several (a layer, a role) the sum. Long names lose their beginning."""
-    from advisor.report import count
+    from advisor.report.tables import count
 
     opened = state.opened
     if opened is None or not modules:
@@ -186,7 +186,7 @@ def measure_values(state: State) -> Sequence[float]:
 
 def spectrum_text(state: State, width: int, rows: int) -> str:
     """Eigenvalues of this selection's kernel and of the recommended one's, ``rows`` lines high."""
-    from advisor.plots import BOTH, spectrum_lines
+    from advisor.report.text_plots import BOTH, spectrum_lines
 
     figures, opened, pick = state.figures, state.opened, state.pick_figures
     if figures is None or opened is None or width < 24 or rows < 3:

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import ProgressBar, RichLog, Static
 
-from advisor.events import Event, Progress
+from advisor.core.events import Event, Progress
 from tui.activity import memory
 from tui.base import AdvisorScreen
 from tui.state import Change

@@ -12,11 +12,11 @@ from textual.events import Click
 from textual.message import Message
 from textual.widgets import Static
 
-from advisor.plots import bar
+from advisor.report.text_plots import bar
 from tui.cells import CHOSEN, LEFT_OUT, Measure, levels, number
 
 if TYPE_CHECKING:
-    from advisor.targets import Target
+    from advisor.core.targets import Target
 
 NUMBER = 6  # columns
 LEAST = 4  # lines below which it is not shown

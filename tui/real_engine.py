@@ -14,16 +14,16 @@ from tui.inputs import Inputs
 from tui.state import entry
 
 if TYPE_CHECKING:
-    from advisor.advice import Recommendation
-    from advisor.events import Session
-    from advisor.examples import Example
-    from advisor.export.peft import Resolved
+    from advisor.advice.peer_picks import PeerPick
+    from advisor.advice.recommend import Recommendation
+    from advisor.core.candidate import Candidate
+    from advisor.core.events import Session
+    from advisor.core.probe import Probe
+    from advisor.data.examples import Example
+    from advisor.data.schema import Schema
     from advisor.export.plan import Plan, Rendered
-    from advisor.peer_picks import PeerPick
-    from advisor.prepare import Source
-    from advisor.probe_folder import Probe
-    from advisor.schema import Schema
-    from advisor.scoring import Candidate
+    from advisor.models.peft import Resolved
+    from advisor.models.prepare import Source
 
 PREVIEW_ROWS = 5
 SELECTIONS_FILE = "selections.json"
@@ -35,7 +35,7 @@ def write_selections(path: Path, candidates: Sequence[Candidate]) -> None:
     Raises:
         BadInput: it cannot be written.
     """
-    from advisor.store import write_text
+    from advisor.core.store import write_text
 
     write_text(path, json.dumps([entry(c) for c in candidates], indent=1, allow_nan=False) + "\n")
 
@@ -46,8 +46,8 @@ def source_of(inputs: Inputs) -> Source:
     Raises:
         BadInput: model or data is missing.
     """
-    from advisor.errors import BadInput
-    from advisor.prepare import Source
+    from advisor.core.errors import BadInput
+    from advisor.models.prepare import Source
 
     if not inputs.model:
         raise BadInput("No model is named.", "Give a model folder or hub id, or choose the demo.")
@@ -65,8 +65,8 @@ def language_of(model: str | None, revision: str | None) -> str:
     do, where neither has one."""
     from huggingface_hub import try_to_load_from_cache
 
-    from advisor.errors import BadInput
-    from advisor.store import read_json
+    from advisor.core.errors import BadInput
+    from advisor.core.store import read_json
 
     name = model or ""
     try:
@@ -90,8 +90,8 @@ class RealEngine:
     def recent(self, folders: Iterable[str]) -> list[Recent]:
         import platformdirs
 
-        from advisor.errors import AdvisorError
-        from advisor.store import APP, PROBE_FILE, read_json
+        from advisor.core.errors import AdvisorError
+        from advisor.core.store import APP, PROBE_FILE, read_json
 
         cache = Path(platformdirs.user_cache_dir(APP)) / "probes"
         found = []
@@ -106,14 +106,14 @@ class RealEngine:
         return sorted(found, key=lambda probe: -probe.when)
 
     def demo(self) -> tuple[str, str]:
-        from advisor import workflow
+        from advisor import probe_cache
 
-        return workflow.demo_inputs()
+        return probe_cache.demo_inputs()
 
     def preview(self, inputs: Inputs) -> Preview:
-        from advisor.data import load_dataset
-        from advisor.errors import BadInput
-        from advisor.tables import read_table
+        from advisor.core.errors import BadInput
+        from advisor.data.dataset import load_dataset
+        from advisor.data.tables import read_table
 
         if not inputs.data:
             raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
@@ -139,7 +139,7 @@ class RealEngine:
         )
 
     def _cost(self, inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
-        from advisor.probe_cost import estimate_probe
+        from advisor.probing.cost_estimate import estimate_probe
 
         if not inputs.model or not Path(inputs.model).is_dir():
             return ""
@@ -155,30 +155,30 @@ class RealEngine:
 
     def probe(self, inputs: Inputs, session: Session) -> Opened:
         source = source_of(inputs)
-        from advisor import workflow
-        from advisor.probing import ProbeSettings
+        from advisor import probe_cache
+        from advisor.probing.run import ProbeSettings
 
         settings = ProbeSettings(samples=inputs.samples, head=inputs.head, method=inputs.method, seed=inputs.seed)
-        prepared = workflow.prepare_for_probe(source, session, inputs.samples)
-        probe = workflow.probe_cached(prepared, settings, session)
-        return self._opened(workflow.cache_folder(prepared, settings), probe, inputs)
+        prepared = probe_cache.prepare_for_probe(source, session, inputs.samples)
+        probe = probe_cache.probe_cached(prepared, settings, session)
+        return self._opened(probe_cache.cache_folder(prepared, settings), probe, inputs)
 
     def open(self, folder: Path, inputs: Inputs) -> Opened:
-        from advisor.probe_folder import load_probe
+        from advisor.core.probe import load_probe
 
         return self._opened(folder, load_probe(folder), inputs)
 
     def _opened(self, folder: Path, probe: Probe, inputs: Inputs) -> Opened:
         import numpy as np
 
-        from advisor.advice import module_shares
-        from advisor.explain import agreements, block_ranks
-        from advisor.peer_picks import module_scores
-        from advisor.predictor import Predictor
-        from advisor.recipe import recipe_for
-        from advisor.rows import load_rows
-        from advisor.scoring import Scorer
-        from advisor.targets import LoraSettings
+        from advisor.advice.explain import agreements, block_ranks
+        from advisor.advice.peer_picks import module_scores
+        from advisor.advice.recommend import module_shares
+        from advisor.core.recipe import recipe_for
+        from advisor.core.targets import LoraSettings
+        from advisor.prediction.calibration_rows import load_rows
+        from advisor.prediction.predictor import Predictor
+        from advisor.prediction.scorer import Scorer
 
         recipe = recipe_for(probe.task, inputs.train_rows, inputs.epochs, inputs.lr, inputs.batch_size)
         settings = LoraSettings(inputs.rank, inputs.alpha, inputs.rslora)
@@ -191,14 +191,14 @@ class RealEngine:
         )  # fmt: skip
 
     def recipes(self, opened: Opened) -> list[Candidate]:
-        from advisor.scoring import Candidate
-        from advisor.selections import recipes
+        from advisor.core.candidate import Candidate
+        from advisor.core.selections import recipes
 
         usual = recipes(opened.targets, opened.probe.info["qv_roles"])
         return [Candidate(selection, opened.scorer.settings) for selection in usual]
 
     def kept(self, opened: Opened) -> list[Candidate]:
-        from advisor.errors import BadInput
+        from advisor.core.errors import BadInput
 
         path = opened.folder / SELECTIONS_FILE
         if not path.exists():
@@ -215,13 +215,13 @@ class RealEngine:
         return path
 
     def read(self, opened: Opened, entries: Any, where: str) -> list[Candidate]:
-        from advisor.scoring import parse_selections
+        from advisor.prediction.selection_file import parse_selections
 
         return parse_selections(entries, opened.probe, opened.scorer.settings, where)
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
-        from advisor.advice import recommend
-        from advisor.budget import parse_budget
+        from advisor.advice.budget import parse_budget
+        from advisor.advice.recommend import recommend
 
         return recommend(
             opened.scorer, parse_budget(inputs.budget), session,
@@ -229,7 +229,7 @@ class RealEngine:
         )  # fmt: skip
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
-        from advisor.spectrum import Spectrum
+        from advisor.theory.spectrum import Spectrum
 
         scorer = opened.scorer
         predictions = scorer.predict([candidate] if reference is None else [candidate, reference])
@@ -256,7 +256,7 @@ class RealEngine:
     def effects(self, opened: Opened, candidate: Candidate, reference: Candidate | None) -> Effects:
         import numpy as np
 
-        from advisor.explain import module_rows
+        from advisor.advice.explain import module_rows
 
         chosen = set(candidate.selection.targets)
         toggled = []
@@ -279,13 +279,13 @@ class RealEngine:
         return [self.figures(opened, candidate, reference) for candidate in candidates]
 
     def peers(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[PeerPick]:
-        from advisor.peer_picks import peer_picks
+        from advisor.advice.peer_picks import peer_picks
 
         return peer_picks(opened.scorer, recommendation.budget, granularity=recommendation.granularity, seed=inputs.seed)
 
     def plan(self, opened: Opened, candidate: Candidate, recommendation: Recommendation | None) -> Plan:
         from advisor.export.plan import plan_of
-        from advisor.report import verdict
+        from advisor.report.tables import verdict
 
         if recommendation is None:
             return plan_of(candidate, opened.probe)
@@ -298,16 +298,16 @@ class RealEngine:
 
     def resolve(self, opened: Opened, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
         from advisor.export import FORMATS
+        from advisor.export.baseline import empty_model
         from advisor.export.proof import prove_file
-        from advisor.workflow import empty_model
 
         target = FORMATS[format_name]
         name, file = next(iter(target.render(plan).files.items()))
         return prove_file(target, name, file, plan, empty_model(opened.probe, inputs.trust_remote_code))
 
     def cost(self, opened: Opened, plan: Plan, resolved: Resolved) -> str:
-        from advisor.alternatives import cost_of_file
-        from advisor.scoring import Candidate
+        from advisor.core.candidate import Candidate
+        from advisor.export.alternatives import cost_of_file
 
         chosen = Candidate(plan.selection, plan.settings, plan.ranks, plan.alphas)
         return cost_of_file(opened.scorer, chosen, resolved)
@@ -316,22 +316,23 @@ class RealEngine:
         self, opened: Opened, plan: Plan, format_name: str, recommendation: Recommendation | None, inputs: Inputs
     ) -> Rendered:
         from advisor import workflow
-        from advisor.alternatives import with_alternatives
         from advisor.export import FORMATS
+        from advisor.export.alternatives import with_alternatives
+        from advisor.export.baseline import empty_model
 
         rendered = FORMATS[format_name].render(plan)
         if recommendation is None or all(file.fidelity == "exact" for file in rendered.files.values()):
             return rendered
         found = workflow.alternatives(
-            {format_name: rendered}, plan, workflow.empty_model(opened.probe, inputs.trust_remote_code), opened.scorer,
+            {format_name: rendered}, plan, empty_model(opened.probe, inputs.trust_remote_code), opened.scorer,
             recommendation, lambda: self._sayable(opened, recommendation, inputs),
         )  # fmt: skip
         return with_alternatives(rendered, FORMATS[format_name], found[format_name])
 
     def _sayable(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[Candidate]:
         """What to choose alternatives from, searched once a recommendation."""
-        from advisor.alternatives import sayable
-        from advisor.events import Session
+        from advisor.core.events import Session
+        from advisor.export.alternatives import sayable
 
         if self._pool is None or self._pool[0] is not recommendation:
             self._pool = recommendation, sayable(opened.scorer, recommendation, inputs.seed, Session())
@@ -339,7 +340,7 @@ class RealEngine:
 
     def export(self, rendered: Rendered, folder: Path, overwrite: bool) -> Exported:
         from advisor import workflow
-        from advisor.errors import BadInput
+        from advisor.core.errors import BadInput
 
         try:
             existing = tuple(folder / name for name in rendered.files if (folder / name).exists())

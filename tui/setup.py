@@ -185,7 +185,7 @@ class SetupScreen(AdvisorScreen):
         self._read = self._what_is_read()
 
         def look() -> Preview | str:
-            from advisor.errors import AdvisorError
+            from advisor.core.errors import AdvisorError
 
             try:
                 return engine.preview(inputs)

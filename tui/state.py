@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
-    from advisor.advice import Recommendation
-    from advisor.scoring import Candidate
-    from advisor.targets import Target
+    from advisor.advice.recommend import Recommendation
+    from advisor.core.candidate import Candidate
+    from advisor.core.targets import Target
     from tui.engine import Effects, Figures, Opened
 
 MEASURES = ("share", "agreement", "gain", "bound")

@@ -8,7 +8,7 @@ from typing import Any
 
 from textual.message import Message
 
-from advisor.events import Event, Progress
+from advisor.core.events import Event, Progress
 
 
 class Happened(Message):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from advisor.errors import BadInput
+from advisor.core.errors import BadInput
 from advisor.export.peft import arguments_of
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
 from advisor.export.read import linear_names, texts, value

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.errors import BadInput
+from advisor.core.errors import BadInput
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
 from advisor.export.read import linear_names, value
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from advisor.errors import BadInput
-from advisor.recipe import LANGUAGE_TASKS, TASKS
-from advisor.targets import LoraSettings, Selection, Target, in_model_order
+from advisor.core.errors import BadInput
+from advisor.core.recipe import LANGUAGE_TASKS, TASKS
+from advisor.core.targets import LoraSettings, Selection, Target, in_model_order
 
 if TYPE_CHECKING:
-    from advisor.probe_folder import Probe
-    from advisor.scoring import Candidate
+    from advisor.core.candidate import Candidate
+    from advisor.core.probe import Probe
 
 Fidelity = Literal["exact", "lossy", "alternative", "impossible"]
 FIDELITIES: tuple[Fidelity, ...] = ("exact", "lossy", "alternative", "impossible")

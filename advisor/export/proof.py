@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from advisor.errors import AdvisorError, BadInput
-from advisor.export.peft import Resolved, resolve
+from advisor.core.errors import AdvisorError, BadInput
 from advisor.export.plan import Format, Plan, RenderedFile
 from advisor.export.read import parse
+from advisor.models.peft import Resolved, resolve
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 import yaml
 
-from advisor.errors import BadInput
+from advisor.core.errors import BadInput
 from advisor.export.plan import Format
+from advisor.models.peft import CONFIG_FILE
 
 MOST_BYTES, MOST_NODES = 2_000_000, 200_000
-CONFIG_FILE = "adapter_config.json"
+
 CALLS = {"get_peft_model": "unsloth", "LoraConfig": "trl"}  # what a Python snippet calls, and whose it is
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.errors import BadInput
+from advisor.core.errors import BadInput
 from advisor.export import peft
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
 from advisor.export.read import texts, value

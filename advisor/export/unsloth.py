@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.errors import BadInput
+from advisor.core.errors import BadInput
 from advisor.export import peft
 from advisor.export.llama_factory import split, unsplittable
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body

@@ -24,8 +24,8 @@ import psutil
 import shapes
 import torch
 
-from advisor.events import Session
-from advisor.probe_memory import measure_kept, peak_bytes, used_now
+from advisor.core.events import Session
+from advisor.probing.memory_estimate import measure_kept, peak_bytes, used_now
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 CASES: dict[str, dict[str, Any]] = {

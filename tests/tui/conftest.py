@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 from tui_helpers import FROZEN
 
-from advisor.advice import Recommendation, Stability, compare, module_shares
-from advisor.alternatives import Alternative, with_alternatives
-from advisor.budget import parse_budget
-from advisor.errors import AdvisorError
-from advisor.events import Session, Stage
-from advisor.explain import agreements, block_ranks
+from advisor.advice.budget import parse_budget
+from advisor.advice.explain import agreements, block_ranks
+from advisor.advice.peer_picks import PeerPick, module_scores
+from advisor.advice.recommend import Recommendation, Stability, compare, module_shares
+from advisor.core.candidate import Candidate
+from advisor.core.errors import AdvisorError
+from advisor.core.events import Session, Stage
+from advisor.core.selections import all_linear
+from advisor.core.targets import LoraSettings, Selection
 from advisor.export import FORMATS
-from advisor.export.peft import Resolved
+from advisor.export.alternatives import Alternative, with_alternatives
 from advisor.export.plan import Plan, Rendered
-from advisor.peer_picks import PeerPick, module_scores
-from advisor.scoring import Candidate, Scorer
-from advisor.selections import all_linear
-from advisor.targets import LoraSettings, Selection
+from advisor.models.peft import Resolved
+from advisor.prediction.scorer import Scorer
 from tui.app import AdvisorApp
 from tui.engine import Exported, Figures, Opened, Preview, Recent
 from tui.inputs import Inputs

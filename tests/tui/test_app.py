@@ -21,8 +21,8 @@ from textual.widgets import Footer
 from tui_helpers import settled, shown_text
 
 import advisor
-from advisor.cli import app as command_line
-from advisor.cli import main
+from advisor.cli.main import app as command_line
+from advisor.cli.main import main
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.heatmap import HeatMap
@@ -320,13 +320,13 @@ def test_nothing_heavy_is_loaded_at_first_paint(tmp_path: Path) -> None:
 def test_an_existing_probe_is_explored_without_torch(tmp_path: Path) -> None:
     import fakes
 
-    from advisor.probe_folder import save_probe
+    from advisor.core.probe import save_probe
 
     save_probe(fakes.make_probe(n=16, layers=2), tmp_path / "probe")
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from advisor.events import Session\n"
+        "from advisor.core.events import Session\n"
         "from tui.real_engine import RealEngine\n"
         "from tui.inputs import Inputs\n"
         "engine = RealEngine()\n"
@@ -342,7 +342,7 @@ def test_an_existing_probe_is_explored_without_torch(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_the_command_says_so(tmp_path: Path) -> None:
-    code = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli import main; main()"
+    code = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
@@ -350,7 +350,7 @@ def test_without_a_terminal_the_command_says_so(tmp_path: Path) -> None:
 
 
 def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path) -> None:
-    code = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli import main; main()"
+    code = "import sys; sys.argv = ['advisor', 'tui']; from advisor.cli.main import main; main()"
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(TERM="xterm-256color", XDG_STATE_HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
@@ -400,7 +400,7 @@ def test_what_only_recommend_knows_is_refused_and_not_dropped(
 def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", *given])
-    monkeypatch.setattr("advisor.cli._has_terminal", lambda: True)
+    monkeypatch.setattr("advisor.cli.main._has_terminal", lambda: True)
     monkeypatch.setattr("tui.main.run", lambda options, **how: seen.append((inputs_of(options), how)) or 0)
     with pytest.raises(SystemExit):
         main()
@@ -415,7 +415,7 @@ def test_a_probe_is_opened_and_not_probed(command: list[str], tmp_path: Path, mo
     seen: list[Any] = []
     (tmp_path / "probe.json").write_text("{}")
     monkeypatch.setattr("sys.argv", ["advisor", *command, str(tmp_path)])
-    monkeypatch.setattr("advisor.cli._has_terminal", lambda: True)
+    monkeypatch.setattr("advisor.cli.main._has_terminal", lambda: True)
     monkeypatch.setattr("tui.main.run", lambda options, **how: seen.append((inputs_of(options), how)) or 0)
     with pytest.raises(SystemExit):
         main()

@@ -12,9 +12,9 @@ import pytest
 from textual.widgets import Static
 from tui_helpers import settled
 
-from advisor.errors import AdvisorError
-from advisor.scoring import Candidate
-from advisor.targets import LoraSettings, Selection
+from advisor.core.candidate import Candidate
+from advisor.core.errors import AdvisorError
+from advisor.core.targets import LoraSettings, Selection
 from tui.app import AdvisorApp
 from tui.compare import CompareScreen
 from tui.dialogs import ErrorDialog, TextDialog

@@ -12,8 +12,8 @@ import pytest
 from textual.widgets import Input, OptionList, Static
 from tui_helpers import settled, shown_text
 
-from advisor.errors import BadInput, BudgetTooSmall
-from advisor.targets import Target
+from advisor.core.errors import BadInput, BudgetTooSmall
+from advisor.core.targets import Target
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.heatmap import Grid, HeatMap

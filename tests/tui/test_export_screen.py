@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from test_cli import write_data
+from command import write_data
 from textual.widgets import Input, OptionList, Static
 from tui_helpers import TRIES, settled
 
-from advisor.alternatives import PREFIX
-from advisor.errors import AdvisorError
+from advisor.core.errors import AdvisorError
+from advisor.core.targets import Selection
 from advisor.export import FORMATS
-from advisor.targets import Selection
+from advisor.export.alternatives import PREFIX
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, Question
 from tui.export import ExportScreen
@@ -210,9 +210,9 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
     from peft import LoraConfig, get_peft_model
 
     from advisor import workflow
-    from advisor.budget import parse_budget
-    from advisor.events import Session
-    from advisor.models import meta_model
+    from advisor.advice.budget import parse_budget
+    from advisor.core.events import Session
+    from advisor.models.load import meta_model
 
     data = write_data(tmp_path, task)
     model = tiny_model(name, task)

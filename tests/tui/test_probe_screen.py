@@ -11,8 +11,8 @@ from textual.pilot import Pilot
 from textual.widgets import ProgressBar, Static
 from tui_helpers import settled, shown_text
 
-from advisor.errors import NotFinite, OutOfMemory
-from advisor.events import Note, Progress, Warn
+from advisor.core.errors import NotFinite, OutOfMemory
+from advisor.core.events import Note, Progress, Warn
 from tui.activity import Activity, duration
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, Question

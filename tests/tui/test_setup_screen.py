@@ -10,7 +10,7 @@ import pytest
 from textual.widgets import Input, OptionList
 from tui_helpers import settled, shown_text
 
-from advisor.errors import BadInput
+from advisor.core.errors import BadInput
 from tui.app import AdvisorApp
 from tui.engine import Recent
 from tui.inputs import Inputs

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.scoring import Candidate
-from advisor.selections import all_linear
-from advisor.targets import LoraSettings, Selection
+from advisor.core.candidate import Candidate
+from advisor.core.selections import all_linear
+from advisor.core.targets import LoraSettings, Selection
 from tui.engine import Opened
 from tui.inputs import Inputs
 from tui.state import EDITED, Change, State

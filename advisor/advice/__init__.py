@@ -1,0 +1,1 @@
+"""From predictions and a budget to a recommendation."""

@@ -1,0 +1,1 @@
+"""Words that every room uses: errors, events, targets, recipes, files on disk. No torch."""

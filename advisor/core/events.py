@@ -1,0 +1,85 @@
+"""What the engine tells whoever runs it: progress, notes and warnings as plain data, and a way to cancel.
+
+The command line prints them on stderr; the terminal interface shows them. The engine never prints.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from advisor.core.errors import Interrupted
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` units of ``stage`` are finished; ``eta_s`` seconds remain (None: not known yet)."""
+
+    stage: str
+    done: int
+    total: int
+    detail: str = ""
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the user should know: a choice made for them, a cost, a count."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Warn:
+    """Something that may make the result worse than it looks."""
+
+    text: str
+
+
+Event = Progress | Note | Warn
+
+
+def ignore(event: Event) -> None:
+    """A listener that drops every event."""
+
+
+@dataclass
+class Session:
+    """Carries the listener and the cancel flag through the engine.
+
+    Attributes:
+        emit: called with every event, on the engine's thread.
+        cancel: set from any thread; the engine raises :class:`Interrupted` at the next safe point.
+    """
+
+    emit: Callable[[Event], None] = ignore
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+    def note(self, text: str) -> None:
+        self.emit(Note(text))
+
+    def warn(self, text: str) -> None:
+        self.emit(Warn(text))
+
+    def check(self) -> None:
+        """Raise :class:`Interrupted` if the user asked to stop."""
+        if self.cancel.is_set():
+            raise Interrupted("Stopped before the end; finished work is kept.", "Run the same command to resume.")
+
+
+class Stage:
+    """Counts the units of one stage and emits :class:`Progress` with an ETA after each."""
+
+    def __init__(self, session: Session, name: str, total: int, done: int = 0) -> None:
+        self.session, self.name, self.total, self.done = session, name, total, done
+        self._first = done
+        self._start = time.monotonic()
+        session.emit(Progress(name, done, total))
+
+    def advance(self, detail: str = "", units: int = 1) -> None:
+        self.done += units
+        per_unit = (time.monotonic() - self._start) / (self.done - self._first)
+        eta = per_unit * (self.total - self.done)
+        self.session.emit(Progress(self.name, self.done, self.total, detail, eta))

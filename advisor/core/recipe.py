@@ -1,0 +1,73 @@
+"""The training recipe a prediction is for, and a real run follows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from advisor.core.errors import BadInput
+
+METRICS = {  # the first one is the default
+    "classification": ("accuracy", "matthews", "f1"),
+    "regression": ("spearman",),
+    "causal-lm": ("token_accuracy",),
+    "seq2seq": ("token_accuracy",),
+}
+TASKS = tuple(METRICS)
+LANGUAGE_TASKS = ("causal-lm", "seq2seq")  # tokens are predicted, there is no new head, and the loss is over target tokens
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """AdamW without weight decay, linear schedule with warm-up, best epoch by validation loss.
+
+    Attributes:
+        train_rows: rows trained on; None: all there are.
+        epochs: passes over them.
+        lr: peak learning rate.
+        batch_size: rows a step.
+        warmup: share of all steps spent warming up.
+        pull: λ ≥ 0 of the ℓ2 pull towards the start θ0 (arXiv 2602.08239, Eq. 8): after each optimizer step, θ−θ0 shrinks
+            by λ·lr in each parameter tensor where ⟨∇R̃, θ−θ0⟩ ≥ 0. λ·lr is clipped at 1: more would overshoot θ0.
+        pull_always: it shrinks after every step, whatever the inner product: dθ/dt = −∇R̃ − λ(θ−θ0).
+    """
+
+    train_rows: int | None = None
+    epochs: int = 6
+    lr: float = 1e-3
+    batch_size: int = 32
+    warmup: float = 0.06
+    pull: float = 0.0
+    pull_always: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value in (("--epochs", self.epochs), ("--batch-size", self.batch_size), ("--lr", self.lr)):
+            if not 0 < value < math.inf:
+                raise BadInput(f"{option} must be positive and finite, got {value}.")
+        if not 0 <= self.pull < math.inf:
+            raise BadInput(f"--pull must be at least 0 and finite, got {self.pull}.")
+        if self.train_rows is not None and self.train_rows < 1:
+            raise BadInput(f"--train-rows must be at least 1, got {self.train_rows}.")
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        rows = "all" if self.train_rows is None else self.train_rows
+        return f"{self.epochs} epochs, learning rate {self.lr:g}, batch size {self.batch_size}, {rows} training rows"
+
+
+def default_recipe(task: str) -> TrainingRecipe:
+    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4, batch 16."""
+    if task in LANGUAGE_TASKS:
+        return TrainingRecipe(epochs=3, lr=2e-4, batch_size=16)
+    return TrainingRecipe()
+
+
+def recipe_for(
+    task: str, train_rows: int | None = None, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
+) -> TrainingRecipe:
+    """The task's default recipe with what is given."""
+    given: dict[str, Any] = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
+    return replace(default_recipe(task), **{key: value for key, value in given.items() if value is not None})

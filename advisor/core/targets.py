@@ -1,0 +1,101 @@
+"""Adaptable modules and selections of them, as plain data (no torch)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from advisor.core.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Target:
+    """One adaptable module.
+
+    Attributes:
+        name: full name, as in ``model.named_modules()``.
+        layer: number of the block it sits in, None outside any block; a decoder's blocks follow its encoder's.
+        role: friendly name shared by all layers, e.g. ``query`` or ``mlp.up``.
+        group: ``attention``, ``mlp`` or ``other``.
+        in_features: input width a.
+        out_features: output width b.
+        kind: ``linear`` (weight b×a) or ``conv1d`` (GPT-2's, weight a×b).
+    """
+
+    name: str
+    layer: int | None
+    role: str
+    group: str
+    in_features: int
+    out_features: int
+    kind: str = "linear"
+
+    def lora_params(self, rank: int) -> int:
+        """Trainable LoRA parameters at ``rank``: rank·(a + b)."""
+        return rank * (self.in_features + self.out_features)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA's rank, alpha and scaling rule, the same for every adapted module."""
+
+    rank: int = 8
+    alpha: float = 16
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise BadInput(f"--rank must be at least 1, got {self.rank}.")
+        if not 0 < self.alpha < math.inf:
+            raise BadInput(f"--alpha must be positive and finite, got {self.alpha}.")
+
+    @property
+    def scale(self) -> float:
+        """PEFT's scaling: alpha/rank, with rsLoRA alpha/√rank."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def at_rank(self, rank: int) -> LoraSettings:
+        """The same at another rank, alpha following so that the scale stays."""
+        return replace(self, rank=rank, alpha=self.alpha * (rank / self.rank) ** (0.5 if self.rslora else 1.0))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A named set of target modules (full names, in model order)."""
+
+    name: str
+    targets: tuple[str, ...]
+
+    def params(self, targets: Sequence[Target], rank: int, ranks: Mapping[str, int] | None = None) -> int:
+        """LoRA parameters of this selection at ``rank``, single modules at their own in ``ranks`` (head excluded)."""
+        chosen, own = set(self.targets), ranks or {}
+        return sum(t.lora_params(own.get(t.name, rank)) for t in targets if t.name in chosen)
+
+
+def block_of(name: str) -> tuple[str, int, str] | None:
+    """Of a module's full name: the list of blocks it sits in, its block's index there, and what follows; None outside."""
+    match = re.search(r"\.(\d+)\.", name)
+    return (name[: match.start()], int(match[1]), name[match.end() :]) if match else None
+
+
+def in_model_order(names: Iterable[str], targets: Sequence[Target], where: str = "selection") -> tuple[str, ...]:
+    """``names`` sorted as in the model.
+
+    Raises:
+        BadInput: a name is not an adaptable module, or stands there twice.
+    """
+    names = list(names)
+    known = {t.name for t in targets}
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise BadInput(
+            f"{where}: {unknown[0]!r} is not an adaptable module of this model"
+            + (f" ({len(unknown)} such names)." if len(unknown) > 1 else "."),
+            "Full module names are needed, as `advisor probe` lists them in probe.json.",
+        )
+    if len(set(names)) != len(names):
+        raise BadInput(f"{where}: a module is named twice.", "Name each module once.")
+    chosen = set(names)
+    return tuple(t.name for t in targets if t.name in chosen)

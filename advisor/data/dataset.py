@@ -1,0 +1,251 @@
+"""The user's rows as examples, split and sampled with a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from textwrap import shorten
+from typing import Any
+
+from advisor.core.errors import BadInput
+from advisor.data.examples import Example, example_of
+from advisor.data.schema import Schema, infer_schema
+from advisor.data.tables import ROWS_KEPT, read_table
+
+MIN_ROWS_TO_SPLIT = 20
+MOST_ROWS = 0.8  # share of one class from which accuracy says little
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples and how they were read.
+
+    Attributes:
+        examples: the usable rows, in file order.
+        schema: how they were read.
+        source: the file as the user named it.
+        notes: every inference made and every kind of row dropped, one sentence each.
+        fingerprint: sha256 of schema and examples, the same wherever the file lies.
+        rows_there: usable rows of the source these stand for: their number, more where a large file was sampled while
+            reading it (then an estimate).
+    """
+
+    examples: tuple[Example, ...]
+    schema: Schema
+    source: str
+    notes: tuple[str, ...]
+    fingerprint: str
+    rows_there: int
+
+
+def load_dataset(
+    path: str,
+    *,
+    task: str = "auto",
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    metric: str | None = None,
+    language: str = "causal-lm",
+    like: Schema | None = None,
+    keep: int = ROWS_KEPT,
+    seed: int = 0,
+) -> Dataset:
+    """Read a file of a format :mod:`advisor.data.formats` knows, a folder of splits, or a hub data set.
+
+    Args:
+        path: file, folder or hub id such as ``glue/sst2`` or ``owner/name:config@revision``.
+        task: one of ``recipe.TASKS``, or ``auto`` to infer it.
+        text_columns: columns to read the text from; inferred when empty.
+        label_column: column of the label; inferred when None.
+        metric: one the task allows; inferred when None.
+        language: the task of rows to be learned token by token: ``seq2seq`` where the model is an encoder-decoder.
+        like: read an evaluation file as the training file was read: same columns and class ids. The options
+            above are not consulted then, and of a folder or hub data set the validation (else test) part is
+            read.
+        keep: most rows held in memory; of a larger source so many are drawn with ``seed``, each class among them.
+
+    Raises:
+        BadInput: nothing readable there, a row or label that cannot be used, a column that is missing, or a
+            task this program does not do; the message names file, line or column.
+    """
+    if like is not None:
+        text_columns, label_column = like.text_columns, like.label_column
+    wanted = [*text_columns, *([label_column] if label_column is not None else [])]
+    table = read_table(path, wanted, evaluation=like is not None, keep=keep, seed=seed)
+    for column in wanted:
+        if column not in table.columns:
+            columns = ", ".join(table.columns)
+            raise BadInput(f"{table.source} has no column {column!r}.", f"Its columns: {columns}.")
+    notes = list(table.notes)
+    schema = like
+    if schema is None:
+        schema, inferred = infer_schema(table, path, task, text_columns, label_column, metric, language)
+        notes += inferred
+    examples = []
+    left_out: Counter[str] = Counter()
+    for index, row in enumerate(table.rows):
+        example = example_of(row, schema, table.places[index])
+        if isinstance(example, str):
+            left_out[example] += 1
+        else:
+            examples.append(example)
+    dropped = [f"Left out: {n} {'row' if n == 1 else 'rows'} {reason}." for reason, n in left_out.items()]
+    if not examples:
+        raise BadInput(
+            f"{table.source} has no usable row. {' '.join(dropped)}",
+            "Check the columns." if like is None else "Name another evaluation file with --eval-data.",
+        )
+    rows_there = round(table.total * len(examples) / len(table.rows))
+    remarks = [*dropped, *_repeats(examples, schema), *([] if like else _imbalance(examples, schema))]
+    return Dataset(
+        tuple(examples), schema, table.source, (*notes, *remarks), _fingerprint(examples, schema), rows_there
+    )
+
+
+def _content(example: Example) -> tuple[Any, ...]:
+    """What the model reads: two rows with the same are duplicates."""
+    if example.image is not None:
+        return (example.image.digest,)
+    return example.texts or example.messages or (example.prompt, example.completion)
+
+
+def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:
+    """Notes on rows that stand there again, with the same label or with another one."""
+    labels: dict[tuple[Any, ...], set[int | float | None]] = {}
+    again, torn = 0, []
+    for example in examples:
+        seen = labels.setdefault(_content(example), set())
+        again += example.label in seen
+        if len(seen) == 1 and example.label not in seen:
+            torn.append(example)
+        seen.add(example.label)
+    notes = []
+    if again:
+        notes.append(f"{again} {'row repeats' if again == 1 else 'rows repeat'} an earlier row exactly.")
+    if torn:
+        image = torn[0].image
+        first = shorten(" | ".join(torn[0].texts) if image is None else image.path.name, 60, placeholder=" …")
+        kind = "values" if schema.task == "regression" else "labels"
+        what = "text" if image is None else "image"
+        notes.append(f"{len(torn)} {f'{what} stands' if len(torn) == 1 else f'{what}s stand'} with different {kind}: {first!r}.")
+    return notes
+
+
+def _imbalance(examples: Sequence[Example], schema: Schema) -> list[str]:
+    """A note if one class has most rows, and one if a class has a single row."""
+    if schema.task != "classification":
+        return []
+    counts = Counter(example.label for example in examples)
+    (label, most), notes = counts.most_common(1)[0], []
+    if most > MOST_ROWS * len(examples):
+        share = f"{100 * most / len(examples):.3g}% of the rows"
+        notes.append(f"The class {schema.class_names[int(label or 0)]} has {share}: --metric matthews says more than accuracy.")
+    single = sorted(schema.class_names[int(label or 0)] for label, n in counts.items() if n == 1)
+    if single:
+        shown = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
+        notes.append(f"Of these classes a single row was read, which training and evaluation cannot both have: {shown}.")
+    return notes
+
+
+def overlap(train: Dataset, evaluation: Dataset) -> int:
+    """Evaluation rows whose text also stands in the training data."""
+    known = {_content(example) for example in train.examples}
+    return sum(_content(example) in known for example in evaluation.examples)
+
+
+def _fingerprint(examples: Sequence[Example], schema: Schema) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(schema), sort_keys=True).encode())
+    for e in examples:
+        texts = e.texts if e.image is None else (e.image.digest,)
+        digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def split_evaluation(dataset: Dataset, seed: int, fraction: float = 0.1) -> tuple[Dataset, Dataset]:
+    """(rest, evaluation): a seeded split, stratified by class; each class keeps a row in the rest.
+
+    Raises:
+        BadInput: ``fraction`` is not between 0 and 1, or there are too few rows.
+    """
+    size = len(dataset.examples)
+    if not 0 < fraction < 1:
+        raise BadInput(f"The evaluation fraction must lie between 0 and 1, got {fraction}.")
+    groups = _by_class(dataset)
+    largest = [len(group) - 1 for group in groups]
+    if size < MIN_ROWS_TO_SPLIT or not any(largest):
+        raise BadInput(
+            f"{dataset.source}: {size} usable rows are too few to split an evaluation set off.",
+            "Give an evaluation file with --eval-data, or more rows.",
+        )
+    count = max(1, round(fraction * size))
+    chosen = _draw(groups, _shares(groups, count, [0] * len(groups), largest), seed)
+    rest = [index for index in range(size) if index not in chosen]
+    return (
+        _subset(dataset, rest, f"{len(chosen)} of {size} rows are set aside for evaluation (seed {seed})."),
+        _subset(
+            dataset,
+            sorted(chosen),
+            f"{len(chosen)} of {size} rows, drawn with seed {seed}, are for evaluation.",
+        ),
+    )
+
+
+def sample_rows(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """``count`` seeded rows in their order; classes in proportion and, if ``count`` allows, each present.
+
+    Raises:
+        BadInput: ``count`` is below 1.
+    """
+    size = len(dataset.examples)
+    if count < 1:
+        raise BadInput(f"At least one row must be sampled, got {count}.")
+    if count >= size:
+        return dataset
+    groups = _by_class(dataset)
+    least = [1 if count >= len(groups) else 0] * len(groups)
+    chosen = _draw(groups, _shares(groups, count, least, [len(group) for group in groups]), seed)
+    lost = len(groups) - len({dataset.examples[index].label for index in chosen}) if len(groups) > 1 else 0
+    without = f"; {lost} of {len(groups)} classes have none" if lost else ""
+    return _subset(dataset, sorted(chosen), f"{count} of {size} rows are sampled (seed {seed}){without}.")
+
+
+def _by_class(dataset: Dataset) -> list[list[int]]:
+    """Row indices, one list a class that has rows; one list in all unless classification."""
+    if dataset.schema.task != "classification":
+        return [list(range(len(dataset.examples)))]
+    groups: dict[int | float | None, list[int]] = {}
+    for index, example in enumerate(dataset.examples):
+        groups.setdefault(example.label, []).append(index)
+    return [groups[label] for label in sorted(groups, key=lambda label: label or 0)]
+
+
+def _shares(
+    groups: Sequence[Sequence[int]], count: int, least: Sequence[int], most: Sequence[int]
+) -> list[int]:
+    """How many of ``count`` each group gives: in proportion, by largest remainder, within the limits."""
+    total = sum(map(len, groups))
+    exact = [count * len(group) / total for group in groups]
+    shares = [min(max(int(e), low), high) for e, low, high in zip(exact, least, most, strict=True)]
+    step = 1 if sum(shares) < count else -1
+    while sum(shares) != count:
+        free = [i for i, n in enumerate(shares) if (n < most[i] if step > 0 else n > least[i])]
+        if not free:
+            break
+        shares[max(free, key=lambda i: step * (exact[i] - shares[i]))] += step
+    return shares
+
+
+def _draw(groups: Sequence[Sequence[int]], shares: Sequence[int], seed: int) -> set[int]:
+    generator = random.Random(seed)
+    return {index for group, n in zip(groups, shares, strict=True) for index in generator.sample(group, n)}
+
+
+def _subset(dataset: Dataset, indices: Iterable[int], note: str) -> Dataset:
+    examples = tuple(dataset.examples[index] for index in indices)
+    fingerprint = _fingerprint(examples, dataset.schema)
+    rows_there = round(dataset.rows_there * len(examples) / len(dataset.examples))
+    return Dataset(examples, dataset.schema, dataset.source, (*dataset.notes, note), fingerprint, rows_there)

@@ -1,0 +1,232 @@
+"""Rows of one file of any format, one at a time: what separates them, whether they have a header, where each stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from advisor.core.errors import BadInput
+from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES, TEXT_SUFFIXES, TextFile, suffix_of
+from advisor.data.hub import with_class_names
+
+TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "utterance", "body", "question", "title")
+LABEL_NAMES = (
+    *("label", "labels", "category", "class", "target", "gold_label", "score", "stars", "rating"),
+    *("sentiment", "intent", "emotion", "similarity", "is_duplicate", "quality"),
+)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+LABEL_FIRST = re.compile(r"([+-]?\d+|__label__\S+|[A-Z]+:\w+)[ \t]+(\S.*)")
+NUMBERED_COLUMN = re.compile(r"column_[1-9]\d*")
+LISTS = ("train", "data", "rows", "examples")  # where a .json object keeps its rows
+HEADER_ROWS = 10_000  # rows that tell whether the first one is a header
+
+Rows = Iterator[tuple[str, dict[str, Any]]]  # (where it stands, cells by column)
+
+
+def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
+    """What was inferred about the format, and the rows, read as they are asked for.
+
+    Args:
+        wanted: column names the caller will ask for; they settle whether a delimited file has a header.
+
+    Raises:
+        BadInput: a format that is not read, not text, or (while iterating too) a row that does not parse.
+    """
+    suffix = suffix_of(file)
+    if suffix in OTHER_SUFFIXES:
+        raise BadInput(f"{file}: {suffix} files are not read.", f"{FORMATS}: convert it to JSONL.")
+    if suffix == ".parquet":
+        return [], _parquet_rows(file)
+    text = TextFile(file)
+    if suffix in JSON_SUFFIXES or (suffix not in TEXT_SUFFIXES and text.start in "{["):
+        return _json_rows(text)
+    if suffix in (".csv", ".tsv") or text.tabbed:
+        return _delimited_rows(text, "," if suffix == ".csv" else "\t", wanted)
+    return _line_rows(text)
+
+
+def _json_rows(text: TextFile) -> tuple[list[str], Rows]:
+    def parse(document: str, line: int | None) -> Any:
+        try:
+            return json.loads(document)
+        except (ValueError, RecursionError) as error:
+            at = line or getattr(error, "lineno", 1)
+            reason = getattr(error, "msg", None) or type(error).__name__
+            raise BadInput(
+                f"{text.source}, line {at} does not parse as JSON: {reason}.",
+                "A .jsonl file holds one JSON object a line; a .json file may hold one list of them.",
+            ) from error
+
+    def checked(items: Iterable[tuple[int, Any]], unit: str) -> Rows:
+        for number, item in items:
+            if not isinstance(item, dict):
+                raise BadInput(
+                    f"{text.source}, {unit} {number} is not a JSON object.",
+                    'Each row looks like {"text": "…", "label": "…"}.',
+                )
+            yield f"{text.source}, {unit} {number}", item
+
+    if text.start == "[":
+        return text.notes, checked(enumerate(parse("".join(text.lines()), None), start=1), "item")
+    if suffix_of(text.file) == ".json" and (text.count == 1 or next(filter(str.strip, text.lines())).strip() == "{"):
+        document = parse("".join(text.lines()), None)
+        name = next((key for key in LISTS if isinstance(document, dict) and isinstance(document.get(key), list)), None)
+        if name:
+            return [*text.notes, f"The rows are the list {name!r}."], checked(enumerate(document[name], start=1), "item")
+    lines = ((number, line) for number, line in enumerate(text.lines(), start=1) if line.strip())
+    return text.notes, checked(((number, parse(line, number)) for number, line in lines), "line")
+
+
+def _line_rows(text: TextFile) -> tuple[list[str], Rows]:
+    def lines() -> Iterator[tuple[str, str]]:
+        return ((f"{text.source}, line {n}", line.strip()) for n, line in enumerate(text.lines(), 1) if line.strip())
+
+    if all(LABEL_FIRST.fullmatch(line) for _, line in lines()):
+        matches = ((place, LABEL_FIRST.fullmatch(line)) for place, line in lines())
+        rows = ((place, {"label": m[1].removeprefix("__label__"), "text": m[2]}) for place, m in matches if m)
+        return [*text.notes, "Each line is read as a label, a space and the text (columns label, text)."], rows
+    return [*text.notes, "Each line is read as one text (column text)."], ((place, {"text": line}) for place, line in lines())
+
+
+def _delimited_rows(text: TextFile, expected: str, wanted: Collection[str]) -> tuple[list[str], Rows]:
+    notes, first_line = list(text.notes), next(filter(str.strip, text.lines()))
+    delimiter = next((d for d in (expected, ";", "\t", ",") if d in first_line), expected)
+    if delimiter != expected:
+        notes.append(f"The cells are separated by {delimiter!r}.")
+    quoted = delimiter != "\t" or _quotes_count(text)
+    head = list(islice(_records(text, delimiter, quoted), HEADER_ROWS))
+    names = tuple(cell.strip() or f"column_{i}" for i, cell in enumerate(head[0][1], start=1))
+    has_header = _has_header(head, wanted)
+    if has_header:
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise BadInput(f"{text.source}: the column name {twice!r} stands twice.", "Rename one of them.")
+        notes.append(f"The first line names the columns: {', '.join(names)}.")
+    else:
+        names = tuple(f"column_{i}" for i in range(1, len(names) + 1))
+        notes.append(f"There is no header line; the columns are called {', '.join(names)}.")
+    records = _records(text, delimiter, quoted)
+    if has_header:
+        next(records)
+    return notes, ((f"{text.source}, line {n}", dict(zip(names, cells, strict=True))) for n, cells in records)
+
+
+def _quotes_count(text: TextFile) -> bool:
+    """Whether quotes of a tab-separated file are quotes.
+
+    Such files often hold bare ones: where reading them as quotes fails, or joins lines that are whole rows already,
+    they are plain characters.
+    """
+    try:
+        rows = sum(1 for _ in _csv_records(text, "\t"))
+    except BadInput:
+        return False
+    widths = {line.count("\t") for line in text.lines() if line.strip("\r\n")}
+    return len(widths) > 1 or rows == sum(1 for line in text.lines() if line.strip("\r\n"))
+
+
+def _records(text: TextFile, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, cells) of each non-blank row.
+
+    Raises:
+        BadInput: a row that does not parse, or is not as wide as the first one.
+    """
+    width = 0
+    for number, cells in _csv_records(text, delimiter) if quoted else _plain_records(text, delimiter):
+        width = width or len(cells)
+        if len(cells) != width:
+            raise BadInput(
+                f"{text.source}, line {number} has {len(cells)} cells, the first line has {width}.",
+                f"Quote cells that contain {delimiter!r} or a line break.",
+            )
+        yield number, cells
+
+
+def _plain_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(text.lines(), start=1):
+        if content := line.rstrip("\r\n"):
+            yield number, content.split(delimiter)
+
+
+def _lines_of(text: TextFile) -> Iterator[str]:
+    """As csv.reader wants them: a lone carriage return ends a line too."""
+    for line in text.lines():
+        if "\r" in line.rstrip("\r\n"):
+            yield from io.StringIO(line, newline="")
+        else:
+            yield line
+
+
+def _csv_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(MAX_LINE)
+    reader = csv.reader(_lines_of(text), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise BadInput(
+            f"{text.source}, the row at line {line} does not parse: {error}.",
+            "Inside a quoted cell, write a quote twice.",
+        ) from error
+
+
+def _has_header(records: Sequence[tuple[int, list[str]]], wanted: Collection[str]) -> bool:
+    """Whether the first row names the columns.
+
+    The caller's column names settle it. Otherwise the first row must look like names (no numbers, none found
+    again further down its column), and be known names, or stand over numbers, or over a few repeating values.
+    """
+    first = [cell.strip() for cell in records[0][1]]
+    if any(name in first for name in wanted):
+        return True
+    if any(NUMBERED_COLUMN.fullmatch(name) for name in wanted):
+        return False
+    counted = [str(i) for i in range(len(first))]
+    if len(first) > 1 and first in (counted, ["", *counted[:-1]]):
+        return True  # pandas numbers unnamed columns
+    known = sum(cell.lower() in (*TEXT_NAMES, *LABEL_NAMES) for cell in first)
+    if known >= 2 or (known and len(records) == 1):
+        return True
+    below = [[cells[i].strip() for _, cells in records[1:] if cells[i].strip()] for i in range(len(first))]
+    recurs = any(cell in values for cell, values in zip(first, below, strict=True))
+    if recurs or any(NUMBER.fullmatch(cell) for cell in first):
+        return False
+    if known or any(values and all(map(NUMBER.fullmatch, values)) for values in below):
+        return True
+    short = all(len(cell) <= 30 and len(cell.split()) <= 3 for cell in first)
+    return short and any(0 < 2 * len(set(values)) <= len(values) for values in below)
+
+
+def _parquet_rows(file: Path) -> Rows:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as table:
+            names = _class_names((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            number = 0
+            for batch in table.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{file}, row {number}", with_class_names(row, names)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{file} cannot be read as Parquet: {reason}", "Write the file anew.") from error
+
+
+def _class_names(metadata: bytes) -> dict[str, list[str]]:
+    """Class names by column, as ``datasets`` leaves them in a Parquet file."""
+    try:
+        features = json.loads(metadata)["info"]["features"]
+        return {name: list(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel" and f.get("names")}
+    except (ValueError, KeyError, TypeError, AttributeError):  # another program's
+        return {}

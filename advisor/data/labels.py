@@ -1,0 +1,111 @@
+"""Cells as labels: names, numbers, or nothing; and the classes or values a column of them holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from advisor.core.errors import BadInput
+from advisor.data.formats import NUMBER
+from advisor.data.tables import Table
+
+SCORE_NAMES = ("score", "similarity", "rating", "value")
+MAX_INFERRED_CLASSES = 200
+MANY_ROWS = 20  # from here on, labels that hardly repeat are no classes
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell is empty: absent, null or blank."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def number(value: Any) -> float | None:
+    """The finite number a cell holds, None if it holds something else (truth values are names)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        return None
+    try:
+        result = float(value)
+    except OverflowError:
+        return None
+    return result if math.isfinite(result) else None
+
+
+def class_name(value: Any) -> str:
+    """A class is named by its value: ``1`` for 1, "1" and 1.0; ``true`` for JSON's true."""
+    parsed = number(value)
+    if parsed is not None and parsed.is_integer() and abs(parsed) < 2**53:
+        return str(int(parsed))
+    return value.strip() if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def kind_of(values: Sequence[Any]) -> str:
+    """``integers``, ``numbers`` (some with decimals), ``names``, or ``mixed``: mostly numbers."""
+    numbers = [parsed for parsed in map(number, values) if parsed is not None]
+    if not numbers or 2 * len(numbers) < len(values):
+        return "names"
+    if len(numbers) < len(values):
+        return "mixed"
+    return "integers" if all(parsed.is_integer() for parsed in numbers) else "numbers"
+
+
+def hardly_repeat(values: Sequence[Any]) -> bool:
+    """Whether most of many cells stand there once: they are no classes."""
+    return len(values) >= MANY_ROWS and 2 * len(set(map(class_name, values))) > len(values)
+
+
+def are_texts(values: Sequence[Any]) -> bool:
+    """Whether the cells that are not empty are texts rather than labels: no numbers, and hardly any of them again."""
+    present = [value for value in values if not missing(value)]
+    return kind_of(present) == "names" and hardly_repeat(present)
+
+
+def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tuple[str, tuple[str, ...]]:
+    """Task and class names (in numeric or alphabetical order), from the labels of the rows that have text and label.
+
+    Raises:
+        BadInput: no such row, labels that are neither names nor finite numbers, a single label, or nothing but names.
+    """
+    used = [
+        (index, row[label])
+        for index, row in enumerate(table.rows)
+        if not any(missing(row.get(column)) for column in (*texts, label))
+    ]
+    if not used:
+        columns = " and ".join((*texts, label))
+        raise BadInput(f"{table.source} has no usable row: none has all of {columns}.", "Check the columns.")
+    for index, value in used:
+        if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
+            raise BadInput(
+                f"{table.places[index]}: the label {json.dumps(value)} is neither a finite number nor a name.",
+                "Give each row one label; several labels a row are not supported.",
+            )
+    kind = kind_of([value for _, value in used])
+    names = {class_name(value) for _, value in used}
+    once = hardly_repeat([value for _, value in used])
+    if (kind == "mixed" and task != "classification") or (kind == "names" and task == "regression"):
+        index, value = next((index, value) for index, value in used if number(value) is None)
+        raise BadInput(
+            f"{table.places[index]}: the label {value!r} in column {label} is not a finite number.",
+            "Correct the row, or pass --task classification to take every label as a class name.",
+        )
+    if task == "auto" and kind == "names" and once:
+        raise BadInput(
+            f"{table.source}: column {label} has {len(names)} names in {len(used)} rows: no classes.",
+            "Name another --label-column, or pass --task.",
+        )
+    if task == "auto":
+        scores = label.lower() in SCORE_NAMES and len(names) > MANY_ROWS
+        many = scores or once or len(names) > MAX_INFERRED_CLASSES
+        task = "regression" if kind == "numbers" or (kind == "integers" and many) else "classification"
+    if len(names) < 2:
+        raise BadInput(
+            f"{table.source}: every label in column {label} is {names.pop()!r}.",
+            "At least two different labels are needed; check --label-column.",
+        )
+    if task == "regression":
+        return task, ()
+    return task, tuple(sorted(names, key=float if kind in ("integers", "numbers") else str))

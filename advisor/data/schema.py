@@ -1,0 +1,300 @@
+"""What the columns of a table mean: the task, the texts, the label, the metric. Every inference is a note."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.core.errors import BadInput
+from advisor.core.profiles import load_profiles
+from advisor.core.recipe import LANGUAGE_TASKS, METRICS, TASKS
+from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
+from advisor.data.images import ImageFile
+from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels
+from advisor.data.tables import Table
+
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("query", "passage"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+PROMPT_COMPLETION = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "input", "output"),
+    ("instruction", "input", "response"),
+    ("instruction", "context", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+)
+UNLABELLED_PROMPT_COMPLETION = (
+    ("question", "answer"),
+    ("input", "output"),
+    ("question", "response"),
+    ("query", "response"),
+    ("problem", "solution"),
+    ("article", "highlights"),
+    *((text, "summary") for text in ("article", "document", "dialogue", "text")),
+    ("source", "target"),
+)
+CHATS = ("messages", "conversations", "conversation")
+OTHER_TASKS = {
+    "Token classification": (
+        *(("tokens", tags) for tags in ("ner_tags", "pos_tags", "tags", "labels")),
+        ("words", "ner_tags"),
+    ),
+    "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
+    "Multiple choice": (("choices", "answerkey"), ("choices", "answer"), ("endings", "label")),
+    "Preference data": (("chosen", "rejected"),),
+    "Translation": (("translation",),),
+}
+METADATA_NAMES = (
+    "id",
+    "idx",
+    "index",
+    "source",
+    "url",
+    "lang",
+    "language",
+    "split",
+    "fold",
+    "date",
+    "timestamp",
+)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How rows are read.
+
+    Attributes:
+        task: one of ``recipe.TASKS``.
+        text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the
+            completion is last, the columns before it make the prompt. Plain text: one column. Images: their column.
+        label_column: column of the label, None for causal-lm and seq2seq.
+        class_names: name of each class id; empty unless classification.
+        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman`` or ``token_accuracy``.
+    """
+
+    task: str
+    text_columns: tuple[str, ...]
+    label_column: str | None
+    class_names: tuple[str, ...]
+    metric: str
+
+
+def infer_schema(
+    table: Table,
+    path: str,
+    task: str,
+    text_columns: Sequence[str],
+    label_column: str | None,
+    metric: str | None,
+    language: str = "causal-lm",
+) -> tuple[Schema, list[str]]:
+    """The schema, and a note for everything the caller left open (``auto``, no columns, None).
+
+    A language task (``language``, or ``task`` where that is one) is inferred and checked as ``causal-lm`` is; its answer
+    may also be named as ``label_column``.
+
+    Raises:
+        BadInput: an unknown task or metric, columns that cannot be told, labels that cannot be used, or a
+            task this program does not do.
+    """
+    if task not in ("auto", *TASKS):
+        raise BadInput(f"There is no task {task!r}.", f"Use one of: auto, {', '.join(TASKS)}.")
+    if not text_columns:
+        _refuse_other_tasks(table)
+    notes = []
+    profile_name, profile = _matching_profile(table, path, task, label_column)
+    if profile:
+        notes.append(f"The task profile {profile_name} fits the name and the columns, and is used.")
+    texts = tuple(text_columns) or tuple(profile.get("text_columns", ()))
+    label = label_column or _find(table, (profile.get("label_column"),))
+    chosen = profile.get("task", task)
+    if images := _image_column(table):
+        texts, chosen = (images,), "classification" if chosen == "auto" else chosen
+    if chosen == "auto" and label is None:
+        columns = _language_columns(table, unlabelled=True)
+        if columns and (not texts or texts == columns):
+            chosen, texts = language, columns
+    elif chosen == "auto" and language == "seq2seq" and are_texts(table.column(label or "")):
+        chosen = language
+    class_names: tuple[str, ...] = ()
+    if chosen in LANGUAGE_TASKS:
+        chosen = language if task == "auto" else task
+        texts = texts or _language_columns(table, unlabelled=False)
+        if label is not None and label not in texts[-1:]:
+            texts = (*(texts if text_columns else _only_other(table, label)), label)
+        label = None
+        if images or not texts:
+            raise _cannot_tell("text", table)
+        if chosen == "seq2seq" and len(texts) == 1 and not _holds_chats(table, texts[0]):
+            raise BadInput(
+                f"{table.source}: seq2seq learns a target from a source, and only {texts[0]} is there to be read.",
+                "Name both: --text-column SOURCE --label-column TARGET.",
+            )
+    else:
+        label = label or _find(table, LABEL_NAMES, exclude=texts) or _guess_label(table, texts)
+        if label is None:
+            raise _cannot_tell("label", table)
+        texts = texts or _classifier_columns(table, label)
+        if len(texts) > 2 or label in texts:
+            raise BadInput(
+                f"A classifier cannot read {', '.join(texts)} with the label {label}.",
+                "Name one or two text columns and another one as label.",
+            )
+        chosen, class_names = read_labels(table, chosen, texts, label)
+    default_metric = profile["metric"] if profile and profile["task"] == chosen else METRICS[chosen][0]
+    schema = Schema(chosen, texts, label, class_names, metric or default_metric)
+    if schema.metric not in METRICS[chosen]:
+        allowed = ", ".join(METRICS[chosen])
+        raise BadInput(f"The metric {metric!r} does not apply to {chosen}.", f"Use one of: {allowed}.")
+    if task == "auto":
+        notes.append(f"The task is {chosen}.")
+    if not (text_columns or images):
+        notes.append(f"The text is read from {' and '.join(texts)}.")
+    if label_column is None and label is not None and not images:
+        notes.append(f"The label is read from {label}.")
+    if class_names:
+        shown = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
+        notes.append(f"There are {len(class_names)} classes: {shown}.")
+    if metric is None:
+        notes.append(f"The metric is {schema.metric}.")
+    return schema, notes
+
+
+def _image_column(table: Table) -> str | None:
+    return next((name for name, cell in table.rows[0].items() if isinstance(cell, ImageFile)), None)
+
+
+def _holds_chats(table: Table, column: str) -> bool:
+    return any(isinstance(value, list) for value in table.column(column))
+
+
+def _only_other(table: Table, label: str | None) -> tuple[str, ...]:
+    """The one column beside the answer's, where there is but one."""
+    others = tuple(column for column in table.columns if column != label)
+    return others if label is not None and len(others) == 1 else ()
+
+
+def _cannot_tell(what: str, table: Table) -> BadInput:
+    return BadInput(
+        f"{table.source}: which column holds the {what} cannot be told from: {', '.join(table.columns)}.",
+        f"Name it with --{what}-column, or pass --task.",
+    )
+
+
+def _find(table: Table, names: Iterable[str | None], exclude: Sequence[str] = ()) -> str | None:
+    """The first of ``names`` that is a column, whatever its case."""
+    columns = {column.lower(): column for column in reversed(table.columns) if column not in exclude}
+    return next((columns[name] for name in names if name in columns), None)
+
+
+def _find_all(table: Table, groups: Iterable[Sequence[str]], exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns of the first group that are all there."""
+    for names in groups:
+        found = [column for name in names if (column := _find(table, (name,), exclude))]
+        if len(found) == len(names):
+            return tuple(found)
+    return ()
+
+
+def _refuse_other_tasks(table: Table) -> None:
+    for kind, groups in OTHER_TASKS.items():
+        found = _find_all(table, groups)
+        if found:
+            raise BadInput(
+                f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",
+                f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
+            )
+
+
+def _matching_profile(
+    table: Table, path: str, task: str, label_column: str | None
+) -> tuple[str, dict[str, Any]]:
+    """The task profile named like the file or its folder, if the table has its text columns."""
+    place = Path(os.path.abspath(os.path.expanduser(path)))
+    parts = [place.stem.lower(), place.name.lower(), place.parent.name.lower()]
+    words = {re.sub(r"[\W_]", "", part) for part in parts}
+    words.update(word for part in parts for word in re.split(r"[\W_]+", part))
+    for name, profile in load_profiles("tasks").items():
+        is_language = profile["task"] in LANGUAGE_TASKS
+        fits = task in ("auto", profile["task"], *(LANGUAGE_TASKS if is_language else ())) and not (label_column and is_language)
+        if (
+            fits
+            and not words.isdisjoint(profile["match"])
+            and set(profile["text_columns"]) <= set(table.columns)
+        ):
+            return name, profile
+    return "", {}
+
+
+def _language_columns(table: Table, unlabelled: bool) -> tuple[str, ...]:
+    """Columns of chat, prompt/completion or plain text rows.
+
+    With ``unlabelled``, columns that a classifier could have too count only if nothing looks like a label.
+    """
+    messages = _find(table, CHATS)
+    if messages and _holds_chats(table, messages):
+        system = _find(table, ("system", "system_prompt"))
+        return (system, messages) if system else (messages,)
+    found = _find_all(table, PROMPT_COMPLETION)
+    if found:
+        return found
+    found = _find_all(table, UNLABELLED_PROMPT_COMPLETION)
+    if unlabelled and (label := _find(table, LABEL_NAMES) or _guess_label(table, ())):
+        return found if label in found[-1:] and are_texts(table.column(label)) else ()
+    if found:
+        return found
+    if not unlabelled and len(table.columns) == 1:
+        return table.columns
+    text = _find(table, ("text",) if unlabelled else TEXT_NAMES)
+    return (text,) if text else ()
+
+
+def _guess_label(table: Table, exclude: Sequence[str]) -> str | None:
+    """The column most like a label: few repeating integers, else repeating names, else decimal numbers."""
+    ranked = []
+    for column in table.columns:
+        values = [value for value in table.column(column) if not missing(value)]
+        if column in exclude or column.lower() in METADATA_NAMES or 2 * len(values) < len(table.rows):
+            continue
+        if any(isinstance(value, list | dict) for value in values):
+            continue
+        kind, distinct = kind_of(values), len({str(value) for value in values})
+        repeating = 2 <= distinct <= min(MAX_INFERRED_CLASSES, len(values) // 2)
+        if kind == "numbers" or (kind in ("integers", "names") and repeating):
+            ranked.append((("integers", "names", "numbers").index(kind), distinct, column))
+    return min(ranked)[2] if ranked else None
+
+
+def _classifier_columns(table: Table, label: str) -> tuple[str, ...]:
+    """One or two text columns: known names, else two wordy columns, else the longest one."""
+    single = _find(table, TEXT_NAMES, exclude=(label,))
+    found = _find_all(table, TEXT_PAIRS, exclude=(label,)) or ((single,) if single else ())
+    if found:
+        return found
+    mean_length: dict[str, float] = {}
+    wordy = []
+    for column in table.columns:
+        values = [
+            v for v in table.column(column) if isinstance(v, str) and not missing(v) and number(v) is None
+        ]
+        if column == label or 2 * len(values) < len(table.rows):
+            continue
+        mean_length[column] = sum(map(len, values)) / len(values)
+        if sum(len(value.split()) for value in values) >= 3 * len(values):
+            wordy.append(column)
+    if not mean_length:
+        raise _cannot_tell("text", table)
+    return tuple(wordy) if len(wordy) == 2 else (max(mean_length, key=lambda column: mean_length[column]),)

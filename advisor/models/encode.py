@@ -1,0 +1,307 @@
+"""Examples → token ids → padded batches.
+
+Shape convention, used everywhere: a batch is [examples, tokens]; activations are [examples, tokens, features].
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from advisor.core.errors import BadInput
+from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.data.dataset import Dataset
+from advisor.data.examples import Example
+from advisor.data.images import ImageFile, image_batch, mode_of
+from advisor.models.load import LoadedModel
+
+IGNORED = -100  # label of a token that is not learned, as in transformers
+DEFAULT_MAX_LENGTH = {"classification": 128, "regression": 128, "causal-lm": 512, "seq2seq": 512}
+CHAT_FORM = "{role}: {content}\n"  # used when the tokenizer has no chat template
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as a model reads it.
+
+    Attributes:
+        ids: token ids, not padded; empty for an image.
+        types: token type ids, None where the model has none.
+        label: class id or value (classification, regression).
+        token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM), or the target's (seq2seq).
+        image: decoded only when a batch is made. image_tokens: what a model sees of it.
+    """
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...] | None = None
+    label: int | float = 0
+    token_labels: tuple[int, ...] = ()
+    image: ImageFile | None = None
+    image_tokens: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens, of a source and its target those of the longer one: the most that any module sees."""
+        return max(len(self.ids), len(self.token_labels), self.image_tokens)
+
+
+def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
+    """The requested length, or 128 (classifiers) / 512 (language models); never above the model's limit. Of images the only one.
+
+    Raises:
+        BadInput: fewer than 2 tokens asked for.
+    """
+    if requested is not None and requested < 2:
+        raise BadInput(f"--max-length must be at least 2, got {requested}.")
+    if loaded.reads == "images":
+        return loaded.image_tokens
+    return min(requested or DEFAULT_MAX_LENGTH[loaded.task], loaded.max_length)
+
+
+def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+    """Tokenise every example, or look whether its image can be read; returns the rows and what was cut or dropped, one
+    sentence each.
+
+    Raises:
+        BadInput: images for a model of text, or texts for one of images; no row has a target token left (language models);
+            no image can be read.
+    """
+    given = "text" if dataset.examples[0].image is None else "images"
+    if given != loaded.reads:
+        raise BadInput(
+            f"{dataset.source} holds {given}, and {loaded.name} reads {loaded.reads}.", f"Use a model of {given}, or other data."
+        )
+    if given == "images":
+        return _encode_images(dataset, loaded)
+    if loaded.task == "seq2seq":
+        return _encode_pairs(dataset, loaded, max_length)
+    if loaded.task == "causal-lm":
+        return _encode_language(dataset, loaded, max_length)
+    tokenizer = loaded.tokenizer
+    rows, cut = [], 0
+    for example in dataset.examples:
+        full = tokenizer(*example.texts, truncation=False, verbose=False)["input_ids"]
+        encoded = tokenizer(*example.texts, truncation=True, max_length=max_length)
+        cut += len(full) > len(encoded["input_ids"])
+        types = encoded.get("token_type_ids")
+        assert example.label is not None
+        rows.append(Row(tuple(encoded["input_ids"]), tuple(types) if types else None, example.label))
+    notes = [f"{cut} of {len(rows)} rows are longer than {max_length} tokens and were cut."] if cut else []
+    return rows, notes
+
+
+def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[Row], list[str]]:
+    rows, unreadable = [], []
+    for example in dataset.examples:
+        assert example.image is not None
+        assert example.label is not None
+        try:
+            example.image.load(mode_of(loaded.model.config))
+        except BadInput as error:
+            unreadable.append(error)
+            continue
+        rows.append(Row((), label=example.label, image=example.image, image_tokens=loaded.image_tokens))
+    if not rows:
+        raise unreadable[0]
+    count = len(unreadable)
+    left_out = f"Left out: {count} {'image' if count == 1 else 'images'} that cannot be read. First: " if count else ""
+    return rows, [left_out + unreadable[0].what] if count else []
+
+
+def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+    tokenizer = loaded.tokenizer
+    counts: Counter[str] = Counter()
+    rows = []
+    for example in dataset.examples:
+        prompt, completion = _split_ids(example, tokenizer)
+        room = max_length - len(completion)
+        if len(prompt) + len(completion) > max_length:
+            counts["prompts were shortened from the left" if room > 0 else "rows are longer than the limit"] += 1
+            prompt = prompt[-room:] if room > 0 else prompt[-1:]
+        ids = (prompt + completion)[:max_length]
+        labels = ([IGNORED] * len(prompt) + completion)[:max_length]
+        if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
+            counts["rows had no target token left and were dropped"] += 1
+            continue
+        rows.append(Row(tuple(ids), token_labels=tuple(labels)))
+    total = len(dataset.examples)
+    notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items()]
+    notes += _chat_note(dataset, tokenizer)
+    if not rows:
+        raise BadInput(
+            f"{dataset.source}: no row has a target token left within {max_length} tokens.",
+            "Raise --max-length, or check that the answers are not empty.",
+        )
+    return rows, notes
+
+
+def _split_texts(example: Example) -> tuple[str, str]:
+    """Prompt and answer, a chat in the form that needs no template."""
+    if not example.messages:
+        return example.prompt, example.completion
+    prompt = "".join(CHAT_FORM.format(role=role, content=content) for role, content in example.messages[:-1])
+    role, answer = example.messages[-1]
+    return prompt + CHAT_FORM.format(role=role, content="").rstrip(), " " + answer
+
+
+def _encode_pairs(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+    tokenizer = loaded.tokenizer
+    counts: Counter[str] = Counter()
+    rows = []
+    for example in dataset.examples:
+        source, target = _source_and_target(example, tokenizer)
+        row = Row(tuple(_within(max_length, tokenizer, source)), token_labels=tuple(_within(max_length, tokenizer, target)))
+        if not (row.ids and row.token_labels):
+            counts["rows had no token of a source or target and were dropped"] += 1
+            continue
+        counts["sources were cut"] += len(row.ids) < len(source)
+        counts["targets were cut"] += len(row.token_labels) < len(target)
+        rows.append(row)
+    if not rows:
+        raise BadInput(f"{dataset.source}: no row has a token of a source and of a target.", "Check the columns.")
+    total = len(dataset.examples)
+    notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items() if count]
+    return rows, [*notes, *_chat_note(dataset, tokenizer)]
+
+
+def _chat_note(dataset: Dataset, tokenizer: Any) -> list[str]:
+    if not dataset.examples[0].messages or tokenizer.chat_template is not None:
+        return []
+    return [f"The tokenizer has no chat template; messages are written as {CHAT_FORM!r}."]
+
+
+def _source_and_target(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids of what an encoder reads and of what its decoder learns, each in the tokenizer's own form."""
+    source, target = _split_texts(example)
+    if example.messages and tokenizer.chat_template is not None:
+        return _split_ids(example, tokenizer)
+    return tokenizer(source, verbose=False)["input_ids"], tokenizer(text_target=target.lstrip(), verbose=False)["input_ids"]
+
+
+def _within(length: int, tokenizer: Any, ids: list[int]) -> list[int]:
+    """At most ``length`` of the tokens, the first ones, and the end token where they end in it."""
+    if len(ids) <= length:
+        return ids
+    return [*ids[: length - 1], ids[-1]] if ids[-1] == tokenizer.eos_token_id else ids[:length]
+
+
+def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt and of the answer (with the end token), loss on the latter only."""
+    if example.messages:
+        messages = [{"role": role, "content": content} for role, content in example.messages]
+        if tokenizer.chat_template is not None:
+            try:
+                return _split_by_template(messages, tokenizer)
+            except BadInput:
+                folded = _fold_system(messages)  # Gemma's template and others have no system turn
+                if folded == messages:
+                    raise
+                return _split_by_template(folded, tokenizer)
+    prompt_text, answer = _split_texts(example)
+    prompt_ids: list[int] = tokenizer(prompt_text, verbose=False)["input_ids"] if prompt_text else []
+    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
+        prompt_ids = prompt_ids[:-1]
+    answer_ids: list[int] = tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
+    if not prompt_ids and tokenizer.bos_token_id is not None:
+        prompt_ids = [tokenizer.bos_token_id]
+    return prompt_ids, answer_ids + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+
+
+def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The system's words at the head of the user's first turn, where they stand right before it."""
+    if [message["role"] for message in messages[:2]] != ["system", "user"]:
+        return messages
+    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": content}, *messages[2:]]
+
+
+def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
+    from jinja2 import TemplateError
+
+    try:
+        whole = list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+        prompt: list[int] = []
+        if messages[1:]:  # templates refuse an empty conversation
+            prompt = tokenizer.apply_chat_template(
+                messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
+            )
+    except TemplateError as error:
+        roles = " – ".join(m["role"] for m in messages)
+        raise BadInput(
+            f"The tokenizer's chat template refuses a conversation of {roles}: {error}.",
+            "Change the rows' roles, or use prompt and completion columns.",
+        ) from error
+    # A generation prompt may open a thought that the written answer lacks: the prompt ends where they part.
+    cut = next((i for i, (p, w) in enumerate(zip(prompt, whole, strict=False)) if p != w), min(len(prompt), len(whole)))
+    return whole[:cut], whole[cut:]
+
+
+def collate(
+    rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """Pad ``rows`` on the right to the longest, or decode their images; the result feeds ``model(**batch)``.
+
+    Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]
+    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``.
+    """
+
+    def padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+        longest = max(map(len, sequences))
+        return torch.tensor([[*s, *[fill] * (longest - len(s))] for s in sequences], device=loaded.device)
+
+    batch: dict[str, torch.Tensor] = {}
+    if loaded.reads == "images":
+        images = [row.image.load(mode_of(loaded.model.config)) for row in rows if row.image is not None]
+        batch["pixel_values"] = image_batch(images, loaded.image_processor).to(loaded.device, loaded.dtype)
+    else:
+        batch["input_ids"] = padded([row.ids for row in rows], loaded.tokenizer.pad_token_id)
+        batch["attention_mask"] = padded([[1] * len(row.ids) for row in rows], 0)
+    if rows[0].types is not None:
+        batch["token_type_ids"] = padded([row.types or () for row in rows], 0)
+    if loaded.task in LANGUAGE_TASKS:
+        batch["labels"] = padded([row.token_labels for row in rows], IGNORED)
+        if loaded.task == "seq2seq":
+            batch["decoder_input_ids"] = _shifted(batch["labels"], loaded.model)
+    elif loaded.task == "regression":
+        values = [(row.label - label_mean) / label_std for row in rows]
+        batch["labels"] = torch.tensor(values, dtype=torch.float32, device=loaded.device)
+    else:
+        batch["labels"] = torch.tensor([int(row.label) for row in rows], device=loaded.device)
+    return batch
+
+
+def _shifted(labels: torch.Tensor, model: Any) -> torch.Tensor:
+    """What a decoder reads to predict ``labels``, as transformers' own data collator has it: a start token, then each but
+    the last. Families that have no method for it (M2M100, Blenderbot) do the same within their model."""
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        shifted: torch.Tensor = model.prepare_decoder_input_ids_from_labels(labels)
+        return shifted
+    start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+    return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, model.config.pad_token_id)], 1)
+
+
+def length_bucketed(
+    lengths: Sequence[int], batch_size: int, rng: np.random.Generator | None = None, window: int = 8
+) -> Iterator[list[int]]:
+    """Batches of row indices of similar length.
+
+    With ``rng``: rows are shuffled, sorted by length within windows of ``window`` batches, and the batches
+    shuffled again (training). Without: sorted by length (evaluation, probing).
+    """
+    if rng is None:
+        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    else:
+        shuffled = [int(i) for i in rng.permutation(len(lengths))]
+        span = batch_size * window
+        batches = []
+        for start in range(0, len(shuffled), span):
+            part = sorted(shuffled[start : start + span], key=lambda i: lengths[i])
+            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        batches = [batches[int(i)] for i in rng.permutation(len(batches))]
+    yield from batches

@@ -1,0 +1,152 @@
+"""Model and data, loaded, split and tokenised: where every command that touches a model begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from advisor.core.errors import BadInput
+from advisor.core.events import Session
+from advisor.data.dataset import Dataset, load_dataset, overlap, sample_rows, split_evaluation
+from advisor.data.schema import Schema
+from advisor.data.tables import has_evaluation
+from advisor.models.encode import Row, encode, resolve_max_length
+from advisor.models.load import LoadedModel, language_task, load_model
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user pointed at: plain values, so that it travels to worker processes.
+
+    ``seed`` draws the evaluation split, row samples and a new head's weights; ``quantised`` is ``4bit`` or ``8bit``.
+    """
+
+    model: str
+    data: str
+    eval_data: str | None = None
+    task: str = "auto"
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
+    metric: str | None = None
+    max_length: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    seed: int = 0
+    quantised: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A loaded model with tokenised training and evaluation rows.
+
+    ``train`` and ``evaluation`` are the datasets the rows come from; a row that was dropped in tokenising is
+    missing from the rows only. ``available_rows`` is how many training rows the source has (an estimate where a large
+    file was sampled).
+    """
+
+    source: Source
+    loaded: LoadedModel
+    train: Dataset
+    evaluation: Dataset
+    train_rows: list[Row]
+    eval_rows: list[Row]
+    max_length: int
+    available_rows: int
+
+
+def read_data(source: Source, session: Session, language: str = "causal-lm") -> tuple[Dataset, Dataset]:
+    """Training and evaluation data; ``language`` is the model's own language task, where the data leave that open.
+
+    Evaluation is ``eval_data``; else the validation (else test) part of the folder or hub data set; else a seeded,
+    stratified 10 % split off.
+
+    Raises:
+        BadInput: see :func:`advisor.data.dataset.load_dataset`.
+    """
+    train = load_dataset(
+        source.data,
+        task=source.task,
+        text_columns=source.text_columns,
+        label_column=source.label_column,
+        metric=source.metric,
+        language=language,
+        seed=source.seed,
+    )
+    for note in train.notes:
+        session.note(note)
+    place = source.eval_data
+    if place is None and has_evaluation(source.data):
+        place = source.data
+    if place is None:
+        train, evaluation = split_evaluation(train, source.seed)
+        session.note(f"Evaluation: {len(evaluation.examples)} rows split off {train.source} (seed {source.seed}).")
+    else:
+        evaluation = load_dataset(place, like=train.schema, seed=source.seed)
+        session.note(f"Evaluation: {len(evaluation.examples)} rows of {evaluation.source}.")
+        for note in evaluation.notes:
+            session.note(f"Evaluation data: {note}")
+    if both := overlap(train, evaluation):
+        session.warn(
+            f"{both} of {len(evaluation.examples)} evaluation rows also stand in the training data: "
+            "what is measured on them is too good."
+        )
+    return train, evaluation
+
+
+def prepare(
+    source: Source,
+    session: Session,
+    *,
+    train_limit: int | Callable[[Schema], int] | None = None,
+    eval_limit: int | None = None,
+) -> Prepared:
+    """Load everything ``source`` names; at most the given numbers of rows are kept and tokenised.
+
+    ``train_limit`` may depend on what the data turned out to be; ``eval_limit`` 0 leaves evaluation untokenised.
+
+    Raises:
+        BadInput: the model or the data cannot be used.
+    """
+    try:
+        language = language_task(source.model, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    except BadInput:  # loading the model says so, after what is wrong with the data
+        language = "causal-lm"
+    train, evaluation = read_data(source, session, language)
+    available_rows = train.rows_there
+    schema = train.schema
+    if train_limit is not None:
+        count = train_limit(schema) if callable(train_limit) else train_limit
+        train = sample_rows(train, count, source.seed)
+    if eval_limit:
+        evaluation = sample_rows(evaluation, eval_limit, source.seed)
+    loaded = load_model(
+        source.model,
+        schema.task,
+        num_labels=len(schema.class_names) or 1,
+        device=source.device,
+        dtype=source.dtype,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        quantised=source.quantised,
+        seed=source.seed,
+    )
+    for text in loaded.notes:
+        session.note(text)
+    for text in loaded.warnings:
+        session.warn(text)
+    max_length = resolve_max_length(source.max_length, loaded)
+    train_rows, notes = encode(train, loaded, max_length)
+    for note in notes:
+        session.note(f"Training data: {note}")
+    eval_rows: list[Row] = []
+    if eval_limit != 0:
+        eval_rows, notes = encode(evaluation, loaded, max_length)
+        for note in notes:
+            session.note(f"Evaluation data: {note}")
+    return Prepared(source, loaded, train, evaluation, train_rows, eval_rows, max_length, available_rows)

@@ -1,0 +1,1 @@
+"""From calibration rows and a probe to predicted results with intervals."""

@@ -1,0 +1,525 @@
+"""From the simulated recipe to the result of a real LoRA run, with intervals; fitted when loaded, from plain rows (DESIGN 3).
+
+A model a person can read, of a selection S in one group (a model on a task with one recipe):
+
+    log loss(S) = H − G·(1 − x_S^1.5) + misfit + noise
+
+H is the simulated log loss of training no module (real runs agree within a few per cent), x_S the share of the simulated
+gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around a multiple of the root of the
+simulated one, which grows with the training rows.
+Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
+is. A second model maps loss to the metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import norm
+from sklearn.linear_model import Ridge
+
+from advisor.core.errors import BadInput
+from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
+from advisor.prediction.calibration_rows import CalibrationRow
+from advisor.prediction.posterior import Prior, update
+
+Array = NDArray[np.float64]
+LEVEL = 0.9
+FEATURE = "recipe_loss"
+CURVE = 1.5  # real runs forgo less than simulated ones where little is forgone
+LEAST_GAIN = 0.03  # simulated gains below count as this: smaller ones are noise of the probe's sample
+GAIN_POWER = 0.5  # real gains differ less than simulated ones
+PROBED_ROWS = 512  # rows of most runs; a probe's 128 examples do not show what more rows teach …
+ROWS_POWER = 0.35  # … so real gains grow by this power of them,
+ROWS_ERROR = 0.4  # give or take this one: 0.21 to 0.75 on four tasks, widened as Student's t with so few asks
+LEARNABLE = 0.06  # log loss a linear probe must win for gains to be believed in full; below, in proportion
+LEAST_TRUST = 0.05
+START_ERROR = 0.03  # of H, as real head-only runs show; a group's gain is not known better
+CLEAR = 3.0  # standard errors a group's gain must lie above 0 to say something about shares of it
+RATIO_PRIOR = 0.5  # standard deviation of the prior on the log of the gain ratio's standard deviation, around 0
+LOG_GAINS = np.linspace(-9.0, 2.0, 221)
+SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
+SCORE_RIDGE = 0.3
+PILOT_WEIGHT = 0.6  # probability that the shares a pilot run measured are right, and not the simulated ones …
+PILOT_CURVES = (1.5, 2.5, 4.0)  # … to one of these powers: modules trained alone take over what the others did beside them
+METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
+FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values [S] with a central interval at ``LEVEL``."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for S selections.
+
+    Attributes:
+        loss, score: of a single run (validation loss, metric). relative: expected loss difference to all-linear in
+            seed standard deviations, higher is better.
+        deviation: log(loss/loss of all-linear), expected over seeds; covariance: of it, [S, S]. seed_sd: of log loss.
+        far: reasons why the target is unlike all rows; empty where it is like some.
+    """
+
+    loss: Estimate
+    score: Estimate
+    relative: Estimate
+    deviation: Array
+    covariance: Array
+    seed_sd: float
+    far: tuple[str, ...]
+
+    def distinguishable(self, i: int, j: int, level: float = LEVEL) -> bool:
+        """The interval of the predicted difference of i and j excludes 0."""
+        variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
+        half_width = float(norm.ppf(0.5 + level / 2)) * math.sqrt(max(float(variance), 0.0))
+        return bool(abs(self.deviation[i] - self.deviation[j]) > half_width)
+
+    def first(self, count: int) -> Predictions:
+        """The same for the first ``count`` selections."""
+        loss, score, relative = (
+            Estimate(e.value[:count], e.low[:count], e.high[:count]) for e in (self.loss, self.score, self.relative)
+        )
+        deviation, covariance = self.deviation[:count], self.covariance[:count, :count]
+        return replace(self, loss=loss, score=score, relative=relative, deviation=deviation, covariance=covariance)
+
+
+@dataclass
+class Group:
+    """Rows of one model on one task with one recipe, seeds averaged per selection.
+
+    Attributes:
+        simulated: [S] simulated log loss, difference to all-linear. log_loss: [S] mean log validation loss.
+        seeds: [S] runs in that mean.
+    """
+
+    name: str
+    selections: list[str]
+    simulated: Array
+    log_loss: Array
+    seeds: Array
+    context: Mapping[str, Any]
+    rows: list[CalibrationRow]
+
+    @property
+    def data(self) -> str:
+        """Name of the data, the group's own name where no row says it."""
+        return str(self.rows[0].provenance.get("data", self.name)) if self.rows else self.name
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Real gain G of one group, its standard error, and the root mean square of what is left within the group."""
+
+    value: float
+    error: float
+    misfit: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Far enough above 0 to speak of shares of it."""
+        return self.value > CLEAR * self.error
+
+
+@dataclass
+class Predictor:
+    """Fit with :meth:`fit`; learned attributes end in an underscore.
+
+    Attributes:
+        log_ratio_, log_ratio_sd_: mean and standard deviation over groups of log(real gain/expected gain).
+        misfit_: standard deviation of a selection's log loss around the curve; noise_: between seeds; both as shares of G.
+        start_sd_: standard deviation of log H, real around simulated.
+    """
+
+    groups_: list[Group] = field(default_factory=list)
+
+    def fit(self, rows: Sequence[CalibrationRow], task: str) -> Predictor:
+        """Learn all parts for targets of ``task``.
+
+        Language models are fitted apart from classifiers and regressors, because their gains spread over another
+        scale; where the rows hold fewer than two groups of the target's kind, or none of them has both a clear gain and a
+        second seed, all rows are used and predictions widen.
+
+        Raises:
+            BadInput: fewer than two groups with an all-linear run, none with a clear gain, or none of these with a second
+            seed.
+        """
+        everything = grouped(rows)
+        alike = [g for g in everything if (g.context["task"] in LANGUAGE_TASKS) == (task in LANGUAGE_TASKS)]
+        self.borrowed_ = len(alike) < 2 or not knows_noise(alike)
+        self.groups_ = everything if self.borrowed_ else alike
+        if len(self.groups_) < 2:
+            raise BadInput(
+                f"The calibration rows hold {len(self.groups_)} usable model-and-task group(s), two are needed.",
+                "Run `advisor calibrate` on another task.",
+            )
+        gains = [group_gain(g) for g in self.groups_]
+        self.log_ratio_, self.log_ratio_sd_ = _gain_ratio(self.groups_, gains)
+        clear = [(g, gain) for g, gain in zip(self.groups_, gains, strict=True) if gain.is_clear]
+        if not clear:
+            raise BadInput("In no calibration group do selections differ clearly.", "Calibrate with a higher --lr.")
+        noises = [(seed_sd(g), gain.value) for g, gain in clear]
+        known = [(sd / value) ** 2 for sd, value in noises if sd is not None]
+        if not known:
+            raise BadInput("No calibration row was run with a second seed: noise is unknown.", "Calibrate with --seeds 2.")
+        self.noise_ = math.sqrt(float(np.mean(known)))
+        excess = [(gain.misfit / gain.value) ** 2 - self.noise_**2 * float(np.mean(1 / g.seeds)) for g, gain in clear]
+        self.misfit_ = math.sqrt(max(float(np.mean(excess)), 0.25 * self.noise_**2))
+        starts = [e for e in map(_start_error, self.groups_) if e is not None]
+        self.start_sd_ = math.sqrt(float(np.mean(np.square(starts)))) if starts else 0.1
+        self.score_coef_, self.score_sd_ = _fit_score(self.groups_)
+        self.tasks_ = {str(g.context["task"]) for g in self.groups_}
+        return self
+
+    def predict(self, simulated: Array, context: Mapping[str, Any], distances: Array) -> Predictions:
+        """Predict S selections of one probe.
+
+        Args:
+            simulated: [S] simulated log loss, difference to all-linear. context: see :func:`context_of`.
+            distances: [S + 1, S + 1] share of parameters in which two selections differ, all-linear last.
+        """
+        far = self._far(context)
+        widen = FAR_FACTOR if far else 1.0
+        quantile = float(norm.ppf(0.5 + LEVEL / 2))
+        forgone = curve(simulated / simulated_gain(context))
+        typical, misfit, noise = self._typical(context)
+        ratio = math.exp(quantile * widen * self._log_gain_sd(context))
+        deviation = typical * forgone
+        # Misfit is shared by similar selections: its covariance falls with the share of parameters that differ.
+        covariance = (widen * typical * misfit) ** 2 * (1.0 - distances)
+        spread = np.sqrt(2 * np.clip(covariance[-1, -1] - covariance[-1, :-1], 0, None))
+        seed_sd = typical * noise
+        low, high = deviation - quantile * spread, deviation + quantile * spread
+        relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
+        log_loss = context["log_start"] - typical * (1 - forgone)
+        around = quantile * math.hypot(typical * math.hypot(misfit, noise), self.start_sd_) * widen
+        above = np.hypot(typical * np.abs(1 - forgone) * (1 - 1 / ratio), around)
+        below = np.hypot(typical * np.abs(1 - forgone) * (ratio - 1), around)
+        loss = Estimate(_exp(log_loss), _exp(log_loss - below), _exp(log_loss + above))
+        score = self._score(log_loss, above, below, quantile, context)
+        return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far))
+
+    def given(
+        self,
+        simulated: Array,
+        context: Mapping[str, Any],
+        distances: Array,
+        observed: Sequence[int],
+        losses: Sequence[float],
+        measured: Array | None = None,
+    ) -> Predictions:
+        """Predict as :meth:`predict` does, after real runs of some of the S selections, see :mod:`advisor.prediction.posterior`.
+
+        Deviation and covariance are those of the forgone shares times the gain's geometric mean: which of two selections
+        is better does not depend on the gain.
+
+        Args:
+            observed: index of the selection of each run. losses: their validation losses.
+            measured: [S] share of the gain that each forgoes as a pilot run measured it, NaN where none did; see
+                :func:`hypotheses`.
+        """
+        far = self._far(context)
+        widen = FAR_FACTOR if far else 1.0
+        quantile = float(norm.ppf(0.5 + LEVEL / 2))
+        typical, misfit, noise = self._typical(context)
+        simulated_shares = curve(np.append(simulated, 0.0) / simulated_gain(context))
+        forgone, odds = hypotheses(simulated_shares, None if measured is None else np.append(measured, 0.0))
+        covariance = (widen * misfit) ** 2 * (1.0 - distances)
+        prior = Prior(
+            start=context["log_start"],
+            start_sd=widen * self.start_sd_,
+            gain=typical,
+            log_gain_sd=widen * self._log_gain_sd(context),
+            forgone=forgone,
+            odds=odds,
+            covariance=covariance,
+            noise=noise,
+        )
+        found = update(prior, observed, [math.log(loss) for loss in losses])
+        deviation = found.gain * (found.forgone - found.forgone[-1])[:-1]
+        covariance = found.gain**2 * found.covariance
+        own = np.diag(covariance)
+        spread = np.sqrt(np.clip(own + own[-1] - 2 * covariance[-1], 0, None))[:-1]
+        seed_sd = found.gain * noise
+        low, high = deviation - quantile * spread, deviation + quantile * spread
+        relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
+        value, least, most = (found.quantile(level)[:-1] for level in (0.5, 0.5 - LEVEL / 2, 0.5 + LEVEL / 2))
+        score = self._score(value, most - value, value - least, quantile, context)
+        loss = Estimate(_exp(value), _exp(least), _exp(most))
+        return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far))
+
+    def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float]:
+        """Median of G, and misfit and noise as shares of it: in log loss they stay what they would be at full trust."""
+        believed = trust(context)
+        gain = math.exp(self.log_ratio_) * expected_gain(context)
+        return gain, self.misfit_ / believed, self.noise_ / believed
+
+    def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
+        """Standard deviation of log G: between groups, and of what other numbers of rows do to it."""
+        return math.hypot(self.log_ratio_sd_, ROWS_ERROR * log_rows(context))
+
+    def _score(self, log_loss: Array, above: Array, below: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
+        design = np.array([_score_design(x, context) for x in log_loss])
+        centre, slope = design @ self.score_coef_, self.score_coef_[0]
+        own = quantile * self.score_sd_
+        chance = float(context["chance"])
+        ends = (centre, centre - np.hypot(slope * above, own), centre + np.hypot(slope * below, own))
+        missing = (np.minimum(1.0, _exp(-end)) for end in ends)  # at worst guessing
+        value, low, high = (1 - (1 - chance) * share for share in missing)
+        error, least = quantile * METRIC_ERROR, -1.0 if context["metric"] in SIGNED_METRICS else 0.0
+        low, high = value - np.hypot(value - low, error), value + np.hypot(high - value, error)
+        return Estimate(value, np.maximum(low, least), np.minimum(high, 1.0))
+
+    def _far(self, context: Mapping[str, Any]) -> list[str]:
+        reasons = []
+        if context["task"] not in self.tasks_:
+            reasons.append(f"no calibration run used here was a {context['task']} task")
+        elif self.borrowed_:
+            reasons.append(f"too few calibration runs were of a {context['task']} task")
+        if (reads := context.get("reads", "text")) not in {g.context.get("reads", "text") for g in self.groups_}:
+            reasons.append(f"no calibration run used here read {reads}")
+        for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
+            values = [g.context[name] for g in self.groups_]
+            if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
+                reasons.append(f"{label} {math.exp(context[name]):.3g} is over 4 times outside all calibration runs")
+        return reasons
+
+
+def _exp(values: Array) -> Array:
+    """e to the values, finite also where a run diverged."""
+    return np.asarray(np.exp(np.clip(values, -300.0, 300.0)))
+
+
+def simulated_gain(context: Mapping[str, Any]) -> float:
+    """Log loss that adapting all modules wins in the simulated recipe."""
+    return max(float(context["log_start"]) - float(context["log_simulated"]), LEAST_GAIN)
+
+
+def measured_shares(log_losses: Array, everything: float, nothing: float) -> Array:
+    """Share of all-linear's gain that selections forgo, by log losses of one run with only their modules at work [S]; those
+    of all and of no module. Gains below ``LEAST_GAIN`` count as this."""
+    return np.asarray((log_losses - everything) / max(nothing - everything, LEAST_GAIN))
+
+
+def hypotheses(forgone: Array, measured: Array | None) -> tuple[Array, Array]:
+    """What real runs may forgo, [K, S], and the odds [K] of each: the shares given; after a pilot run also what it measured,
+    to the powers ``PILOT_CURVES``, with probability ``PILOT_WEIGHT`` together.
+
+    Args:
+        forgone, measured: [S]; NaN where the pilot measured nothing, and all hypotheses agree.
+    """
+    if measured is None:
+        return forgone[None], np.ones(1)
+    seen = [np.where(np.isnan(measured), forgone, curve(np.nan_to_num(measured), power)) for power in PILOT_CURVES]
+    return np.array([forgone, *seen]), np.array([1 - PILOT_WEIGHT, *[PILOT_WEIGHT / len(seen)] * len(seen)])
+
+
+def trust(context: Mapping[str, Any]) -> float:
+    """How far a simulated gain is believed, ``LEAST_TRUST`` to 1: where a linear probe on frozen features learns nothing
+    of the task, real runs of adapters gained nothing either, and differences between selections are noise."""
+    return min(max(float(context["head_gain"]) / LEARNABLE, LEAST_TRUST), 1.0)
+
+
+def expected_gain(context: Mapping[str, Any]) -> float:
+    """What real gains are a log-normal multiple of: the root of the simulated gain, as far as it is believed, times what
+    more rows than the usual ones teach."""
+    return float(simulated_gain(context) ** GAIN_POWER) * trust(context) * math.exp(ROWS_POWER * log_rows(context))
+
+
+def log_rows(context: Mapping[str, Any]) -> float:
+    """Log of the training rows over the usual ones."""
+    return float(context["log_train_rows"]) - math.log(PROBED_ROWS)
+
+
+def curve(forgone: Array, power: float = CURVE) -> Array:
+    """Share of the real gain that is forgone, from the simulated share: sign(x)·|x|^1.5; or with another power."""
+    return np.asarray(np.sign(forgone) * np.abs(forgone) ** power)
+
+
+def group_gain(group: Group) -> Gain:
+    """G of a group by least squares through H: H − log loss = G·(1 − forgone); its error holds that of H."""
+    kept = 1 - curve(group.simulated / simulated_gain(group.context))
+    won = group.context["log_start"] - group.log_loss
+    value = float(kept @ won) / float(kept @ kept)
+    left = won - value * kept
+    size = float(kept @ kept)
+    error = math.hypot(math.sqrt(float(left @ left) / max(1, len(left) - 1) / size), START_ERROR * float(kept.sum()) / size)
+    return Gain(value, error, float(np.std(left, ddof=min(2, len(left) - 1))))
+
+
+def _gain_ratio(groups: Sequence[Group], gains: Sequence[Gain]) -> tuple[float, float]:
+    """Mean and standard deviation of log(real gain/expected gain) that make the groups' gains most likely.
+
+    Gains are measured with an error and may come out negative, so each group's likelihood is integrated over what its
+    real gain may be. Groups that share their data count as one. A weak prior keeps the standard deviation near 1 where
+    tasks are few.
+    """
+    tasks = [g.data for g in groups]
+    weights = np.array([1.0 / tasks.count(task) for task in tasks])
+    values = np.array([gain.value for gain in gains])[:, None]
+    errors = np.array([gain.error for gain in gains])[:, None]
+    expected = np.log([expected_gain(g.context) for g in groups])[:, None]
+    seen = np.exp(-0.5 * ((values - np.exp(LOG_GAINS)) / errors) ** 2)
+
+    def misfit(parameters: Array) -> float:
+        mean, log_sd = parameters
+        sd = math.exp(log_sd)
+        prior = np.exp(-0.5 * ((LOG_GAINS - expected - mean) / sd) ** 2) / sd
+        return float(0.5 * (log_sd / RATIO_PRIOR) ** 2 - weights @ np.log((seen * prior).sum(1) + 1e-300))
+
+    mean, log_sd = minimize(misfit, [0.0, 0.0], method="Nelder-Mead").x
+    return float(mean), math.exp(float(log_sd))
+
+
+def _start_error(group: Group) -> float | None:
+    """Real log loss of training no module over the simulated one, None without such a run."""
+    losses = [math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY]
+    return float(np.mean(losses)) - float(group.context["log_start"]) if losses else None
+
+
+def context_of(
+    *,
+    task: str,
+    metric: str,
+    shares: Array,
+    train_rows: int,
+    lr: float,
+    rank: int,
+    start: float,
+    simulated: float,
+    head_loss: float | None,
+    reads: str = "text",
+) -> dict[str, Any]:
+    """What all selections of a probe share.
+
+    Args:
+        shares: of the classes among the examples, [C]; empty unless classification.
+        reads: ``text`` or ``images``.
+        start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
+        head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
+    """
+    log_guess = math.log(max(float(-(shares * np.log(shares.clip(1e-12))).sum()), 1e-3)) if len(shares) else 0.0
+    return {
+        "task": task,
+        "reads": reads,
+        "metric": metric,
+        "chance": guessing_score(metric, shares),
+        "log_guess": log_guess,
+        "head_gain": 1.0 if head_loss is None else log_guess - math.log(max(head_loss, 1e-12)),
+        "log_train_rows": math.log(train_rows),
+        "log_lr": math.log(lr),
+        "log_rank": math.log(rank),
+        "log_start": math.log(start),
+        "log_simulated": math.log(simulated),
+    }
+
+
+def parameter_distances(params: Array, reference: Array) -> Array:
+    """[S + 1, S + 1]: 1 − Σ_m min/Σ_m max of the modules' LoRA parameters; the reference [M] is appended last."""
+    sizes = np.vstack([params, reference])
+    shared = np.array([np.minimum(sizes, row).sum(1) for row in sizes])
+    own = sizes.sum(1)
+    either = own[:, None] + own[None, :] - shared
+    return np.asarray(1.0 - np.divide(shared, either, out=np.ones_like(shared), where=either > 0))
+
+
+def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
+    """Groups that have an all-linear run; head-only runs are no selections (they have no LoRA to speak of)."""
+    by_group: dict[str, list[CalibrationRow]] = {}
+    for row in rows:
+        by_group.setdefault(row.group, []).append(row)
+    groups = []
+    for name, members in sorted(by_group.items()):
+        by_selection: dict[str, list[CalibrationRow]] = {}
+        for row in members:
+            if row.selection != HEAD_ONLY:
+                by_selection.setdefault(row.selection, []).append(row)
+        if ALL_LINEAR not in by_selection:
+            continue
+        groups.append(
+            Group(
+                name,
+                list(by_selection),
+                np.array([rs[0].features[FEATURE] for rs in by_selection.values()]),
+                np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
+                np.array([float(len(rs)) for rs in by_selection.values()]),
+                members[0].context,
+                members,
+            )
+        )
+    return groups
+
+
+def guessing_score(metric: str, shares: Array) -> float:
+    """The metric of always answering the commonest class (binary F1: the second one); 0 for the others.
+
+    Args:
+        shares: of the classes, [C].
+    """
+    if metric == "accuracy":
+        return float(shares.max())
+    if metric == "f1":
+        share = float(shares[1] if len(shares) == 2 else shares.max())
+        return 2 * share / (1 + share) / (1 if len(shares) == 2 else len(shares))
+    return 0.0
+
+
+def _score_design(log_loss: float, context: Mapping[str, Any]) -> Array:
+    """Log of the loss over that of guessing (entropy of the labels; 1 for standardised values), and the kind of metric."""
+    metric = context["metric"]
+    kinds = (metric in SIGNED_METRICS, metric == "token_accuracy")
+    return np.array([context["log_guess"] - log_loss, *map(float, kinds)])
+
+
+def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
+    """The metric from log loss; spread from leaving groups out."""
+
+    def fit(members: Sequence[Group]) -> Array:
+        design, target, weights = [], [], []
+        for group in members:
+            for row in group.rows:
+                design.append(_score_design(math.log(row.val_loss), row.context))
+                target.append(_score_target(row))
+                weights.append(1.0 / len(group.rows))
+        model = Ridge(alpha=SCORE_RIDGE / len(members), fit_intercept=False)
+        return np.asarray(model.fit(np.array(design), np.array(target), sample_weight=np.array(weights)).coef_)
+
+    errors = []
+    for i, held in enumerate(groups):
+        coef = fit([*groups[:i], *groups[i + 1 :]])
+        residuals = [_score_target(r) - _score_design(math.log(r.val_loss), r.context) @ coef for r in held.rows]
+        errors.append(float(np.mean(np.square(residuals))))
+    return fit(groups), math.sqrt(float(np.mean(errors)))
+
+
+def _score_target(row: CalibrationRow) -> float:
+    """−log of the share of the way from guessing to perfect that is missing; about proportional to −log loss."""
+    possible = 1 - float(row.context["chance"])  # 0 where all examples are of one class
+    return -math.log(max((1 - row.score) / possible, 0.01)) if possible > 0 else 0.0
+
+
+def knows_noise(groups: Sequence[Group]) -> bool:
+    """Whether a selection of a group with a clear gain was run twice, so that noise is known as a share of the gain."""
+    return any((group.seeds > 1).any() and group_gain(group).is_clear for group in groups)
+
+
+def seed_sd(group: Group) -> float | None:
+    """Standard deviation of log loss between seeds of one selection, pooled over those that were run twice; None if none."""
+    by_selection: dict[str, list[float]] = {}
+    for row in group.rows:
+        if row.selection != HEAD_ONLY:
+            by_selection.setdefault(row.selection, []).append(math.log(row.val_loss))
+    variances = [float(np.var(losses, ddof=1)) for losses in by_selection.values() if len(losses) > 1]
+    return math.sqrt(float(np.mean(variances))) if variances else None

@@ -1,0 +1,259 @@
+"""A probe, a recipe and a fitted predictor: predictions, bounds and cost of any selections (no model needed)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from advisor.core.candidate import Candidate, RealRun
+from advisor.core.errors import BadInput
+from advisor.core.probe import Probe
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.targets import LoraSettings, Selection
+from advisor.prediction.predictor import (
+    FEATURE,
+    Estimate,
+    Predictions,
+    Predictor,
+    measured_shares,
+    parameter_distances,
+)
+from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
+from advisor.theory import bounds
+from advisor.theory.bounds import Bound, Change, bound_c, certificate
+from advisor.theory.features import (
+    Weights,
+    feature_table,
+)
+from advisor.theory.kernels import Array, rank_weights
+from advisor.theory.linearity import Linearity
+from advisor.theory.spectrum import Spectrum
+from advisor.theory.training_cost import Cost, TrainingFootprint, estimate_cost
+
+
+@dataclass(frozen=True)
+class Score:
+    """All that is said of one candidate; estimates are (value, low, high)."""
+
+    candidate: Candidate
+    cost: Cost
+    loss: tuple[float, float, float]
+    metric: tuple[float, float, float]
+    relative: tuple[float, float, float]
+    bounds: tuple[Bound, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.candidate.selection.name
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores in input order with the joint predictions behind them."""
+
+    scores: tuple[Score, ...]
+    predictions: Predictions
+
+    def __iter__(self) -> Iterator[Score]:
+        return iter(self.scores)
+
+    def __getitem__(self, index: int) -> Score:
+        return self.scores[index]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Scorer:
+    """Scores selections of one probe at one recipe."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        settings: LoraSettings,
+        recipe: TrainingRecipe,
+        predictor: Predictor,
+        *,
+        kernel: str = "adam",
+        sigma: float | None = None,
+    ) -> None:
+        self.probe, self.settings, self.recipe, self.predictor = probe, settings, recipe, predictor
+        self.view = probe_view(probe, settings, recipe)
+        self.kernels = self.view.kernels.get(kernel) or kernels_of(probe, settings, kernel)
+        self.sigma = self.kernels.default_sigma() if sigma is None else sigma
+        if not 0 < self.sigma < math.inf:
+            raise BadInput(f"--sigma must be positive and finite, got {self.sigma}.")
+        self.context = probe_context(probe, self.view, settings, recipe)
+        self.runs: tuple[RealRun, ...] = ()
+
+    def weights(self, candidates: Sequence[Candidate]) -> Weights:
+        """Candidates as numbers for :func:`advisor.theory.features.feature_table`."""
+        params = np.zeros((len(candidates), len(self.probe.targets)))
+        for s, candidate in enumerate(candidates):
+            chosen = set(candidate.selection.targets)
+            for m, target in enumerate(self.probe.targets):
+                if target.name in chosen:
+                    params[s, m] = target.lora_params(candidate.module_settings(target.name).rank)
+        return Weights(params, {kind: self.block_weights(candidates, kind) for kind in FEATURE_KERNELS})
+
+    def block_weights(self, candidates: Sequence[Candidate], kind: str) -> Array:
+        """[S, M], what each block of one kind of kernel is multiplied by."""
+        weights = np.zeros((len(candidates), len(self.probe.targets)))
+        for s, candidate in enumerate(candidates):
+            chosen = set(candidate.selection.targets)
+            for m, target in enumerate(self.probe.targets):
+                if target.name in chosen:
+                    weights[s, m] = rank_weights(kind, self.settings, candidate.module_settings(target.name))
+        return weights
+
+    @cached_property
+    def least(self) -> float:
+        """V(K_all) at its own rank and alpha, which no selection's V falls below."""
+        everything = self.kernels.of(np.ones((1, len(self.probe.targets))))[0]
+        return Spectrum.of(everything).objective(self.probe.z, self.sigma)
+
+    def certificate(self, weights: Array, spectrum: Spectrum) -> Bound:
+        """Bound C of a selection's weights [M] and its kernel's spectrum, with the head's block."""
+        if not np.isin(weights, (0.0, 1.0)).all():  # adding the rest leads to another K_all
+            return certificate(self.kernels, weights, self.probe.z, self.sigma)
+        chosen = spectrum.objective(self.probe.z, self.sigma)
+        return bound_c(chosen, self.least, self.sigma, self.kernels.kind, head=True)
+
+    def on(self, probe: Probe) -> Scorer:
+        """The same scorer, its kind of kernel, σ and real runs included, on another probe of the same model."""
+        return self._like(probe, self.recipe).given(self.runs)
+
+    def at(self, recipe: TrainingRecipe) -> Scorer:
+        """The same scorer at another recipe, without the real runs of this one."""
+        return self._like(self.probe, recipe)
+
+    def _like(self, probe: Probe, recipe: TrainingRecipe) -> Scorer:
+        return Scorer(probe, self.settings, recipe, self.predictor, kernel=self.kernels.kind, sigma=self.sigma)
+
+    def given(self, runs: Sequence[RealRun]) -> Scorer:
+        """The same scorer with all its predictions made in the light of real runs at its recipe."""
+        other = copy.copy(self)
+        other.runs = tuple(runs)
+        return other
+
+    def predict(self, candidates: Sequence[Candidate]) -> Predictions:
+        """Predictions alone: what the search calls."""
+        weights = self.weights([*candidates, *(run.candidate for run in self.runs)])
+        simulated = feature_table(self.view, weights, (FEATURE,))[:, 0]
+        reference = np.array([t.lora_params(self.settings.rank) for t in self.probe.targets], dtype=np.float64)
+        distances = parameter_distances(weights.params, reference)
+        if not self.runs:
+            return self.predictor.predict(simulated, self.context, distances)
+        count = len(candidates)
+        observed, losses = range(count, count + len(self.runs)), [run.loss for run in self.runs]
+        measured = self._measured([*candidates, *(run.candidate for run in self.runs)])
+        return self.predictor.given(simulated, self.context, distances, observed, losses, measured).first(count)
+
+    def _measured(self, candidates: Sequence[Candidate]) -> Array:
+        """[S] share of the gain that each forgoes by a pilot run, NaN where none measured its modules at its ranks and alphas."""
+        shares = np.full(len(candidates), np.nan)
+        for run in self.runs:
+            everything = run.candidate.selection.targets
+            for i, candidate in enumerate(candidates):
+                names = candidate.selection.targets
+                loss = run.switched.get(names)
+                alike = all(candidate.module_settings(name) == run.candidate.module_settings(name) for name in names)
+                if loss is not None and alike:
+                    ends = math.log(run.switched[everything]), math.log(run.switched[()])
+                    shares[i] = measured_shares(np.log([loss]), *ends)[0]
+        return shares
+
+    def score(self, candidates: Sequence[Candidate]) -> Scores:
+        """Predictions, certificate and cost of each candidate."""
+        predictions = self.predict(candidates)
+        scores = []
+        for i, candidate in enumerate(candidates):
+            scores.append(
+                Score(
+                    candidate,
+                    self.cost(candidate),
+                    _triple(predictions.loss, i),
+                    _triple(predictions.score, i),
+                    _triple(predictions.relative, i),
+                    bounds=self.bounds(candidate),
+                    warnings=tuple(f"Far from the calibration rows: {reason}." for reason in predictions.far),
+                )
+            )
+        return Scores(tuple(scores), predictions)
+
+    def bounds(self, candidate: Candidate, linearity: Linearity | None = None) -> tuple[Bound, ...]:
+        """What the theory says of the candidate, with the head's block and, where there is one, without it.
+
+        C first, then of adding all other modules at once B, A, Weyl, Theorems 6 and 7, and Theorem 5 of the candidate
+        itself; of gradient flow Theorems 2 and 4, where its linearity is given or the probe measured it.
+        """
+        weights = self.block_weights([candidate], self.kernels.kind)
+        heads = (True, False) if self.probe.head is not None else (False,)
+        found = [certificate(self.kernels, weights[0], self.probe.z, self.sigma, h) for h in heads]
+        missing = np.where(weights == 0, 1.0, 0.0)
+        for head in heads:
+            kernel = self.kernels.of(weights, head)[0]
+            rest = self.kernels.of(missing, with_head=False)[0]
+            change = Change(kernel, rest, self.sigma, "rest", self.kernels.kind, head)
+            found += [
+                bounds.bound_b(change),
+                bounds.bound_a(change),
+                bounds.weyl_bound(change),
+                bounds.theorem_6(change),
+                bounds.theorem_7(change),
+                bounds.theorem_5(kernel, self.probe.z, self.sigma, kind=self.kernels.kind, head=head),
+            ]
+        linearity = linearity or self.linearity(candidate)
+        if linearity is not None and linearity.flow is not None:
+            time = bounds.horizon(linearity.flow, 0.0) * (1 - 1e-12)  # rounding must not put Theorem 2 outside the ball
+            found += [bounds.theorem_2(linearity.flow, 0.0, time), bounds.theorem_4(linearity.flow, 0.0, time)]
+        return tuple(found)
+
+    def linearity(self, candidate: Candidate) -> Linearity | None:
+        """What the probe measured for these very modules, None if nothing; it did so at the default rank and alpha."""
+        if candidate.settings != LoraSettings() or candidate.ranks or candidate.alphas:
+            return None
+        stored = (Linearity.from_dict(fields) for fields in self.probe.info.get("linearity", ()))
+        return next((found for found in stored if found.targets == candidate.selection.targets), None)
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Parameters, memory and time of training the candidate; time as if all modules had its common rank."""
+        base = self._cost(candidate.selection, candidate.settings)
+        params, memory = base.params, base.memory_bytes
+        for name in set(candidate.ranks) & set(candidate.selection.targets):  # both are sums of a part per module's rank
+            alone = Selection(name, (name,))
+            own, common = (self._cost(alone, s) for s in (candidate.module_settings(name), candidate.settings))
+            params += own.params - common.params
+            memory += own.memory_bytes - common.memory_bytes
+        return replace(
+            base, params=params, params_with_head=base.params_with_head - base.params + params, memory_bytes=memory
+        )
+
+    @cached_property
+    def footprint(self) -> TrainingFootprint:
+        """What training holds in memory, as the probe measured it."""
+        return TrainingFootprint.from_dict(self.probe.info["footprint"])
+
+    def _cost(self, selection: Selection, settings: LoraSettings) -> Cost:
+        return estimate_cost(
+            selection,
+            self.probe.targets,
+            settings,
+            self.recipe,
+            self.footprint,
+            head_params=self.probe.info["head_parameters"],
+            mean_tokens=self.probe.info["mean_tokens"],
+            max_tokens=self.probe.info["max_tokens"],
+        )
+
+
+def _triple(estimate: Estimate, i: int) -> tuple[float, float, float]:
+    return float(estimate.value[i]), float(estimate.low[i]), float(estimate.high[i])
+
+

@@ -1,0 +1,61 @@
+"""Where a command's probe comes from: a folder, the user's cache, or a new pass over model and data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import platformdirs
+
+from advisor.core.errors import BadInput
+from advisor.core.events import Session
+from advisor.core.probe import Probe
+from advisor.core.store import APP
+from advisor.data.demo import demo_dataset_file, demo_model_folder
+from advisor.data.schema import Schema
+from advisor.models.prepare import Prepared, Source, prepare
+from advisor.probing.run import HEAD_ROWS, ProbeSettings, probe_identity, probe_samples, run_probe
+
+
+def demo_inputs() -> tuple[str, str]:
+    """The embedded model's folder and a freshly made data file, in the user's cache."""
+    folder = Path(platformdirs.user_cache_dir(APP)) / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(demo_model_folder()), str(demo_dataset_file(folder))
+
+
+def prepare_for_probe(source: Source, session: Session, samples: int | None) -> Prepared:
+    """Load model and data; as many training rows as the head's linear probe and the sample need."""
+    settings = ProbeSettings(samples=samples)
+
+    def rows_needed(schema: Schema) -> int:
+        return max(HEAD_ROWS, 2 * probe_samples(settings, len(schema.class_names)))
+
+    return prepare(source, session, train_limit=rows_needed, eval_limit=0)
+
+
+def cache_folder(prepared: Prepared, settings: ProbeSettings) -> Path:
+    """Where the user's cache keeps this probe, keyed by weights, data and settings."""
+    identity = json.dumps(probe_identity(prepared, settings), sort_keys=True)
+    return Path(platformdirs.user_cache_dir(APP)) / "probes" / hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) -> Probe:
+    """The probe from the user's cache, or a new one put there."""
+    return run_probe(prepared, settings, cache_folder(prepared, settings), session)
+
+
+def made_from(probe: Probe, trust_remote_code: bool) -> tuple[Source, ProbeSettings]:
+    """Model, data and settings that a probe says it was made with; but whether to run a model's own code is not for a file
+    to say, which may come from anybody.
+
+    Raises:
+        BadInput: it does not say.
+    """
+    try:
+        source, settings = probe.info["source"], probe.info["identity"]["settings"]
+        asked = {"text_columns": tuple(source["text_columns"]), "trust_remote_code": trust_remote_code}
+        return Source(**{**source, **asked}), ProbeSettings(**settings)
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"The probe does not say how it was made ({error}).", "Probe again.") from error

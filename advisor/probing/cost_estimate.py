@@ -1,0 +1,77 @@
+"""What a probe will cost, from the model's file headers and a look at the data: nothing is loaded (no torch).
+
+The probe itself says it exactly once model and tokenizer are there; this is for deciding before. How long it takes is not
+said: no simple count predicted that within a factor of ten on busy CPUs; the first batch shows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from advisor.core.recipe import LANGUAGE_TASKS
+
+CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
+NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler", "shared.weight", "relative_attention_bias")
+EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.probing.outputs
+HEAD_ROWS = 512  # as advisor.probing.run
+
+
+@dataclass(frozen=True)
+class ProbeCost:
+    """An estimate.
+
+    Attributes:
+        rows, tokens: that are probed. backward: backward passes a row, beside one forward pass. flops: of the passes,
+            those of the head's rows included. disk_bytes: while it runs, if the method is exact.
+    """
+
+    rows: int
+    tokens: int
+    backward: int
+    flops: float
+    disk_bytes: float
+
+
+def estimate_probe(
+    model: Path, task: str, classes: int, lengths: Sequence[int], samples: int | None = None, max_length: int | None = None
+) -> ProbeCost | None:
+    """The cost of probing a local model folder; None where it has no safetensors to look at, or the rows no characters.
+
+    Args:
+        lengths: characters of some rows (images have none). samples: rows to probe, None: max(128, 4 · classes).
+    """
+    shapes = _matrices(model)
+    if not shapes or not any(lengths):
+        return None
+    longest = max_length or (512 if task in LANGUAGE_TASKS else 128)
+    per_row = float(np.mean([min(2 + length / CHARACTERS_PER_TOKEN, longest) for length in lengths]))
+    rows = samples or max(128, 4 * classes)
+    outputs = 1 if classes <= 2 else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS
+    backward = outputs + (0 if task == "regression" or classes == 2 else 1)
+    size, tokens = sum(a * b for a, b in shapes), rows * per_row
+    head = 2.0 * size * per_row * HEAD_ROWS if task not in LANGUAGE_TASKS else 0.0
+    widths = sum(a + backward * b for a, b in shapes)
+    return ProbeCost(rows, round(tokens), backward, 2.0 * size * tokens * (1 + backward) + head, 4.0 * tokens * widths)
+
+
+def _matrices(model: Path) -> list[tuple[int, int]]:
+    """Shapes of the weight matrices that the files' headers name, without embeddings and heads."""
+    found = []
+    for path in sorted(model.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(min(length, 100_000_000)))
+            found += [
+                (int(fields["shape"][1]), int(fields["shape"][0]))
+                for name, fields in header.items()
+                if name != "__metadata__" and len(fields["shape"]) == 2 and not any(part in name for part in NOT_ADAPTED)
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return []  # not a safetensors file: loading it will say so
+    return found

@@ -1,0 +1,200 @@
+"""The head the kernels see: a linear probe on frozen features, or the fresh head as loaded (DESIGN 2.1)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from advisor.core.events import Session, Stage
+from advisor.models.encode import Row, collate
+from advisor.models.load import LoadedModel
+from advisor.probing.capture import capturing, fewer_rows
+
+INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of standardised features; scikit-learn's C
+RIDGES = tuple(float(a) for a in np.logspace(-1, 5, 13))
+FOLDS = 4
+FEATURE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """A linear probe on frozen features and what its cross-validation showed.
+
+    Attributes:
+        weight: [outputs, h]; bias: [outputs], zeros where the layer has none.
+        cv_loss: held-out loss (cross-entropy in nats; regression: squared error of standardised values).
+        cv_score: held-out accuracy (regression: R²).
+        penalty: the chosen inverse penalty (classification) or ridge (regression).
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    cv_loss: float
+    cv_score: float
+    penalty: float
+
+
+def last_linear(loaded: LoadedModel) -> nn.Linear:
+    """The head's output layer: the last linear module of the last head module."""
+    layers = [m for name in loaded.head for m in loaded.model.get_submodule(name).modules() if isinstance(m, nn.Linear)]
+    return layers[-1]
+
+
+def head_linears(loaded: LoadedModel) -> tuple[str, ...]:
+    """Full names of all linear modules of the head."""
+    return tuple(
+        f"{name}.{sub}" if sub else name
+        for name in loaded.head
+        for sub, module in loaded.model.get_submodule(name).named_modules()
+        if isinstance(module, nn.Linear)
+    )
+
+
+@torch.no_grad()
+def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) -> np.ndarray:
+    """Inputs of the head's last linear layer, float64 [rows, h], at the position whose logits the model returns.
+
+    Raises:
+        NotFinite: a feature is NaN or infinite; names the module where it starts.
+        OutOfMemory: one row does not fit.
+    """
+    model: Any = loaded.model
+    captured: list[torch.Tensor] = []
+    handle = last_linear(loaded).register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
+    features: list[np.ndarray | None] = [None] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
+    start, most = 0, FEATURE_BATCH
+    stage = Stage(session, "Frozen features (rows)", len(rows))
+    try:
+        while start < len(order):
+            session.check()
+            indices = order[start : start + most]
+            batch = collate([rows[i] for i in indices], loaded)
+            batch.pop("labels")
+            captured.clear()
+            try:
+                model(**batch)
+            except (MemoryError, RuntimeError) as error:
+                most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
+                continue
+            x = captured[0]
+            if x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
+                solid: torch.Tensor = batch["input_ids"] != model.config.pad_token_id
+                last = (solid * torch.arange(solid.shape[1], device=solid.device)).argmax(1).to(x.device)
+                x = x[torch.arange(len(x), device=x.device), last]
+            for i, row in zip(indices, x.float().cpu().numpy().astype(np.float64), strict=True):
+                features[i] = row
+            stage.advance(units=len(indices))
+            start += len(indices)
+    finally:
+        handle.remove()
+    stacked = np.stack([f for f in features if f is not None])
+    finite = np.isfinite(stacked).all(1)
+    if not finite.all():
+        batch = collate([rows[int(np.argmin(finite))]], loaded)
+        batch.pop("labels")
+        with capturing(loaded.model, [t.name for t in loaded.targets]) as capture:
+            model(**batch)
+            capture.require_finite(torch.from_numpy(stacked))
+    return stacked
+
+
+def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> HeadFit:
+    """L2-penalised logistic regression (``classes`` > 0) or ridge regression, penalty by 4-fold cross-validation.
+
+    Args:
+        features: [rows, h]; labels: [rows] class ids, or standardised values when ``classes`` is 0.
+    """
+    scaler = StandardScaler(with_mean=use_bias).fit(features)
+    scaled = scaler.transform(features)
+    if classes == 0:
+        ridge = RidgeCV(RIDGES, fit_intercept=use_bias).fit(scaled, labels)
+        held_out = float(-ridge.best_score_)
+        weight, bias = ridge.coef_[None], np.array([float(ridge.intercept_)])
+        variance = float(np.var(labels))
+        cv = (held_out, 1.0 - held_out / variance if variance else 0.0, float(ridge.alpha_))
+    else:
+        losses, scores = _cross_validate(scaled, labels, classes, use_bias)
+        best = int(np.argmin(losses))
+        model = _logistic(INVERSE_PENALTIES[best], use_bias).fit(scaled, labels)
+        weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -20.0 if use_bias else 0.0)
+        rows, offsets = model.coef_, model.intercept_
+        if len(model.classes_) == 2:  # scikit-learn keeps one row for the margin
+            rows, offsets = np.vstack([-rows, rows]) / 2, np.hstack([-offsets, offsets]) / 2
+        weight[model.classes_], bias[model.classes_] = rows, offsets
+        cv = (losses[best], scores[best], INVERSE_PENALTIES[best])
+    weight = weight / scaler.scale_
+    if use_bias:
+        bias = bias - weight @ scaler.mean_
+    return HeadFit(weight, bias if use_bias else np.zeros(len(weight)), *cv)
+
+
+def _logistic(inverse_penalty: float, use_bias: bool) -> LogisticRegression:
+    return LogisticRegression(C=inverse_penalty, fit_intercept=use_bias, max_iter=300, tol=1e-3)
+
+
+def _cross_validate(
+    features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool
+) -> tuple[list[float], list[float]]:
+    """Held-out cross-entropy and accuracy for each penalty; a class missing from a fold gets probability 1e-6."""
+    smallest = int(np.bincount(labels)[np.unique(labels)].min())
+    splitter = StratifiedKFold if smallest >= FOLDS else KFold
+    folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(features, labels))
+    losses, scores = [], []
+    for inverse_penalty in INVERSE_PENALTIES:
+        loss = score = 0.0
+        for train, held_out in folds:
+            probabilities = np.full((len(held_out), classes), 1e-6)
+            present = np.unique(labels[train])
+            if len(present) == 1:  # the only row of the other class is held out
+                probabilities[:, present] = 1.0
+            else:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    model = _logistic(inverse_penalty, use_bias).fit(features[train], labels[train])
+                probabilities[:, model.classes_] = model.predict_proba(features[held_out])
+            chosen = probabilities[np.arange(len(held_out)), labels[held_out]]
+            loss -= float(np.log(np.clip(chosen, 1e-6, None)).sum())
+            score += float((probabilities.argmax(1) == labels[held_out]).sum())
+        losses.append(loss / len(labels))
+        scores.append(score / len(labels))
+    return losses, scores
+
+
+def install_head(loaded: LoadedModel, fit: HeadFit) -> None:
+    """Write a fitted probe into the head's last linear layer."""
+    layer = last_linear(loaded)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(fit.weight))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(fit.bias))
+    loaded.head_is_fitted = True
+
+
+def fresh_head_gradient(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[float, float, int]:
+    """‖Σ_i g_i‖ and Σ_i ‖g_i‖² of the last layer's loss gradients at a zero head, and that layer's parameter count.
+
+    The Adam-aware kernel of the head is scaled by it (DESIGN 2.1, 2.3): a fitted head has almost no gradient left.
+
+    Args:
+        features: [n, h] of the probe sample; labels as in :func:`fit_head`.
+    """
+    h = np.hstack([features, np.ones((len(features), 1))]) if use_bias else features
+    if classes == 0:
+        slopes = -labels[:, None]
+    else:
+        slopes = np.full((len(labels), classes), 1.0 / classes)
+        slopes[np.arange(len(labels)), labels] -= 1.0
+    gradient = slopes.T @ h
+    energy = float(((slopes**2).sum(1) * (h**2).sum(1)).sum())
+    return float(np.linalg.norm(gradient)), energy, gradient.size

@@ -1,0 +1,393 @@
+"""The probe: one streaming pass over a sample of the user's data gives the kernel blocks of every module."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from advisor.core.errors import BadInput, OutOfMemory
+from advisor.core.events import Session
+from advisor.core.probe import HeadBlock, Probe, load_probe, require_finite_blocks, save_info, save_probe, stratified_folds
+from advisor.core.selections import ALL_LINEAR, QV, recipes
+from advisor.core.store import is_probe, read_json, write_json
+from advisor.core.targets import LoraSettings, Selection
+from advisor.core.version import __version__
+from advisor.data.dataset import sample_rows
+from advisor.models.encode import Row, encode
+from advisor.models.forward import label_scale
+from advisor.models.load import LoadedModel
+from advisor.models.memory import lacks_memory
+from advisor.models.prepare import Prepared
+from advisor.probing import gram
+from advisor.probing.footprint import measure_training
+from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
+from advisor.probing.memory_estimate import linearity_bytes, measure_kept, peak_bytes, peers_bytes, resident_bytes, used_now
+from advisor.probing.outputs import loss_slope, make_outputs, residual, targets_of
+from advisor.probing.peer_scores import measure_peers
+from advisor.probing.spool import Layer, Spool
+from advisor.probing.tangent import Tangent, batch_of, measure_linearity
+from advisor.theory.linearity import Linearity
+
+DEFAULT_SAMPLES = 128
+HEAD_ROWS = 512  # training rows the head's linear probe is fitted on
+SKETCH_FROM_PARAMETERS = 1_000_000_000
+ESTIMATE_ERROR_LAYERS = 8
+LINEARITY_ROWS = 32  # also those whose inputs the peers' scores look at
+LINEARITY_OF = (ALL_LINEAR, QV)  # the recipes whose linearity a probe stores
+COPYABLE_PARAMETERS = 2_000_000_000  # the linearity check works on a copy of the model
+HEADS = ("probed", "fresh")
+METHODS = ("auto", gram.MATERIALISE, gram.TOKEN_GRAM, gram.KRONECKER)
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How to probe.
+
+    Attributes:
+        samples: probe examples; None: max(128, 4 · classes).
+        head: ``probed`` or ``fresh`` (a head trained in the checkpoint is kept as it is).
+        method: ``auto``, ``materialise``, ``token-gram`` or ``kronecker``.
+        sketch_size: k of the Kronecker sketch.
+        micro_batch: most rows a pass; None: by tokens.
+        recompute: keep no activations of the blocks for the backward pass but compute them again; without, this is
+            done once a single row does not fit in memory. The kernel blocks are the same.
+        linearity: compare the model with its tangent for a few recipes (DESIGN 2.6).
+        seed: of sample, folds and projections.
+    """
+
+    samples: int | None = None
+    head: str = "probed"
+    method: str = "auto"
+    sketch_size: int = 64
+    micro_batch: int | None = None
+    recompute: bool = False
+    linearity: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 8:
+            raise BadInput(f"--samples must be at least 8, got {self.samples}.")
+        for option, value, allowed in (("--head", self.head, HEADS), ("--method", self.method, METHODS)):
+            if value not in allowed:
+                raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
+
+
+def probe_samples(settings: ProbeSettings, classes: int) -> int:
+    """Probe examples asked for: the setting, or max(128, 4 · classes)."""
+    return settings.samples or max(DEFAULT_SAMPLES, 4 * classes)
+
+
+def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
+    """What must agree for one probe to stand for another: weights, data, settings."""
+    return {
+        "model_fingerprint": prepared.loaded.fingerprint,
+        "data_fingerprint": prepared.train.fingerprint,
+        "max_length": prepared.max_length,
+        "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
+        "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"},
+    }
+
+
+def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session: Session) -> Probe:
+    """Probe ``prepared`` into ``folder``, or load what is already there, or resume what was interrupted.
+
+    The weights of a new head change: ``--head probed`` installs the fitted one in ``prepared.loaded``.
+
+    Raises:
+        BadInput: ``folder`` holds a probe of something else, or another process is at it.
+        NotFinite: NaN or infinity; names the module.
+        OutOfMemory: not even one row fits.
+        Interrupted: cancelled; finished micro-batches and modules are kept.
+    """
+    identity = probe_identity(prepared, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(f"{folder}: another process is probing into this folder.", "Wait for it.") from None
+    try:
+        if is_probe(folder):
+            probe = load_probe(folder)
+            _check_identity(probe.info.get("identity") or {}, identity, folder)
+            probe = _where_it_lies_now(probe, prepared, folder)
+            session.note(f"Probe found in {folder}; nothing to compute.")
+            return probe
+        partial = folder / "partial"
+        partial.mkdir(exist_ok=True)
+        begun = {**identity, "device": prepared.loaded.device.type}  # sketches of two kinds of device do not go together
+        if (partial / "identity.json").exists():
+            _check_identity(read_json(partial / "identity.json", "interrupted probe"), begun, folder)
+            session.note(f"Resuming the interrupted probe in {folder}.")
+        else:
+            write_json(partial / "identity.json", begun)
+        probe = _probe(prepared, settings, partial, identity, session)
+        save_probe(probe, folder)
+        shutil.rmtree(partial)
+        return probe
+    finally:
+        lock.release()
+
+
+def _where_it_lies_now(probe: Probe, prepared: Prepared, folder: Path) -> Probe:
+    """The probe with the names that model and data were found under, which may have moved; the folder follows."""
+    now = json.loads(json.dumps({key: _provenance(prepared)[key] for key in ("model", "revision", "data", "source")}))
+    if now.items() <= probe.info.items():
+        return probe
+    moved = replace(probe, info={**probe.info, **now})
+    save_info(moved, folder)
+    return moved
+
+
+def _check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    different = [key for key in wanted if found.get(key) != json.loads(json.dumps(wanted[key]))]
+    if different:
+        raise BadInput(
+            f"{folder}: holds a probe with another {' and '.join(different).replace('_', ' ')}.",
+            "Choose another folder, or remove this one.",
+        )
+
+
+def _probe(
+    prepared: Prepared, settings: ProbeSettings, partial: Path, identity: dict[str, Any], session: Session
+) -> Probe:
+    loaded, classes = prepared.loaded, len(prepared.train.schema.class_names)
+    outputs = make_outputs(loaded.task, classes, settings.seed)
+    mean, std = _label_scale(prepared)
+    head_kind = _head_kind(loaded, settings)
+    fit = _fit_head(prepared, head_kind, session) if loaded.head else None
+
+    sample = sample_rows(prepared.train, probe_samples(settings, classes), settings.seed)
+    if sample is not prepared.train:
+        session.note(f"Probe: {sample.notes[-1]}")
+    rows, _ = encode(sample, loaded, prepared.max_length)
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
+    layers = _layers(loaded, settings.seed)
+    spool = Spool(
+        partial, [rows[i] for i in order], layers, outputs, mean, std, settings.sketch_size, settings.micro_batch,
+        settings.recompute,
+    )  # fmt: skip
+    spool = _choose_method(spool, settings, prepared, session)
+    spool.fill(loaded, session)
+    estimate_error = _estimate_error(spool, loaded, session)
+
+    back = np.argsort(order)  # from length order to sample order
+    labels = spool.read("labels").double().numpy()
+    f0 = spool.read("f0").double().numpy()
+    y = targets_of(outputs, labels)
+    slopes = torch.from_numpy(loss_slope(outputs, y, f0)).float() if outputs.loss_gradient_is_scaled else None
+    exact = settings.method if settings.method != gram.KRONECKER else "auto"
+    weight, gradient, methods = spool.contract(slopes, exact, loaded.device, session)
+    m = len(loaded.targets)
+
+    def reordered(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array[..., back, :][..., back])
+
+    head = None
+    if loaded.head:
+        pooled = spool.read("pooled").double().numpy()
+        fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, layers[-1].bias)
+        head = HeadBlock(reordered(weight[m:].sum(0).numpy()), *fresh)
+    labels, y, f0 = labels[back], y[back], f0[back]
+    stored = [s for s in recipes(loaded.targets, loaded.qv_roles()) if s.name in LINEARITY_OF]
+    linearity = _linearity(prepared, settings, LoraSettings(), stored, session) if settings.linearity else []
+    probe = Probe(
+        targets=loaded.targets,
+        weight_blocks=reordered(weight[:m].numpy()),
+        gradient_blocks=reordered(gradient[:m].numpy()),
+        head=head,
+        labels=labels,
+        y=y,
+        f0=f0,
+        z=residual(outputs, y, f0),
+        losses=spool.read("losses").double().numpy()[back],
+        folds=stratified_folds(labels, settings.seed),
+        info={
+            "identity": identity,
+            **_provenance(prepared),
+            "head_kind": head_kind,
+            "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
+            "mean_tokens": float(np.mean([row.length for row in rows])),
+            "max_tokens": max(row.length for row in prepared.train_rows),
+            "footprint": asdict(measure_training(loaded, rows)),
+            "methods": methods,
+            "estimate_error": estimate_error,
+            "linearity": [found.as_dict() for found in linearity],
+            "peers": measure_peers(loaded, _few_rows(prepared, settings), session),
+        },
+    )
+    require_finite_blocks(probe)
+    return probe
+
+
+def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
+    """Cross-validate a linear probe on the training rows; install it for ``--head probed``."""
+    loaded, rows, classes = prepared.loaded, prepared.train_rows, len(prepared.train.schema.class_names)
+    mean, std = _label_scale(prepared)
+    features = head_features(loaded, rows, session)
+    labels = np.array([row.label for row in rows])
+    use_bias = last_linear(loaded).bias is not None
+    fit = fit_head(features, labels if classes else (labels - mean) / std, classes, use_bias)
+    if head_kind == "probed":
+        install_head(loaded, fit)
+    session.note(
+        f"Head: {head_kind}. A linear probe on frozen features of {len(rows)} rows reaches a held-out loss of "
+        f"{fit.cv_loss:.3f} ({'accuracy' if classes else 'R²'} {fit.cv_score:.3f})."
+    )
+    return fit
+
+
+def _head_kind(loaded: LoadedModel, settings: ProbeSettings) -> str:
+    return "none" if not loaded.head else settings.head if loaded.head_is_new else "trained"
+
+
+def measure_selections(
+    prepared: Prepared, settings: ProbeSettings, lora: LoraSettings, selections: Sequence[Selection], session: Session
+) -> list[Linearity]:
+    """:class:`Linearity` of any selections, with the head that ``settings`` names, fitted if it is not yet; empty where
+    the model is too large for the copy that this takes."""
+    loaded = prepared.loaded
+    if _head_kind(loaded, settings) == "probed" and not loaded.head_is_fitted and not _uncopyable(loaded):
+        _fit_head(prepared, "probed", session)
+    return _linearity(prepared, settings, lora, selections, session)
+
+
+def _linearity(
+    prepared: Prepared, settings: ProbeSettings, lora: LoraSettings, selections: Sequence[Selection], session: Session
+) -> list[Linearity]:
+    """The same with the head that is in place."""
+    loaded = prepared.loaded
+    if reason := _uncopyable(loaded):
+        session.note(f"Linearity: not measured, it works on a copy of the model, {reason}.")
+        return []
+    outputs = make_outputs(loaded.task, len(prepared.train.schema.class_names), settings.seed)
+    tangent = Tangent.of(loaded, _few_rows(prepared, settings), outputs, lora, *_label_scale(prepared), seed=settings.seed)
+    try:
+        return measure_linearity(tangent, selections, session, seed=settings.seed)
+    except OutOfMemory as error:
+        session.warn(f"Linearity: not measured. {error.what}")
+        return []
+
+
+def _few_rows(prepared: Prepared, settings: ProbeSettings) -> list[Row]:
+    rows, _ = encode(sample_rows(prepared.train, LINEARITY_ROWS, settings.seed), prepared.loaded, prepared.max_length)
+    return rows
+
+
+def _uncopyable(loaded: LoadedModel) -> str:
+    """Why the linearity check cannot have its copy of the model; empty where it can."""
+    if loaded.parameters > COPYABLE_PARAMETERS:
+        return "which is too large here"
+    return "whose weights are not all in memory here" if loaded.offloaded else ""
+
+
+def _label_scale(prepared: Prepared) -> tuple[float, float]:
+    return label_scale(prepared.train_rows) if prepared.loaded.task == "regression" else (0.0, 1.0)
+
+
+def _layers(loaded: LoadedModel, seed: int) -> list[Layer]:
+    """The targets, then the head's linear modules, whose biases count."""
+    found = [(t.name, t.in_features, t.out_features, False) for t in loaded.targets]
+    for name in head_linears(loaded):
+        linear: Any = loaded.model.get_submodule(name)
+        found.append((name, linear.in_features, linear.out_features, linear.bias is not None))
+    return [Layer(*fields, seed=seed * 1_000_003 + index) for index, fields in enumerate(found)]
+
+
+def _choose_method(spool: Spool, settings: ProbeSettings, prepared: Prepared, session: Session) -> Spool:
+    """Exact (``sketch_size`` None) or sketch, by model size and disk, and say what the probe will cost.
+
+    Raises:
+        BadInput: an exact method was asked for and its spool does not fit on the disk.
+    """
+    loaded = prepared.loaded
+    needed, free = spool.bytes_needed(loaded.dtype.itemsize), shutil.disk_usage(spool.folder).free
+    sketch = settings.method == gram.KRONECKER
+    begun = spool.files()
+    free += sum(path.stat().st_size for path in begun)  # what a resumed probe has written is part of what it needs
+    if settings.method == "auto" and begun:
+        sketch = spool.is_sketched()
+    elif settings.method == "auto":
+        # The kernel of many classes is itself a projection, and exact contraction of it by far the largest cost.
+        sketch = spool.outputs.projected or loaded.parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
+    elif not sketch and needed > free:
+        raise BadInput(
+            f"The exact method needs {needed / 1e9:.1f} GB of disk in {spool.folder}, {free / 1e9:.1f} GB are free.",
+            "Use --method kronecker, fewer --samples, or a shorter --max-length.",
+        )
+    tokens = sum(row.length for row in spool.rows)
+    flops = 2.0 * tokens * (1 + spool.scalars) * sum(layer.in_features * layer.out_features for layer in spool.layers)
+    how = f"Kronecker sketch, k = {settings.sketch_size}" if sketch else f"exact, {needed / 1e9:.2f} GB of disk"
+    spool = replace(spool, sketch_size=settings.sketch_size if sketch else None)
+    session.note(
+        f"Probe: {len(spool.rows)} rows, {tokens} tokens, {len(loaded.targets)} modules; one forward and "
+        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}; {_peak(spool, settings, prepared)}."
+    )
+    return spool
+
+
+def _peak(spool: Spool, settings: ProbeSettings, prepared: Prepared) -> str:
+    """In words, the estimated peak memory of this process, with what it holds now."""
+    loaded = prepared.loaded
+    with_linearity = settings.linearity and not _uncopyable(loaded)
+    try:
+        kept = whole = measure_kept(loaded, spool)
+        if with_linearity and spool.recompute:  # which the linearity check does not do
+            whole = measure_kept(loaded, replace(spool, recompute=False))
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        return "more memory than there is for two rows"
+    few = _few_rows(prepared, settings)
+    more = max(peak_bytes(loaded, spool, kept), peers_bytes(loaded, few))
+    if with_linearity:
+        more = max(more, linearity_bytes(loaded, spool, whole, few, batch_of(loaded, few), LoraSettings().rank))
+    peak = used_now(loaded.device) + resident_bytes(loaded.device, more)
+    return f"about {peak / 1e9:.2f} GB of {'GPU ' if loaded.device.type == 'cuda' else ''}memory at the peak"
+
+
+def _estimate_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:
+    """Median measured error of sketched or projected blocks over a few modules, None for exact blocks."""
+    if spool.sketch_size is None and not spool.outputs.projected:
+        return None
+    step = max(1, len(spool.layers) // ESTIMATE_ERROR_LAYERS)
+    errors = spool.estimate_errors(loaded, spool.layers[::step])
+    median = float(np.median(list(errors.values())))
+    session.note(
+        f"Blocks are estimates: median error {median:.1%} (relative Frobenius, measured on {len(errors)} modules and "
+        "a few rows against exact blocks)."
+    )
+    return median
+
+
+def _provenance(prepared: Prepared) -> dict[str, Any]:
+    loaded, schema = prepared.loaded, prepared.train.schema
+    return {
+        "advisor": __version__,
+        "torch": torch.__version__,
+        "task": loaded.task,
+        "reads": loaded.reads,
+        "metric": schema.metric,
+        "class_names": list(schema.class_names),
+        "model": loaded.name,
+        "model_type": loaded.model.config.model_type,
+        "revision": loaded.revision,
+        "model_parameters": loaded.parameters,
+        "qv_roles": list(loaded.qv_roles()),
+        "head": list(loaded.head),
+        "head_parameters": sum(
+            p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters()
+        ),
+        "data": prepared.train.source,
+        "train_rows": prepared.available_rows,
+        "device": str(loaded.device),
+        "source": prepared.source.as_dict(),
+    }

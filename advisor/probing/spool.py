@@ -1,0 +1,335 @@
+"""Passes over micro-batches into files, and from the files the kernel blocks, module by module.
+
+A micro-batch file ``rows-<start>-<stop>.safetensors`` holds, per module, ``x/<name>`` [B, T, a] and ``g/<name>``
+[B, T, P·b] (exact), or ``features/<name>`` [P, B, k·k] (sketch), where the P scalars are the output scalars and,
+unless ∇ℓ is a multiple of ∇f, the loss last; besides ``f0``, ``losses``, ``labels``, ``pooled``. An x that several
+modules share is stored once, its name in the file's metadata. ``module-<index>.safetensors`` holds a finished
+module's blocks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from advisor.core.errors import OutOfMemory
+from advisor.core.events import Session, Stage
+from advisor.core.store import replacing
+from advisor.models.encode import Row, collate
+from advisor.models.load import LoadedModel
+from advisor.probing import gram
+from advisor.probing.capture import Capture, capturing, fewer_rows
+from advisor.probing.outputs import Outputs, exact_outputs, forward_outputs
+
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+DETERMINISM_ROWS = 2  # enough to show dropout or a random layer
+ESTIMATE_ROWS = 8
+RECOMPUTED = "activations are computed again in the backward pass instead of being kept."
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A captured module: its widths, whether a bias belongs to its block, and the seed of its sketch."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Spool:
+    """The micro-batch files of one probe.
+
+    Attributes:
+        folder: where the files are.
+        rows: probe rows, shortest first: the order of the blocks.
+        layers: modules to capture.
+        outputs: the scalars to differentiate.
+        label_mean, label_std: regression labels are standardised with them.
+        sketch_size: k, or None for exact blocks.
+        micro_batch: most rows at once, None: by tokens.
+        recompute: keep no activations of the model's blocks but compute them again in the backward pass, from the start
+            on; else once one row does not fit in memory.
+    """
+
+    folder: Path
+    rows: Sequence[Row]
+    layers: Sequence[Layer]
+    outputs: Outputs
+    label_mean: float
+    label_std: float
+    sketch_size: int | None
+    micro_batch: int | None
+    recompute: bool = False
+
+    @property
+    def scalars(self) -> int:
+        """Backward passes per micro-batch."""
+        return self.outputs.count + (0 if self.outputs.loss_gradient_is_scaled else 1)
+
+    def files(self) -> list[Path]:
+        """Finished micro-batches in row order; they cover rows 0 … k without a gap."""
+        return sorted(self.folder.glob("rows-*.safetensors"))
+
+    def is_sketched(self) -> bool:
+        """Whether the files there are hold sketches."""
+        with safe_open(self.files()[0], "pt") as file:
+            return any(key.startswith("features/") for key in file.keys())  # noqa: SIM118
+
+    def bytes_needed(self, item_size: int) -> int:
+        """Disk for the exact spool, an upper bound: idle tokens and shared inputs are not stored."""
+        tokens = sum(row.length for row in self.rows)
+        widths = sum(layer.in_features + self.scalars * layer.out_features for layer in self.layers)
+        return tokens * widths * item_size
+
+    def read(self, key: str) -> torch.Tensor:
+        """A per-example tensor of all rows: ``f0``, ``losses``, ``labels`` or ``pooled`` (the head's last inputs)."""
+        parts = []
+        for path in self.files():
+            with safe_open(path, "pt") as file:
+                parts.append(file.get_tensor(key))
+        return torch.cat(parts)
+
+    # --- passes -------------------------------------------------------------------------------------------------
+
+    def fill(self, loaded: LoadedModel, session: Session) -> None:
+        """Run the passes that are still missing.
+
+        Raises:
+            OutOfMemory: one row does not fit. NotFinite: names the module. Interrupted: files so far are kept.
+        """
+        files = self.files()
+        start = _stop(files[-1]) if files else 0
+        most = self.micro_batch or len(self.rows)
+        stage = Stage(session, "Forward and backward passes (rows)", len(self.rows), start)
+        with self.capturing(loaded, self.layers) as capture:
+            while start < len(self.rows):
+                session.check()
+                batch = self.rows[start : start + min(self._rows_by_tokens(start, loaded), most)]
+                try:
+                    if start == 0:
+                        self._check_determinism(loaded, capture, batch[:DETERMINISM_ROWS], session)
+                    tensors, shared = self._micro_batch(loaded, capture, batch)
+                except (MemoryError, RuntimeError) as error:
+                    capture.clear()
+                    tokens = batch[-1].length
+                    try:
+                        most = fewer_rows(error, len(batch), tokens, session)
+                    except OutOfMemory:
+                        if capture.recompute or not loaded.blocks:
+                            raise
+                        capture.recompute = True
+                        session.warn(f"Out of memory with one row of {tokens} tokens; {RECOMPUTED}")
+                    continue
+                stop = start + len(batch)
+                with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors", sync=False) as temporary:
+                    save_file(tensors, temporary, metadata={"shared": json.dumps(shared)})
+                del tensors  # else they would stay during the next passes
+                stage.advance(units=len(batch))
+                start = stop
+
+    def capturing(self, loaded: LoadedModel, layers: Sequence[Layer]) -> AbstractContextManager[Capture]:
+        """Hooks for some layers; blocks are recomputed if asked for, and where weights are fetched."""
+        # In the graph of a whole pass all weights would stay that were fetched from elsewhere.
+        return capturing(loaded.model, [layer.name for layer in layers], loaded.blocks, self.recompute or loaded.offloaded)
+
+    def micro_batches(self, loaded: LoadedModel) -> list[tuple[int, int]]:
+        """Rows and padded tokens of each, if memory suffices."""
+        found, start, most = [], 0, self.micro_batch or len(self.rows)
+        while start < len(self.rows):
+            count = min(self._rows_by_tokens(start, loaded), most)
+            found.append((count, self.rows[start + count - 1].length))
+            start += count
+        return found
+
+    def _rows_by_tokens(self, start: int, loaded: LoadedModel) -> int:
+        limit = tokens_at_once(loaded.device)
+        count = 1
+        while start + count < len(self.rows) and (count + 1) * self.rows[start + count].length <= limit:
+            count += 1
+        return count
+
+    def forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
+        """The differentiated outputs, f0, losses and labels of some rows."""
+        capture.clear()
+        batch = collate(rows, loaded, self.label_mean, self.label_std)
+        labels = batch.pop("labels")
+        values, f0, losses = forward_outputs(self.outputs, loaded.model(**batch).logits, labels)
+        capture.require_finite(values)
+        return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
+
+    def _check_determinism(
+        self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row], session: Session
+    ) -> None:
+        """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""
+        first, second = (self.forward(loaded, capture, rows)[0].detach() for _ in range(2))
+        if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+            apart = float((first - second).abs().max())
+            session.warn(f"The model is not deterministic: the same rows gave outputs {apart:.2g} apart.")
+
+    def _micro_batch(
+        self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """The tensors of one file, and for each module whose x is another's, that other's name."""
+        values, f0, losses, labels = self.forward(loaded, capture, rows)
+        scalars = [values[:, p].sum() for p in range(self.outputs.count)]
+        if not self.outputs.loss_gradient_is_scaled:
+            scalars.append(losses.sum())
+        layers = {layer.name: layer for layer in self.layers}
+        last = self.layers[-1].name if loaded.head else None
+        inputs: dict[str, torch.Tensor] = {}
+        gradients: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+        features: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+
+        def take(name: str, x: torch.Tensor, g: torch.Tensor) -> None:
+            if self.sketch_size is not None:
+                features[name].append(self._sketched(layers[name], x, g))
+            if self.sketch_size is None or name == last:
+                inputs[name] = x
+                gradients[name].append(g)
+
+        for scalar in scalars:
+            capture.backward(scalar, len(rows), scalar is not scalars[-1], take)
+        capture.clear()
+        tensors = {"f0": f0.float(), "losses": losses.detach().float(), "labels": labels}
+        if last:  # the token that the head's last layer reads is the one with a gradient
+            anywhere = torch.cat(gradients[last], -1)
+            tensors["pooled"] = gram.drop_idle_tokens(inputs[last], anywhere)[0][:, 0].float().clone()
+        shared: dict[str, str] = {}
+        owner: dict[tuple[object, ...], str] = {}
+        written: set[int] = set()
+        for layer in self.layers:
+            if self.sketch_size is not None:
+                tensors[f"features/{layer.name}"] = torch.stack(features.pop(layer.name))
+                continue
+            parts = gradients.pop(layer.name)
+            g = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            x, g = gram.drop_idle_tokens(inputs.pop(layer.name), g)
+            # Where attention and MLP run side by side (GPT-J, GPT-NeoX) one tensor is the gradient of both.
+            tensors[f"g/{layer.name}"] = g.clone() if g.data_ptr() in written else g
+            written.add(g.data_ptr())
+            place = (x.data_ptr(), x.shape, x.stride())
+            if place in owner:
+                shared[layer.name] = owner[place]
+            else:
+                owner[place] = layer.name
+                tensors[f"x/{layer.name}"] = x
+        return {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, shared
+
+    def _sketched(self, layer: Layer, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """Sketch features of one scalar's gradients, [B, k·k]."""
+        assert self.sketch_size is not None
+        x, g = gram.drop_idle_tokens(x, g)
+        x = gram.with_bias(x) if layer.bias else x
+        width = layer.in_features + layer.bias
+        projections = gram.sketch_projections(width, layer.out_features, self.sketch_size, layer.seed, x.device)
+        return gram.sketch_features(x, g, projections)
+
+    # --- contraction --------------------------------------------------------------------------------------------
+
+    def pieces(self, layer: Layer, device: torch.device) -> list[gram.Piece]:
+        """x [B, T, a] (ones appended where a bias counts) and g [B, T, P·b] of one module, exact spools only."""
+        result = []
+        for path in self.files():
+            with safe_open(path, "pt") as file:
+                owner = json.loads(file.metadata()["shared"]).get(layer.name, layer.name)
+                x, g = file.get_tensor(f"x/{owner}"), file.get_tensor(f"g/{layer.name}")
+            x, g = x.to(device), g.to(device)
+            result.append((gram.with_bias(x) if layer.bias else x, g))
+        return result
+
+    def contract(
+        self, slopes: torch.Tensor | None, method: str, device: torch.device, session: Session
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, str]]:
+        """Blocks W and G of every layer, [layers, n, n] each on the CPU, and the method used for each.
+
+        Args:
+            slopes: dℓ_i/df_i [n] where ∇ℓ_i is that multiple of ∇f_i; else None, and G has passes of its own.
+            method: ``auto`` picks by cost per module.
+        """
+        weight, gradient, methods = [], [], {}
+        stage = Stage(session, "Kernel blocks (modules)", len(self.layers))
+        for index, layer in enumerate(self.layers):
+            session.check()
+            path = self.folder / f"module-{index:05d}.safetensors"
+            if not path.exists():
+                w, g, used = self._contract_layer(layer, slopes, method, device)
+                with replacing(path, sync=False) as temporary:
+                    save_file({"weight": w.cpu(), "gradient": g.cpu()}, temporary, metadata={"method": used})
+            done = load_file(path)
+            with safe_open(path, "pt") as file:
+                methods[layer.name] = file.metadata()["method"]
+            weight.append(done["weight"])
+            gradient.append(done["gradient"])
+            stage.advance(layer.name)
+        return torch.stack(weight), torch.stack(gradient), methods
+
+    def _contract_layer(
+        self, layer: Layer, slopes: torch.Tensor | None, method: str, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, str]:
+        if self.sketch_size is not None:
+            parts = []
+            for path in self.files():
+                with safe_open(path, "pt") as file:
+                    parts.append(file.get_tensor(f"features/{layer.name}").to(device))
+            grams = [gram.gram(features) for features in torch.cat(parts, 1)]
+            block, own = sum(grams[1 : self.outputs.count], grams[0]), grams[-1]
+            method = gram.KRONECKER
+        else:
+            pieces = self.pieces(layer, device)
+            # Σ_p J_p J_pᵀ is one block: that of the P output gradients side by side.
+            cut = self.outputs.count * layer.out_features
+            if method == "auto":
+                shapes = [x.shape for x, _ in pieces]
+                method = gram.cheapest_method([s[1] for s in shapes], [s[0] for s in shapes], shapes[0][2], cut)
+            block = gram.exact_block([(x, g[..., :cut]) for x, g in pieces], method)
+            own = block if slopes is not None else gram.exact_block([(x, g[..., cut:]) for x, g in pieces], method)
+        block = self.outputs.weight * block
+        return block, (block * torch.outer(slopes, slopes).to(device) if slopes is not None else own), method
+
+    def estimate_errors(self, loaded: LoadedModel, layers: Sequence[Layer]) -> Mapping[str, float]:
+        """Relative Frobenius error of the output blocks as stored (sketch, sign projections), on the first rows.
+
+        The reference is exact and over all classes: one backward pass more for every class beyond two.
+        """
+        fitted = _stop(self.files()[0])  # as many rows as have fitted in memory
+        rows = self.rows[: min(ESTIMATE_ROWS, fitted)]
+        exact = replace(self, outputs=exact_outputs(self.outputs))
+        blocks_of = []
+        with self.capturing(loaded, layers) as capture:
+            for spool in (exact, self):
+                values = spool.forward(loaded, capture, rows)[0]
+                count = spool.outputs.count
+                passes = [capture.pairs(values[:, p].sum(), len(rows), p + 1 < count) for p in range(count)]
+                found = {}
+                for layer in layers:
+                    pairs = [each.pop(layer.name) for each in passes]
+                    if spool is exact or self.sketch_size is None:
+                        x = gram.with_bias(pairs[0][0]) if layer.bias else pairs[0][0]
+                        block = gram.exact_block([(x, torch.cat([g for _, g in pairs], -1))], gram.MATERIALISE)
+                    else:
+                        grams = [gram.gram(self._sketched(layer, x, g)) for x, g in pairs]
+                        block = sum(grams[1:], grams[0])
+                    found[layer.name] = (spool.outputs.weight * block).cpu()
+                blocks_of.append(found)
+        reference, stored = blocks_of
+        return {name: gram.relative_error(stored[name], reference[name]) for name in reference}
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Padded tokens that a pass takes at most, unless a single row has more."""
+    return MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cpu"])
+
+
+def _stop(path: Path) -> int:
+    """The row after the last one of a micro-batch file."""
+    return int(path.stem.split("-")[2])

@@ -1,0 +1,132 @@
+"""Real runs that a command asks for: to confirm a recommendation, or to calibrate a task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.advice.confirm import Confirmation, RunAll, confirm, short_recipe
+from advisor.advice.recommend import Recommendation
+from advisor.core.candidate import Candidate, RealRun
+from advisor.core.errors import BadInput
+from advisor.core.events import Session
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.store import write_text
+from advisor.core.targets import LoraSettings, Selection
+from advisor.models.prepare import Source, prepare
+from advisor.prediction.calibration_rows import user_rows_folder
+from advisor.prediction.learn import rows_from_runs
+from advisor.prediction.scorer import Scorer
+from advisor.probing.run import ProbeSettings, run_probe
+from advisor.training.runs import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
+from advisor.training.workers import import_ray
+
+CONFIRM_FOLDER = "confirm"
+CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
+
+
+@dataclass(frozen=True)
+class ConfirmSettings:
+    """Real runs of ``recommend``: at most ``runs``, on at most ``rows`` training rows (None: 512), in ``workers`` processes."""
+
+    runs: int
+    rows: int | None = None
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for option, value in (("--confirm", self.runs), ("--confirm-rows", self.rows), ("--workers", self.workers)):
+            if value is not None and value < 1:
+                raise BadInput(f"{option} must be at least 1, got {value}.")
+
+
+def confirm_in(
+    out: Path, source: Source, settings: ConfirmSettings, session: Session
+) -> Callable[[Scorer, Recommendation], Confirmation]:
+    """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes."""
+
+    def run_some(scorer: Scorer, rec: Recommendation) -> Confirmation:
+        recipe = short_recipe(scorer, settings.rows)
+        session.note(
+            f"Confirming by up to {settings.runs} real LoRA runs on "
+            f"{'all' if recipe.train_rows is None else recipe.train_rows} training rows."
+        )
+        run_all = real_runs(source, recipe, out / CONFIRM_FOLDER, settings.workers, session)
+        return confirm(scorer, rec, recipe, settings.runs, run_all, settings.workers)
+
+    return run_some
+
+
+def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int, session: Session) -> RunAll:
+    """Real runs through :func:`advisor.training.runs.calibrate`, resumable; a run that fails stops no other."""
+
+    def all_of(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
+        planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas, tuple(measured)) for c in candidates]
+        rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
+        results, failed = {row["key"]: row["result"] for row in rows}, read_failures(folder)
+        return [
+            str(failed[run.key])
+            if run.key not in results
+            else real_run(candidate, run, results[run.key])
+            for candidate, run in zip(candidates, planned, strict=True)
+        ]
+
+    return all_of
+
+
+def real_run(candidate: Candidate, planned: PlannedRun, result: Mapping[str, Any]) -> RealRun:
+    """A finished run of :func:`advisor.training.runs.calibrate` as evidence on its candidate and on what it measured."""
+    switched = {s.targets: loss for s, loss in zip(planned.measured, result.get("switched", ()), strict=True)}
+    return RealRun(candidate, result["val_loss"], result["metric"], result["wall_s"], switched, result.get("switched_s", 0.0))
+
+
+def calibrate_folder(
+    source: Source,
+    settings: LoraSettings,
+    recipe_for: Callable[[str], TrainingRecipe],
+    out: Path,
+    session: Session,
+    *,
+    train_rows: int | None,
+    runs: int,
+    seeds: int,
+    workers: int,
+    eval_rows: int,
+    ray: str | None = None,
+) -> tuple[Path | None, int]:
+    """Real runs into ``out/runs.jsonl``, a probe into ``out/probe``, and rows into the user's data folder.
+
+    Runs with a pull towards the start become no rows: the predictor simulates none. Runs that failed neither.
+
+    Returns:
+        The rows file (None: not written) and its number of rows.
+
+    Raises:
+        NotFinite, OutOfMemory: all runs failed, the first of them so.
+    """
+    if ray is not None:
+        import_ray()  # that it is missing is better said before the model is loaded
+    prepared = prepare(source, session, train_limit=train_rows, eval_limit=0)
+    loaded = prepared.loaded
+    recipe = recipe_for(loaded.task)
+    if recipe.pull:
+        session.note("Runs with a pull become no calibration rows: predictions are for training without one.")
+    planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
+    runs_done = calibrate(source, planned, recipe, out, session, eval_rows=eval_rows, workers=workers, ray=ray)
+    if failed := [error for key, error in read_failures(out).items() if key in {run.key for run in planned}]:
+        if not runs_done:
+            raise failed[0]
+        session.warn(
+            f"{len(failed)} of {len(planned)} runs failed and are left out; to try them again, delete {out / FAILED_FILE}."
+        )
+    probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
+    if recipe.pull:
+        return None, 0
+    rows = rows_from_runs(runs_done, probe)
+    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
+    folder = user_rows_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{name}.jsonl", "".join(row.as_json() + "\n" for row in rows))
+    return folder / f"{name}.jsonl", len(rows)

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: kernels, spectra, bounds, simulation, cost. Nothing here knows of transformers."""

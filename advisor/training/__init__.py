@@ -1,0 +1,1 @@
+"""Real LoRA runs, alone and many at a time."""

@@ -1,0 +1,265 @@
+"""One real LoRA fine-tune through PEFT: what predictions are made about."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.nn import functional
+
+from advisor.core.errors import NotFinite
+from advisor.core.events import Session
+from advisor.core.recipe import LANGUAGE_TASKS, TrainingRecipe
+from advisor.core.targets import LoraSettings, Selection
+from advisor.models.encode import IGNORED, Row, collate, length_bucketed
+from advisor.models.forward import aligned, batch_logits, batch_loss, label_scale
+from advisor.models.load import LoadedModel
+from advisor.models.peft import lora_arguments
+from advisor.training.frozen_prefix import Forward, PrefixStates, States
+
+EVAL_BATCH = 64
+CLIP_NORM = 1.0  # transformers' Trainer clips at 1.0 by default
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """After one epoch: mean losses in nats (regression: share of the label variance), the metric, and ``distance``.
+
+    The distance is ‖θ−θ0‖ over all trainable parameters, θ0 their values before training.
+    """
+
+    train_loss: float
+    val_loss: float
+    metric: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. ``best`` is the epoch of lowest validation loss, counted from 1 (0: before any training)."""
+
+    epochs: tuple[Epoch, ...]
+    best: int
+    lora_params: int
+    wall_s: float
+
+    @property
+    def at_best(self) -> Epoch:
+        return self.epochs[self.best]
+
+
+def finetune(
+    loaded: LoadedModel,
+    selection: Selection,
+    settings: LoraSettings,
+    recipe: TrainingRecipe,
+    train: Sequence[Row],
+    evaluation: Sequence[Row],
+    metric: str,
+    seed: int,
+    session: Session | None = None,
+    inspect: Callable[[nn.Module, Mapping[str, torch.Tensor]], None] | None = None,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
+    prefix: PrefixStates | None = None,
+) -> RunResult:
+    """Fine-tune a copy of ``loaded`` with LoRA on ``selection`` and the head, and evaluate after every epoch.
+
+    The recipe is :class:`TrainingRecipe`'s, with gradients clipped at norm 1. An empty selection trains the head
+    alone; for a language model it evaluates the model as it is. ``seed`` draws the new head, A, dropout and row order.
+    Epoch 0 in the result is the untrained model (train_loss NaN). ``inspect`` is called once, after the last epoch, with
+    the trained model in eval mode and θ0, the value of each trainable parameter before training, by name. ``ranks`` and
+    ``alphas`` are those of single modules, where they differ from the settings'. ``prefix`` keeps what the frozen blocks
+    compute from run to run of the same model and rows; by default it is kept for this run alone.
+
+    Raises:
+        BadInput: the model's weights are not all in memory.
+        NotFinite: the loss became NaN or infinite.
+        Interrupted: the session was cancelled.
+    """
+    session = session or Session()
+    loaded.require_in_memory()
+    start = time.monotonic()
+    torch.manual_seed(seed)
+    model = _adapted_copy(loaded, selection, settings, ranks, alphas)
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    initial = {name: p.detach().clone() for name, p in named.items()}
+    trainable = list(named.values())
+    label_mean, label_std = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
+
+    def batch_of(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        return collate(rows, loaded, label_mean, label_std)
+
+    prefix = prefix or PrefixStates(loaded)
+    depth, forward = prefix.depth(selection) if trainable and recipe.epochs else 0, frozen_forward(loaded, batch_of)
+    eval_states = prefix.of(depth, evaluation, forward)
+    train_states = prefix.of(depth, train, forward, training=True)
+    epochs = [Epoch(math.nan, *evaluate(model, loaded, evaluation, metric, batch_of, eval_states), 0.0)]
+    if not math.isfinite(epochs[0].val_loss):
+        raise NotFinite(
+            f"{selection.name}: the validation loss is {epochs[0].val_loss} before any training.",
+            "Try --dtype float32, or check the checkpoint.",
+        )
+    steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
+    total = steps_an_epoch * recipe.epochs
+    warmup = max(1, round(recipe.warmup * total))
+    lengths = [row.length for row in train]
+    rng = np.random.default_rng(seed)
+    if trainable:
+        optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup)))
+        )
+        for epoch in range(recipe.epochs):
+            model.train()
+            loss_sum, weight_sum = 0.0, 0
+            for indices in length_bucketed(lengths, recipe.batch_size, rng):
+                session.check()
+                with _starting_at(train_states, model, indices):
+                    loss, weight = batch_loss(model, loaded, batch_of([train[i] for i in indices]))
+                if not torch.isfinite(loss):
+                    raise NotFinite(
+                        f"{selection.name}: the training loss is {loss.item()} in epoch {epoch + 1}.", "Lower --lr."
+                    )
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
+                optimizer.step()
+                if recipe.pull:
+                    share = min(1.0, recipe.pull * optimizer.param_groups[0]["lr"])
+                    for name, parameter in named.items():
+                        pull(parameter, initial[name], share, recipe.pull_always)
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+                loss_sum += loss.item() * weight
+                weight_sum += weight
+            evaluated = evaluate(model, loaded, evaluation, metric, batch_of, eval_states)
+            epochs.append(Epoch(loss_sum / weight_sum, *evaluated, _distance(named, initial)))
+            if not math.isfinite(epochs[-1].val_loss):
+                raise NotFinite(
+                    f"{selection.name}: the validation loss is {epochs[-1].val_loss} after epoch {epoch + 1}.", "Lower --lr."
+                )
+    first = 1 if trainable else 0  # a trained run reports a trained epoch
+    best = min(range(first, len(epochs)), key=lambda i: epochs[i].val_loss)
+    wall_s = time.monotonic() - start
+    if inspect is not None:
+        inspect(model, initial)
+    return RunResult(tuple(epochs), best, selection.params(loaded.targets, settings.rank, ranks), wall_s)
+
+
+@torch.no_grad()
+def pull(parameter: nn.Parameter, start: torch.Tensor, share: float, always: bool) -> None:
+    """θ ← θ − share·(θ−θ0) for one tensor, where ⟨∇R̃, θ−θ0⟩ ≥ 0 or ``always`` (arXiv 2602.08239, Eq. 8).
+
+    θ is the parameter after the optimizer's step, ∇R̃ the gradient that the step was made with (None counts as zero).
+    """
+    gradient = parameter.grad
+    if always or gradient is None or torch.sum(gradient * (parameter - start)) >= 0:
+        parameter.lerp_(start, share)
+
+
+def _distance(parameters: Mapping[str, torch.Tensor], initial: Mapping[str, torch.Tensor]) -> float:
+    """‖θ−θ0‖ over all tensors."""
+    return math.hypot(*((p.detach() - initial[name]).double().norm().item() for name, p in parameters.items()))
+
+
+def _adapted_copy(
+    loaded: LoadedModel,
+    selection: Selection,
+    settings: LoraSettings,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
+) -> nn.Module:
+    model: nn.Module = copy.deepcopy(loaded.model)
+    if loaded.head_is_new:
+        for name in loaded.head:
+            reset_head(model, name)
+    if selection.targets:
+        arguments = lora_arguments(
+            selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=loaded.name,
+            ranks=ranks, alphas=alphas, reads=loaded.reads,
+        )  # fmt: skip
+        return get_peft_model(model, LoraConfig(**arguments))
+    for name in loaded.head:
+        model.get_submodule(name).requires_grad_(True)
+    return model
+
+
+def frozen_forward(loaded: LoadedModel, batch_of: Callable[[Sequence[Row]], dict[str, torch.Tensor]]) -> Forward:
+    """What :class:`PrefixStates` asks for: outputs of the frozen model, in the precision that runs have."""
+
+    def forward(rows: Sequence[Row]) -> torch.Tensor:
+        batch = batch_of(rows)
+        del batch["labels"]
+        return batch_logits(loaded.model, loaded, batch)
+
+    return forward
+
+
+def _starting_at(states: States | None, model: nn.Module, indices: Sequence[int]) -> AbstractContextManager[None]:
+    """Within, ``model`` starts from the rows' kept states; None: from the rows themselves."""
+    if states is None:
+        return nullcontext()
+    return states.replayed(model.get_base_model() if isinstance(model, PeftModel) else model, indices)
+
+
+def reset_head(model: nn.Module, name: str) -> None:
+    """Draw the weights of one head module anew from torch's current seed, as a fresh load would."""
+    std = getattr(model.config, "initializer_range", 0.02)
+    with torch.no_grad():
+        for module in model.get_submodule(name).modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, std)
+                if module.bias is not None:
+                    module.bias.zero_()
+
+
+@torch.no_grad()
+def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """Validation loss (pooled over target tokens for a language model) and metric."""
+    model.eval()
+    loss_sum, count = 0.0, 0
+    predicted, actual = [], []
+    for indices in length_bucketed([row.length for row in rows], EVAL_BATCH):
+        batch = batch_of([rows[i] for i in indices])
+        labels = batch.pop("labels")
+        with _starting_at(states, model, indices):
+            logits = batch_logits(model, loaded, batch)
+        if loaded.task == "regression":
+            loss_sum += functional.mse_loss(logits[:, 0], labels, reduction="sum").item()
+            count += len(labels)
+            predicted.append(logits[:, 0].cpu().numpy())
+        else:
+            if loaded.task in LANGUAGE_TASKS:
+                logits, labels = aligned(loaded.task, logits, labels)
+                keep = labels != IGNORED
+                logits, labels = logits[keep], labels[keep]
+            loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
+            count += len(labels)
+            predicted.append(logits.argmax(-1).cpu().numpy())
+        actual.append(labels.cpu().numpy())
+    return loss_sum / count, score(metric, np.concatenate(actual), np.concatenate(predicted))
+
+
+def score(metric: str, actual: np.ndarray, predicted: np.ndarray) -> float:
+    """The metric by its name; higher is better for all of them."""
+    from scipy.stats import spearmanr
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    if metric in ("accuracy", "token_accuracy"):
+        return float((actual == predicted).mean())
+    if metric == "matthews":
+        return float(matthews_corrcoef(actual, predicted))
+    if metric == "f1":
+        average = "binary" if max(actual.max(), predicted.max()) <= 1 else "macro"
+        return float(f1_score(actual, predicted, average=average, zero_division=0))
+    if np.ptp(predicted) == 0 or np.ptp(actual) == 0:
+        return 0.0  # a constant prediction ranks nothing
+    return float(spearmanr(actual, predicted).statistic)

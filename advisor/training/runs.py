@@ -1,0 +1,338 @@
+"""Real LoRA runs over many selections: the ground truth that predictions are fitted to and judged by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
+from advisor.core.events import Session, Stage
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import HEAD_ONLY, distinct, recipes, structured_random
+from advisor.core.store import read_json, write_json
+from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.models.prepare import Prepared, Source, prepare
+from advisor.training.workers import processes, ray_actors, run_all
+
+if TYPE_CHECKING:
+    from advisor.training.frozen_prefix import PrefixStates
+
+RUNS_FILE, FAILED_FILE = "runs.jsonl", "failed.jsonl"
+RUN_SCHEMA = 1
+DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One fine-tune to do; ``ranks`` and ``alphas`` are those of single modules, where they differ from the settings'.
+
+    ``measured``: selections whose loss the trained model is to show by switching all other adapters off (a pilot run).
+    """
+
+    selection: Selection
+    settings: LoraSettings
+    seed: int
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    measured: tuple[Selection, ...] = ()
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What not every run has, as JSON: patterns of ranks and alphas, selections to measure."""
+        patterns = {"ranks": dict(sorted(self.ranks.items())), "alphas": dict(sorted(self.alphas.items()))}
+        measured = {"measured": [list(s.targets) for s in self.measured]} if self.measured else {}
+        return (patterns if self.ranks or self.alphas else {}) | measured
+
+    @property
+    def key(self) -> str:
+        """Identifies the run inside one calibration folder."""
+        content = [self.selection.targets, asdict(self.settings), self.seed, *self.own.values()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def plan_runs(
+    targets: Sequence[Target],
+    qv_roles: Sequence[str],
+    settings: LoraSettings,
+    *,
+    runs: int,
+    seeds: int = 1,
+    budgets: Sequence[float] = DEFAULT_BUDGETS,
+    seed: int = 0,
+) -> list[PlannedRun]:
+    """Head-only, the usual recipes, then structured-random selections at ``budgets`` in turn.
+
+    Args:
+        runs: selections × seeds, rounded down to whole selections.
+        budgets: shares of the LoRA parameters of all adaptable modules.
+
+    Raises:
+        BadInput: fewer runs than one selection needs.
+    """
+    count = runs // seeds
+    if count < 1:
+        raise BadInput(f"--runs {runs} is less than one selection at {seeds} seeds.", "Raise --runs.")
+    total = sum(t.lora_params(settings.rank) for t in targets)
+    rng = np.random.default_rng(seed)
+    selections = [Selection(HEAD_ONLY, ()), *recipes(targets, qv_roles)]
+    for draw in range(20 * count):  # small models have few distinct selections: stop trying at some point
+        if len(selections) >= count:
+            break
+        share = budgets[draw % len(budgets)]
+        name = f"random {share:.0%} #{draw // len(budgets)}"
+        selections = distinct([*selections, structured_random(targets, int(share * total), settings.rank, rng, name)])
+    return [
+        PlannedRun(selection, settings, run_seed)
+        for run_seed in range(seeds)
+        for selection in selections[:count]
+    ]
+
+
+def calibrate(
+    source: Source,
+    planned: Sequence[PlannedRun],
+    recipe: TrainingRecipe,
+    out: Path,
+    session: Session,
+    *,
+    eval_rows: int,
+    workers: int = 1,
+    ray: str | None = None,
+) -> list[dict[str, Any]]:
+    """Do the planned runs that ``out`` does not hold yet, one JSON line a finished run in ``runs.jsonl``.
+
+    A run that was cut off is done again; finished lines are never touched. A run whose numbers stop being finite, that
+    runs out of memory, or whose process dies, stops no other: it is warned of, and a line of ``failed.jsonl`` keeps it
+    from being tried again. Each worker is of one torch thread with its own copy of the model: a process, or an actor on
+    the cluster at the address ``ray``.
+
+    Returns:
+        The rows of all finished runs in ``out``; :func:`read_failures` has the others.
+
+    Raises:
+        BadInput: ``out`` holds runs of another model or other data; the cluster cannot be used.
+        Interrupted: cancelled; finished runs are kept.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    source_given, recipe_given = source.as_dict(), recipe.as_dict()
+    # Folders made before there were these options do not hold their keys.
+    if source.quantised is None:
+        del source_given["quantised"]
+    if not recipe.pull:
+        del recipe_given["pull"], recipe_given["pull_always"]
+    identity = {"source": source_given, "recipe": recipe_given, "eval_rows": eval_rows}
+    _check_identity(out / "calibration.json", identity)
+    done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
+    todo = [run for run in planned if run.key not in done]
+    stage = Stage(session, "Real LoRA runs", len(planned), len(planned) - len(todo))
+    work = Runner(source, recipe, eval_rows)
+    pool = partial(processes, work) if ray is None else partial(ray_actors, work, address=ray, gpus=source.device != "cpu")
+    for run, outcome in run_all(todo, pool, workers, session):
+        name = run.selection.name
+        if isinstance(outcome, AdvisorError):
+            _append(out / FAILED_FILE, _failure(run, recipe, outcome))
+            session.warn(f"The real run of {name} failed and is left out: {outcome}")
+            stage.advance(f"{name}: failed")
+        else:
+            _append(out / RUNS_FILE, outcome)
+            stage.advance(f"{name}: validation loss {outcome['result']['val_loss']:.4f}")
+    return read_runs(out)
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """The finished runs of a calibration folder; a last line cut off by a crash is removed from the file.
+
+    Raises:
+        BadInput: a line other than the last is corrupt.
+    """
+    return _read_lines(folder / RUNS_FILE)
+
+
+def read_failures(folder: Path) -> dict[str, AdvisorError]:
+    """Why runs of a calibration folder failed, by their keys, in the order in which they did; as :func:`read_runs`."""
+    kinds = {kind.__name__: kind for kind in (NotFinite, OutOfMemory)}
+    rows = _read_lines(folder / FAILED_FILE)
+    return {row["key"]: kinds.get(row["error"], AdvisorError)(row["what"], row["hint"]) for row in rows}
+
+
+def _failure(run: PlannedRun, recipe: TrainingRecipe, error: AdvisorError) -> dict[str, Any]:
+    return {
+        "schema": RUN_SCHEMA,
+        **_plain(run, recipe),
+        "error": type(error).__name__,
+        "what": error.what,
+        "hint": error.hint,
+    }
+
+
+def _plain(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "selection": asdict(run.selection),
+        "settings": asdict(run.settings),
+        **run.own,
+        "recipe": recipe.as_dict(),
+        "seed": run.seed,
+    }
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    complete = text[: text.rfind(b"\n") + 1]
+    if len(complete) < len(text):
+        with open(path, "r+b") as file:
+            file.truncate(len(complete))
+    rows = []
+    for number, line in enumerate(complete.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{path}, line {number}: not JSON.", "Remove that line and rerun.") from error
+        if not isinstance(row, dict) or row.get("schema") != RUN_SCHEMA:
+            raise BadInput(f"{path}, line {number}: schema is not {RUN_SCHEMA}.", "Use another --out folder.")
+        rows.append(row)
+    return rows
+
+
+def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, identity)
+    elif read_json(path, "calibration") != json.loads(json.dumps(identity)):
+        raise BadInput(f"{path}: this folder holds runs of another model, data or setting.", "Use another --out.")
+
+
+def short_name(path: str) -> str:
+    """The last two parts of a path or hub id: enough to recognise it, without the rest of a machine's folders."""
+    return "/".join(Path(path).parts[-2:])
+
+
+class Runner:
+    """Does planned runs in one worker; model, rows and the states of frozen blocks are made for the first and kept."""
+
+    def __init__(self, source: Source, recipe: TrainingRecipe, eval_rows: int) -> None:
+        self.source, self.recipe, self.eval_rows = source, recipe, eval_rows
+        self._ready: tuple[Prepared, PrefixStates] | None = None
+
+    def __call__(self, run: PlannedRun) -> dict[str, Any]:
+        """The run's row.
+
+        Raises:
+            NotFinite: its loss became NaN or infinite.
+            OutOfMemory: it does not fit.
+        """
+        import torch
+
+        from advisor.models.memory import lacks_memory
+
+        try:
+            return self._row(run)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            first_line = (str(error).splitlines() or ["out of memory"])[0]
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # here, where the error no longer holds the run's tensors
+        raise OutOfMemory(f"{run.selection.name}: {first_line}", "Lower --batch-size or --max-length.")
+
+    def _prepare(self) -> tuple[Prepared, PrefixStates]:
+        import torch
+
+        from advisor.training.frozen_prefix import PrefixStates
+
+        if self._ready is None:
+            torch.set_num_threads(1)
+            prepared = prepare(self.source, Session(), train_limit=self.recipe.train_rows, eval_limit=self.eval_rows)
+            self._ready = prepared, PrefixStates(prepared.loaded)
+        return self._ready
+
+    def _row(self, run: PlannedRun) -> dict[str, Any]:
+        import torch
+        from torch import nn
+
+        from advisor.training.finetune import finetune
+        from advisor.training.pilot import switched_losses
+
+        prepared, prefix = self._prepare()
+        metric = prepared.train.schema.metric
+        switched: dict[str, Any] = {}
+
+        def measure(model: nn.Module, _: Mapping[str, torch.Tensor]) -> None:
+            start = time.monotonic()
+            rows = prepared.train_rows, prepared.eval_rows
+            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, Session())
+            switched["switched_s"] = round(time.monotonic() - start, 2)
+
+        result = finetune(
+            prepared.loaded, run.selection, run.settings, self.recipe, prepared.train_rows, prepared.eval_rows, metric, run.seed,
+            ranks=run.ranks, alphas=run.alphas, prefix=prefix, inspect=measure if run.measured else None,
+        )  # fmt: skip
+        best = result.at_best
+        epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
+        return {
+            "schema": RUN_SCHEMA,
+            **_plain(run, self.recipe),
+            "result": {
+                "train_loss": best.train_loss if result.best else None,
+                "val_loss": best.val_loss,
+                "metric": best.metric,
+                "best_epoch": result.best,
+                "epochs": epochs,
+                "distances": [e.distance for e in result.epochs],
+                "lora_params": result.lora_params,
+                "wall_s": round(result.wall_s, 2),
+                **switched,
+            },
+            "provenance": _provenance(prepared),
+        }
+
+
+def _provenance(prepared: Prepared) -> dict[str, Any]:
+    """What a row says of the model, the data and the machine."""
+    import peft
+    import torch
+    import transformers
+
+    from advisor.models.forward import bf16_autocast
+
+    loaded, schema = prepared.loaded, prepared.train.schema
+    return {
+        "model": short_name(loaded.name),
+        "model_type": loaded.model.config.model_type,
+        "model_fingerprint": loaded.fingerprint,
+        "data": short_name(prepared.train.source),
+        "data_fingerprint": prepared.train.fingerprint,
+        "eval_fingerprint": prepared.evaluation.fingerprint,
+        "task": schema.task,
+        "classes": len(schema.class_names),
+        "metric": schema.metric,
+        "train_rows": len(prepared.train_rows),
+        "eval_rows": len(prepared.eval_rows),
+        "max_length": prepared.max_length,
+        "autocast": "bfloat16" if bf16_autocast(loaded.device) else "off",
+        "device": loaded.device.type,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+            "python": platform.python_version(),
+        },
+    }

@@ -1,0 +1,183 @@
+"""The same work on many items, in processes of this machine or on a Ray cluster; what fails stops nothing else.
+
+A pool is a context manager that gives ``submit(item)``, which returns a Future; leaving it stops the workers at once. The
+work is any picklable callable; each worker has its own copy, so it may keep what it prepares for its first item.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory, how_to_install
+from advisor.core.events import Session
+
+Item = TypeVar("Item")
+Work = Callable[[Any], Any]
+Submit = Callable[[Any], "Future[Any]"]
+Pool = Callable[[int], AbstractContextManager[Submit]]
+"""Opens a pool of so many workers. ``submit`` and its futures raise BrokenExecutor where a worker died."""
+
+
+def run_all(items: Iterable[Item], pool: Pool, workers: int, session: Session) -> Iterator[tuple[Item, Any | AdvisorError]]:
+    """Yield each item with its result, or why it has none, as it finishes; no more than two a worker are queued.
+
+    An item whose worker ran out of memory or died is tried once more at the end, alone: others may have taken the memory,
+    and when a process dies all those of its pool are lost.
+
+    Raises:
+        Interrupted: cancelled. Whatever the work raises except NotFinite and OutOfMemory.
+    """
+    waiting, suspects = deque(items), deque[Item]()
+    while waiting or suspects:
+        alone = not waiting
+        queue = suspects if alone else waiting
+        count = 1 if alone else workers
+        running: dict[Future[Any], Item] = {}
+        broken = False
+        with pool(count) as submit:
+            while running or (queue and not broken):
+                while queue and not broken and len(running) < (1 if alone else 2 * count):
+                    try:
+                        running[submit(queue[0])] = queue[0]
+                        queue.popleft()
+                    except BrokenExecutor:
+                        broken = True
+                finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in [future for future in running if future in finished]:  # as they were queued
+                    item = running.pop(future)
+                    try:
+                        yield item, future.result()
+                    except NotFinite as error:
+                        yield item, error
+                    except (OutOfMemory, BrokenExecutor) as error:
+                        broken |= isinstance(error, BrokenExecutor)
+                        if not alone:
+                            suspects.append(item)
+                        elif isinstance(error, OutOfMemory):
+                            yield item, error
+                        else:
+                            yield item, OutOfMemory(
+                                "Its process died, also when it ran alone: perhaps for lack of memory.",
+                                "Lower --batch-size or --max-length.",
+                            )
+                session.check()
+
+
+_work: Work | None = None  # of a worker process
+
+
+def _start(work: Work) -> None:
+    global _work
+    _work = work
+
+
+def _do(item: Any) -> Any:
+    assert _work is not None
+    return _work(item)
+
+
+@contextmanager
+def processes(work: Work, count: int) -> Iterator[Submit]:
+    """``count`` processes of this machine."""
+    pool = ProcessPoolExecutor(
+        count, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(work,)
+    )
+    try:
+        yield lambda item: pool.submit(_do, item)
+    finally:
+        started = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in started:
+            process.terminate()
+
+
+def import_ray() -> Any:
+    """Ray, told to report to nobody.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+    except ImportError:
+        raise BadInput("--ray needs Ray.", how_to_install("ray")) from None
+    return ray
+
+
+class _Actor:
+    """A worker on a Ray cluster."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def ready(self) -> None:
+        pass
+
+    def do(self, item: Any) -> Any:
+        return self.work(item)
+
+
+@contextmanager
+def ray_actors(work: Work, count: int, address: str, gpus: bool = True) -> Iterator[Submit]:
+    """``count`` actors on the Ray cluster at ``address`` (``local`` starts one here), with one CPU and a share of a GPU each.
+
+    An actor that the cluster has no room for waits, and takes no work meanwhile. Whatever the work reads by a path must
+    lie there on every node.
+
+    Args:
+        gpus: share the cluster's GPUs among the actors, where there are any.
+
+    Raises:
+        BadInput: Ray is not installed, or there is no cluster at ``address``; from futures: an actor could not start there.
+    """
+    ray = import_ray()
+    here: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
+    except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"--ray {address}: no cluster there: {reason}", "Use local, auto, or a cluster's address.") from error
+    own = threading.local()
+    actors: list[Any] = []
+    share = 0.0
+    if gpus and (there := int(ray.cluster_resources().get("GPU", 0))):
+        share = 1 / -(-count // there)
+    actor_class = ray.remote(num_cpus=1, num_gpus=share)(_Actor)
+
+    def start() -> None:
+        own.actor = actor_class.remote(work)
+        own.failure = None
+        actors.append(own.actor)
+        try:
+            ray.get(own.actor.ready.remote())
+        except ray.exceptions.RayError as error:  # or the pool is being left, then nobody asks
+            own.failure = str(error).strip().splitlines()[-1]
+
+    def do(item: Any) -> Any:
+        if own.failure:
+            raise BadInput(
+                f"--ray {address}: a worker cannot start: {own.failure}", "Install the same advisor on every node of the cluster."
+            )
+        try:
+            return ray.get(own.actor.do.remote(item))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise BrokenExecutor(str(error)) from None
+
+    threads = ThreadPoolExecutor(count, initializer=start)
+    try:
+        yield lambda item: threads.submit(do, item)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for actor in actors:
+            ray.kill(actor)
+        ray.shutdown()

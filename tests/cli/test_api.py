@@ -1,0 +1,455 @@
+"""``from advisor import probe, recommend``: the same options, answers and files as the command line, in scripts and notebooks."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas
+import pytest
+import typer
+import yaml
+from command import advisor as command
+from command import write_data
+from exporting import trained
+from matplotlib import image
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import advisor
+from advisor import api, probe_cache
+from advisor.cli import main as cli
+from advisor.core.errors import BadInput, Interrupted
+from advisor.core.events import Event, Progress, Session
+from advisor.data import in_memory as handed
+from advisor.data.tables import read_table
+from advisor.models.prepare import Source
+from advisor.probing.run import ProbeSettings
+from advisor.report.tables import Table
+from advisor.results import ProbeResult, Recommended
+
+TinyModel = Callable[..., Path]
+SAMPLES = 24
+
+pytestmark = pytest.mark.usefixtures("own_folders")
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_model: TinyModel) -> Path:
+    return tiny_model("bert")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), "classification")
+
+
+@pytest.fixture(scope="module")
+def recommended(bert: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Recommended:
+    out = tmp_path_factory.mktemp("api") / "recommendation"
+    return advisor.recommend(bert, data, samples=SAMPLES, device="cpu", out=out, session=Session())
+
+
+@pytest.fixture(scope="module")
+def probed(bert: Path, data: Path) -> ProbeResult:
+    return advisor.probe(bert, data, samples=SAMPLES, device="cpu", session=Session())
+
+
+# --- the same as the commands -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["probe", "recommend"])
+def test_arguments_are_the_options_with_their_defaults(name: str) -> None:
+    taken = dict(inspect.signature(getattr(advisor, name)).parameters)
+    assert taken.pop("session").default is None
+    found: dict[str, Any] = {}
+    for parameter in typer.main.get_command(cli.app).commands[name].params:  # type: ignore[attr-defined]
+        option = next((o for o in parameter.opts if o.startswith("--")), parameter.name)
+        found[option.removeprefix("--").replace("-", "_")] = parameter.default
+    for shown in ("json", "tui", "help"):
+        found.pop(shown, None)
+    assert set(taken) == set(found)
+    for argument, parameter in taken.items():
+        if parameter.default is not inspect.Parameter.empty:
+            assert str(parameter.default) == str(found[argument]), argument
+
+
+def test_the_same_answer_and_files_as_the_command(recommended: Recommended, bert: Path, data: Path, tmp_path: Path) -> None:
+    ran = command(
+        "recommend", bert, "--data", data, "--samples", SAMPLES, "--device", "cpu", "--out", tmp_path / "r", "--json"
+    )
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out) == json.loads(json.dumps(recommended.json))
+    for name in recommended.files:
+        assert (recommended.folder / name).read_bytes() == (tmp_path / "r" / name).read_bytes(), name
+
+
+def test_score_and_compare_say_what_the_commands_say(probed: ProbeResult, tmp_path: Path) -> None:
+    selections = [{"name": "first", "targets": [probed.probe.targets[0].name]}]
+    path = tmp_path / "selections.json"
+    path.write_text(json.dumps(selections))
+    options = ("--rank", 4, "--lr", 3e-4, "--json")
+    scored = probed.score(selections, rank=4, lr=3e-4)
+    assert probed.score(path, rank=4, lr=3e-4).json == scored.json
+    assert json.loads(command("score", probed.folder, "--selections", path, *options).out) == scored.json
+    compared = probed.compare("50%", granularity="role", rank=4, lr=3e-4)
+    ran = command("compare", probed.folder, "--budget", "50%", "--granularity", "role", *options)
+    assert json.loads(ran.out) == compared.json
+    assert json.loads(command("probe", *probed_again(probed), "--json").out) == json.loads(json.dumps(probed.as_dict()))
+
+
+def probed_again(result: ProbeResult) -> tuple[object, ...]:
+    info = result.probe.info
+    return info["model"], "--data", info["data"], "--samples", SAMPLES, "--device", "cpu", "--out", result.folder
+
+
+def test_a_probe_in_the_cache_is_found_by_recommend(probed: ProbeResult, bert: Path, data: Path, tmp_path: Path) -> None:
+    assert ProbeResult.open(probed.folder).as_dict() == json.loads(json.dumps(probed.as_dict()))
+    events: list[Event] = []
+    advisor.recommend(
+        bert, data, samples=SAMPLES, device="cpu", out=tmp_path / "r", session=Session(emit=events.append)
+    )
+    assert not [e for e in events if isinstance(e, Progress) and "passes" in e.stage]
+
+
+# --- what comes back ----------------------------------------------------------------------------------------------
+
+
+def test_lora_config_is_the_pick(recommended: Recommended, bert: Path) -> None:
+    config = recommended.lora_config()
+    assert isinstance(config, LoraConfig)
+    arguments = yaml.safe_load((recommended.folder / "lora.yaml").read_text())
+    assert config.to_dict() == LoraConfig(**arguments).to_dict()
+    model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
+    pick = recommended.json["pick"]
+    assert trained(model, config.to_dict()) == {
+        name: (pick["rank"], pick["alpha"] / pick["rank"]) for name in recommended.target_modules
+    }
+
+
+def test_a_config_that_was_used_does_not_change_the_next(recommended: Recommended, bert: Path) -> None:
+    before = recommended.lora_config().to_dict()
+    used = recommended.lora_config(lora_dropout=0.25)
+    assert used.lora_dropout == 0.25
+    get_peft_model(AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2), used)
+    assert recommended.lora_config().to_dict() == before
+
+
+class Text(HTMLParser):
+    """Collects text, and checks that every tag is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_html_shows_every_sentence_and_cell(recommended: Recommended, probed: ProbeResult) -> None:
+    for shown in (recommended, probed.compare(), probed):
+        parser = Text()
+        parser.feed(shown._repr_html_())
+        assert parser.open == []
+        assert "script" not in parser.tags
+        if isinstance(shown, ProbeResult):
+            assert str(shown.folder) in parser.text
+            continue
+        for line in shown.verdict:
+            assert line in "".join(parser.text)
+        for table in shown.tables:
+            assert {cell for row in table.rows for cell in row if cell} <= set(parser.text)
+        assert shown.tables[0].title in str(shown)
+
+
+def test_figures_are_drawn_on_white(recommended: Recommended, tmp_path: Path) -> None:
+    found = recommended.figures()
+    assert set(found) == {"heat-map", "pareto", "spectra", "intervals-metric", "intervals-loss"}
+    for name, figure in found.items():
+        figure.savefig(tmp_path / f"{name}.png")
+        pixels = image.imread(tmp_path / f"{name}.png")[..., :3]
+        assert (pixels[0, 0] == 1).all(), name
+        assert (pixels.max(-1) - pixels.min(-1)).max() > 0.3, name  # the pick has a colour
+        assert pixels.min() < 0.3, name
+
+
+def test_html_of_names_is_no_markup() -> None:
+    html = Table("t", ("<b>name",), (("<script>alert(1)</script>",),)).html()
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_repr_is_one_line(recommended: Recommended, probed: ProbeResult) -> None:
+    for shown in (recommended, probed, probed.compare()):
+        assert len(repr(shown)) < 300
+        assert "\n" not in repr(shown)
+    assert recommended.verdict[0] in repr(recommended)
+
+
+# --- rows in memory -----------------------------------------------------------------------------------------------
+
+
+def test_rows_in_memory_are_the_rows_of_the_file(probed: ProbeResult, bert: Path, data: Path) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    places = set()
+    for given in (rows, datasets.Dataset.from_list(rows), pandas.DataFrame(rows)):
+        place = handed.data_place(given)
+        assert list(read_table(place).rows) == rows
+        places.add(place)
+        again = advisor.probe(bert, given, samples=SAMPLES, device="cpu", session=Session())
+        assert again.folder == probed.folder  # the cache goes by content
+    assert len(places) == 3
+    assert handed.data_place(rows) in places
+    assert handed.data_place(data) == str(data)
+
+
+def test_class_names_and_splits_of_a_data_set_survive(data: Path) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    whole = datasets.Dataset.from_list(rows).class_encode_column("label")
+    parts = whole.train_test_split(0.2, seed=0)
+    place = handed.data_place(parts)
+    assert handed.data_place(parts) == place
+    assert [r["label"] for r in read_table(place, evaluation=True).rows] == [
+        whole.features["label"].names[i] for i in parts["test"]["label"]
+    ]
+    assert not list(Path(place).parent.glob(".*.part"))
+
+
+@pytest.mark.parametrize("wrong", [[], ["a", "b"], 3, object(), np.zeros(3), [{"text": object()}], {"text": ["a"]}])
+def test_what_is_no_rows_is_refused(wrong: Any) -> None:
+    with pytest.raises(BadInput, match=r"datasets\.Dataset|JSON"):
+        handed.data_place(wrong)
+
+
+def test_a_stream_is_refused(data: Path) -> None:
+    stream = datasets.load_dataset("json", data_files=str(data), split="train", streaming=True)
+    with pytest.raises(BadInput, match="IterableDataset"):
+        advisor.probe("m", stream, session=Session())
+
+
+def test_a_loaded_model_is_refused_with_its_name(bert: Path, data: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
+    with pytest.raises(BadInput) as caught:
+        advisor.recommend(model, data, session=Session())
+    assert str(bert) in caught.value.hint
+    assert "save_pretrained" in caught.value.hint
+    assert "BertForSequenceClassification" in caught.value.what
+
+
+def test_a_saved_model_does_instead(bert: Path, data: Path, tmp_path: Path) -> None:
+    """The hint of the refusal works."""
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(bert).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path)
+    result = advisor.probe(tmp_path, data, samples=SAMPLES, device="cpu", session=Session())
+    assert result.probe.info["head_kind"] == "probed"
+
+
+# --- mistakes, progress, stopping ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": None}, "MODEL"), ({"data": None}, "--data"), ({"budget": "lots"}, "--budget"),
+        ({"granularity": "head"}, "--granularity"), ({"strategy": "luck"}, "--strategy"), ({"rank": "many"}, "--rank"),
+        ({"rank": 0}, "--rank"), ({"format": "toml"}, "--format"), ({"format": []}, "--format"),
+        ({"confirm_rows": 5}, "--confirm"), ({"confirm": -1}, "--confirm"), ({"samples": 2}, "--samples"),
+        ({"kernel": "ntk"}, "--kernel ntk"),
+        ({"data": "no-such.csv"}, "no-such.csv"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    options = {"model": "nowhere", "data": "x.csv", "out": tmp_path / "r", "session": Session(), **given}
+    with pytest.raises(BadInput, match=said):
+        advisor.recommend(**options)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("function", [advisor.probe, advisor.recommend])
+@pytest.mark.parametrize(
+    ("given", "quantised"),
+    [({}, None), ({"load_in_4bit": True}, "4bit"), ({"load_in_8bit": True}, "8bit"), ({"recompute": True}, None)],
+)
+def test_how_to_hold_the_model_reaches_loader_and_probe(
+    function: Callable[..., Any], given: dict[str, Any], quantised: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def prepared(source: Source, *_: Any) -> Any:
+        seen["quantised"] = source.quantised
+        return SimpleNamespace(loaded=SimpleNamespace(task="classification"))
+
+    def stop(_: Any, settings: ProbeSettings, *__: Any) -> Any:
+        seen["recompute"] = settings.recompute
+        raise Interrupted("far enough")
+
+    monkeypatch.setattr(probe_cache, "prepare_for_probe", prepared)
+    monkeypatch.setattr(probe_cache, "cache_folder", stop)
+    monkeypatch.setattr(probe_cache, "probe_cached", stop)
+    with pytest.raises(Interrupted, match="far enough"):
+        function("m", "d", session=Session(), **given)
+    assert seen == {"quantised": quantised, "recompute": given.get("recompute", False)}
+
+
+def test_real_runs_of_weights_on_the_disk_are_refused_before_the_probe(
+    bert: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_cache, "probe_cached", lambda *_: pytest.fail("it was probed"))
+    with pytest.raises(BadInput, match="real runs need"):
+        advisor.recommend(bert, data, device="disk", confirm=2, samples=SAMPLES, session=Session())
+
+
+def test_a_probe_folder_takes_the_place_of_model_and_data(
+    bert: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "probe"
+    advisor.probe(bert, data, samples=SAMPLES, out=folder, session=Session())
+    monkeypatch.setattr("advisor.probing.run._probe", lambda *_: pytest.fail("it was probed again"))
+    found = advisor.recommend(folder, budget="50%", out=tmp_path / "from-probe", session=Session())
+    monkeypatch.undo()
+    wanted = advisor.recommend(bert, data, samples=SAMPLES, budget="50%", out=tmp_path / "from-model", session=Session())
+    assert found.json == wanted.json
+
+
+def test_a_model_that_moved_is_named_where_it_lies_now(bert: Path, data: Path, tmp_path: Path) -> None:
+    here, there = shutil.copytree(bert, tmp_path / "here"), tmp_path / "there"
+    first = advisor.recommend(here, data, samples=SAMPLES, out=tmp_path / "r1", session=Session())
+    here.rename(there)
+    notes: list[str] = []
+    session = Session(lambda event: notes.append(str(getattr(event, "text", ""))))
+    second = advisor.recommend(there, data, samples=SAMPLES, out=tmp_path / "r2", session=session)
+    assert any("nothing to compute" in note for note in notes)
+    assert second.target_modules == first.target_modules
+    assert second.json["peft"]["base_model_name_or_path"] == str(there)
+    opened = ProbeResult.open(advisor.probe(there, data, samples=SAMPLES, session=Session()).folder)
+    assert opened.probe.info["model"] == str(there)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"data": "rows.csv"}, "--data"),
+        ({"samples": 8, "dtype": "bfloat16"}, "--samples, --dtype"),
+        ({"load_in_4bit": True}, "--load-in-4bit"),
+    ],
+)
+def test_what_the_probe_decided_is_refused_by_name(given: dict[str, Any], named: str, tmp_path: Path) -> None:
+    (tmp_path / "probe.json").write_text("{}")
+    with pytest.raises(BadInput, match=f"made with its own {named}\\."):
+        advisor.recommend(tmp_path, session=Session(), **given)
+
+
+def test_a_probe_cannot_ask_for_the_models_own_code(bert: Path, data: Path, tmp_path: Path) -> None:
+    found = advisor.probe(bert, data, samples=SAMPLES, out=tmp_path, session=Session()).probe
+    found.info["source"]["trust_remote_code"] = True
+    assert not probe_cache.made_from(found, False)[0].trust_remote_code
+    assert probe_cache.made_from(found, True)[0].trust_remote_code
+
+
+def test_missing_files_are_named_by_their_option(bert: Path, data: Path) -> None:
+    for given, option in (({"data": "no.jsonl"}, "--data"), ({"data": data, "eval_data": "no.jsonl"}, "--eval-data")):
+        with pytest.raises(BadInput, match=r"no file or folder no\.jsonl") as found:
+            advisor.recommend(bert, **given, session=Session())
+        assert found.value.hint.endswith(f" {option}.")
+
+
+def test_the_demo_beside_a_model_is_refused() -> None:
+    with pytest.raises(BadInput, match="its own model and data"):
+        advisor.recommend("my/model", demo=True, session=Session())
+
+
+def test_unknown_names_of_the_package_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        advisor.nothing  # noqa: B018
+    assert {"probe", "recommend"} <= set(advisor.__all__)
+
+
+def test_cancelling_keeps_what_is_done_and_the_next_call_resumes(bert: Path, data: Path, tmp_path: Path) -> None:
+    session = Session()
+    session.emit = lambda event: session.cancel.set() if isinstance(event, Progress) and "passes" in event.stage else None
+    with pytest.raises(Interrupted):
+        advisor.probe(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=session)
+    assert (tmp_path / "p" / "partial").is_dir()
+    whole = advisor.probe(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=Session())
+    assert len(whole.probe.targets) == 12
+    assert not (tmp_path / "p" / "partial").exists()
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread only")
+def test_ctrl_c_is_a_keyboard_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        given[-1].check()
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("advisor.probe_cache.prepare_for_probe", lambda source, session, samples: engine(session))
+    with pytest.raises(KeyboardInterrupt, match="finished work is kept"):
+        advisor.probe("m", "d.csv")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_importing_the_functions_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom advisor import probe, recommend\nimport advisor.probing.run, advisor.advice.recommend\n"
+        "from advisor import probe as again\nassert again is probe and callable(recommend)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    light = "import sys; from advisor import probe; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_module_of_the_functions_is_light() -> None:
+    assert advisor.probe is api.probe
+    assert advisor.recommend is api.recommend
+
+
+# --- in a notebook ------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_progress_and_html(bert: Path, data: Path, tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    cells = [
+        f"from advisor import recommend\nrec = recommend({str(bert)!r}, {str(data)!r}, samples={SAMPLES}, seed=3,\n"
+        f"                device='cpu', out={str(tmp_path / 'r')!r})",
+        "rec",
+        "rec.figures()['pareto']",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    run, shown, figure = (cell["outputs"] for cell in notebook.cells)
+    said = "".join(str(output.get("text", "")) + str(output.get("data", "")) for output in run)
+    assert "Search: " in said  # a bar that is drawn at most ten times a second need not reach 100%
+    assert "exactly the chosen ones" in said
+    assert not [output for output in run if output["output_type"] == "error"]
+    assert "<table>" in shown[0]["data"]["text/html"]
+    assert len(base64.b64decode(figure[0]["data"]["image/png"])) > 5_000
+    assert (tmp_path / "r" / "lora.yaml").is_file()

@@ -1,0 +1,219 @@
+"""Profiles of models and tasks: shipped ones, own ones, and checking them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+import yaml
+from architectures import ARCHITECTURES
+from rowfiles import Write
+from transformers.pytorch_utils import Conv1D
+
+from advisor.cli import main as cli
+from advisor.core.errors import BadInput
+from advisor.core.profiles import KINDS, load_profiles, shipped_files
+from advisor.core.recipe import METRICS, TASKS
+from advisor.core.store import user_folder
+from advisor.data.dataset import load_dataset
+from advisor.models.load import load_model
+from advisor.models.modules import family_profile
+from advisor.models.profile_check import check_profile
+
+TinyModel = Callable[..., Path]
+
+
+def test_task_profiles_are_complete() -> None:
+    profiles = load_profiles("tasks")
+    expected = "alpaca amazon chat cola gsm8k imdb mnli mrpc qnli qqp rte sst2 stsb wnli yelp"
+    assert sorted(profiles) == expected.split()
+    words: list[str] = []
+    for profile in profiles.values():
+        assert profile["task"] in TASKS
+        assert profile["metric"] in METRICS[profile["task"]]
+        assert ("label_column" in profile) == (profile["task"] != "causal-lm")
+        words += profile["match"]
+    assert len(set(words)) == len(words)
+
+
+def test_model_profiles_are_complete() -> None:
+    profiles = load_profiles("models")
+    assert set(ARCHITECTURES) <= set(profiles)  # the others: test_families.py
+    types = [t for profile in profiles.values() for t in profile["model_types"]]
+    assert len(set(types)) == len(types)
+    with pytest.raises(BadInput, match="no 'nothing' profiles"):
+        load_profiles("nothing")
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user's own profiles, empty."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    for kind in KINDS:
+        user_folder(kind).mkdir(parents=True)
+    return user_folder("models").parent
+
+
+def example(number: int) -> str:
+    """The YAML examples of docs/profiles.md."""
+    page = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text(encoding="utf-8")
+    return re.findall(r"```yaml\n(.*?)```", page, re.S)[number]
+
+
+MODEL = {"family": "F", "model_types": ["f"], "roles": {"q": "attention/query"}, "qv": ["query"]}
+TASK = {"description": "d", "task": "classification", "text_columns": ["t"], "label_column": "l", "metric": "f1", "match": ["m"]}
+BAD = [
+    ("models", "a: [1", "own.yaml is not readable YAML"),
+    ("models", "- 1", "the top level must be fields"),
+    ("models", "1: x", "the field 1 is unknown"),
+    ("models", {**MODEL, "nevr": []}, "the field 'nevr' is unknown. Did you mean never"),
+    ("models", {k: v for k, v in MODEL.items() if k != "qv"}, "the field qv is missing"),
+    ("models", {**MODEL, "model_types": "f"}, "model_types is 'f', not a list of names"),
+    ("models", {**MODEL, "model_types": []}, "model_types is empty"),
+    ("models", {**MODEL, "family": 3}, "family is 3, not a text"),
+    ("models", {**MODEL, "roles": ["q"]}, "roles is"),
+    ("models", {**MODEL, "roles": {"q": "query"}}, "roles: 'q' is 'query', not one of attention/"),
+    ("models", {**MODEL, "qv": ["value"]}, "qv: 'value' is none of the roles query"),
+    ("tasks", {**TASK, "task": "ner"}, "task is 'ner', not one of classification"),
+    ("tasks", {**TASK, "metric": "spearman"}, "metric is 'spearman', not one of accuracy"),
+    ("tasks", {**TASK, "task": "causal-lm", "metric": "token_accuracy"}, "label_column does not apply"),
+    ("tasks", {k: v for k, v in TASK.items() if k != "label_column"}, "the field label_column is missing"),
+    ("tasks", {**TASK, "match": []}, "match is empty"),
+]
+
+
+@pytest.mark.parametrize(("kind", "content", "message"), BAD)
+def test_a_bad_profile_is_named_with_its_field(own: Path, kind: str, content: Any, message: str) -> None:
+    (own / kind / "own.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    with pytest.raises(BadInput, match=message) as caught:
+        load_profiles(kind)
+    assert str(own / kind / "own.yaml") in caught.value.what
+
+
+def test_own_profiles_come_first_and_replace(own: Path) -> None:
+    (own / "models" / "mine.yaml").write_text(yaml.safe_dump({**MODEL, "model_types": ["bert"]}))
+    (own / "models" / "gpt2.yaml").write_text(yaml.safe_dump({**MODEL, "family": "mine", "model_types": ["gpt2"]}))
+    profiles = load_profiles("models")
+    assert next(iter(profiles)) == "gpt2"
+    assert family_profile("gpt2") == profiles["gpt2"] == {**MODEL, "family": "mine", "model_types": ["gpt2"], "never": []}
+    assert family_profile("bert") == profiles["mine"]
+
+
+def test_an_own_task_profile_is_used(own: Path, write: Write) -> None:
+    rows = [{"subject": f"s {i}", "body": f"b {i}", "priority": i % 3, "team": "ab"[i % 2]} for i in range(12)]
+    (own / "tasks" / "tickets.yaml").write_text(example(1))
+    schema = load_dataset(write("helpdesk_2024.jsonl", rows)).schema
+    assert (schema.text_columns, schema.label_column, schema.metric) == (("subject", "body"), "team", "matthews")
+
+
+# --- check ---
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "gpt_neo", "opt", "llama"])
+def test_shipped_profiles_name_every_module(tiny_model: TinyModel, name: str) -> None:
+    model = str(tiny_model(name))
+    report = check_profile(Path(str(shipped_files("models")[name])), model)
+    assert report.surprises == ()
+    assert report.exit_code == 0
+    loaded = load_model(model, "classification", num_labels=2, device="cpu")
+    assert sum(role.modules for role in report.roles) + len(report.outside) == len(loaded.targets)
+    assert report.qv == sum(target.role in loaded.qv_roles() for target in loaded.targets)
+    assert set(report.never).isdisjoint(target.name for target in loaded.targets)
+    linear = {n for n, m in loaded.model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
+    assert set(report.never) | {target.name for target in loaded.targets} == linear
+
+
+def test_the_example_of_the_docs_fits_qwen2(tmp_path: Path) -> None:
+    config = transformers.Qwen2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1
+    )
+    transformers.Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "qwen2.yaml").write_text(example(0))
+    for task in ("causal-lm", "classification"):
+        report = check_profile(tmp_path / "qwen2.yaml", str(tmp_path / "model"), task=task)
+        assert (report.surprises, report.blocks, report.qv) == ((), (0, 1, 2), 6)
+        assert [role.modules for role in report.roles] == [3] * 7
+    assert report.never == {"score": "the head, trained in full"}
+
+
+def test_what_does_not_fit_is_said(tiny_model: TinyModel, tmp_path: Path) -> None:
+    profile = {
+        "family": "mine",
+        "model_types": ["other"],
+        "roles": {"attention.self.query": "attention/query", "attention.self.quary": "attention/key"},
+        "qv": ["key"],
+        "never": ["intermediate", "nothing"],
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
+    report = check_profile(tmp_path / "mine.yaml", str(tiny_model("bert")))
+    assert report.exit_code == 1
+    assert report.idle == ("nothing",)
+    assert report.never["bert.encoder.layer.0.intermediate.dense"] == "never: intermediate"
+    assert report.never["bert.pooler.dense"] == "pooler, in no family"
+    assert report.surprises == (
+        "model_types lists other, not this model's bert: it would not be used for it.",
+        "roles: attention.self.quary matches no module.",
+        "2 modules attention.self.key have no role.",
+        "2 modules attention.self.value have no role.",
+        "2 modules attention.output.dense have no role.",
+        "2 modules output.dense have no role.",
+        "qv: no module has such a role, so there is no recipe q,v.",
+    )
+
+
+# --- the commands ---
+
+
+def advisor(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["advisor", "profiles", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+    return int(exit.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def test_list_and_show(own: Path) -> None:
+    (own / "models" / "llama.yaml").write_text(yaml.safe_dump({**MODEL, "family": "[bold]mine"}))
+    code, out, _ = advisor("list")
+    assert code == 0
+    assert "[bold]mine  [your own]" in out
+    assert str(own / "tasks") in out
+    listed = json.loads(advisor("list", "--json")[1])
+    assert {"kind": "models", "name": "llama", "own": True, "what": "[bold]mine"} in listed["profiles"]
+    assert sum(entry["name"] == "llama" for entry in listed["profiles"]) == 1
+    assert listed["own_folders"] == {kind: str(own / kind) for kind in KINDS}
+    assert yaml.safe_load(advisor("show", "llama")[1])["family"] == "[bold]mine"
+    assert yaml.safe_load(advisor("show", "tasks/cola")[1])["metric"] == "matthews"
+    for name in ("nothing", "models/cola", "../llama", "x/llama"):
+        code, out, err = advisor("show", name)
+        assert (code, out) == (2, "")
+        assert f"There is no profile {name}." in err
+
+
+def test_check_command(tiny_model: TinyModel, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(advisor("show", "bert")[1])
+    code, out, _ = advisor("check", file, "--model", tiny_model("bert"))
+    assert code == 0
+    assert "attention/query: 2 modules attention.self.query" in out
+    code, out, _ = advisor("check", file, "--model", tiny_model("gpt2"), "--json")
+    assert code == 1
+    assert json.loads(out)["applies"] is False
+    file.write_text("famly: x")
+    code, out, err = advisor("check", file, "--model", tiny_model("bert"))
+    assert (code, out) == (2, "")
+    assert "own.yaml: the field 'famly' is unknown. Did you mean family?" in err
+    for arguments in ((tmp_path / "none.yaml", "--model", tiny_model("bert")), (file, "--model", tmp_path)):
+        code, _, err = advisor("check", *arguments)
+        assert code == 2
+        assert "Traceback" not in err

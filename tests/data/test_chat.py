@@ -1,0 +1,74 @@
+"""Conversations in every form they come in."""
+
+from __future__ import annotations
+
+import pytest
+from rowfiles import Write
+
+from advisor.core.errors import BadInput
+from advisor.data.dataset import load_dataset
+
+
+def turn(role: str, content: str | None = "words") -> dict[str, str | None]:
+    return {"role": role, "content": content}
+
+
+def test_chat_rows(write: Write) -> None:
+    rows = [
+        {"messages": [turn("system"), turn("user", "hi"), turn("assistant", "yes")]},
+        {"messages": [turn("user", "hi"), turn("assistant", "yes"), turn("user", "thanks"), turn("tool")]},
+        {"messages": [turn("user", "hi"), turn("assistant", "yes"), turn("assistant", None)]},
+        {"messages": [turn("user"), turn("user")]},
+        {"messages": []},
+        {"messages": None},
+    ]
+    dataset = load_dataset(write("a.jsonl", rows))
+    answered = (("user", "hi"), ("assistant", "yes"))
+    assert [e.messages for e in dataset.examples] == [(("system", "words"), *answered), answered, answered]
+    assert "Left out: 2 rows without an answer by the assistant." in dataset.notes
+    assert "Left out: 1 row with an empty text." in dataset.notes
+
+
+def test_sharegpt_rows(write: Write) -> None:
+    rows = [
+        {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}], "id": "a"},
+        {
+            "conversations": [
+                {"from": "system", "value": "short"},
+                {"from": "human", "value": "hi"},
+                {"from": "gpt", "value": "no"},
+            ]
+        },
+        {"conversations": [{"from": "human", "value": "hi"}]},
+    ]
+    dataset = load_dataset(write("a.jsonl", rows))
+    assert dataset.schema.text_columns == ("conversations",)
+    assert [e.messages for e in dataset.examples] == [
+        (("user", "hi"), ("assistant", "yes")),
+        (("system", "short"), ("user", "hi"), ("assistant", "no")),
+    ]
+    assert "Left out: 1 row without an answer by the assistant." in dataset.notes
+
+
+def test_a_system_column_comes_first(write: Write) -> None:
+    turns = [turn("user", "hi"), turn("assistant", "yes")]
+    rows = [{"messages": turns, "system": "be brief"}, {"messages": turns, "system": ""}, {"messages": turns}]
+    dataset = load_dataset(write("a.jsonl", rows))
+    assert dataset.schema.text_columns == ("system", "messages")
+    answered = (("user", "hi"), ("assistant", "yes"))
+    assert [e.messages for e in dataset.examples] == [(("system", "be brief"), *answered), answered, answered]
+
+
+def test_prompt_and_completion_of_turns(write: Write) -> None:
+    rows = [{"prompt": [turn("user", "hi")], "completion": [turn("assistant", "yes")]}] * 2
+    dataset = load_dataset(write("a.jsonl", rows))
+    assert dataset.examples[0].messages == (("user", "hi"), ("assistant", "yes"))
+
+
+def test_text_parts_are_joined_and_others_refused(write: Write) -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    rows = [{"messages": [{"role": "user", "content": parts}, turn("assistant", "yes")]}]
+    assert load_dataset(write("a.jsonl", rows)).examples[0].messages[0] == ("user", "one\ntwo")
+    parts[1] = {"type": "image_url", "image_url": "x"}
+    with pytest.raises(BadInput, match="line 1: column messages holds a list, not text"):
+        load_dataset(write("b.jsonl", rows))

@@ -1,0 +1,146 @@
+"""verify on numbers, texts and files that no tool can use: one line each that names what is wrong, and no memory taken."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command import refused
+
+from advisor.core.errors import BadInput
+from advisor.export.verify import Report, verify
+
+TinyModel = Callable[..., Path]
+HUGE = 10**400
+
+
+@pytest.fixture
+def check(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Report]:
+    def run(**fields: Any) -> Report:
+        path = tmp_path / "adapter_config.json"
+        path.write_text(json.dumps({"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], **fields}))
+        return verify(str(path), str(tiny_model("llama", "causal-lm")))
+
+    return run
+
+
+@pytest.mark.parametrize("rank", [0, -1, 2.5, True, None, "8", [8], 10**7, 10**30])
+@pytest.mark.parametrize("where", ["r", "rank_pattern"])
+def test_a_rank_is_a_whole_number(check: Callable[..., Report], where: str, rank: Any) -> None:
+    with pytest.raises(BadInput, match=rf"adapter_config\.json: {where}.* no whole number from 1 to") as caught:
+        check(**{where: rank if where == "r" else {"q_proj": rank}})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("alpha", [0, -5, True, None, "16", HUGE])
+@pytest.mark.parametrize("where", ["lora_alpha", "alpha_pattern"])
+def test_an_alpha_is_a_positive_number(check: Callable[..., Report], where: str, alpha: Any) -> None:
+    with pytest.raises(BadInput, match=rf"adapter_config\.json: {where}.* not a positive number") as caught:
+        check(**{where: alpha if where == "lora_alpha" else {"q_proj": alpha}})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_large_rank_takes_no_memory(check: Callable[..., Report]) -> None:
+    """At rank 1,000,000 this tiny model's LoRA would be 600 MB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report = check(r=1_000_000, target_modules="all-linear")
+    assert report.lora_params * 4 > 600e6
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    assert any("vLLM serves none above 512" in surprise for surprise in report.surprises)
+
+
+def test_a_text_for_modules_to_save_is_taken_apart(check: Callable[..., Report]) -> None:
+    report = check(modules_to_save="lm_head")
+    assert report.exit_code == 1
+    assert sum("by character" in surprise for surprise in report.surprises) == 1
+    assert not any("matches no module" in surprise for surprise in report.surprises)
+
+
+def test_no_target_modules_is_noted(check: Callable[..., Report]) -> None:
+    report = check(target_modules=None)
+    assert report.exit_code == 0
+    assert any("its own default" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": [1, 2]},
+        {"target_modules": ["q_proj", None]},
+        {"target_modules": ["q_proj", ["v_proj"]]},
+        {"target_modules": []},
+        {"target_modules": [""]},
+        {"target_modules": "*q_proj"},
+        {"target_modules": "q_proj"},
+        {"rank_pattern": {"(": 4}},
+        {"rank_pattern": [1]},
+        {"exclude_modules": "("},
+        {"exclude_modules": 5},
+        {"modules_to_save": [5]},
+        {"modules_to_save": ["["]},
+        {"layers_to_transform": ["x"]},
+        {"layers_to_transform": [99]},
+        {"layers_pattern": "(", "layers_to_transform": [0]},
+        {"lora_dropout": "x"},
+        {"lora_dropout": 1.5},
+        {"bias": "x"},
+    ],
+)
+def test_what_peft_cannot_use_is_bad_input(check: Callable[..., Report], fields: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=r"adapter_config\.json") as caught:
+        check(**fields)
+    assert str(caught.value).isprintable()
+
+
+def test_brackets_in_names_are_no_markup(check: Callable[..., Report]) -> None:
+    report = check(target_modules=["q_proj", "[bold]q_proj[/bold]"])
+    assert report.unmatched == ("[bold]q_proj[/bold]",)
+    assert any("'[bold]q_proj[/bold]'" in line for line in report.lines())
+
+
+def test_one_module_is_one(check: Callable[..., Report]) -> None:
+    assert check(target_modules=["model.layers.0.self_attn.q_proj"]).lines()[0].startswith("1 module gets LoRA (1 query)")
+
+
+UNSLOTH = "m, t = FastLanguageModel.from_pretrained('m'{})\nm = FastLanguageModel.get_peft_model(m, {})\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("c.yaml", "", "no mapping"),
+        ("c.py", "", "0 calls"),
+        ("c.json", "", "cannot be understood"),
+        ("c.yaml", "\tlora_r: 5", "cannot be understood"),
+        ("c.yaml", "a: b: c", "cannot be understood"),
+        ("c.toml", "r = 5", "cannot be understood"),
+        ("c.json", '{"r": ' + "9" * 5000 + "}", "cannot be understood"),
+        ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_target_modules": ["q_proj", 5]}), "not a text"),
+        ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_target_modules": "["}), "PEFT refuses"),
+        ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_r": 10**30, "lora_target_modules": ["q_proj"]}), "whole number"),
+        ("c.yaml", yaml.safe_dump({"finetuning_type": "lora", "lora_target": " , "}), "PEFT refuses"),
+        ("c.yaml", yaml.safe_dump({"finetuning_type": "lora", "lora_alpha": -8, "lora_target": "q_proj"}), "positive"),
+        ("c.yaml", yaml.safe_dump({"use_peft": "true", "lora_target_modules": ["q_proj"]}), "use_peft is of type str"),
+        ("c.py", UNSLOTH.format("", "r=0, target_modules=['q_proj']"), "r is 0"),
+        ("c.py", UNSLOTH.format("", "r=4, target_modules=[1]"), "not a text"),
+        ("c.py", UNSLOTH.format(", num_labels=-2", "r=4, target_modules=['q_proj']"), "num_labels is -2"),
+    ],
+)
+def test_files_of_every_format(tiny_model: TinyModel, tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=says) as caught:
+        verify(str(tmp_path / name), str(tiny_model("llama", "causal-lm")))
+    assert name in str(caught.value)
+
+
+def test_models_and_folders_that_there_are_none_of(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}')
+    assert "no such folder" in refused(2, "verify", tmp_path / "c.json", "--model", tmp_path / "none")
+    assert "[bold]x[/bold]" in refused(2, "verify", tmp_path / "c.json", "--model", "[bold]x[/bold]")
+    assert "adapter_config.json" in refused(2, "verify", tmp_path, "--model", tmp_path)
+    assert "no such file" in refused(2, "export", tmp_path, "--format", "trl")

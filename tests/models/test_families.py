@@ -1,0 +1,133 @@
+"""Every family as a user has it: found, probed exactly, advised, exported, applied by PEFT and trained one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import families
+import oracle
+import pytest
+import transformers
+from architectures import ARCHITECTURES, FAMILIES, Family, build
+from command import advisor
+
+from advisor.core.profiles import load_profiles
+from advisor.models.modules import family_profile
+
+TinyModel = Callable[..., Path]
+ALL = [(name, kind) for name in FAMILIES for kind in families.kinds_of(name)]
+# The others go through test_probe.py and test_export_peft.py. NeoX's attention and MLP get the same gradient.
+QUICK = [(name, families.kinds_of(name)[0]) for name in FAMILIES if name not in ARCHITECTURES] + [("gpt_neox", "binary")]
+ROW_BY_ROW = "one row at a time"
+
+
+def assert_works(found: families.Found) -> None:
+    assert found.error <= families.TOLERANCE
+    assert len(found.chosen) > 1
+    assert len(found.chosen) < len(found.targets)
+    assert set(found.applied) == set(found.chosen)
+    assert not any(part in found.never for name in found.chosen for part in name.split("."))
+    assert found.loss_after < found.loss_before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL]
+)
+def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_path: Path, name: str, kind: str) -> None:
+    model = tiny_model(name, oracle.TASKS.get(kind, "classification"))
+    found = families.examine(model, kind, tmp_path)
+    assert_works(found)
+    profile = family_profile(found.model_type)
+    assert profile is not None
+    assert {t.role for t in found.targets} == {place.split("/")[1] for place in profile["roles"].values()}
+    assert any(ROW_BY_ROW in note for note in found.notes) == (name == "deberta_v2")
+    assert any("expert" in note for note in found.notes) == ("experts" in found.never)
+
+
+def bert_like(config: str, **fields: object) -> Family:
+    return FAMILIES["bert"]._replace(config=config, fields={**FAMILIES["bert"].fields, **fields})
+
+
+def llama_like(config: str, **fields: object) -> Family:
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3}
+    return FAMILIES["llama"]._replace(config=config, fields={**sizes, "max_position_embeddings": 64, **fields})
+
+
+QKVO = {f"self_attn.{part}_proj" for part in "qkvo"}
+GATED = {f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+FUSED = {"self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"}
+BERTS = {f"attention.self.{part}" for part in ("query", "key", "value")}
+BERTS |= {"attention.output.dense", "intermediate.dense", "output.dense"}
+_STACK = {"layers": 2, "ffn_dim": 40, "attention_heads": 4}
+BART = {f"{stack}_{what}": size for stack in ("encoder", "decoder") for what, size in _STACK.items()}
+BART |= {"d_model": 24, "max_position_embeddings": 64, "decoder_start_token_id": 1}
+ATTENTIONS = {f"{which}.{part}_proj" for which in ("self_attn", "encoder_attn") for part in ("q", "k", "v", "out")}
+UNLISTED = {  # the roles that names give
+    "olmo2": (llama_like("Olmo2Config"), QKVO | GATED),
+    "falcon": (llama_like("FalconConfig"), FUSED),  # adds in place
+    "bloom": (llama_like("BloomConfig", n_layer=2, n_head=3), FUSED),
+    "stablelm": (llama_like("StableLmConfig", num_key_value_heads=3), QKVO | GATED),
+    "starcoder2": (llama_like("Starcoder2Config", num_key_value_heads=3), QKVO | {"mlp.c_fc", "mlp.c_proj"}),
+    "gpt_oss": (llama_like("GptOssConfig", num_key_value_heads=3, head_dim=8, num_local_experts=4), QKVO),
+    "bart": (FAMILIES["roberta"]._replace(config="BartConfig", fields=BART), ATTENTIONS | {"fc1", "fc2"}),
+    "electra": (bert_like("ElectraConfig", embedding_size=16), BERTS | {"embeddings_project"}),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("olmo2", "falcon", "bart") else pytest.mark.slow) for n in UNLISTED]
+)
+def test_a_family_without_a_profile_is_found_by_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    family, roles = UNLISTED[name]
+    monkeypatch.setitem(FAMILIES, name, family)
+    kind = "seq2seq" if name == "bart" else "binary"
+    found = families.examine(build(name, tmp_path / "model", task=oracle.TASKS.get(kind, "classification")), kind, tmp_path)
+    assert_works(found)
+    assert family_profile(found.model_type) is None
+    assert {t.role for t in found.targets} == roles
+    assert all((t.group == "attention") == ("attn" in t.role or "attention" in t.role) for t in found.targets)
+    assert {t.layer for t in found.targets} - {None} == ({0, 1, 2, 3} if name == "bart" else {0, 1})
+
+
+@pytest.mark.usefixtures("own_folders")
+@pytest.mark.parametrize(("name", "kind"), [("t5", "seq2seq"), ("vit", "images")])
+def test_the_command_line_advises_confirms_and_verifies(tiny_model: TinyModel, tmp_path: Path, name: str, kind: str) -> None:
+    """Task inferred from model and data, real runs, and what PEFT makes of the files; no calibration row is of the kind."""
+    model, out = tiny_model(name, oracle.TASKS.get(kind, "classification")), tmp_path / "advice"
+    data, _ = oracle.write_rows(tmp_path, kind)
+    ran = advisor(
+        "recommend", model, "--data", data, "--eval-data", data, "--samples", 16, "--train-rows", 32, "--epochs", 1,
+        "--batch-size", 8, "--budget", "30%", "--confirm", 2, "--confirm-rows", 32, "--out", out, "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = json.loads((out / "recommendation.json").read_text(encoding="utf-8"))
+    far = "was a seq2seq task" if kind == "seq2seq" else "read images"
+    assert f"no calibration run used here {far}" in ran.out + ran.err + json.dumps(found)
+    assert len((out / "confirm" / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    for file in ("lora.yaml", "adapter_config.json"):
+        checked = advisor("verify", out / file, "--model", model, "--json")
+        assert checked.code == 0, checked.out
+        report = json.loads(checked.out)
+        assert set(report["modules"]) == set(found["pick"]["targets"])
+        assert report["task"] == oracle.TASKS.get(kind, "classification")
+    assert ("SEQ_2_SEQ_LM" in (out / "lora.yaml").read_text()) == (kind == "seq2seq")
+    assert ("task_type" in (out / "lora.yaml").read_text()) == (kind == "seq2seq")
+
+
+def test_every_profile_is_of_a_family_that_is_tried() -> None:
+    tried = {profile["family"] for name in FAMILIES if (profile := family_profile(model_type(name)))}
+    assert tried == {profile["family"] for profile in load_profiles("models").values()}
+
+
+def model_type(name: str) -> str:
+    return str(getattr(transformers, FAMILIES[name].config).model_type)
+
+
+def test_the_page_lists_every_family_with_its_model_type() -> None:
+    text = families.PAGE.read_text(encoding="utf-8")
+    assert families.families_on(text) == [(FAMILIES[name].title, f"`{model_type(name)}`") for name in FAMILIES]
+    assert "**" not in text.partition(families.BEGIN)[2].partition(families.END)[0]  # what failed is bold

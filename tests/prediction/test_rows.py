@@ -1,0 +1,111 @@
+"""Calibration rows as files: round trip, damage named by file, line and field."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import make_rows
+
+from advisor.core.errors import BadInput
+from advisor.prediction.calibration_rows import ROW_SCHEMA, load_rows, parse_rows, user_rows_folder
+from advisor.prediction.predictor import Predictor
+from advisor.theory.features import FEATURE_VERSION
+
+ROWS = make_rows(2, 3, 2)
+
+
+def test_round_trip() -> None:
+    assert parse_rows([row.as_json() for row in ROWS], "f") == ROWS
+
+
+def test_own_rows_are_found_after_the_shipped_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shipped = load_rows()
+    folder = user_rows_folder()
+    assert folder.is_relative_to(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "b.jsonl").write_text("".join(r.as_json() + "\n" for r in ROWS[2:]))
+    (folder / "a.jsonl").write_text("".join(r.as_json() + "\n" for r in ROWS[:2]))
+    (folder / "notes.txt").write_text("not rows")
+    assert load_rows() == shipped + ROWS
+
+
+def test_damage_in_an_own_file_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    user_rows_folder().mkdir(parents=True)
+    path = user_rows_folder() / "mine.jsonl"
+    path.write_text(ROWS[0].as_json() + "\n" + ROWS[1].as_json()[:40] + "\n")
+    with pytest.raises(BadInput) as caught:
+        load_rows()
+    assert f"{path}, line 2" in caught.value.what
+
+
+def edited(**changes: Any) -> str:
+    fields = json.loads(ROWS[0].as_json())
+    for key, value in changes.items():
+        first, _, second = key.partition("__")
+        holder = fields[first] if second else fields
+        name = second or first
+        if value is ...:
+            del holder[name]
+        else:
+            holder[name] = value
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("{", "not a calibration row"),
+        ("", "not a calibration row"),
+        ("[1]", "list"),
+        ("null", "NoneType"),
+        (edited(val_loss=...), "val_loss"),
+        (edited(val_loss=float("nan")), "val_loss"),
+        (edited(val_loss="0.3"), "val_loss"),
+        (edited(val_loss=True), "val_loss"),
+        (edited(val_loss=0.0), "val_loss"),
+        (edited(score=float("inf")), "score"),
+        (edited(surprise=1), "surprise"),
+        (edited(features__recipe_loss=float("nan")), "features.recipe_loss"),
+        (edited(features__params=...), "features.params"),
+        (edited(features=None), "features"),
+        (edited(context=[1]), "context"),
+        (edited(context__log_lr=None), "context.log_lr"),
+        (edited(context__log_simulated=...), "context.log_simulated"),
+        (edited(context__log_start=float("inf")), "context.log_start"),
+        (edited(context__chance=...), "context.chance"),
+        (edited(context__log_guess="0"), "context.log_guess"),
+        (edited(context__task=...), "task"),
+        (edited(group=None), "group"),
+        (edited(schema=ROW_SCHEMA + 1), "schema"),
+        (edited(schema=...), "schema"),
+        (edited(feature_version=...), "feature_version"),
+        (edited(feature_version="1"), "feature_version"),
+    ],
+)
+def test_a_bad_line_is_named(line: str, field: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_rows([ROWS[0].as_json(), line, ROWS[1].as_json()], "rows.jsonl")
+    assert "rows.jsonl, line 2" in caught.value.what
+    assert field in caught.value.what
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_another_feature_version_are_left_out() -> None:
+    old = replace(ROWS[0], feature_version=FEATURE_VERSION - 1, features={"forgotten": 1.0})
+    assert parse_rows([old.as_json(), ROWS[1].as_json()], "f") == [ROWS[1]]
+
+
+def test_nan_is_not_written() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        replace(ROWS[0], val_loss=float("nan")).as_json()
+
+
+def test_whatever_parses_can_be_fitted() -> None:
+    parsed = parse_rows([row.as_json() for row in make_rows(3, 8, 2)], "f")
+    assert Predictor().fit(parsed, "classification").noise_ > 0

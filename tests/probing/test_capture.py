@@ -1,0 +1,240 @@
+"""Hooks: what they see, that they go away, and that nothing of the model changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from torch import nn
+
+from advisor.core.errors import NotFinite
+from advisor.core.events import Event, Note, Session
+from advisor.models.load import load_model
+from advisor.probing.capture import SharedCall, capturing, fewer_rows
+
+TinyModel = Callable[..., Path]
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+
+
+class Toy(nn.Module):
+    """Embeddings, a layer called twice, a layer that is not read, and a layer behind an in-place change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 6)
+        self.shared = nn.Linear(6, 6, bias=False)
+        self.unread = nn.Linear(6, 6, bias=False)
+        self.last = nn.Linear(6, 3, bias=False)
+        self.requires_grad_(False)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        self.unread(x)
+        h = torch.tanh(self.shared(torch.tanh(self.shared(x))))
+        return self.last(h)
+
+
+class Flattening(Toy):
+    """As OPT's MLP: the layer sees [examples · tokens, features]."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        h = torch.tanh(self.shared(x.reshape(-1, 6)))
+        return self.last(h).view(*ids.shape, 3)
+
+
+def weight_gradients(model: nn.Module, name: str, ids: torch.Tensor) -> torch.Tensor:
+    """Autograd's own, an example at a time."""
+    weight = model.get_submodule(name).weight
+    weight.requires_grad_(True)
+    found = [torch.autograd.grad(model(row[None])[..., 1].sum(), weight)[0] for row in ids]
+    weight.requires_grad_(False)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("toy", [Toy, Flattening])
+@pytest.mark.parametrize("name", ["shared", "last"])
+def test_calls_are_summed_and_flattened_tokens_sorted(toy: type[Toy], name: str) -> None:
+    torch.manual_seed(0)
+    model = toy()
+    ids = torch.randint(0, 20, (4, 5))
+    with capturing(model, ["shared", "last"]) as capture:
+        out = model(ids)
+        x, g = capture.pairs(out[..., 1].sum(), 4, keep_graph=False)[name]
+    assert x.shape[:2] == g.shape[:2] == (4, 10 if toy is Toy and name == "shared" else 5)
+    found = torch.einsum("itb,ita->iba", g, x)
+    torch.testing.assert_close(found, weight_gradients(model, name, ids))
+
+
+def test_a_module_whose_output_is_not_read_has_zero_gradients() -> None:
+    model = Toy()
+    with capturing(model, ["unread"]) as capture:
+        out = model(torch.tensor([[1, 2]]))
+        _, g = capture.pairs(out.sum(), 1, keep_graph=False)["unread"]
+    assert g.shape == (1, 2, 6)
+    assert float(g.abs().max()) == 0
+
+
+def test_several_scalars_of_one_pass() -> None:
+    model = Toy()
+    ids = torch.randint(0, 20, (3, 4))
+    with capturing(model, ["shared"]) as capture:
+        out = model(ids)
+        _, first = capture.pairs(out[..., 0].sum(), 3, keep_graph=True)["shared"]
+        _, second = capture.pairs(out[..., 1].sum(), 3, keep_graph=True)["shared"]
+        _, both = capture.pairs(out[..., :2].sum(), 3, keep_graph=False)["shared"]
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(both, first + second)
+
+
+def test_a_cleared_capture_forgets_the_pass_before() -> None:
+    model = Toy()
+    with capturing(model, ["last"]) as capture:
+        for tokens in (7, 2):
+            capture.clear()
+            out = model(torch.zeros(1, tokens, dtype=torch.long))
+        x, _ = capture.pairs(out.sum(), 1, keep_graph=False)["last"]
+        assert x.shape == (1, 2, 6)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_hooks_are_removed_and_the_model_is_as_it_was(tiny_model: TinyModel, name: str) -> None:
+    loaded = load_model(str(tiny_model(name)), "classification", num_labels=2, device="cpu")
+    model: Any = loaded.model
+    names = [t.name for t in loaded.targets]
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    ids = torch.tensor([[10, 11, 12, 13]])
+    plain = model(ids).logits
+    hooks = hook_count(model)
+    with capturing(model, names) as capture:
+        assert hook_count(model) == hooks + len(names) + 1
+        logits = model(ids).logits
+        pairs = capture.pairs(logits.sum(), 1, keep_graph=False)
+    assert all(float(g.abs().max()) > 0 for _, g in pairs.values())
+    assert hook_count(model) == hooks
+    assert torch.equal(logits, plain)
+    after = model(ids).logits
+    assert not after.requires_grad
+    assert torch.equal(after, plain)
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+        assert torch.equal(parameter, before[parameter_name])
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_hooks_are_removed_after_an_error(error: type[BaseException]) -> None:
+    model = Toy()
+    with pytest.raises(error), capturing(model, ["shared", "last"]) as capture:  # noqa: PT012
+        model(torch.tensor([[1]]))
+        raise error
+    assert hook_count(model) == 0
+    assert not any(capture._calls.values())
+
+
+def test_an_unknown_module_leaves_no_hook_behind() -> None:
+    model = Toy()
+    with pytest.raises(AttributeError), capturing(model, ["shared", "nothing"]):
+        pass
+    assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("index", [0, 5, -1])
+def test_the_module_where_a_nan_starts_is_named(tiny_model: TinyModel, index: int, bad: float) -> None:
+    loaded = load_model(str(tiny_model("gpt2")), "classification", num_labels=2, device="cpu")
+    names = [t.name for t in loaded.targets]
+    with torch.no_grad():
+        loaded.model.get_submodule(names[index]).weight.fill_(bad)
+    with capturing(loaded.model, names) as capture:
+        logits = loaded.model(torch.tensor([[10, 11, 12]])).logits
+        with pytest.raises(NotFinite, match=rf"starts at module {names[index]}\."):
+            capture.require_finite(logits)
+
+
+def test_a_nan_after_every_captured_module_is_said() -> None:
+    model = Toy()
+    with torch.no_grad():
+        model.last.weight[0, 0] = float("nan")
+    with capturing(model, ["shared"]) as capture:
+        with pytest.raises(NotFinite, match="output layer"):
+            capture.require_finite(model(torch.tensor([[1]])))
+        capture.require_finite(torch.ones(2))
+
+
+class InPlace(Toy):
+    """Changes what a layer wrote, as ``nn.ReLU(inplace=True)`` does."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        h = torch.relu_(self.shared(self.embed(ids)))
+        return self.last(torch.relu_(self.shared(h)))
+
+
+@pytest.mark.parametrize("name", ["shared", "last"])
+def test_outputs_changed_in_place_keep_their_own_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    model = InPlace()
+    ids = torch.randint(0, 20, (4, 5))
+    with capturing(model, ["shared", "last"]) as capture:
+        out = model(ids)
+        x, g = capture.pairs(out[..., 1].sum(), 4, keep_graph=False)[name]
+    torch.testing.assert_close(torch.einsum("itb,ita->iba", g, x), weight_gradients(model, name, ids))
+
+
+class Positions(Toy):
+    """Calls a layer besides on something frozen that is no input embedding."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        positions = self.shared(torch.ones(len(ids), 2, 6))
+        return self.last(torch.tanh(self.shared(self.embed(ids)) + positions.sum(1, keepdim=True)))
+
+
+def test_calls_beside_the_input_embeddings_count() -> None:
+    torch.manual_seed(0)
+    model = Positions()
+    ids = torch.randint(0, 20, (4, 5))
+    with capturing(model, ["shared"]) as capture:
+        out = model(ids)
+        x, g = capture.pairs(out[..., 1].sum(), 4, keep_graph=False)["shared"]
+    torch.testing.assert_close(torch.einsum("itb,ita->iba", g, x), weight_gradients(model, "shared", ids))
+
+
+class Table(Toy):
+    """Reads a table once for all rows, as DeBERTa does with its relative positions."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        table = self.shared(torch.linspace(-1, 1, 18).view(1, 3, 6))
+        return self.last(torch.tanh(self.shared(self.embed(ids))) * table.sum(1, keepdim=True))
+
+
+def test_a_call_for_all_rows_at_once_is_refused_and_exact_for_one_row() -> None:
+    torch.manual_seed(0)
+    model = Table()
+    ids = torch.randint(0, 20, (4, 5))
+    found = []
+    with capturing(model, ["shared"]) as capture:
+        with pytest.raises(SharedCall):
+            capture.pairs(model(ids)[..., 1].sum(), 4, keep_graph=False)
+        for row in ids:
+            capture.clear()
+            out = model(row[None])
+            x, g = capture.pairs(out[..., 1].sum(), 1, keep_graph=False)["shared"]
+            found.append(torch.einsum("itb,ita->iba", g, x)[0])
+    torch.testing.assert_close(torch.stack(found), weight_gradients(model, "shared", ids))
+
+
+def test_after_such_a_call_rows_are_taken_one_by_one_and_it_is_said() -> None:
+    events: list[Event] = []
+    assert fewer_rows(SharedCall(), 32, 7, Session(events.append)) == 1
+    assert [type(event) for event in events] == [Note]
+    assert fewer_rows(MemoryError(), 32, 7, Session()) == 16

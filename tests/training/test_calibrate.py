@@ -1,0 +1,390 @@
+"""Planning, resuming and refusing calibrations; one small real one end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from fakes import bert_targets, one_thread
+
+from advisor.core.errors import AdvisorError, BadInput, Interrupted, NotFinite, OutOfMemory
+from advisor.core.events import Event, Progress, Session, Warn
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import HEAD_ONLY, recipes
+from advisor.core.targets import LoraSettings, Selection
+from advisor.models.prepare import Source, prepare
+from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.predictor import grouped
+from advisor.training import runs as module
+from advisor.training.runs import (
+    FAILED_FILE,
+    RUNS_FILE,
+    PlannedRun,
+    Runner,
+    calibrate,
+    plan_runs,
+    read_failures,
+    read_runs,
+    short_name,
+)
+
+TARGETS = bert_targets(4)
+SETTINGS = LoraSettings(4, 8)
+SOURCE = Source("model", "data.jsonl")
+RECIPE = TrainingRecipe(train_rows=10)
+QV = ("query", "value")
+
+
+def plan(runs: int, **options: Any) -> list[PlannedRun]:
+    return plan_runs(TARGETS, QV, SETTINGS, runs=runs, **options)
+
+
+def test_plan_starts_with_the_head_and_the_recipes() -> None:
+    named = [HEAD_ONLY, *(s.name for s in recipes(TARGETS, QV))]
+    planned = plan(30)
+    assert [p.selection.name for p in planned[: len(named)]] == named
+    assert planned[0].selection.targets == ()
+    assert len(planned) == 30
+    assert len({p.selection.targets for p in planned}) == 30
+    assert len({p.key for p in planned}) == 30
+    total = sum(t.lora_params(4) for t in TARGETS)
+    for p in planned[len(named) :]:
+        share = float(p.selection.name.split()[1].rstrip("%")) / 100
+        assert p.selection.params(TARGETS, 4) <= share * total + 1
+        assert p.selection.params(TARGETS, 4) > 0.3 * share * total
+    names = [p.selection.name for p in planned[len(named) :]]
+    assert {n.split()[1] for n in names} == {"7%", "18%", "36%"}
+
+
+def test_few_runs_are_a_prefix_of_many() -> None:
+    assert [p.key for p in plan(12)] == [p.key for p in plan(30)][:12]
+    assert [p.selection.name for p in plan(2)] == [HEAD_ONLY, "all-linear"]
+
+
+def test_seeds_repeat_every_selection() -> None:
+    planned = plan(20, seeds=2)
+    first, second = planned[:10], planned[10:]
+    assert [p.seed for p in planned] == [0] * 10 + [1] * 10
+    assert [p.selection for p in first] == [p.selection for p in second]
+    assert len({p.key for p in planned}) == 20
+    assert len(plan(21, seeds=2)) == 20
+    assert plan(20) == plan(20)
+    assert plan(20, seed=1)[:8] == plan(20)[:8]
+    assert plan(20, seed=1)[12:] != plan(20)[12:]
+
+
+def test_a_small_model_runs_out_of_selections() -> None:
+    small = plan_runs(bert_targets(1), QV, SETTINGS, runs=500)
+    assert 10 < len(small) < 2**6
+    assert len({p.selection.targets for p in small}) == len(small)
+
+
+def test_too_few_runs() -> None:
+    with pytest.raises(BadInput, match="--runs 1"):
+        plan(1, seeds=2)
+
+
+def test_key_tells_runs_apart() -> None:
+    run = PlannedRun(Selection("a", ("m",)), SETTINGS, 0)
+    assert run.key == PlannedRun(Selection("another name", ("m",)), SETTINGS, 0).key
+    others = [
+        replace(run, seed=1),
+        replace(run, selection=Selection("a", ("n",))),
+        replace(run, settings=LoraSettings(8, 8)),
+        replace(run, settings=LoraSettings(4, 8, True)),
+    ]
+    assert len({run.key, *(o.key for o in others)}) == 5
+
+
+FAILS: dict[str, AdvisorError] = {}  # by the name of the selection
+
+
+@pytest.fixture
+def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs take no time; the keys of those begun."""
+    begun: list[str] = []
+
+    def do(run: PlannedRun) -> dict[str, Any]:
+        begun.append(run.key)
+        if run.selection.name in FAILS:
+            raise FAILS[run.selection.name]
+        return {
+            "schema": 1, "key": run.key, "selection": asdict(run.selection), "seed": run.seed, "result": {"val_loss": 0.5},
+        }  # fmt: skip
+
+    monkeypatch.setattr(module, "Runner", lambda source, recipe, eval_rows: do)
+    monkeypatch.setattr(module, "processes", one_thread)
+    monkeypatch.setattr("test_calibrate.FAILS", {})
+    return begun
+
+
+def go(out: Path, planned: list[PlannedRun], session: Session | None = None, **changes: Any) -> list[dict[str, Any]]:
+    source = changes.pop("source", SOURCE)
+    return calibrate(source, planned, changes.pop("recipe", RECIPE), out, session or Session(), eval_rows=5, **changes)
+
+
+def test_finished_runs_are_not_done_again(tmp_path: Path, fake_runs: list[str]) -> None:
+    planned = plan(6)
+    go(tmp_path, planned[:4])
+    text = (tmp_path / RUNS_FILE).read_bytes()
+    rows = go(tmp_path, planned)
+    assert fake_runs == [p.key for p in planned]
+    assert (tmp_path / RUNS_FILE).read_bytes().startswith(text)
+    assert [r["key"] for r in rows] == [p.key for p in planned]
+
+
+@pytest.mark.parametrize("cut", [1, 20, -1])
+def test_a_line_cut_off_is_done_again(tmp_path: Path, fake_runs: list[str], cut: int) -> None:
+    planned = plan(5)
+    go(tmp_path, planned)
+    path = tmp_path / RUNS_FILE
+    whole = path.read_bytes()
+    start = whole[:-1].rfind(b"\n") + 1
+    path.write_bytes(whole[: start + cut] if cut > 0 else whole[:cut])
+    fake_runs.clear()
+    assert len(go(tmp_path, planned)) == 5
+    assert fake_runs == [planned[-1].key]
+    assert path.read_bytes() == whole
+
+
+def test_stopping_keeps_what_is_finished(tmp_path: Path, fake_runs: list[str]) -> None:
+    session = Session()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == 3:
+            session.cancel.set()
+
+    session.emit = stop
+    with pytest.raises(Interrupted):
+        go(tmp_path, plan(6), session)
+    kept = [row["key"] for row in read_runs(tmp_path)]
+    assert 3 <= len(kept) < 6
+    fake_runs.clear()
+    go(tmp_path, plan(6))
+    assert [*kept, *fake_runs] == [p.key for p in plan(6)]
+
+
+def test_a_run_that_fails_stops_no_other_and_is_not_repeated(tmp_path: Path, fake_runs: list[str]) -> None:
+    events: list[Event] = []
+    planned = plan(6)
+    FAILS.update({
+        planned[1].selection.name: NotFinite("The training loss is nan.", "Lower --lr."),
+        planned[4].selection.name: OutOfMemory("It does not fit.", "Buy more."),
+    })  # fmt: skip
+    rows = go(tmp_path, planned, Session(emit=events.append))
+    assert [r["key"] for r in rows] == [planned[i].key for i in (0, 2, 3, 5)]
+    failed = read_failures(tmp_path)
+    assert list(failed) == [planned[1].key, planned[4].key]
+    assert [type(error) for error in failed.values()] == [NotFinite, OutOfMemory]
+    assert [(error.what, error.hint) for error in failed.values()] == [
+        ("The training loss is nan.", "Lower --lr."), ("It does not fit.", "Buy more."),
+    ]  # fmt: skip
+    warned = [event.text for event in events if isinstance(event, Warn)]
+    assert len(warned) == 2
+    assert f"real run of {planned[1].selection.name} failed and is left out: The training loss is nan." in warned[0]
+    assert [e.done for e in events if isinstance(e, Progress)] == list(range(7))
+    assert fake_runs.count(planned[4].key) == 2  # again alone
+    fake_runs.clear()
+    assert go(tmp_path, planned) == rows
+    assert fake_runs == []
+    FAILS.clear()
+    (tmp_path / FAILED_FILE).unlink()
+    assert len(go(tmp_path, planned)) == 6
+    assert fake_runs == [planned[1].key, planned[4].key]
+
+
+def test_a_failure_cut_off_is_tried_again(tmp_path: Path, fake_runs: list[str]) -> None:
+    planned = plan(2)
+    FAILS[planned[0].selection.name] = NotFinite("nan")
+    go(tmp_path, planned)
+    path = tmp_path / FAILED_FILE
+    path.write_bytes(path.read_bytes()[:-3])
+    fake_runs.clear()
+    go(tmp_path, planned)
+    assert fake_runs == [planned[0].key]
+    assert list(read_failures(tmp_path)) == [planned[0].key]
+
+
+def test_lack_of_memory_in_a_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(SOURCE, RECIPE, 5)
+    errors: list[Exception] = [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."), MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ]  # fmt: skip
+
+    def fail(run: PlannedRun) -> dict[str, Any]:
+        raise errors[0]
+
+    monkeypatch.setattr(runner, "_row", fail)
+    run = plan(2)[1]
+    for words in ("CUDA out of memory. Tried to allocate 2 GiB.", "out of memory", "can't allocate memory"):
+        with pytest.raises(OutOfMemory, match=f"all-linear: .*{words}") as caught:
+            runner(run)
+        assert "More" not in caught.value.what
+        assert caught.value.__context__ is None
+        del errors[0]
+    errors.append(RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        runner(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": replace(SOURCE, model="other")},
+        {"source": replace(SOURCE, seed=1)},
+        {"source": replace(SOURCE, quantised="4bit")},
+        {"recipe": replace(RECIPE, lr=0.5)},
+        {"recipe": replace(RECIPE, train_rows=None)},
+        {"recipe": replace(RECIPE, pull=1.0)},
+    ],
+)
+def test_a_folder_of_other_runs_is_refused(tmp_path: Path, fake_runs: list[str], change: dict[str, Any]) -> None:
+    go(tmp_path, plan(2))
+    with pytest.raises(BadInput, match="another model, data or setting"):
+        go(tmp_path, plan(3), **change)
+    assert len(fake_runs) == 2
+
+
+def test_a_folder_from_before_there_were_these_options_resumes_without_them(tmp_path: Path, fake_runs: list[str]) -> None:
+    recipe = {"train_rows": 10, "epochs": 6, "lr": 1e-3, "batch_size": 32, "warmup": 0.06}
+    source = {key: value for key, value in SOURCE.as_dict().items() if key != "quantised"}
+    identity = {"source": source, "recipe": recipe, "eval_rows": 5}
+    (tmp_path / "calibration.json").write_text(json.dumps(identity))
+    with pytest.raises(BadInput, match="another model, data or setting"):
+        go(tmp_path, plan(2), recipe=replace(RECIPE, pull=1.0))
+    assert len(go(tmp_path, plan(2))) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_damaged_identity_is_named(tmp_path: Path, fake_runs: list[str], text: str) -> None:
+    (tmp_path / "calibration.json").write_text(text)
+    with pytest.raises(BadInput, match=r"calibration\.json"):
+        go(tmp_path, plan(2))
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "null", '{"schema": 9}', "{}"])
+def test_a_damaged_line_is_named(tmp_path: Path, fake_runs: list[str], line: str) -> None:
+    go(tmp_path, plan(3))
+    path = tmp_path / RUNS_FILE
+    lines = path.read_text().splitlines()
+    lines[1] = line
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadInput, match=r"runs\.jsonl, line 2"):
+        read_runs(tmp_path)
+
+
+def test_names_do_not_give_a_machine_away() -> None:
+    assert short_name("/home/someone/secret/models/bert") == "models/bert"
+    assert short_name("org/model") == "org/model"
+    assert short_name("model") == "model"
+
+
+@pytest.mark.slow
+def test_a_real_calibration_becomes_rows(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from advisor.real_runs import calibrate_folder
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    shipped = len(load_rows())
+    path, _ = oracle.write_rows(tmp_path, "binary")
+    source = Source(str(tiny_model("bert")), str(path), eval_data=str(path), device="cpu")
+    progress: list[Progress] = []
+    session = Session(emit=lambda event: progress.append(event) if isinstance(event, Progress) else None)
+
+    def again() -> tuple[Path, int]:
+        recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4)
+        return calibrate_folder(
+            source, SETTINGS, lambda task: recipe, tmp_path / "out", session,
+            train_rows=8, runs=6, seeds=2, workers=1, eval_rows=6,
+        )
+
+    file, count = again()
+    assert count == 6
+    runs = read_runs(tmp_path / "out")
+    assert [r["seed"] for r in runs] == [0, 0, 0, 1, 1, 1]
+    assert [r["selection"]["name"] for r in runs[:2]] == [HEAD_ONLY, "all-linear"]
+    for run in runs:
+        assert run["result"]["val_loss"] > 0
+        assert run["provenance"]["train_rows"] == 8
+        assert run["provenance"]["eval_rows"] == 6
+        assert len(run["result"]["epochs"]) == 2
+        assert len(run["result"]["distances"]) == 2
+        assert str(tmp_path) not in json.dumps(run)
+    rows = load_rows()[shipped:]
+    assert [row.val_loss for row in rows] == [r["result"]["val_loss"] for r in runs]
+    (group,) = grouped(rows)
+    assert group.selections[0] == "all-linear"
+    assert group.simulated[0] == pytest.approx(0, abs=1e-6)
+    assert (group.seeds == 2).all()
+    assert str(tmp_path) not in file.read_text()
+    before = file.read_bytes(), (tmp_path / "out" / RUNS_FILE).read_bytes()
+    progress.clear()
+    assert again() == (file, count)
+    assert (file.read_bytes(), (tmp_path / "out" / RUNS_FILE).read_bytes()) == before
+    assert any(p.stage == "Real LoRA runs" and p.done == 6 for p in progress)
+
+
+@pytest.mark.slow
+def test_all_runs_diverging_is_an_error_and_some_are_not(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from advisor.real_runs import calibrate_folder
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(module, "processes", one_thread)
+    path, _ = oracle.write_rows(tmp_path, "regression")
+    source = Source(str(tiny_model("bert", "regression", 1)), str(path), eval_data=str(path), task="regression", device="cpu")
+    events: list[Event] = []
+
+    def go_on(lr: float, out: str, runs: int) -> int:
+        recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4, lr=lr)
+        return calibrate_folder(
+            source, SETTINGS, lambda task: recipe, tmp_path / out, Session(emit=events.append),
+            train_rows=8, runs=runs, seeds=1, workers=1, eval_rows=6,
+        )[1]  # fmt: skip
+
+    with pytest.raises(NotFinite, match="loss is"):
+        go_on(1e30, "all", 2)
+    with pytest.raises(NotFinite, match="loss is"):  # also when resumed
+        go_on(1e30, "all", 2)
+    assert len(read_failures(tmp_path / "all")) == 2
+    real = Runner._row
+    monkeypatch.setattr(Runner, "_row", lambda self, run: real(self, run) if run.selection.targets else diverged())
+    events.clear()
+    assert go_on(1e-3, "some", 3) == 2
+    assert any(isinstance(e, Warn) and "1 of 3 runs failed" in e.text and "delete" in e.text for e in events)
+
+
+def diverged() -> dict[str, Any]:
+    raise NotFinite("nan")
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_rows_that_processes_give(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # as installed on the node
+    path, _ = oracle.write_rows(tmp_path, "binary")
+    source = Source(str(tiny_model("llama")), str(path), eval_data=str(path), device="cpu")
+    model = prepare(source, Session(), train_limit=8, eval_limit=0).loaded
+    planned = plan_runs(model.targets, model.qv_roles(), SETTINGS, runs=5)
+    recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4)
+    found = []
+    for ray in (None, "local"):
+        rows = calibrate(source, planned, recipe, tmp_path / str(ray), Session(), eval_rows=6, workers=1, ray=ray)
+        for row in rows:
+            del row["result"]["wall_s"]
+        found.append(sorted(rows, key=lambda row: str(row["key"])))
+    assert len(found[0]) == 5
+    assert found[0] == found[1]
