@@ -24,13 +24,29 @@ if TYPE_CHECKING:
 
 
 def probe(
-    model: str | os.PathLike[str], data: Any = None, *, eval_data: Any = None, task: str = "auto",
-    text_column: str | Sequence[str] | None = None, label_column: str | None = None, metric: str | None = None,
-    max_length: int | None = None, samples: int | None = None, head: str = "probed", method: str = "auto",
-    device: str = "auto", dtype: str = "auto", load_in_4bit: bool = False, load_in_8bit: bool = False, recompute: bool = False,
-    revision: str | None = None, trust_remote_code: bool = False, seed: int = 0,
-    out: str | os.PathLike[str] | None = None, session: Session | None = None,
-) -> ProbeResult:  # fmt: skip
+    model: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    eval_data: Any = None,
+    task: str = "auto",
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    metric: str | None = None,
+    max_length: int | None = None,
+    samples: int | None = None,
+    head: str = "probed",
+    method: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    recompute: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    session: Session | None = None,
+) -> ProbeResult:
     """Probe ``model`` on ``data``; an interrupted probe resumes, a finished one is read again.
 
     Args:
@@ -46,8 +62,23 @@ def probe(
         KeyboardInterrupt: stopped, once the pass at hand is done; what is finished is kept.
     """
     with _shown(session) as session:
-        source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                           revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+        source = source_of(
+            model,
+            data,
+            eval_data,
+            task,
+            text_column,
+            label_column,
+            metric,
+            max_length,
+            device,
+            dtype,
+            revision,
+            trust_remote_code,
+            seed,
+            load_in_4bit,
+            load_in_8bit,
+        )
         from advisor import probe_cache
         from advisor.probing.run import ProbeSettings, run_probe
         from advisor.results import ProbeResult
@@ -59,18 +90,47 @@ def probe(
 
 
 def recommend(
-    model: str | os.PathLike[str] | None = None, data: Any = None, *, eval_data: Any = None, task: str = "auto",
-    text_column: str | Sequence[str] | None = None, label_column: str | None = None, metric: str | None = None,
-    max_length: int | None = None, budget: str = "25%", granularity: str = "module", strategy: str = PREDICTED,
-    baseline: str | os.PathLike[str] | None = None, demo: bool = False, rank: int | str = 8, alpha: float = 16,
-    rslora: bool = False, train_rows: int | None = None, epochs: int | None = None, lr: float | None = None,
-    batch_size: int | None = None, confirm: int = 0, confirm_rows: int | None = None, workers: int = 1,
-    samples: int | None = None, head: str = "probed", method: str = "auto", device: str = "auto", dtype: str = "auto",
-    load_in_4bit: bool = False, load_in_8bit: bool = False, recompute: bool = False,
-    revision: str | None = None, trust_remote_code: bool = False, kernel: str = "adam", sigma: float | None = None,
-    seed: int = 0, out: str | os.PathLike[str] | None = None, format: str | Sequence[str] = "peft",
+    model: str | os.PathLike[str] | None = None,
+    data: Any = None,
+    *,
+    eval_data: Any = None,
+    task: str = "auto",
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    metric: str | None = None,
+    max_length: int | None = None,
+    budget: str = "25%",
+    granularity: str = "module",
+    strategy: str = PREDICTED,
+    baseline: str | os.PathLike[str] | None = None,
+    demo: bool = False,
+    rank: int | str = 8,
+    alpha: float = 16,
+    rslora: bool = False,
+    train_rows: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    confirm: int = 0,
+    confirm_rows: int | None = None,
+    workers: int = 1,
+    samples: int | None = None,
+    head: str = "probed",
+    method: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    recompute: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    kernel: str = "adam",
+    sigma: float | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    format: str | Sequence[str] = "peft",
     session: Session | None = None,
-) -> Recommended:  # fmt: skip
+) -> Recommended:
     """Probe ``model`` on ``data``, recommend target modules under ``budget``, and write the folder ``out``.
 
     Args:
@@ -115,8 +175,23 @@ def recommend(
             _refuse_beside_probe(given, probed)
             source, how = probe_cache.made_from(load_probe(probed), trust_remote_code)
         else:
-            source = source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                               revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+            source = source_of(
+                model,
+                data,
+                eval_data,
+                task,
+                text_column,
+                label_column,
+                metric,
+                max_length,
+                device,
+                dtype,
+                revision,
+                trust_remote_code,
+                seed,
+                load_in_4bit,
+                load_in_8bit,
+            )
             how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
         plan = real_runs.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
         prepared = probe_cache.prepare_for_probe(source, session, how.samples)
@@ -128,12 +203,24 @@ def recommend(
         own = None if baseline is None else read_baseline(Path(baseline), found, trust_remote_code)
         folder = Path("recommendation" if out is None else out)
         return workflow.recommend_folder(
-            found, settings, recipe, parsed, session, out=folder, granularity=granularity, strategy=strategy, baseline=own,
-            kernel=kernel, sigma=sigma, seed=seed, trust_remote_code=trust_remote_code,
+            found,
+            settings,
+            recipe,
+            parsed,
+            session,
+            out=folder,
+            granularity=granularity,
+            strategy=strategy,
+            baseline=own,
+            kernel=kernel,
+            sigma=sigma,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
             confirmation_of=None if plan is None else real_runs.confirm_in(folder, source, plan, session),
-            own_ranks=rank == AUTO, formats=names,
-        )  # fmt: skip
+            own_ranks=rank == AUTO,
+            formats=names,
+        )
 
 
 def _refuse_beside_probe(given: dict[str, Any], folder: Path) -> None:
@@ -151,10 +238,22 @@ def _refuse_beside_probe(given: dict[str, Any], folder: Path) -> None:
 
 
 def source_of(
-    model: str | os.PathLike[str] | None, data: Any, eval_data: Any, task: str, text_column: str | Sequence[str] | None,
-    label_column: str | None, metric: str | None, max_length: int | None, device: str, dtype: str,
-    revision: str | None, trust_remote_code: bool, seed: int, load_in_4bit: bool = False, load_in_8bit: bool = False,
-) -> Source:  # fmt: skip
+    model: str | os.PathLike[str] | None,
+    data: Any,
+    eval_data: Any,
+    task: str,
+    text_column: str | Sequence[str] | None,
+    label_column: str | None,
+    metric: str | None,
+    max_length: int | None,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    seed: int,
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+) -> Source:
     """What the options name, as plain values.
 
     Raises:
@@ -177,9 +276,22 @@ def source_of(
     from advisor.models.prepare import Source
 
     columns = (text_column,) if isinstance(text_column, str) else tuple(text_column or ())
-    return Source(os.fspath(model), data_place(data), None if eval_data is None else data_place(eval_data), task, columns,
-                  label_column, metric, max_length, device, dtype, revision, trust_remote_code, seed,
-                  "4bit" if load_in_4bit else "8bit" if load_in_8bit else None)  # fmt: skip
+    return Source(
+        os.fspath(model),
+        data_place(data),
+        None if eval_data is None else data_place(eval_data),
+        task,
+        columns,
+        label_column,
+        metric,
+        max_length,
+        device,
+        dtype,
+        revision,
+        trust_remote_code,
+        seed,
+        "4bit" if load_in_4bit else "8bit" if load_in_8bit else None,
+    )
 
 
 def lora_settings(rank: int | str, alpha: float, rslora: bool) -> LoraSettings:

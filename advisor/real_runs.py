@@ -67,9 +67,7 @@ def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int
         rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
         results, failed = {row["key"]: row["result"] for row in rows}, read_failures(folder)
         return [
-            str(failed[run.key])
-            if run.key not in results
-            else real_run(candidate, run, results[run.key])
+            str(failed[run.key]) if run.key not in results else real_run(candidate, run, results[run.key])
             for candidate, run in zip(candidates, planned, strict=True)
         ]
 

@@ -125,10 +125,18 @@ class ProbeResult:
         }
 
     def scorer(
-        self, *, rank: int = 8, alpha: float = 16, rslora: bool = False, train_rows: int | None = None,
-        epochs: int | None = None, lr: float | None = None, batch_size: int | None = None, kernel: str = "adam",
+        self,
+        *,
+        rank: int = 8,
+        alpha: float = 16,
+        rslora: bool = False,
+        train_rows: int | None = None,
+        epochs: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+        kernel: str = "adam",
         sigma: float | None = None,
-    ) -> Scorer:  # fmt: skip
+    ) -> Scorer:
         """Scores any selection at these LoRA settings and this recipe."""
         check_choice("--kernel", kernel, KERNELS)
         recipe = recipe_for(self.probe.task, train_rows, epochs, lr, batch_size)
@@ -148,9 +156,14 @@ class ProbeResult:
         return Shown(scores_json(scores, scorer), sorted({w for s in scores for w in s.warnings}), [table])
 
     def compare(
-        self, budget: str = "25%", *, granularity: str = "module", baseline: str | Path | None = None, seed: int = 0,
+        self,
+        budget: str = "25%",
+        *,
+        granularity: str = "module",
+        baseline: str | Path | None = None,
+        seed: int = 0,
         **options: Any,
-    ) -> Shown:  # fmt: skip
+    ) -> Shown:
         """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
         from advisor.advice.recommend import compare
 
@@ -176,11 +189,12 @@ class ProbeResult:
         info, targets = self.probe.info, self.probe.targets
         params = sum(t.lora_params(LoraSettings().rank) for t in targets)
         facts = (
-            ("model", str(info["model"])), ("data", f"{info['data']}, {info['train_rows']} training rows"),
-            ("task", f"{info['task']}, {info['metric']}"), ("examples", str(self.probe.samples)),
+            ("model", str(info["model"])),
+            ("data", f"{info['data']}, {info['train_rows']} training rows"),
+            ("task", f"{info['task']}, {info['metric']}"),
+            ("examples", str(self.probe.samples)),
             ("modules", f"{len(targets)}, {count(params)} LoRA parameters at rank {LoraSettings().rank}"),
-            ("head", str(info["head_kind"])), ("folder", str(self.folder)),
-        )  # fmt: skip
+            ("head", str(info["head_kind"])),
+            ("folder", str(self.folder)),
+        )
         return Table("", ("probe", ""), facts, text_columns=2).html()
-
-

@@ -62,8 +62,9 @@ def measure_candidates(
     source, identity = replace(made_of, model=model), probe.info["identity"]
     prepared = prepare_for_probe(source, session, settings.samples)
     for key, value, fingerprint in (
-        ("model", model, prepared.loaded.fingerprint), ("data", source.data, prepared.train.fingerprint),
-    ):  # fmt: skip
+        ("model", model, prepared.loaded.fingerprint),
+        ("data", source.data, prepared.train.fingerprint),
+    ):
         if fingerprint != identity[f"{key}_fingerprint"]:
             raise BadInput(f"{value}: not the {key} that was probed.", f"Give the same {key}, or probe again.")
     found: dict[tuple[LoraSettings, tuple[str, ...]], Linearity] = {}
@@ -112,9 +113,15 @@ def recommend_folder(
 
     scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
     result = recommend(
-        scorer, budget, session, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
+        scorer,
+        budget,
+        session,
+        granularity=granularity,
+        strategy=strategy,
+        baseline=baseline,
+        seed=seed,
         spread=auto_ranks(probe) if own_ranks else None,
-    )  # fmt: skip
+    )
     confirmation = None if confirmation_of is None else confirmation_of(scorer, result)
     if confirmation is not None:
         if confirmation.same_recipe:
@@ -146,11 +153,13 @@ def recommend_folder(
     rendered = {name: with_alternatives(r, FORMATS[name], instead[name]) for name, r in rendered.items()}
     shown["formats"] = {
         name: {
-            "fidelity": r.fidelity, "reasons": list(r.reasons), "files": list(r.files),
+            "fidelity": r.fidelity,
+            "reasons": list(r.reasons),
+            "files": list(r.files),
             "alternatives": {alternative.file: alternative.as_dict() for alternative in instead[name]},
         }
         for name, r in rendered.items()
-    }  # fmt: skip
+    }
     for name, r in rendered.items():
         said = [f"{FORMATS[name].label}: {r.fidelity}."]
         for file_name, file in r.files.items():
@@ -183,9 +192,13 @@ def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None)
 
 
 def alternatives(
-    rendered: Mapping[str, Rendered], plan: Plan, model: nn.Module, scorer: Scorer, rec: Recommendation,
+    rendered: Mapping[str, Rendered],
+    plan: Plan,
+    model: nn.Module,
+    scorer: Scorer,
+    rec: Recommendation,
     pool_of: Callable[[], list[Candidate]],
-) -> dict[str, list[Alternative]]:  # fmt: skip
+) -> dict[str, list[Alternative]]:
     """By format, for its files that do not say the plan exactly: the best selection that they can, proven on the model.
 
     Args:
@@ -193,10 +206,13 @@ def alternatives(
     """
     everything = Candidate(rec.all_linear.candidate.selection, scorer.settings)
     short = {
-        name: [file for file, found in result.files.items()
-               if found.fidelity != "exact" and can_say(FORMATS[name], file, plan, everything)]
+        name: [
+            file
+            for file, found in result.files.items()
+            if found.fidelity != "exact" and can_say(FORMATS[name], file, plan, everything)
+        ]
         for name, result in rendered.items()
-    }  # fmt: skip
+    }
     pool = pool_of() if any(short.values()) else []
     found: dict[str, list[Alternative]] = {}
     for name, files in short.items():
@@ -251,5 +267,3 @@ def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dic
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{where}: its formats are damaged ({error}).", "Run `advisor recommend` again.") from error
     return {name: (result, write_rendered(result, out)) for name, result in rendered.items()}
-
-

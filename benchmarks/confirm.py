@@ -70,9 +70,14 @@ def report(
     others = [i for i in allowed if i != next_one]
     baseline = next((i for i in others if held.selections[i] == QV), others[0])
     found = decide(
-        predict, params, [next_one, *others], [next_one, baseline], asked - len(before), lambda chosen: [True] * len(chosen),
+        predict,
+        params,
+        [next_one, *others],
+        [next_one, baseline],
+        asked - len(before),
+        lambda chosen: [True] * len(chosen),
         begun=before,
-    )  # fmt: skip
+    )
     _, expected_after = pick(predict(found.runs), params, allowed)
     unseen = [i for i in allowed if i not in found.runs]
     best = judge[allowed].min()

@@ -242,17 +242,21 @@ def main() -> None:
     for case in cases():
         results = bench(case, arguments.repeats)
         print(f"\n{case.name}: batch {case.recipe.batch_size}, autocast {case.footprint.autocast}")
-        print(f"{'selection':26s}{'saved MB':>10s}{'est.':>9s}{'trained':>9s}{'est.':>9s}{'error':>8s}{'time':>8s}"
-              f"{'est.':>7s}{'error':>8s}{'RSS MB':>8s}{'est.':>7s}")
+        print(
+            f"{'selection':26s}{'saved MB':>10s}{'est.':>9s}{'trained':>9s}{'est.':>9s}{'error':>8s}{'time':>8s}"
+            f"{'est.':>7s}{'error':>8s}{'RSS MB':>8s}{'est.':>7s}"
+        )
         for i, r in enumerate(results):
             if not arguments.no_rss and r["selection"] in RSS_CHECKED:
                 command = [sys.executable, __file__, "--peak", case.name, str(i)]
                 r["peak_rss_growth"] = int(_output(command).split()[-1])
             values = [r[k][w] / 1e6 for k in ("saved_bytes", "trained_bytes") for w in ("measured", "estimated")]
-            print(f"{r['selection']:26s}{values[0]:10.1f}{values[1]:9.1f}{values[2]:9.2f}{values[3]:9.2f}"
-                  f"{r['memory_error']:8.1%}{r['time']['measured']:8.3f}{r['time']['estimated']:7.3f}"
-                  f"{r['time_error']:8.1%}{r.get('peak_rss_growth', 0) / 1e6:8.0f}"
-                  f"{(r['saved_bytes']['estimated'] + r['loss_bytes']['estimated']) / 1e6:7.0f}")
+            print(
+                f"{r['selection']:26s}{values[0]:10.1f}{values[1]:9.1f}{values[2]:9.2f}{values[3]:9.2f}"
+                f"{r['memory_error']:8.1%}{r['time']['measured']:8.3f}{r['time']['estimated']:7.3f}"
+                f"{r['time_error']:8.1%}{r.get('peak_rss_growth', 0) / 1e6:8.0f}"
+                f"{(r['saved_bytes']['estimated'] + r['loss_bytes']['estimated']) / 1e6:7.0f}"
+            )
         report["models"][case.name] = {"autocast": case.footprint.autocast, "selections": results}
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
 

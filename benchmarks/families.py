@@ -1,8 +1,8 @@
 """Every model family from discovery to a training step, on tiny random models: the table of ``docs/models.md``.
 
-    python benchmarks/families.py            # what was found, as a table
-    python benchmarks/families.py --write    # the same, into docs/models.md
-    python benchmarks/families.py --write t5 vit    # of these alone; the other lines of the page stay as they were run
+python benchmarks/families.py            # what was found, as a table
+python benchmarks/families.py --write    # the same, into docs/models.md
+python benchmarks/families.py --write t5 vit    # of these alone; the other lines of the page stay as they were run
 """
 
 from __future__ import annotations
@@ -96,10 +96,21 @@ def examine(model: Path, kind: str, folder: Path) -> Found:
     settings = ProbeSettings(method="materialise", micro_batch=5, linearity=False)
     probe = run_probe(prepared, settings, folder / "probe", session)
     written = recommend_folder(
-        probe, SETTINGS, TrainingRecipe(), parse_budget("50%"), session, out=folder / "advice", granularity="module",
-        strategy=OBJECTIVE, baseline=None, kernel="adam", sigma=None, seed=0, trust_remote_code=False,
+        probe,
+        SETTINGS,
+        TrainingRecipe(),
+        parse_budget("50%"),
+        session,
+        out=folder / "advice",
+        granularity="module",
+        strategy=OBJECTIVE,
+        baseline=None,
+        kernel="adam",
+        sigma=None,
+        seed=0,
+        trust_remote_code=False,
         linearity_of=measure_pick(prepared, settings, SETTINGS, session),
-    )  # fmt: skip
+    )
     export_formats(folder / "advice", ["peft"], folder / "peft")
     arguments = yaml.safe_load((folder / "peft" / YAML_FILE).read_text(encoding="utf-8"))
     return Found(
@@ -184,9 +195,17 @@ def line(name: str, found: Sequence[Found]) -> list[str]:
 
 
 COLUMNS = (
-    "family", "model_type", "tried on", "modules", "roles", "fused projections", "never adapted",
-    "worst block error", "PEFT adapts exactly the pick", "one step lowers the loss",
-)  # fmt: skip
+    "family",
+    "model_type",
+    "tried on",
+    "modules",
+    "roles",
+    "fused projections",
+    "never adapted",
+    "worst block error",
+    "PEFT adapts exactly the pick",
+    "one step lowers the loss",
+)
 
 
 def table(names: Sequence[str], before: str = "") -> str:

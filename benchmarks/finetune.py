@@ -49,9 +49,7 @@ def selections_of(loaded: LoadedModel) -> list[Selection]:
     blocks = 1 + max(t.layer for t in loaded.targets if t.layer is not None)
     wanted = {"last layer": [blocks - 1], "last half": range(blocks // 2, blocks), "first layer": [0]}
     head = [Selection(HEAD_ONLY, ())] if loaded.head else []
-    return head + [
-        Selection(name, tuple(t.name for t in loaded.targets if t.layer in layers)) for name, layers in wanted.items()
-    ]
+    return head + [Selection(name, tuple(t.name for t in loaded.targets if t.layer in layers)) for name, layers in wanted.items()]
 
 
 def measure(loaded: LoadedModel, rows: int, eval_rows: int, repeats: int) -> list[dict[str, Any]]:
@@ -69,9 +67,16 @@ def measure(loaded: LoadedModel, rows: int, eval_rows: int, repeats: int) -> lis
             for name, prefix in (("uncached", PrefixStates(loaded, limit=0)), ("first run", kept), ("later run", kept)):
                 start = time.process_time()
                 results[name] = finetune(
-                    loaded, selection, LoraSettings(), default_recipe(loaded.task), train, evaluation,
-                    "token_accuracy" if language else "accuracy", 0, prefix=prefix,
-                )  # fmt: skip
+                    loaded,
+                    selection,
+                    LoraSettings(),
+                    default_recipe(loaded.task),
+                    train,
+                    evaluation,
+                    "token_accuracy" if language else "accuracy",
+                    0,
+                    prefix=prefix,
+                )
                 times[name].append(time.process_time() - start)
             plain = results["uncached"]
             for result in (results["first run"], results["later run"]):

@@ -62,8 +62,10 @@ def main(language_model: str) -> None:
     write_json(RESULTS, found)
     plot(found).savefig(PLOT, dpi=110, facecolor="white")
     for name, run in found.items():
-        print(f"{name}: training loss {run['loss'][0][1]:.3f} → {run['loss'][-1][1]:.3f}, "
-              f"evaluation {run['eval_loss'][0][1]:.3f} → {run['eval_loss'][-1][1]:.3f}")  # fmt: skip
+        print(
+            f"{name}: training loss {run['loss'][0][1]:.3f} → {run['loss'][-1][1]:.3f}, "
+            f"evaluation {run['eval_loss'][0][1]:.3f} → {run['eval_loss'][-1][1]:.3f}"
+        )
 
 
 if __name__ == "__main__":

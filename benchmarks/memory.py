@@ -42,21 +42,45 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "MiniLM, 2 classes, 128 × 64, exact": {"model": "minilm", "data": "classes", "tokens": 64},
     "MiniLM, 6 classes, 64 × 32, exact": {"model": "minilm", "data": "six", "tokens": 32, "samples": 64},
     "Llama, 4 × 512, 16 × 128, exact": {
-        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16,
+        "model": "llama",
+        "layers": 4,
+        "width": 512,
+        "data": "text",
+        "tokens": 128,
+        "samples": 16,
     },
     "Llama, 4 × 512, 16 × 128, sketch, recomputed, no linearity": {
-        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16, "method": "kronecker",
-        "recompute": True, "linearity": False,
+        "model": "llama",
+        "layers": 4,
+        "width": 512,
+        "data": "text",
+        "tokens": 128,
+        "samples": 16,
+        "method": "kronecker",
+        "recompute": True,
+        "linearity": False,
     },
     "Llama, 4 × 512, 16 × 128, sketch, fetched from disk": {
-        "model": "llama", "layers": 4, "width": 512, "data": "text", "tokens": 128, "samples": 16, "method": "kronecker",
+        "model": "llama",
+        "layers": 4,
+        "width": 512,
+        "data": "text",
+        "tokens": 128,
+        "samples": 16,
+        "method": "kronecker",
         "device": "disk",
     },
     "Llama, 6 × 1024, 8 × 64, sketch, no linearity": {
-        "model": "llama", "layers": 6, "width": 1024, "data": "text", "tokens": 64, "samples": 8, "method": "kronecker",
+        "model": "llama",
+        "layers": 6,
+        "width": 1024,
+        "data": "text",
+        "tokens": 64,
+        "samples": 8,
+        "method": "kronecker",
         "linearity": False,
     },
-}  # fmt: skip
+}
 
 
 def write_model(folder: Path, layers: int, width: int) -> Path:
@@ -64,9 +88,14 @@ def write_model(folder: Path, layers: int, width: int) -> Path:
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo_model_folder())
     tokenizer.add_special_tokens({"eos_token": "[SEP]", "bos_token": "[CLS]"})
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 8 // 3 // 64 * 64, num_hidden_layers=layers,
-        num_attention_heads=width // 64, max_position_embeddings=1024, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 64 * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        max_position_embeddings=1024,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     torch.manual_seed(0)
     model: Any = transformers.LlamaForCausalLM(config)
     model.save_pretrained(folder)
@@ -127,10 +156,15 @@ def measure(configuration: dict[str, Any], folder: Path) -> dict[str, Any]:
     said = next(m for note in notes if (m := re.search(SAID, note)))
     stored = sum(p.stat().st_size for p in (folder / "probe").glob("*.safetensors"))
     return {
-        "held_bytes": held, "peak_bytes": peak, "estimated_bytes": float(said[2]) * 1e9,
+        "held_bytes": held,
+        "peak_bytes": peak,
+        "estimated_bytes": float(said[2]) * 1e9,
         "estimated_disk_bytes": None if said[1] is None else float(said[1]) * 1e9,
-        "stages": at, "probe_file_bytes": stored, "modules": len(probe.targets), "parameters": probe.info["model_parameters"],
-    }  # fmt: skip
+        "stages": at,
+        "probe_file_bytes": stored,
+        "modules": len(probe.targets),
+        "parameters": probe.info["model_parameters"],
+    }
 
 
 def write_page(configurations: dict[str, dict[str, Any]]) -> None:
@@ -166,8 +200,11 @@ def main() -> None:
                 path = demo_model_folder()
             found = in_a_process(measure, {**configuration, "path": str(path)}, folder)
             stored[name] = found
-            print(f"{name:60s} peak {found['peak_bytes'] / 1e9:.2f} GB, said {found['estimated_bytes'] / 1e9:.2f} "
-                  f"({found['estimated_bytes'] / found['peak_bytes'] - 1:+.0%})", flush=True)  # fmt: skip
+            print(
+                f"{name:60s} peak {found['peak_bytes'] / 1e9:.2f} GB, said {found['estimated_bytes'] / 1e9:.2f} "
+                f"({found['estimated_bytes'] / found['peak_bytes'] - 1:+.0%})",
+                flush=True,
+            )
             report = {"device": "cpu", "configurations": {name: stored[name] for name in CONFIGURATIONS if name in stored}}
             RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     write_page(stored)

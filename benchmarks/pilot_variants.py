@@ -45,9 +45,11 @@ SCALES = (1.5, 2.0, 3.0)
 # Group, how it is trained, how many times the recipe's epochs.
 PLANNED = (
     *(("trec/train.jsonl, 512 rows", *how) for how in (("plain", 1), ("each", 1), ("drawn", 1), ("half", 1), ("drawn", 2))),
-    ("sst2/train.jsonl, 512 rows", "plain", 1), ("stsb/train.jsonl, 512 rows", "plain", 1),
-    ("sst2/train.jsonl, 512 rows, lr 0.003", "plain", 1), ("tinytalk3m on tiny_chat/train.jsonl, 512 rows", "plain", 1),
-)  # fmt: skip
+    ("sst2/train.jsonl, 512 rows", "plain", 1),
+    ("stsb/train.jsonl, 512 rows", "plain", 1),
+    ("sst2/train.jsonl, 512 rows, lr 0.003", "plain", 1),
+    ("tinytalk3m on tiny_chat/train.jsonl, 512 rows", "plain", 1),
+)
 
 
 def drawing(variant: str, targets: Sequence[Target], rank: int) -> Callable[[], Selection]:

@@ -87,11 +87,18 @@ def table(task: str, found: dict[str, dict[str, Candidate]], work: Path, seeds: 
         for arm, candidate in candidates.items():
             results = [runs.get(planned(candidate, seed).key) for seed in range(seeds)]
             ranks = [candidate.module_settings(name).rank for name in candidate.selection.targets]
-            rows.append({
-                "task": task, "selection": selection, "arm": arm, "modules": len(ranks), "ranks": sorted(ranks),
-                "params": next((r["lora_params"] for r in results if r), None),
-                "loss": [r and r["val_loss"] for r in results], "metric": [r and r["metric"] for r in results],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "task": task,
+                    "selection": selection,
+                    "arm": arm,
+                    "modules": len(ranks),
+                    "ranks": sorted(ranks),
+                    "params": next((r["lora_params"] for r in results if r), None),
+                    "loss": [r and r["val_loss"] for r in results],
+                    "metric": [r and r["metric"] for r in results],
+                }
+            )
     return rows
 
 

@@ -60,10 +60,18 @@ def measure(layers: int, width: int, rows: int, tokens: int) -> dict[str, Any]:
         again = shapes.spool_of(loaded, made, Path(other), 64)
         bare = shapes.processor_seconds(shapes.bare_passes, loaded, again)
     return {
-        "layers": layers, "width": width, "rows": rows, "tokens": tokens, "parameters": loaded.parameters,
+        "layers": layers,
+        "width": width,
+        "rows": rows,
+        "tokens": tokens,
+        "parameters": loaded.parameters,
         "flops": flops(sum(t.in_features * t.out_features for t in loaded.targets) + VOCABULARY * width, rows * tokens),
-        "probe_s": probe, "bare_s": bare, "before_bytes": before, "peak_bytes": peak, "estimated_bytes": estimate,
-    }  # fmt: skip
+        "probe_s": probe,
+        "bare_s": bare,
+        "before_bytes": before,
+        "peak_bytes": peak,
+        "estimated_bytes": estimate,
+    }
 
 
 def flops(weights: float, tokens: float, scalars: int = 2) -> float:
@@ -74,8 +82,11 @@ def flops(weights: float, tokens: float, scalars: int = 2) -> float:
 def in_a_process(shape: dict[str, int]) -> dict[str, Any]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:  # this process has computed nothing yet
         found: dict[str, Any] = pool.submit(measure, **shape).result()
-    print(f"{shape}: {found['probe_s']:.1f} s, {found['probe_s'] / found['bare_s']:.2f} × bare, "
-          f"peak {found['peak_bytes'] / 1e9:.2f} GB, estimated {found['estimated_bytes'] / 1e9:.2f}", flush=True)  # fmt: skip
+    print(
+        f"{shape}: {found['probe_s']:.1f} s, {found['probe_s'] / found['bare_s']:.2f} × bare, "
+        f"peak {found['peak_bytes'] / 1e9:.2f} GB, estimated {found['estimated_bytes'] / 1e9:.2f}",
+        flush=True,
+    )
     return found
 
 
@@ -112,12 +123,14 @@ def extrapolated(points: list[dict[str, Any]]) -> dict[str, Any]:
 def page(report: dict[str, Any]) -> str:
     points, far = report["points"], report["extrapolated"]
     lines = [
-        "# How a probe grows", "",
+        "# How a probe grows",
+        "",
         "Written by `benchmarks/scaling.py`. Random Llamas in float32 on one core of a 2-core machine (time is",
-        "processor time), passes and contraction of a sketch with k = 64, without the peers' scores and the linearity check.", "",
+        "processor time), passes and contraction of a sketch with k = 64, without the peers' scores and the linearity check.",
+        "",
         "| layers | width | parameters | rows | tokens | bare passes, s | probe, s | probe / bare | peak, GB | said before, GB |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
+    ]
     for p in points:
         lines.append(
             f"| {p['layers']} | {p['width']} | {p['parameters'] / 1e6:.0f} M | {p['rows']} | {p['tokens']} | "
@@ -135,13 +148,17 @@ def page(report: dict[str, Any]) -> str:
         f"the bare passes at width {narrow['width']}",
         f"and {wide['probe_s'] / wide['bare_s']:.1f} × at {wide['width']}. Memory is the process's, Python and torch "
         "with about 0.5 GB among it. Times of a busy machine are",
-        "noisy: read the ratios.", "",
-        "## On paper: 7B and 70B", "",
+        "noisy: read the ratios.",
+        "",
+        "## On paper: 7B and 70B",
+        "",
         "128 rows of 512 tokens, one forward and two backward passes. Of the models above the four largest take "
         f"{far['seconds_per_tflop']:.1f} s a TFLOP",
-        f"on this core and {far['over_bare']:.2f} × the bare passes; both are carried over. Nothing in this table was run.", "",
-        "| | 7B | 70B |", "| --- | ---: | ---: |",
-    ]  # fmt: skip
+        f"on this core and {far['over_bare']:.2f} × the bare passes; both are carried over. Nothing in this table was run.",
+        "",
+        "| | 7B | 70B |",
+        "| --- | ---: | ---: |",
+    ]
     rows: list[tuple[str, str, float, str]] = [
         ("work", "tflop", 1, "{:.0f} TFLOP"),
         ("time on one core like this", "hours_on_this_core", 1, "{:.0f} h"),

@@ -1,6 +1,6 @@
 """Speed of scoring and search, and the search's regret against exhaustive search (DESIGN 7), on synthetic probes.
 
-    python benchmarks/search.py
+python benchmarks/search.py
 """
 
 from __future__ import annotations

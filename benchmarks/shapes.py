@@ -22,15 +22,26 @@ VOCABULARY = 32000
 
 
 def llama(
-    layers: int, width: int, *, inner: int | None = None, heads: int | None = None, vocabulary: int = VOCABULARY,
-    device: str = "cpu", dtype: torch.dtype = torch.float32, quantised: str | None = None,
-) -> LoadedModel:  # fmt: skip
+    layers: int,
+    width: int,
+    *,
+    inner: int | None = None,
+    heads: int | None = None,
+    vocabulary: int = VOCABULARY,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantised: str | None = None,
+) -> LoadedModel:
     """A causal language model, weights normal with standard deviation 0.02."""
     config = transformers.LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=inner or (width * 8 // 3 + 63) // 64 * 64,
-        num_hidden_layers=layers, num_attention_heads=heads or max(1, width // 64), max_position_embeddings=4096,
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner or (width * 8 // 3 + 63) // 64 * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=heads or max(1, width // 64),
+        max_position_embeddings=4096,
         use_cache=False,
-    )  # fmt: skip
+    )
     with torch.device("meta"):
         model: Any = transformers.LlamaForCausalLM(config)
     if quantised == "4bit":
@@ -50,9 +61,7 @@ def quantise(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and ".layers." in name:
             parent, _, own = name.rpartition(".")
-            new = bnb.nn.Linear4bit(
-                module.in_features, module.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
-            )
+            new = bnb.nn.Linear4bit(module.in_features, module.out_features, bias=False, compute_dtype=dtype, quant_type="nf4")
             weight = 0.02 * torch.randn(module.out_features, module.in_features, dtype=dtype)
             new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
             setattr(model.get_submodule(parent), own, new.to(device))  # which quantises

@@ -57,11 +57,20 @@ Empty().run()
 def footprint(targets: list[Target]) -> dict[str, object]:
     none = (0.0, 0.0, 0.0, 0.0)
     found = TrainingFootprint(
-        weight_bytes=13_000_000_000, weight_itemsize=2, autocast=False, targets=tuple(t.name for t in targets),
-        saved=tuple((0.0, 0.0, 2.0 * t.out_features, 0.0) for t in targets), spared_alone=(none,) * len(targets),
-        head_saved=none, head_saved_alone=none, inputs=tuple(range(len(targets))), input_kept_by=(-1,) * len(targets),
-        logits=(0.0, 2.0, 0.0, 0.0), other_macs=0.0, measured_on=((2, 16),),
-    )  # fmt: skip
+        weight_bytes=13_000_000_000,
+        weight_itemsize=2,
+        autocast=False,
+        targets=tuple(t.name for t in targets),
+        saved=tuple((0.0, 0.0, 2.0 * t.out_features, 0.0) for t in targets),
+        spared_alone=(none,) * len(targets),
+        head_saved=none,
+        head_saved_alone=none,
+        inputs=tuple(range(len(targets))),
+        input_kept_by=(-1,) * len(targets),
+        logits=(0.0, 2.0, 0.0, 0.0),
+        other_macs=0.0,
+        measured_on=((2, 16),),
+    )
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
 
@@ -83,11 +92,22 @@ def synthetic_probe() -> Probe:
         losses=np.full(EXAMPLES, np.log(2)),
         folds=stratified_folds(labels, 0),
         info={
-            "identity": {}, "task": "classification", "metric": "accuracy", "class_names": ["a", "b"], "model": "synthetic",
-            "qv_roles": ["query", "value"], "head": [], "head_parameters": 0, "data": "synthetic", "train_rows": 2000,
-            "head_cv": None, "mean_tokens": 64.0, "max_tokens": 128, "footprint": footprint(targets),
+            "identity": {},
+            "task": "classification",
+            "metric": "accuracy",
+            "class_names": ["a", "b"],
+            "model": "synthetic",
+            "qv_roles": ["query", "value"],
+            "head": [],
+            "head_parameters": 0,
+            "data": "synthetic",
+            "train_rows": 2000,
+            "head_cv": None,
+            "mean_tokens": 64.0,
+            "max_tokens": 128,
+            "footprint": footprint(targets),
         },
-    )  # fmt: skip
+    )
 
 
 async def at_rest(pilot: Pilot[None], app: AdvisorApp) -> None:

@@ -123,18 +123,26 @@ def _additions(
     return results
 
 
-def _summary(
-    task: str, kind: str, head: bool, added: str, id: str, pairs: list[tuple[bounds.Bound, float]]
-) -> dict[str, Any]:
+def _summary(task: str, kind: str, head: bool, added: str, id: str, pairs: list[tuple[bounds.Bound, float]]) -> dict[str, Any]:
     holding = [(b.low, b.high, real) for b, real in pairs if b.low is not None and b.high is not None]
     low, high, real = (np.array(column) for column in zip(*holding, strict=True)) if holding else (np.empty(0),) * 3
     violated = (real < low * (1 - 1e-7) - 1e-12) | (real > high * (1 + 1e-7) + 1e-12)
     return {
-        "task": task, "kernel": kind, "head": head, "added": added, "bound": id, "quantity": pairs[0][0].quantity,
-        "cases": len(pairs), "applies": len(holding), "violated": int(violated.sum()),
-        "median_low": _median(low), "median_real": _median(real), "median_high": _median(high),
-        "median_width": _median(high - low), "median_high_over_low": _median(high / np.where(low > 0, low, np.nan)),
-    }  # fmt: skip
+        "task": task,
+        "kernel": kind,
+        "head": head,
+        "added": added,
+        "bound": id,
+        "quantity": pairs[0][0].quantity,
+        "cases": len(pairs),
+        "applies": len(holding),
+        "violated": int(violated.sum()),
+        "median_low": _median(low),
+        "median_real": _median(real),
+        "median_high": _median(high),
+        "median_width": _median(high - low),
+        "median_high_over_low": _median(high / np.where(low > 0, low, np.nan)),
+    }
 
 
 def _median(values: np.ndarray) -> float | None:
@@ -187,15 +195,29 @@ def _pulled_run(ready: Prepared, selection: Selection, pull: float, always: bool
 
     recipe = replace(RECIPE, pull=pull, pull_always=always)
     result = finetune(
-        ready.loaded, selection, LoraSettings(), recipe, ready.train_rows, ready.eval_rows,
-        ready.train.schema.metric, seed, inspect=inspect,
-    )  # fmt: skip
+        ready.loaded,
+        selection,
+        LoraSettings(),
+        recipe,
+        ready.train_rows,
+        ready.eval_rows,
+        ready.train.schema.metric,
+        seed,
+        inspect=inspect,
+    )
     last = result.epochs[-1]
     return {
-        "pull": pull, "kind": "always" if always else "selective", "seed": seed, "distance": last.distance,
-        "gap": seen["gap"], "change": seen["change"], "relative_gap": seen["gap"] / seen["change"],
-        "train_loss": last.train_loss, "val_loss": last.val_loss, "metric": last.metric,
-    }  # fmt: skip
+        "pull": pull,
+        "kind": "always" if always else "selective",
+        "seed": seed,
+        "distance": last.distance,
+        "gap": seen["gap"],
+        "change": seen["change"],
+        "relative_gap": seen["gap"] / seen["change"],
+        "train_loss": last.train_loss,
+        "val_loss": last.val_loss,
+        "metric": last.metric,
+    }
 
 
 # --- 3. κ over layer sets ---------------------------------------------------------------------------------------------
@@ -248,10 +270,7 @@ def layers_correlations(rows: list[dict[str, Any]]) -> dict[str, dict[str, float
         return float(spearmanr([r["kappa"]["without head"] for r in part], outcomes).statistic) if np.ptp(outcomes) else None
 
     return {
-        f"{task}, lr {lr:g}": {
-            key: rank(part, key)
-            for key in ("train_loss", "val_loss", "metric")
-        }
+        f"{task}, lr {lr:g}": {key: rank(part, key) for key in ("train_loss", "val_loss", "metric")}
         for task, lr in dict.fromkeys((r["task"], r["lr"]) for r in rows)
         for part in [[r for r in rows if (r["task"], r["lr"]) == (task, lr)]]
     }

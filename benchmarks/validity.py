@@ -123,9 +123,7 @@ def by_seed(group: Group, value: Callable[[CalibrationRow], float]) -> dict[int,
 # --- regret -----------------------------------------------------------------------------------------------------------
 
 
-def regrets(
-    group: Group, scores: dict[str, np.ndarray], found: Predictions, piloted: Predictions | None
-) -> list[dict[str, Any]]:
+def regrets(group: Group, scores: dict[str, np.ndarray], found: Predictions, piloted: Predictions | None) -> list[dict[str, Any]]:
     """Per budget: metric points lost by the selection each score likes best, against the best of one seed, on the other.
 
     Needs two seeds; each plays both parts. "the pick" is the advisor's own rule, which takes the cheapest of those expected to
@@ -210,9 +208,13 @@ def differences(group: Group, found: Predictions) -> dict[str, Any]:
                 within = norm.cdf([(2 * predicted_sd - predicted) / spread, (-2 * predicted_sd - predicted) / spread])
                 surely_alike += int(within[0] - within[1] >= LEVEL)
     return {
-        "pairs": told + alike, "told": told, "told_right": right, "alike": alike, "alike_right": alike_right,
+        "pairs": told + alike,
+        "told": told,
+        "told_right": right,
+        "alike": alike,
+        "alike_right": alike_right,
         "surely_alike": surely_alike,
-    }  # fmt: skip
+    }
 
 
 # --- a pilot run ------------------------------------------------------------------------------------------------------
@@ -268,7 +270,9 @@ def report(
             found,
             piloted,
         ),
-        "pilot": None if piloted is None or pilot is None else {
+        "pilot": None
+        if piloted is None or pilot is None
+        else {
             "measured": correlations(np.array([pilot["switched"][s] for s in held.selections]), held.log_loss, budgets),
             "predicted": correlations(piloted.deviation, held.log_loss, budgets),
             "single_seed": [correlations(piloted.deviation, loss, budgets) for loss in seeds.values()],
@@ -348,7 +352,8 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "after_a_pilot": after_a_pilot(piloted) if piloted else None,
         "after_a_pilot_two_seeds": after_a_pilot([r for r in piloted if r["second_seed"]])
-        if any(r["second_seed"] for r in piloted) else None,
+        if any(r["second_seed"] for r in piloted)
+        else None,
         "groups": len(reports),
         "groups_ranked": len(ranked),
         "predicted": {k: mean([r["predicted"][k] for r in ranked]) for k in ("all", "within")},
@@ -389,13 +394,22 @@ def after_a_pilot(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found[name] = {
             "predicted": {k: mean([of(r)["predicted"][k] for r in reports]) for k in keys},
             "single_seed": {k: mean([s[k] for group in singles for s in group]) for k in keys},
-            "intervals": {key: mean([of(r)["intervals"][key] for r in reports]) for key in (
-                "coverage", "relative_width", "constant_coverage", "constant_width", "metric_coverage", "metric_width")},
+            "intervals": {
+                key: mean([of(r)["intervals"][key] for r in reports])
+                for key in (
+                    "coverage",
+                    "relative_width",
+                    "constant_coverage",
+                    "constant_width",
+                    "metric_coverage",
+                    "metric_width",
+                )
+            },
             "told_share": pairs["told"] / pairs["pairs"],
             "told_right": pairs["told_right"] / max(1, pairs["told"]),
             "alike_right": pairs["alike_right"] / max(1, pairs["alike"]),
             "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
-        }  # fmt: skip
+        }
     return found
 
 

@@ -1,6 +1,6 @@
 """The figures and tables of ``docs/validity.md`` and ``docs/validity-groups.md``, from what ``benchmarks/validity.py`` found.
 
-    python benchmarks/validity_page.py
+python benchmarks/validity_page.py
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 PEERS = (
-    "gradient-norm", "fisher", "plop", "eva", "kappatune", "spectrum", "spectral-ratio", "condition-number", "parameter count",
-)  # fmt: skip
+    "gradient-norm",
+    "fisher",
+    "plop",
+    "eva",
+    "kappatune",
+    "spectrum",
+    "spectral-ratio",
+    "condition-number",
+    "parameter count",
+)
 LABELS = {"condition-number": "κ"}
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -52,10 +60,18 @@ def widths(found: dict[str, float]) -> str:
 def group_table(reports: Sequence[dict[str, Any]]) -> str:
     """One line a group."""
     columns = (
-        "model on task", "selections", "Spearman with real loss: all budgets / within one", "90 % interval of it",
-        "a second seed reaches", "parameter count", "interval covers", "its width (constant's)", "pairs told apart", "rightly",
+        "model on task",
+        "selections",
+        "Spearman with real loss: all budgets / within one",
+        "90 % interval of it",
+        "a second seed reaches",
+        "parameter count",
+        "interval covers",
+        "its width (constant's)",
+        "pairs told apart",
+        "rightly",
         '"alike" rightly',
-    )  # fmt: skip
+    )
     lines = []
     for r in reports:
         i, d, span = r["intervals"], r["differences"], r["predicted_interval"]
@@ -65,12 +81,19 @@ def group_table(reports: Sequence[dict[str, Any]]) -> str:
         )
         lines.append(
             [
-                short(r["group"]), str(r["selections"]), pair(r["predicted"]), around, pair(r["second_seed"]),
-                pair(r["scores"]["parameter count"]), f"{i['coverage']:.0%}",
-                f"{i['relative_width']:.2f} ({i['constant_width']:.2f})", percent(d["told"], d["pairs"]),
-                percent(d["told_right"], d["told"]), percent(d["alike_right"], d["alike"]),
+                short(r["group"]),
+                str(r["selections"]),
+                pair(r["predicted"]),
+                around,
+                pair(r["second_seed"]),
+                pair(r["scores"]["parameter count"]),
+                f"{i['coverage']:.0%}",
+                f"{i['relative_width']:.2f} ({i['constant_width']:.2f})",
+                percent(d["told"], d["pairs"]),
+                percent(d["told_right"], d["told"]),
+                percent(d["alike_right"], d["alike"]),
             ]
-        )  # fmt: skip
+        )
     return table(columns, lines)
 
 
@@ -90,24 +113,42 @@ def score_table(total: dict[str, Any]) -> str:
 def left_out_table(result: dict[str, Any]) -> str:
     """Means over groups: from other tasks, from other models, of those never shipped."""
     kinds = (
-        ("its task left out", "tasks_left_out"), ("its model left out", "models_left_out"), ("never shipped", "never_shipped"),
-    )  # fmt: skip
+        ("its task left out", "tasks_left_out"),
+        ("its model left out", "models_left_out"),
+        ("never shipped", "never_shipped"),
+    )
     lines = []
     for label, key in kinds:
         found = result[key]
         i = found["intervals"]
         lines.append(
             [
-                label, f"{found['groups']} ({found['groups_ranked']})", pair(found["predicted"]),
-                pair(found["predicted_single_seed_there"]), pair(found["second_seed"]), f"{i['coverage']:.0%}",
-                f"{i['metric_coverage']:.0%}", widths(i),
-                f"{found['told_share']:.0%}", f"{found['told_right']:.0%}", f"{found['alike_right']:.0%}",
+                label,
+                f"{found['groups']} ({found['groups_ranked']})",
+                pair(found["predicted"]),
+                pair(found["predicted_single_seed_there"]),
+                pair(found["second_seed"]),
+                f"{i['coverage']:.0%}",
+                f"{i['metric_coverage']:.0%}",
+                widths(i),
+                f"{found['told_share']:.0%}",
+                f"{found['told_right']:.0%}",
+                f"{found['alike_right']:.0%}",
             ]
-        )  # fmt: skip
+        )
     head = (
-        "predicted with", "groups (ranked)", "Spearman, seed means", "single seeds, groups with two", "a second seed there",
-        "loss intervals cover", "metric intervals cover", "width (constant's)", "told apart", "rightly", '"alike" rightly',
-    )  # fmt: skip
+        "predicted with",
+        "groups (ranked)",
+        "Spearman, seed means",
+        "single seeds, groups with two",
+        "a second seed there",
+        "loss intervals cover",
+        "metric intervals cover",
+        "width (constant's)",
+        "told apart",
+        "rightly",
+        '"alike" rightly',
+    )
     return table(head, lines)
 
 
@@ -115,8 +156,9 @@ def pilot_table(total: dict[str, Any]) -> str:
     """Before and after one pilot run."""
     lines = []
     for label, key in (
-        ("{} groups with two seeds", "after_a_pilot_two_seeds"), ("all {} of at least eight selections", "after_a_pilot"),
-    ):  # fmt: skip
+        ("{} groups with two seeds", "after_a_pilot_two_seeds"),
+        ("all {} of at least eight selections", "after_a_pilot"),
+    ):
         found = total[key]
         for name, at in (("predicted", "before"), ("adapters switched off", None), ("**predicted after the pilot**", "after")):
             label_of = f"{label.format(found['groups'])}: {name}"
@@ -126,11 +168,14 @@ def pilot_table(total: dict[str, Any]) -> str:
             i = found[at]["intervals"]
             lines.append(
                 [
-                    label_of, pair(found[at]["predicted"]), f"{i['coverage']:.0%}",
+                    label_of,
+                    pair(found[at]["predicted"]),
+                    f"{i['coverage']:.0%}",
                     widths(i),
-                    f"{found[at]['told_share']:.0%}", f"{found[at]['told_right']:.0%}",
+                    f"{found[at]['told_share']:.0%}",
+                    f"{found[at]['told_right']:.0%}",
                 ]
-            )  # fmt: skip
+            )
         if found["second_seed"]["within"] is not None and key == "after_a_pilot_two_seeds":
             lines.append(["a second seed of the same runs", pair(found["second_seed"]), "", "", "", ""])
     return table(("", "all budgets / within one", "interval covers", "its width (constant's)", "told apart", "rightly"), lines)

@@ -28,12 +28,20 @@ def take(report: Path, out: Path) -> None:
         with tempfile.TemporaryDirectory() as profile:
             subprocess.run(
                 [
-                    program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}",
-                    f"--blink-settings=preferredColorScheme={number}", f"--window-size={WIDTH},{HEIGHT}",
-                    f"--screenshot={out / f'report-{scheme}.png'}", report.resolve().as_uri(),
+                    program,
+                    "--headless=new",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--hide-scrollbars",
+                    f"--user-data-dir={profile}",
+                    f"--blink-settings=preferredColorScheme={number}",
+                    f"--window-size={WIDTH},{HEIGHT}",
+                    f"--screenshot={out / f'report-{scheme}.png'}",
+                    report.resolve().as_uri(),
                 ],
-                check=True, capture_output=True,
-            )  # fmt: skip
+                check=True,
+                capture_output=True,
+            )
 
 
 def demo_report(folder: Path) -> Path:

@@ -22,14 +22,26 @@ def main(model_name: str, data: str, out: str) -> list[dict[str, float]]:
     parts = load_dataset("json", data_files=data, split="train").train_test_split(0.1, seed=0)
     set_seed(0)
     arguments = SFTConfig(  # the recipe that the prediction is for
-        output_dir=f"{out}/checkpoints", num_train_epochs=3, learning_rate=2e-4, per_device_train_batch_size=16,
-        weight_decay=0.0, warmup_steps=0.06, max_length=512, eval_strategy="epoch", save_strategy="no", logging_steps=5,
-        report_to="none", bf16=False,
-    )  # fmt: skip
+        output_dir=f"{out}/checkpoints",
+        num_train_epochs=3,
+        learning_rate=2e-4,
+        per_device_train_batch_size=16,
+        weight_decay=0.0,
+        warmup_steps=0.06,
+        max_length=512,
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_steps=5,
+        report_to="none",
+        bf16=False,
+    )
     trainer = SFTTrainer(
-        model_name, arguments, train_dataset=parts["train"], eval_dataset=parts["test"],
+        model_name,
+        arguments,
+        train_dataset=parts["train"],
+        eval_dataset=parts["test"],
         peft_config=recommendation.lora_config(),
-    )  # fmt: skip
+    )
     trainer.train()
     trainer.save_model(f"{out}/adapter")
     return trainer.state.log_history

@@ -30,12 +30,18 @@ def main(model_name: str, data: str, out: str) -> list[dict[str, float]]:
     model = get_peft_model(model, recommendation.lora_config())
     model.print_trainable_parameters()
     arguments = TrainingArguments(  # the recipe that the prediction is for
-        output_dir=f"{out}/checkpoints", num_train_epochs=6, learning_rate=1e-3, per_device_train_batch_size=32,
-        weight_decay=0.0, warmup_steps=0.06, eval_strategy="epoch", save_strategy="no", logging_steps=10, report_to="none",
-    )  # fmt: skip
-    trainer = Trainer(
-        model, arguments, train_dataset=parts["train"], eval_dataset=parts["test"], processing_class=tokenizer
+        output_dir=f"{out}/checkpoints",
+        num_train_epochs=6,
+        learning_rate=1e-3,
+        per_device_train_batch_size=32,
+        weight_decay=0.0,
+        warmup_steps=0.06,
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_steps=10,
+        report_to="none",
     )
+    trainer = Trainer(model, arguments, train_dataset=parts["train"], eval_dataset=parts["test"], processing_class=tokenizer)
     trainer.train()
     trainer.save_model(f"{out}/adapter")
     return trainer.state.log_history

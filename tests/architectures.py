@@ -247,9 +247,7 @@ FAMILIES = {
         {**_DECODER, "resid_pdrop": DROPOUT, "embd_pdrop": DROPOUT},
         {"unk": "<unk>", "bos": "<s>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"},
     ),
-    "mixtral": Family(
-        "Mixtral", "MixtralConfig", {**_DECODER, "num_local_experts": 4}, _LLAMA_SPECIALS, *_LLAMA_FORM
-    ),
+    "mixtral": Family("Mixtral", "MixtralConfig", {**_DECODER, "num_local_experts": 4}, _LLAMA_SPECIALS, *_LLAMA_FORM),
     "qwen2_moe": Family(
         "Qwen2-MoE",
         "Qwen2MoeConfig",
@@ -354,9 +352,7 @@ def _tokenizer(name: str) -> Any:
     tokenizer.decoder = decoders.WordPiece()
     if family.single:
         specials = [(token, vocabulary[token]) for token in dict.fromkeys(family.specials.values())]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=family.single, pair=family.pair, special_tokens=specials
-        )
+        tokenizer.post_processor = processors.TemplateProcessing(single=family.single, pair=family.pair, special_tokens=specials)
     types = ["token_type_ids"] if family.types else []
     return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,

@@ -27,9 +27,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
     built: dict[tuple[str, str, int, int, bool], Path] = {}
 
-    def make(
-        name: str, task: str = "classification", num_labels: int = 2, seed: int = 0, with_head: bool = False
-    ) -> Path:
+    def make(name: str, task: str = "classification", num_labels: int = 2, seed: int = 0, with_head: bool = False) -> Path:
         key = (name, task, num_labels, seed, with_head)
         if key not in built:
             folder = tmp_path_factory.mktemp(name)

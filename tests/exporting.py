@@ -23,9 +23,13 @@ from advisor.models.load import meta_model
 from advisor.models.modules import find_head, find_targets
 
 SIZES = {
-    "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
     "max_position_embeddings": 64,
-}  # fmt: skip
+}
 CONFIGS = {
     "bert": ("BertConfig", SIZES, "classification"),
     "llama-classifier": ("LlamaConfig", SIZES, "classification"),
@@ -48,9 +52,16 @@ class Made:
 
     def plan(self, names: list[str] | tuple[str, ...], settings: LoraSettings, **fields: Any) -> Plan:
         return Plan(
-            Selection("some", tuple(names)), settings, self.targets, self.task, self.head, str(self.folder),
-            self.model.config.model_type, 0 if self.task == "causal-lm" else 2, **fields,
-        )  # fmt: skip
+            Selection("some", tuple(names)),
+            settings,
+            self.targets,
+            self.task,
+            self.head,
+            str(self.folder),
+            self.model.config.model_type,
+            0 if self.task == "causal-lm" else 2,
+            **fields,
+        )
 
 
 def make(name: str, folder: Path) -> Made:
@@ -100,24 +111,33 @@ def tool_arguments(file: str, text: str) -> dict[str, Any]:
         assert content["finetuning_type"] == "lora"
         assert (type(content["lora_rank"]), type(content["lora_alpha"])) == (int, int)
         return {
-            "r": content["lora_rank"], "lora_alpha": content["lora_alpha"], "use_rslora": content["use_rslora"],
-            "target_modules": [t.strip() for t in content["lora_target"].split(",")], "task_type": "CAUSAL_LM",
-        }  # fmt: skip
+            "r": content["lora_rank"],
+            "lora_alpha": content["lora_alpha"],
+            "use_rslora": content["use_rslora"],
+            "target_modules": [t.strip() for t in content["lora_target"].split(",")],
+            "task_type": "CAUSAL_LM",
+        }
     if file == "unsloth_studio.yaml":
         lora = content["lora"]
         assert type(lora["lora_alpha"]) is int
         return {
-            "r": lora["lora_r"], "lora_alpha": lora["lora_alpha"], "use_rslora": lora["use_rslora"],
-            "target_modules": [t.strip() for t in lora["target_modules"].split(",")], "task_type": "CAUSAL_LM",
-        }  # fmt: skip
+            "r": lora["lora_r"],
+            "lora_alpha": lora["lora_alpha"],
+            "use_rslora": lora["use_rslora"],
+            "target_modules": [t.strip() for t in lora["target_modules"].split(",")],
+            "task_type": "CAUSAL_LM",
+        }
     assert file == "trl.yaml"
     assert content["use_peft"] is True
     assert type(content["lora_alpha"]) is int
     modules = content["lora_target_modules"]
     return {
-        "r": content["lora_r"], "lora_alpha": content["lora_alpha"], "use_rslora": content["use_rslora"],
-        "target_modules": modules[0] if len(modules) == 1 else modules, "task_type": content["lora_task_type"],
-    }  # fmt: skip
+        "r": content["lora_r"],
+        "lora_alpha": content["lora_alpha"],
+        "use_rslora": content["use_rslora"],
+        "target_modules": modules[0] if len(modules) == 1 else modules,
+        "task_type": content["lora_task_type"],
+    }
 
 
 def _run_snippet(text: str) -> dict[str, Any]:

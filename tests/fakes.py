@@ -37,9 +37,7 @@ ROLES = (
 def bert_targets(layers: int = 4) -> tuple[Target, ...]:
     """The adaptable modules of a BERT of ``layers`` layers."""
     return tuple(
-        Target(f"encoder.layer.{i}.{name}", i, role, group, a, b)
-        for i in range(layers)
-        for name, role, group, a, b in ROLES
+        Target(f"encoder.layer.{i}.{name}", i, role, group, a, b) for i in range(layers) for name, role, group, a, b in ROLES
     )
 
 
@@ -74,9 +72,7 @@ def footprint(targets: Sequence[Target]) -> TrainingFootprint:
     )
 
 
-def make_probe(
-    task: str = "classification", classes: int = 2, n: int = 40, layers: int = 4, seed: int = 0, **info: Any
-) -> Probe:
+def make_probe(task: str = "classification", classes: int = 2, n: int = 40, layers: int = 4, seed: int = 0, **info: Any) -> Probe:
     """A probe whose modules' features carry unequal shares of the label's signal."""
     rng = np.random.default_rng(seed)
     targets = bert_targets(layers)
@@ -120,16 +116,31 @@ def make_probe(
         folds=stratified_folds(labels, seed),
         info={
             "identity": {"model_fingerprint": "model", "data_fingerprint": "data"},
-            "advisor": "0", "torch": "0", "task": task, "metric": metric,
+            "advisor": "0",
+            "torch": "0",
+            "task": task,
+            "metric": metric,
             "class_names": [f"c{i}" for i in range(classes)],
-            "model": "fake/bert", "model_type": "bert", "revision": None, "model_parameters": 10_000,
-            "qv_roles": ["query", "value"], "head": [] if head is None else ["classifier"],
-            "head_parameters": 0 if head is None else 2 * (WIDTH + 1), "data": "fake.jsonl", "train_rows": 400,
-            "device": "cpu", "head_kind": "none" if head is None else "probed", "head_cv": None, "mean_tokens": 12.0,
-            "max_tokens": 20, "footprint": asdict(footprint(targets)), "methods": {}, "estimate_error": None,
+            "model": "fake/bert",
+            "model_type": "bert",
+            "revision": None,
+            "model_parameters": 10_000,
+            "qv_roles": ["query", "value"],
+            "head": [] if head is None else ["classifier"],
+            "head_parameters": 0 if head is None else 2 * (WIDTH + 1),
+            "data": "fake.jsonl",
+            "train_rows": 400,
+            "device": "cpu",
+            "head_kind": "none" if head is None else "probed",
+            "head_cv": None,
+            "mean_tokens": 12.0,
+            "max_tokens": 20,
+            "footprint": asdict(footprint(targets)),
+            "methods": {},
+            "estimate_error": None,
             **info,
         },
-    )  # fmt: skip
+    )
 
 
 def make_rows(
@@ -165,9 +176,16 @@ def make_rows(
         gain = simulated_gain**GAIN_POWER * math.exp(log_ratio + ratio_sd * rng.normal())
         real_start = start + start_sd * rng.normal()
         context = context_of(
-            task=task, metric=metric, shares=shares, train_rows=512, lr=1e-3, rank=8,
-            start=math.exp(start), simulated=math.exp(start - simulated_gain), head_loss=None,
-        )  # fmt: skip
+            task=task,
+            metric=metric,
+            shares=shares,
+            train_rows=512,
+            lr=1e-3,
+            rank=8,
+            start=math.exp(start),
+            simulated=math.exp(start - simulated_gain),
+            head_loss=None,
+        )
         for s in range(-1, selections):
             name, x = {-1: (HEAD_ONLY, 1.0), 0: (ALL_LINEAR, 0.0)}.get(s, (f"selection {s}", rng.uniform()))
             features = {key: float(rng.normal(0, 0.3)) if s > 0 else 0.0 for key in names}

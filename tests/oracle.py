@@ -145,9 +145,7 @@ def looped_reference(
     return _reference(torch.stack(values), stacked)
 
 
-def reference(
-    model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], output: Outputs, loss: Outputs
-) -> Reference:
+def reference(model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], output: Outputs, loss: Outputs) -> Reference:
     """Derivatives of ``output`` and ``loss`` of each text's logits in the named parameters.
 
     Logits are [classes], or [tokens, vocabulary] for language models; labels come as tensors.
@@ -219,10 +217,7 @@ def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
         return folder / "images", write_images(folder / "images")
     generator = torch.Generator().manual_seed(3)
     lengths = [1 + index * 5 % 12 for index in range(ROWS)]
-    texts = [
-        " ".join(WORDS[int(i)] for i in torch.randint(0, len(WORDS), (length,), generator=generator))
-        for length in lengths
-    ]
+    texts = [" ".join(WORDS[int(i)] for i in torch.randint(0, len(WORDS), (length,), generator=generator)) for length in lengths]
     rows: list[dict[str, Any]] = []
     for index, (length, text) in enumerate(zip(lengths, texts, strict=True)):
         if kind in ("causal-lm", "seq2seq"):

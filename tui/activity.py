@@ -64,6 +64,7 @@ class Activity:
         passed = self.clock() - began
         return (now.done - first) / passed if now is not None and passed > 0 else 0.0
 
+
 def outcome(error: Exception | None) -> str:
     """How a run ended."""
     if error is None:

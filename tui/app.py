@@ -243,9 +243,7 @@ class AdvisorApp(App[None]):
         """On the engine's thread."""
         self.post_message(Happened(name, event))
 
-    async def _run(
-        self, name: str, session: Session, job: Callable[[Session], Any], done: Callable[[Any], None]
-    ) -> None:
+    async def _run(self, name: str, session: Session, job: Callable[[Session], Any], done: Callable[[Any], None]) -> None:
         error: Exception | None = None
         result: Any = None
         try:

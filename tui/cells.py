@@ -33,16 +33,44 @@ class Measure:
 MEASURES = {
     measure.key: measure
     for measure in (
-        Measure("share", "kernel share", "%", 100, 1, "Kernel share: the module's part of the trace of the kernel of all "
-                "modules, in percent. How much adapting it can move the outputs on your data."),
-        Measure("agreement", "gradient agreement", "%", 100, 0, "Gradient agreement: mean product of two examples' gradients "
-                "over their mean square, in percent. 100: all examples pull the module the same way; 0: unrelated."),
-        Measure("gain", "predicted gain", "sd", 1, 2, "Predicted gain: predicted loss without the module less that with it, the "
-                "rest as selected, in standard deviations between seeds. Below 1 it drowns in noise."),
-        Measure("bound", "bound width", "%", 100, 0, "Bound width: how far toggling the module can move the kernel objective V "
-                "at most, in percent of V. Narrow: the module is certain to change little."),
+        Measure(
+            "share",
+            "kernel share",
+            "%",
+            100,
+            1,
+            "Kernel share: the module's part of the trace of the kernel of all "
+            "modules, in percent. How much adapting it can move the outputs on your data.",
+        ),
+        Measure(
+            "agreement",
+            "gradient agreement",
+            "%",
+            100,
+            0,
+            "Gradient agreement: mean product of two examples' gradients "
+            "over their mean square, in percent. 100: all examples pull the module the same way; 0: unrelated.",
+        ),
+        Measure(
+            "gain",
+            "predicted gain",
+            "sd",
+            1,
+            2,
+            "Predicted gain: predicted loss without the module less that with it, the "
+            "rest as selected, in standard deviations between seeds. Below 1 it drowns in noise.",
+        ),
+        Measure(
+            "bound",
+            "bound width",
+            "%",
+            100,
+            0,
+            "Bound width: how far toggling the module can move the kernel objective V "
+            "at most, in percent of V. Narrow: the module is certain to change little.",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def levels(values: Sequence[float]) -> list[float | None]:

@@ -31,34 +31,69 @@ class Field:
 
 
 FIELDS = (
-    Field("model", "Model", TEXT, "A local folder with config.json and safetensors, or a hub id such as gpt2.",
-          "folder or hub id"),
-    Field("data", "Data", TEXT, "Your training rows: CSV, TSV, JSONL, a folder with train.*, or a hub id such as glue/sst2.",
-          "file, folder or hub id", data=True),
-    Field("eval_data", "Evaluation", TEXT, "Rows to evaluate on, never probed. Empty: a data folder's own test part, else 10 % "
-          "split off the data.", "its test part, or 10 %"),
-    Field("task", "Task", CHOICE, "What the model learns. auto infers it from the columns; the rows show how they are read.",
-          choices=("auto", "classification", "regression", "causal-lm", "seq2seq"), data=True),
-    Field("text_columns", "Text columns", LIST, "Columns the text is read from, separated by commas; two for pairs of texts.",
-          "inferred", data=True),
+    Field(
+        "model", "Model", TEXT, "A local folder with config.json and safetensors, or a hub id such as gpt2.", "folder or hub id"
+    ),
+    Field(
+        "data",
+        "Data",
+        TEXT,
+        "Your training rows: CSV, TSV, JSONL, a folder with train.*, or a hub id such as glue/sst2.",
+        "file, folder or hub id",
+        data=True,
+    ),
+    Field(
+        "eval_data",
+        "Evaluation",
+        TEXT,
+        "Rows to evaluate on, never probed. Empty: a data folder's own test part, else 10 % split off the data.",
+        "its test part, or 10 %",
+    ),
+    Field(
+        "task",
+        "Task",
+        CHOICE,
+        "What the model learns. auto infers it from the columns; the rows show how they are read.",
+        choices=("auto", "classification", "regression", "causal-lm", "seq2seq"),
+        data=True,
+    ),
+    Field(
+        "text_columns",
+        "Text columns",
+        LIST,
+        "Columns the text is read from, separated by commas; two for pairs of texts.",
+        "inferred",
+        data=True,
+    ),
     Field("label_column", "Label column", TEXT, "Column of the class or the value to predict.", "inferred", data=True),
     Field("metric", "Metric", TEXT, "accuracy, matthews or f1; spearman; token_accuracy.", "inferred", data=True),
-    Field("budget", "Budget", TEXT, "The most a selection may cost: 25% of the LoRA parameters of all modules, 2M LoRA "
-          "parameters, 12modules, or 24GB of training memory."),
-    Field("granularity", "Choose by", CHOICE, "What moves together in the search: single modules, whole roles or whole layers.",
-          choices=("module", "role", "layer")),
+    Field(
+        "budget",
+        "Budget",
+        TEXT,
+        "The most a selection may cost: 25% of the LoRA parameters of all modules, 2M LoRA "
+        "parameters, 12modules, or 24GB of training memory.",
+    ),
+    Field(
+        "granularity",
+        "Choose by",
+        CHOICE,
+        "What moves together in the search: single modules, whole roles or whole layers.",
+        choices=("module", "role", "layer"),
+    ),
     Field("rank", "Rank", WHOLE, "LoRA rank r: each adapted a×b matrix gets r·(a+b) parameters."),
     Field("alpha", "Alpha", REAL, "LoRA alpha: the update is scaled by alpha/rank."),
     Field("epochs", "Epochs", WHOLE, "Passes over the training rows the prediction is for. LM: language models.", "6 (LM: 3)"),
     Field("lr", "Learning rate", REAL, "Peak learning rate that the prediction is for. LM: language models.", "1e-3 (LM: 2e-4)"),
     Field("batch_size", "Batch size", WHOLE, "Rows a training step; memory grows with it. LM: language models.", "32 (LM: 16)"),
     Field("train_rows", "Training rows", WHOLE, "How many rows the prediction is for.", "all there are"),
-    Field("samples", "Probe rows", WHOLE, "Examples the probe looks at; more make it steadier and slower.",
-          "max(128, 4 × classes)"),
+    Field(
+        "samples", "Probe rows", WHOLE, "Examples the probe looks at; more make it steadier and slower.", "max(128, 4 × classes)"
+    ),
     Field("max_length", "Max tokens", WHOLE, "Tokens a row; longer ones are cut. LM: language models.", "128 (LM: 512)"),
     Field("revision", "Revision", TEXT, "Of a model of the hub: branch, tag or commit.", "main"),
     Field("device", "Device", CHOICE, "Where the model runs.", choices=("auto", "cpu", "cuda", "disk")),
-)  # fmt: skip
+)
 
 
 def shown(inputs: Inputs, field: Field) -> str:

@@ -21,8 +21,14 @@ PICK, CURRENT, KEPT, ALL, RECIPE, PEER, FRONT = "pick", "current", "kept", "all"
 # In this order a selection that is several of them is called and drawn.
 MARKS = {CURRENT: "◉", PICK: "◆", KEPT: "◇", ALL: "■", RECIPE: "□", PEER: "△", FRONT: CHOSEN}
 MEANINGS = {
-    CURRENT: "current", PICK: "the pick", KEPT: "kept", ALL: "all-linear", RECIPE: "recipe", PEER: "other method", FRONT: "front",
-}  # fmt: skip
+    CURRENT: "current",
+    PICK: "the pick",
+    KEPT: "kept",
+    ALL: "all-linear",
+    RECIPE: "recipe",
+    PEER: "other method",
+    FRONT: "front",
+}
 
 
 def key(candidate: Candidate) -> Hashable:
@@ -266,26 +272,65 @@ def columns(metric: str, pick: Figures | None) -> list[Column]:
         return 1.0 if figures.certificate.low is None else 1 - figures.certificate.low
 
     return [
-        Column("params", "params", "Trainable LoRA parameters, the head not counted.",
-               lambda e, f: count(f.cost.params), lambda e, f: f.cost.params),
-        Column("metric", metric, f"Predicted {metric} of one real LoRA run with your recipe, with a 90 % interval.",
-               lambda e, f: span(f.metric, 2), lambda e, f: -f.metric[0]),
-        Column("apart", "differs?", "Whether the difference to the pick is larger than its 90 % interval. “Not known” means "
-               "that these predictions cannot tell them apart, not that they are the same.",
-               lambda e, f: apart(e, f, pick), lambda e, f: apart(e, f, pick)),
-        Column("loss", "loss", "Predicted validation loss of one run, with a 90 % interval.",
-               lambda e, f: span(f.loss, 2), lambda e, f: f.loss[0]),
-        Column("relative", "vs all", "Expected loss against adapting every module, in standard deviations between seeds; higher "
-               "is better, within ±2 nobody would see it.",
-               lambda e, f: f"{f.relative[0]:+.1f}", lambda e, f: -f.relative[0]),
-        Column("memory", "memory", "Estimated peak memory of training.",
-               lambda e, f: gigabytes(f.cost.memory_bytes), lambda e, f: f.cost.memory_bytes),
-        Column("time", "time", "Time of a training step, as a share of what adapting every module takes.",
-               lambda e, f: f"{f.cost.time_vs_all_linear:.0%}", lambda e, f: f.cost.time_vs_all_linear),
-        Column("certificate", "cert.", "Certificate, bound C: adding all other modules can lower the objective V of the "
-               "linearised problem by at most this.",
-               lambda e, f: f"≤ {share(f):.1%}" if f.certificate.low is not None else "–", lambda e, f: share(f)),
-    ]  # fmt: skip
+        Column(
+            "params",
+            "params",
+            "Trainable LoRA parameters, the head not counted.",
+            lambda e, f: count(f.cost.params),
+            lambda e, f: f.cost.params,
+        ),
+        Column(
+            "metric",
+            metric,
+            f"Predicted {metric} of one real LoRA run with your recipe, with a 90 % interval.",
+            lambda e, f: span(f.metric, 2),
+            lambda e, f: -f.metric[0],
+        ),
+        Column(
+            "apart",
+            "differs?",
+            "Whether the difference to the pick is larger than its 90 % interval. “Not known” means "
+            "that these predictions cannot tell them apart, not that they are the same.",
+            lambda e, f: apart(e, f, pick),
+            lambda e, f: apart(e, f, pick),
+        ),
+        Column(
+            "loss",
+            "loss",
+            "Predicted validation loss of one run, with a 90 % interval.",
+            lambda e, f: span(f.loss, 2),
+            lambda e, f: f.loss[0],
+        ),
+        Column(
+            "relative",
+            "vs all",
+            "Expected loss against adapting every module, in standard deviations between seeds; higher "
+            "is better, within ±2 nobody would see it.",
+            lambda e, f: f"{f.relative[0]:+.1f}",
+            lambda e, f: -f.relative[0],
+        ),
+        Column(
+            "memory",
+            "memory",
+            "Estimated peak memory of training.",
+            lambda e, f: gigabytes(f.cost.memory_bytes),
+            lambda e, f: f.cost.memory_bytes,
+        ),
+        Column(
+            "time",
+            "time",
+            "Time of a training step, as a share of what adapting every module takes.",
+            lambda e, f: f"{f.cost.time_vs_all_linear:.0%}",
+            lambda e, f: f.cost.time_vs_all_linear,
+        ),
+        Column(
+            "certificate",
+            "cert.",
+            "Certificate, bound C: adding all other modules can lower the objective V of the linearised problem by at most this.",
+            lambda e, f: f"≤ {share(f):.1%}" if f.certificate.low is not None else "–",
+            lambda e, f: share(f),
+        ),
+    ]
 
 
 SELECTION_HELP = (

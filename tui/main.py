@@ -26,9 +26,7 @@ def run(options: Mapping[str, Any], probe_folder: Path | None = None, start: boo
         options: by their names in :mod:`advisor.cli.main`; ``demo`` fills in the embedded model and data.
         probe_folder: open this probe. start: probe at once.
     """
-    app = AdvisorApp(
-        inputs_of(options), probe_folder=probe_folder, start=start, demo=bool(options.get("demo"))
-    )
+    app = AdvisorApp(inputs_of(options), probe_folder=probe_folder, start=start, demo=bool(options.get("demo")))
     app.run()
     if app.log_path is not None and app.return_code:
         print(f"Details of the error: {app.log_path}. Your session was kept: `advisor tui` opens it.", file=sys.stderr)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 TERMS = (
     ("● ○ ◐", "adapted by the selection, not adapted, in part (a cell with several modules)."),
     ("accuracy, loss (low–high)", "what one real LoRA run with your recipe is predicted to reach, with a 90 % interval."),
-    ("vs all", "expected loss against adapting every module, in standard deviations between seeds; higher is better, "
-               "within ±2 nobody would see it."),
+    (
+        "vs all",
+        "expected loss against adapting every module, in standard deviations between seeds; higher is better, "
+        "within ±2 nobody would see it.",
+    ),
     ("params", "trainable LoRA parameters, the head not counted; the budget's share beside it."),
     ("memory, time", "estimated peak memory of training, and of a step's time the share that adapting every module takes."),
     ("κ", "condition number of the selection's kernel K+σI: largest over smallest eigenvalue; large means slow directions."),
@@ -27,10 +30,13 @@ TERMS = (
     ("bound B", "proven limit on how far toggling the module can move V; the number before it is what it does move."),
     ("spectrum, σ", "eigenvalues of the kernel, largest first; what lies below the ridge σ is hardly learned."),
     ("pick", "the recommended selection: the cheapest that is not predicted worse than the best within the budget."),
-    ("pilot run", "one real run of all modules, after which each finalist is measured by switching the other modules' adapters "
-                  "off: the first run of `advisor recommend --confirm N`."),
+    (
+        "pilot run",
+        "one real run of all modules, after which each finalist is measured by switching the other modules' adapters "
+        "off: the first run of `advisor recommend --confirm N`.",
+    ),
     *((measure.label, measure.help.split(": ", 1)[1]) for measure in MEASURES.values()),
-)  # fmt: skip
+)
 
 
 def terms() -> str:

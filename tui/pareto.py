@@ -17,10 +17,19 @@ from tui.lineup_screen import LineupScreen, SelectionTable
 from tui.plot import AXIS, CURSOR, INTERVAL, LINE, Point, places, plot
 
 STYLES = {
-    "": "", AXIS: "$text-muted", LINE: "$text-primary", INTERVAL: "$text-muted", CURSOR: "bold reverse",
-    "current": "bold $text-warning", "pick": "bold $text-success", "kept": "$text-secondary", "all": "$text",
-    "recipe": "$text-accent", "peer": "$text-secondary", "front": "$text-primary",
-}  # fmt: skip
+    "": "",
+    AXIS: "$text-muted",
+    LINE: "$text-primary",
+    INTERVAL: "$text-muted",
+    CURSOR: "bold reverse",
+    "current": "bold $text-warning",
+    "pick": "bold $text-success",
+    "kept": "$text-secondary",
+    "all": "$text",
+    "recipe": "$text-accent",
+    "peer": "$text-secondary",
+    "front": "$text-primary",
+}
 
 
 class Plot(Static):

@@ -70,18 +70,14 @@ def places(points: Sequence[Point], width: int, height: int) -> list[tuple[int, 
     if columns < SMALLEST[0] or rows < SMALLEST[1]:
         return []
     across, up = _scales(points)
-    return [
-        (round((1 - up.place(p.value)) * (rows - 1)), GUTTER + round(across.place(p.x) * (columns - 1))) for p in points
-    ]
+    return [(round((1 - up.place(p.value)) * (rows - 1)), GUTTER + round(across.place(p.x) * (columns - 1))) for p in points]
 
 
 def _scales(points: Sequence[Point]) -> tuple[Scale, Scale]:
     return Scale.of([p.x for p in points], log=True), Scale.of([p.value for p in points], margin=0.08)
 
 
-def plot(
-    points: Sequence[Point], line: Sequence[int], width: int, height: int, cursor: int | None = None
-) -> list[list[Run]]:
+def plot(points: Sequence[Point], line: Sequence[int], width: int, height: int, cursor: int | None = None) -> list[list[Run]]:
     """``height`` lines of ``width`` characters; none where there are no points or too little room.
 
     Args:

@@ -100,4 +100,3 @@ class ProbeScreen(AdvisorScreen):
     def action_copy_log(self) -> None:
         self.app.copy_to_clipboard("\n".join(self.advisor.log_lines))
         self.notify("Log copied.", markup=False)
-

@@ -54,10 +54,20 @@ def source_of(inputs: Inputs) -> Source:
     if not inputs.data:
         raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
     return Source(
-        inputs.model, inputs.data, inputs.eval_data, inputs.task, inputs.text_columns, inputs.label_column,
-        inputs.metric, inputs.max_length, inputs.device, inputs.dtype, inputs.revision, inputs.trust_remote_code,
+        inputs.model,
+        inputs.data,
+        inputs.eval_data,
+        inputs.task,
+        inputs.text_columns,
+        inputs.label_column,
+        inputs.metric,
+        inputs.max_length,
+        inputs.device,
+        inputs.dtype,
+        inputs.revision,
+        inputs.trust_remote_code,
         inputs.seed,
-    )  # fmt: skip
+    )
 
 
 def language_of(model: str | None, revision: str | None) -> str:
@@ -118,9 +128,12 @@ class RealEngine:
         if not inputs.data:
             raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
         how: dict[str, Any] = {
-            "task": inputs.task, "text_columns": inputs.text_columns, "label_column": inputs.label_column,
-            "metric": inputs.metric, "language": language_of(inputs.model, inputs.revision),
-        }  # fmt: skip
+            "task": inputs.task,
+            "text_columns": inputs.text_columns,
+            "label_column": inputs.label_column,
+            "metric": inputs.metric,
+            "language": language_of(inputs.model, inputs.revision),
+        }
         dataset = load_dataset(inputs.data, **how)
         schema = dataset.schema
         wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
@@ -186,9 +199,13 @@ class RealEngine:
         scorer = Scorer(probe, settings, recipe, predictor, kernel=inputs.kernel, sigma=inputs.sigma)
         shares = module_shares(scorer, [t.name for t in probe.targets])
         return Opened(
-            folder, scorer, np.array(list(shares.values())), agreements(scorer), block_ranks(scorer),
+            folder,
+            scorer,
+            np.array(list(shares.values())),
+            agreements(scorer),
+            block_ranks(scorer),
             module_scores(probe, inputs.rank),
-        )  # fmt: skip
+        )
 
     def recipes(self, opened: Opened) -> list[Candidate]:
         from advisor.core.candidate import Candidate
@@ -224,9 +241,13 @@ class RealEngine:
         from advisor.advice.recommend import recommend
 
         return recommend(
-            opened.scorer, parse_budget(inputs.budget), session,
-            granularity=inputs.granularity, strategy=inputs.strategy, seed=inputs.seed,
-        )  # fmt: skip
+            opened.scorer,
+            parse_budget(inputs.budget),
+            session,
+            granularity=inputs.granularity,
+            strategy=inputs.strategy,
+            seed=inputs.seed,
+        )
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
         from advisor.theory.spectrum import Spectrum
@@ -324,9 +345,13 @@ class RealEngine:
         if recommendation is None or all(file.fidelity == "exact" for file in rendered.files.values()):
             return rendered
         found = workflow.alternatives(
-            {format_name: rendered}, plan, empty_model(opened.probe, inputs.trust_remote_code), opened.scorer,
-            recommendation, lambda: self._sayable(opened, recommendation, inputs),
-        )  # fmt: skip
+            {format_name: rendered},
+            plan,
+            empty_model(opened.probe, inputs.trust_remote_code),
+            opened.scorer,
+            recommendation,
+            lambda: self._sayable(opened, recommendation, inputs),
+        )
         return with_alternatives(rendered, FORMATS[format_name], found[format_name])
 
     def _sayable(self, opened: Opened, recommendation: Recommendation, inputs: Inputs) -> list[Candidate]:

@@ -232,11 +232,15 @@ def confirm(
     picked = pick(given([everything]).predict(candidates), params, left)[0] if done else left[0]
     roles = {everything: "pilot", picked: "pick"} | roles
     found = decide(
-        lambda runs: given(runs).predict(candidates), params,
+        lambda runs: given(runs).predict(candidates),
+        params,
         finalists=sorted(left, key=lambda i: i != picked),
         first=sorted(set(roles) - {everything}, key=lambda i: i != picked),
-        asked=asked - len(pilot), run=run, at_once=at_once, begun=list(done),
-    )  # fmt: skip
+        asked=asked - len(pilot),
+        run=run,
+        at_once=at_once,
+        begun=list(done),
+    )
     before, after = (_losses(s.predict(candidates)) for s in (prior, given(found.runs)))
     order = sorted(found.left, key=lambda i: (i != found.picked, i))  # the pick first, the others as they were
     return Confirmation(
@@ -246,9 +250,7 @@ def confirm(
         scorer=given(found.runs),
         runs=tuple(Confirmed(done[i], roles.get(i, "candidate"), before[i], after[i]) for i in found.runs),
         failed=tuple((candidates[i].selection.name, reasons[i]) for i in reasons),
-        finalists=tuple(
-            Finalist(candidates[i], before[i], after[i], float(found.best[found.left.index(i)])) for i in order
-        ),
+        finalists=tuple(Finalist(candidates[i], before[i], after[i], float(found.best[found.left.index(i)])) for i in order),
         pick_before=candidates[0],
         order=tuple(rec.finalists[i] for i in order),
         sure=found.sure,

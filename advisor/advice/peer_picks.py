@@ -43,8 +43,14 @@ from advisor.theory.kernels import Array, Kernels
 from advisor.theory.surrogate import Mask
 
 SPECTRUM, KAPPATUNE, PLOP, EVA, GRADIENT_NORM, FISHER, RANDOM = (
-    "spectrum", "kappatune", "plop", "eva", "gradient-norm", "fisher", "random",
-)  # fmt: skip
+    "spectrum",
+    "kappatune",
+    "plop",
+    "eva",
+    "gradient-norm",
+    "fisher",
+    "random",
+)
 KERNEL_PEERS = (CONDITION_NUMBER, SPECTRAL_RATIO)
 MODULE_PEERS = (SPECTRUM, KAPPATUNE, PLOP, GRADIENT_NORM, FISHER)  # of a score per module, and no ranks
 PEERS = (SPECTRUM, KAPPATUNE, PLOP, EVA, GRADIENT_NORM, FISHER, *KERNEL_PEERS, RANDOM)
@@ -190,7 +196,7 @@ def scores_for_json(scorer: Scorer, candidates: Sequence[Candidate]) -> list[dic
 
 
 def comparison_json(scores: Scores, picks: Sequence[PeerPick], scorer: Scorer) -> dict[str, Any]:
-    """:func:`advisor.prediction.payload.scores_json` of the selections and then the picks, each with what ``peers`` think of it; and
+    """:func:`advisor.prediction.payload.scores_json` of the selections, then the picks, each with what ``peers`` think of it; and
     ``without_pick``, the reason for each peer that has none."""
     made = [pick for pick in picks if pick.candidate is not None]
     shown = scores_json(scores, scorer)

@@ -54,8 +54,10 @@ def candidate_pool(
     for level in LEVELS:
         if sizes.min() <= level * ceiling:
             found += [fill_budget(s, sizes, int(level * ceiling)) for s in surrogates]
-            found += [_refilled(np.zeros(len(sizes), dtype=bool), rng.permutation(len(sizes)), sizes, int(level * ceiling))
-                      for _ in range(RANDOM_CANDIDATES)]  # fmt: skip
+            found += [
+                _refilled(np.zeros(len(sizes), dtype=bool), rng.permutation(len(sizes)), sizes, int(level * ceiling))
+                for _ in range(RANDOM_CANDIDATES)
+            ]
     session.check()
     usual = [s for s in recipes(targets, scorer.probe.info["qv_roles"]) if mask_of(scorer, units, s) is not None]
     starts = [selection_of(scorer, units, mask) for mask in found]

@@ -78,9 +78,7 @@ def rank_values(probe: Probe) -> Array:
     """
     shares = measured(probe, EVA)
     if shares is None:
-        raise BadInput(
-            f"--rank {AUTO}: the probe holds no spectra of the modules' inputs.", "Probe again, or give a number."
-        )
+        raise BadInput(f"--rank {AUTO}: the probe holds no spectra of the modules' inputs.", "Probe again, or give a number.")
     shares = np.where(np.isnan(shares), np.nanmean(shares, axis=0), shares)
     full = np.array([min(t.in_features, t.out_features) for t in probe.targets])
     shares = np.where(np.arange(shares.shape[1]) < full[:, None], shares, 0.0)  # no weight has a higher rank

@@ -109,9 +109,19 @@ def recommend(
     predictions = scorer.predict(pool)
     finalists, best = choose(scorer, pool, predictions, budget, granularity, strategy)
     return _advice(
-        scorer, scorer, pool, predictions, finalists, best, session,
-        budget=budget, granularity=granularity, strategy=strategy, baseline=baseline, seed=seed,
-    )  # fmt: skip
+        scorer,
+        scorer,
+        pool,
+        predictions,
+        finalists,
+        best,
+        session,
+        budget=budget,
+        granularity=granularity,
+        strategy=strategy,
+        baseline=baseline,
+        seed=seed,
+    )
 
 
 def choose(
@@ -149,9 +159,19 @@ def reconsider(
     best = min(finalists, key=lambda i: predictions.deviation[i])
     own = None if rec.baseline is None else rec.equal_budget[rec.baseline].candidate
     return _advice(
-        scorer, decider, rec.pool, predictions, finalists, best, session,
-        budget=rec.budget, granularity=rec.granularity, strategy=rec.strategy, baseline=own, seed=seed,
-    )  # fmt: skip
+        scorer,
+        decider,
+        rec.pool,
+        predictions,
+        finalists,
+        best,
+        session,
+        budget=rec.budget,
+        granularity=rec.granularity,
+        strategy=rec.strategy,
+        baseline=own,
+        seed=seed,
+    )
 
 
 def _advice(
@@ -212,9 +232,7 @@ def _criterion(scorer: Scorer, strategy: str, candidates: Sequence[Candidate]) -
     return np.array([criterion.value(kernel) for kernel in kernels])
 
 
-def _filling(
-    scorer: Scorer, budget: Budget, granularity: str, pool: Sequence[Candidate], allowed: Sequence[int]
-) -> list[int]:
+def _filling(scorer: Scorer, budget: Budget, granularity: str, pool: Sequence[Candidate], allowed: Sequence[int]) -> list[int]:
     """Those of ``allowed`` beside which nothing more fits; where the ceiling does not say, as for memory, those that are
     part of no other."""
     full = [i for i in allowed if _is_full(scorer, pool[i], budget, granularity)]

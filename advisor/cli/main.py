@@ -52,9 +52,7 @@ TextColumn = Annotated[list[str] | None, _option(DATA, "Column of the text; twic
 LabelColumn = Annotated[str | None, _option(DATA, "Column of the label, or of the answer to learn.", "--label-column")]
 Metric = Annotated[str | None, _option(DATA, "accuracy, matthews, f1, spearman, token_accuracy.", "--metric")]
 MaxLength = Annotated[int | None, _option(DATA, "Tokens a row; default 128, language models 512.", "--max-length")]
-Rank = Annotated[
-    int, typer.Option("--rank", parser=_rank, metavar="INTEGER", help="LoRA rank.", rich_help_panel=LORA)
-]
+Rank = Annotated[int, typer.Option("--rank", parser=_rank, metavar="INTEGER", help="LoRA rank.", rich_help_panel=LORA)]
 RankOrAuto = Annotated[
     str,
     typer.Option(
@@ -88,19 +86,23 @@ Method = Annotated[str, _option(PROBE, "auto, materialise, token-gram or kroneck
 Device = Annotated[
     str,
     _option(
-        PROBE, "auto (CUDA if there is one; what does not fit goes to other GPUs, memory, disk), cpu, cuda, or disk (blocks are "
-        "read from there one after the other).", "--device",
+        PROBE,
+        "auto (CUDA if there is one; what does not fit goes to other GPUs, memory, disk), cpu, cuda, or disk (blocks are "
+        "read from there one after the other).",
+        "--device",
     ),
-]  # fmt: skip
+]
 In4bit = Annotated[bool, _option(PROBE, "Quantise the weights to 4 bits (bitsandbytes NF4, as QLoRA).", "--load-in-4bit")]
 In8bit = Annotated[bool, _option(PROBE, "Quantise the weights to 8 bits (bitsandbytes).", "--load-in-8bit")]
 Recompute = Annotated[
     bool,
     _option(
-        PROBE, "Compute activations again in the backward pass instead of keeping them: less memory, one more forward pass, "
-        "the same result. Without it, done once one row does not fit.", "--recompute",
+        PROBE,
+        "Compute activations again in the backward pass instead of keeping them: less memory, one more forward pass, "
+        "the same result. Without it, done once one row does not fit.",
+        "--recompute",
     ),
-]  # fmt: skip
+]
 Dtype = Annotated[str, _option(PROBE, "auto, float32, bfloat16 or float16.", "--dtype")]
 Revision = Annotated[str | None, _option(PROBE, "Revision of a hub model.", "--revision")]
 TrustRemoteCode = Annotated[bool, _option(PROBE, "Run code that comes with the model.", "--trust-remote-code")]
@@ -117,9 +119,7 @@ Strategy = Annotated[
     typer.Option("--strategy", help="How to choose. " + " ".join(f"{name}: {text}." for name, text in STRATEGIES.items())),
 ]
 ProbePath = Annotated[Path, typer.Argument(help="Folder written by `advisor probe`.")]
-Baseline = Annotated[
-    Path | None, typer.Option("--baseline", help="Your present adapter_config.json, shown in every table.")
-]
+Baseline = Annotated[Path | None, typer.Option("--baseline", help="Your present adapter_config.json, shown in every table.")]
 
 
 @app.command()
@@ -127,15 +127,25 @@ def recommend(
     model: Annotated[
         str | None, typer.Argument(help="Model folder or hub id; or the folder of a probe, which says model and data.")
     ] = None,
-    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
-    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    task: Task = "auto",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    metric: Metric = None,
+    max_length: MaxLength = None,
     budget: BudgetText = "25%",
     granularity: Granularity = "module",
     strategy: Strategy = "predicted",
     baseline: Baseline = None,
     demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
-    rank: RankOrAuto = "8", alpha: Alpha = 16, rslora: Rslora = False,
-    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
+    rank: RankOrAuto = "8",
+    alpha: Alpha = 16,
+    rslora: Rslora = False,
+    train_rows: TrainRows = None,
+    epochs: Epochs = None,
+    lr: Lr = None,
+    batch_size: BatchSize = None,
     confirm: Annotated[
         int,
         _option(CONFIRM, "Train up to this many selections for real, and correct the prediction by them; 0: none.", "--confirm"),
@@ -144,13 +154,24 @@ def recommend(
         int | None, _option(CONFIRM, "Training rows of each of these runs; default: at most 512.", "--confirm-rows")
     ] = None,
     workers: Workers = 1,
-    samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
-    dtype: Dtype = "auto", load_in_4bit: In4bit = False, load_in_8bit: In8bit = False, recompute: Recompute = False,
-    revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
-    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, out: Out = None, format: Formats = "peft",
+    samples: Samples = None,
+    head: Head = "probed",
+    method: Method = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    load_in_4bit: In4bit = False,
+    load_in_8bit: In8bit = False,
+    recompute: Recompute = False,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    kernel: Kernel = "adam",
+    sigma: Sigma = None,
+    seed: Seed = 0,
+    out: Out = None,
+    format: Formats = "peft",
     as_json: Json = False,
     in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Probe MODEL on --data, and recommend target modules under --budget."""
     options = dict(locals())
     if in_tui:
@@ -175,12 +196,27 @@ def recommend(
 @app.command()
 def probe(
     model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
-    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
-    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
-    samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
-    dtype: Dtype = "auto", load_in_4bit: In4bit = False, load_in_8bit: In8bit = False, recompute: Recompute = False,
-    revision: Revision = None, trust_remote_code: TrustRemoteCode = False, seed: Seed = 0, out: Out = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    data: Data = None,
+    eval_data: EvalData = None,
+    task: Task = "auto",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    metric: Metric = None,
+    max_length: MaxLength = None,
+    samples: Samples = None,
+    head: Head = "probed",
+    method: Method = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    load_in_4bit: In4bit = False,
+    load_in_8bit: In8bit = False,
+    recompute: Recompute = False,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
     """Probe MODEL on --data into the folder --out; an interrupted probe resumes."""
     options = dict(locals())
     del options["as_json"]
@@ -201,10 +237,17 @@ def probe(
 def score(
     probe_path: ProbePath,
     selections: Annotated[Path, typer.Option("--selections", help="JSON list of selections.")],
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
-    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    rank: Rank = 8,
+    alpha: Alpha = 16,
+    rslora: Rslora = False,
+    train_rows: TrainRows = None,
+    epochs: Epochs = None,
+    lr: Lr = None,
+    batch_size: BatchSize = None,
+    kernel: Kernel = "adam",
+    sigma: Sigma = None,
+    as_json: Json = False,
+) -> None:
     """Predictions, bounds and cost of given selections, in their order."""
     options = _scoring_options(locals())
     from advisor.results import ProbeResult
@@ -229,10 +272,17 @@ def explain(
     budget: Annotated[
         str | None, typer.Option("--budget", help="Bound what fits beside the selection: 25% | 2M | 12modules.")
     ] = None,
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
-    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    kernel: Kernel = "adam", sigma: Sigma = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    rank: Rank = 8,
+    alpha: Alpha = 16,
+    rslora: Rslora = False,
+    train_rows: TrainRows = None,
+    epochs: Epochs = None,
+    lr: Lr = None,
+    batch_size: BatchSize = None,
+    kernel: Kernel = "adam",
+    sigma: Sigma = None,
+    as_json: Json = False,
+) -> None:
     """Scores for a person: who contributes what, what adding or dropping it changes, spectrum, bounds, linearity."""
     options = _scoring_options(locals())
     from advisor.advice.budget import parse_budget
@@ -269,11 +319,21 @@ def explain(
 @app.command()
 def compare(
     probe_path: ProbePath,
-    budget: BudgetText = "25%", granularity: Granularity = "module", baseline: Baseline = None,
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
-    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0, as_json: Json = False,
-) -> None:  # fmt: skip
+    budget: BudgetText = "25%",
+    granularity: Granularity = "module",
+    baseline: Baseline = None,
+    rank: Rank = 8,
+    alpha: Alpha = 16,
+    rslora: Rslora = False,
+    train_rows: TrainRows = None,
+    epochs: Epochs = None,
+    lr: Lr = None,
+    batch_size: BatchSize = None,
+    kernel: Kernel = "adam",
+    sigma: Sigma = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
     """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
     options = _scoring_options(locals())
     from advisor.advice.budget import parse_budget
@@ -292,18 +352,35 @@ def tui(
     probe_or_model: Annotated[
         str | None, typer.Argument(metavar="[PROBE|MODEL]", help="A probe's folder, or a model folder or hub id.")
     ] = None,
-    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
-    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    task: Task = "auto",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    metric: Metric = None,
+    max_length: MaxLength = None,
     budget: BudgetText = "25%",
     granularity: Annotated[str, typer.Option("--granularity", help="module, role or layer.")] = "module",
     strategy: Strategy = "predicted",
     demo: Annotated[bool, typer.Option("--demo", help="The embedded model and data; no network.")] = False,
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
-    train_rows: TrainRows = None, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    samples: Samples = None, head: Head = "probed", method: Method = "auto", device: Device = "auto",
-    dtype: Dtype = "auto", revision: Revision = None, trust_remote_code: TrustRemoteCode = False,
-    kernel: Kernel = "adam", sigma: Sigma = None, seed: Seed = 0,
-) -> None:  # fmt: skip
+    rank: Rank = 8,
+    alpha: Alpha = 16,
+    rslora: Rslora = False,
+    train_rows: TrainRows = None,
+    epochs: Epochs = None,
+    lr: Lr = None,
+    batch_size: BatchSize = None,
+    samples: Samples = None,
+    head: Head = "probed",
+    method: Method = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    kernel: Kernel = "adam",
+    sigma: Sigma = None,
+    seed: Seed = 0,
+) -> None:
     """Look at a probe, or make one, in the terminal; without arguments: what was open last."""
     if not _has_terminal():
         raise BadInput("The terminal interface needs a terminal.", "Use `advisor recommend` or `advisor explain` instead.")
@@ -313,17 +390,21 @@ def tui(
 @app.command()
 def export(
     recommendation: Annotated[Path, typer.Argument(help="Folder written by `advisor recommend`.")],
-    format: Formats = "peft", out: Out = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    format: Formats = "peft",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
     """Write a recommendation's config again, to --out, for other tools too."""
     from advisor import api, workflow
 
     written = workflow.export_formats(recommendation, api.format_names(format), out or recommendation)
     if as_json:
-        _print_json({
-            name: {"fidelity": rendered.fidelity, "reasons": rendered.reasons, "files": [str(path) for path in paths]}
-            for name, (rendered, paths) in written.items()
-        })  # fmt: skip
+        _print_json(
+            {
+                name: {"fidelity": rendered.fidelity, "reasons": rendered.reasons, "files": [str(path) for path in paths]}
+                for name, (rendered, paths) in written.items()
+            }
+        )
         return
     for rendered, paths in written.values():
         for path in paths:
@@ -369,25 +450,45 @@ def verify(
 @app.command()
 def calibrate(
     model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
-    data: Data = None, eval_data: EvalData = None, task: Task = "auto", text_column: TextColumn = None,
-    label_column: LabelColumn = None, metric: Metric = None, max_length: MaxLength = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    task: Task = "auto",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    metric: Metric = None,
+    max_length: MaxLength = None,
     runs: Annotated[int, typer.Option("--runs", help="Fine-tunes in all (selections × seeds).")] = 60,
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds a selection.")] = 1,
     workers: Workers = 1,
     ray: Annotated[
         str | None,
         _option(
-            CONFIRM, "Workers on a Ray cluster: auto, its address, or local (one started here). Model and data must lie "
-            "at the same place on every node, or be hub ids.", "--ray",
+            CONFIRM,
+            "Workers on a Ray cluster: auto, its address, or local (one started here). Model and data must lie "
+            "at the same place on every node, or be hub ids.",
+            "--ray",
         ),
     ] = None,
     eval_rows: Annotated[int, typer.Option("--eval-rows", help="Most evaluation rows.")] = 500,
-    rank: Rank = 8, alpha: Alpha = 16, rslora: Rslora = False,
-    train_rows: TrainRows = 512, epochs: Epochs = None, lr: Lr = None, batch_size: BatchSize = None,
-    pull: Pull = None, pull_always: PullAlways = False,
-    device: Device = "auto", dtype: Dtype = "auto", load_in_4bit: In4bit = False, load_in_8bit: In8bit = False,
-    revision: Revision = None, trust_remote_code: TrustRemoteCode = False, seed: Seed = 0, out: Out = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    rank: Rank = 8,
+    alpha: Alpha = 16,
+    rslora: Rslora = False,
+    train_rows: TrainRows = 512,
+    epochs: Epochs = None,
+    lr: Lr = None,
+    batch_size: BatchSize = None,
+    pull: Pull = None,
+    pull_always: PullAlways = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    load_in_4bit: In4bit = False,
+    load_in_8bit: In8bit = False,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
     """Real LoRA fine-tunes over many selections; their results become rows for your own predictions. Resumable."""
     from dataclasses import replace
 
@@ -401,8 +502,23 @@ def calibrate(
     if pull_always and pull is None:
         raise BadInput("--pull-always needs --pull.", "Add --pull LAMBDA.")
     with console_session() as session:
-        source = api.source_of(model, data, eval_data, task, text_column, label_column, metric, max_length, device, dtype,
-                               revision, trust_remote_code, seed, load_in_4bit, load_in_8bit)  # fmt: skip
+        source = api.source_of(
+            model,
+            data,
+            eval_data,
+            task,
+            text_column,
+            label_column,
+            metric,
+            max_length,
+            device,
+            dtype,
+            revision,
+            trust_remote_code,
+            seed,
+            load_in_4bit,
+            load_in_8bit,
+        )
 
         def recipe(found: str) -> TrainingRecipe:
             chosen = replace(recipe_for(found, train_rows, epochs, lr, batch_size), pull=pull or 0.0, pull_always=pull_always)
@@ -410,9 +526,18 @@ def calibrate(
             return chosen
 
         rows_file, count = real_runs.calibrate_folder(
-            source, api.lora_settings(rank, alpha, rslora), recipe, out, session, train_rows=train_rows, runs=runs,
-            seeds=seeds, workers=workers, eval_rows=eval_rows, ray=ray,
-        )  # fmt: skip
+            source,
+            api.lora_settings(rank, alpha, rslora),
+            recipe,
+            out,
+            session,
+            train_rows=train_rows,
+            runs=runs,
+            seeds=seeds,
+            workers=workers,
+            eval_rows=eval_rows,
+            ray=ray,
+        )
     if as_json:
         _print_json({"rows": count, "file": str(rows_file) if rows_file else None})
     else:

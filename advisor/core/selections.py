@@ -60,9 +60,7 @@ def distinct(selections: Sequence[Selection]) -> list[Selection]:
     return kept
 
 
-def structured_random(
-    targets: Sequence[Target], budget: int, rank: int, rng: np.random.Generator, name: str
-) -> Selection:
+def structured_random(targets: Sequence[Target], budget: int, rank: int, rng: np.random.Generator, name: str) -> Selection:
     """A random selection as a person might make one, filling ``budget`` LoRA parameters as closely as it can.
 
     Draws a few roles and a stretch of layers, takes their modules in random order while they fit, then fills up

@@ -101,9 +101,7 @@ def load_dataset(
         )
     rows_there = round(table.total * len(examples) / len(table.rows))
     remarks = [*dropped, *_repeats(examples, schema), *([] if like else _imbalance(examples, schema))]
-    return Dataset(
-        tuple(examples), schema, table.source, (*notes, *remarks), _fingerprint(examples, schema), rows_there
-    )
+    return Dataset(tuple(examples), schema, table.source, (*notes, *remarks), _fingerprint(examples, schema), rows_there)
 
 
 def _content(example: Example) -> tuple[Any, ...]:
@@ -223,9 +221,7 @@ def _by_class(dataset: Dataset) -> list[list[int]]:
     return [groups[label] for label in sorted(groups, key=lambda label: label or 0)]
 
 
-def _shares(
-    groups: Sequence[Sequence[int]], count: int, least: Sequence[int], most: Sequence[int]
-) -> list[int]:
+def _shares(groups: Sequence[Sequence[int]], count: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
     """How many of ``count`` each group gives: in proportion, by largest remainder, within the limits."""
     total = sum(map(len, groups))
     exact = [count * len(group) / total for group in groups]

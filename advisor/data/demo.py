@@ -27,8 +27,7 @@ MIN_ROWS_PER_TOPIC = 50
 WORDS = range(6, 41)
 # Words that name a topic or its modules are taken out: they would make the task trivial.
 GIVEAWAYS = {
-    topic: re.compile(rf"\S*(?<![a-z])({'|'.join([topic, *modules])})(?![a-z])\S*\s*", re.I)
-    for topic, modules in TOPICS.items()
+    topic: re.compile(rf"\S*(?<![a-z])({'|'.join([topic, *modules])})(?![a-z])\S*\s*", re.I) for topic, modules in TOPICS.items()
 }
 
 

@@ -54,9 +54,7 @@ def example_of(row: dict[str, Any], schema: Schema, place: str) -> Example | str
         *prompt, completion = texts
         if missing(completion) or (prompt and missing(prompt[0])):
             return "with an empty text"
-        return Example(
-            prompt="\n\n".join(text for text in prompt if not missing(text)), completion=completion
-        )
+        return Example(prompt="\n\n".join(text for text in prompt if not missing(text)), completion=completion)
     if any(map(missing, texts)):
         return "with an empty text"
     label = row.get(schema.label_column or "")
@@ -72,9 +70,7 @@ def _text(value: Any, place: str, column: str) -> str:
             "Name another --text-column.",
         )
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    return text.encode("utf-8", "replace").decode(
-        "utf-8"
-    )  # tokenizers reject the half characters JSON allows
+    return text.encode("utf-8", "replace").decode("utf-8")  # tokenizers reject the half characters JSON allows
 
 
 def _label(value: Any, schema: Schema, place: str) -> int | float:
@@ -86,9 +82,7 @@ def _label(value: Any, schema: Schema, place: str) -> int | float:
     name = class_name(value)
     if name not in schema.class_names:
         known = ", ".join(schema.class_names[:10]) + (", …" if len(schema.class_names) > 10 else "")
-        raise BadInput(
-            f"{place}: the class {name!r} is not among the training classes.", f"They are: {known}."
-        )
+        raise BadInput(f"{place}: the class {name!r} is not among the training classes.", f"They are: {known}.")
     return schema.class_names.index(name)
 
 

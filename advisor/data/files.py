@@ -168,4 +168,3 @@ def _single_byte(raw: bytes) -> str:
         return raw.decode("cp1252")
     except UnicodeDecodeError:  # five bytes are no character of it
         return raw.decode("latin-1")
-

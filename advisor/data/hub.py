@@ -11,9 +11,7 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 
-HUB_ID = re.compile(
-    r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2})(:(?P<config>[\w.+-]+))?(@(?P<revision>[\w./-]+))?"
-)
+HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2})(:(?P<config>[\w.+-]+))?(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)

@@ -219,9 +219,7 @@ def _refuse_other_tasks(table: Table) -> None:
             )
 
 
-def _matching_profile(
-    table: Table, path: str, task: str, label_column: str | None
-) -> tuple[str, dict[str, Any]]:
+def _matching_profile(table: Table, path: str, task: str, label_column: str | None) -> tuple[str, dict[str, Any]]:
     """The task profile named like the file or its folder, if the table has its text columns."""
     place = Path(os.path.abspath(os.path.expanduser(path)))
     parts = [place.stem.lower(), place.name.lower(), place.parent.name.lower()]
@@ -230,11 +228,7 @@ def _matching_profile(
     for name, profile in load_profiles("tasks").items():
         is_language = profile["task"] in LANGUAGE_TASKS
         fits = task in ("auto", profile["task"], *(LANGUAGE_TASKS if is_language else ())) and not (label_column and is_language)
-        if (
-            fits
-            and not words.isdisjoint(profile["match"])
-            and set(profile["text_columns"]) <= set(table.columns)
-        ):
+        if fits and not words.isdisjoint(profile["match"]) and set(profile["text_columns"]) <= set(table.columns):
             return name, profile
     return "", {}
 
@@ -287,9 +281,7 @@ def _classifier_columns(table: Table, label: str) -> tuple[str, ...]:
     mean_length: dict[str, float] = {}
     wordy = []
     for column in table.columns:
-        values = [
-            v for v in table.column(column) if isinstance(v, str) and not missing(v) and number(v) is None
-        ]
+        values = [v for v in table.column(column) if isinstance(v, str) and not missing(v) and number(v) is None]
         if column == label or 2 * len(values) < len(table.rows):
             continue
         mean_length[column] = sum(map(len, values)) / len(values)

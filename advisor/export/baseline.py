@@ -16,9 +16,20 @@ from advisor.models.peft import CONFIG_FILE, resolve
 
 # What decides which modules a PEFT config adapts, and how strongly.
 PLACEMENT = (
-    "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform",
-    "layers_pattern", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out",
-)  # fmt: skip
+    "peft_type",
+    "task_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "target_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "exclude_modules",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "fan_in_fan_out",
+)
 
 
 def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
@@ -51,6 +62,9 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
 def empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
     """The probe's model, in the revision that was probed, on the meta device."""
     return meta_model(
-        str(probe.info["model"]), probe.task, num_labels=len(probe.class_names) or 1, revision=probe.info["revision"],
+        str(probe.info["model"]),
+        probe.task,
+        num_labels=len(probe.class_names) or 1,
+        revision=probe.info["revision"],
         trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+    )

@@ -42,8 +42,11 @@ def render(plan: Plan) -> Rendered:
 def unsplittable(found: Findings) -> None:
     """Notes what a comma-separated list of names cannot say."""
     if found.plan.overlaps:
-        found.add("impossible", f"A chosen name is the end of another module's name, and {found.label} has no regex: a list "
-                  "of names would train both.")  # fmt: skip
+        found.add(
+            "impossible",
+            f"A chosen name is the end of another module's name, and {found.label} has no regex: a list "
+            "of names would train both.",
+        )
     if broken := [name for name in found.plan.names if "," in name or name != name.strip()]:
         found.add("impossible", f"{found.label} splits at commas and strips blanks, which breaks the name {broken[0]!r}.")
 

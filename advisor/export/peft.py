@@ -51,10 +51,12 @@ YAML_FILE = "lora.yaml"
 def render(plan: Plan) -> Rendered:
     """``lora.yaml`` and ``adapter_config.json``: PEFT can say everything."""
     found, arguments = Findings(plan, "PEFT"), arguments_of(plan)
-    return Rendered({
-        YAML_FILE: found.file(lora_yaml(arguments, []), FORMAT.use),
-        CONFIG_FILE: RenderedFile(adapter_config_json(arguments), "exact", ()),
-    })  # fmt: skip
+    return Rendered(
+        {
+            YAML_FILE: found.file(lora_yaml(arguments, []), FORMAT.use),
+            CONFIG_FILE: RenderedFile(adapter_config_json(arguments), "exact", ()),
+        }
+    )
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
@@ -82,5 +84,3 @@ FORMAT = Format(
     loads,
     passed,
 )
-
-

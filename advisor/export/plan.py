@@ -236,15 +236,21 @@ class Findings:
         if self.plan.task == "seq2seq":
             self.add("impossible", f"{self.label} trains decoders, no encoder-decoder; use format peft.")
         elif self.plan.task != "causal-lm":
-            self.add("impossible", f"{self.label} trains language models: it knows neither the head "
-                     f"({', '.join(self.plan.head)}) nor the loss of a {self.plan.task} run; use format peft.")  # fmt: skip
+            self.add(
+                "impossible",
+                f"{self.label} trains language models: it knows neither the head "
+                f"({', '.join(self.plan.head)}) nor the loss of a {self.plan.task} run; use format peft.",
+            )
 
     def flat(self) -> LoraSettings:
         """One rank and alpha, for a tool that has no patterns."""
         flat = self.plan.flat()
         if any(flat.module_settings(name) != self.plan.module_settings(name) for name in self.plan.names):
-            self.add("lossy", f"{self.label} has no rank or alpha pattern: every module gets rank {flat.settings.rank} "
-                     f"({flat.params:,} LoRA parameters instead of {self.plan.params:,}).")  # fmt: skip
+            self.add(
+                "lossy",
+                f"{self.label} has no rank or alpha pattern: every module gets rank {flat.settings.rank} "
+                f"({flat.params:,} LoRA parameters instead of {self.plan.params:,}).",
+            )
         return flat.settings
 
     def whole(self, alpha: float, what: str = "alpha") -> int:

@@ -76,8 +76,10 @@ def layer_surprises(layers: Any, resolved: Resolved, targets: Mapping[str, Targe
         return place and place[1]
 
     if beyond := [name for name in resolved.wrapped if name in targets and index_of(name) not in meant]:
-        surprises.append(f"{some(beyond)} {'get' if len(beyond) > 1 else 'gets'} LoRA although layers_to_transform leaves "
-                         "the layer out: a full name bypasses it.")  # fmt: skip
+        surprises.append(
+            f"{some(beyond)} {'get' if len(beyond) > 1 else 'gets'} LoRA although layers_to_transform leaves "
+            "the layer out: a full name bypasses it."
+        )
     known = {index_of(name) for name in targets}
     if absent := sorted(layer for layer in meant if layer not in known):
         surprises.append(f"layers_to_transform: the model has no layer {some([str(layer) for layer in absent])}.")
@@ -113,8 +115,10 @@ def pattern_surprises(arguments: Mapping[str, Any], resolved: Resolved) -> list[
         own = {k for n in alone for k in (arguments.get("alpha_pattern") or {}) if _answers(k, n)}
         if alone and not own:
             low, high = min(resolved.scales.values()), max(resolved.scales.values())
-            surprises.append(f"rank_pattern changes the scale of {len(alone)} modules ({low:.3g} to {high:.3g}), as alpha stays: "
-                             "add an alpha_pattern.")  # fmt: skip
+            surprises.append(
+                f"rank_pattern changes the scale of {len(alone)} modules ({low:.3g} to {high:.3g}), as alpha stays: "
+                "add an alpha_pattern."
+            )
     return surprises
 
 
@@ -131,8 +135,10 @@ def tied_surprises(tied: Sequence[str], resolved: Resolved) -> list[str]:
     touched = [n for n in (*resolved.wrapped, *resolved.saved) if n in tied]
     if not touched or set(tied) <= set(touched):
         return []
-    return [f"{some(touched)} shares its weight with {some([n for n in tied if n not in touched])}, which stays as it is: "
-            "the two come apart."]  # fmt: skip
+    return [
+        f"{some(touched)} shares its weight with {some([n for n in tied if n not in touched])}, which stays as it is: "
+        "the two come apart."
+    ]
 
 
 def rank_surprises(resolved: Resolved, task: str) -> tuple[list[str], list[str]]:

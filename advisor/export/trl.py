@@ -41,13 +41,15 @@ def render(plan: Plan) -> Rendered:
         "lora_target_modules": entries,
     }
     arguments = peft.arguments_of(plan)
-    body = "from peft import LoraConfig\n\npeft_config = " + call("LoraConfig", (), {
-        key: arguments[key] for key in arguments if key not in ("peft_type", "base_model_name_or_path")
-    })  # fmt: skip
-    return Rendered({
-        "trl.yaml": found.file(yaml_body(content), FORMAT.use),
-        "trl_sft.py": snippet.file(body, f"Hand it over as {SNIPPET_USE}."),
-    })  # fmt: skip
+    body = "from peft import LoraConfig\n\npeft_config = " + call(
+        "LoraConfig", (), {key: arguments[key] for key in arguments if key not in ("peft_type", "base_model_name_or_path")}
+    )
+    return Rendered(
+        {
+            "trl.yaml": found.file(yaml_body(content), FORMAT.use),
+            "trl_sft.py": snippet.file(body, f"Hand it over as {SNIPPET_USE}."),
+        }
+    )
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:

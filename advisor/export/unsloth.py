@@ -52,17 +52,23 @@ def render(plan: Plan) -> Rendered:
         snippet.add("impossible", "FastLanguageModel loads models of text.")
     if plan.head and (other or plan.head != ("score",)):
         head = ", ".join(plan.head)
-        snippet.add("impossible", f"unsloth trains no head of {plan.model_type or 'this family'}, so not {head}." if other
-                    else f"unsloth trains no head but score, so not {head}.")  # fmt: skip
+        snippet.add(
+            "impossible",
+            f"unsloth trains no head of {plan.model_type or 'this family'}, so not {head}."
+            if other
+            else f"unsloth trains no head but score, so not {head}.",
+        )
     studio.language_models_only()
     if plan.revision:
         studio.add("lossy", f"unsloth Studio has no key for a revision: it trains the newest commit, not {plan.revision}.")
     entries = _last_parts(plan, studio) if other else plan.names
     unsplittable(studio)
-    return Rendered({
-        "unsloth_train.py": snippet.file(_snippet(plan), FORMAT.use),
-        "unsloth_studio.yaml": studio.file(_studio(plan, entries, studio), STUDIO_USE),
-    })  # fmt: skip
+    return Rendered(
+        {
+            "unsloth_train.py": snippet.file(_snippet(plan), FORMAT.use),
+            "unsloth_studio.yaml": studio.file(_studio(plan, entries, studio), STUDIO_USE),
+        }
+    )
 
 
 def _snippet(plan: Plan) -> str:
@@ -94,8 +100,11 @@ def _last_parts(plan: Plan, found: Findings) -> tuple[str, ...]:
     if not linear:
         found.add("impossible", f"{found.label} finds no linear module in {plan.model_type}, whose projections are Conv1D.")
     elif not suffixed == set(read_within(linear, entries, {})) == set(plan.names):
-        found.add("impossible", f"{found.label} takes {plan.model_type or 'this family'} on a path where an entry is the last "
-                  "part of names in all layers, so that it trains whole roles only.")  # fmt: skip
+        found.add(
+            "impossible",
+            f"{found.label} takes {plan.model_type or 'this family'} on a path where an entry is the last "
+            "part of names in all layers, so that it trains whole roles only.",
+        )
     return entries
 
 
@@ -198,8 +207,11 @@ def _read(entries: list[str], content: Mapping[str, Any], model: Any, surprises:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     family, read = model.config.model_type, read_within(linear, entries, content)
     if not read:
-        raise BadInput(f"unsloth finds nothing to train in {family}: it reads target_modules as last parts of names in attention "
-                       "and mlp blocks.", "Give such parts, or finetune_vision_layers=True with full names.")  # fmt: skip
+        raise BadInput(
+            f"unsloth finds nothing to train in {family}: it reads target_modules as last parts of names in attention "
+            "and mlp blocks.",
+            "Give such parts, or finetune_vision_layers=True with full names.",
+        )
     for entry in entries:
         if not any(name.endswith(entry) for name in read):
             surprises.append(f"{entry!r} matches no module: of {family}, unsloth reads it as the last part of a name.")
@@ -207,11 +219,26 @@ def _read(entries: list[str], content: Mapping[str, Any], model: Any, surprises:
 
 
 # Keywords of unsloth's own, and of Studio's section, that are none of LoraConfig's.
-_DROPPED = frozenset({
-    "revision", "finetune_last_n_layers", "use_gradient_checkpointing", "random_state", "max_seq_length",
-    "temporary_location", "qat_scheme", "loftq_config", "num_labels", "lora_r", "vision_all_linear", "use_loftq",
-    "finetune_vision_layers", "finetune_language_layers", "finetune_attention_modules", "finetune_mlp_modules",
-})  # fmt: skip
+_DROPPED = frozenset(
+    {
+        "revision",
+        "finetune_last_n_layers",
+        "use_gradient_checkpointing",
+        "random_state",
+        "max_seq_length",
+        "temporary_location",
+        "qat_scheme",
+        "loftq_config",
+        "num_labels",
+        "lora_r",
+        "vision_all_linear",
+        "use_loftq",
+        "finetune_vision_layers",
+        "finetune_language_layers",
+        "finetune_attention_modules",
+        "finetune_mlp_modules",
+    }
+)
 
 FORMAT = Format(
     "unsloth",

@@ -234,5 +234,3 @@ def _tied(model: Any) -> tuple[str, ...]:
         return ()
     pair = (model.get_input_embeddings(), model.get_output_embeddings())
     return tuple(name for name, module in model.named_modules() if None not in pair and any(module is m for m in pair))
-
-

@@ -227,9 +227,7 @@ def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[
         whole = list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
         prompt: list[int] = []
         if messages[1:]:  # templates refuse an empty conversation
-            prompt = tokenizer.apply_chat_template(
-                messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
-            )
+            prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
     except TemplateError as error:
         roles = " – ".join(m["role"] for m in messages)
         raise BadInput(
@@ -241,9 +239,7 @@ def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[
     return whole[:cut], whole[cut:]
 
 
-def collate(
-    rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0
-) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0) -> dict[str, torch.Tensor]:
     """Pad ``rows`` on the right to the longest, or decode their images; the result feeds ``model(**batch)``.
 
     Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]

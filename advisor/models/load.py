@@ -233,7 +233,9 @@ def load_model(
             raise BadInput(
                 f"{name}: cannot be loaded as a {task} model: {_first_line(error)}",
                 f"Needed: a folder with config.json, *.safetensors and {'image processor' if of_images else 'tokenizer'} files, "
-                "or a hub id." if Path(name).exists() else hub_hint(error),
+                "or a hub id."
+                if Path(name).exists()
+                else hub_hint(error),
             ) from error
     model.requires_grad_(False).eval()
     keep_unpacked(model)
@@ -350,9 +352,7 @@ def _load_config(name: str, options: dict[str, Any]) -> Any:
         if not (path / "config.json").is_file():
             raise BadInput(f"{name}: no config.json there, so it is not a model folder.", "Give the model's folder.")
         if not any(path.glob("*.safetensors")):
-            raise BadInput(
-                f"{name}: no *.safetensors file there.", "Save the model with safe_serialization=True (safetensors)."
-            )
+            raise BadInput(f"{name}: no *.safetensors file there.", "Save the model with safe_serialization=True (safetensors).")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BadInput(f"{name}: no such folder.", "Give a model folder or a hub id such as org/name.")
     try:

@@ -36,9 +36,7 @@ def block_names(targets: Sequence[Target]) -> tuple[str, ...]:
 def find_head(model: nn.Module) -> tuple[str, ...]:
     """The modules beside the base model that hold parameters: what a classifier trains in full."""
     base = model.base_model
-    return tuple(
-        name for name, child in model.named_children() if child is not base and any(True for _ in child.parameters())
-    )
+    return tuple(name for name, child in model.named_children() if child is not base and any(True for _ in child.parameters()))
 
 
 def input_embeddings(model: Any) -> list[nn.Module]:
@@ -64,9 +62,7 @@ def experts_left_out(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def find_targets(
-    model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None
-) -> tuple[Target, ...]:
+def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None) -> tuple[Target, ...]:
     """What PEFT's ``all-linear`` wraps, less poolers, routers, experts and the head, in model order.
 
     ``profile`` stands in for the one of the model's family.

@@ -67,9 +67,7 @@ def quantisation(quantised: str | None, dtype: torch.dtype, head: Sequence[str])
     if quantised is None:
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise BadInput(
-            f"{OPTIONS[quantised]} needs bitsandbytes, which is not installed.", how_to_install("quant")
-        )
+        raise BadInput(f"{OPTIONS[quantised]} needs bitsandbytes, which is not installed.", how_to_install("quant"))
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns at every product in 8 bits
     kept = list(head) or None  # None: transformers keeps the output embeddings
     config: Any = transformers.BitsAndBytesConfig

@@ -67,9 +67,7 @@ class ProfileReport:
         return asdict(self)
 
 
-def check_profile(
-    file: Path, model_name: str, *, task: str = "classification", trust_remote_code: bool = False
-) -> ProfileReport:
+def check_profile(file: Path, model_name: str, *, task: str = "classification", trust_remote_code: bool = False) -> ProfileReport:
     """Match the model profile in ``file`` against a model's architecture; no weights are loaded.
 
     Raises:

@@ -64,9 +64,7 @@ def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> 
     )
 
 
-def probe_context(
-    probe: Probe, view: ProbeView, settings: LoraSettings, recipe: TrainingRecipe
-) -> dict[str, Any]:
+def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe: TrainingRecipe) -> dict[str, Any]:
     """The predictor's context of a probe at a recipe."""
     nothing_and_all = np.repeat([[0.0], [1.0]], len(probe.targets), axis=1)
     start, simulated = recipe_loss(view, nothing_and_all)

@@ -231,9 +231,7 @@ class Scorer:
             own, common = (self._cost(alone, s) for s in (candidate.module_settings(name), candidate.settings))
             params += own.params - common.params
             memory += own.memory_bytes - common.memory_bytes
-        return replace(
-            base, params=params, params_with_head=base.params_with_head - base.params + params, memory_bytes=memory
-        )
+        return replace(base, params=params, params_with_head=base.params_with_head - base.params + params, memory_bytes=memory)
 
     @cached_property
     def footprint(self) -> TrainingFootprint:
@@ -255,5 +253,3 @@ class Scorer:
 
 def _triple(estimate: Estimate, i: int) -> tuple[float, float, float]:
     return float(estimate.value[i]), float(estimate.low[i]), float(estimate.high[i])
-
-

@@ -238,9 +238,7 @@ def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def capturing(
-    model: nn.Module, names: Sequence[str], blocks: Sequence[str] = (), recompute: bool = False
-) -> Iterator[Capture]:
+def capturing(model: nn.Module, names: Sequence[str], blocks: Sequence[str] = (), recompute: bool = False) -> Iterator[Capture]:
     """Hook ``names`` and let the graph of the frozen model start at the first of them; restore on leaving.
 
     Args:

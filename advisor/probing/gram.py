@@ -104,9 +104,7 @@ def sketch_projections(a: int, b: int, k: int, seed: int, device: torch.device) 
     return project_x, project_g
 
 
-def sketch_features(
-    x: torch.Tensor, g: torch.Tensor, projections: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
+def sketch_features(x: torch.Tensor, g: torch.Tensor, projections: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Kronecker sketch of the weight gradient, [B, k·k]; its Gram matrix is unbiased for W (DESIGN 2.1)."""
     project_x, project_g = projections
     small_x = (x @ project_x.to(x.dtype)).float()

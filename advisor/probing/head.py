@@ -143,9 +143,7 @@ def _logistic(inverse_penalty: float, use_bias: bool) -> LogisticRegression:
     return LogisticRegression(C=inverse_penalty, fit_intercept=use_bias, max_iter=300, tol=1e-3)
 
 
-def _cross_validate(
-    features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool
-) -> tuple[list[float], list[float]]:
+def _cross_validate(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[list[float], list[float]]:
     """Held-out cross-entropy and accuracy for each penalty; a class missing from a fold gets probability 1e-6."""
     smallest = int(np.bincount(labels)[np.unique(labels)].min())
     splitter = StratifiedKFold if smallest >= FOLDS else KFold

@@ -156,9 +156,7 @@ def _check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
         )
 
 
-def _probe(
-    prepared: Prepared, settings: ProbeSettings, partial: Path, identity: dict[str, Any], session: Session
-) -> Probe:
+def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity: dict[str, Any], session: Session) -> Probe:
     loaded, classes = prepared.loaded, len(prepared.train.schema.class_names)
     outputs = make_outputs(loaded.task, classes, settings.seed)
     mean, std = _label_scale(prepared)
@@ -172,9 +170,16 @@ def _probe(
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     layers = _layers(loaded, settings.seed)
     spool = Spool(
-        partial, [rows[i] for i in order], layers, outputs, mean, std, settings.sketch_size, settings.micro_batch,
+        partial,
+        [rows[i] for i in order],
+        layers,
+        outputs,
+        mean,
+        std,
+        settings.sketch_size,
+        settings.micro_batch,
         settings.recompute,
-    )  # fmt: skip
+    )
     spool = _choose_method(spool, settings, prepared, session)
     spool.fill(loaded, session)
     estimate_error = _estimate_error(spool, loaded, session)
@@ -383,9 +388,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "model_parameters": loaded.parameters,
         "qv_roles": list(loaded.qv_roles()),
         "head": list(loaded.head),
-        "head_parameters": sum(
-            p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters()
-        ),
+        "head_parameters": sum(p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters()),
         "data": prepared.train.source,
         "train_rows": prepared.available_rows,
         "device": str(loaded.device),

@@ -167,9 +167,7 @@ class Spool:
         capture.require_finite(values)
         return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
 
-    def _check_determinism(
-        self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row], session: Session
-    ) -> None:
+    def _check_determinism(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row], session: Session) -> None:
         """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""
         first, second = (self.forward(loaded, capture, rows)[0].detach() for _ in range(2))
         if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):

@@ -106,16 +106,14 @@ class Tangent:
             movable[target.name] = wrapped.lora_B["default"].weight
         for name in head_linears(loaded):
             owner = next(head for head in loaded.head if name == head or name.startswith(f"{head}."))
-            inner = f"{owner}.modules_to_save.default{name[len(owner):]}"
+            inner = f"{owner}.modules_to_save.default{name[len(owner) :]}"
             layers[name] = (inner, None, 1.0)
             linear = base.get_submodule(inner)
             movable[f"{name}/weight"] = linear.weight
             if linear.bias is not None:
                 movable[f"{name}/bias"] = linear.bias
         start = {name: parameter.detach().clone() for name, parameter in movable.items()}
-        return cls(
-            loaded, base, rows, outputs, label_mean, label_std, movable, layers, start, batch=batch_of(loaded, rows)
-        )
+        return cls(loaded, base, rows, outputs, label_mean, label_std, movable, layers, start, batch=batch_of(loaded, rows))
 
     # --- the model at θ0 + sΔθ -----------------------------------------------------------------------------------
 
@@ -336,9 +334,7 @@ def batch_of(loaded: LoadedModel, rows: Sequence[Row]) -> int:
     return max(1, min(BATCH, len(rows), tokens_at_once(loaded.device) // max(row.length for row in rows)))
 
 
-def measure_linearity(
-    tangent: Tangent, selections: Sequence[Selection], session: Session, *, seed: int = 0
-) -> list[Linearity]:
+def measure_linearity(tangent: Tangent, selections: Sequence[Selection], session: Session, *, seed: int = 0) -> list[Linearity]:
     """:class:`Linearity` of each selection; the Lipschitz constants of the first, and of it only up to 8 classes.
 
     A selection on whose way the model overflows is left out, and said.

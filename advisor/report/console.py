@@ -27,9 +27,15 @@ def console_session(quiet: bool = False) -> Iterator[Session]:
     """
     console = Console(stderr=True, highlight=False)
     bar = Bar(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[detail]}"), console=console, transient=True, disable=quiet or not console.is_terminal,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[detail]}"),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
     tasks: dict[str, int] = {}
     notebook_bars: dict[str, Any] = {}
 

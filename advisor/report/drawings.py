@@ -133,9 +133,7 @@ class Drawing:
         width, height = math.ceil(self.size[0]), math.ceil(self.size[1])
         left, right, top, bottom = self.margins
         figure = NotebookFigure(figsize=(width / 72, height / 72), dpi=72)
-        axes = figure.add_axes(
-            (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-        )
+        axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height))
         if self.pixels:
             axes.set(xlim=(0, width), ylim=(height, 0))
         self.draw(axes, paint)
@@ -216,9 +214,7 @@ def _draw_cell(
     axes.add_patch(frame)
     if picked:
         axes.plot(x + 11, y + height / 2, "o", color=paint.ink, markersize=6, clip_on=False)
-    axes.text(
-        x + width - 7, y + height / 2, text, ha="right", va="center_baseline", weight="bold" if picked else "normal"
-    )
+    axes.text(x + width - 7, y + height / 2, text, ha="right", va="center_baseline", weight="bold" if picked else "normal")
 
 
 def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: str) -> Drawing:
@@ -258,12 +254,26 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
             end = back((column - 3, y))
             colour, edge, lead = (paint.pick, paint.paper, paint.pick) if is_pick else (paint.ink, paint.ink, paint.line)
             axes.plot((place[0], end[0]), (place[1], end[1]), color=lead, linewidth=0.9, clip_on=False, zorder=1)
-            axes.plot(*place, SHAPES[kind], color=colour, markersize=10 if is_pick else 5.5, markeredgecolor=edge,
-                      fillstyle="full" if is_pick else "none", markeredgewidth=1.3, clip_on=False,
-                      zorder=5 if is_pick else 4)  # fmt: skip
+            axes.plot(
+                *place,
+                SHAPES[kind],
+                color=colour,
+                markersize=10 if is_pick else 5.5,
+                markeredgecolor=edge,
+                fillstyle="full" if is_pick else "none",
+                markeredgewidth=1.3,
+                clip_on=False,
+                zorder=5 if is_pick else 4,
+            )
             x, middle = back((column, y))
-            axes.text(x, middle, _cut(" = ".join(dict.fromkeys(mark.label for mark in here)), 24), va="center_baseline",
-                      weight="bold" if is_pick else "normal", color=colour)  # fmt: skip
+            axes.text(
+                x,
+                middle,
+                _cut(" = ".join(dict.fromkeys(mark.label for mark in here)), 24),
+                va="center_baseline",
+                weight="bold" if is_pick else "normal",
+                color=colour,
+            )
 
     pick = next(mark for mark in marks if mark.kind == "pick")
     return Drawing(
@@ -332,8 +342,16 @@ def intervals(marks: Sequence[Mark], quantity: str, which: str) -> Drawing:
             axes.plot((low, high), (y, y), color=colour, linewidth=2.6 if y == 0 else 1.4, solid_capstyle="butt", zorder=2)
             for end in (low, high):
                 axes.plot((end, end), (y - 0.16, y + 0.16), color=colour, linewidth=1.4, zorder=2)
-            axes.plot(value, y, SHAPES[mark.kind], markersize=8 if y == 0 else 6.5, markeredgecolor=colour, zorder=3,
-                      markerfacecolor=paint.paper if mark.alike else colour, markeredgewidth=1.5)  # fmt: skip
+            axes.plot(
+                value,
+                y,
+                SHAPES[mark.kind],
+                markersize=8 if y == 0 else 6.5,
+                markeredgecolor=colour,
+                zorder=3,
+                markerfacecolor=paint.paper if mark.alike else colour,
+                markeredgewidth=1.5,
+            )
 
     return Drawing(
         f"intervals-{which}",
@@ -387,9 +405,12 @@ def _embedded(root: ElementTree.Element, name: str, title: str, description: str
             element.set("id", f"{name}-{plain['id']}")
     box = root.get("viewBox", "")
     root.attrib = {
-        "class": "figure", "viewBox": box, "role": "img", "aria-labelledby": f"{name}-title {name}-desc",
+        "class": "figure",
+        "viewBox": box,
+        "role": "img",
+        "aria-labelledby": f"{name}-title {name}-desc",
         "style": f"width: {width}px; min-width: {round(0.68 * width)}px",
-    }  # fmt: skip
+    }
     for position, (tag, words) in enumerate((("title", title), ("desc", description))):
         element = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
         element.text = words

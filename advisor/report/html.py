@@ -69,9 +69,7 @@ def _content(shown: Mapping[str, Any]) -> dict[str, Any]:
         "ranks": _ranks(pick),
         "share": sum(kernel["shares"][name] for name in pick["targets"]),
         "groups": _told_apart(shown["equal_budget"]),
-        "rows": [
-            (PICK, pick), *((entry["name"], entry) for entry in shown["equal_budget"][1:]), (ALL, shown["all_linear"])
-        ],
+        "rows": [(PICK, pick), *((entry["name"], entry) for entry in shown["equal_budget"][1:]), (ALL, shown["all_linear"])],
         "certificates": [b for b in pick["bounds"] if b["id"] == "C" and b["low"] is not None],
         "linearity": linearity,
         "linearity_sentence": None if linearity is None else linearity.sentence("the pick"),
@@ -81,16 +79,13 @@ def _content(shown: Mapping[str, Any]) -> dict[str, Any]:
         "formats": [(FORMATS[name].label, found) for name, found in shown["formats"].items()],
         "facts": _facts(shown),
         **{name.replace("-", "_"): Markup(drawing.svg()) for name, drawing in drawings(shown).items()},
-    }  # fmt: skip
+    }
 
 
 def drawings(shown: Mapping[str, Any]) -> dict[str, Drawing]:
     """The figures of a recommendation by name."""
     pick, kernel, metric = shown["pick"], shown["kernel"], _metric(shown)
-    others = [
-        _mark(entry, "baseline" if entry["name"] == shown["baseline"] else "recipe")
-        for entry in shown["equal_budget"][1:]
-    ]
+    others = [_mark(entry, "baseline" if entry["name"] == shown["baseline"] else "recipe") for entry in shown["equal_budget"][1:]]
     everything = _mark(shown["all_linear"], "all", ALL)
     marks = [_mark(pick, "pick", PICK), *others, everything]
     peers = [_mark(entry, "peer", peer) for peer, entry in shown["peers"].items() if "predicted" in entry]
@@ -151,8 +146,7 @@ def _places(targets: Sequence[Mapping[str, Any]], picked: Set[str]) -> list[tupl
 def _ranges(numbers: Iterable[int]) -> str:
     """1, 2, 3, 5 → 1–3, 5."""
     runs = [
-        [number for _, number in run]
-        for _, run in groupby(enumerate(sorted(set(numbers))), key=lambda pair: pair[1] - pair[0])
+        [number for _, number in run] for _, run in groupby(enumerate(sorted(set(numbers))), key=lambda pair: pair[1] - pair[0])
     ]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
@@ -177,11 +171,14 @@ def _cells(shown: Mapping[str, Any]) -> list[Cell]:
     chosen, ranks = set(pick["targets"]), pick.get("rank_pattern", {})
     return [
         Cell(
-            target["layer"], target["role"], shown["kernel"]["shares"][target["name"]], target["name"] in chosen,
+            target["layer"],
+            target["role"],
+            shown["kernel"]["shares"][target["name"]],
+            target["name"] in chosen,
             ranks.get(target["name"], pick["rank"]) if ranks and target["name"] in chosen else None,
         )
         for target in shown["plan"]["targets"]
-    ]  # fmt: skip
+    ]
 
 
 def _picked_modules(shown: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -204,9 +201,7 @@ def _warnings(shown: Mapping[str, Any], linearity: Linearity | None) -> list[str
     found = [*shown["pick"]["warnings"], *shown["warnings"]]
     stability = shown["stability"]["mean"]
     if shown["strategy"] != PREDICTED:
-        found.append(
-            f"Chosen by --strategy {shown['strategy']} ({STRATEGIES[shown['strategy']]}), not by the predicted loss."
-        )
+        found.append(f"Chosen by --strategy {shown['strategy']} ({STRATEGIES[shown['strategy']]}), not by the predicted loss.")
     if stability < STABLE:
         found.append(f"The pick is unstable ({stability:.0%}, below {STABLE:.0%}): raise --samples.")
     if linearity is None:
@@ -244,4 +239,4 @@ def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Versions", f"advisor {made['advisor']}, torch {made['torch']}"),
         ("Fingerprint of the model", str(identity["model_fingerprint"])),
         ("Fingerprint of the data", str(identity["data_fingerprint"])),
-    ]  # fmt: skip
+    ]

@@ -106,9 +106,7 @@ def span(triple: tuple[float, float, float], digits: int = 3) -> str:
     return f"{value} ({low}–{high})"
 
 
-def score_table(
-    title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = (), names: Sequence[str] = ()
-) -> Table:
+def score_table(title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = (), names: Sequence[str] = ()) -> Table:
     """One row a selection: size, predicted metric and loss, difference to all-linear in seed standard deviations, cost."""
     return Table(
         title,
@@ -153,10 +151,7 @@ def module_map(scorer: Scorer, rec: Recommendation) -> Table:
     return Table(
         f"Chosen modules ({CHOSEN}) and each module's share of the kernel in % ({scorer.kernels.kind})",
         ("layer", *roles),
-        tuple(
-            ("-" if layer is None else str(layer), *(cells.get((layer, role), "") for role in roles))
-            for layer in layers
-        ),
+        tuple(("-" if layer is None else str(layer), *(cells.get((layer, role), "") for role in roles)) for layer in layers),
     )
 
 
@@ -220,9 +215,7 @@ def tables(scorer: Scorer, rec: Recommendation, peers: Sequence[PeerPick] = ()) 
     front = list(rec.front)
     on_front = [i for i, s in enumerate(front) if s.name == rec.picked.name]
     return [
-        score_table(
-            f"At the budget of {rec.budget.text}, rank lowered where needed", equal, metric, marked, names
-        ),
+        score_table(f"At the budget of {rec.budget.text}, rank lowered where needed", equal, metric, marked, names),
         *([peer_table(peers, rec.budget, metric)] if peers else []),
         score_table("Pareto front: nothing smaller is predicted better", front, metric, on_front),
         module_map(scorer, rec),
@@ -298,11 +291,25 @@ def recommendation_json(
         "resolved": resolved,
         "provenance": {
             key: info[key]
-            for key in ("advisor", "torch", "model", "model_type", "revision", "data", "train_rows", "class_names",
-                        "head", "head_kind", "identity", "device", "methods", "estimate_error")
+            for key in (
+                "advisor",
+                "torch",
+                "model",
+                "model_type",
+                "revision",
+                "data",
+                "train_rows",
+                "class_names",
+                "head",
+                "head_kind",
+                "identity",
+                "device",
+                "methods",
+                "estimate_error",
+            )
         }
         | {"samples": scorer.probe.samples, "calibration_rows": sum(len(g.rows) for g in scorer.predictor.groups_)},
-    }  # fmt: skip
+    }
 
 
 def _kernel_json(scorer: Scorer, rec: Recommendation) -> dict[str, Any]:

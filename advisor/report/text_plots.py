@@ -20,9 +20,7 @@ def bar(share: float, width: int) -> str:
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
 
 
-def spectrum_lines(
-    series: Sequence[tuple[Array, str]], sigma: float, columns: int = COLUMNS, rows: int = ROWS
-) -> list[str]:
+def spectrum_lines(series: Sequence[tuple[Array, str]], sigma: float, columns: int = COLUMNS, rows: int = ROWS) -> list[str]:
     """A plot of descending eigenvalues against their number, log scale, σ as a dashed line, ``columns`` + 12 wide at most.
 
     What lies below σ/100, where the ridge leaves nothing of it, is not drawn but counted.

@@ -58,8 +58,18 @@ class Linearity:
     @property
     def is_finite(self) -> bool:
         """Whether every number is: the model may overflow on the way."""
-        numbers = (self.sigma, self.residual, self.distance, self.lora_distance, *self.gaps, self.lora_gap, self.lipschitz,
-                   self.gradient_lipschitz, self.input_lipschitz, self.input_gradient_lipschitz)  # fmt: skip
+        numbers = (
+            self.sigma,
+            self.residual,
+            self.distance,
+            self.lora_distance,
+            *self.gaps,
+            self.lora_gap,
+            self.lipschitz,
+            self.gradient_lipschitz,
+            self.input_lipschitz,
+            self.input_gradient_lipschitz,
+        )
         return all(number is None or math.isfinite(number) for number in numbers)
 
     @property

@@ -53,9 +53,7 @@ class Schedule:
         return cls(steps, travelled / TRAVEL if fresh_head else np.ones(count))
 
 
-def simulate(
-    kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.int64], steps: Array | None = None
-) -> Simulation:
+def simulate(kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.int64], steps: Array | None = None) -> Simulation:
     """F ← F − h·K[:, T]·∂ℓ/∂F_T on three of four folds, loss on the fourth; mean over folds, then the best step.
 
     Args:
@@ -82,9 +80,7 @@ def simulate(
     return _joined(parts)
 
 
-def simulate_recipe(
-    kernels: Array, head: Array, task: str, y: Array, folds: NDArray[np.int64], schedule: Schedule
-) -> Simulation:
+def simulate_recipe(kernels: Array, head: Array, task: str, y: Array, folds: NDArray[np.int64], schedule: Schedule) -> Simulation:
     """The same from F = 0 with K = growth·(modules') + head's, on a recipe's own schedule.
 
     Steps are shortened to ``STABLE``/λmax, as Adam's shrink where gradients change sign.

@@ -99,9 +99,7 @@ def fill_budget(surrogate: Surrogate, sizes: NDArray[np.int64], budget: int, sta
     return mask
 
 
-def _add_greedily(
-    surrogate: Surrogate, sizes: NDArray[np.int64], mask: Mask, left: int, banned: int | None = None
-) -> int:
+def _add_greedily(surrogate: Surrogate, sizes: NDArray[np.int64], mask: Mask, left: int, banned: int | None = None) -> int:
     """Add to ``mask`` in place the unit that leaves alignment highest, while one fits; returns what is left."""
     while True:
         fits = ~mask & (sizes <= left)

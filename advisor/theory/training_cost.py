@@ -134,8 +134,7 @@ def estimate_cost(
     )
     everything = Selection("all-linear", tuple(t.name for t in targets))
     work, most = (
-        _work(s, targets, settings, footprint, mean_tokens) if s.targets or head_params else 0.0
-        for s in (selection, everything)
+        _work(s, targets, settings, footprint, mean_tokens) if s.targets or head_params else 0.0 for s in (selection, everything)
     )
     return Cost(params, params + head_params, round(memory), work / most)
 

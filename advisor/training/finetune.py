@@ -126,9 +126,7 @@ def finetune(
                 with _starting_at(train_states, model, indices):
                     loss, weight = batch_loss(model, loaded, batch_of([train[i] for i in indices]))
                 if not torch.isfinite(loss):
-                    raise NotFinite(
-                        f"{selection.name}: the training loss is {loss.item()} in epoch {epoch + 1}.", "Lower --lr."
-                    )
+                    raise NotFinite(f"{selection.name}: the training loss is {loss.item()} in epoch {epoch + 1}.", "Lower --lr.")
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
                 optimizer.step()
@@ -183,9 +181,16 @@ def _adapted_copy(
             reset_head(model, name)
     if selection.targets:
         arguments = lora_arguments(
-            selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=loaded.name,
-            ranks=ranks, alphas=alphas, reads=loaded.reads,
-        )  # fmt: skip
+            selection,
+            settings,
+            task=loaded.task,
+            head=loaded.head,
+            targets=loaded.targets,
+            base_model=loaded.name,
+            ranks=ranks,
+            alphas=alphas,
+            reads=loaded.reads,
+        )
         return get_peft_model(model, LoraConfig(**arguments))
     for name in loaded.head:
         model.get_submodule(name).requires_grad_(True)

@@ -36,7 +36,7 @@ def switched_losses(
     """Validation loss of the trained PEFT ``model`` with the adapters of each selection's modules alone at work, as they are or
     scaled up, the lowest of ``PILOT_SCALES``.
 
-    The head stays as it was trained beside all of them. Losses are as :class:`advisor.training.finetune.Epoch` has them, on at most
+    The head stays as it was trained beside all of them. Losses are as in :class:`advisor.training.finetune.Epoch`, on at most
     ``PILOT_EVAL_ROWS`` of ``evaluation``, evenly spread, as files are often sorted by class. ``train`` is what the model was
     trained on: it fixes a regression's label scale.
 

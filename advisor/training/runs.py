@@ -91,11 +91,7 @@ def plan_runs(
         share = budgets[draw % len(budgets)]
         name = f"random {share:.0%} #{draw // len(budgets)}"
         selections = distinct([*selections, structured_random(targets, int(share * total), settings.rank, rng, name)])
-    return [
-        PlannedRun(selection, settings, run_seed)
-        for run_seed in range(seeds)
-        for selection in selections[:count]
-    ]
+    return [PlannedRun(selection, settings, run_seed) for run_seed in range(seeds) for selection in selections[:count]]
 
 
 def calibrate(
@@ -282,9 +278,19 @@ class Runner:
             switched["switched_s"] = round(time.monotonic() - start, 2)
 
         result = finetune(
-            prepared.loaded, run.selection, run.settings, self.recipe, prepared.train_rows, prepared.eval_rows, metric, run.seed,
-            ranks=run.ranks, alphas=run.alphas, prefix=prefix, inspect=measure if run.measured else None,
-        )  # fmt: skip
+            prepared.loaded,
+            run.selection,
+            run.settings,
+            self.recipe,
+            prepared.train_rows,
+            prepared.eval_rows,
+            metric,
+            run.seed,
+            ranks=run.ranks,
+            alphas=run.alphas,
+            prefix=prefix,
+            inspect=measure if run.measured else None,
+        )
         best = result.at_best
         epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
         return {

@@ -63,9 +63,12 @@ def run_all(items: Iterable[Item], pool: Pool, workers: int, session: Session) -
                         elif isinstance(error, OutOfMemory):
                             yield item, error
                         else:
-                            yield item, OutOfMemory(
-                                "Its process died, also when it ran alone: perhaps for lack of memory.",
-                                "Lower --batch-size or --max-length.",
+                            yield (
+                                item,
+                                OutOfMemory(
+                                    "Its process died, also when it ran alone: perhaps for lack of memory.",
+                                    "Lower --batch-size or --max-length.",
+                                ),
                             )
                 session.check()
 
@@ -86,9 +89,7 @@ def _do(item: Any) -> Any:
 @contextmanager
 def processes(work: Work, count: int) -> Iterator[Submit]:
     """``count`` processes of this machine."""
-    pool = ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(work,)
-    )
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(work,))
     try:
         yield lambda item: pool.submit(_do, item)
     finally:

@@ -95,14 +95,20 @@ def main() -> None:
     cases = {name: case for name, case in CASES.items() if options.only in (None, name)}
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(0) if not options.small else "CPU, tiny model: no measurement of the targets",
-        "torch": torch.__version__, "shape": shape, "rows": rows, "tokens": tokens, "cases": {},
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "shape": shape,
+        "rows": rows,
+        "tokens": tokens,
+        "cases": {},
+    }
     for name, case in cases.items():
         found = measure(shape, rows, tokens, options.repeats, device, case)
         report["cases"][name] = found
-        print(f"{name:20s} probe {found['probe_over_bare']:.2f} × bare passes ({found['bare_s']:.2f} s); peak of passes "
-              f"{found['passes_peak_bytes'] / 1e9:.2f} GB, bare {found['bare_peak_bytes'] / 1e9:.2f}, said before "
-              f"{found['estimated_peak_bytes'] / 1e9:.2f}")  # fmt: skip
+        print(
+            f"{name:20s} probe {found['probe_over_bare']:.2f} × bare passes ({found['bare_s']:.2f} s); peak of passes "
+            f"{found['passes_peak_bytes'] / 1e9:.2f} GB, bare {found['bare_peak_bytes'] / 1e9:.2f}, said before "
+            f"{found['estimated_peak_bytes'] / 1e9:.2f}"
+        )
         gc.collect()
         if not options.small:
             torch.cuda.empty_cache()

@@ -43,9 +43,29 @@ def test_forms(text: str, kind: str, amount: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "0", "0%", "-5%", "101%", "5 percent", "many", "2X", "%", "modules", "1e6", "nan", "inf", "2 M B",
-     "12 modulesx", "1.2.3%", "GB", "0GB", "٢٥x"],
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "0",
+        "0%",
+        "-5%",
+        "101%",
+        "5 percent",
+        "many",
+        "2X",
+        "%",
+        "modules",
+        "1e6",
+        "nan",
+        "inf",
+        "2 M B",
+        "12 modulesx",
+        "1.2.3%",
+        "GB",
+        "0GB",
+        "٢٥x",
+    ],
+)
 def test_anything_else_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_budget(text)

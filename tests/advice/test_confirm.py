@@ -364,9 +364,17 @@ def test_runs_of_another_recipe_decide_there_and_leave_the_numbers(both: Both) -
 
 @pytest.mark.parametrize(
     ("available", "recipe_rows", "asked", "expected"),
-    [(400, None, None, None), (5000, None, None, 512), (5000, 600, None, 512), (5000, 300, None, 300),
-     (5000, None, 100, 100), (5000, 64, 100, 64), (5000, None, 9999, None), (512, None, None, None)],
-)  # fmt: skip
+    [
+        (400, None, None, None),
+        (5000, None, None, 512),
+        (5000, 600, None, 512),
+        (5000, 300, None, 300),
+        (5000, None, 100, 100),
+        (5000, 64, 100, 64),
+        (5000, None, 9999, None),
+        (512, None, None, None),
+    ],
+)
 def test_rows_of_a_run(available: int, recipe_rows: int | None, asked: int | None, expected: int | None) -> None:
     recipe = TrainingRecipe(train_rows=recipe_rows, epochs=9)
     scorer = make_scorer(make_probe(n=24, layers=1, train_rows=available), recipe=recipe)

@@ -128,9 +128,23 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def bert_command(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     data = write_data(tmp_path_factory.mktemp("data"), "classification")
     return [
-        "recommend", tiny_model("bert"), "--data", data, "--samples", 24, "--device", "cpu", "--budget", "35%", "--rank", 4,
-        "--alpha", 8, "--epochs", 2,
-    ]  # fmt: skip
+        "recommend",
+        tiny_model("bert"),
+        "--data",
+        data,
+        "--samples",
+        24,
+        "--device",
+        "cpu",
+        "--budget",
+        "35%",
+        "--rank",
+        4,
+        "--alpha",
+        8,
+        "--epochs",
+        2,
+    ]
 
 
 def test_from_the_command_line(bert_command: list[object], in_this_process: list[str], tmp_path: Path) -> None:

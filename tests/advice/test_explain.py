@@ -580,9 +580,7 @@ def test_model_measures_what_the_probe_did_not(made: MakeProbe, tmp_path: Path, 
     assert "Thm 2" in {b["id"] for b in two["bounds"]}
 
 
-def test_another_model_or_other_data_is_exit_2(
-    made: MakeProbe, tiny_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_another_model_or_other_data_is_exit_2(made: MakeProbe, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     it = made("bert")
     other = tiny_model("bert", "classification", seed=1)
     line = refused(2, "explain", it.probe, "--model", other)

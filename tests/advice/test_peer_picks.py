@@ -120,9 +120,7 @@ def test_picks_are_within_budget_of_whole_units_and_not_empty(scorer: Scorer, bu
             sizes = parsed.sizes(TARGETS, 8)
             assert not [i for i in left if sizes[taken(pick)].sum() + sizes[i] <= parsed.ceiling(TARGETS, 8)]
         if pick.peer in UNIT_PEERS and budget == "memory" and granularity == "module":
-            assert not [
-                i for i in left if scorer.cost(candidate(scorer.probe, [*taken(pick), i])).memory_bytes <= parsed.amount
-            ]
+            assert not [i for i in left if scorer.cost(candidate(scorer.probe, [*taken(pick), i])).memory_bytes <= parsed.amount]
     again = peer_picks(scorer, parsed, granularity=granularity)
     assert [(p.peer, p.candidate, p.same_as) for p in picks] == [(p.peer, p.candidate, p.same_as) for p in again]
 
@@ -368,10 +366,14 @@ def test_an_older_probe_says_not_measured() -> None:
 @pytest.mark.parametrize(
     "garbled",
     [
-        {}, [], {"spectrum": 3}, {"spectrum": ["high"] * M}, {"spectrum": [1.0] * (M - 1)},
+        {},
+        [],
+        {"spectrum": 3},
+        {"spectrum": ["high"] * M},
+        {"spectrum": [1.0] * (M - 1)},
         {"spectrum": [1.0] * M, "kappatune": [1.0] * M, "plop": [1.0] * M, "eva": {"ratios": [[0.5], [0.5, 0.2]] * (M // 2)}},
     ],
-)  # fmt: skip
+)
 def test_garbled_peers_are_named(garbled: Any) -> None:
     with pytest.raises(BadInput, match=r"probe.json: peers\."):
         module_scores(make_probe(n=24, layers=3, peers=garbled))
@@ -425,9 +427,7 @@ def test_compare_and_recommend_show_the_peers(own_folders: Path, tiny_model: Tin
     assert all(peer in text for peer in PEERS)
     ran = advisor("compare", own_folders / "probe", "--budget", "0.01MB")
     assert ran.code == 3
-    ran = advisor(
-        "recommend", *common, "--budget", "55%", "--granularity", "layer", "--out", own_folders / "r", "--json"
-    )
+    ran = advisor("recommend", *common, "--budget", "55%", "--granularity", "layer", "--out", own_folders / "r", "--json")
     assert ran.code == 0, ran.err
     recommended = json.loads(ran.out)
     assert list(recommended["peers"]) == list(PEERS)
@@ -482,9 +482,11 @@ def test_peft_takes_eva_s_pick(encoded: Encoded) -> None:
     assert pick.score is not None
     shown = pick.as_json(scorer)
     config = LoraConfig(
-        r=8, lora_alpha=16, target_modules=shown["targets"],
+        r=8,
+        lora_alpha=16,
+        target_modules=shown["targets"],
         rank_pattern={f"^{n.replace('.', chr(92) + '.')}$": r for n, r in shown["rank_pattern"].items()},
-    )  # fmt: skip
+    )
     wrapped = get_peft_model(loaded.model, config)
     assert sum(p.numel() for n, p in wrapped.named_parameters() if "lora_" in n) == shown["params"]
     assert recipes(loaded.targets, loaded.qv_roles())

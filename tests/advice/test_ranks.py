@@ -240,9 +240,30 @@ def test_recommend_confirms_and_exports_the_ranks_it_shows(
     monkeypatch.setattr(recommend_module, "STABILITY_DRAWS", 2)
     monkeypatch.setattr(calibrate_module, "processes", one_thread)
     ran = advisor(
-        "recommend", model, "--data", data, "--samples", 24, "--device", "cpu", "--budget", "60%", "--rank", "auto",
-        "--granularity", "layer", "--epochs", 1, "--confirm", 2, "--confirm-rows", 16, "--out", tmp_path, "--json",
-    )  # fmt: skip
+        "recommend",
+        model,
+        "--data",
+        data,
+        "--samples",
+        24,
+        "--device",
+        "cpu",
+        "--budget",
+        "60%",
+        "--rank",
+        "auto",
+        "--granularity",
+        "layer",
+        "--epochs",
+        1,
+        "--confirm",
+        2,
+        "--confirm-rows",
+        16,
+        "--out",
+        tmp_path,
+        "--json",
+    )
     assert ran.code == 0, ran.err
     shown = json.loads(ran.out)
     first = shown["confirm"]["runs"][0]
@@ -250,8 +271,9 @@ def test_recommend_confirms_and_exports_the_ranks_it_shows(
     assert (first["rank_pattern"], first["alpha_pattern"]) == (trained[0]["ranks"], trained[0]["alphas"])
     assert first["rank_pattern"]
     wanted = {name: shown["pick"].get("rank_pattern", {}).get(name, 8) for name in shown["pick"]["targets"]}
-    assert sum(rank * 64 if "dense" in n and "attention" not in n else rank * 48 for n, rank in wanted.items()) == (
-        shown["pick"]["params"]
+    assert (
+        sum(rank * 64 if "dense" in n and "attention" not in n else rank * 48 for n, rank in wanted.items())
+        == (shown["pick"]["params"])
     )
     read = yaml.safe_load((tmp_path / "lora.yaml").read_text())
     adapted: Any = get_peft_model(AutoModelForSequenceClassification.from_pretrained(model), LoraConfig(**read))
@@ -282,25 +304,37 @@ def test_a_baseline_counts_with_the_ranks_and_alphas_that_peft_gives_it(made: tu
     assert ran.code == 0, ran.err
     path = tmp_path / "adapter_config.json"
     config: dict[str, Any] = {
-        "peft_type": "LORA", "task_type": "SEQ_CLS", "r": 16, "lora_alpha": 32, "target_modules": ["query", "value", "key"],
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "r": 16,
+        "lora_alpha": 32,
+        "target_modules": ["query", "value", "key"],
         # a suffix, a regex that also matches the first (which comes first), and one that matches nothing
         "rank_pattern": {"1.attention.self.query": 3, "layer\\.\\d.attention.self.(query|value)": 5, "uery": 9},
         "alpha_pattern": {"self.key": 7},
-    }  # fmt: skip
+    }
     path.write_text(json.dumps(config))
     ran = advisor("compare", tmp_path / "probe", "--baseline", path, "--json")
     assert ran.code == 0, ran.err
     own = json.loads(ran.out)["selections"][0]
     place = "bert.encoder.layer.{}.attention.self.{}"
     assert own["rank_pattern"] == {
-        place.format(0, "query"): 5, place.format(0, "value"): 5, place.format(1, "query"): 3, place.format(1, "value"): 5,
-    }  # fmt: skip
+        place.format(0, "query"): 5,
+        place.format(0, "value"): 5,
+        place.format(1, "query"): 3,
+        place.format(1, "value"): 5,
+    }
     assert own["alpha_pattern"] == {place.format(0, "key"): 7, place.format(1, "key"): 7}
     assert own["params"] == (5 + 5 + 3 + 5 + 16 + 16) * 48
     plain = LoraConfig(**{k: v for k, v in config.items() if k != "peft_type"})
     adapted: Any = get_peft_model(AutoModelForSequenceClassification.from_pretrained(model), plain)
     assert own["params"] == sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)
-    for pattern, value in (("rank_pattern", 0), ("rank_pattern", "x"), ("alpha_pattern", 0), ("alpha_pattern", "x"),
-                           ("rank_pattern", [1])):  # fmt: skip
+    for pattern, value in (
+        ("rank_pattern", 0),
+        ("rank_pattern", "x"),
+        ("alpha_pattern", 0),
+        ("alpha_pattern", "x"),
+        ("rank_pattern", [1]),
+    ):
         path.write_text(json.dumps({**config, pattern: {"key": value}}))
         refused(2, "compare", tmp_path / "probe", "--baseline", path)

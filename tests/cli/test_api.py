@@ -89,9 +89,7 @@ def test_arguments_are_the_options_with_their_defaults(name: str) -> None:
 
 
 def test_the_same_answer_and_files_as_the_command(recommended: Recommended, bert: Path, data: Path, tmp_path: Path) -> None:
-    ran = command(
-        "recommend", bert, "--data", data, "--samples", SAMPLES, "--device", "cpu", "--out", tmp_path / "r", "--json"
-    )
+    ran = command("recommend", bert, "--data", data, "--samples", SAMPLES, "--device", "cpu", "--out", tmp_path / "r", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == json.loads(json.dumps(recommended.json))
     for name in recommended.files:
@@ -120,9 +118,7 @@ def probed_again(result: ProbeResult) -> tuple[object, ...]:
 def test_a_probe_in_the_cache_is_found_by_recommend(probed: ProbeResult, bert: Path, data: Path, tmp_path: Path) -> None:
     assert ProbeResult.open(probed.folder).as_dict() == json.loads(json.dumps(probed.as_dict()))
     events: list[Event] = []
-    advisor.recommend(
-        bert, data, samples=SAMPLES, device="cpu", out=tmp_path / "r", session=Session(emit=events.append)
-    )
+    advisor.recommend(bert, data, samples=SAMPLES, device="cpu", out=tmp_path / "r", session=Session(emit=events.append))
     assert not [e for e in events if isinstance(e, Progress) and "passes" in e.stage]
 
 
@@ -276,14 +272,22 @@ def test_a_saved_model_does_instead(bert: Path, data: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"model": None}, "MODEL"), ({"data": None}, "--data"), ({"budget": "lots"}, "--budget"),
-        ({"granularity": "head"}, "--granularity"), ({"strategy": "luck"}, "--strategy"), ({"rank": "many"}, "--rank"),
-        ({"rank": 0}, "--rank"), ({"format": "toml"}, "--format"), ({"format": []}, "--format"),
-        ({"confirm_rows": 5}, "--confirm"), ({"confirm": -1}, "--confirm"), ({"samples": 2}, "--samples"),
+        ({"model": None}, "MODEL"),
+        ({"data": None}, "--data"),
+        ({"budget": "lots"}, "--budget"),
+        ({"granularity": "head"}, "--granularity"),
+        ({"strategy": "luck"}, "--strategy"),
+        ({"rank": "many"}, "--rank"),
+        ({"rank": 0}, "--rank"),
+        ({"format": "toml"}, "--format"),
+        ({"format": []}, "--format"),
+        ({"confirm_rows": 5}, "--confirm"),
+        ({"confirm": -1}, "--confirm"),
+        ({"samples": 2}, "--samples"),
         ({"kernel": "ntk"}, "--kernel ntk"),
         ({"data": "no-such.csv"}, "no-such.csv"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(given: dict[str, Any], said: str, tmp_path: Path) -> None:
     options = {"model": "nowhere", "data": "x.csv", "out": tmp_path / "r", "session": Session(), **given}
     with pytest.raises(BadInput, match=said):

@@ -58,9 +58,7 @@ def made(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Cal
         if name not in found:
             folder, task = tmp_path_factory.mktemp(name), CASES[name]
             model, data = tiny_model(name, task), write_data(folder, task)
-            ran = advisor(
-                "probe", model, "--data", data, "--samples", 24, "--device", "cpu", "--out", folder / "probe", "--json"
-            )
+            ran = advisor("probe", model, "--data", data, "--samples", 24, "--device", "cpu", "--out", folder / "probe", "--json")
             assert ran.code == 0, ran.err
             found[name] = Made(model, data, folder / "probe", task, json.loads(ran.out))
         return found[name]
@@ -317,18 +315,31 @@ class Recommended:
 
 
 @pytest.fixture(scope="module")
-def recommended(
-    made: Callable[[str], Made], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Recommended]:
+def recommended(made: Callable[[str], Made], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recommended]:
     found: dict[str, Recommended] = {}
 
     def make(name: str) -> Recommended:
         if name not in found:
             it, folder = made(name), tmp_path_factory.mktemp("out") / "rec"
             ran = advisor(
-                "recommend", it.model, "--data", it.data, "--samples", 24, "--device", "cpu", "--budget", "35%",
-                "--rank", 4, "--alpha", 8, "--out", folder, "--json",
-            )  # fmt: skip
+                "recommend",
+                it.model,
+                "--data",
+                it.data,
+                "--samples",
+                24,
+                "--device",
+                "cpu",
+                "--budget",
+                "35%",
+                "--rank",
+                4,
+                "--alpha",
+                8,
+                "--out",
+                folder,
+                "--json",
+            )
             assert ran.code == 0, ran.err
             found[name] = Recommended(it, folder, json.loads(ran.out, parse_constant=pytest.fail), ran.err)
         return found[name]
@@ -343,8 +354,12 @@ Recommend = Callable[[str], Recommended]
 def test_recommendation_folder(recommended: Recommend, name: str) -> None:
     it = recommended(name)
     assert sorted(p.name for p in it.folder.iterdir()) == [
-        "adapter_config.json", "lora.yaml", "recommendation.json", "report.html", "report.md",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "lora.yaml",
+        "recommendation.json",
+        "report.html",
+        "report.md",
+    ]
     assert json.loads((it.folder / "recommendation.json").read_text()) == it.json
     pick = it.json["pick"]
     assert it.json["resolved"] == {"modules": len(pick["targets"]), "lora_params": pick["params"]}
@@ -380,8 +395,9 @@ def test_export_and_verify(recommended: Recommend, tmp_path: Path, name: str) ->
     ran = advisor("export", it.folder, "--out", tmp_path / "there")
     assert ran.code == 0, ran.err
     assert sorted(ran.out.splitlines()) == [
-        f"{tmp_path / 'there' / 'adapter_config.json'}: exact", f"{tmp_path / 'there' / 'lora.yaml'}: exact",
-    ]  # fmt: skip
+        f"{tmp_path / 'there' / 'adapter_config.json'}: exact",
+        f"{tmp_path / 'there' / 'lora.yaml'}: exact",
+    ]
     assert (tmp_path / "there" / "adapter_config.json").read_bytes() == (it.folder / "adapter_config.json").read_bytes()
     assert (tmp_path / "there" / "lora.yaml").read_bytes() == (it.folder / "lora.yaml").read_bytes()
     for config in (it.folder, tmp_path / "there" / "lora.yaml"):
@@ -410,9 +426,24 @@ def test_verify_exits_1_on_surprises_and_takes_a_task(bert: Made, tmp_path: Path
 def test_the_cache_answers_the_second_time_and_the_answer_is_the_same(recommended: Recommend, tmp_path: Path) -> None:
     it = recommended("bert")
     ran = advisor(
-        "recommend", it.made.model, "--data", it.made.data, "--samples", 24, "--device", "cpu", "--budget", "35%",
-        "--rank", 4, "--alpha", 8, "--out", tmp_path / "again", "--json",
-    )  # fmt: skip
+        "recommend",
+        it.made.model,
+        "--data",
+        it.made.data,
+        "--samples",
+        24,
+        "--device",
+        "cpu",
+        "--budget",
+        "35%",
+        "--rank",
+        4,
+        "--alpha",
+        8,
+        "--out",
+        tmp_path / "again",
+        "--json",
+    )
     assert "nothing to compute" in ran.err
     assert json.loads(ran.out) == it.json
     for path in it.folder.iterdir():
@@ -479,9 +510,24 @@ def test_being_stopped_while_writing_leaves_whole_files_only(
 
     monkeypatch.setattr(workflow, "write_text", stop)
     line = refused(
-        130, "recommend", it.made.model, "--data", it.made.data, "--samples", 24, "--device", "cpu", "--budget", "35%",
-        "--rank", 4, "--alpha", 8, "--out", tmp_path / "r",
-    )  # fmt: skip
+        130,
+        "recommend",
+        it.made.model,
+        "--data",
+        it.made.data,
+        "--samples",
+        24,
+        "--device",
+        "cpu",
+        "--budget",
+        "35%",
+        "--rank",
+        4,
+        "--alpha",
+        8,
+        "--out",
+        tmp_path / "r",
+    )
     assert "kept" in line
     names = [p.name for p in (tmp_path / "r").iterdir()]
     assert len(names) == files_written

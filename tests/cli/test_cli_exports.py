@@ -16,9 +16,15 @@ from advisor.export import FORMATS
 
 TinyModel = Callable[..., Path]
 FILES = {
-    "lora.yaml", "adapter_config.json", "axolotl.yaml", "llama_factory.yaml", "unsloth_train.py", "unsloth_studio.yaml",
-    "trl.yaml", "trl_sft.py",
-}  # fmt: skip
+    "lora.yaml",
+    "adapter_config.json",
+    "axolotl.yaml",
+    "llama_factory.yaml",
+    "unsloth_train.py",
+    "unsloth_studio.yaml",
+    "trl.yaml",
+    "trl_sft.py",
+}
 
 
 @pytest.fixture(scope="module", params=["llama", "bert"])
@@ -30,9 +36,23 @@ def made(
     task = "causal-lm" if name == "llama" else "classification"
     model, data = tiny_model(name, task), write_data(folder, task)
     ran = advisor(
-        "recommend", model, "--data", data, "--samples", 24, "--device", "cpu", "--budget", "60%", "--rank", "auto",
-        "--format", ",".join(FORMATS), "--out", folder / "r",
-    )  # fmt: skip
+        "recommend",
+        model,
+        "--data",
+        data,
+        "--samples",
+        24,
+        "--device",
+        "cpu",
+        "--budget",
+        "60%",
+        "--rank",
+        "auto",
+        "--format",
+        ",".join(FORMATS),
+        "--out",
+        folder / "r",
+    )
     assert ran.code == 0, ran.err
     return name, model, folder / "r"
 

@@ -25,8 +25,12 @@ def test_the_validity_page_is_that_of_the_committed_figures() -> None:
 def test_the_command_reference_is_that_of_the_program() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.path.insert(0, 'docs'); import commands; sys.stdout.write(commands.page())"],
-        capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert done.stdout == page, "run: python docs/commands.py"

@@ -267,9 +267,7 @@ def same(first: Probe, second: Probe) -> bool:
 
 @pytest.mark.parametrize("method", ["auto", "kronecker"])
 @pytest.mark.parametrize("name", ["bert", "llama"])
-def test_a_probe_interrupted_again_and_again_ends_the_same(
-    ready: Ready, tmp_path: Path, name: str, method: str
-) -> None:
+def test_a_probe_interrupted_again_and_again_ends_the_same(ready: Ready, tmp_path: Path, name: str, method: str) -> None:
     settings = ProbeSettings(micro_batch=6, method=method, sketch_size=8)
     prepared, _ = ready(name, "three")
     whole = run_probe(prepared, settings, tmp_path / "whole", Session())
@@ -289,9 +287,7 @@ def test_a_probe_interrupted_again_and_again_ends_the_same(
     assert same(load_probe(folder), whole)
 
 
-def test_finished_micro_batches_are_not_computed_again(
-    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_micro_batches_are_not_computed_again(ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ProbeSettings(micro_batch=6)
     with pytest.raises(Interrupted):
         run_probe(ready("gpt2", "binary")[0], settings, tmp_path, Stop("Kernel", 2).session)
@@ -619,9 +615,7 @@ def test_two_samples_are_refused() -> None:
 def test_samples_are_drawn_and_their_order_kept(ready: Ready, tmp_path: Path) -> None:
     """A probe of fewer rows than there are is a part of the whole one."""
     whole = run_probe(ready("gpt2", "regression", with_head=True)[0], ProbeSettings(), tmp_path / "whole", Session())
-    part = run_probe(
-        ready("gpt2", "regression", with_head=True)[0], ProbeSettings(samples=11), tmp_path / "part", Session()
-    )
+    part = run_probe(ready("gpt2", "regression", with_head=True)[0], ProbeSettings(samples=11), tmp_path / "part", Session())
     assert part.samples == 11
     found = [int(np.argmin(np.abs(whole.f0[:, 0] - f))) for f in part.f0[:, 0]]
     assert found == sorted(set(found))

@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from advisor.core.selections import all_linear, distinct, recipes, structured_random
 from advisor.core.targets import Selection, Target
 
-LLAMA_ROLES = (("query", 64, 64), ("key", 64, 16), ("value", 64, 16), ("output", 64, 64)), (
-    ("gate", 64, 128), ("up", 64, 128), ("down", 128, 64),
-)  # fmt: skip
+LLAMA_ROLES = (
+    (("query", 64, 64), ("key", 64, 16), ("value", 64, 16), ("output", 64, 64)),
+    (
+        ("gate", 64, 128),
+        ("up", 64, 128),
+        ("down", 128, 64),
+    ),
+)
 GPT2_ROLES = (("qkv", 32, 96), ("output", 32, 32)), (("up", 32, 128), ("down", 128, 32))
 
 
@@ -104,7 +109,5 @@ def test_random_selections_differ_and_are_structured() -> None:
     role = {t.name: t.role for t in LLAMA}
     names = [t.name for t in LLAMA]
     own = np.mean([len({role[n] for n in s.targets}) / len(s.targets) for s in drawn])
-    uniform = np.mean(
-        [len({role[n] for n in rng.choice(names, len(s.targets), replace=False)}) / len(s.targets) for s in drawn]
-    )
+    uniform = np.mean([len({role[n] for n in rng.choice(names, len(s.targets), replace=False)}) / len(s.targets) for s in drawn])
     assert own < uniform

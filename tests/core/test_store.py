@@ -77,9 +77,7 @@ def test_kill_in_the_middle_of_a_write_keeps_the_old_file(tmp_path: Path) -> Non
         "store.write_json(pathlib.Path(sys.argv[1]), {'kept': 2})\n"
     )
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], check=False, env={**os.environ, "PYTHONPATH": str(root)}
-    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == -9
     assert store.read_json(path, "probe") == {"kept": 1}
 

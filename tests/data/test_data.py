@@ -147,13 +147,8 @@ def test_whole_number_scores_are_values(write: Write) -> None:
         ({"uid": "x", "utt": "some words here", "mood": 0}, ("utt",), "mood"),
     ],
 )
-def test_columns_by_name_or_content(
-    write: Write, row: dict[str, Any], texts: tuple[str, ...], label: str
-) -> None:
-    rows = [
-        {k: i % 2 if k == label else f"{v} {i}" if isinstance(v, str) else i for k, v in row.items()}
-        for i in range(8)
-    ]
+def test_columns_by_name_or_content(write: Write, row: dict[str, Any], texts: tuple[str, ...], label: str) -> None:
+    rows = [{k: i % 2 if k == label else f"{v} {i}" if isinstance(v, str) else i for k, v in row.items()} for i in range(8)]
     schema = load_dataset(write("a.jsonl", rows)).schema
     assert (schema.task, schema.text_columns, schema.label_column) == ("classification", texts, label)
 
@@ -183,9 +178,7 @@ def test_columns_by_name_or_content(
         ({"text": "all", "url": "u", "meta": {"k": 1}}, ("text",), Example(completion="all")),
     ],
 )
-def test_language_rows(
-    write: Write, row: dict[str, Any], columns: tuple[str, ...], expected: Example
-) -> None:
+def test_language_rows(write: Write, row: dict[str, Any], columns: tuple[str, ...], expected: Example) -> None:
     dataset = load_dataset(write("a.jsonl", [row] * 4))
     assert dataset.schema == Schema("causal-lm", columns, None, (), "token_accuracy")
     assert dataset.examples == (expected,) * 4
@@ -195,9 +188,7 @@ def test_overrides(write: Write) -> None:
     rows = [{"text": f"t {i}", "other": f"o {i}", "label": i % 2, "stars": i % 5} for i in range(20)]
     file = write("a.jsonl", rows)
     chosen = load_dataset(file, text_columns=["other", "text"], label_column="stars", metric="f1")
-    assert chosen.schema == Schema(
-        "classification", ("other", "text"), "stars", ("0", "1", "2", "3", "4"), "f1"
-    )
+    assert chosen.schema == Schema("classification", ("other", "text"), "stars", ("0", "1", "2", "3", "4"), "f1")
     assert chosen.examples[3].texts == ("o 3", "t 3")
     assert chosen.notes == ("The task is classification.", "There are 5 classes: 0, 1, 2, 3, 4.")
     assert load_dataset(file, task="regression").schema.metric == "spearman"
@@ -215,10 +206,7 @@ def test_profile_is_a_hint_only(write: Write) -> None:
     assert load_dataset(write("chocolate.jsonl", rows)).schema.metric == "accuracy"
     assert load_dataset(write("cola/other.jsonl", labelled([0, 1]))).schema.metric == "accuracy"
     assert load_dataset(write("cola.jsonl", rows), metric="f1").schema.metric == "f1"
-    assert (
-        load_dataset(write("gsm8k.jsonl", [{"question": "q", "answer": "a b"}] * 3)).schema.task
-        == "causal-lm"
-    )
+    assert load_dataset(write("gsm8k.jsonl", [{"question": "q", "answer": "a b"}] * 3)).schema.task == "causal-lm"
 
 
 def test_stray_rows_are_counted(write: Write) -> None:
@@ -249,9 +237,7 @@ def test_fingerprint_follows_content_not_place(write: Write) -> None:
 def test_reading_imports_nothing_heavy(write: Write) -> None:
     file = write("a.jsonl", labelled([0, 1]))
     code = f"import sys, advisor.data.dataset as d; d.load_dataset({file!r}); print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "datasets", "numpy", "pandas"} & set(modules)
 
 
@@ -308,9 +294,7 @@ def test_evaluation_rows_that_are_trained_on_are_warned_of(write: Write) -> None
     evaluation = write("eval.jsonl", [*labelled([0, 1, 0]), {"text": "new", "label": 1}])
     _, _, events = read(Source("m", train, eval_data=evaluation))
     warnings = [event.text for event in events if isinstance(event, Warn)]
-    assert warnings == [
-        "3 of 4 evaluation rows also stand in the training data: what is measured on them is too good."
-    ]
+    assert warnings == ["3 of 4 evaluation rows also stand in the training data: what is measured on them is too good."]
 
 
 # --- a source and its target, for encoder-decoders --------------------------------------------------------------------

@@ -152,9 +152,7 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "options", "message"), ERRORS, ids=[f"{e[0]}-{e[3][:20]}" for e in ERRORS]
-)
+@pytest.mark.parametrize(("name", "content", "options", "message"), ERRORS, ids=[f"{e[0]}-{e[3][:20]}" for e in ERRORS])
 def test_errors(write: Write, name: str, content: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message) as caught:
         load_dataset(write(name, content), **options)
@@ -185,9 +183,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_dataset(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "path", ["~nobody-by-this-name/x.csv", "x" * 5000 + ".csv", "a\0b", "http://a/b", "-x", "a/b/c/d"]
-)
+@pytest.mark.parametrize("path", ["~nobody-by-this-name/x.csv", "x" * 5000 + ".csv", "a\0b", "http://a/b", "-x", "a/b/c/d"])
 def test_odd_paths(path: str) -> None:
     with pytest.raises(BadInput, match="no file or folder"):
         load_dataset(path)
@@ -195,9 +191,7 @@ def test_odd_paths(path: str) -> None:
 
 def test_unseen_class_and_missing_column_of_an_evaluation_file(write: Write) -> None:
     schema = load_dataset(write("a.jsonl", labelled(["x", "y"]))).schema
-    with pytest.raises(
-        BadInput, match=r"line 2: the class 'z' is not among the training classes\. They are: x, y"
-    ):
+    with pytest.raises(BadInput, match=r"line 2: the class 'z' is not among the training classes\. They are: x, y"):
         load_dataset(write("b.jsonl", labelled(["x", "z"])), like=schema)
     with pytest.raises(BadInput, match="no column 'label'"):
         load_dataset(write("c.jsonl", [{"text": "a"}]), like=schema)
@@ -205,5 +199,3 @@ def test_unseen_class_and_missing_column_of_an_evaluation_file(write: Write) -> 
     values = load_dataset(write("e.jsonl", labelled([0.5, 1.5]))).schema
     with pytest.raises(BadInput, match="line 1: the label 'x' is not a finite number"):
         load_dataset(write("f.jsonl", labelled(["x"])), like=values)
-
-

@@ -58,9 +58,7 @@ def test_it_loads_as_classification(demo_file: Path) -> None:
 def test_no_module_is_imported(tmp_path: Path) -> None:
     before = set(sys.modules)
     demo.demo_dataset_file(tmp_path)
-    assert not {
-        name for name in set(sys.modules) - before if name.split(".")[0] in ("mailbox", "wsgiref", "pdb")
-    }
+    assert not {name for name in set(sys.modules) - before if name.split(".")[0] in ("mailbox", "wsgiref", "pdb")}
 
 
 def test_a_python_without_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,9 +153,7 @@ def test_carriage_returns_end_rows(write: Write) -> None:
 
 
 def test_half_characters_are_replaced(write: Write) -> None:
-    dataset = load_dataset(
-        write("a.jsonl", '{"text": "bad \\ud83d end", "label": 0}\n{"text": "b", "label": 1}\n')
-    )
+    dataset = load_dataset(write("a.jsonl", '{"text": "bad \\ud83d end", "label": 0}\n{"text": "b", "label": 1}\n'))
     assert dataset.examples[0].texts == ("bad ? end",)
 
 
@@ -167,9 +165,9 @@ def test_a_huge_cell_is_read(write: Write) -> None:
 
 def test_markup_and_shell_characters_stay_as_they_are(write: Write) -> None:
     text = "[bold]x[/bold] <b> $(rm -rf) `ls` {0} %s"
-    assert load_dataset(
-        write("a.jsonl", [{"text": text, "label": "[red]"}, {"text": "b", "label": "c"}])
-    ).examples[0] == Example(texts=(text,), label=0)
+    assert load_dataset(write("a.jsonl", [{"text": text, "label": "[red]"}, {"text": "b", "label": "c"}])).examples[0] == Example(
+        texts=(text,), label=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,10 +205,7 @@ def test_missing_header_is_recognised(write: Write, content: str) -> None:
 
 def test_named_columns_settle_the_header(write: Write) -> None:
     file = write("a.csv", "alpha,beta\nalpha,gamma\nbeta,delta\nalpha,gamma\n")
-    assert (
-        len(load_dataset(file, text_columns=["beta"], label_column="alpha", task="classification").examples)
-        == 3
-    )
+    assert len(load_dataset(file, text_columns=["beta"], label_column="alpha", task="classification").examples) == 3
     named = load_dataset(file, text_columns=["column_2"], label_column="column_1")
     assert len(named.examples) == 4
 

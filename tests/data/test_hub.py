@@ -21,9 +21,7 @@ def test_hub_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("Couldn't reach the Hub\n(offline)")
 
     monkeypatch.setattr(datasets, "get_dataset_split_names", offline)
-    with pytest.raises(
-        BadInput, match=r"no file or folder glue/sst2.*Couldn't reach the Hub \(offline\)"
-    ) as caught:
+    with pytest.raises(BadInput, match=r"no file or folder glue/sst2.*Couldn't reach the Hub \(offline\)") as caught:
         load_dataset("glue/sst2")
     assert "HF_HUB_OFFLINE is set" in caught.value.hint
 

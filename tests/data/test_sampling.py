@@ -35,9 +35,7 @@ def test_split_properties(labels: list[int], seed: int, fraction: float, task: s
     rest, evaluation = split_evaluation(dataset, seed, fraction)
     assert rest.examples
     assert evaluation.examples
-    assert sorted(rest.examples + evaluation.examples, key=lambda e: int(e.texts[0])) == list(
-        dataset.examples
-    )
+    assert sorted(rest.examples + evaluation.examples, key=lambda e: int(e.texts[0])) == list(dataset.examples)
     for part in (rest, evaluation):
         order = [int(example.texts[0]) for example in part.examples]
         assert order == sorted(order)

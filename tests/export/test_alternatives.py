@@ -45,16 +45,25 @@ class Advice:
 
 @pytest.fixture(scope="module", params=MODELS)
 def advice(
-    request: pytest.FixtureRequest, tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    tiny_model: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
     own_folders: Path,
-) -> Advice:  # fmt: skip
+) -> Advice:
     name, folder = request.param, tmp_path_factory.mktemp("advice")
     model, notes = tiny_model(name, MODELS[name]), []
     session = Session(lambda event: notes.append(str(getattr(event, "text", ""))))
     found = recommend(
-        model, write_data(folder, MODELS[name]), samples=24, device="cpu", budget="60%", rank="auto", out=folder / "r",
-        format=list(FORMATS), session=session,
-    )  # fmt: skip
+        model,
+        write_data(folder, MODELS[name]),
+        samples=24,
+        device="cpu",
+        budget="60%",
+        rank="auto",
+        out=folder / "r",
+        format=list(FORMATS),
+        session=session,
+    )
     return Advice(name, model, found, notes)
 
 
@@ -99,8 +108,10 @@ def test_export_writes_the_same_bytes(advice: Advice, tmp_path: Path) -> None:
     folder = advice.found.folder
     assert advisor("export", folder, "--format", ",".join(FORMATS), "--out", tmp_path).code == 0
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in folder.iterdir()} - {
-        "recommendation.json", "report.md", "report.html"
-    }  # fmt: skip
+        "recommendation.json",
+        "report.md",
+        "report.html",
+    }
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
 
@@ -116,9 +127,10 @@ def test_the_best_of_all_whole_roles_is_found(advice: Advice) -> None:
     pool = [Candidate(Selection("u", tuple(t.name for t in targets if t.role in u)), scorer.settings) for u in unions]
     costs = [scorer.cost(candidate) for candidate in pool]
     fits = [
-        i for i, (c, cost) in enumerate(zip(pool, costs, strict=True))
+        i
+        for i, (c, cost) in enumerate(zip(pool, costs, strict=True))
         if rec.budget.allows(cost, len(c.selection.targets), targets, scorer.settings.rank)
-    ]  # fmt: skip
+    ]
     predictions, params = scorer.predict(pool), scorer.weights(pool).params.sum(1).astype(int)
     best, _ = pick(predictions, params, fits)
     alternative = advice.json["formats"]["unsloth"]["alternatives"]["unsloth_studio.yaml"]
@@ -172,8 +184,12 @@ def test_beyond_the_budget_an_alternative_stays_within_what_was_chosen(advice: A
 
 def test_a_damaged_alternative_is_bad_input(advice: Advice, tmp_path: Path) -> None:
     shown = json.loads((advice.found.folder / "recommendation.json").read_text())
-    for damaged in ({"trl": {"alternatives": {"trl.yaml": {}}}}, {"trl": 5}, [], {"trl": {"alternatives": {"../x": {
-        "reason": "", "plan": {}}}}}):  # fmt: skip
+    for damaged in (
+        {"trl": {"alternatives": {"trl.yaml": {}}}},
+        {"trl": 5},
+        [],
+        {"trl": {"alternatives": {"../x": {"reason": "", "plan": {}}}}},
+    ):
         (tmp_path / "recommendation.json").write_text(json.dumps({**shown, "formats": damaged}))
         assert "formats are damaged" in refused(2, "export", tmp_path, "--format", "trl", "--out", tmp_path / "o")
         assert not (tmp_path / "o").exists()

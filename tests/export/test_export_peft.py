@@ -61,9 +61,7 @@ def adapted(model: Any) -> tuple[set[str], int]:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("form", ["yaml", "get_peft_config", "adapter_config.json"])
-def test_the_file_adapts_exactly_the_selection(
-    tiny_model: TinyModel, tmp_path: Path, name: str, form: str
-) -> None:
+def test_the_file_adapts_exactly_the_selection(tiny_model: TinyModel, tmp_path: Path, name: str, form: str) -> None:
     folder = tiny_model(name)
     for selection in selections(load(folder), seed=len(name)):
         loaded = load(folder)
@@ -171,15 +169,11 @@ def nested_targets() -> tuple[Target, ...]:
     return tuple(Target(n, None, n, "other", 4, 6) for n in names)
 
 
-@pytest.mark.parametrize(
-    "chosen", [("block.proj",), ("block.proj", "block.p+oj"), ("block.p+oj",), ("outer.block.proj",)]
-)
+@pytest.mark.parametrize("chosen", [("block.proj",), ("block.proj", "block.p+oj"), ("block.p+oj",), ("outer.block.proj",)])
 def test_a_name_that_is_the_suffix_of_another_stays_exact(chosen: tuple[str, ...]) -> None:
     selection = Selection("nested", chosen)
     targets = nested_targets()
-    arguments = lora_arguments(
-        selection, SETTINGS, task="causal-lm", head=(), targets=targets, base_model="nested"
-    )
+    arguments = lora_arguments(selection, SETTINGS, task="causal-lm", head=(), targets=targets, base_model="nested")
     assert isinstance(arguments["target_modules"], str) is ("block.proj" in chosen)
     plain = {**arguments, "task_type": None, "base_model_name_or_path": None}  # no transformers model
     with torch.device("meta"):
@@ -191,9 +185,7 @@ def test_a_name_that_is_the_suffix_of_another_stays_exact(chosen: tuple[str, ...
 
 def test_both_of_two_such_names_chosen_need_no_regex() -> None:
     selection = Selection("both", ("block.proj", "outer.block.proj"))
-    arguments = lora_arguments(
-        selection, SETTINGS, task="causal-lm", head=(), targets=nested_targets(), base_model="nested"
-    )
+    arguments = lora_arguments(selection, SETTINGS, task="causal-lm", head=(), targets=nested_targets(), base_model="nested")
     assert arguments["target_modules"] == ["block.proj", "outer.block.proj"]
 
 
@@ -215,9 +207,7 @@ def test_an_empty_selection_has_no_config(tiny_model: TinyModel) -> None:
         ({"modules_to_save": []}, "other modules are trained in full"),
     ],
 )
-def test_a_config_that_does_something_else_is_not_proved(
-    tiny_model: TinyModel, change: dict[str, Any], says: str
-) -> None:
+def test_a_config_that_does_something_else_is_not_proved(tiny_model: TinyModel, change: dict[str, Any], says: str) -> None:
     folder = tiny_model("bert")
     loaded = load(folder)
     selection = Selection("one", (loaded.targets[0].name,))
@@ -247,9 +237,15 @@ def test_each_module_gets_its_own_rank_at_the_same_scale(
     selection = all_linear(loaded.targets)
     ranks, alphas = own_ranks(loaded.targets, settings, seed=len(name))
     arguments = lora_arguments(
-        selection, settings, task=loaded.task, head=loaded.head, targets=loaded.targets, base_model=str(folder),
-        ranks=ranks, alphas=alphas,
-    )  # fmt: skip
+        selection,
+        settings,
+        task=loaded.task,
+        head=loaded.head,
+        targets=loaded.targets,
+        base_model=str(folder),
+        ranks=ranks,
+        alphas=alphas,
+    )
     meta = meta_model(str(folder), "classification", num_labels=2)
     proved = prove(meta, arguments, selection, loaded.targets, 4, ranks)
     if form == "yaml":
@@ -277,9 +273,15 @@ def test_a_pattern_is_its_own_module_alone() -> None:
     selection = Selection("nested", tuple(names))
     for name in names:
         arguments = lora_arguments(
-            selection, SETTINGS, task="causal-lm", head=(), targets=nested_targets(), base_model="nested",
-            ranks={name: 2}, alphas={name: 2.5},
-        )  # fmt: skip
+            selection,
+            SETTINGS,
+            task="causal-lm",
+            head=(),
+            targets=nested_targets(),
+            base_model="nested",
+            ranks={name: 2},
+            alphas={name: 2.5},
+        )
         found = resolve(Nested(), {**arguments, "task_type": None})
         assert found.ranks == {other: 2 if other == name else 4 for other in names}
         assert found.alphas == {other: 2.5 if other == name else 8 for other in names}

@@ -85,9 +85,7 @@ def test_every_file_trains_the_selection_at_its_ranks_and_scales(made: dict[str,
                         assert scale == pytest.approx(own.scale, rel=1e-12), where
 
 
-@pytest.mark.parametrize(
-    "chosen", [("block.proj",), ("block.proj", "block.p+oj"), ("block.p+oj",), ("outer.block.proj",)]
-)
+@pytest.mark.parametrize("chosen", [("block.proj",), ("block.proj", "block.p+oj"), ("block.p+oj",), ("outer.block.proj",)])
 def test_a_name_that_is_the_end_of_another_is_told_apart_or_refused(tmp_path: Path, chosen: tuple[str, ...]) -> None:
     it = nested(tmp_path)
     plan = it.plan(chosen, LoraSettings(4, 8), ranks={chosen[0]: 2}, alphas={chosen[0]: 4})
@@ -109,8 +107,12 @@ def test_commas_break_the_tools_that_split_at_them(tmp_path: Path) -> None:
     assert FORMATS["llama-factory"].render(plan).fidelity == "impossible"
     files = FORMATS["unsloth"].render(plan).files
     assert [file.fidelity for file in files.values()] == ["exact", "impossible"]
-    assert FORMATS["llama-factory"].render(replace(it, targets=(replace(comma, name="all"),)).plan(
-        ["all"], LoraSettings(4, 8))).fidelity == "impossible"  # fmt: skip
+    assert (
+        FORMATS["llama-factory"]
+        .render(replace(it, targets=(replace(comma, name="all"),)).plan(["all"], LoraSettings(4, 8)))
+        .fidelity
+        == "impossible"
+    )
 
 
 def test_lossy_ranks_are_the_nearest_size_at_the_same_scale(made: dict[str, Made]) -> None:
@@ -179,9 +181,7 @@ def test_an_empty_selection_is_refused(made: dict[str, Made], name: str) -> None
         ("lora.yaml", "model.layers.0.self_attn.q_proj", "nowhere", "refuses"),
     ],
 )
-def test_a_file_that_does_something_else_is_not_proved(
-    made: dict[str, Made], name: str, old: str, new: str, says: str
-) -> None:
+def test_a_file_that_does_something_else_is_not_proved(made: dict[str, Made], name: str, old: str, new: str, says: str) -> None:
     it, target = made["llama"], FORMATS["peft" if name == "lora.yaml" else "llama-factory"]
     plan = it.plan([it.targets[0].name], LoraSettings(4, 8))
     text = target.render(plan).files[name].text

@@ -208,9 +208,7 @@ def test_configs_that_cannot_be_applied_are_bad_input(check: Check, arguments: d
         ("c.json", None),
     ],
 )
-def test_files_that_cannot_be_read_are_named(
-    tiny_model: TinyModel, tmp_path: Path, name: str, content: bytes | None
-) -> None:
+def test_files_that_cannot_be_read_are_named(tiny_model: TinyModel, tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput, match=name) as caught:

@@ -32,9 +32,7 @@ def assert_works(found: families.Found) -> None:
     assert found.loss_after < found.loss_before
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL]
-)
+@pytest.mark.parametrize(("name", "kind"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL])
 def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_path: Path, name: str, kind: str) -> None:
     model = tiny_model(name, oracle.TASKS.get(kind, "classification"))
     found = families.examine(model, kind, tmp_path)
@@ -79,9 +77,7 @@ UNLISTED = {  # the roles that names give
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in ("olmo2", "falcon", "bart") else pytest.mark.slow) for n in UNLISTED]
 )
-def test_a_family_without_a_profile_is_found_by_its_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     family, roles = UNLISTED[name]
     monkeypatch.setitem(FAMILIES, name, family)
     kind = "seq2seq" if name == "bart" else "binary"
@@ -100,9 +96,30 @@ def test_the_command_line_advises_confirms_and_verifies(tiny_model: TinyModel, t
     model, out = tiny_model(name, oracle.TASKS.get(kind, "classification")), tmp_path / "advice"
     data, _ = oracle.write_rows(tmp_path, kind)
     ran = advisor(
-        "recommend", model, "--data", data, "--eval-data", data, "--samples", 16, "--train-rows", 32, "--epochs", 1,
-        "--batch-size", 8, "--budget", "30%", "--confirm", 2, "--confirm-rows", 32, "--out", out, "--json",
-    )  # fmt: skip
+        "recommend",
+        model,
+        "--data",
+        data,
+        "--eval-data",
+        data,
+        "--samples",
+        16,
+        "--train-rows",
+        32,
+        "--epochs",
+        1,
+        "--batch-size",
+        8,
+        "--budget",
+        "30%",
+        "--confirm",
+        2,
+        "--confirm-rows",
+        32,
+        "--out",
+        out,
+        "--json",
+    )
     assert ran.code == 0, ran.err
     found = json.loads((out / "recommendation.json").read_text(encoding="utf-8"))
     far = "was a seq2seq task" if kind == "seq2seq" else "read images"

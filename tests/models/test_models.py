@@ -327,9 +327,7 @@ def _config(**fields: object) -> Callable[[Path], None]:
         (_config(hidden_size=20), "cannot be loaded as a classification model"),
     ],
 )
-def test_damaged_folders_are_refused(
-    tiny_model: TinyModel, tmp_path: Path, change: Callable[[Path], None], says: str
-) -> None:
+def test_damaged_folders_are_refused(tiny_model: TinyModel, tmp_path: Path, change: Callable[[Path], None], says: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model("bert"), folder)
     change(folder)

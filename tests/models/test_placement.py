@@ -39,9 +39,11 @@ from advisor.training.finetune import finetune
 TinyModel = Callable[..., Path]
 Ready = Callable[..., Prepared]
 RECOMPUTED = (
-    ("bert", "three", "materialise"), ("gpt_neox", "causal-lm", "kronecker"), ("deberta_v2", "binary", "materialise"),
+    ("bert", "three", "materialise"),
+    ("gpt_neox", "causal-lm", "kronecker"),
+    ("deberta_v2", "binary", "materialise"),
     ("mixtral", "causal-lm", "materialise"),
-)  # fmt: skip
+)
 FETCHED = (("bert", "three"), ("gpt2", "causal-lm"), ("mixtral", "causal-lm"))
 
 
@@ -128,9 +130,7 @@ def test_recomputing_keeps_next_to_nothing_between_the_passes(ready: Ready) -> N
     assert alive(True) < alive(False) / 3
 
 
-def test_where_one_row_does_not_fit_it_is_recomputed(
-    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_one_row_does_not_fit_it_is_recomputed(ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = probed(ready("bert", "binary"), tmp_path / "kept", method="materialise", micro_batch=1)
     passes = spool.Spool._micro_batch
 
@@ -169,8 +169,10 @@ def test_a_model_on_the_disk_gives_the_same_probe(ready: Ready, tmp_path: Path, 
     assert places(loaded) == {"disk", "cpu"}
     assert (loaded.targets, loaded.fingerprint) == (here.loaded.targets, here.loaded.fingerprint)
     assert (loaded.device, loaded.dtype, loaded.parameters) == (
-        here.loaded.device, here.loaded.dtype, here.loaded.parameters,
-    )  # fmt: skip
+        here.loaded.device,
+        here.loaded.dtype,
+        here.loaded.parameters,
+    )
     found, wanted = probed(there, tmp_path / "disk"), probed(here, tmp_path / "memory")
     assert_same(found, wanted)
     assert found.info["peers"] == wanted.info["peers"]
@@ -226,9 +228,15 @@ def test_what_needs_all_weights_in_memory_says_so(ready: Ready, tmp_path: Path) 
     assert any(text.startswith("Linearity: not measured") and "in memory" in text for text in said)
     with pytest.raises(BadInput, match="not all in memory"):
         finetune(
-            there.loaded, Selection("all", tuple(t.name for t in there.loaded.targets)), LoraSettings(), TrainingRecipe(),
-            there.train_rows, there.eval_rows, "accuracy", 0,
-        )  # fmt: skip
+            there.loaded,
+            Selection("all", tuple(t.name for t in there.loaded.targets)),
+            LoraSettings(),
+            TrainingRecipe(),
+            there.train_rows,
+            there.eval_rows,
+            "accuracy",
+            0,
+        )
 
 
 def test_gpus_come_before_memory_and_memory_before_the_disk(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,9 +333,15 @@ def test_linearity_and_a_real_run_of_a_quantised_model(ready: Ready, tmp_path: P
     probe = run_probe(prepared, ProbeSettings(samples=8), tmp_path / "probe", Session())
     assert [found["selection"] for found in probe.info["linearity"]] == ["all-linear", "q,v"]
     result = finetune(
-        prepared.loaded, Selection("all", tuple(t.name for t in probe.targets)), LoraSettings(rank=2),
-        TrainingRecipe(epochs=2, lr=5e-3), prepared.train_rows, prepared.eval_rows, "accuracy", 0,
-    )  # fmt: skip
+        prepared.loaded,
+        Selection("all", tuple(t.name for t in probe.targets)),
+        LoraSettings(rank=2),
+        TrainingRecipe(epochs=2, lr=5e-3),
+        prepared.train_rows,
+        prepared.eval_rows,
+        "accuracy",
+        0,
+    )
     assert result.epochs[-1].train_loss < result.epochs[0].val_loss
     assert prepared.loaded.quantised == size
 

@@ -43,9 +43,15 @@ def some_distances(rng: np.random.Generator, count: int, modules: int = 8) -> Ar
 def some_prior(seed: int, count: int = 6, **changes: Any) -> Prior:
     rng = np.random.default_rng(seed)
     values: dict[str, Any] = {
-        "start": -0.4, "start_sd": 0.05, "gain": 0.4, "log_gain_sd": 0.6, "forgone": rng.uniform(0, 0.8, (1, count)),
-        "odds": np.ones(1), "covariance": 0.15**2 * (1 - some_distances(rng, count)), "noise": 0.07,
-    }  # fmt: skip
+        "start": -0.4,
+        "start_sd": 0.05,
+        "gain": 0.4,
+        "log_gain_sd": 0.6,
+        "forgone": rng.uniform(0, 0.8, (1, count)),
+        "odds": np.ones(1),
+        "covariance": 0.15**2 * (1 - some_distances(rng, count)),
+        "noise": 0.07,
+    }
     return Prior(**{**values, **changes})
 
 
@@ -82,14 +88,14 @@ def by_brute_force(prior: Prior, observed: Sequence[int], losses: Sequence[float
     covariance = np.einsum("p,pij->ij", w, np.array(r_covs)) + np.einsum("p,pi,pj->ij", w, r - centre, r - centre)
 
     def quantile(level: float) -> list[float]:
-        return [
-            brentq(lambda x, i=i: w @ norm.cdf(x, low[:, i], sds[:, i]) - level, -20, 20, xtol=1e-9) for i in range(count)
-        ]
+        return [brentq(lambda x, i=i: w @ norm.cdf(x, low[:, i], sds[:, i]) - level, -20, 20, xtol=1e-9) for i in range(count)]
 
     return {
-        "gain": np.exp(w @ np.log(np.tile(grid, len(prior.odds)))), "forgone": centre, "covariance": covariance,
+        "gain": np.exp(w @ np.log(np.tile(grid, len(prior.odds)))),
+        "forgone": centre,
+        "covariance": covariance,
         **{str(q): np.array(quantile(q)) for q in (0.05, 0.5, 0.95)},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -201,10 +207,15 @@ def worlds(count: int = 150, selections: int = 20) -> dict[str, Array]:
         masks[:, 0] = 1
         distances = parameter_distances(masks, np.ones(12))
         prior = Prior(
-            context["log_start"], predictor.start_sd_,
-            math.exp(predictor.log_ratio_) * expected_gain(context), predictor.log_ratio_sd_,
-            ((simulated / gain) ** 1.5)[None], np.ones(1), predictor.misfit_**2 * (1 - distances[:-1, :-1]), predictor.noise_,
-        )  # fmt: skip
+            context["log_start"],
+            predictor.start_sd_,
+            math.exp(predictor.log_ratio_) * expected_gain(context),
+            predictor.log_ratio_sd_,
+            ((simulated / gain) ** 1.5)[None],
+            np.ones(1),
+            predictor.misfit_**2 * (1 - distances[:-1, :-1]),
+            predictor.noise_,
+        )
         run, judge = draw(prior, rng)
         params = masks.sum(1).astype(np.int64)
 
@@ -295,14 +306,18 @@ def test_the_first_few() -> None:
 def test_runs_decide_between_hypotheses() -> None:
     one, other = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.4, 0.3, 0.2, 0.1])
     prior = some_prior(
-        0, 4, forgone=np.array([one, other]), odds=np.array([0.5, 0.5]), covariance=0.01**2 * np.eye(4), log_gain_sd=0.3,
-        start_sd=0.01, noise=0.02,
-    )  # fmt: skip
+        0,
+        4,
+        forgone=np.array([one, other]),
+        odds=np.array([0.5, 0.5]),
+        covariance=0.01**2 * np.eye(4),
+        log_gain_sd=0.3,
+        start_sd=0.01,
+        noise=0.02,
+    )
     undecided = update(prior, [], [])
     np.testing.assert_allclose(undecided.forgone, (one + other) / 2, atol=1e-9)
-    np.testing.assert_allclose(
-        undecided.covariance, prior.covariance + np.outer(one - other, one - other) / 4, atol=1e-9
-    )
+    np.testing.assert_allclose(undecided.covariance, prior.covariance + np.outer(one - other, one - other) / 4, atol=1e-9)
     for right in (one, other):
         found = update(prior, [0, 3], prior.start - prior.gain * (1 - right[[0, 3]]))
         np.testing.assert_allclose(found.forgone, right, atol=0.01)

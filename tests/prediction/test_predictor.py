@@ -462,9 +462,7 @@ def test_two_groups_suffice() -> None:
 
 def test_rows_of_one_class_do_not_break_the_fit() -> None:
     rows = make_rows(3)
-    one = [
-        replace(row, score=1.0, context={**row.context, "chance": 1.0}) if row.group == "group 0" else row for row in rows
-    ]
+    one = [replace(row, score=1.0, context={**row.context, "chance": 1.0}) if row.group == "group 0" else row for row in rows]
     assert np.isfinite(fit(one).score_coef_).all()
     found = fit(rows).predict(np.array([0.1]), one[0].context, distances(1))
     assert found.score.value[0] == found.score.high[0] == 1.0

@@ -58,17 +58,35 @@ def test_json_is_exactly_as_promised(task: str) -> None:
     assert [s["name"] for s in shown["selections"]] == ["two", "none", "all"]
     for entry in shown["selections"]:
         assert list(entry) == [
-            "name", "params", "params_with_head", "rank", "alpha", "predicted", "relative", "kernel", "bounds", "cost",
+            "name",
+            "params",
+            "params_with_head",
+            "rank",
+            "alpha",
+            "predicted",
+            "relative",
+            "kernel",
+            "bounds",
+            "cost",
             "warnings",
-        ]  # fmt: skip
+        ]
         assert list(entry["predicted"]) == ["loss", "metric"]
         for interval in (*entry["predicted"].values(), entry["relative"]):
             assert list(interval) == ["value", "low", "high"]
             assert interval["low"] <= interval["value"] <= interval["high"]
         for bound in entry["bounds"]:
             assert list(bound) == [
-                "id", "quantity", "added", "kernel", "head", "sigma", "low", "high", "status", "reason",
-            ]  # fmt: skip
+                "id",
+                "quantity",
+                "added",
+                "kernel",
+                "head",
+                "sigma",
+                "low",
+                "high",
+                "status",
+                "reason",
+            ]
         heads = [False] if task == "causal-lm" else [True, False]
         wanted = [("C", head) for head in heads]
         wanted += [(id, head) for head in heads for id in ("B", "A", "Weyl", "Thm 6", "Thm 7", "Thm 5")]
@@ -247,10 +265,14 @@ def run_of(selection: Selection, settings: LoraSettings, recipe: TrainingRecipe,
         "seed": seed,
         "result": {"train_loss": 0.2, "val_loss": 0.4, "metric": 0.8, "lora_params": params},
         "provenance": {
-            "model_fingerprint": "model", "model": "fake/bert", "data": "fake.jsonl", "train_rows": 400,
-            "metric": "accuracy", "task": "classification",
+            "model_fingerprint": "model",
+            "model": "fake/bert",
+            "data": "fake.jsonl",
+            "train_rows": 400,
+            "metric": "accuracy",
+            "task": "classification",
         },
-    }  # fmt: skip
+    }
 
 
 def test_rows_from_runs_hold_the_features_that_predictions_are_made_from() -> None:
@@ -329,9 +351,7 @@ def test_runs_of_another_model_are_refused() -> None:
         rows_from_runs([run_of(Selection("a", ()), SETTINGS, TrainingRecipe())], other)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"lr": float("inf")}, {"lr": float("nan")}, {"lr": 0}, {"epochs": 0}, {"batch_size": -1}]
-)
+@pytest.mark.parametrize("bad", [{"lr": float("inf")}, {"lr": float("nan")}, {"lr": 0}, {"epochs": 0}, {"batch_size": -1}])
 def test_recipes_are_positive_and_finite(bad: dict[str, float]) -> None:
     with pytest.raises(BadInput, match="must be positive"):
         TrainingRecipe(**bad)  # type: ignore[arg-type]

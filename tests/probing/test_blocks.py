@@ -27,9 +27,7 @@ SEED = st.integers(0, 10_000)
 
 def random_pieces(shapes: list[tuple[int, int]], a: int, b: int, seed: int) -> list[blocks.Piece]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(n, t, a, generator=generator), torch.randn(n, t, b, generator=generator)) for n, t in shapes
-    ]
+    return [(torch.randn(n, t, a, generator=generator), torch.randn(n, t, b, generator=generator)) for n, t in shapes]
 
 
 def naive(pieces: list[blocks.Piece]) -> torch.Tensor:
@@ -50,9 +48,7 @@ def distance(block: torch.Tensor, pieces: list[blocks.Piece]) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(SHAPES, WIDTH, WIDTH, SEED, st.sampled_from([1, 20, 16_000_000]))
-def test_both_contractions_equal_the_definition(
-    shapes: list[tuple[int, int]], a: int, b: int, seed: int, tile: int
-) -> None:
+def test_both_contractions_equal_the_definition(shapes: list[tuple[int, int]], a: int, b: int, seed: int, tile: int) -> None:
     """Pieces of any raggedness, tiles of any size; symmetric to the last bit, positive semidefinite."""
     pieces = random_pieces(shapes, a, b, seed)
     largest = naive([(x.abs(), g.abs()) for x, g in pieces]).norm()
@@ -83,9 +79,7 @@ def test_dropping_idle_tokens_is_exact(n: int, t: int, a: int, b: int, seed: int
 
 @settings(max_examples=30, deadline=None)
 @given(SHAPES, WIDTH, WIDTH, SEED, st.integers(1, 4), st.sampled_from([blocks.MATERIALISE, blocks.TOKEN_GRAM]))
-def test_padding_changes_nothing(
-    shapes: list[tuple[int, int]], a: int, b: int, seed: int, more: int, method: str
-) -> None:
+def test_padding_changes_nothing(shapes: list[tuple[int, int]], a: int, b: int, seed: int, more: int, method: str) -> None:
     """A padded token has any input and no gradient."""
     pieces = random_pieces(shapes, a, b, seed)
     padded = [
@@ -176,9 +170,7 @@ def diagonal_error(k: int, tokens: int, draws: int) -> float:
 
 
 @pytest.mark.parametrize(("tokens", "stated"), [(1, 0.25), (16, 0.07), (128, 0.04)])
-def test_the_sketch_is_as_accurate_as_stated(
-    record_property: Callable[[str, object], None], tokens: int, stated: float
-) -> None:
+def test_the_sketch_is_as_accurate_as_stated(record_property: Callable[[str, object], None], tokens: int, stated: float) -> None:
     measured = diagonal_error(64, tokens, 60 if tokens < 100 else 20)
     record_property("diagonal_error", measured)
     assert stated / 1.6 < measured < stated * 1.6
@@ -271,9 +263,7 @@ def draw_lora(folder: Path, rank: int, alpha: int, rslora: bool, draws: int) -> 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 @pytest.mark.parametrize("rslora", [False, True])
-def test_the_expected_lora_kernel_is_a_multiple_of_the_weight_block(
-    tiny_model: TinyModel, name: str, rslora: bool
-) -> None:
+def test_the_expected_lora_kernel_is_a_multiple_of_the_weight_block(tiny_model: TinyModel, name: str, rslora: bool) -> None:
     """E over PEFT's draws of A of K_m is α²/(3·a·rank)·W_m, with rsLoRA α²/(3a)·W_m; GPT-2 has Conv1D."""
     rank, alpha = 4, 6
     drawn = draw_lora(tiny_model(name), rank, alpha, rslora, 300)

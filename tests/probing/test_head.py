@@ -60,9 +60,7 @@ def probabilities(features: np.ndarray, weight: np.ndarray, bias: np.ndarray) ->
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(("noise", "least"), [(0.0, 0.9), (2.0, 0.4)])
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_the_head_is_the_regression_that_cross_validates_best(
-    classes: int, noise: float, least: float, use_bias: bool
-) -> None:
+def test_the_head_is_the_regression_that_cross_validates_best(classes: int, noise: float, least: float, use_bias: bool) -> None:
     features, labels = synthetic(classes, 160, noise)
     if not use_bias:
         features = features - features.mean(0)

@@ -96,9 +96,7 @@ def check_activations(loaded: LoadedModel, rows: list[Row], tolerance: float) ->
 
 
 @pytest.mark.parametrize(("name", "task"), MODELS)
-def test_activations_are_what_a_peft_model_keeps(
-    name: str, task: str, autocast: bool, tiny_model: Callable[..., Path]
-) -> None:
+def test_activations_are_what_a_peft_model_keeps(name: str, task: str, autocast: bool, tiny_model: Callable[..., Path]) -> None:
     loaded = load_model(str(tiny_model(name, task=task)), task, num_labels=2)
     check_activations(loaded, some_rows(loaded, 4, 24), ROUGH.get(name, TOLERANCE))
 
@@ -162,9 +160,7 @@ def test_a_regression_footprint_is_plain_data(tiny_model: Callable[..., Path]) -
     assert set(footprint.targets) == {t.name for t in loaded.targets}
 
 
-def test_half_precision_weights_without_autocast(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_precision_weights_without_autocast(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (finetune, measure):
         monkeypatch.setattr(module, "bf16_autocast", lambda device: False)
     loaded = load_model(str(tiny_model("llama")), "classification", num_labels=2, dtype="bfloat16")

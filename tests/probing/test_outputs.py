@@ -92,19 +92,20 @@ def test_regression_output_is_the_value_and_half_squared_error() -> None:
     assert losses.tolist() == [0.125, 4.5]
 
 
-@pytest.mark.parametrize(("task", "classes", "count", "weight", "scaled"), [
-    ("classification", 2, 1, 1.0, True),
-    ("classification", 3, 2, 1 / 3, False),
-    ("classification", 8, 7, 1 / 8, False),
-    ("classification", 9, 16, 1 / (9 * 16), False),
-    ("classification", 77, 16, 1 / (77 * 16), False),
-    ("regression", 0, 1, 1.0, True),
-    ("causal-lm", 0, 1, 1.0, False),
-    ("seq2seq", 0, 1, 1.0, False),
-])  # fmt: skip
-def test_how_many_outputs_and_how_they_are_summed(
-    task: str, classes: int, count: int, weight: float, scaled: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("task", "classes", "count", "weight", "scaled"),
+    [
+        ("classification", 2, 1, 1.0, True),
+        ("classification", 3, 2, 1 / 3, False),
+        ("classification", 8, 7, 1 / 8, False),
+        ("classification", 9, 16, 1 / (9 * 16), False),
+        ("classification", 77, 16, 1 / (77 * 16), False),
+        ("regression", 0, 1, 1.0, True),
+        ("causal-lm", 0, 1, 1.0, False),
+        ("seq2seq", 0, 1, 1.0, False),
+    ],
+)
+def test_how_many_outputs_and_how_they_are_summed(task: str, classes: int, count: int, weight: float, scaled: bool) -> None:
     outputs = make_outputs(task, classes, 0)
     assert outputs.count == count
     assert outputs.weight == pytest.approx(weight)

@@ -186,9 +186,7 @@ def test_pull_back_is_the_jacobian_transposed(case: Make, name: str, kind: str) 
 
 
 @pytest.mark.parametrize(("name", "kind"), FEW)
-def test_kernels_add_up_over_modules_and_outputs(
-    case: Make, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
-) -> None:
+def test_kernels_add_up_over_modules_and_outputs(case: Make, monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
     """What each selection's ridge is solved with: (1/C)·Σ over classes of J_S J_Sᵀ, the head always in S; one σ."""
     here = case(name, kind)
     tangent = here.tangent()
@@ -523,9 +521,7 @@ def test_the_same_seed_gives_the_same_answer_and_disturbs_nobody(case: Make) -> 
     """Also in batches; neither torch's nor NumPy's global generator is touched."""
     here = case("gpt2", "binary", double=False)
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    first, again, other = (
-        measure_linearity(here.tangent(seed=s), here.some(), Session(), seed=s) for s in (1, 1, 2)
-    )
+    first, again, other = (measure_linearity(here.tangent(seed=s), here.some(), Session(), seed=s) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
     assert first == again
@@ -559,8 +555,10 @@ def test_the_users_model_is_left_as_it_is(case: Make) -> None:
 
     def state() -> list[Any]:
         parts: list[Any] = [(n, p.requires_grad, p.grad, p.dtype, id(p)) for n, p in model.named_parameters()]
-        parts += [(n, m.training, type(m), len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-                  for n, m in model.named_modules()]  # fmt: skip
+        parts += [
+            (n, m.training, type(m), len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for n, m in model.named_modules()
+        ]
         return parts
 
     weights = {n: p.clone() for n, p in model.state_dict().items()}

@@ -40,8 +40,18 @@ LINEARITY = Linearity("s", ("a",), 8, 0.1, 3.0, 2.0, 1.5, (0.25, 1.0), (0.02, 0.
 YAML = "# LoRA config\npeft_type: LORA\nr: 8\ntarget_modules:\n- a.b\n"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 SECTIONS = (
-    "what-to-do", "map", "front", "compared", "certificate", "linearity", "warnings", "stability", "cost", "config", "provenance",
-)  # fmt: skip
+    "what-to-do",
+    "map",
+    "front",
+    "compared",
+    "certificate",
+    "linearity",
+    "warnings",
+    "stability",
+    "cost",
+    "config",
+    "provenance",
+)
 FIGURES = ("heat-map", "pareto", "spectra", "intervals-metric", "intervals-loss")
 TASKS = {"binary": ("classification", 2), "six": ("classification", 6), "regression": ("regression", 0), "lm": ("causal-lm", 0)}
 HOSTILE = '<script>alert("x")</script>&amp;\' onload="y" {{ 7*7 }} $x^{2}$'
@@ -117,10 +127,14 @@ def recommended() -> Recommended:
             if name:
                 targets = tuple(replace(t, name=f"{t.name}.{name}", role=f"{t.role} {name}") for t in probe.targets)
                 info = {
-                    **probe.info, "class_names": [name, "b"], "model": name, "data": name, "head": [name],
+                    **probe.info,
+                    "class_names": [name, "b"],
+                    "model": name,
+                    "data": name,
+                    "head": [name],
                     "qv_roles": [f"{role} {name}" for role in probe.info["qv_roles"]],
                     "footprint": {**probe.info["footprint"], "targets": tuple(t.name for t in targets)},
-                }  # fmt: skip
+                }
                 probe = replace(probe, targets=targets, info=info)
             scorer = make_scorer(probe)
             own = candidate(probe, [0, 1], name=f"your config {name}".strip())
@@ -161,7 +175,7 @@ def table(page: Element, caption: str) -> list[list[str]]:
 def test_the_page_is_valid_and_complete(rendered: Render, task: str) -> None:
     text = rendered(task)
     page = parse(text)
-    assert text.startswith("<!DOCTYPE html>\n<html lang=\"en\">")
+    assert text.startswith('<!DOCTYPE html>\n<html lang="en">')
     ids = [e.attributes["id"] for e in page.all() if "id" in e.attributes]
     assert len(set(ids)) == len(ids)
     assert [s.attributes["id"] for s in page.all("section")] == list(SECTIONS)
@@ -212,9 +226,12 @@ def row_of(entry: Shown) -> list[str]:
     predicted = [span(tuple(entry["predicted"][what].values())) for what in ("metric", "loss")]  # type: ignore[arg-type]
     cost = entry["cost"]
     return [
-        count(entry["params"]), *predicted, f"{entry['relative']['value']:+.1f}", gigabytes(cost["memory_bytes"]),
+        count(entry["params"]),
+        *predicted,
+        f"{entry['relative']['value']:+.1f}",
+        gigabytes(cost["memory_bytes"]),
         f"{cost['time_vs_all_linear']:.0%}",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -223,8 +240,10 @@ def test_the_numbers_are_those_of_the_json(recommended: Recommended, rendered: R
     pick, equal = shown["pick"], shown["equal_budget"]
     told = ["yes" if not entry["alike_pick"] else "no" for entry in [*equal[1:], shown["all_linear"]]]
     names = ["the pick", *(entry["name"] for entry in equal[1:]), "all modules"]
-    rows = [[name, *row_of(entry), word] for name, entry, word in zip(
-        names, [pick, *equal[1:], shown["all_linear"]], ["", *told], strict=True)]  # fmt: skip
+    rows = [
+        [name, *row_of(entry), word]
+        for name, entry, word in zip(names, [pick, *equal[1:], shown["all_linear"]], ["", *told], strict=True)
+    ]
     assert table(page, "Usual recipes") == rows
     assert [row[1:] for row in table(page, "Pareto front")] == [row_of(entry) for entry in shown["front"]]
     peers = table(page, "What other methods would pick")
@@ -418,14 +437,29 @@ def test_real_runs_are_shown(recommended: Recommended) -> None:
     shown = recommended()
     around = {"value": 0.5, "low": 0.4, "high": 0.6}
     run = {
-        "name": "q,v", "role": "baseline", "loss": 0.4321, "metric": 0.8765, "wall_s": 65.0, "before": around, "after": around,
-        "measured": 0, "measured_s": 0.0,
-    }  # fmt: skip
+        "name": "q,v",
+        "role": "baseline",
+        "loss": 0.4321,
+        "metric": 0.8765,
+        "wall_s": 65.0,
+        "before": around,
+        "after": around,
+        "measured": 0,
+        "measured_s": 0.0,
+    }
     pilot = {**run, "name": "all-linear", "role": "pilot", "measured": 27, "measured_s": 31.0}
     shown["confirm"] = {
-        "runs": [pilot, run], "train_rows": 512, "cost_s": 161.0, "probability": 0.93, "finalists": [{}, {}], "settled": False,
-        "pick_before": "a", "pick_after": "b", "same_recipe": False, "failed": [{"name": "mlp", "reason": "it diverged"}],
-    }  # fmt: skip
+        "runs": [pilot, run],
+        "train_rows": 512,
+        "cost_s": 161.0,
+        "probability": 0.93,
+        "finalists": [{}, {}],
+        "settled": False,
+        "pick_before": "a",
+        "pick_after": "b",
+        "same_recipe": False,
+        "failed": [{"name": "mlp", "reason": "it diverged"}],
+    }
     page = parse(report_html(shown, YAML))
     assert table(page, "before and after") == [
         ["all-linear", "pilot", "0.500 (0.400–0.600)", "0.432", "0.876", "0.500 (0.400–0.600)", "1.6 min"],

@@ -106,9 +106,7 @@ def test_plain_features_by_hand() -> None:
     assert raw["depth"][0] == pytest.approx(sizes[7] / sizes[chosen].sum())
     assert raw["attention"][0] == pytest.approx((sizes[0] + sizes[7]) / sizes[chosen].sum())
     n = probe.samples
-    gradient = sum(
-        16**2 / (3 * probe.targets[m].in_features * 8) * probe.gradient_blocks[m].astype(float) for m in chosen
-    )
+    gradient = sum(16**2 / (3 * probe.targets[m].in_features * 8) * probe.gradient_blocks[m].astype(float) for m in chosen)
     off = (gradient.sum() - np.trace(gradient)) / (n * (n - 1))
     assert raw["agreement"][0] == pytest.approx(off / (np.trace(gradient) / n), rel=1e-6)
     empty = raw_plain_features(view, weights_of(probe, np.zeros(len(probe.targets))))
@@ -185,7 +183,7 @@ def jacobians(seed: int, outputs: int = 1) -> list[np.ndarray]:
 def test_recipe_kernels_from_explicit_gradients(task: str, batch: int) -> None:
     """Of a fresh head: slopes −y/2 at a margin of 0, −y for values; the fitted head's G_m plays no part."""
     rng = np.random.default_rng(1)
-    y = (rng.normal(size=(12, 1)) if task == "regression" else np.where(np.arange(12) % 3 > 0, 1.0, -1.0)[:, None])
+    y = rng.normal(size=(12, 1)) if task == "regression" else np.where(np.arange(12) % 3 > 0, 1.0, -1.0)[:, None]
     slope = -y if task == "regression" else -y / 2
     modules = [j[0] for j in jacobians(2)]
     blocks = np.stack([j @ j.T for j in modules])

@@ -30,9 +30,7 @@ from advisor.theory.linearity import LINEAR, NOT, PARTLY, Linearity
 
 TinyModel = Callable[..., Path]
 PLAIN = Linearity("q,v", ("a", "b"), 8, 0.1, 3.0, 2.0, 1.5, (0.25, 1.0), (0.02, 0.08), 0.05)
-WITH_CONSTANTS = replace(
-    PLAIN, lipschitz=5.0, gradient_lipschitz=0.5, input_lipschitz=0.1, input_gradient_lipschitz=0.2
-)
+WITH_CONSTANTS = replace(PLAIN, lipschitz=5.0, gradient_lipschitz=0.5, input_lipschitz=0.1, input_gradient_lipschitz=0.2)
 
 
 # --- words and numbers ------------------------------------------------------------------------------------------------
@@ -40,9 +38,16 @@ WITH_CONSTANTS = replace(
 
 @pytest.mark.parametrize(
     ("gap", "verdict", "word"),
-    [(0.0, LINEAR, "good"), (0.1, LINEAR, "good"), (0.1001, PARTLY, "rough"), (0.5, PARTLY, "rough"), (0.51, NOT, "poor"),
-     (math.inf, NOT, "poor"), (math.nan, NOT, "poor")],
-)  # fmt: skip
+    [
+        (0.0, LINEAR, "good"),
+        (0.1, LINEAR, "good"),
+        (0.1001, PARTLY, "rough"),
+        (0.5, PARTLY, "rough"),
+        (0.51, NOT, "poor"),
+        (math.inf, NOT, "poor"),
+        (math.nan, NOT, "poor"),
+    ],
+)
 def test_verdict_and_sentence_follow_the_gap_at_the_full_step(gap: float, verdict: str, word: str) -> None:
     seen = replace(PLAIN, gaps=(0.9, gap))
     assert (seen.gap is gap or seen.gap == gap, seen.verdict) == (True, verdict)
@@ -154,8 +159,9 @@ def test_bounds_of_the_flow_are_there_where_it_was_measured(bert: Bert) -> None:
     assert {b.status for b in flow.values()} == {ESTIMATED}
     assert all(b.reason and b.high is not None and math.isfinite(b.high) for b in flow.values())
     assert flow["Thm 2"].high == pytest.approx(stored.distance)  # at the horizon the path may reach the sphere
-    assert [b.as_dict() for b in scorer.bounds(everything)] == json.loads(json.dumps(
-        [b.as_dict() for b in scorer.bounds(everything)], allow_nan=False))  # fmt: skip
+    assert [b.as_dict() for b in scorer.bounds(everything)] == json.loads(
+        json.dumps([b.as_dict() for b in scorer.bounds(everything)], allow_nan=False)
+    )
     qv = next(s for s in recipes(probe.targets, ("query", "value")) if s.name == "q,v")
     assert scorer.linearity(Candidate(qv, LoraSettings())) is not None
     others = [
@@ -249,10 +255,21 @@ def test_the_recommendation_says_it_of_the_pick(
         return replace(PLAIN, selection=selection.name, targets=selection.targets, gaps=(0.1, 0.333)) if measured else None
 
     written = workflow.recommend_folder(
-        probe, LoraSettings(4, 8), TrainingRecipe(), parse_budget("30%"), Session(), out=tmp_path / "out", granularity="module",
-        strategy="predicted", baseline=None, kernel="adam", sigma=None, seed=0, trust_remote_code=False,
+        probe,
+        LoraSettings(4, 8),
+        TrainingRecipe(),
+        parse_budget("30%"),
+        Session(),
+        out=tmp_path / "out",
+        granularity="module",
+        strategy="predicted",
+        baseline=None,
+        kernel="adam",
+        sigma=None,
+        seed=0,
+        trust_remote_code=False,
         linearity_of=linearity_of,
-    )  # fmt: skip
+    )
     shown = json.loads((tmp_path / "out" / "recommendation.json").read_text())
     report = (tmp_path / "out" / "report.md").read_text()
     assert [list(s.targets) for s in asked] == [shown["pick"]["targets"]]
@@ -280,9 +297,21 @@ def test_what_the_probe_knows_is_not_measured_again(bert: Bert, tmp_path: Path, 
         raise AssertionError(selection)
 
     written = workflow.recommend_folder(
-        probe, LoraSettings(), TrainingRecipe(), parse_budget("100%"), Session(), out=tmp_path / "out", granularity="module",
-        strategy="objective", baseline=None, kernel="adam", sigma=None, seed=0, trust_remote_code=False, linearity_of=never,
-    )  # fmt: skip
+        probe,
+        LoraSettings(),
+        TrainingRecipe(),
+        parse_budget("100%"),
+        Session(),
+        out=tmp_path / "out",
+        granularity="module",
+        strategy="objective",
+        baseline=None,
+        kernel="adam",
+        sigma=None,
+        seed=0,
+        trust_remote_code=False,
+        linearity_of=never,
+    )
     assert written.json["linearity"] == probe.info["linearity"][0]
     assert written.json["linearity"]["lipschitz"] > 0
     assert {"Thm 2", "Thm 4"} <= {b["id"] for b in written.json["pick"]["bounds"]}

@@ -109,7 +109,7 @@ def test_regression_with_many_steps_is_kernel_regression() -> None:
     """Where held-out loss only falls, its end is that of interpolation: f_V = K_VT K_TT⁻¹ y_T."""
     rng = np.random.default_rng(5)
     x = np.sort(rng.uniform(-1, 1, N))
-    kernel = np.exp(-np.subtract.outer(x, x) ** 2 / 0.02) + 0.3 * np.eye(N)
+    kernel = np.exp(-(np.subtract.outer(x, x) ** 2) / 0.02) + 0.3 * np.eye(N)
     y = (np.sin(3 * x) * 1.0)[:, None]
     folds = stratified_folds(np.arange(N), 0)
     wanted = []
@@ -359,9 +359,7 @@ def test_losses_are_finite_for_any_kernel(kind: str, scale: float, given_steps: 
     assert not np.isnan(got.train_loss).any()
     if scale == 0:
         start = f0 if task == "causal-lm" else np.zeros_like(y)
-        wanted = np.mean(
-            [np.mean([example_loss(task, start[i], y[i])[0] for i in np.flatnonzero(folds == k)]) for k in range(4)]
-        )
+        wanted = np.mean([np.mean([example_loss(task, start[i], y[i])[0] for i in np.flatnonzero(folds == k)]) for k in range(4)])
         np.testing.assert_allclose(got.loss, wanted)
 
 

@@ -361,9 +361,7 @@ def test_a_causal_language_model_has_no_head_to_divide_by() -> None:
 # --- the command line -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_refuses_and_explains(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_refuses_and_explains(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 2 before anything is loaded; the help names every strategy and what is wrong with it."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("sys.argv", ["advisor", "recommend", "nowhere", "--data", "nothing", "--strategy", "magic"])

@@ -117,8 +117,12 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if run.selection.name in FAILS:
             raise FAILS[run.selection.name]
         return {
-            "schema": 1, "key": run.key, "selection": asdict(run.selection), "seed": run.seed, "result": {"val_loss": 0.5},
-        }  # fmt: skip
+            "schema": 1,
+            "key": run.key,
+            "selection": asdict(run.selection),
+            "seed": run.seed,
+            "result": {"val_loss": 0.5},
+        }
 
     monkeypatch.setattr(module, "Runner", lambda source, recipe, eval_rows: do)
     monkeypatch.setattr(module, "processes", one_thread)
@@ -175,18 +179,21 @@ def test_stopping_keeps_what_is_finished(tmp_path: Path, fake_runs: list[str]) -
 def test_a_run_that_fails_stops_no_other_and_is_not_repeated(tmp_path: Path, fake_runs: list[str]) -> None:
     events: list[Event] = []
     planned = plan(6)
-    FAILS.update({
-        planned[1].selection.name: NotFinite("The training loss is nan.", "Lower --lr."),
-        planned[4].selection.name: OutOfMemory("It does not fit.", "Buy more."),
-    })  # fmt: skip
+    FAILS.update(
+        {
+            planned[1].selection.name: NotFinite("The training loss is nan.", "Lower --lr."),
+            planned[4].selection.name: OutOfMemory("It does not fit.", "Buy more."),
+        }
+    )
     rows = go(tmp_path, planned, Session(emit=events.append))
     assert [r["key"] for r in rows] == [planned[i].key for i in (0, 2, 3, 5)]
     failed = read_failures(tmp_path)
     assert list(failed) == [planned[1].key, planned[4].key]
     assert [type(error) for error in failed.values()] == [NotFinite, OutOfMemory]
     assert [(error.what, error.hint) for error in failed.values()] == [
-        ("The training loss is nan.", "Lower --lr."), ("It does not fit.", "Buy more."),
-    ]  # fmt: skip
+        ("The training loss is nan.", "Lower --lr."),
+        ("It does not fit.", "Buy more."),
+    ]
     warned = [event.text for event in events if isinstance(event, Warn)]
     assert len(warned) == 2
     assert f"real run of {planned[1].selection.name} failed and is left out: The training loss is nan." in warned[0]
@@ -216,9 +223,10 @@ def test_a_failure_cut_off_is_tried_again(tmp_path: Path, fake_runs: list[str]) 
 def test_lack_of_memory_in_a_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Runner(SOURCE, RECIPE, 5)
     errors: list[Exception] = [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."), MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."),
+        MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-    ]  # fmt: skip
+    ]
 
     def fail(run: PlannedRun) -> dict[str, Any]:
         raise errors[0]
@@ -304,8 +312,16 @@ def test_a_real_calibration_becomes_rows(
     def again() -> tuple[Path, int]:
         recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4)
         return calibrate_folder(
-            source, SETTINGS, lambda task: recipe, tmp_path / "out", session,
-            train_rows=8, runs=6, seeds=2, workers=1, eval_rows=6,
+            source,
+            SETTINGS,
+            lambda task: recipe,
+            tmp_path / "out",
+            session,
+            train_rows=8,
+            runs=6,
+            seeds=2,
+            workers=1,
+            eval_rows=6,
         )
 
     file, count = again()
@@ -349,9 +365,17 @@ def test_all_runs_diverging_is_an_error_and_some_are_not(
     def go_on(lr: float, out: str, runs: int) -> int:
         recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4, lr=lr)
         return calibrate_folder(
-            source, SETTINGS, lambda task: recipe, tmp_path / out, Session(emit=events.append),
-            train_rows=8, runs=runs, seeds=1, workers=1, eval_rows=6,
-        )[1]  # fmt: skip
+            source,
+            SETTINGS,
+            lambda task: recipe,
+            tmp_path / out,
+            Session(emit=events.append),
+            train_rows=8,
+            runs=runs,
+            seeds=1,
+            workers=1,
+            eval_rows=6,
+        )[1]
 
     with pytest.raises(NotFinite, match="loss is"):
         go_on(1e30, "all", 2)

@@ -37,18 +37,28 @@ def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(prepared: Prepared, selection: Selection, seed: int = 0, metric: str | None = None, **recipe: Any) -> RunResult:
     options = {"epochs": 1, "lr": 5e-3, "batch_size": 4, **recipe}
     return finetune(
-        prepared.loaded, selection, SETTINGS, TrainingRecipe(**options), prepared.train_rows, prepared.eval_rows,
-        metric or prepared.train.schema.metric, seed,
-    )  # fmt: skip
+        prepared.loaded,
+        selection,
+        SETTINGS,
+        TrainingRecipe(**options),
+        prepared.train_rows,
+        prepared.eval_rows,
+        metric or prepared.train.schema.metric,
+        seed,
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("bert", "binary"), ("llama", "three"), ("bert", "regression"), ("gpt2", "causal-lm"), ("t5", "seq2seq"),
+        ("bert", "binary"),
+        ("llama", "three"),
+        ("bert", "regression"),
+        ("gpt2", "causal-lm"),
+        ("t5", "seq2seq"),
         ("vit", "images"),
     ],
-)  # fmt: skip
+)
 def test_training_lowers_the_loss(ready: Callable[..., Prepared], name: str, kind: str) -> None:
     prepared = ready(name, kind)
     selection = all_linear(prepared.loaded.targets)
@@ -92,9 +102,18 @@ def test_single_modules_train_at_their_own_rank_and_scale(ready: Callable[..., P
 
     ranks, alphas = {names[0]: 3, names[2]: 1}, {names[0]: 6.0, names[1]: 4.0}
     result = finetune(
-        prepared.loaded, all_linear(targets), SETTINGS, TrainingRecipe(epochs=1, batch_size=4), prepared.train_rows,
-        prepared.eval_rows, "accuracy", 0, inspect=inspect, ranks=ranks, alphas=alphas,
-    )  # fmt: skip
+        prepared.loaded,
+        all_linear(targets),
+        SETTINGS,
+        TrainingRecipe(epochs=1, batch_size=4),
+        prepared.train_rows,
+        prepared.eval_rows,
+        "accuracy",
+        0,
+        inspect=inspect,
+        ranks=ranks,
+        alphas=alphas,
+    )
     assert found == {name: (4, 2.0) for name in names} | {names[0]: (3, 2.0), names[1]: (4, 1.0), names[2]: (1, 8.0)}
     assert result.lora_params == sum(t.lora_params(ranks.get(t.name, 4)) for t in targets)
 
@@ -123,9 +142,7 @@ def test_head_only_trains_the_head_only(ready: Callable[..., Prepared], monkeypa
     assert result.epochs[1].val_loss != result.epochs[0].val_loss
 
 
-def test_a_selection_trains_its_modules_and_the_head(
-    ready: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_selection_trains_its_modules_and_the_head(ready: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = ready("bert", "binary")
     seen = trained_names(monkeypatch)
     chosen = prepared.loaded.targets[3].name
@@ -217,9 +234,7 @@ def test_cancelling(ready: Callable[..., Prepared]) -> None:
     session.cancel.set()
     recipe = TrainingRecipe(epochs=1)
     with pytest.raises(Interrupted):
-        finetune(
-            prepared.loaded, NOTHING, SETTINGS, recipe, prepared.train_rows, prepared.eval_rows, "accuracy", 0, session
-        )
+        finetune(prepared.loaded, NOTHING, SETTINGS, recipe, prepared.train_rows, prepared.eval_rows, "accuracy", 0, session)
 
 
 def test_regression_is_in_units_of_the_label_variance(ready: Callable[..., Prepared]) -> None:

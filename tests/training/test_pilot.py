@@ -28,9 +28,16 @@ RECIPE = TrainingRecipe(epochs=2, lr=2e-2, batch_size=8)
 def trained(prepared: Prepared, look: Callable[[nn.Module], None]) -> float:
     """All-linear trained, and looked at; the loss of its last epoch."""
     run = finetune(
-        prepared.loaded, all_linear(prepared.loaded.targets), LoraSettings(4, 8), RECIPE, prepared.train_rows, prepared.eval_rows,
-        prepared.train.schema.metric, 0, inspect=lambda model, _: look(model),
-    )  # fmt: skip
+        prepared.loaded,
+        all_linear(prepared.loaded.targets),
+        LoraSettings(4, 8),
+        RECIPE,
+        prepared.train_rows,
+        prepared.eval_rows,
+        prepared.train.schema.metric,
+        0,
+        inspect=lambda model, _: look(model),
+    )
     return run.epochs[-1].val_loss
 
 

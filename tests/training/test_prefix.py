@@ -58,9 +58,16 @@ def from_layer(prepared: Prepared, layer: int) -> Selection:
 def run(prepared: Prepared, selection: Selection, prefix: PrefixStates | None) -> RunResult:
     recipe = TrainingRecipe(epochs=3, lr=5e-3, batch_size=4)
     return finetune(
-        prepared.loaded, selection, SETTINGS, recipe, prepared.train_rows, prepared.eval_rows,
-        prepared.train.schema.metric, 7, prefix=prefix,
-    )  # fmt: skip
+        prepared.loaded,
+        selection,
+        SETTINGS,
+        recipe,
+        prepared.train_rows,
+        prepared.eval_rows,
+        prepared.train.schema.metric,
+        7,
+        prefix=prefix,
+    )
 
 
 def same(one: RunResult, other: RunResult) -> None:
@@ -93,8 +100,11 @@ def rows_seen(prepared: Prepared, layer: int) -> list[int]:
 
 CASES = [
     *((name, kind) for name in architectures.ARCHITECTURES for kind in ("binary",)),
-    ("gpt2", "causal-lm"), ("llama", "causal-lm"), ("bert", "regression"), ("opt", "three"),
-]  # fmt: skip
+    ("gpt2", "causal-lm"),
+    ("llama", "causal-lm"),
+    ("bert", "regression"),
+    ("opt", "three"),
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -110,8 +120,10 @@ def test_losses_are_the_same(ready: Ready, name: str, kind: str, dropout: bool) 
         same(run(prepared, selection, prefix), plain)
         depth = prefix.depth(selection)
         assert depth == (last + 1 if selection is HEAD_ONLY else int(selection.name.split()[-1]))
-        evaluation, train = (prefix._kept[depth, id(rows), training] for rows, training in (
-            (prepared.eval_rows, False), (prepared.train_rows, True)))  # fmt: skip
+        evaluation, train = (
+            prefix._kept[depth, id(rows), training]
+            for rows, training in ((prepared.eval_rows, False), (prepared.train_rows, True))
+        )
         assert evaluation is not None
         assert (train is None) == dropout
         # each row once, and the few rows of the checks; with dropout also training from the tokens

@@ -209,9 +209,29 @@ def command(tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     path, _ = oracle.write_rows(tmp_path, "binary")
     return [
-        "calibrate", tiny_model("bert"), "--data", path, "--eval-data", path, "--device", "cpu", "--rank", 4, "--runs", 2,
-        "--train-rows", 8, "--eval-rows", 6, "--epochs", 1, "--batch-size", 4, "--out", tmp_path / "out",
-    ]  # fmt: skip
+        "calibrate",
+        tiny_model("bert"),
+        "--data",
+        path,
+        "--eval-data",
+        path,
+        "--device",
+        "cpu",
+        "--rank",
+        4,
+        "--runs",
+        2,
+        "--train-rows",
+        8,
+        "--eval-rows",
+        6,
+        "--epochs",
+        1,
+        "--batch-size",
+        4,
+        "--out",
+        tmp_path / "out",
+    ]
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "much"])

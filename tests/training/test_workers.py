@@ -310,4 +310,3 @@ def test_on_a_real_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         list(run_all([600], partial(ray_actors, time.sleep, address="local"), 1, session))
     with pytest.raises(BadInput, match="no cluster there"), ray_actors(work, 1, "auto"):
         pass
-

@@ -105,9 +105,13 @@ class FakeEngine(RealEngine):
             scorer = fakes.make_scorer(scorer.probe, settings=LoraSettings(inputs.rank, inputs.alpha))
         shares = module_shares(scorer, [t.name for t in scorer.probe.targets])
         return Opened(
-            folder, scorer, np.array(list(shares.values())), agreements(scorer), block_ranks(scorer),
+            folder,
+            scorer,
+            np.array(list(shares.values())),
+            agreements(scorer),
+            block_ranks(scorer),
             module_scores(scorer.probe),
-        )  # fmt: skip
+        )
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
         """The last layer's modules, and a front of the usual recipes: no search."""
@@ -125,10 +129,20 @@ class FakeEngine(RealEngine):
         scores = scorer.score(pool)
         equal, _ = compare(scorer, budget)
         return Recommendation(
-            all_linear=scores[0], picked=scores[1], best=scores[1], front=scorer.score([pool[2], pool[1], pool[0]]),
-            equal_budget=equal, baseline=None, alike=2, stability=Stability((1.0,) * len(names), 20),
-            pool=tuple(pool), finalists=(1, 2), budget=budget, granularity="module", strategy="predicted",
-        )  # fmt: skip
+            all_linear=scores[0],
+            picked=scores[1],
+            best=scores[1],
+            front=scorer.score([pool[2], pool[1], pool[0]]),
+            equal_budget=equal,
+            baseline=None,
+            alike=2,
+            stability=Stability((1.0,) * len(names), 20),
+            pool=tuple(pool),
+            finalists=(1, 2),
+            budget=budget,
+            granularity="module",
+            strategy="predicted",
+        )
 
     def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
         self._called("compare")
@@ -145,9 +159,17 @@ class FakeEngine(RealEngine):
             return None
         ranks = {name: plan.module_settings(name).rank for name in plan.names}
         return Resolved(
-            wrapped=plan.names, lora_params=plan.params, saved=plan.head, saved_params=50, other_params=0, warnings=(),
-            ranks=ranks, alphas=dict.fromkeys(plan.names, 16.0), rslora=False, parameters=(),
-        )  # fmt: skip
+            wrapped=plan.names,
+            lora_params=plan.params,
+            saved=plan.head,
+            saved_params=50,
+            other_params=0,
+            warnings=(),
+            ranks=ranks,
+            alphas=dict.fromkeys(plan.names, 16.0),
+            rslora=False,
+            parameters=(),
+        )
 
     def files(
         self, opened: Opened, plan: Plan, format_name: str, recommendation: Recommendation | None, inputs: Inputs

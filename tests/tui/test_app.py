@@ -183,7 +183,7 @@ async def test_no_color_is_respected(make_app: MakeApp, monkeypatch) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         svg = app.export_screenshot()
-    colours = {part[:7] for part in svg.split("fill=\"")[1:] if part.startswith("#")}
+    colours = {part[:7] for part in svg.split('fill="')[1:] if part.startswith("#")}
     grey = {c for c in colours if c[1:3] == c[3:5] == c[5:7]}
     assert len(colours - grey) <= 4  # the window's own buttons and title
 
@@ -381,9 +381,20 @@ def test_the_command_shares_the_options_of_recommend() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["--load-in-4bit", "--load-in-8bit", "--recompute", "--baseline b.json", "--confirm 2", "--confirm-rows 64", "--workers 2",
-     "--out o", "--format trl", "--json", "--rank auto"],
-)  # fmt: skip
+    [
+        "--load-in-4bit",
+        "--load-in-8bit",
+        "--recompute",
+        "--baseline b.json",
+        "--confirm 2",
+        "--confirm-rows 64",
+        "--workers 2",
+        "--out o",
+        "--format trl",
+        "--json",
+        "--rank auto",
+    ],
+)
 def test_what_only_recommend_knows_is_refused_and_not_dropped(
     option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,9 +62,7 @@ def test_a_selection_without_any_name_is_called_by_its_size() -> None:
     assert names == ["1 module", "3 modules"]
 
 
-@pytest.mark.parametrize(
-    ("numbers", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 5], "0–2, 5"), ([1, 3, 4], "1, 3–4")]
-)
+@pytest.mark.parametrize(("numbers", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 5], "0–2, 5"), ([1, 3, 4], "1, 3–4")])
 def test_ranges(numbers: list[int], text: str) -> None:
     assert ranges(numbers) == text
 
@@ -75,9 +73,14 @@ def test_differences_name_roles_and_layers_both_ways_and_ranks() -> None:
     one = fakes.candidate(probe, [0, 6, 7])
     other = replace(fakes.candidate(probe, [0, 12, 18, 23]), ranks={targets[0].name: 4})
     assert differences(targets, one, other) == [
-        "adds 3:", "  query: layers 2–3", "  [red]pooler", "leaves out 2:", "  query: layer 1", "  key: layer 1",
+        "adds 3:",
+        "  query: layers 2–3",
+        "  [red]pooler",
+        "leaves out 2:",
+        "  query: layer 1",
+        "  key: layer 1",
         "rank 8 → 4 for all it shares",
-    ]  # fmt: skip
+    ]
     assert differences(targets, one, one) == ["the same modules at the same ranks"]
 
 
@@ -102,9 +105,7 @@ def test_what_cannot_be_told_apart_is_not_known_rather_than_the_same(engine: Any
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_every_selection_once_with_its_figures(
-    make_app: Callable[..., AdvisorApp], size: tuple[int, int]
-) -> None:
+async def test_every_selection_once_with_its_figures(make_app: Callable[..., AdvisorApp], size: tuple[int, int]) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=size) as pilot:
         await settled(pilot)

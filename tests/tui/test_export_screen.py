@@ -140,9 +140,7 @@ async def test_an_empty_selection_has_no_config(make_app: Callable[..., AdvisorA
         assert "target_modules" in said(app, "preview")
 
 
-async def test_copy_copies_the_file_that_is_shown(
-    make_app: Callable[..., AdvisorApp], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_copy_copies_the_file_that_is_shown(make_app: Callable[..., AdvisorApp], monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(opened=True)
     copied: list[str] = []
     monkeypatch.setattr(app, "copy_to_clipboard", copied.append)
@@ -245,10 +243,22 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
     assert tuple(wrapped.base_model.targeted_module_names) == pick.selection.targets
     scorer = opened.scorer
     found = workflow.recommend_folder(
-        opened.probe, scorer.settings, scorer.recipe, parse_budget("40%"), Session(), out=tmp_path / "recommend",
-        granularity="module", strategy="predicted", baseline=None, kernel="adam", sigma=None, seed=0,
-        trust_remote_code=False, linearity_of=lambda _: None, formats=tuple(FORMATS),
-    )  # fmt: skip
+        opened.probe,
+        scorer.settings,
+        scorer.recipe,
+        parse_budget("40%"),
+        Session(),
+        out=tmp_path / "recommend",
+        granularity="module",
+        strategy="predicted",
+        baseline=None,
+        kernel="adam",
+        sigma=None,
+        seed=0,
+        trust_remote_code=False,
+        linearity_of=lambda _: None,
+        formats=tuple(FORMATS),
+    )
     workflow.export_formats(tmp_path / "recommend", tuple(FORMATS), tmp_path / "export")
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "export").iterdir()}
     for path in out.iterdir():

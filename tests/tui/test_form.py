@@ -15,10 +15,26 @@ from tui.inputs import Inputs
 
 def test_every_field_is_an_input_and_shows_what_it_reads() -> None:
     inputs = Inputs(
-        model="m", revision="v1", data="d", eval_data="e", task="regression", text_columns=("a", "b"), label_column="y",
-        metric="spearman", max_length=64, budget="2M", rank=4, alpha=8, train_rows=100, epochs=2, lr=3e-4, batch_size=8,
-        samples=64, device="cpu", granularity="layer",
-    )  # fmt: skip
+        model="m",
+        revision="v1",
+        data="d",
+        eval_data="e",
+        task="regression",
+        text_columns=("a", "b"),
+        label_column="y",
+        metric="spearman",
+        max_length=64,
+        budget="2M",
+        rank=4,
+        alpha=8,
+        train_rows=100,
+        epochs=2,
+        lr=3e-4,
+        batch_size=8,
+        samples=64,
+        device="cpu",
+        granularity="layer",
+    )
     values, problems = parsed({field.name: shown(inputs, field) for field in FIELDS})
     assert not problems
     assert {name: getattr(inputs, name) for name in values} == values
@@ -32,9 +48,20 @@ def test_empty_fields_are_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("rank", "0"), ("rank", "-1"), ("rank", "8.5"), ("rank", "²"), ("alpha", "nan"), ("alpha", "inf"), ("lr", "-1e-3"),
-     ("lr", "fast"), ("epochs", "x"), ("device", "tpu"), ("task", "[b]")],
-)  # fmt: skip
+    [
+        ("rank", "0"),
+        ("rank", "-1"),
+        ("rank", "8.5"),
+        ("rank", "²"),
+        ("alpha", "nan"),
+        ("alpha", "inf"),
+        ("lr", "-1e-3"),
+        ("lr", "fast"),
+        ("epochs", "x"),
+        ("device", "tpu"),
+        ("task", "[b]"),
+    ],
+)
 def test_what_cannot_be_read_is_said_with_the_field_and_left_out(name: str, text: str) -> None:
     values, problems = parsed({name: text, "model": "m"})
     assert name not in values

@@ -22,9 +22,7 @@ def shown(app: AdvisorApp) -> ParetoScreen:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_plot_and_table_are_there_at_any_size(
-    make_app: Callable[..., AdvisorApp], size: tuple[int, int]
-) -> None:
+async def test_plot_and_table_are_there_at_any_size(make_app: Callable[..., AdvisorApp], size: tuple[int, int]) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=size) as pilot:
         await settled(pilot)

@@ -94,8 +94,10 @@ numbers = st.floats(-1e6, 1e6)
 
 @given(
     st.lists(st.tuples(st.integers(0, 10**12), numbers, numbers, numbers), min_size=1, max_size=12),
-    st.integers(GUTTER + 12, 120), st.integers(BELOW + 3, 40), st.data(),
-)  # fmt: skip
+    st.integers(GUTTER + 12, 120),
+    st.integers(BELOW + 3, 40),
+    st.data(),
+)
 def test_every_line_has_the_asked_width_whatever_the_numbers(
     values: list[tuple[float, float, float, float]], width: int, height: int, data: st.DataObject
 ) -> None:

@@ -102,9 +102,7 @@ def test_a_recent_probe_is_named_by_where_its_data_lies(model: str, data: str, s
     assert str(recent_line(Recent(Path("p"), model, data, 24, 0.0), 30.0)) == f"{said}, 24 modules, just now"
 
 
-async def test_a_probe_is_not_started_while_the_demo_is_made(
-    make_app: MakeApp, engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_probe_is_not_started_while_the_demo_is_made(make_app: MakeApp, engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made = threading.Event()
     monkeypatch.setattr(engine, "demo", lambda: ("demo-model", "demo.jsonl") if made.wait(10) else None)
     app = make_app(Inputs(model="other", data="d"), demo=True)

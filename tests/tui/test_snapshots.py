@@ -19,9 +19,7 @@ THEMES = ["textual-dark", "textual-light"]
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("mode", [place.mode for place in AdvisorApp.PLACES])
-def test_place(
-    make_app: Callable[..., AdvisorApp], snap_compare: Any, mode: str, size: tuple[int, int], theme: str
-) -> None:
+def test_place(make_app: Callable[..., AdvisorApp], snap_compare: Any, mode: str, size: tuple[int, int], theme: str) -> None:
     app = make_app(Inputs(model="fake/bert", data="fake.jsonl"), start=True)
 
     async def look(pilot: Pilot[None]) -> None:

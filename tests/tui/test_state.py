@@ -25,9 +25,7 @@ def opened_state(names: list[str] | None = None) -> State:
     state = State()
     none = fakes.np.zeros(len(TARGETS))
     chosen = tuple(NAMES[:3] if names is None else names)
-    state.open(
-        Opened(Path("probe"), SCORER, none, none, none, {}), Candidate(Selection("start", chosen), LoraSettings())
-    )
+    state.open(Opened(Path("probe"), SCORER, none, none, none, {}), Candidate(Selection("start", chosen), LoraSettings()))
     return state
 
 
@@ -58,8 +56,13 @@ def test_without_a_probe_nothing_happens() -> None:
     state = State()
     state.toggle(NAMES)
     assert (state.current, state.chosen, state.params, state.undo(), state.redo(), state.reset()) == (
-        None, frozenset(), 0, False, False, False,
-    )  # fmt: skip
+        None,
+        frozenset(),
+        0,
+        False,
+        False,
+        False,
+    )
 
 
 @given(st.lists(st.lists(st.integers(0, len(NAMES) - 1), min_size=1, max_size=4), min_size=1, max_size=12))
@@ -142,8 +145,19 @@ def test_opening_another_probe_drops_everything_said_of_the_last() -> None:
 
 @pytest.mark.parametrize(
     "found",
-    [{}, {"rank": "eight"}, {"rank": None}, {"rank": True}, {"budget": 5}, {"epochs": "x"}, {"alpha": []}, {"no": 1},
-     {"text_columns": "a"}, {"text_columns": [1]}, {"model": None}]
+    [
+        {},
+        {"rank": "eight"},
+        {"rank": None},
+        {"rank": True},
+        {"budget": 5},
+        {"epochs": "x"},
+        {"alpha": []},
+        {"no": 1},
+        {"text_columns": "a"},
+        {"text_columns": [1]},
+        {"model": None},
+    ],
 )
 def test_inputs_that_another_version_wrote_fall_back_to_defaults(found: dict[str, object]) -> None:
     assert Inputs.from_dict(found) == Inputs()

@@ -19,9 +19,7 @@ async def settled(pilot: Pilot[None]) -> None:
         await pilot.pause(0.02)
         waiting = not app.has_begun or app.runs or any(app.is_busy(topic) for topic in app.topics)
         state = app.state
-        late = state.opened is not None and app.current_mode == "explore" and (
-            not state.is_fresh or not state.effects_are_fresh
-        )  # fmt: skip
+        late = state.opened is not None and app.current_mode == "explore" and (not state.is_fresh or not state.effects_are_fresh)
         if not waiting and not late:
             await pilot.pause()
             return
