@@ -34,6 +34,7 @@ from advisor.core.selections import all_linear, structured_random
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.encode import collate, length_bucketed
+from advisor.models.forward import label_scale
 from advisor.models.prepare import prepare
 from advisor.prediction.predictor import Group, grouped
 from advisor.training import finetune as training
@@ -84,7 +85,7 @@ def run(group: Group, variant: str, times: int) -> list[dict[str, Any]] | None:
     model = training._adapted_copy(loaded, all_linear(targets), settings)
     layers = {name.removeprefix("base_model.model."): m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
     trainable = [p for p in model.parameters() if p.requires_grad]
-    scale = training.label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
+    scale = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
     count = min(PILOT_EVAL_ROWS, len(prepared.eval_rows))
     rows = [prepared.eval_rows[i * len(prepared.eval_rows) // count] for i in range(count)]
 

@@ -18,6 +18,7 @@ from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.data.images import ImageFile
+from advisor.models import forward
 from advisor.models.encode import Row, collate
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing import footprint as measure
@@ -35,7 +36,7 @@ MODELS += [("t5", "seq2seq"), ("vit", "classification")]
 
 @pytest.fixture(params=[False, True], ids=["float32", "autocast"])
 def autocast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    for module in (finetune, measure):
+    for module in (forward, measure):
         monkeypatch.setattr(module, "bf16_autocast", lambda device: request.param)
     return bool(request.param)
 
@@ -79,7 +80,7 @@ def kept_by(model: torch.nn.Module, loaded: LoadedModel, rows: list[Row]) -> int
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        finetune._loss(model, loaded, collate(rows, loaded))
+        forward.batch_loss(model, loaded, collate(rows, loaded))
     return sum(s.nbytes() for address, s in kept.items() if address not in weights)
 
 
@@ -161,7 +162,7 @@ def test_a_regression_footprint_is_plain_data(tiny_model: Callable[..., Path]) -
 
 
 def test_half_precision_weights_without_autocast(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (finetune, measure):
+    for module in (forward, measure):
         monkeypatch.setattr(module, "bf16_autocast", lambda device: False)
     loaded = load_model(str(tiny_model("llama")), "classification", num_labels=2, dtype="bfloat16")
     check_activations(loaded, some_rows(loaded, 4, 24), TOLERANCE)

@@ -20,6 +20,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
+from advisor.models import forward
 from advisor.models.forward import label_scale
 from advisor.models.prepare import Prepared
 from advisor.training import finetune as module
@@ -31,7 +32,7 @@ NOTHING = Selection("head-only", ())
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "bf16_autocast", lambda device: False)
+    monkeypatch.setattr(forward, "bf16_autocast", lambda device: False)
 
 
 def run(prepared: Prepared, selection: Selection, seed: int = 0, metric: str | None = None, **recipe: Any) -> RunResult:

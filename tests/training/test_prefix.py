@@ -16,8 +16,8 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
+from advisor.models import forward
 from advisor.models.prepare import Prepared, Source, prepare
-from advisor.training import finetune as finetune_module
 from advisor.training.finetune import RunResult, finetune
 from advisor.training.frozen_prefix import KEPT_BYTES, PrefixStates
 
@@ -28,7 +28,7 @@ Ready = Callable[..., Prepared]
 
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune_module, "bf16_autocast", lambda device: False)
+    monkeypatch.setattr(forward, "bf16_autocast", lambda device: False)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_the_model_is_left_as_it_was(ready: Ready) -> None:
 @pytest.mark.parametrize("kind", ["binary", "causal-lm"])
 def test_bfloat16_products_are_no_reason_against(ready: Ready, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Even where outputs nearly cancel, as those of a new head do."""
-    monkeypatch.setattr(finetune_module, "bf16_autocast", lambda device: True)
+    monkeypatch.setattr(forward, "bf16_autocast", lambda device: True)
     prepared = ready("llama", kind)
     if kind == "binary":
         prepared.loaded.model.score.weight.data.mul_(1e-3).sub_(prepared.loaded.model.score.weight.mean(1, keepdim=True))

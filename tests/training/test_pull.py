@@ -22,6 +22,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
+from advisor.models import forward
 from advisor.models.encode import collate, length_bucketed
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.prediction.calibration_rows import user_rows_folder
@@ -73,7 +74,7 @@ def test_nothing_and_everything() -> None:
 
 @pytest.fixture
 def prepared(tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
-    monkeypatch.setattr(module, "bf16_autocast", lambda device: False)
+    monkeypatch.setattr(forward, "bf16_autocast", lambda device: False)
     path, _ = oracle.write_rows(tmp_path, "binary")
     return prepare(Source(str(tiny_model("bert")), str(path), eval_data=str(path), device="cpu"), Session())
 
