@@ -34,7 +34,7 @@ from advisor.core.selections import all_linear, structured_random
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.encode import collate, length_bucketed
-from advisor.models.forward import label_scale
+from advisor.models.forward import batch_loss, label_scale
 from advisor.models.prepare import prepare
 from advisor.prediction.predictor import Group, grouped
 from advisor.training import finetune as training
@@ -105,7 +105,7 @@ def run(group: Group, variant: str, times: int) -> list[dict[str, Any]] | None:
         model.train()
         for indices in length_bucketed([r.length for r in train], recipe.batch_size, rng):
             with at_work(layers, draw()):
-                loss, _ = training._loss(model, loaded, collate([train[i] for i in indices], loaded, *scale))
+                loss, _ = batch_loss(model, loaded, collate([train[i] for i in indices], loaded, *scale))
                 loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_([p for p in trainable if p.grad is not None], training.CLIP_NORM)
             optimizer.step()
