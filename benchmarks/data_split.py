@@ -1,0 +1,51 @@
+"""Which data sets constants may be chosen on, and which are looked at once, at the end.
+
+Every constant of the predictor is learned from rows, or chosen on development data by leaving out one *data set* at a time.
+Exam data is never used for either: its rows are not shipped, and nothing changes after they were looked at.
+"""
+
+from __future__ import annotations
+
+DEVELOPMENT = (
+    "sst2",
+    "cola",
+    "mrpc",
+    "rte",
+    "trec",
+    "stsb",
+    "tiny_chat",
+    "gsm8k",
+    "movie_review",
+    "tweet_irony",
+    "scicite",
+    "snips",
+    "atis",
+    "clinc150",
+    "codah_endings",
+    "emobank_valence",
+    "nl2bash",
+    "bbh_short",
+)
+EXAM = (
+    "sms_spam",
+    "comments_java",
+    "chemprot",
+    "hwu64",
+    "lexical_complexity",
+    "text2sql_geo",
+    "banking77",
+    "docstrings",
+)
+
+
+def data_set(data: str) -> str:
+    """The data set's name, from what a row calls its data, such as ``sst2/train.jsonl``.
+
+    Raises:
+        ValueError: it is neither development nor exam data.
+    """
+    name = data.split("/")[0] if "/" in data else data.split(".")[0]
+    name = "docstrings" if name == "demo" else name
+    if name not in DEVELOPMENT + EXAM:
+        raise ValueError(f"{data}: neither development nor exam data.")
+    return name

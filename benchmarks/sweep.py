@@ -1,0 +1,169 @@
+"""Real LoRA runs of many small groups: the rows that the predictor learns from and is judged by.
+
+A group is a model on a data set with one number of rows and one learning rate. Most get one seed of head-only, all-linear, q,v
+and random selections of one size; a few get 24 selections by two seeds at three rates. Resumable: finished runs are kept in
+the work folder, and a group whose rows file exists is left alone. Rows of development data go to ``profiles/predictors`` and
+are shipped; rows of exam data go to ``benchmarks/rows``.
+
+    python benchmarks/sweep.py WORK --e5 FOLDER [--groups TEXT …] [--exam]
+
+The e5 model is made by ``../shared/models/make_e5.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import torch
+from data_split import DEVELOPMENT, EXAM
+
+from advisor.core.errors import AdvisorError
+from advisor.core.events import Session
+from advisor.core.recipe import recipe_for
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY, QV, distinct, recipes, structured_random
+from advisor.core.store import write_text
+from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.data.demo import demo_model_folder
+from advisor.models.prepare import Source, prepare
+from advisor.prediction.learn import rows_from_runs
+from advisor.probing.run import ProbeSettings, run_probe
+from advisor.training.runs import PlannedRun, calibrate
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
+EVALUATION = {name: "validation" for name in ("sst2", "cola", "mrpc", "rte", "stsb")} | {
+    name: "test" for name in ("trec", "gsm8k", "banking77")
+}
+SHARE = 0.18  # of all LoRA parameters, the size of the random selections
+EVAL_ROWS = 500
+SELECTION_SEED = 7
+
+
+@dataclass(frozen=True)
+class Group:
+    """What to run: ``picks`` random selections beside head-only, all-linear and q,v, each by ``seeds`` seeds."""
+
+    model: str
+    data: str
+    rows: int
+    lr: float
+    picks: int = 5
+    seeds: int = 1
+
+    @property
+    def name(self) -> str:
+        size = "" if (self.picks, self.seeds) == (5, 1) else f"-{self.picks}x{self.seeds}"
+        return f"{self.model}-{self.data}-{self.rows}-{self.lr:g}{size}"
+
+
+CLASSIFIED = [n for n in DEVELOPMENT if n not in ("tiny_chat", "gsm8k", "nl2bash", "bbh_short")]
+WRITTEN = ["nl2bash", "bbh_short", "gsm8k", "tiny_chat"]
+OLD = ("sst2", "cola", "mrpc", "rte", "trec", "stsb")  # have rows at 512 rows, 1e-3
+SMALL = [
+    *[Group("minilm", d, 512, 1e-3) for d in CLASSIFIED if d not in OLD],
+    *[Group(m, d, 512, r) for m, r in (("stories", 1e-3), ("tiny", 1e-3)) for d in ("nl2bash", "bbh_short")],
+    *[Group("minilm", d, 512, 3e-3) for d in CLASSIFIED if d not in OLD],
+    *[Group("stories", d, 512, 2e-4) for d in WRITTEN],
+    *[Group("tiny", d, 512, 3e-4) for d in WRITTEN],
+    *[Group("e5", d, 512, 1e-3) for d in ("snips", "scicite", "movie_review", "trec", "emobank_valence", "atis", "sst2")],
+    *[Group("minilm", d, 512, 2e-3) for d in OLD],
+    *[Group("minilm", d, 256, 2e-3) for d in CLASSIFIED if d not in ("cola", "mrpc", "rte")],
+    *[Group("minilm", d, 1536, 1e-3) for d in ("snips", "scicite", "emobank_valence", "trec")],
+    *[Group("e5", d, 256, 2e-3) for d in ("snips", "scicite", "movie_review", "trec")],
+    *[Group(m, d, 1024, 1e-3) for m in ("stories", "tiny") for d in ("gsm8k", "tiny_chat", "nl2bash")],
+]
+RATES = [
+    Group(m, d, 512, lr, picks=21, seeds=2)
+    for m, d in (("minilm", "snips"), ("minilm", "scicite"), ("tiny", "nl2bash"), ("stories", "bbh_short"))
+    for lr in (3e-4, 1e-3, 3e-3)
+]
+EXAMS = [
+    *[Group("minilm", d, 512, 2e-3, picks=6) for d in EXAM if d not in ("text2sql_geo", "docstrings", "banking77")],
+    *[Group("tiny", "text2sql_geo", 512, 1e-3, picks=6), Group("stories", "text2sql_geo", 512, 1e-3, picks=6)],
+    *[Group("e5", d, 384, 1e-3, picks=6) for d in ("comments_java", "sms_spam")],
+]
+
+
+def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str, ...]) -> list[Selection]:
+    """Head-only, all-linear, q,v, then random selections of ``SHARE`` of the parameters."""
+    usual = [s for s in recipes(targets, qv_roles) if s.name in (ALL_LINEAR, QV)]
+    rng = np.random.default_rng(SELECTION_SEED)
+    rank = LoraSettings().rank
+    budget = int(SHARE * sum(t.lora_params(rank) for t in targets))
+    found = [Selection(HEAD_ONLY, ()), *usual]
+    wanted = len(found) + group.picks
+    for draw in range(20 * wanted):  # small models have few distinct selections
+        if len(found) == wanted:
+            break
+        found = distinct([*found, structured_random(targets, budget, rank, rng, f"random {SHARE:.0%} #{draw}")])
+    return found
+
+
+def source_of(group: Group, e5: Path) -> Source:
+    models = {
+        "minilm": demo_model_folder(),
+        "e5": e5,
+        "tiny": SHARED / "models" / "tinytalk3m",
+        "stories": SHARED / "models" / "stories260K",
+    }
+    train = next((SHARED / "data" / group.data).glob("train.*"))
+    evaluation = EVALUATION.get(group.data)
+    return Source(
+        str(models[group.model]),
+        str(train),
+        None if evaluation is None else str(train.with_stem(evaluation)),
+        max_length=256 if group.model in ("tiny", "stories") else None,
+        device="cpu",
+    )
+
+
+def run(group: Group, work: Path, e5: Path, rows_file: Path, workers: int) -> int:
+    """The group's missing runs, its probe, and its rows; returns how many rows there are."""
+    source, session = source_of(group, e5), Session()
+    prepared = prepare(source, session, train_limit=group.rows, eval_limit=0)
+    loaded, settings = prepared.loaded, LoraSettings()
+    planned = [
+        PlannedRun(selection, settings, seed)
+        for seed in range(group.seeds)
+        for selection in selections_of(group, loaded.targets, loaded.qv_roles())
+    ]
+    recipe = recipe_for(loaded.task, group.rows, None, group.lr, None)
+    runs = calibrate(source, planned, recipe, work / group.name, session, eval_rows=EVAL_ROWS, workers=workers)
+    probe = run_probe(prepared, ProbeSettings(), work / group.name / "probe", session)
+    rows = rows_from_runs(runs, probe)
+    write_text(rows_file, "".join(row.as_json() + "\n" for row in rows))
+    return len(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder of finished runs and probes")
+    parser.add_argument("--e5", type=Path, required=True, help="folder that make_e5.py wrote")
+    parser.add_argument("--groups", nargs="*", default=[""], help="parts of group names; all by default")
+    parser.add_argument("--exam", action="store_true", help="the exam data's groups instead of the development data's")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = HERE / "rows" if options.exam else HERE.parent / "profiles" / "predictors"
+    for group in EXAMS if options.exam else [*SMALL, *RATES]:
+        rows_file = folder / f"{group.name}.jsonl"
+        if rows_file.exists() or not any(part in group.name for part in options.groups):
+            continue
+        start = time.monotonic()
+        try:
+            count = run(group, options.work, options.e5, rows_file, options.workers)
+            print(f"{time.strftime('%H:%M')} {group.name}: {count} rows, {time.monotonic() - start:.0f} s", flush=True)
+        except AdvisorError as error:
+            print(f"{group.name}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
