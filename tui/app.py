@@ -7,8 +7,6 @@ import gc
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -21,11 +19,10 @@ from textual.widget import AwaitMount
 from advisor.core.errors import AdvisorError, Interrupted
 from advisor.core.events import Event, Session
 from tui.activity import Activity, outcome
-from tui.base import OF_EVERY_APP, AdvisorScreen
+from tui.base import OF_EVERY_APP, AdvisorScreen, Place
 from tui.inputs import Inputs
 from tui.keep import Kept, log_error, read_session, session_file, write_session
 from tui.lineup import Lineup
-from tui.setup import SetupScreen
 from tui.state import Change, State, entry
 from tui.work import Happened, Latest
 
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
 
     from advisor.core.candidate import Candidate
     from tui.engine import Engine, Opened
+    from tui.setup import SetupScreen
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
@@ -46,20 +44,6 @@ def palette() -> type[Provider]:
     from tui.palette import Commands
 
     return Commands
-
-
-@dataclass(frozen=True)
-class Place:
-    """A screen one can go to: ``module`` has the class ``screen``, imported when first shown."""
-
-    mode: str
-    label: str
-    module: str
-    screen: str
-    needs_probe: bool
-
-    def load(self) -> Screen[None]:
-        return getattr(import_module(self.module), self.screen)()  # type: ignore[no-any-return]
 
 
 class AdvisorApp(App[None]):
@@ -147,7 +131,7 @@ class AdvisorApp(App[None]):
 
     async def _begin(self) -> None:
         gc.enable()
-        setup = cast(SetupScreen, self.screen)  # no key leads elsewhere yet
+        setup = cast("SetupScreen", self.screen)  # no key leads elsewhere yet
         await setup.show_form()
         if self._probe_folder is not None:
             self.open_probe(self._probe_folder)

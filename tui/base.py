@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -12,14 +17,56 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from advisor.core.events import Event
+from advisor.core.events import Event, Session
+from tui.activity import Activity
+from tui.lineup import Lineup
 from tui.state import Change, State
 
 if TYPE_CHECKING:
-    from tui.app import AdvisorApp
-
+    from tui.engine import Engine
 
 OF_EVERY_APP = ("copy_text", "help_quit")  # actions of Textual's own that need no mention
+
+
+@dataclass(frozen=True)
+class Place:
+    """A screen one can go to: ``module`` has the class ``screen``, imported when first shown."""
+
+    mode: str
+    label: str
+    module: str
+    screen: str
+    needs_probe: bool
+
+    def load(self) -> Screen[None]:
+        return getattr(import_module(self.module), self.screen)()  # type: ignore[no-any-return]
+
+
+class Advisor(Protocol):
+    """What screens use of the app, besides what every Textual app has. The app imports the screens, never the reverse."""
+
+    PLACES: ClassVar[tuple[Place, ...]]
+    state: State
+    lineup: Lineup
+    recent: list[str]
+    runs: dict[str, Session]
+    activity: Activity | None
+    log_lines: deque[str]
+    visits: int  # how often the user went to a place
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def current_mode(self) -> str: ...
+    def can_show(self, mode: str) -> bool: ...
+    def ask(self, topic: str, job: Callable[[], Any], done: Callable[[Any], None]) -> None: ...
+    def is_busy(self, topic: str) -> bool: ...
+    def start_run(self, name: str, job: Callable[[Session], Any], done: Callable[[Any], None]) -> bool: ...
+    def cancel(self, name: str) -> bool: ...
+    def open_probe(self, folder: Path) -> None: ...
+    def fill_demo(self) -> None: ...
+    def action_start_probe(self) -> None: ...
+    def show_error(self, error: BaseException) -> None: ...
 
 
 class Places(Static):
@@ -29,7 +76,7 @@ class Places(Static):
         self.show()
 
     def show(self) -> None:
-        app = cast("AdvisorApp", self.app)
+        app = cast(Advisor, self.app)
         parts: list[Content] = []
         for number, place in enumerate(app.PLACES, 1):
             here = place.mode == app.current_mode
@@ -70,8 +117,8 @@ class AdvisorScreen(Screen[None]):
         raise NotImplementedError
 
     @property
-    def advisor(self) -> AdvisorApp:
-        return cast("AdvisorApp", self.app)
+    def advisor(self) -> Advisor:
+        return cast(Advisor, self.app)
 
     @property
     def state(self) -> State:
