@@ -1,4 +1,4 @@
-"""Which head's kernels predict real runs better, the probed or the fresh one? (DESIGN 2.1)
+"""Which head's kernels predict real runs better, the probed or the fresh one? (docs/design.md 2.1)
 
 For every shipped group whose model is the embedded MiniLM and whose data lies in ``../shared/data``: probe with both heads,
 and rank the real validation losses of the same selections by the simulated recipe.

@@ -1,7 +1,8 @@
 """Does the linearity verdict say where the regressor's predictions are off?
 
-For the selections of the shipped rows: the measured gap (DESIGN 2.6) on 32 training rows beside the error of the prediction
-made from the other groups' rows, |log loss − predicted log loss| relative to all-linear's, and beside the real loss itself.
+For the selections of the shipped rows: the measured gap (docs/design.md 2.6) on 32 training rows beside the error of
+the prediction made from the other groups' rows, |log loss − predicted log loss| relative to all-linear's, and beside the
+real loss itself.
 
     python benchmarks/linearity.py [--work build/linearity] [--measured-only]
 """

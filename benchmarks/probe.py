@@ -1,4 +1,4 @@
-"""What a probe costs, as ratios within one run (DESIGN 7).
+"""What a probe costs, as ratios within one run (docs/design.md 7).
 
 Stages are run interleaved, the minimum over repeats is taken: bare forward and backward passes of the frozen model,
 the bare matrix products of the contraction on random numbers, the probe itself, and per-example ``jacrev``.

@@ -2,7 +2,7 @@
 
 For each task the advisor's pick at a budget of 25 %, and all modules at rank 4, with: the same rank everywhere; ``auto``
 (alpha follows the rank, so that the scale stays); ``auto, one alpha`` (the scale falls as the rank rises, so that the
-first-order kernel under Adam stays, DESIGN 2.3); EVA's redistribution (scale kept, as PEFT does). Differences in log
+first-order kernel under Adam stays, docs/design.md 2.3); EVA's redistribution (scale kept, as PEFT does). Differences in log
 validation loss and metric are paired by seed, below 0 and above 0 better than one rank; 95 % t intervals over the pairs, and
 over the means of a task and selection, since pairs of one are more alike than pairs of two. Raw runs and probes go to the work
 folder; run again to resume, or with more seeds.

@@ -1,4 +1,4 @@
-"""Speed of scoring and search, and the search's regret against exhaustive search (DESIGN 7), on synthetic probes.
+"""Speed of scoring and search, and the search's regret against exhaustive search (docs/design.md 7), on synthetic probes.
 
 python benchmarks/search.py
 """

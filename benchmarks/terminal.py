@@ -1,4 +1,4 @@
-"""Speed of the terminal interface (DESIGN 6): from Space to the refreshed screen, and from Python's start to the first paint.
+"""Speed of the terminal interface (docs/design.md 6): from Space to the refreshed screen, from Python's start to the first paint.
 
     python benchmarks/terminal.py
 

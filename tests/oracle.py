@@ -1,7 +1,7 @@
 """Float64 kernel blocks by ``torch.func``: ``vmap(jacrev)`` over full weights, independent of ``advisor``'s passes.
 
 Nothing is padded: examples of equal length are taken together, so there is no mask either. Outputs and losses are
-written here from their definition (DESIGN 2.2), not taken from ``advisor.probing.outputs``.
+written here from their definition (docs/design.md 2.2), not taken from ``advisor.probing.outputs``.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ Listener = Callable[[Change], None]
 
 
 def entry(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as an entry of a selection file (DESIGN 4)."""
+    """A candidate as an entry of a selection file (docs/design.md 4)."""
     settings = candidate.settings
     return {
         "name": candidate.selection.name,

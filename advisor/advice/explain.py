@@ -1,5 +1,5 @@
 """One selection for a person: who contributes what, what adding or dropping each module changes, spectrum, bounds,
-linearity (DESIGN 2.2–2.6; no torch, no layout).
+linearity (docs/design.md 2.2–2.6; no torch, no layout).
 
 Shapes: M modules in model order, n probe examples. V(K) = σ zᵀ(K+σI)⁻¹z is what kernel ridge leaves of the residual
 target z; it never rises when modules are added. Adapted modules stand at the candidate's own rank and alpha, the others
@@ -72,7 +72,7 @@ class ModuleRow:
 
 @dataclass(frozen=True)
 class Figures:
-    """Spectral quantities of K_S (DESIGN 2.4), with or without the head's block.
+    """Spectral quantities of K_S (docs/design.md 2.4), with or without the head's block.
 
     Attributes:
         values: eigenvalues [n], descending; all_linear: those of all modules together, for comparison.

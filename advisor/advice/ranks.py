@@ -13,7 +13,7 @@ Rank r leaves out at least Σ_{k>r} σ_k(D)² of ‖D‖² (Eckart and Young), s
   moves it by at most one direction).
 
 So rank k of module m is worth u_m·ρ_mk: ρ_mk the share of direction k in the variance of the inputs, and u_m = √(b/a)·‖D_m‖,
-the first-order decrease of the loss by a step of Adam that moves B alone (DESIGN 2.3: |⟨K̃_m, ∇ℓ∇ℓᵀ⟩| at any rank, up to a
+the first-order decrease of the loss by a step of Adam that moves B alone (docs/design.md 2.3: |⟨K̃_m, ∇ℓ∇ℓᵀ⟩| at any rank, up to a
 factor common to all modules). A greedy choice by worth a parameter is best up to the last rank, as ρ_mk falls with k. EVA's
 own redistribution is the same with u_m·/(a+b) left out: it cannot tell a module that the loss never asks to move.
 

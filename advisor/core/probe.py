@@ -42,7 +42,7 @@ class Probe:
 
     Attributes:
         targets: the M adaptable modules in model order.
-        weight_blocks: W_m, float32 [M, n, n]. gradient_blocks: G_m likewise (DESIGN 2.1, 2.2).
+        weight_blocks: W_m, float32 [M, n, n]. gradient_blocks: G_m likewise (docs/design.md 2.1, 2.2).
         head: the head's block, None for a causal LM.
         labels: [n] class ids or standardised values (zeros for a causal LM).
         y, f0, z: targets, outputs and residual targets, float64 [n, 1 or C].

@@ -9,7 +9,7 @@ from advisor.prediction.scorer import Score, Scorer, Scores
 
 
 def scores_json(scores: Scores, scorer: Scorer) -> dict[str, Any]:
-    """What ``advisor score --json`` prints (DESIGN 4)."""
+    """What ``advisor score --json`` prints (docs/design.md 4)."""
     return {
         "schema": 1,
         "metric": scorer.probe.info["metric"],

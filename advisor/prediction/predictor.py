@@ -1,4 +1,6 @@
-"""From the simulated recipe to the result of a real LoRA run, with intervals; fitted when loaded, from plain rows (DESIGN 3).
+"""From the simulated recipe to the result of a real LoRA run, with intervals (docs/design.md 3).
+
+Fitted when loaded, from plain rows.
 
 A model a person can read, of a selection S in one group (a model on a task with one recipe):
 

@@ -16,7 +16,7 @@ from advisor.core.targets import LoraSettings, Selection, in_model_order
 
 
 def parse_selections(entries: Any, probe: Probe, settings: LoraSettings, where: str) -> list[Candidate]:
-    """Candidates of a selection file's content (DESIGN 4, selection file).
+    """Candidates of a selection file's content (docs/design.md 4, selection file).
 
     Raises:
         BadInput: not a list of selections, an unknown module or key, a rank that is not a positive integer.

@@ -18,7 +18,7 @@ Piece = tuple[torch.Tensor, torch.Tensor]
 
 
 def cheapest_method(tokens: Sequence[int], rows: Sequence[int], a: int, b: int) -> str:
-    """The exact method with fewer multiply-adds for pieces of ``rows`` examples × ``tokens`` tokens (DESIGN 2.1).
+    """The exact method with fewer multiply-adds for pieces of ``rows`` examples × ``tokens`` tokens (docs/design.md 2.1).
 
     Materialise costs ΣBT·ab + n²·ab; the token Gram half of (ΣBT)²·(a + b + ``ELEMENT_COST``), half by symmetry.
     """
@@ -105,7 +105,7 @@ def sketch_projections(a: int, b: int, k: int, seed: int, device: torch.device) 
 
 
 def sketch_features(x: torch.Tensor, g: torch.Tensor, projections: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Kronecker sketch of the weight gradient, [B, k·k]; its Gram matrix is unbiased for W (DESIGN 2.1)."""
+    """Kronecker sketch of the weight gradient, [B, k·k]; its Gram matrix is unbiased for W (docs/design.md 2.1)."""
     project_x, project_g = projections
     small_x = (x @ project_x.to(x.dtype)).float()
     small_g = (g @ project_g.to(g.dtype)).float()

@@ -1,4 +1,4 @@
-"""The head the kernels see: a linear probe on frozen features, or the fresh head as loaded (DESIGN 2.1)."""
+"""The head the kernels see: a linear probe on frozen features, or the fresh head as loaded (docs/design.md 2.1)."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def install_head(loaded: LoadedModel, fit: HeadFit) -> None:
 def fresh_head_gradient(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[float, float, int]:
     """‖Σ_i g_i‖ and Σ_i ‖g_i‖² of the last layer's loss gradients at a zero head, and that layer's parameter count.
 
-    The Adam-aware kernel of the head is scaled by it (DESIGN 2.1, 2.3): a fitted head has almost no gradient left.
+    The Adam-aware kernel of the head is scaled by it (docs/design.md 2.1, 2.3): a fitted head has almost no gradient left.
 
     Args:
         features: [n, h] of the probe sample; labels as in :func:`fit_head`.

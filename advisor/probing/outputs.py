@@ -1,4 +1,4 @@
-"""The scalar outputs whose kernels are probed, their targets, and the losses (DESIGN 2.2).
+"""The scalar outputs whose kernels are probed, their targets, and the losses (docs/design.md 2.2).
 
 Outputs are [examples, P]: one logit margin (two classes), one value (regression), the centred logits in an orthonormal
 basis of their C − 1 dimensions (up to 8 classes), sign projections of them (more), or one mean log-odds over target

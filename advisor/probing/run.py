@@ -59,7 +59,7 @@ class ProbeSettings:
         micro_batch: most rows a pass; None: by tokens.
         recompute: keep no activations of the blocks for the backward pass but compute them again; without, this is
             done once a single row does not fit in memory. The kernel blocks are the same.
-        linearity: compare the model with its tangent for a few recipes (DESIGN 2.6).
+        linearity: compare the model with its tangent for a few recipes (docs/design.md 2.6).
         seed: of sample, folds and projections.
     """
 

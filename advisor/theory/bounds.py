@@ -1,4 +1,4 @@
-"""Two-sided bounds on what adding or removing modules does, each with a status (DESIGN 2.5; no torch).
+"""Two-sided bounds on what adding or removing modules does, each with a status (docs/design.md 2.5; no torch).
 
 Theorem numbers are those of Afzal et al., *Linearization Explains Fine-Tuning in Large Language Models* (NeurIPS 2025,
 arXiv 2602.08239). Kernels are symmetric PSD [n, n]; z is the residual target [n, c]; σ > 0 multiplies the identity.
@@ -30,7 +30,7 @@ class Bound:
     """``low`` ≤ quantity ≤ ``high`` when ``status`` is ``applies``.
 
     Attributes:
-        id: letter or theorem of DESIGN 2.5. quantity: what is bounded. added: what is added to, or removed from, the
+        id: letter or theorem of docs/design.md 2.5. quantity: what is bounded. added: what is added to, or removed from, the
             selection ("" where nothing is).
         kernel, head, sigma: the kernel, whether the head's block is in it, and the ridge σ (None: plays no part).
         low, high: None when ``status`` is ``does-not-apply``.

@@ -56,7 +56,7 @@ def adam_scales(norms_squared: Array, energies: Array, parameters: Array, sample
     """√p/(n·√E‖g_batch‖²): what one Adam step multiplies a block by, for gradients summed over n examples.
 
     Adam divides by the root mean square of *mini-batch* gradients, E‖g_batch‖² = ‖ḡ‖² + (mean‖g_i‖² − ‖ḡ‖²)/batch,
-    where the Adam-aware kernel of DESIGN 2.3 divides by the whole sample's ‖ḡ‖. 0 where there is no gradient.
+    where the Adam-aware kernel of docs/design.md 2.3 divides by the whole sample's ‖ḡ‖. 0 where there is no gradient.
 
     Args:
         norms_squared: ‖Σ_i g_i‖² over the sample. energies: Σ_i ‖g_i‖². parameters: p.

@@ -1,4 +1,4 @@
-"""From stored weight-space blocks to the kernel of any selection (DESIGN 2.1, 2.3).
+"""From stored weight-space blocks to the kernel of any selection (docs/design.md 2.1, 2.3).
 
 Three kinds: ``lora-expected`` K_m = c_m·W_m, the expectation over PEFT's initialisation of A; ``adam``
 K̃_m = K_m·√p_m/‖g_m‖, what Adam's rescaling makes of it; ``weight`` W_m itself.
@@ -43,7 +43,7 @@ class Kernels:
         return summed + self.head if with_head else summed
 
     def default_sigma(self) -> float:
-        """The ridge of every bound: 1e-2·tr(K_all without head)/n (DESIGN 2.4)."""
+        """The ridge of every bound: 1e-2·tr(K_all without head)/n (docs/design.md 2.4)."""
         return 1e-2 * float(np.einsum("mii->", self.blocks)) / int(self.blocks.shape[1])
 
 

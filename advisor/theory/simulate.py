@@ -1,4 +1,4 @@
-"""Fine-tuning simulated in kernel space, on held-out folds (DESIGN 2.4)."""
+"""Fine-tuning simulated in kernel space, on held-out folds (docs/design.md 2.4)."""
 
 from __future__ import annotations
 

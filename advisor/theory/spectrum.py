@@ -1,4 +1,4 @@
-"""Closed forms of one kernel: spectrum, alignment, ridge quantities (DESIGN 2.4).
+"""Closed forms of one kernel: spectrum, alignment, ridge quantities (docs/design.md 2.4).
 
 K is a symmetric PSD [n, n] matrix, z and y are targets [n, c]; sums, not means; σ multiplies the identity. With
 z = Y − f0 the paper's f0-free formulas are centred on the pretrained model; with z = Y they are the paper's own.

@@ -1,4 +1,4 @@
-"""The targets of DESIGN 7 on one GPU: a 7B-shaped random Llama, bfloat16 and 4-bit, 128 rows × 512 tokens, sketch.
+"""The targets of docs/design.md 7 on one GPU: a 7B-shaped random Llama, bfloat16 and 4-bit, 128 rows × 512 tokens, sketch.
 
 Asked for: at most 2 × the bare passes (forward, and a backward pass for each of the two scalars), in the memory of the model
 and one micro-batch. Besides, with blocks recomputed. The minimum over repeats counts; the JSON names the device.

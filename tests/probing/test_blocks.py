@@ -198,7 +198,7 @@ def test_the_relative_error() -> None:
     assert blocks.relative_error(one, zero) == math.inf
 
 
-# --- LoRA at its initialisation (DESIGN 2.1, 2.3) ---------------------------------------------------------------------
+# --- LoRA at its initialisation (docs/design.md 2.1, 2.3) ---------------------------------------------------------------------
 
 
 class Drawn(NamedTuple):

@@ -351,7 +351,7 @@ def on_rows(loaded: LoadedModel, classes: int, **options: Any) -> Tangent:
 def test_a_model_linear_in_its_weights_has_no_gap(
     case: Make, record_property: Callable[[str, object], None], which: str, classes: int, double: bool
 ) -> None:
-    """LoRA alone, the head fixed (both moving is bilinear): DESIGN 2.6 asks for at most 1e-4 at every step size."""
+    """LoRA alone, the head fixed (both moving is bilinear): docs/design.md 2.6 asks for at most 1e-4 at every step size."""
     loaded = stand_in(case("gpt2", "binary").loaded, which, classes, head=False)
     if double:
         loaded.model.double()

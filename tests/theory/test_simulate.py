@@ -1,4 +1,4 @@
-"""The simulated run against a per-selection loop written from its definition (DESIGN 2.4)."""
+"""The simulated run against a per-selection loop written from its definition (docs/design.md 2.4)."""
 
 from __future__ import annotations
 
