@@ -1,11 +1,14 @@
-"""Comments that point to a section of docs/design.md point to one that is there."""
+"""What comments and pages point to is there: sections of docs/design.md, files, modules."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
 FOLDERS = ("advisor", "tui", "tests", "benchmarks", "examples")
 # "docs/design.md 2.1, 2.3", "docs/design.md 2.2–2.6", over a line break too.
 POINTER = re.compile(r"docs/design\.md,?\s+((?:\d(?:\.\d)?(?:, |–)?)+)")
@@ -23,3 +26,19 @@ def test_every_pointer_to_the_design_finds_its_section() -> None:
                     assert section in HEADINGS, f"{file}: docs/design.md has no section {section}"
                     found += 1
     assert found > 25
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(
+        r"(?<![\w/.-])(?:advisor|tui|tests|benchmarks|profiles|docs|examples)/[\w./]*\w\.(?:py|md|json|yaml)\b", text
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_changelog_names_modules_that_are_there() -> None:
+    rows = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    names = [name for row in rows for name in re.findall(r"`(advisor[\w.]+)`", row)]
+    assert len(names) > 60
+    assert [name for name in names if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
