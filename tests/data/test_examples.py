@@ -12,8 +12,6 @@ from command import advisor as command
 from peft import PeftConfig
 from safetensors.torch import load_file
 
-from advisor.data.demo import demo_dataset_file
-
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -21,12 +19,18 @@ pytestmark = pytest.mark.usefixtures("own_folders")
 
 @pytest.mark.parametrize(("name", "family", "task"), [("trainer", "bert", "classification"), ("sft", "llama", "causal-lm")])
 def test_an_example_trains_what_was_recommended(
-    name: str, family: str, task: str, tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    family: str,
+    task: str,
+    tiny_model: Callable[..., Path],
+    demo_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("trl", reason="TRL is not installed (extra `examples`)")
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     monkeypatch.setattr(loss_curves, "ROWS", 120)
-    files = loss_curves.demo_rows(str(demo_dataset_file(tmp_path)), tmp_path)
+    files = loss_curves.demo_rows(str(demo_file), tmp_path)
     model, out = tiny_model(family, task), tmp_path / "out"
     log = import_module(name).main(str(model), files[task == "causal-lm"], str(out))
     for key in ("loss", "eval_loss"):
