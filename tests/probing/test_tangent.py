@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,124 +12,22 @@ import oracle
 import pytest
 import torch
 from architectures import ARCHITECTURES, LANGUAGE_MODELS
+from tangents import NOTHING, ROWS, STAND_INS, Make, apart, in_directions, on_rows, oracle_jacobian, random_step, stand_in
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from advisor.core.errors import Interrupted, OutOfMemory
-from advisor.core.events import Event, Progress, Session, Warn
-from advisor.core.selections import all_linear, recipes
-from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.models.encode import Row
-from advisor.models.forward import label_scale
-from advisor.models.load import LoadedModel
-from advisor.models.prepare import Prepared, Source, prepare
+from advisor.core.events import Session
+from advisor.core.selections import all_linear
+from advisor.core.targets import Selection
 from advisor.probing import tangent as module
-from advisor.probing.outputs import make_outputs
 from advisor.probing.tangent import Tangent, measure_linearity
 from advisor.theory.linearity import LINEAR, Linearity
 
-TinyModel = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore:The PEFT config's `base_model_name_or_path` was renamed")  # of stand-ins
-ROWS = 12
-SETTINGS = LoraSettings(4, 8)
-NOTHING = Selection("head alone", ())
 CASES = [(name, kind) for name in ARCHITECTURES for kind in ("binary", "four", "regression")]
 CASES += [(name, "causal-lm") for name in LANGUAGE_MODELS]
 CASES += [("t5", "seq2seq"), ("vit", "images")]
 FEW = [("bert", "four"), ("roberta", "binary"), ("gpt2", "regression"), ("gpt2", "causal-lm")]
 IN_FLOAT32_INSIDE = ("gpt_neo", "opt", "llama", "t5", "vit")  # softmax or norms, even of a float64 model
-
-
-@dataclass(frozen=True)
-class Case:
-    """A float64 model with its rows, and the same rows for the oracle."""
-
-    kind: str
-    loaded: LoadedModel
-    rows: Sequence[Row]
-    texts: Sequence[oracle.Text]
-    settings: LoraSettings
-    scale: tuple[float, float]
-
-    def tangent(self, seed: int = 3, settings: LoraSettings | None = None) -> Tangent:
-        classes = oracle.CLASSES.get(self.kind, 0)
-        outputs = make_outputs(oracle.TASKS.get(self.kind, "classification"), classes, 0)
-        return Tangent.of(self.loaded, self.rows, outputs, settings or self.settings, *self.scale, seed=seed)
-
-    @property
-    def everything(self) -> Selection:
-        return all_linear(self.loaded.targets)
-
-    def some(self) -> list[Selection]:
-        """All, q,v, one module and none."""
-        targets, roles = self.loaded.targets, self.loaded.qv_roles()
-        qv = next(s for s in recipes(targets, roles) if s.name == "q,v")
-        return [self.everything, qv, Selection("one", (targets[-1].name,)), NOTHING]
-
-
-@pytest.fixture
-def case(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Case]:
-    def make(name: str, kind: str, double: bool = True, **options: Any) -> Case:
-        task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
-        path, rows = oracle.write_rows(tmp_path, kind)
-        source = Source(str(tiny_model(name, task, labels)), str(path), eval_data=str(path), task=task, device="cpu")
-        prepared: Prepared = prepare(source, Session())
-        if double:
-            prepared.loaded.model.double()
-        texts = oracle.tokenised(prepared.loaded.tokenizer or prepared.loaded.image_processor, rows, kind)[:ROWS]
-        scale = label_scale(prepared.train_rows) if task == "regression" else (0.0, 1.0)
-        settings = replace(SETTINGS, rslora=name in ("gpt2", "llama"))
-        return Case(kind, prepared.loaded, prepared.train_rows[:ROWS], texts, settings, scale)
-
-    return make
-
-
-Make = Callable[..., Case]
-
-
-def oracle_jacobian(case: Case, tangent: Tangent) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """f [n, P] and J [n, P, size] of every parameter that moves, at the tangent's present θ.
-
-    LoRA is put into the weights of the plain model: W + scale·BA, so that dB is scale·dW Aᵀ; no PEFT, no hook, no padding.
-    P counts logits, not directions.
-    """
-    model = copy.deepcopy(case.loaded.model)
-    scale = case.settings.scale
-    parameters = {}
-    with torch.no_grad():
-        for target in case.loaded.targets:
-            a, b = tangent.layers[target.name][1], tangent.movable[target.name]
-            weight = model.get_submodule(target.name).weight
-            weight += scale * ((b @ a).T if target.kind == "conv1d" else b @ a)
-            parameters[target.name] = f"{target.name}.weight"
-        for name in (n for n in tangent.movable if "/" in n):
-            parameters[name] = name.replace("/", ".")
-            model.get_parameter(parameters[name]).copy_(tangent.movable[name])
-    found = oracle.reference(model, list(parameters.values()), case.texts, *oracle.scalars_of(case.kind))
-    jacobians = {name: found.jacobians[parameter] for name, parameter in parameters.items()}
-    for target in case.loaded.targets:
-        a = tangent.layers[target.name][1]
-        whole = jacobians[target.name]
-        shape = (target.in_features, target.out_features)
-        whole = whole.unflatten(2, shape).mT if target.kind == "conv1d" else whole.unflatten(2, shape[::-1])
-        jacobians[target.name] = (scale * whole @ a.T).flatten(2)
-    return found.outputs, jacobians
-
-
-def in_directions(tangent: Tangent, jacobian: torch.Tensor) -> torch.Tensor:
-    """[n, C, size] → [n·P, size]."""
-    if tangent.outputs.directions is not None:
-        jacobian = torch.einsum("cp,nca->npa", tangent.outputs.directions.double(), jacobian)
-    return jacobian.flatten(0, 1)
-
-
-def random_step(tangent: Tangent, size: float = 0.1) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {n: size * torch.randn(p.shape, generator=generator).to(p) for n, p in tangent.movable.items()}
-
-
-def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return oracle.relative(found.reshape(wanted.shape), wanted)
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------
@@ -292,57 +187,6 @@ def test_without_lora_or_head_nothing_moves(case: Make) -> None:
 
 
 # --- models that are linear, bilinear, or smooth ------------------------------------------------------------------------
-
-
-class StandIn(nn.Module):
-    """Embeds, ``through`` (adapted), ``score`` of every token, then averages over tokens. Nothing in it bends."""
-
-    def __init__(self, through: nn.Module, width: int, classes: int) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(pad_token_id=0, model_type="custom", tie_word_embeddings=False)
-        self.embed, self.through = nn.Embedding(30, 6), through
-        self.score = nn.Linear(width, classes)
-        generator = torch.Generator().manual_seed(5)
-        for parameter in self.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=generator)
-        self.requires_grad_(False)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embed
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        mask = attention_mask[..., None].to(self.embed.weight)
-        return SimpleNamespace(logits=(self.score(self.through(self.embed(input_ids))) * mask).sum(1) / mask.sum(1))
-
-
-class Fused(nn.Module):
-    """GPT-2's: one Conv1D for three parts, which are then added up unequally."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c_attn = Conv1D(12, 6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.c_attn(x).split(4, -1)
-        return q - 2 * k + 0.5 * v
-
-
-STAND_INS: dict[str, tuple[Callable[[], nn.Module], Target, int]] = {
-    "linear": (lambda: nn.Linear(6, 4), Target("through", 0, "up", "mlp", 6, 4), 4),
-    "conv1d": (lambda: Conv1D(4, 6), Target("through", 0, "up", "mlp", 6, 4, "conv1d"), 4),
-    "fused": (Fused, Target("through.c_attn", 0, "qkv", "attention", 6, 12, "conv1d"), 4),
-}
-
-
-def stand_in(loaded: LoadedModel, which: str, classes: int, head: bool) -> LoadedModel:
-    through, target, width = STAND_INS[which]
-    model = StandIn(through(), width, classes)
-    return replace(loaded, model=model, targets=(target,), head=("score",) if head else ())
-
-
-def on_rows(loaded: LoadedModel, classes: int, **options: Any) -> Tangent:
-    rows = [Row(tuple(1 + (7 * i + 3 * t) % 29 for t in range(2 + i % 5)), label=i % classes) for i in range(10)]
-    return Tangent.of(loaded, rows, make_outputs("classification", classes, 0), LoraSettings(2, 4), **options)
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -541,156 +385,3 @@ def test_a_is_pefts_own_draw(case: Make) -> None:
         assert torch.equal(a, same[target.name][1])
         assert not torch.equal(a, other[target.name][1])
         assert one[target.name][2] == 2
-
-
-# --- the user's model, and what can go wrong ------------------------------------------------------------------------------
-
-
-def test_the_users_model_is_left_as_it_is(case: Make) -> None:
-    """Weights, flags, hooks, modes and module types, whatever state it was in; the copy is in eval mode."""
-    loaded = case("roberta", "four", double=False).loaded
-    model = loaded.model
-    model.roberta.encoder.layer[0].output.dropout.train()
-    model.roberta.encoder.layer[1].output.dense.weight.requires_grad_(True)
-
-    def state() -> list[Any]:
-        parts: list[Any] = [(n, p.requires_grad, p.grad, p.dtype, id(p)) for n, p in model.named_parameters()]
-        parts += [
-            (n, m.training, type(m), len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-            for n, m in model.named_modules()
-        ]
-        return parts
-
-    weights = {n: p.clone() for n, p in model.state_dict().items()}
-    before = state()
-    tangent = on_rows(loaded, 4)
-    found = measure_linearity(tangent, [all_linear(loaded.targets)], Session())
-    assert state() == before
-    assert all(torch.equal(p, weights[n]) for n, p in model.state_dict().items())
-    assert not any(m.training for m in tangent.model.modules())
-    assert not any(len(m._forward_hooks) for m in tangent.model.modules())
-    assert all(torch.equal(p, tangent.start[n]) for n, p in tangent.movable.items())  # back at θ0
-    assert found[0].distance > 0
-
-
-def test_many_classes_have_no_constants_and_everything_else(case: Make) -> None:
-    here = case("bert", "twelve")
-    tangent = here.tangent()
-    assert tangent.outputs.projected
-    found = measure_linearity(tangent, here.some(), Session())
-    values, jacobian = oracle_jacobian(here, tangent)
-    assert apart(tangent.values(), values) < 1e-12
-    for seen in found:
-        assert seen.lipschitz is seen.gradient_lipschitz is seen.input_lipschitz is seen.input_gradient_lipschitz is None
-        assert seen.flow is None
-        assert np.isfinite(seen.gaps).all()
-        assert seen.distance > 0
-    lora = measure_linearity(tangent, here.some()[:1], Session())[0]
-    assert lora == found[0]
-    signs = tangent.outputs.directions
-    assert signs is not None
-    name = here.loaded.targets[0].name
-    projected = torch.einsum("cp,nca->npa", signs.double(), jacobian[name]).flatten(0, 1)
-    assert apart(tangent.jacobian([name])[name], projected) < 1e-12
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_measured_on_a_float32_copy(case: Make, dtype: torch.dtype) -> None:
-    loaded = case("gpt2", "binary", double=False).loaded
-    loaded.model.to(dtype)
-    rounded = copy.deepcopy(loaded.model).float()
-    mine, wanted = (on_rows(replace(loaded, model=m), 2) for m in (loaded.model, rounded))
-    assert {p.dtype for p in mine.model.parameters()} == {torch.float32}
-    assert {p.dtype for p in loaded.model.parameters()} == {dtype}
-    everything = [all_linear(loaded.targets)]
-    assert measure_linearity(mine, everything, Session()) == measure_linearity(wanted, everything, Session())
-
-
-def limit_rows(tangent: Tangent, most: int) -> None:
-    forward = tangent.model.forward
-
-    def limited(*args: Any, **kwargs: Any) -> Any:
-        if len(kwargs["input_ids"]) > most:
-            raise torch.OutOfMemoryError("simulated")
-        return forward(*args, **kwargs)
-
-    tangent.model.forward = limited
-
-
-@pytest.mark.parametrize("most", [5, 1])
-def test_out_of_memory_halves_the_batch(case: Make, most: int) -> None:
-    here = case("opt", "causal-lm")
-    whole = measure_linearity(here.tangent(), here.some()[2:3], Session())
-    tangent = here.tangent()
-    limit_rows(tangent, most)
-    events: list[Event] = []
-    halved = measure_linearity(tangent, here.some()[2:3], Session(emit=events.append))
-    assert tangent.batch == {5: 3, 1: 1}[most]  # 12 → 6 → 3 → 1
-    assert sum(isinstance(e, Warn) and "Out of memory" in e.text for e in events) == {5: 2, 1: 3}[most]
-    for mine, wanted in zip(halved, whole, strict=True):
-        np.testing.assert_allclose(mine.gaps, wanted.gaps, rtol=1e-3)
-        assert mine.distance == pytest.approx(wanted.distance, rel=1e-4)
-
-
-def test_what_does_not_fit_or_is_broken_is_said(case: Make) -> None:
-    here = case("opt", "causal-lm")
-    tangent = here.tangent()
-    limit_rows(tangent, 0)
-    with pytest.raises(OutOfMemory, match="One row"):
-        measure_linearity(tangent, [here.everything], Session())
-
-    def broken(**kwargs: Any) -> Any:
-        raise RuntimeError("shapes do not fit")
-
-    tangent = here.tangent()
-    tangent.model.forward = broken
-    with pytest.raises(RuntimeError, match="shapes"):
-        tangent.values()
-
-
-def test_a_model_that_overflows_on_the_way_is_left_out_and_said(case: Make) -> None:
-    loaded = stand_in(case("gpt2", "binary").loaded, "linear", 2, head=True)
-    tangent = on_rows(loaded, 2)
-    forward = tangent.model.forward
-
-    def overflowing(**kwargs: Any) -> Any:
-        found = forward(**kwargs)
-        moved = float(tangent.movable["through"].detach().norm()) > 1e-3
-        return SimpleNamespace(logits=found.logits * (torch.inf if moved else 1.0))
-
-    tangent.model.forward = overflowing
-    events: list[Event] = []
-    found = measure_linearity(tangent, [all_linear(loaded.targets), NOTHING], Session(emit=events.append))
-    assert [seen.selection for seen in found] == ["head alone"]
-    assert any(isinstance(e, Warn) and "all-linear" in e.text and "overflow" in e.text for e in events)
-
-
-def test_a_head_of_zeros_leaves_lora_without_effect(case: Make) -> None:
-    """Then σ is zero and the head's kernel singular: the shortest way to the nearest fit."""
-    loaded = stand_in(case("gpt2", "binary").loaded, "linear", 2, head=True)
-    loaded.model.score.weight.data.zero_()
-    loaded.model.double()
-    tangent = on_rows(loaded, 2)
-    seen = measure_linearity(tangent, [all_linear(loaded.targets)], Session())[0]
-    assert (seen.sigma, seen.lora_distance, seen.lora_gap) == (0, 0, None)
-    jacobian = torch.cat(list(tangent.jacobian(["score/weight", "score/bias"]).values()), 1)
-    z = torch.tensor([[2.0 * row.label - 1] for row in tangent.rows]).double() - tangent.values()
-    assert torch.linalg.matrix_rank(jacobian) < len(z)
-    assert seen.distance == pytest.approx(float((torch.linalg.pinv(jacobian) @ z).norm()), rel=1e-6)
-    assert max(seen.gaps) < 1e-9
-
-
-def test_progress_and_cancelling(case: Make) -> None:
-    here = case("bert", "binary")
-    events: list[Event] = []
-    session = Session()
-
-    def stop(event: Event) -> None:
-        events.append(event)
-        if isinstance(event, Progress) and event.done == 1:
-            session.cancel.set()
-
-    session.emit = stop
-    with pytest.raises(Interrupted):
-        measure_linearity(here.tangent(), here.some(), session)
-    assert [e.done for e in events if isinstance(e, Progress)] == [0, 1]

@@ -1,0 +1,175 @@
+"""Folders of probes: saved and loaded, damaged, of another model or data, or in use by another process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from probes import Stop, same
+from safetensors.numpy import load_file, save_file
+
+from advisor.core.errors import BadInput, Interrupted, NotFinite
+from advisor.core.events import Session
+from advisor.core.probe import load_probe, save_probe
+from advisor.models.prepare import Prepared, Source, prepare
+from advisor.probing.run import ProbeSettings, run_probe
+
+TinyModel = Callable[..., Path]
+Ready = Callable[..., Prepared]
+SETTINGS = ProbeSettings(linearity=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished probe of BERT; copy before changing it."""
+    folder = tmp_path_factory.mktemp("finished")
+    path, _ = oracle.write_rows(folder, "binary")
+    source = Source(str(tiny_model("bert")), str(path), eval_data=str(path), device="cpu", label_column="label")
+    run_probe(prepare(source, Session()), SETTINGS, folder / "probe", Session())
+    return folder / "probe"
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "probe"))
+
+
+def test_a_probe_survives_saving_and_loading(copied: Path, tmp_path: Path) -> None:
+    probe = load_probe(copied)
+    save_probe(probe, tmp_path / "again")
+    again = load_probe(tmp_path / "again")
+    assert same(probe, again)
+    assert again.targets == probe.targets
+    assert again.info == probe.info
+    assert again.head is not None
+    assert probe.samples == oracle.ROWS
+    assert (probe.task, probe.class_names) == ("classification", ("c00", "c01"))
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_the_folder_of_another_probe_is_refused(ready: Ready, tmp_path: Path, partial: bool) -> None:
+    settings = ProbeSettings(micro_batch=6, linearity=False)
+    if partial:
+        with pytest.raises(Interrupted):
+            run_probe(ready("gpt2", "binary"), settings, tmp_path / "p", Stop("Forward", 3).session)
+    else:
+        run_probe(ready("gpt2", "binary"), settings, tmp_path / "p", Session())
+    with pytest.raises(BadInput, match="p: holds a probe with another settings"):
+        run_probe(ready("gpt2", "binary"), replace(settings, seed=1), tmp_path / "p", Session())
+    with pytest.raises(BadInput, match="another model fingerprint"):
+        run_probe(ready("bert", "binary"), settings, tmp_path / "p", Session())
+    with pytest.raises(BadInput, match="data fingerprint"):
+        run_probe(ready("gpt2", "three"), settings, tmp_path / "p", Session())
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(path: Path, **changes: Any) -> None:
+    info = json.loads(path.read_text())
+    info.update(changes)
+    path.write_text(json.dumps({k: v for k, v in info.items() if v is not None}))
+
+
+def swap(path: Path, **changes: Any) -> None:
+    arrays = load_file(path)
+    arrays.update(changes)
+    save_file({k: v for k, v in arrays.items() if v is not None}, path)
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "truncated blocks": ("blocks.safetensors", truncate),
+    "empty blocks": ("blocks.safetensors", lambda p: p.write_bytes(b"")),
+    "no blocks": ("blocks.safetensors", Path.unlink),
+    "blocks are text": ("blocks.safetensors", lambda p: p.write_text("hello " * 99)),
+    "another file's tensors": ("blocks.safetensors", lambda p: save_file({"a": np.ones(3)}, p)),
+    "blocks of other size": ("blocks.safetensors", lambda p: swap(p, weight=np.ones((2, 36, 36), np.float32))),
+    "a missing block": ("blocks.safetensors", lambda p: swap(p, gradient=None)),
+    "a missing head": ("blocks.safetensors", lambda p: swap(p, head=None)),
+    "a head of other size": ("blocks.safetensors", lambda p: swap(p, head=np.ones((5, 5), np.float32))),
+    "an f0 of other size": ("blocks.safetensors", lambda p: swap(p, f0=np.ones((5, 1)))),
+    "truncated probe": ("probe.json", truncate),
+    "a list": ("probe.json", lambda p: p.write_text("[1, 2]")),
+    "not text": ("probe.json", lambda p: p.write_bytes(bytes(range(256)))),
+    "foreign JSON": ("probe.json", lambda p: p.write_text('{"model_type": "bert"}')),
+    "another schema": ("probe.json", lambda p: edit(p, schema=99)),
+    "no targets": ("probe.json", lambda p: edit(p, targets=None)),
+    "garbled targets": ("probe.json", lambda p: edit(p, targets=[{"name": "x"}])),
+    "targets are numbers": ("probe.json", lambda p: edit(p, targets=[1, 2])),
+    "no task": ("probe.json", lambda p: edit(p, task=None)),
+    "garbled head": ("probe.json", lambda p: edit(p, head_block={"norm": 1})),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_probe_is_refused_by_file(copied: Path, what: str) -> None:
+    file, damage = DAMAGE[what]
+    damage(copied / file)
+    with pytest.raises(BadInput, match=file) as caught:
+        load_probe(copied)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bfloat16_checkpoint_in_its_place_is_refused(copied: Path) -> None:
+    from safetensors.torch import save_file as save_tensors
+
+    save_tensors({"weight": torch.ones(2, 2, dtype=torch.bfloat16)}, copied / "blocks.safetensors")
+    with pytest.raises(BadInput, match=r"blocks\.safetensors"):
+        load_probe(copied)
+
+
+def test_resuming_into_a_probe_without_identity_is_refused(copied: Path, ready: Ready) -> None:
+    edit(copied / "probe.json", identity=None)
+    with pytest.raises(BadInput, match="another model fingerprint"):
+        run_probe(ready("bert", "binary"), SETTINGS, copied, Session())
+
+
+def test_a_folder_without_a_probe_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"probe\.json: no such file"):
+        load_probe(tmp_path)
+
+
+@pytest.mark.parametrize(("field", "index"), [("weight", 3), ("gradient", 5), ("head", None)])
+def test_a_nan_block_is_named(copied: Path, field: str, index: int | None) -> None:
+    blocks = load_file(copied / "blocks.safetensors")[field].copy()
+    blocks[(0, 1) if index is None else (index, 0, 1)] = np.nan
+    swap(copied / "blocks.safetensors", **{field: blocks})
+    name = "head" if index is None else json.loads((copied / "probe.json").read_text())["targets"][index]["name"]
+    with pytest.raises(NotFinite, match=name):
+        load_probe(copied)
+
+
+HOLD = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_another_process_is_at_is_refused(ready: Ready, tmp_path: Path) -> None:
+    prepared = ready("gpt2", "binary")
+    folder = tmp_path / "probe"
+    folder.mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder / ".lock")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BadInput, match="another process"):
+            run_probe(prepared, SETTINGS, folder, Session())
+    finally:
+        holder.kill()
+        holder.communicate()
+    run_probe(prepared, SETTINGS, folder, Session())  # a killed process holds nothing
