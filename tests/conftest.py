@@ -56,17 +56,18 @@ def encoded(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def ready(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """``ready(name, kind)`` -> a tiny model and the oracle's rows of that kind, for training and evaluation, prepared."""
+    """``ready(name, kind, **options)`` -> a tiny model and the oracle's rows of that kind, for training and evaluation, prepared;
+    the options are those of ``Source``, such as ``device="disk"``."""
     import oracle
 
     from advisor.core.events import Session
     from advisor.models.prepare import Prepared, Source, prepare
 
-    def make(name: str, kind: str) -> Prepared:
+    def make(name: str, kind: str, **options: Any) -> Prepared:
         task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
         path, _ = oracle.write_rows(tmp_path_factory.mktemp(kind), kind)
-        source = Source(str(tiny_model(name, task, labels)), str(path), eval_data=str(path), task=task, device="cpu")
-        return prepare(source, Session())
+        model = str(tiny_model(name, task, labels))
+        return prepare(Source(model, str(path), eval_data=str(path), task=task, **{"device": "cpu", **options}), Session())
 
     return make
 

@@ -123,9 +123,10 @@ def gradient_norms(probe: Probe) -> Array:
 
 
 def measured(probe: Probe, peer: str) -> Array | None:
-    """A field of the probe's ``peers`` as numbers, [M] or for EVA [M, 64], NaN where unknown; None if it says nothing."""
+    """A field of the probe's ``peers`` as numbers, [M] or for EVA [M, 64], NaN where unknown; None if it says nothing, or if
+    the probe is older than the peer."""
     fields = probe.info.get("peers")
-    if fields is None:
+    if fields is None or (isinstance(fields, dict) and peer not in fields):
         return None
     try:
         entries = fields[peer]["ratios"] if peer == EVA else fields[peer]

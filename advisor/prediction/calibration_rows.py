@@ -15,7 +15,7 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.store import user_folder
-from advisor.theory.features import FEATURE_VERSION, all_feature_names
+from advisor.theory.features import FEATURE_VERSION, required_feature_names
 
 ROW_SCHEMA = 1
 CONTEXT_NUMBERS = ("chance", "log_guess", "head_gain", "log_train_rows", "log_lr", "log_rank", "log_start", "log_simulated")
@@ -118,7 +118,7 @@ def _check_numbers(row: CalibrationRow, where: str) -> None:
     BadInput: what a fit reads is missing or not a finite number; names the field.
     """
     found: dict[str, Any] = {"val_loss": row.val_loss, "score": row.score}
-    for name, part, keys in (("features", row.features, all_feature_names()), ("context", row.context, CONTEXT_NUMBERS)):
+    for name, part, keys in (("features", row.features, required_feature_names()), ("context", row.context, CONTEXT_NUMBERS)):
         if not isinstance(part, dict):
             raise BadInput(f"{where}: {name} is {part!r}, not an object.", "Remove that line.")
         found |= {f"{name}.{key}": part.get(key) for key in keys}

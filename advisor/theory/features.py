@@ -24,6 +24,7 @@ RELATIVE_SIGMA = 1e-2  # σ of κ as a feature, times the mean eigenvalue
 HEAD_ONLY_SHARE = 1e-3  # stands in for log 0 where no module is adapted
 KERNEL_FEATURES = ("simulated", "simulated_train", "leave_one_out", "alignment", "condition", "effective_rank", "trace")
 PLAIN_FEATURES = ("recipe_loss", "params", "agreement", "depth", "attention")
+LATER_FEATURES: tuple[str, ...] = ()  # newer than some rows on file, which may lack them; nothing that is fitted reads these
 
 
 @dataclass(frozen=True)
@@ -190,3 +191,8 @@ def feature_table(view: ProbeView, weights: Weights, names: Sequence[str]) -> Ar
 def all_feature_names() -> tuple[str, ...]:
     """Every feature there is, as stored in calibration rows."""
     return PLAIN_FEATURES + tuple(f"{kind}.{name}" for kind in ("adam", "lora-expected") for name in KERNEL_FEATURES)
+
+
+def required_feature_names() -> tuple[str, ...]:
+    """Those that every calibration row has."""
+    return tuple(name for name in all_feature_names() if name not in LATER_FEATURES)

@@ -363,10 +363,16 @@ def test_an_older_probe_says_not_measured() -> None:
     assert [p.peer for p in picks if p.reason == NOT_MEASURED] == ["spectrum", "kappatune", "plop", "eva"]
 
 
+def test_a_probe_older_than_a_peer_keeps_the_others() -> None:
+    whole = fake().info["peers"]
+    scores = module_scores(fake(peers={name: whole[name] for name in ("spectrum", "eva")}))
+    assert set(scores) == {"spectrum", "eva", "gradient-norm", "fisher"}
+    assert set(module_scores(make_probe(n=24, layers=3, peers={}))) == {"gradient-norm", "fisher"}
+
+
 @pytest.mark.parametrize(
     "garbled",
     [
-        {},
         [],
         {"spectrum": 3},
         {"spectrum": ["high"] * M},

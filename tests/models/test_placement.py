@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from accelerate import disk_offload, init_empty_weights, load_checkpoint_and_dispatch
@@ -28,7 +27,7 @@ from advisor.models import load as models
 from advisor.models import placement
 from advisor.models.load import LoadedModel, load_model
 from advisor.models.placement import device_map, free_memory, plain_weight, tensor_bytes
-from advisor.models.prepare import Prepared, Source, prepare
+from advisor.models.prepare import Prepared
 from advisor.probing import spool
 from advisor.probing.capture import Capture, capturing
 from advisor.probing.head import head_linears
@@ -45,19 +44,6 @@ RECOMPUTED = (
     ("mixtral", "causal-lm", "materialise"),
 )
 FETCHED = (("bert", "three"), ("gpt2", "causal-lm"), ("mixtral", "causal-lm"))
-
-
-@pytest.fixture
-def ready(tiny_model: TinyModel, tmp_path: Path) -> Ready:
-    """``ready("bert", "three", device="disk")`` -> model and data, what else is given being ``Source``'s."""
-
-    def make(name: str, kind: str, **options: Any) -> Prepared:
-        task, labels = oracle.TASKS.get(kind, "classification"), oracle.CLASSES.get(kind, 1)
-        path, _ = oracle.write_rows(tmp_path, kind)
-        model = tiny_model(name, task, labels)
-        return prepare(Source(str(model), str(path), eval_data=str(path), task=task, **{"device": "cpu", **options}), Session())
-
-    return make
 
 
 def probed(prepared: Prepared, folder: Path, **settings: Any) -> Probe:

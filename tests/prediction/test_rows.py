@@ -101,6 +101,14 @@ def test_rows_of_another_feature_version_are_left_out() -> None:
     assert parse_rows([old.as_json(), ROWS[1].as_json()], "f") == [ROWS[1]]
 
 
+def test_rows_older_than_a_feature_stay_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = edited(features__params=...)
+    with pytest.raises(BadInput, match=r"features\.params"):
+        parse_rows([line], "f")
+    monkeypatch.setattr("advisor.theory.features.LATER_FEATURES", ("params",))
+    assert "params" not in parse_rows([line], "f")[0].features
+
+
 def test_nan_is_not_written() -> None:
     with pytest.raises(ValueError, match="JSON"):
         replace(ROWS[0], val_loss=float("nan")).as_json()
