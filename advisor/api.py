@@ -1,52 +1,63 @@
 """``advisor.probe`` and ``advisor.recommend``: the commands of these names, for scripts and notebooks.
 
-Every option of a command is an argument of the same name and default; the commands call these functions. What is heavy is
-imported when they are called.
+Every option of a command is an argument of the same name and default (:mod:`advisor.core.options`); the commands call these
+functions. What is heavy is imported when they are called.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from inspect import signature
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from advisor.core.choices import AUTO, AUTO_BASE, GRANULARITIES, PREDICTED, STRATEGIES
-from advisor.core.errors import BadInput, Interrupted, check_choice
+from advisor.core import options
+from advisor.core.choices import AUTO, AUTO_BASE
+from advisor.core.errors import BadInput, Interrupted
+from advisor.core.option import changed, options_of, shared, values
 
 if TYPE_CHECKING:
     from advisor.core.events import Session
     from advisor.core.targets import LoraSettings
     from advisor.models.prepare import Source
+    from advisor.probing.run import ProbeSettings
     from advisor.results import ProbeResult, Recommended
 
+P = ParamSpec("P")
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
-def probe(
-    model: str | os.PathLike[str],
-    data: Any = None,
-    *,
-    eval_data: Any = None,
-    task: str = "auto",
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
-    metric: str | None = None,
-    max_length: int | None = None,
-    samples: int | None = None,
-    head: str = "probed",
-    method: str = "auto",
-    device: str = "auto",
-    dtype: str = "auto",
-    load_in_4bit: bool = False,
-    load_in_8bit: bool = False,
-    recompute: bool = False,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    session: Session | None = None,
-) -> ProbeResult:
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeArguments(options.Called, options.Probe):
+    """Arguments of :func:`probe`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendArguments(options.Called, options.Recommend):
+    """Arguments of :func:`recommend`."""
+
+
+def takes(arguments: Callable[P, Given]) -> Callable[[Callable[[Given], Result]], Callable[P, Result]]:
+    """A function of one object of a class becomes one of the arguments of that class, which ``inspect`` and type checkers see."""
+
+    def decorate(function: Callable[[Given], Result]) -> Callable[P, Result]:
+        @wraps(function)
+        def call(*given: P.args, **named: P.kwargs) -> Result:
+            return function(arguments(*given, **named))
+
+        call.__signature__ = inspect.signature(arguments)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+@takes(ProbeArguments)
+def probe(given: ProbeArguments) -> ProbeResult:
     """Probe ``model`` on ``data``; an interrupted probe resumes, a finished one is read again.
 
     Args:
@@ -61,76 +72,19 @@ def probe(
         AdvisorError: see :mod:`advisor.core.errors`.
         KeyboardInterrupt: stopped, once the pass at hand is done; what is finished is kept.
     """
-    with _shown(session) as session:
-        source = source_of(
-            model,
-            data,
-            eval_data,
-            task,
-            text_column,
-            label_column,
-            metric,
-            max_length,
-            device,
-            dtype,
-            revision,
-            trust_remote_code,
-            seed,
-            load_in_4bit,
-            load_in_8bit,
-        )
+    with _shown(given.session) as session:
+        source, settings = source_of(given), probe_settings(given)
         from advisor import probe_cache
-        from advisor.probing.run import ProbeSettings, run_probe
+        from advisor.probing.run import run_probe
         from advisor.results import ProbeResult
 
-        settings = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
-        prepared = probe_cache.prepare_for_probe(source, session, samples)
-        folder = probe_cache.cache_folder(prepared, settings) if out is None else Path(out)
+        prepared = probe_cache.prepare_for_probe(source, session, settings.samples)
+        folder = probe_cache.cache_folder(prepared, settings) if given.out is None else Path(given.out)
         return ProbeResult(folder, run_probe(prepared, settings, folder, session))
 
 
-def recommend(
-    model: str | os.PathLike[str] | None = None,
-    data: Any = None,
-    *,
-    eval_data: Any = None,
-    task: str = "auto",
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
-    metric: str | None = None,
-    max_length: int | None = None,
-    budget: str = "25%",
-    granularity: str = "module",
-    strategy: str = PREDICTED,
-    baseline: str | os.PathLike[str] | None = None,
-    demo: bool = False,
-    rank: int | str = 8,
-    alpha: float = 16,
-    rslora: bool = False,
-    train_rows: int | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    confirm: int = 0,
-    confirm_rows: int | None = None,
-    workers: int = 1,
-    samples: int | None = None,
-    head: str = "probed",
-    method: str = "auto",
-    device: str = "auto",
-    dtype: str = "auto",
-    load_in_4bit: bool = False,
-    load_in_8bit: bool = False,
-    recompute: bool = False,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    kernel: str = "adam",
-    sigma: float | None = None,
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    format: str | Sequence[str] = "peft",
-    session: Session | None = None,
-) -> Recommended:
+@takes(RecommendArguments)
+def recommend(given: RecommendArguments) -> Recommended:
     """Probe ``model`` on ``data``, recommend target modules under ``budget``, and write the folder ``out``.
 
     Args:
@@ -144,182 +98,108 @@ def recommend(
         AdvisorError: see :mod:`advisor.core.errors`.
         KeyboardInterrupt: stopped, once the pass or the real run at hand is done; what is finished is kept.
     """
-    given = dict(locals())
-    with _shown(session) as session:
-        from advisor.advice.budget import parse_budget
-        from advisor.theory.kernels import KERNELS
-
-        parsed, names = parse_budget(budget), format_names(format)
-        check_choice("--granularity", granularity, GRANULARITIES)
-        check_choice("--strategy", strategy, tuple(STRATEGIES))
-        check_choice("--kernel", kernel, KERNELS)
-        if confirm and strategy != PREDICTED:
-            raise BadInput(f"--confirm corrects predictions, --strategy {strategy} does not pick by them.", "Leave one out.")
-        if confirm_rows is not None and not confirm:
-            raise BadInput("--confirm-rows needs --confirm.", "Add --confirm N.")
-        settings = lora_settings(rank, alpha, rslora)
+    with _shown(given.session) as session:
         from advisor import probe_cache, real_runs, workflow
+        from advisor.advice.budget import parse_budget
         from advisor.core.probe import load_probe
         from advisor.core.recipe import recipe_for
         from advisor.core.store import is_probe
         from advisor.export.baseline import read_baseline
-        from advisor.probing.run import ProbeSettings, run_probe
+        from advisor.probing.run import run_probe
 
-        if demo:
-            if model is not None or data is not None:
-                raise BadInput("--demo brings its own model and data.", "Leave out --demo, or MODEL and --data.")
+        if given.demo:
             model, data = probe_cache.demo_inputs()
+            given = replace(given, demo=False, model=model, data=data)
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
-        probed = Path(model) if isinstance(model, str | os.PathLike) and is_probe(Path(model)) else None
+        probed = Path(given.model) if isinstance(given.model, str | os.PathLike) and is_probe(Path(given.model)) else None
         if probed is not None:
             _refuse_beside_probe(given, probed)
-            source, how = probe_cache.made_from(load_probe(probed), trust_remote_code)
+            source, how = probe_cache.made_from(load_probe(probed), given.trust_remote_code)
         else:
-            source = source_of(
-                model,
-                data,
-                eval_data,
-                task,
-                text_column,
-                label_column,
-                metric,
-                max_length,
-                device,
-                dtype,
-                revision,
-                trust_remote_code,
-                seed,
-                load_in_4bit,
-                load_in_8bit,
-            )
-            how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
-        plan = real_runs.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
+            source, how = source_of(given), probe_settings(given)
+        settings = lora_settings(given)
         prepared = probe_cache.prepare_for_probe(source, session, how.samples)
-        if confirm:
+        if given.confirm:
             prepared.loaded.require_in_memory()
-        recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
+        recipe = recipe_for(prepared.loaded.task, **values(given, options.Recipe))
         session.note(f"Recipe: {recipe}.")
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
-        own = None if baseline is None else read_baseline(Path(baseline), found, trust_remote_code)
-        folder = Path("recommendation" if out is None else out)
+        own = None if given.baseline is None else read_baseline(Path(given.baseline), found, given.trust_remote_code)
+        folder = Path("recommendation" if given.out is None else given.out)
         return workflow.recommend_folder(
             found,
             settings,
             recipe,
-            parsed,
+            parse_budget(given.budget),
             session,
             out=folder,
-            granularity=granularity,
-            strategy=strategy,
+            granularity=given.granularity,
+            strategy=given.strategy,
             baseline=own,
-            kernel=kernel,
-            sigma=sigma,
-            seed=seed,
-            trust_remote_code=trust_remote_code,
+            kernel=given.kernel,
+            sigma=given.sigma,
+            seed=given.seed,
+            trust_remote_code=given.trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
-            confirmation_of=None if plan is None else real_runs.confirm_in(folder, source, plan, session),
-            own_ranks=rank == AUTO,
-            formats=names,
+            confirmation_of=real_runs.confirm_in(folder, source, given, session) if given.confirm else None,
+            own_ranks=given.rank == AUTO,
+            formats=given.formats,
         )
 
 
-def _refuse_beside_probe(given: dict[str, Any], folder: Path) -> None:
+def _refuse_beside_probe(given: options.Recommend, folder: Path) -> None:
     """What a probe has decided cannot be asked for beside it.
 
     Raises:
         BadInput: there is such an option; names it.
     """
-    free = {"model", "seed", "out", "session", "trust_remote_code"}  # the seed is the search's, trust the user's
-    decided = signature(probe).parameters.keys() - free
-    defaults = signature(recommend).parameters
-    named = [f"--{name.replace('_', '-')}" for name in defaults if name in decided and given[name] != defaults[name].default]
-    if named:
+    free = {"model", "seed", "out", "trust_remote_code"}  # the seed is the search's, trust the user's
+    decided = options_of(options.Probe).keys() - free
+    if named := [option.called for name, option in changed(given).items() if name in decided]:
         raise BadInput(f"{folder} is a probe, made with its own {', '.join(named)}.", "Leave these out, or name the model.")
 
 
-def source_of(
-    model: str | os.PathLike[str] | None,
-    data: Any,
-    eval_data: Any,
-    task: str,
-    text_column: str | Sequence[str] | None,
-    label_column: str | None,
-    metric: str | None,
-    max_length: int | None,
-    device: str,
-    dtype: str,
-    revision: str | None,
-    trust_remote_code: bool,
-    seed: int,
-    load_in_4bit: bool = False,
-    load_in_8bit: bool = False,
-) -> Source:
+def source_of(given: options.ModelAndData) -> Source:
     """What the options name, as plain values.
 
     Raises:
-        BadInput: model or data is missing, an object cannot be read, or both sizes of quantised weights are asked for.
+        BadInput: model or data is missing, or an object cannot be read.
     """
-    if load_in_4bit and load_in_8bit:
-        raise BadInput("--load-in-4bit and --load-in-8bit: weights can only have one size.", "Leave one out.")
-    if model is None:
+    if given.model is None:
         raise BadInput("MODEL is missing.", "Name a model folder or hub id, or use --demo.")
-    if data is None:
+    if given.data is None:
         raise BadInput("--data is missing.", "Name a CSV, TSV or JSONL file, a folder, or a hub id.")
-    if not isinstance(model, str | os.PathLike):
+    if not isinstance(given.model, str | os.PathLike):
         raise BadInput(
-            f"The model is a {type(model).__name__}, not the name of one. The advisor loads it itself, several times: to see "
-            "whether its head is trained, to prove the config, in the workers of real runs.",
-            f"Give its folder or hub id ({getattr(model, 'name_or_path', '') or 'its name_or_path'}), or save model and "
+            f"The model is a {type(given.model).__name__}, not the name of one. The advisor loads it itself, several times: to "
+            "see whether its head is trained, to prove the config, in the workers of real runs.",
+            f"Give its folder or hub id ({getattr(given.model, 'name_or_path', '') or 'its name_or_path'}), or save model and "
             "tokenizer with save_pretrained and give that folder.",
         )
     from advisor.data.in_memory import data_place
     from advisor.models.prepare import Source
 
-    columns = (text_column,) if isinstance(text_column, str) else tuple(text_column or ())
-    return Source(
-        os.fspath(model),
-        data_place(data),
-        None if eval_data is None else data_place(eval_data),
-        task,
-        columns,
-        label_column,
-        metric,
-        max_length,
-        device,
-        dtype,
-        revision,
-        trust_remote_code,
-        seed,
-        "4bit" if load_in_4bit else "8bit" if load_in_8bit else None,
-    )
+    places = {
+        "model": os.fspath(given.model),
+        "data": data_place(given.data),
+        "eval_data": None if given.eval_data is None else data_place(given.eval_data),
+    }
+    quantised = "4bit" if given.load_in_4bit else "8bit" if given.load_in_8bit else None
+    return Source(**{**shared(given, Source), **places}, text_columns=given.text_columns, quantised=quantised)
 
 
-def lora_settings(rank: int | str, alpha: float, rslora: bool) -> LoraSettings:
+def probe_settings(given: options.Probe | options.Recommend | options.Terminal) -> ProbeSettings:
+    """How to probe."""
+    from advisor.probing.run import ProbeSettings
+
+    return ProbeSettings(**shared(given, ProbeSettings))
+
+
+def lora_settings(given: options.Lora) -> LoraSettings:
     """Common rank and alpha; for rank ``auto`` those that its budget is counted at."""
     from advisor.core.targets import LoraSettings
 
-    try:
-        number = AUTO_BASE if rank == AUTO else int(rank)
-    except ValueError:
-        raise BadInput(f"--rank {rank}: not a whole number.", "Give one of 1 or more, or auto.") from None
-    return LoraSettings(number, float(alpha), rslora)
-
-
-def format_names(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Formats of a list, or of a text with commas, each once.
-
-    Raises:
-        BadInput: an unknown one, or none.
-    """
-    from advisor.export import FORMATS
-
-    listed = names.split(",") if isinstance(names, str) else names
-    found = tuple(dict.fromkeys(name.strip() for name in listed if name.strip()))
-    for name in found:
-        check_choice("--format", name, tuple(FORMATS))
-    if not found:
-        raise BadInput("--format names no format.", f"Use some of {', '.join(FORMATS)}.")
-    return found
+    return LoraSettings(AUTO_BASE if given.rank == AUTO else given.rank, given.alpha, given.rslora)
 
 
 @contextmanager

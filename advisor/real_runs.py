@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.advice.confirm import Confirmation, RunAll, confirm, short_recipe
 from advisor.advice.recommend import Recommendation
+from advisor.core import options
 from advisor.core.candidate import Candidate, RealRun
-from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import write_text
@@ -28,33 +27,19 @@ CONFIRM_FOLDER = "confirm"
 CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
 
 
-@dataclass(frozen=True)
-class ConfirmSettings:
-    """Real runs of ``recommend``: at most ``runs``, on at most ``rows`` training rows (None: 512), in ``workers`` processes."""
-
-    runs: int
-    rows: int | None = None
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        for option, value in (("--confirm", self.runs), ("--confirm-rows", self.rows), ("--workers", self.workers)):
-            if value is not None and value < 1:
-                raise BadInput(f"{option} must be at least 1, got {value}.")
-
-
 def confirm_in(
-    out: Path, source: Source, settings: ConfirmSettings, session: Session
+    out: Path, source: Source, settings: options.Confirm, session: Session
 ) -> Callable[[Scorer, Recommendation], Confirmation]:
     """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes."""
 
     def run_some(scorer: Scorer, rec: Recommendation) -> Confirmation:
-        recipe = short_recipe(scorer, settings.rows)
+        recipe = short_recipe(scorer, settings.confirm_rows)
         session.note(
-            f"Confirming by up to {settings.runs} real LoRA runs on "
+            f"Confirming by up to {settings.confirm} real LoRA runs on "
             f"{'all' if recipe.train_rows is None else recipe.train_rows} training rows."
         )
         run_all = real_runs(source, recipe, out / CONFIRM_FOLDER, settings.workers, session)
-        return confirm(scorer, rec, recipe, settings.runs, run_all, settings.workers)
+        return confirm(scorer, rec, recipe, settings.confirm, run_all, settings.workers)
 
     return run_some
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.advice.budget import parse_budget
 from advisor.advice.peer_picks import comparison_json, peer_picks
-from advisor.core.choices import GRANULARITIES
-from advisor.core.errors import check_choice
+from advisor.core import options
+from advisor.core.option import values
 from advisor.core.probe import Probe, load_probe
 from advisor.core.recipe import recipe_for
 from advisor.core.targets import LoraSettings
@@ -21,7 +21,6 @@ from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.prediction.selection_file import Selections, parse_selections, read_selections
 from advisor.report.tables import Table, count, peer_table, plain_text, score_table
-from advisor.theory.kernels import KERNELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +97,7 @@ class Recommended(Shown):
 class ProbeResult:
     """A probe and its folder; answers what ``advisor score`` and ``advisor compare`` do.
 
-    ``options`` below are those of LoRA, recipe and kernel, see :meth:`scorer`.
+    What is ``given`` below are options by name: of LoRA, recipe and kernel, see :meth:`scorer`.
     """
 
     folder: Path
@@ -124,57 +123,48 @@ class ProbeResult:
             "targets": [asdict(t) for t in self.probe.targets],
         }
 
-    def scorer(
-        self,
-        *,
-        rank: int = 8,
-        alpha: float = 16,
-        rslora: bool = False,
-        train_rows: int | None = None,
-        epochs: int | None = None,
-        lr: float | None = None,
-        batch_size: int | None = None,
-        kernel: str = "adam",
-        sigma: float | None = None,
-    ) -> Scorer:
-        """Scores any selection at these LoRA settings and this recipe."""
-        check_choice("--kernel", kernel, KERNELS)
-        recipe = recipe_for(self.probe.task, train_rows, epochs, lr, batch_size)
-        predictor = Predictor().fit(load_rows(), self.probe.task)
-        return Scorer(self.probe, LoraSettings(rank, float(alpha), rslora), recipe, predictor, kernel=kernel, sigma=sigma)
+    def scorer(self, **given: Any) -> Scorer:
+        """Scores any selection at these LoRA settings and this recipe; the arguments are those of
+        :class:`advisor.core.options.Scoring`.
 
-    def score(self, selections: Selections, **options: Any) -> Shown:
+        Raises:
+            BadInput: an option has a value that it does not take.
+        """
+        scoring = options.Scoring(**given)
+        recipe = recipe_for(self.probe.task, **values(scoring, options.Recipe))
+        predictor, settings = Predictor().fit(load_rows(), self.probe.task), LoraSettings(**values(scoring, options.Lora))
+        return Scorer(self.probe, settings, recipe, predictor, **values(scoring, options.Kernel))
+
+    def score(self, selections: Selections, **given: Any) -> Shown:
         """Predictions, bounds and cost of given selections, in their order.
 
         Args:
             selections: a selection file or its content, see docs/commands.md.
+            given: as :meth:`scorer` takes them.
         """
-        scorer = self.scorer(**options)
+        scorer = self.scorer(**given)
         entries, where = read_selections(selections)
         scores = scorer.score(parse_selections(entries, self.probe, scorer.settings, where))
         table = score_table("Scores", list(scores), str(self.probe.info["metric"]))
         return Shown(scores_json(scores, scorer), sorted({w for s in scores for w in s.warnings}), [table])
 
-    def compare(
-        self,
-        budget: str = "25%",
-        *,
-        granularity: str = "module",
-        baseline: str | Path | None = None,
-        seed: int = 0,
-        **options: Any,
-    ) -> Shown:
-        """The usual recipes, rank lowered where needed, and what other methods would pick, side by side at equal budget."""
+    def compare(self, budget: str = "25%", **given: Any) -> Shown:
+        """Common target sets, rank lowered where needed, and what other methods would pick, side by side at equal budget.
+
+        Args:
+            given: those of :class:`advisor.core.options.Comparison`.
+        """
         from advisor.advice.recommend import compare
 
-        check_choice("--granularity", granularity, GRANULARITIES)
-        parsed, scorer, own = parse_budget(budget), self.scorer(**options), None
-        if baseline is not None:
+        asked = options.Comparison(budget=budget, **given)
+        parsed, scorer, own = parse_budget(asked.budget), self.scorer(**values(asked, options.Scoring)), None
+        if asked.baseline is not None:
             from advisor.export.baseline import read_baseline
 
-            own = read_baseline(Path(baseline), self.probe, False)
+            own = read_baseline(Path(asked.baseline), self.probe, False)
         scores, index = compare(scorer, parsed, own)
-        picks = peer_picks(scorer, parsed, [s.candidate for s in scores], granularity=granularity, seed=seed)
+        before = [s.candidate for s in scores]
+        picks = peer_picks(scorer, parsed, before, granularity=asked.granularity, seed=asked.seed)
         title, metric = f"Recipes at the budget of {parsed.text}", str(self.probe.info["metric"])
         marked = [] if index is None else [index]
         shown = [score_table(title, list(scores), metric, marked), peer_table(picks, parsed, metric)]

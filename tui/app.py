@@ -18,6 +18,8 @@ from textual.widget import AwaitMount
 
 from advisor.core.errors import AdvisorError, Interrupted
 from advisor.core.events import Event, Session
+from advisor.core.option import options_of
+from advisor.core.options import Scoring
 from tui.activity import Activity, outcome
 from tui.base import OF_EVERY_APP, AdvisorScreen, Place
 from tui.inputs import Inputs
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
 MERE_MOVES = ("app.focus", "app.next_place")
-SCORED_AT = ("rank", "alpha", "rslora", "train_rows", "epochs", "lr", "batch_size", "kernel", "sigma")
+SCORED_AT = tuple(options_of(Scoring))
 
 
 def palette() -> type[Provider]:
@@ -299,7 +301,7 @@ class AdvisorApp(App[None]):
 
         def fill(found: tuple[str, str]) -> None:
             model, data = found
-            self.state.set_inputs(model=model, data=data, task="auto", text_columns=(), label_column=None, metric=None)
+            self.state.set_inputs(model=model, data=data, task="auto", text_column=None, label_column=None, metric=None)
             if self._start:
                 self.action_start_probe()
 

@@ -1,4 +1,5 @@
-"""What the user asks for, as plain values: the options of ``advisor recommend``, filled in on Setup or on the command line.
+"""What the user asks for, as plain values: the options of :class:`advisor.core.options.Terminal`, filled in on Setup or on the
+command line.
 
 Nothing here imports the engine, so that Setup is on screen before anything heavy is loaded.
 """
@@ -6,56 +7,34 @@ Nothing here imports the engine, so that Setup is on screen before anything heav
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from advisor.core.errors import BadInput
+from advisor.core.option import options_of, values
+from advisor.core.options import Terminal
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Options of ``advisor recommend`` by their names there; None: the engine's default."""
-
-    model: str | None = None
-    data: str | None = None
-    eval_data: str | None = None
-    task: str = "auto"
-    text_columns: tuple[str, ...] = ()
-    label_column: str | None = None
-    metric: str | None = None
-    max_length: int | None = None
-    budget: str = "25%"
-    granularity: str = "module"
-    strategy: str = "predicted"
-    rank: int = 8
-    alpha: float = 16
-    rslora: bool = False
-    train_rows: int | None = None
-    epochs: int | None = None
-    lr: float | None = None
-    batch_size: int | None = None
-    samples: int | None = None
-    head: str = "probed"
-    method: str = "auto"
-    device: str = "auto"
-    dtype: str = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    kernel: str = "adam"
-    sigma: float | None = None
-    seed: int = 0
+class Inputs(Terminal):
+    """Checked values; None: the engine's default."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "text_columns": list(self.text_columns)}
+        """For JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values(self).items()}
 
     @classmethod
-    def from_dict(cls, fields_: Mapping[str, Any]) -> Inputs:
-        """The inverse, for what an older or newer program wrote: unknown fields and wrong types fall back to defaults."""
-        allowed: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+    def from_dict(cls, kept: Mapping[str, Any]) -> Inputs:
+        """The inverse, for what an older or newer program wrote: unknown fields and values that are not allowed fall back to
+        defaults."""
         found: dict[str, Any] = {}
-        for field in fields(cls):
-            value = fields_.get(field.name)
-            if field.name == "text_columns":
-                if isinstance(value, list) and all(isinstance(v, str) for v in value):
-                    found[field.name] = tuple(value)
-            elif type(value) in allowed[str(field.type).split(" |")[0]]:
-                found[field.name] = value
-        return cls(**found)
+        for name, option in options_of(cls).items():
+            if kept.get(name) is not None:
+                try:
+                    found[name] = option.check(kept[name])
+                except BadInput:
+                    continue
+        try:
+            return cls(**found)
+        except BadInput:  # two that exclude each other
+            return cls()

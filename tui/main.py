@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+from advisor.core.option import changed, values
+from advisor.core.options import Terminal
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
 
 
-def inputs_of(options: Mapping[str, Any]) -> Inputs | None:
-    """The options that say something; None where all are at their defaults, so that the last session's are kept."""
-    named = {field.name: options[field.name] for field in fields(Inputs) if options.get(field.name) is not None}
-    inputs = Inputs(**{**named, "text_columns": tuple(options.get("text_column") or ())})
-    return None if inputs == Inputs() else inputs
+def inputs_of(asked: Terminal) -> Inputs | None:
+    """What was asked for; None where all is at its default, so that the last session's inputs are kept."""
+    return Inputs(**values(asked, Terminal)) if changed(asked) else None
 
 
-def run(options: Mapping[str, Any], probe_folder: Path | None = None, start: bool = False) -> int:
+def run(asked: Terminal, probe_folder: Path | None = None, start: bool = False, demo: bool = False) -> int:
     """Run the app until the user leaves; returns the exit code.
 
     Args:
-        options: by their names in :mod:`advisor.cli.main`; ``demo`` fills in the embedded model and data.
-        probe_folder: open this probe. start: probe at once.
+        probe_folder: open this probe. start: probe at once. demo: fill in the embedded model and data.
     """
-    app = AdvisorApp(inputs_of(options), probe_folder=probe_folder, start=start, demo=bool(options.get("demo")))
+    app = AdvisorApp(inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo)
     app.run()
     if app.log_path is not None and app.return_code:
         print(f"Details of the error: {app.log_path}. Your session was kept: `advisor tui` opens it.", file=sys.stderr)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from advisor.data.schema import Schema
     from advisor.export.plan import Plan, Rendered
     from advisor.models.peft import Resolved
-    from advisor.models.prepare import Source
 
 PREVIEW_ROWS = 5
 SELECTIONS_FILE = "selections.json"
@@ -38,36 +37,6 @@ def write_selections(path: Path, candidates: Sequence[Candidate]) -> None:
     from advisor.core.store import write_text
 
     write_text(path, json.dumps([entry(c) for c in candidates], indent=1, allow_nan=False) + "\n")
-
-
-def source_of(inputs: Inputs) -> Source:
-    """What the engine loads.
-
-    Raises:
-        BadInput: model or data is missing.
-    """
-    from advisor.core.errors import BadInput
-    from advisor.models.prepare import Source
-
-    if not inputs.model:
-        raise BadInput("No model is named.", "Give a model folder or hub id, or choose the demo.")
-    if not inputs.data:
-        raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
-    return Source(
-        inputs.model,
-        inputs.data,
-        inputs.eval_data,
-        inputs.task,
-        inputs.text_columns,
-        inputs.label_column,
-        inputs.metric,
-        inputs.max_length,
-        inputs.device,
-        inputs.dtype,
-        inputs.revision,
-        inputs.trust_remote_code,
-        inputs.seed,
-    )
 
 
 def language_of(model: str | None, revision: str | None) -> str:
@@ -167,11 +136,9 @@ class RealEngine:
         )
 
     def probe(self, inputs: Inputs, session: Session) -> Opened:
-        source = source_of(inputs)
-        from advisor import probe_cache
-        from advisor.probing.run import ProbeSettings
+        from advisor import api, probe_cache
 
-        settings = ProbeSettings(samples=inputs.samples, head=inputs.head, method=inputs.method, seed=inputs.seed)
+        source, settings = api.source_of(inputs), api.probe_settings(inputs)
         prepared = probe_cache.prepare_for_probe(source, session, inputs.samples)
         probe = probe_cache.probe_cached(prepared, settings, session)
         return self._opened(probe_cache.cache_folder(prepared, settings), probe, inputs)
@@ -187,16 +154,18 @@ class RealEngine:
         from advisor.advice.explain import agreements, block_ranks
         from advisor.advice.peer_picks import module_scores
         from advisor.advice.recommend import module_shares
+        from advisor.core import options
+        from advisor.core.option import values
         from advisor.core.recipe import recipe_for
         from advisor.core.targets import LoraSettings
         from advisor.prediction.calibration_rows import load_rows
         from advisor.prediction.predictor import Predictor
         from advisor.prediction.scorer import Scorer
 
-        recipe = recipe_for(probe.task, inputs.train_rows, inputs.epochs, inputs.lr, inputs.batch_size)
-        settings = LoraSettings(inputs.rank, inputs.alpha, inputs.rslora)
+        recipe = recipe_for(probe.task, **values(inputs, options.Recipe))
+        settings = LoraSettings(**values(inputs, options.Lora))
         predictor = Predictor().fit(load_rows(), probe.task)
-        scorer = Scorer(probe, settings, recipe, predictor, kernel=inputs.kernel, sigma=inputs.sigma)
+        scorer = Scorer(probe, settings, recipe, predictor, **values(inputs, options.Kernel))
         shares = module_shares(scorer, [t.name for t in probe.targets])
         return Opened(
             folder,

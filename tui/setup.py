@@ -15,7 +15,8 @@ from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
 from tui.base import AdvisorScreen, Places
-from tui.form import CHOICE, FIELDS, Field, parsed, shown
+from advisor.core.option import Option as Field
+from tui.form import FIELDS, READING, is_choice, parsed, shown
 from tui.state import Change
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class TextField(Input):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.leave_field", "Leave field", show=False)]
 
     def __init__(self, field: Field, value: str) -> None:
-        super().__init__(value, placeholder=field.unset, id=field.name, compact=True)
+        super().__init__(value, placeholder=field.blank or field.unset, id=field.name, compact=True)
         self.HELP_TEXT = f"{field.label}. {field.help}"
 
 
@@ -102,7 +103,7 @@ class SetupScreen(AdvisorScreen):
                 for field in FIELDS:
                     yield Static(field.label, classes="label", markup=False)
                     value = shown(inputs, field)
-                    yield ChoiceField(field, value) if field.kind == CHOICE else TextField(field, value)
+                    yield ChoiceField(field, value) if is_choice(field) else TextField(field, value)
             with VerticalScroll(id="right", can_focus=False):
                 yield Static("Recent probes", classes="heading", id="recent-heading")
                 yield OptionList(id="recent", compact=True)
@@ -178,7 +179,7 @@ class SetupScreen(AdvisorScreen):
         """The inputs that the preview and the cost of the probe depend on."""
         inputs = self.state.inputs
         model = inputs.model, inputs.revision, inputs.samples, inputs.max_length
-        return (*(getattr(inputs, field.name) for field in FIELDS if field.data), *model)
+        return (*(getattr(inputs, name) for name in READING), *model)
 
     def _ask_preview(self) -> None:
         inputs, engine = self.state.inputs, self.advisor.engine

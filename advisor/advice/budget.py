@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.core.errors import BadInput
+from advisor.core.amounts import read_budget
 from advisor.core.targets import Target
 from advisor.theory.training_cost import Cost
-
-UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,4 @@ def parse_budget(text: str) -> Budget:
     Raises:
         BadInput: none of these, or not positive.
     """
-    plain = text.strip().lower().replace(",", "").replace("_", "")
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|modules?|gb|gib|mb|[kmb]?)", plain)
-    if match is None or float(match[1]) <= 0:
-        raise BadInput(f"--budget {text}: not understood.", "Write 25%, 2M (LoRA parameters), 12modules or 24GB.")
-    number, unit = float(match[1]), match[2]
-    if unit == "%":
-        if number > 100:
-            raise BadInput(f"--budget {text}: above 100 %.", "100% is every adaptable module at this rank.")
-        return Budget(text, "share", number / 100)
-    if unit.startswith("module"):
-        return Budget(text, "modules", number)
-    if unit in ("gb", "gib", "mb"):
-        return Budget(text, "memory", number * {"gb": 1e9, "gib": 2**30, "mb": 1e6}[unit])
-    return Budget(text, "params", number * UNITS.get(unit, 1.0))
+    return Budget(text, *read_budget(text))

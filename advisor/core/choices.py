@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-GRANULARITIES = ("module", "role", "layer")  # what --granularity takes whole
+GRANULARITIES = ("module", "role", "layer")  # units of selection
 AUTO, AUTO_BASE = "auto", 8  # --rank auto, and the common rank that its budget is counted at
+KERNELS = ("adam", "lora-expected", "weight")
+HEADS = ("probed", "fresh")
+METHODS = ("auto", "materialise", "token-gram", "kronecker")
+DEVICES = ("auto", "cpu", "cuda", "disk")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+FORMAT_NAMES = ("peft", "axolotl", "llama-factory", "unsloth", "trl")  # the keys of advisor.export.FORMATS
 PREDICTED, OBJECTIVE, SPECTRAL_RATIO, CONDITION_NUMBER = "predicted", "objective", "spectral-ratio", "condition-number"
 STRATEGIES = {
-    PREDICTED: "cheapest selection not predicted worse than the best (default)",
-    OBJECTIVE: "smallest V(K) = σz'(K+σI)⁻¹z, the training objective of kernel ridge; always spends the whole budget",
-    SPECTRAL_RATIO: "Algorithm 2 of arXiv 2602.08239, smallest λmax(K+S+σI)/λmax(K+σI): the ratio never falls when modules "
+    PREDICTED: "the cheapest selection that is not predicted to be worse than the best",
+    OBJECTIVE: "smallest V(K) = σz'(K+σI)⁻¹z, the training objective of kernel ridge regression; it always spends the whole budget",
+    SPECTRAL_RATIO: "Algorithm 2 of arXiv 2602.08239, smallest λmax(K+S+σI)/λmax(K+σI); the ratio never falls when modules "
     "are added, so only selections that fill the budget are compared, and weak modules win",
     CONDITION_NUMBER: "smallest κ(K+σI), the paper's metric at initialisation; σ decides much of it",
 }

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from advisor.core.choices import HEADS, METHODS
 from advisor.core.errors import BadInput, OutOfMemory
 from advisor.core.events import Session
 from advisor.core.probe import HeadBlock, Probe, load_probe, require_finite_blocks, save_info, save_probe, stratified_folds
@@ -43,8 +44,6 @@ ESTIMATE_ERROR_LAYERS = 8
 LINEARITY_ROWS = 32  # also those whose inputs the peers' scores look at
 LINEARITY_OF = (ALL_LINEAR, QV)  # the recipes whose linearity a probe stores
 COPYABLE_PARAMETERS = 2_000_000_000  # the linearity check works on a copy of the model
-HEADS = ("probed", "fresh")
-METHODS = ("auto", gram.MATERIALISE, gram.TOKEN_GRAM, gram.KRONECKER)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.core.choices import KERNELS
 from advisor.core.errors import check_choice
 from advisor.core.targets import LoraSettings, Target
 
 Array = NDArray[np.float64]
-KERNELS = ("adam", "lora-expected", "weight")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""``advisor tui``, and what else ends in the terminal interface."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advisor.core import options
+from advisor.core.errors import BadInput
+from advisor.core.option import changed, options_of, part
+
+if TYPE_CHECKING:
+    from advisor.core.option import Checked
+
+
+def tui(given: options.Tui) -> int:
+    """Explore a probe, or make one, in the terminal. Without arguments it opens what was open last."""
+    if not has_terminal():
+        raise BadInput("The terminal interface needs a terminal.", "Use `advisor recommend` or `advisor explain` instead.")
+    return open_interface(part(given, options.Terminal), demo=given.demo)
+
+
+def has_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty() and sys.stdout.isatty()
+
+
+def open_interface(asked: options.Terminal, demo: bool = False, start: bool = False) -> int:
+    """Run the terminal interface; returns the exit code.
+
+    Args:
+        start: probe at once, where a model and no probe is named.
+    """
+    import gc
+    from dataclasses import replace
+
+    from advisor.core.store import is_probe
+
+    gc.disable()  # until the first paint, which comes sooner by a tenth; the app enables it again
+    from tui.main import run
+
+    probe = None if asked.model is None else Path(asked.model)
+    if probe is not None and is_probe(probe):
+        return run(replace(asked, model=None), probe_folder=probe, demo=demo)
+    return run(asked, start=start, demo=demo)
+
+
+def refuse_beside_tui(given: Checked, printed: options.Ending) -> None:
+    """What a command was given and the terminal interface does not know would be dropped silently.
+
+    Raises:
+        BadInput: there is such an option; names it.
+    """
+    known = {*options_of(options.Tui), "in_tui", "verbose"}
+    beyond = [option.called for name, option in {**changed(given), **changed(printed)}.items() if name not in known]
+    rank = getattr(given, "rank", None)
+    if isinstance(rank, str):
+        beyond.append(f"--rank {rank}")
+    if beyond:
+        raise BadInput(f"{', '.join(beyond)}: not known to the terminal interface.", "Leave out --tui.")
