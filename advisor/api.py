@@ -125,7 +125,7 @@ def recommend(given: RecommendArguments) -> Recommended:
         session.note(f"Recipe: {recipe}.")
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if given.baseline is None else read_baseline(Path(given.baseline), found, given.trust_remote_code)
-        folder = Path("recommendation" if given.out is None else given.out)
+        folder = options.out_of(given, "recommendation")
         return workflow.recommend_folder(
             found,
             settings,
@@ -199,7 +199,8 @@ def lora_settings(given: options.Lora) -> LoraSettings:
     """Common rank and alpha; for rank ``auto`` those that its budget is counted at."""
     from advisor.core.targets import LoraSettings
 
-    return LoraSettings(AUTO_BASE if given.rank == AUTO else given.rank, given.alpha, given.rslora)
+    settings = values(given, options.Lora)
+    return LoraSettings(**{**settings, "rank": AUTO_BASE if settings["rank"] == AUTO else settings["rank"]})
 
 
 @contextmanager

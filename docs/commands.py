@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import re
-import typing
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from advisor.cli.main import app
+from advisor.cli.app import app
+from advisor.cli.command import help_of, metavar_of
+from advisor.core import option as kinds
+from advisor.core.option import REQUIRED, Option, options_of
+from advisor.core.options import PANELS
 from advisor.core.store import write_text
 
 PAGE = Path(__file__).with_name("commands.md")
-WORDS = {"Path": "PATH", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
 HEAD = """# Commands
 
 <!-- Written by docs/commands.py from the program; do not edit. -->
 
-Results go to stdout, notes and progress to stderr. Exit codes: 0 done; 1 surprises (`verify`); 2 bad input; 3 no selection fits
-the budget; 4 out of memory at the smallest batch; 5 a number is not finite (the module is named); 130 interrupted: finished work
-is kept, run again to resume.
+Results go to stdout; notes, progress and errors go to stderr. `advisor --version` prints the version, and
+`advisor --install-completion` installs completion for your shell.
+
+| exit code | |
+|---|---|
+| 0 | done |
+| 1 | surprises (`verify`, `profiles check`); or a bug in the advisor: the error names a log file; or nobody reads the output |
+| 2 | bad input: a model, data, file or option that cannot be used |
+| 3 | no selection fits the budget |
+| 4 | out of memory at the smallest batch |
+| 5 | a number is not finite; the error names the module |
+| 130 | interrupted; finished work is kept, run the same command again to resume |
 
 `probe` and `recommend` are also Python functions with the same options: [api.md](api.md). A selection file is a JSON list of
 `{"name": …, "targets": ["full.module.name", …]}` with optional `rank`, `alpha`, `rslora`, `rank_pattern`, `alpha_pattern`.
@@ -29,52 +38,53 @@ is kept, run again to resume.
 
 
 def page() -> str:
-    root = typer.main.get_command(app)
-    return HEAD + "".join(_section(command, path) for command, path in _commands(root, "advisor"))
+    return HEAD + "".join(_sections(app, "advisor"))
 
 
-def _commands(command: Any, path: str) -> Iterator[tuple[Any, str]]:
-    children = getattr(command, "commands", None)
-    if children is None:
-        yield command, path
-        return
-    for name, child in children.items():
-        yield from _commands(child, f"{path} {name}")
+def _sections(group: typer.Typer, path: str) -> list[str]:
+    commands = [_section(f"{path} {c.name}", c.help or "", c.callback.groups) for c in group.registered_commands]  # type: ignore[union-attr]
+    inner = [section for g in group.registered_groups for section in _sections(g.typer_instance, f"{path} {g.name}")]  # type: ignore[arg-type]
+    return commands + inner
 
 
-def _section(command: Any, path: str) -> str:
+def _section(path: str, text: str, groups: list[type[kinds.Checked]]) -> str:
     """One command: usage, what it does, a table of arguments and options."""
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
-    kinds = typing.get_type_hints(command.callback)
-    usage = " ".join([path, *(_metavar(a) for a in arguments), *(["[OPTIONS]"] if options else [])])
-    lines = [f"\n## {path}\n", f"```text\n{usage}\n```\n", _plain(command.help or ""), ""]
-    rows = [(f"`{_metavar(a)}`", _plain(a.help or ""), "") for a in arguments]
-    rows += [(f"`{_option(o, kinds[o.name])}`", _plain(o.help or ""), _default(o)) for o in options]
+    found = [option for group in groups for option in options_of(group).values()]
+    arguments = [option for option in found if option.is_argument]
+    options = sorted((option for option in found if not option.is_argument), key=lambda option: PANELS.index(option.panel))
+    usage = " ".join([path, *map(_argument, arguments), *(["[OPTIONS]"] if options else [])])
+    lines = [f"\n## {path}\n", f"```text\n{usage}\n```\n", _plain(text), ""]
+    rows = [(f"`{_argument(a)}`", _plain(help_of(a)), "", "") for a in arguments]
+    rows += [(f"`{_flags(o)}`", _plain(help_of(o)), _range(o), _default(o)) for o in options]
     if rows:
-        lines += ["| | | default |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
+        lines += ["| | | allowed | default |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + "\n"
 
 
-def _metavar(argument: Any) -> str:
-    name = argument.metavar or (argument.name or "").upper()
-    return name if argument.required or name.startswith("[") else f"[{name}]"
+def _argument(argument: Option) -> str:
+    return argument.metavar if argument.default is REQUIRED else f"[{argument.metavar}]"
 
 
-def _option(option: Any, kind: Any) -> str:
+def _flags(option: Option) -> str:
     """Its names and what it takes; nothing for a flag."""
-    names = ", ".join(option.opts)
-    if kind is bool:
-        return names
-    word = next(word for known, word in WORDS.items() if known in str(kind))
-    return f"{names} {(option.metavar or word).replace('|', chr(92) + '|')}"
+    names, word = ", ".join(option.flags), metavar_of(option)
+    return names if word is None else f"{names} {word.replace('|', chr(92) + '|')}"
 
 
-def _default(option: Any) -> str:
-    if option.required:
+def _range(option: Option) -> str:
+    """The allowed numbers; the help has the allowed texts."""
+    return (
+        option.allowed.removeprefix("a whole number ").removeprefix("a number ")
+        if option.kind in (kinds.WHOLE, kinds.REAL)
+        else ""
+    )
+
+
+def _default(option: Option) -> str:
+    if option.default is REQUIRED:
         return "required"
-    if option.default is None or option.default is False or callable(option.default):
-        return ""
+    if option.default is None or option.default is False:
+        return _plain(option.unset)
     return f"`{option.default}`"
 
 

@@ -4,6 +4,7 @@ neither NumPy nor torch, and looking at an existing probe never loads torch."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def write_selections(path: Path, candidates: Sequence[Candidate]) -> None:
     write_text(path, json.dumps([entry(c) for c in candidates], indent=1, allow_nan=False) + "\n")
 
 
-def language_of(model: str | None, revision: str | None) -> str:
+def language_of(model: str | os.PathLike[str] | None, revision: str | None) -> str:
     """What a model learns that predicts tokens, by its ``config.json`` in its folder or the hub's cache; ``causal-lm``, as most
     do, where neither has one."""
     from huggingface_hub import try_to_load_from_cache
@@ -47,7 +48,7 @@ def language_of(model: str | None, revision: str | None) -> str:
     from advisor.core.errors import BadInput
     from advisor.core.store import read_json
 
-    name = model or ""
+    name = str(model or "")
     try:
         is_folder = Path(name).is_dir()
         path = f"{name}/config.json" if is_folder else try_to_load_from_cache(name, "config.json", revision=revision)

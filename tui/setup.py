@@ -14,8 +14,8 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
-from tui.base import AdvisorScreen, Places
 from advisor.core.option import Option as Field
+from tui.base import AdvisorScreen, Places
 from tui.form import FIELDS, READING, is_choice, parsed, shown
 from tui.state import Change
 

@@ -27,6 +27,7 @@ def add_command(app: typer.Typer, function: Callable[..., int | None], name: str
     found = [option for group in groups for option in options_of(group).values()]
     found.sort(key=lambda option: PANELS.index(option.panel))
     run.__signature__ = inspect.Signature([_parameter(option) for option in found])  # type: ignore[attr-defined]
+    run.groups = groups  # type: ignore[attr-defined]  # for docs/commands.py
     app.command(name or function.__name__, help=inspect.getdoc(function))(run)
 
 
@@ -39,9 +40,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     """As typer reads it from a function's signature."""
     kind: Any = TYPES.get(option.kind, str)
     default = inspect.Parameter.empty if option.default is REQUIRED else option.default
-    about: dict[str, Any] = {"help": help_of(option)}
-    if not option.is_argument:
-        about["metavar"] = metavar_of(option)
+    about: dict[str, Any] = {"help": help_of(option), "metavar": metavar_of(option)}
     if option.kind not in (kinds.FLAG, kinds.NAMES):
         about["parser"] = option.check
     elif option.kind == kinds.NAMES and default is not None:  # one text with commas

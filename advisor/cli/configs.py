@@ -8,13 +8,9 @@ from advisor.core import options
 
 def export(given: options.Export, printed: options.Json) -> None:
     """Write the config of a recommendation again, also in the formats of other tools."""
-    from pathlib import Path
-
     from advisor import workflow
 
-    recommendation = Path(given.recommendation)
-    out = recommendation if given.out is None else Path(given.out)
-    written = workflow.export_formats(recommendation, given.formats, out)
+    written = workflow.export_formats(given.recommendation, given.formats, options.out_of(given, given.recommendation))
     if printed.as_json:
         say_json(
             {

@@ -41,7 +41,7 @@ def expected_of(error: BaseException) -> AdvisorError | None:
         return BadInput(getattr(error, "format_message", error.__str__)())
     if type(error).__name__ in NO_MEMORY:
         return OutOfMemory("Not enough memory.", "Use fewer --samples, a shorter --max-length or a smaller model.")
-    found = error
+    found: BaseException | None = error
     while found is not None and not isinstance(found, OSError):
         found = found.__cause__
     if found is not None and (isinstance(error, OSError) or found.errno == errno.ENOSPC):

@@ -87,12 +87,12 @@ def _flush() -> None:
 
 def _drop_output() -> None:
     """What is still to be written goes nowhere."""
+    from contextlib import suppress
+
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError, AttributeError):  # closed, or no file
             os.dup2(nowhere, stream.fileno())
-        except (OSError, ValueError, AttributeError):  # closed, or no file
-            pass
 
 
 def _unraisable(event: sys.UnraisableHookArgs) -> None:
@@ -103,12 +103,13 @@ def _unraisable(event: sys.UnraisableHookArgs) -> None:
     sys.__unraisablehook__(event)
 
 
-def _warning(message: Warning | str, category: type[Warning], file: str, line: int, code: str | None = None) -> str:
+def _warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """A warning of ours as the program prints them; others as Python does."""
     from advisor.core.text import printable
 
     text = printable(str(message), 2000)
-    return f"Warning: {text}\n" if category.__module__.startswith("advisor.") else f"{file}:{line}: {category.__name__}: {text}\n"
+    ours = category.__module__.startswith("advisor.")
+    return f"Warning: {text}\n" if ours else f"{filename}:{lineno}: {category.__name__}: {text}\n"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from advisor.cli import terminal
 from advisor.cli.show import say, say_json, say_report
-from advisor.cli.terminal import has_terminal, open_interface, refuse_beside_tui
 from advisor.core import options
 from advisor.core.option import part, values
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def recommend(given: options.Recommend, ending: options.Ending) -> int | None:
     """Recommend the target modules for LoRA within a budget: probe MODEL on --data and write a PEFT config and a report."""
     if ending.in_tui:
-        refuse_beside_tui(given, ending)
-        if has_terminal():
-            return open_interface(part(given, options.Terminal), demo=given.demo, start=True)
+        terminal.refuse_beside_tui(given, ending)
+        if terminal.has_terminal():
+            return terminal.open_interface(part(given, options.Terminal), demo=given.demo, start=True)
     from advisor import api, workflow  # noqa: F401  loads torch: while it does, Ctrl-C stops at once and not at the next safe point
     from advisor.report.console import console_session
 

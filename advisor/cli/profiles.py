@@ -45,11 +45,9 @@ def show(given: options.ProfileName) -> None:
 
 def check(given: options.ProfileCheck, printed: options.Json) -> int:
     """Check what your model profile matches in a model. Exit code 0: as intended; 1: surprises; 2: bad input."""
-    from pathlib import Path
-
     from advisor.models.profile_check import check_profile
 
-    report = check_profile(Path(given.file), given.model, task=given.task, trust_remote_code=given.trust_remote_code)
+    report = check_profile(given.file, given.model, task=given.task, trust_remote_code=given.trust_remote_code)
     if printed.as_json:
         say_json(report.as_dict())
         return report.exit_code

@@ -13,7 +13,8 @@ FORMAT_NAMES = ("peft", "axolotl", "llama-factory", "unsloth", "trl")  # the key
 PREDICTED, OBJECTIVE, SPECTRAL_RATIO, CONDITION_NUMBER = "predicted", "objective", "spectral-ratio", "condition-number"
 STRATEGIES = {
     PREDICTED: "the cheapest selection that is not predicted to be worse than the best",
-    OBJECTIVE: "smallest V(K) = σz'(K+σI)⁻¹z, the training objective of kernel ridge regression; it always spends the whole budget",
+    OBJECTIVE: "smallest V(K) = σz'(K+σI)⁻¹z, the training objective of kernel ridge regression; "
+    "it always spends the whole budget",
     SPECTRAL_RATIO: "Algorithm 2 of arXiv 2602.08239, smallest λmax(K+S+σI)/λmax(K+σI); the ratio never falls when modules "
     "are added, so only selections that fill the budget are compared, and weak modules win",
     CONDITION_NUMBER: "smallest κ(K+σI), the paper's metric at initialisation; σ decides much of it",

@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import cache
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +38,7 @@ class Option:
         choices: the texts there are; ``pattern`` matches others that are taken too.
         word: a text that is taken in place of a number.
         commas: one text may hold several names. meaning: raises BadInput for a text without meaning, given the option's name.
-        name, default: of the field. flags: on the command line. label: in the terminal interface; ``blank`` is what an empty field
+        name, default: of the field. flags: on the command line. label: in the terminal interface. blank: what an empty field
             shows there, where that is not ``unset``.
         is_argument: it has no flag but a place on the command line.
     """
@@ -116,7 +115,7 @@ class Option:
         try:
             if isinstance(number, bool) or not isinstance(number, Real):
                 raise TypeError
-            number = operator.index(number) if self.kind == WHOLE else float(number)
+            number = operator.index(number) if self.kind == WHOLE else float(number)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError):  # no number, or no float has its size
             raise self._refused(given, called) from None
         if not self.low <= number <= self.high or (self.above and number == self.low):  # a NaN is in no range
@@ -228,7 +227,6 @@ class Checked:
                 object.__setattr__(self, name, option.check(value))
 
 
-@cache
 def options_of(group: type[Checked]) -> dict[str, Option]:
     """The options of a group by the names of its fields."""
     found = {}

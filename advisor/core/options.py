@@ -1,8 +1,8 @@
 """Every option of every command, defined once, in groups.
 
 The command line (:mod:`advisor.cli.command`), the Python functions (:mod:`advisor.api`) and the terminal interface
-(:mod:`tui.inputs`) are made from these classes. A command's options are a class that inherits the groups it takes; an object of it
-can be handed to whatever wants one of the groups.
+(:mod:`tui.inputs`) are made from these classes. A command's options are a class that inherits the groups it takes; an object
+of it can be handed to whatever wants one of the groups.
 """
 
 from __future__ import annotations
@@ -166,13 +166,14 @@ class Probing(Checked):
     )
     method: str = text(
         "auto",
-        "How the kernels are computed: exactly (materialise, token-gram), from a sketch (kronecker), or auto, by the model's size.",
+        "How the kernels are computed: exactly (materialise, token-gram), from a sketch (kronecker), or auto: by the model's "
+        "size.",
         panel=PROBE,
         choices=METHODS,
     )
     recompute: bool = flag(
-        "Recompute activations in the backward pass instead of keeping them: less memory, one more forward pass, the same result. "
-        "Enabled automatically if a single row does not fit in memory.",
+        "Recompute activations in the backward pass instead of keeping them: less memory, one more forward pass, the same "
+        "result. Enabled automatically if a single row does not fit in memory.",
         panel=PROBE,
     )
 
@@ -183,8 +184,8 @@ class Seed(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelAndData(Seed, Loading, Rows, Named):
-    """All that :class:`advisor.models.prepare.Source` is made from."""
+class ModelAndData(Loading, Rows, Named):
+    """What :class:`advisor.models.prepare.Source` is made from, but for the seed."""
 
 
 # --- what is predicted ----------------------------------------------------------------------------------------------
@@ -203,10 +204,10 @@ class Lora(Checked):
 class Recipe(Checked):
     """The training that predictions are for."""
 
-    train_rows: int | None = whole(None, "Number of training rows.", 1, MOST_ROWS, panel=RECIPE, unset="all", label="Training rows")
-    epochs: int | None = whole(
-        None, "Passes over the training rows.", 1, 10_000, panel=RECIPE, unset="6; language models 3"
+    train_rows: int | None = whole(
+        None, "Number of training rows.", 1, MOST_ROWS, panel=RECIPE, unset="all", label="Training rows"
     )
+    epochs: int | None = whole(None, "Passes over the training rows.", 1, 10_000, panel=RECIPE, unset="6; language models 3")
     lr: float | None = real(
         None, "Peak learning rate.", 0, 10, panel=RECIPE, unset="1e-3; language models 2e-4", label="Learning rate"
     )
@@ -351,13 +352,13 @@ class Ending(Printed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Out, Probing, ModelAndData):
+class Probe(Out, Seed, Probing, ModelAndData):
     """Options of ``probe``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommend(
-    Formats, Out, Kernel, Confirm, Recipe, Lora, Demo, Baseline, Strategy, Budget, Probing, ModelOrProbe, ModelAndData
+    Formats, Out, Seed, Kernel, Confirm, Recipe, Lora, Demo, Baseline, Strategy, Budget, Probing, ModelOrProbe, ModelAndData
 ):
     """Options of ``recommend``."""
 
@@ -386,7 +387,7 @@ class Recommend(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terminal(Scoring, Strategy, Budget, Probing, ModelOrProbe, ModelAndData):
+class Terminal(Seed, Scoring, Strategy, Budget, Probing, ModelOrProbe, ModelAndData):
     """What the terminal interface asks for."""
 
 
@@ -397,18 +398,18 @@ class Tui(Demo, Terminal):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFolder(Checked):
-    probe_path: Place = path(REQUIRED, "Folder written by `advisor probe`.", is_argument=True)
+    probe_path: Path = path(REQUIRED, "Folder written by `advisor probe`.", is_argument=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Scoring, ProbeFolder):
     """Options of ``score``."""
 
-    selections: Place = path(REQUIRED, "Selections to score, a JSON list.")
+    selections: Path = path(REQUIRED, "Selections to score, a JSON list.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Scoring, Seed, Baseline, Budget):
+class Comparison(Seed, Scoring, Baseline, Budget):
     """What target sets are compared at."""
 
 
@@ -421,7 +422,7 @@ class Compare(Comparison, ProbeFolder):
 class Explain(Scoring, Trust, ProbeFolder):
     """Options of ``explain``."""
 
-    selections: Place | None = path(None, "Selections to explain, a JSON list.", unset="all modules, and q,v")
+    selections: Path | None = path(None, "Selections to explain, a JSON list.", unset="all modules, and q,v")
     model: str | None = text(None, "Folder or hub id of the probed model; its linearity is then measured.")
     budget: str | None = text(
         None,
@@ -434,7 +435,7 @@ class Explain(Scoring, Trust, ProbeFolder):
 class Export(Formats, Out):
     """Options of ``export``."""
 
-    recommendation: Place = path(REQUIRED, "Folder written by `advisor recommend`.", is_argument=True)
+    recommendation: Path = path(REQUIRED, "Folder written by `advisor recommend`.", is_argument=True)
     out: Place | None = path(None, "Folder to write to.", panel=OUTPUT, unset="RECOMMENDATION")
 
 
@@ -446,13 +447,11 @@ class Verify(Trust):
     model: str = text(REQUIRED, "Model folder or hub id.")
     task: str | None = text(None, "Task, for configs without task_type.", choices=TASKS, unset="as the config says")
     format: str | None = text(None, "Format of the config.", choices=FORMAT_NAMES, unset="by the keys of the file")
-    revision: str | None = text(
-        None, "Revision of a hub model: branch, tag or commit.", unset="what the config names, else main"
-    )
+    revision: str | None = text(None, "Revision of a hub model: branch, tag or commit.", unset="what the config names, else main")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrate(Out, Pull, Recipe, Lora, Workers, ModelAndData):
+class Calibrate(Out, Seed, Pull, Recipe, Lora, Workers, ModelAndData):
     """Options of ``calibrate``."""
 
     runs: int = whole(60, "Number of fine-tunes in all (selections × seeds).", 1, 100_000)
@@ -478,17 +477,18 @@ class ProfileName(Checked):
 class ProfileCheck(Trust):
     """Options of ``profiles check``."""
 
-    file: Place = path(REQUIRED, "A model profile, YAML.", is_argument=True)
+    file: Path = path(REQUIRED, "A model profile, YAML.", is_argument=True)
     model: str = text(REQUIRED, "Model folder or hub id.")
     task: str = text("classification", "Task to load the model for.", choices=TASKS)
 
 
-def out_of(given: Out) -> Path:
+def out_of(given: Out, default: str | Path | None = None) -> Path:
     """The folder to write to.
 
     Raises:
-        BadInput: none was given.
+        BadInput: none was given and there is no default.
     """
-    if given.out is None:
+    place = default if given.out is None else given.out
+    if place is None:
         raise BadInput("--out is missing.", "Name a folder to write to.")
-    return Path(given.out)
+    return Path(place)

@@ -32,7 +32,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import advisor
 from advisor import api, probe_cache
-from advisor.cli import main as cli
+from advisor.cli.app import app
 from advisor.core.errors import BadInput, Interrupted
 from advisor.core.events import Event, Progress, Session
 from advisor.data import in_memory as handed
@@ -77,10 +77,10 @@ def test_arguments_are_the_options_with_their_defaults(name: str) -> None:
     taken = dict(inspect.signature(getattr(advisor, name)).parameters)
     assert taken.pop("session").default is None
     found: dict[str, Any] = {}
-    for parameter in typer.main.get_command(cli.app).commands[name].params:  # type: ignore[attr-defined]
+    for parameter in typer.main.get_command(app).commands[name].params:  # type: ignore[attr-defined]
         option = next((o for o in parameter.opts if o.startswith("--")), parameter.name)
         found[option.removeprefix("--").replace("-", "_")] = parameter.default
-    for shown in ("json", "tui", "help"):
+    for shown in ("json", "verbose", "tui", "help"):
         found.pop(shown, None)
     assert set(taken) == set(found)
     for argument, parameter in taken.items():

@@ -25,7 +25,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from advisor import workflow
-from advisor.cli import main as cli
+from advisor.cli import main as program
+from advisor.cli.app import app
 from advisor.core.store import write_text
 from advisor.prediction.calibration_rows import user_rows_folder
 from advisor.probing.spool import Spool
@@ -95,7 +96,7 @@ def test_help_of_every_command_loads_no_torch_and_names_only_options_there_are()
     assert done.returncode == 0, done.stderr
     shown, heavy = json.loads(done.stdout)
     assert heavy == []
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == set(COMMANDS)
     for name in COMMANDS:
         assert name in shown[""]
@@ -107,16 +108,16 @@ def test_help_of_every_command_loads_no_torch_and_names_only_options_there_are()
 def test_messages_name_only_options_there_are() -> None:
     """Every ``--option`` in a text of the engine exists in some command, or is another program's."""
     others = {"--max-lora-rank", "--config"}  # of vLLM, and of TRL and unsloth
-    commands = typer.main.get_command(cli.app).commands.values()  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
     options = {option for command in commands for parameter in command.params for option in parameter.opts}
-    folder = Path(cli.__file__).parents[1]
+    folder = Path(program.__file__).parents[1]
     mentioned = {
         (path.name, option)
         for path in (*folder.rglob("*.py"), *folder.rglob("*.html"))
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", path.read_text(encoding="utf-8"))
     }
     assert len(mentioned) > 30
-    assert {(file, option) for file, option in mentioned if option not in options | others} == {("main.py", "--help")}
+    assert {(file, option) for file, option in mentioned if option not in options | others} == set()
 
 
 def test_scoring_and_comparing_load_no_torch(bert: Made, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import typer
 import validity_page
 
-from advisor.cli import main as cli
+from advisor.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +74,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def test_commands_in_the_readme_name_options_there_are() -> None:
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     lines = re.findall(r"^\$ advisor (\w+)(.*?)(?:#.*)?$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
     assert len(lines) >= 10
     for name, rest in lines:

@@ -21,8 +21,10 @@ from textual.widgets import Footer
 from tui_helpers import settled, shown_text
 
 import advisor
-from advisor.cli.main import app as command_line
+from advisor.cli.app import app as command_line
 from advisor.cli.main import main
+from advisor.core.option import options_of
+from advisor.core.options import Terminal
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.heatmap import HeatMap
@@ -372,19 +374,16 @@ def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path
 
 
 def test_the_command_shares_the_options_of_recommend() -> None:
-    by_name = {c.callback.__name__: set(c.callback.__annotations__) for c in command_line.registered_commands}
-    own = {"model", "baseline", "confirm", "confirm_rows", "workers", "out", "format", "as_json", "in_tui"}
-    own |= {"load_in_4bit", "load_in_8bit", "recompute"}
-    assert by_name["recommend"] - by_name["tui"] == own
-    assert by_name["tui"] - by_name["recommend"] == {"probe_or_model"}
+    by_name = {c.name: c.callback.groups for c in command_line.registered_commands}
+    recommend, tui = ({name for group in by_name[command] for name in options_of(group)} for command in ("recommend", "tui"))
+    own = {"baseline", "confirm", "confirm_rows", "workers", "out", "format", "as_json", "verbose", "in_tui"}
+    assert recommend - tui == own
+    assert tui <= recommend
 
 
 @pytest.mark.parametrize(
     "option",
     [
-        "--load-in-4bit",
-        "--load-in-8bit",
-        "--recompute",
         "--baseline b.json",
         "--confirm 2",
         "--confirm-rows 64",
@@ -411,14 +410,14 @@ def test_what_only_recommend_knows_is_refused_and_not_dropped(
 def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", *given])
-    monkeypatch.setattr("advisor.cli.main._has_terminal", lambda: True)
-    monkeypatch.setattr("tui.main.run", lambda options, **how: seen.append((inputs_of(options), how)) or 0)
+    monkeypatch.setattr("advisor.cli.terminal.has_terminal", lambda: True)
+    monkeypatch.setattr("tui.main.run", lambda asked, **how: seen.append((inputs_of(asked), how)) or 0)
     with pytest.raises(SystemExit):
         main()
     gc.enable()
     ((inputs, how),) = seen
-    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_columns=("a",)) if given else Inputs("m", "d"))
-    assert how == {"start": True}
+    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_column=("a",)) if given else Inputs("m", "d"))
+    assert how == {"start": True, "demo": False}
 
 
 @pytest.mark.parametrize("command", [["tui"], ["recommend", "--tui"]])
@@ -426,15 +425,15 @@ def test_a_probe_is_opened_and_not_probed(command: list[str], tmp_path: Path, mo
     seen: list[Any] = []
     (tmp_path / "probe.json").write_text("{}")
     monkeypatch.setattr("sys.argv", ["advisor", *command, str(tmp_path)])
-    monkeypatch.setattr("advisor.cli.main._has_terminal", lambda: True)
-    monkeypatch.setattr("tui.main.run", lambda options, **how: seen.append((inputs_of(options), how)) or 0)
+    monkeypatch.setattr("advisor.cli.terminal.has_terminal", lambda: True)
+    monkeypatch.setattr("tui.main.run", lambda asked, **how: seen.append((inputs_of(asked), how)) or 0)
     with pytest.raises(SystemExit):
         main()
     gc.enable()
-    assert seen == [(None, {"probe_folder": tmp_path})]  # no inputs of a probe to make
+    assert seen == [(None, {"probe_folder": tmp_path, "demo": False})]  # no inputs of a probe to make
 
 
 def test_options_become_inputs_and_none_given_keeps_the_last_session() -> None:
-    options = {"model": None, "rank": 8, "budget": "25%", "text_column": None, "lr": None, "demo": False, "data": None}
-    assert inputs_of(options) is None
-    assert inputs_of({**options, "rank": 4, "text_column": ["a"]}) == Inputs(rank=4, text_columns=("a",))
+    assert inputs_of(Terminal()) is None
+    assert inputs_of(Terminal(rank=8, budget="25%")) is None
+    assert inputs_of(Terminal(rank=4, text_column=["a"])) == Inputs(rank=4, text_column=("a",))

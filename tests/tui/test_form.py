@@ -20,7 +20,7 @@ def test_every_field_is_an_input_and_shows_what_it_reads() -> None:
         data="d",
         eval_data="e",
         task="regression",
-        text_columns=("a", "b"),
+        text_column=("a", "b"),
         label_column="y",
         metric="spearman",
         max_length=64,

@@ -154,8 +154,8 @@ def test_opening_another_probe_drops_everything_said_of_the_last() -> None:
         {"epochs": "x"},
         {"alpha": []},
         {"no": 1},
-        {"text_columns": "a"},
-        {"text_columns": [1]},
+        {"text_column": ""},
+        {"text_column": [1]},
         {"model": None},
     ],
 )
@@ -164,7 +164,7 @@ def test_inputs_that_another_version_wrote_fall_back_to_defaults(found: dict[str
 
 
 def test_inputs_survive_the_trip_through_json() -> None:
-    inputs = Inputs(model="m", data="d", text_columns=("a", "b"), rank=4, lr=3e-4, rslora=True, budget="12modules")
+    inputs = Inputs(model="m", data="d", text_column=("a", "b"), rank=4, lr=3e-4, rslora=True, budget="12modules")
     assert Inputs.from_dict(inputs.as_dict()) == inputs
 
 
