@@ -386,7 +386,6 @@ def test_the_command_shares_the_options_of_recommend() -> None:
     [
         "--baseline b.json",
         "--confirm 2",
-        "--confirm-rows 64",
         "--workers 2",
         "--out o",
         "--format trl",

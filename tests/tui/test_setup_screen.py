@@ -49,7 +49,7 @@ async def test_a_wrong_number_is_said_and_keeps_the_probe_from_starting(make_app
         await settled(pilot)
         app.screen.query_one("#rank", Input).value = "eight"
         await pilot.pause()
-        assert "Rank: eight is not a whole number above 0." in shown_text(app, "#message")
+        assert "Rank must be a whole number from 1 to 65536, got eight." in shown_text(app, "#message")
         await pilot.press("f5")
         await settled(pilot)
         assert "probe" not in engine.asked

@@ -1,0 +1,130 @@
+"""Every option of every command: one definition, and a check that refuses what it does not take before any work."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.core import option as kinds
+from advisor.core import options
+from advisor.core.amounts import read_budget
+from advisor.core.choices import FORMAT_NAMES
+from advisor.core.errors import BadInput
+from advisor.core.option import REQUIRED, Checked, Option, changed, options_of, part, shared, values
+
+GROUPS = [kind for _, kind in inspect.getmembers(options, inspect.isclass) if issubclass(kind, Checked) and kind is not Checked]
+EVERY = {(group.__name__, name): option for group in GROUPS for name, option in options_of(group).items()}
+NUMBERS = [key for key, option in EVERY.items() if option.kind in (kinds.WHOLE, kinds.REAL)]
+TEXTS = [key for key, option in EVERY.items() if option.kind not in (kinds.WHOLE, kinds.REAL, kinds.FLAG)]
+
+
+def ids(key: tuple[str, str]) -> str:
+    return ".".join(key)
+
+
+def test_every_option_has_help_and_a_default_that_it_takes() -> None:
+    assert len(EVERY) > 100
+    for key, option in EVERY.items():
+        assert option.help.endswith("."), key
+        assert option.panel in options.PANELS, key
+        if option.default not in (None, REQUIRED):
+            option.check(option.default)
+
+
+@pytest.mark.parametrize("key", NUMBERS, ids=ids)
+def test_numbers_out_of_range_are_refused_by_name(key: tuple[str, str]) -> None:
+    option = EVERY[key]
+    assert math.isfinite(option.low)
+    assert math.isfinite(option.high)
+    wrong = [option.low - 1, option.high + 1, -(10**400), 10**5000, "9" * 31, "9" * 6000, "-1e308", "", "eight", "nan", "inf"]
+    wrong += [math.nan, math.inf, -math.inf, True, None, [], "\x1b[31m", "٣"]
+    if option.above:
+        wrong.append(option.low)
+    if option.kind == kinds.WHOLE:
+        wrong += [option.low + 0.5, "1.5"]
+    for value in wrong:
+        with pytest.raises(BadInput) as found:
+            option.check(value)
+        assert str(found.value).startswith(f"{option.flags[0]} must be ")
+        assert len(str(found.value)) < 300
+        assert str(found.value).isprintable()
+    for value in (option.high, str(option.high), np.float64(option.high) if option.kind == kinds.REAL else np.int64(option.high)):
+        assert option.check(value) == option.high
+        assert type(option.check(value)) in (int, float)  # what JSON can write
+
+
+@pytest.mark.parametrize("key", TEXTS, ids=ids)
+def test_texts_without_meaning_are_refused_by_name(key: tuple[str, str]) -> None:
+    option = EVERY[key]
+    wrong: list[Any] = ["", "  ", "x\0y", "x" * 5000]
+    wrong += [["\x1b[31m", "a", ""]] if option.kind == kinds.NAMES else []
+    wrong += ["\x1b]0;title\x07\u202e"] if option.choices or option.meaning else []
+    for value in wrong:
+        with pytest.raises(BadInput) as found:
+            option.check(value)
+        assert str(found.value).startswith(option.called)
+        assert len(str(found.value)) < 300
+        assert str(found.value).isprintable()
+
+
+@given(st.text(), st.sampled_from(sorted(EVERY)))
+def test_whatever_is_typed_is_taken_or_refused(text: str, key: tuple[str, str]) -> None:
+    try:
+        EVERY[key].check(text)
+    except BadInput as error:
+        assert len(str(error)) < 700
+
+
+@given(st.from_regex(r"[0-9]{1,50}(\.[0-9]{1,50})?(%|modules|gb|gib|mb|k|m|b|)", fullmatch=True))
+def test_every_budget_is_a_finite_amount_or_refused(text: str) -> None:
+    try:
+        kind, amount = read_budget(text)
+    except BadInput:
+        return
+    assert kind in ("share", "params", "modules", "memory")
+    assert 0 < amount <= 1e15
+
+
+def test_an_object_is_checked_when_it_is_made_and_holds_plain_values() -> None:
+    found = options.Recommend("m", "d", text_column="a,b", format="trl, peft", rank="auto", alpha=np.float32(4), seed=np.int64(3))
+    assert (found.text_columns, found.formats, found.rank, found.alpha, found.seed) == (("a,b",), ("trl", "peft"), "auto", 4.0, 3)
+    assert (type(found.alpha), type(found.seed)) == (float, int)
+    assert set(changed(found)) == {"model", "data", "text_column", "seed", "rank", "alpha", "format"}
+    assert changed(options.Recommend(rank="8", alpha=16, format=["peft"])) == {}
+
+
+@pytest.mark.parametrize(
+    ("group", "given"),
+    [
+        (options.Loading, {"load_in_4bit": True, "load_in_8bit": True}),
+        (options.Pull, {"pull_always": True}),
+        (options.Recommend, {"confirm_rows": 5}),
+        (options.Recommend, {"confirm": 2, "strategy": "objective"}),
+        (options.Recommend, {"demo": True, "data": "d.csv"}),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(group: type[Checked], given: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="--"):
+        group(**given)
+
+
+def test_groups_are_parts_of_a_command() -> None:
+    asked = options.Recommend("m", "d", lr=1e-4, rank=4)
+    assert values(asked, options.Recipe) == {"train_rows": None, "epochs": None, "lr": 1e-4, "batch_size": None}
+    assert part(asked, options.Lora, alpha=2) == options.Lora(rank=4, alpha=2)
+    assert shared(asked, Option) == {}
+
+
+def test_words_are_those_of_the_engine() -> None:
+    """They stand in core so that showing the help loads nothing."""
+    from advisor.export import FORMATS
+    from advisor.probing import gram
+
+    assert tuple(FORMATS) == FORMAT_NAMES
+    assert options_of(options.Probing)["method"].choices == ("auto", gram.MATERIALISE, gram.TOKEN_GRAM, gram.KRONECKER)
