@@ -34,7 +34,7 @@ class Option:
         kind: ``text``, ``whole`` or ``real`` number, ``flag``, ``names`` (several texts), ``path``, or ``place`` (a text, or from
             Python also an object that is read elsewhere).
         help: what it does, in a sentence or two. unset: what holds while it is not given, where that depends.
-        low, high: bounds of a number; with ``above`` it must be greater than ``low``.
+        low, high: bounds of a number, which are taken too.
         choices: the texts there are; ``pattern`` matches others that are taken too.
         word: a text that is taken in place of a number.
         commas: one text may hold several names. meaning: raises BadInput for a text without meaning, given the option's name.
@@ -49,7 +49,6 @@ class Option:
     unset: str = ""
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False
     choices: tuple[str, ...] = ()
     pattern: str = ""
     word: str = ""
@@ -79,9 +78,7 @@ class Option:
             return "a text that is not empty"
         low, high = f"{self.low:.12g}", f"{self.high:.12g}"
         what = "a whole number" if self.kind == WHOLE else "a number"
-        return f"{what} {f'above {low} and at most {high}' if self.above else f'from {low} to {high}'}" + (
-            f", or {self.word}" if self.word else ""
-        )
+        return f"{what} from {low} to {high}" + (f", or {self.word}" if self.word else "")
 
     def check(self, given: Any, called: str = "") -> Any:
         """The value that ``given`` stands for, a text as typed or a Python object.
@@ -118,7 +115,7 @@ class Option:
             number = operator.index(number) if self.kind == WHOLE else float(number)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError):  # no number, or no float has its size
             raise self._refused(given, called) from None
-        if not self.low <= number <= self.high or (self.above and number == self.low):  # a NaN is in no range
+        if not self.low <= number <= self.high:  # a NaN is in no range
             raise self._refused(given, called)
         return number
 
@@ -185,8 +182,8 @@ def whole(default: int | None, help: str, low: int, high: int, **rest: Any) -> A
 
 
 def real(default: float | None, help: str, low: float, high: float, **rest: Any) -> Any:
-    """A number above ``low`` and at most ``high``."""
-    return _option(REAL, default, help, **{"low": low, "high": high, "above": True, **rest})
+    """A number from ``low`` to ``high``."""
+    return _option(REAL, default, help, low=low, high=high, **rest)
 
 
 def flag(help: str, **rest: Any) -> Any:

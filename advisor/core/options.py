@@ -196,7 +196,7 @@ class Lora(Checked):
     """LoRA's settings, common to all modules."""
 
     rank: int = whole(8, "LoRA rank; each adapted a×b matrix gets rank·(a+b) parameters.", 1, MOST_RANK, panel=LORA)
-    alpha: float = real(16, "LoRA alpha; the update is scaled by alpha/rank.", 0, 1e6, panel=LORA)
+    alpha: float = real(16, "LoRA alpha; the update is scaled by alpha/rank.", 1e-6, 1e6, panel=LORA)
     rslora: bool = flag("Scale the update by alpha/√rank instead (rsLoRA).", panel=LORA)
 
 
@@ -209,7 +209,7 @@ class Recipe(Checked):
     )
     epochs: int | None = whole(None, "Passes over the training rows.", 1, 10_000, panel=RECIPE, unset="6; language models 3")
     lr: float | None = real(
-        None, "Peak learning rate.", 0, 10, panel=RECIPE, unset="1e-3; language models 2e-4", label="Learning rate"
+        None, "Peak learning rate.", 1e-12, 10, panel=RECIPE, unset="1e-3; language models 2e-4", label="Learning rate"
     )
     batch_size: int | None = whole(None, "Rows per training step.", 1, 65_536, panel=RECIPE, unset="32; language models 16")
 
@@ -219,7 +219,7 @@ class Kernel(Checked):
     """What bounds and shares are computed from."""
 
     kernel: str = text("adam", "Kernel of bounds and shares.", panel=PROBE, choices=KERNELS)
-    sigma: float | None = real(None, "Ridge of the certificate.", 0, 1e12, panel=PROBE, unset="1e-2·tr(K)/n")
+    sigma: float | None = real(None, "Ridge of the certificate.", 1e-12, 1e12, panel=PROBE, unset="1e-2·tr(K)/n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +292,6 @@ class Pull(Checked):
         "⟨gradient, θ−θ0⟩ ≥ 0.",
         0,
         1e6,
-        above=False,
         metavar="LAMBDA",
     )
     pull_always: bool = flag("With --pull: shrink every tensor in every step.")

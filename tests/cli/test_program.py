@@ -32,7 +32,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("name", ["advisor.cli.app", "typer", "rich", "advisor.core.options", "yaml"])
+@pytest.mark.parametrize("name", ["advisor.cli.app", "typer", "platformdirs", "advisor.core.options", "yaml"])
 def test_ctrl_c_during_any_import_is_quiet(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", STOPS.format(name=name)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (130, ""), done.stderr

@@ -44,8 +44,6 @@ def test_numbers_out_of_range_are_refused_by_name(key: tuple[str, str]) -> None:
     assert math.isfinite(option.high)
     wrong = [option.low - 1, option.high + 1, -(10**400), 10**5000, "9" * 31, "9" * 6000, "-1e308", "", "eight", "nan", "inf"]
     wrong += [math.nan, math.inf, -math.inf, True, None, [], "\x1b[31m", "٣"]
-    if option.above:
-        wrong.append(option.low)
     if option.kind == kinds.WHOLE:
         wrong += [option.low + 0.5, "1.5"]
     for value in wrong:
@@ -74,11 +72,13 @@ def test_texts_without_meaning_are_refused_by_name(key: tuple[str, str]) -> None
 
 
 @given(st.text(), st.sampled_from(sorted(EVERY)))
-def test_whatever_is_typed_is_taken_or_refused(text: str, key: tuple[str, str]) -> None:
+def test_whatever_is_typed_is_taken_or_refused_in_a_line(text: str, key: tuple[str, str]) -> None:
+    said = ""
     try:
         EVERY[key].check(text)
     except BadInput as error:
-        assert len(str(error)) < 700
+        said = str(error)
+    assert len(said) < 700
 
 
 @given(st.from_regex(r"[0-9]{1,50}(\.[0-9]{1,50})?(%|modules|gb|gib|mb|k|m|b|)", fullmatch=True))
