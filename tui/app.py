@@ -16,6 +16,7 @@ from textual.events import Print
 from textual.screen import Screen
 from textual.widget import AwaitMount
 
+from advisor.core.crash import write_log
 from advisor.core.errors import AdvisorError, Interrupted
 from advisor.core.events import Event, Session
 from advisor.core.option import options_of
@@ -23,7 +24,7 @@ from advisor.core.options import Scoring
 from tui.activity import Activity, outcome
 from tui.base import OF_EVERY_APP, AdvisorScreen, Place
 from tui.inputs import Inputs
-from tui.keep import Kept, log_error, read_session, session_file, write_session
+from tui.keep import Kept, read_session, session_file, write_session
 from tui.lineup import Lineup
 from tui.state import Change, State, entry
 from tui.work import Happened, Latest
@@ -352,14 +353,14 @@ class AdvisorApp(App[None]):
         if isinstance(error, AdvisorError):
             self.push_screen(ErrorDialog(error.what, error.hint))
             return
-        self.log_path = log_error(error)
+        self.log_path = write_log(error)
         where = f"Details: {self.log_path}" if self.log_path else "Its details could not be written to a file."
         self.push_screen(ErrorDialog(f"Unexpected error: {type(error).__name__}: {error}", where))
 
     def _handle_exception(self, error: Exception) -> None:
         """An unexpected error in the interface itself ends the app; the session is kept, the log's path printed."""
         self.keep_now()
-        self.log_path = log_error(error)
+        self.log_path = write_log(error)
         super()._handle_exception(error)
 
     # --- what is kept, leaving ----------------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
-"""What survives the program: the session file, and the log of unexpected errors. No Textual, no engine but its store."""
+"""What survives the program: the session file. No Textual, no engine but its store."""
 
 from __future__ import annotations
 
-import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,15 +82,3 @@ def write_session(path: Path, state: State, theme: str, recent: Sequence[str], b
             "recent": list(dict.fromkeys(recent))[:RECENT],
         },
     )
-
-
-def log_error(error: BaseException) -> Path | None:
-    """Write the traceback to a file of its own; None where that cannot be done either."""
-    folder = Path(platformdirs.user_log_dir(APP))
-    path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    except OSError:
-        return None
-    return path

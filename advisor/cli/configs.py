@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from advisor.cli import groups
 from advisor.cli.show import say, say_json
 from advisor.core import options
 
 
-def export(given: options.Export, printed: options.Json) -> None:
+def export(given: groups.Export, printed: groups.Json) -> None:
     """Write the config of a recommendation again, also in the formats of other tools."""
     from advisor import workflow
 
@@ -26,7 +27,7 @@ def export(given: options.Export, printed: options.Json) -> None:
             say(f"  {reason}")
 
 
-def verify(given: options.Verify, printed: options.Json) -> int:
+def verify(given: groups.Verify, printed: groups.Json) -> int:
     """Check what a tool will really train with a config. Exit code 0: as intended; 1: surprises; 2: bad input."""
     from advisor.export.verify import verify as verify_config
 

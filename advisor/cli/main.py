@@ -39,8 +39,8 @@ def _run(arguments: list[str]) -> int:
     # PEFT imports bitsandbytes where it is installed, which misses a kernel for inference that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if arguments[:1] == ["tui"] and len(arguments) <= 2 and not any(text.startswith("-") for text in arguments):
+        from advisor.cli.groups import Tui
         from advisor.cli.terminal import tui
-        from advisor.core.options import Tui
 
         return tui(Tui(*arguments[1:]))  # typer takes a third of the time to the first paint to find out as much
     from advisor.cli.app import app

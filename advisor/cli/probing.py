@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from advisor.cli import terminal
+from advisor.cli import groups, terminal
 from advisor.cli.show import say, say_json, say_report
 from advisor.core import options
 from advisor.core.option import part, values
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from advisor.core.recipe import TrainingRecipe
 
 
-def recommend(given: options.Recommend, ending: options.Ending) -> int | None:
+def recommend(given: options.Recommend, ending: groups.Ending) -> int | None:
     """Recommend the target modules for LoRA within a budget: probe MODEL on --data and write a PEFT config and a report."""
     if ending.in_tui:
         terminal.refuse_beside_tui(given, ending)
@@ -36,7 +36,7 @@ def recommend(given: options.Recommend, ending: options.Ending) -> int | None:
     return None
 
 
-def probe(given: options.Probe, printed: options.Json) -> None:
+def probe(given: options.Probe, printed: groups.Json) -> None:
     """Probe MODEL on --data and write the probe to the folder --out. Run the command again to resume an interrupted probe."""
     out = options.out_of(given)
     from advisor import api, workflow  # noqa: F401
@@ -50,7 +50,7 @@ def probe(given: options.Probe, printed: options.Json) -> None:
         say(f"{len(result.probe.targets)} modules probed on {result.probe.samples} examples: {out}")
 
 
-def calibrate(given: options.Calibrate, printed: options.Json) -> None:
+def calibrate(given: groups.Calibrate, printed: groups.Json) -> None:
     """Fine-tune many selections for real; the results become calibration rows for your own predictions. Resumable."""
     out = options.out_of(given)
     from dataclasses import replace

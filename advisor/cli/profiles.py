@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from advisor.cli import groups
 from advisor.cli.show import say, say_json
-from advisor.core import options
 from advisor.core.errors import BadInput
 
 
-def list_profiles(printed: options.Json) -> None:
+def list_profiles(printed: groups.Json) -> None:
     """List the shipped profiles and your own, and the folders for your own."""
     from advisor.core.profiles import KINDS, load_profiles, own_files
     from advisor.core.store import user_folder
@@ -29,7 +29,7 @@ def list_profiles(printed: options.Json) -> None:
                 say(f"  {entry['name']:<12} {entry['what']}{'  [your own]' if entry['own'] else ''}")
 
 
-def show(given: options.ProfileName) -> None:
+def show(given: groups.ProfileName) -> None:
     """Print the YAML of a profile; your own comes before a shipped one of the same name."""
     from advisor.core.profiles import KINDS, own_files, shipped_files
 
@@ -43,7 +43,7 @@ def show(given: options.ProfileName) -> None:
     raise BadInput(f"There is no profile {given.name}.", "`advisor profiles list` names them.")
 
 
-def check(given: options.ProfileCheck, printed: options.Json) -> int:
+def check(given: groups.ProfileCheck, printed: groups.Json) -> int:
     """Check what your model profile matches in a model. Exit code 0: as intended; 1: surprises; 2: bad input."""
     from advisor.models.profile_check import check_profile
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from advisor.cli import groups
 from advisor.cli.show import say_json, say_report
 from advisor.core import options
 from advisor.core.option import values
 
 
-def score(given: options.Score, printed: options.Printed) -> None:
+def score(given: groups.Score, printed: groups.Printed) -> None:
     """Predict the result, bounds and cost of given selections, in their order."""
     from advisor.results import ProbeResult
 
@@ -18,7 +19,7 @@ def score(given: options.Score, printed: options.Printed) -> None:
         say_report([], shown.tables, shown.verdict)
 
 
-def compare(given: options.Compare, printed: options.Printed) -> None:
+def compare(given: groups.Compare, printed: groups.Printed) -> None:
     """Compare common target sets and the picks of other methods at an equal budget; ranks are lowered where needed."""
     from advisor.results import ProbeResult
 
@@ -29,7 +30,7 @@ def compare(given: options.Compare, printed: options.Printed) -> None:
         say_report([], shown.tables, [])
 
 
-def explain(given: options.Explain, printed: options.Printed) -> None:
+def explain(given: groups.Explain, printed: groups.Printed) -> None:
     """Explain selections: what each module contributes and changes, spectrum, bounds, linearity."""
     from advisor.advice.budget import parse_budget
     from advisor.advice.explain import explain as explain_candidates

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advisor.cli import groups
 from advisor.core import options
 from advisor.core.errors import BadInput
 from advisor.core.option import changed, options_of, part
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from advisor.core.option import Checked
 
 
-def tui(given: options.Tui) -> int:
+def tui(given: groups.Tui) -> int:
     """Explore a probe, or make one, in the terminal. Without arguments it opens what was open last."""
     if not has_terminal():
         raise BadInput("The terminal interface needs a terminal.", "Use `advisor recommend` or `advisor explain` instead.")
@@ -45,13 +46,13 @@ def open_interface(asked: options.Terminal, demo: bool = False, start: bool = Fa
     return run(asked, start=start, demo=demo)
 
 
-def refuse_beside_tui(given: Checked, printed: options.Ending) -> None:
+def refuse_beside_tui(given: Checked, printed: groups.Ending) -> None:
     """What a command was given and the terminal interface does not know would be dropped silently.
 
     Raises:
         BadInput: there is such an option; names it.
     """
-    known = {*options_of(options.Tui), "in_tui", "verbose"}
+    known = {*options_of(groups.Tui), "in_tui", "verbose"}
     beyond = [option.called for name, option in {**changed(given), **changed(printed)}.items() if name not in known]
     rank = getattr(given, "rank", None)
     if isinstance(rank, str):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.cli import groups
 from advisor.core import option as kinds
 from advisor.core import options
 from advisor.core.amounts import read_budget
@@ -18,10 +19,19 @@ from advisor.core.choices import FORMAT_NAMES
 from advisor.core.errors import BadInput
 from advisor.core.option import REQUIRED, Checked, Option, changed, options_of, part, shared, values
 
-GROUPS = [kind for _, kind in inspect.getmembers(options, inspect.isclass) if issubclass(kind, Checked) and kind is not Checked]
+GROUPS = [
+    kind
+    for module in (options, groups)
+    for _, kind in inspect.getmembers(module, inspect.isclass)
+    if issubclass(kind, Checked) and kind is not Checked and kind.__module__ == module.__name__
+]
 EVERY = {(group.__name__, name): option for group in GROUPS for name, option in options_of(group).items()}
 NUMBERS = [key for key, option in EVERY.items() if option.kind in (kinds.WHOLE, kinds.REAL)]
-TEXTS = [key for key, option in EVERY.items() if option.kind not in (kinds.WHOLE, kinds.REAL, kinds.FLAG)]
+TEXTS = [
+    key
+    for key, option in sorted(EVERY.items(), key=lambda item: item[0])
+    if option.kind not in (kinds.WHOLE, kinds.REAL, kinds.FLAG)
+]
 
 
 def ids(key: tuple[str, str]) -> str:
