@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 from advisor.core.errors import AdvisorError, BadInput, OutOfMemory
@@ -53,6 +54,7 @@ def expected_of(error: BaseException) -> AdvisorError | None:
 
 def _of_system(error: OSError) -> BadInput:
     """A folder that cannot be made, a full disk, a file without permission."""
-    place = error.filename if error.filename is not None else "A file"
+    named = isinstance(error.filename, str | bytes | os.PathLike)
+    place = os.fsdecode(error.filename) if named else "A file"
     hint = "Free space, or write elsewhere with --out." if error.errno == errno.ENOSPC else ""
     return BadInput(f"{place}: {error.strerror or error or type(error).__name__}.", hint)

@@ -108,6 +108,7 @@ def test_help_of_every_command_loads_no_torch_and_names_only_options_there_are()
 def test_messages_name_only_options_there_are() -> None:
     """Every ``--option`` in a text of the engine exists in some command, or is another program's."""
     others = {"--max-lora-rank", "--config"}  # of vLLM, and of TRL and unsloth
+    others |= {"--version", "--help"}  # of the program itself
     commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
     options = {option for command in commands for parameter in command.params for option in parameter.opts}
     folder = Path(program.__file__).parents[1]
