@@ -359,7 +359,7 @@ def test_a_model_that_moved_is_named_where_it_lies_now(bert: Path, data: Path, t
     ("given", "named"),
     [
         ({"data": "rows.csv"}, "--data"),
-        ({"samples": 8, "dtype": "bfloat16"}, "--samples, --dtype"),
+        ({"samples": 8, "dtype": "bfloat16"}, "--dtype, --samples"),
         ({"load_in_4bit": True}, "--load-in-4bit"),
     ],
 )

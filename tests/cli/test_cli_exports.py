@@ -88,7 +88,7 @@ def test_every_written_file_is_verified(made: tuple[str, Path, Path]) -> None:
 def test_formats_and_folders_that_there_are_none_of(made: tuple[str, Path, Path], tmp_path: Path) -> None:
     _, _, folder = made
     assert "--format poetry" in refused(2, "export", folder, "--format", "peft,poetry", "--out", tmp_path)
-    assert "no format" in refused(2, "export", folder, "--format", " , ", "--out", tmp_path)
+    assert "--format must be one of" in refused(2, "export", folder, "--format", " , ", "--out", tmp_path)
     assert "recommendation.json" in refused(2, "export", tmp_path)
     (tmp_path / "recommendation.json").write_text(json.dumps({"plan": {"selection": 5}}))
     assert "damaged" in refused(2, "export", tmp_path)
