@@ -119,13 +119,13 @@ class Option:
             raise self._refused(given, called)
         return number
 
-    def _several(self, given: Any, called: str) -> tuple[str, ...]:
-        """Each once. Of a text with commas empty parts do not count."""
+    def _several(self, given: Any, called: str) -> tuple[str, ...] | None:
+        """Each once; None for none. Of a text with commas empty parts do not count."""
         if isinstance(given, str):
             given = [part.strip() for part in given.split(",") if part.strip()] if self.commas else [given]
         if not isinstance(given, Sequence) or (self.default is not None and not given):
             raise self._refused(given or "", called)
-        return tuple(dict.fromkeys(self._text(each, called) for each in given))
+        return tuple(dict.fromkeys(self._text(each, called) for each in given)) or None
 
     def _text(self, text: Any, called: str) -> str:
         if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT or "\0" in text:

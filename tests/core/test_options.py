@@ -106,7 +106,7 @@ def test_an_object_is_checked_when_it_is_made_and_holds_plain_values() -> None:
     assert (found.text_columns, found.formats, found.rank, found.alpha, found.seed) == (("a,b",), ("trl", "peft"), "auto", 4.0, 3)
     assert (type(found.alpha), type(found.seed)) == (float, int)
     assert set(changed(found)) == {"model", "data", "text_column", "seed", "rank", "alpha", "format"}
-    assert changed(options.Recommend(rank="8", alpha=16, format=["peft"])) == {}
+    assert changed(options.Recommend(rank="8", alpha=16, format=["peft"], text_column=[])) == {}
 
 
 @pytest.mark.parametrize(
