@@ -21,7 +21,7 @@ import grimp
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("advisor", "tui")
-OPENS = ("advisor.cli.main", "tui.main")  # `advisor tui` opens the app when it runs: the one arrow up that is meant
+OPENS = ("advisor.cli.terminal", "tui.main")  # `advisor tui` opens the app when it runs: the one arrow up that is meant
 
 Arrows = Mapping[str, set[str]]
 
