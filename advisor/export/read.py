@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,11 +11,10 @@ import yaml
 
 from advisor.core.errors import BadInput
 from advisor.export.plan import Format
+from advisor.export.script import read_script
 from advisor.models.peft import CONFIG_FILE
 
 MOST_BYTES, MOST_NODES = 2_000_000, 200_000
-
-CALLS = {"get_peft_model": "unsloth", "LoraConfig": "trl"}  # what a Python snippet calls, and whose it is
 
 
 def read_config(path: Path) -> tuple[Path, dict[str, Any], str | None]:
@@ -50,7 +48,7 @@ def parse(data: bytes, name: str) -> tuple[dict[str, Any], str | None]:
     content: Any
     try:
         if name.endswith(".py"):
-            found, content = _python(data)
+            found, content = read_script(data)
         elif name.endswith((".yaml", ".yml")):
             content = yaml.safe_load(data)
         else:
@@ -115,29 +113,6 @@ def linear_names(model: Any) -> list[str]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def _python(data: bytes) -> tuple[str, dict[str, Any]]:
-    """The literal keyword arguments of the one call that makes the adapter, and some of ``from_pretrained``'s."""
-    named = [(_called(node), node) for node in ast.walk(ast.parse(data)) if isinstance(node, ast.Call)]
-    makers = [(CALLS[name], node) for name, node in named if name in CALLS and node.keywords]
-    if len(makers) != 1:
-        raise ValueError(f"{len(makers)} calls of {' or '.join(CALLS)}, not one")
-    maker, node = makers[0]
-    loaded = [k for name, other in named if name == "from_pretrained" for k in other.keywords]
-    loading = [k for k in loaded if k.arg in ("num_labels", "revision")]
-    content = {}
-    for keyword in [*node.keywords, *loading]:
-        try:
-            content[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{keyword.arg or '**'} is no literal") from error
-    return maker, content
-
-
-def _called(node: ast.Call) -> str:
-    function = node.func
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _nodes(content: Any) -> Iterator[Any]:
