@@ -6,12 +6,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import BadInput
 from advisor.models.peft import Resolved, apply, read_off, resolve
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MOST_LAYERS = 10_000
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +17,8 @@ from advisor.export.script import read_script
 from advisor.models.peft import CONFIG_FILE
 
 MOST_BYTES, MOST_NODES = 2_000_000, 200_000
+_ABOUT_LORA = re.compile(r"lora|peft|target_(modules|parameters)|modules_to_save|adapter(_|$)|(rank|alpha)_pattern")
+_PEFT_KEYS = ("r", "rank", "alpha", "exclude_modules", "layers_to_transform", "layers_pattern", "task_type")
 
 
 def read_config(path: Path) -> tuple[Path, dict[str, Any], str | None]:
@@ -101,6 +105,17 @@ def texts(content: Mapping[str, Any], key: str) -> list[str] | None:
     if found is not None and not all(isinstance(item, str) for item in found):
         raise BadInput(f"{key} holds something that is not a text.", "Correct it.")
     return None if found is None else list(found)
+
+
+def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
+    """Keys that speak of LoRA and that the tool does not know, each with what was probably meant.
+
+    A training config has hundreds of other keys, which are none of the advisor's business.
+    """
+    names, own = list(known), set(_PEFT_KEYS)
+    found = [key for key in content if key not in names and (key in own or _ABOUT_LORA.search(key))]
+    near = {key: difflib.get_close_matches(key, names, 1, 0.7) for key in found}
+    return {key: f"Did you mean {words[0]}?" if words else "Leave it out." for key, words in near.items()}
 
 
 def linear_names(model: Any) -> list[str]:
