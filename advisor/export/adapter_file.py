@@ -106,6 +106,8 @@ def difference(adapter: Adapter, model: Any) -> Difference:
     needed, allowed = _expected(model)
     found = _as_loaded(adapter.shapes, model)
     sizes = {name: (found[name], allowed[name]) for name in found if name in allowed and found[name] != allowed[name]}
+    for copy in (".modules_to_save.", ".original_module."):  # PEFT may save a module in full under three names
+        sizes = {name: both for name, both in sizes.items() if copy not in name or name.replace(copy, ".") not in sizes}
     missing, extra = [name for name in needed if name not in found], [name for name in found if name not in allowed]
     lora = [name for name in needed if ".lora_" in name]
     as_named = (extra[0], missing[0]) if extra and lora and not any(name in found for name in lora) else None

@@ -8,6 +8,7 @@ with task ``CAUSAL_LM``; there are no patterns, layers, exclusions or expert par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,8 +58,16 @@ def unsplittable(found: Findings) -> None:
 
 
 def split(text: str) -> list[str]:
-    """As LLaMA-Factory does."""
-    return [item.strip() for item in text.split(",")]
+    """As LLaMA-Factory does.
+
+    Raises:
+        BadInput: something else than a comma stands between two names.
+    """
+    entries = [item.strip() for item in text.split(",")]
+    for entry in entries:
+        if len(parts := [part for part in re.split(r"[\s;|]+", entry) if part]) > 1:
+            raise BadInput(f"{entry[:60]!r} is read as one name: names have a comma between.", f"Write '{','.join(parts)}'.")
+    return entries
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:

@@ -208,7 +208,9 @@ def _warned(took: Taken) -> tuple[list[str], list[str]]:
     """PEFT's own warnings as surprises and notes."""
     surprises, notes = [], []
     for warning in took.applied.resolved.warnings:
-        # PEFT corrects fan_in_fan_out, and in these tools nobody can. Patterns that it adds itself are no concern of the user's.
+        if "_pattern keys did not match" in warning:  # of modules only: PEFT overlooks weights of experts, and its own keys
+            continue
+        # PEFT corrects fan_in_fan_out, and in these tools nobody can.
         corrected = "fan_in_fan_out" in warning and took.format in NO_FAN_IN
         (notes if corrected else surprises).append(f"PEFT warns: {warning}")
     return surprises, notes

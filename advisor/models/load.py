@@ -250,6 +250,7 @@ def load_model(
     notes = [
         f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
         *experts_left_out(model),
+        *_other_class(config, task),
     ]
     if tokenizer is not None:
         notes += _settle_padding(name, tokenizer, model.config)
@@ -338,6 +339,17 @@ def task_of_class(name: str, class_name: str, *, revision: str | None = None, tr
     """The key of ``AUTO_CLASSES`` that gives a class of transformers for the model at ``name``; None: none does."""
     config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
     return next((key for key in AUTO_CLASSES if _class_name(config, key) == class_name), None)
+
+
+def _other_class(config: Any, task: str) -> list[str]:
+    """A sentence on a model of images and text that is taken as one of text alone; empty of any other."""
+    both, own = (_class_name(config, key) for key in ("images-and-text", task))
+    if task != "causal-lm" or both in (None, own):
+        return []
+    return [
+        f"Its config also stands for {both}, of images and text, which trainers such as TRL and LLaMA-Factory load and whose "
+        f"modules may have other names than those of {own}: train with {own}, or check the file with `advisor verify`."
+    ]
 
 
 def _class_name(config: Any, key: str) -> str | None:
