@@ -102,17 +102,27 @@ def _tensors(path: Path) -> Any:
 
 
 def difference(adapter: Adapter, model: Any) -> Difference:
-    """The adapter beside ``model``, the ``PeftModel`` of its config on the meta device, loaded as PEFT would."""
+    """The adapter beside ``model``, the ``PeftModel`` of its config on the meta device: where PEFT puts each tensor."""
     needed, allowed = _expected(model)
-    found = _as_loaded(adapter.shapes, model)
-    sizes = {name: (found[name], allowed[name]) for name in found if name in allowed and found[name] != allowed[name]}
+    aside = {name: shape for name, shape in needed.items() if ".lora_" not in name and name not in adapter.shapes}
+    wanted = _as_loaded(needed, model)
+    found = _as_loaded({**adapter.shapes, **aside}, model)  # PEFT stops at the first module to save that is missing
+    for name in _as_loaded(aside, model) if aside else ():
+        found.pop(name, None)
+    places = {**_as_loaded(allowed, model), **wanted}
+    sizes = {name: (found[name], places[name]) for name in found if name in places and found[name] != places[name]}
     for copy in (".modules_to_save.", ".original_module."):  # PEFT may save a module in full under three names
-        sizes = {name: both for name, both in sizes.items() if copy not in name or name.replace(copy, ".") not in sizes}
-    missing, extra = [name for name in needed if name not in found], [name for name in found if name not in allowed]
-    lora = [name for name in needed if ".lora_" in name]
-    as_named = (extra[0], missing[0]) if extra and lora and not any(name in found for name in lora) else None
+        sizes = {
+            n: both for n, both in sizes.items() if copy not in n or n.replace(copy, ".modules_to_save.default.") not in sizes
+        }
+    missing, extra = [name for name in wanted if name not in found], [name for name in found if name not in places]
+    lora = [name for name in wanted if ".lora_" in name]
+    as_named = None
+    if extra and lora and not any(name in found for name in lora):
+        first = next((name for name in adapter.shapes if ".lora_" in name), extra[0])
+        as_named = (first, next(name for name in needed if ".lora_" in name))
     return Difference(
-        held={_bare(name): shape for name, shape in found.items() if name in needed},
+        held={_bare(name): shape for name, shape in found.items() if name in wanted},
         missing=tuple(map(_bare, missing)),
         extra=tuple(map(_bare, extra)),
         sizes={_bare(name): both for name, both in sizes.items()},
@@ -136,15 +146,27 @@ def _expected(model: Any) -> tuple[Shapes, Shapes]:
 
 
 def _as_loaded(shapes: Shapes, model: Any) -> Shapes:
-    """The shapes after PEFT's conversion of adapters that were made before transformers stacked experts."""
-    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers as convert
+    """The shapes by the names under which PEFT loads them into ``model``, old experts converted; nothing is loaded.
 
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    Names that PEFT cannot convert or place stay as they are.
+    """
+    from peft import set_peft_model_state_dict
+
+    caught: dict[str, torch.Tensor] = {}
+
+    def catch(state: Mapping[str, torch.Tensor], **_: Any) -> Any:
+        caught.update(state)
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+    model.load_state_dict = catch  # of this one model, which is thrown away
     try:
-        converted = convert(model=model, peft_config=model.peft_config["default"], adapter_state_dict=tensors)
-    except (ValueError, RuntimeError, KeyError, IndexError):  # it cannot, and nothing fits
-        return shapes
-    return {name: tuple(tensor.shape) for name, tensor in converted.items()}
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        set_peft_model_state_dict(model, tensors)
+    except (ValueError, RuntimeError, KeyError, IndexError):
+        return dict(shapes)
+    finally:
+        del model.load_state_dict
+    return {name: tuple(tensor.shape) for name, tensor in caught.items()}
 
 
 def tensor_surprises(adapter: Adapter, found: Difference, resolved: Resolved, embeddings: Sequence[str]) -> list[str]:
@@ -250,4 +272,5 @@ def _module(name: str) -> str:
 
 
 def _bare(name: str) -> str:
-    return name.removeprefix(PREFIX)
+    """A name without PEFT's prefix and the adapter's own."""
+    return name.removeprefix(PREFIX).replace(".modules_to_save.default.", ".").replace(".default", "")
