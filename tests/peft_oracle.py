@@ -248,7 +248,9 @@ def loads_whole(built: Built, folder: Path) -> bool:
         except (RuntimeError, KeyError, ValueError):
             return False
     trained = [name for name in result.missing_keys if name in before and (".lora_" in name or ".modules_to_save." in name)]
-    return not trained and not result.unexpected_keys
+    # With bias="all" PEFT saves a module's bias under a second name, which it does not read.
+    unexpected = [name for name in result.unexpected_keys if not re.search(r"\.modules_to_save\.(weight|bias)$", name)]
+    return not trained and not unexpected
 
 
 def write(config: dict[str, Any], folder: Path) -> Path:
