@@ -257,7 +257,7 @@ def _size_surprises(found: Difference, embeddings: Sequence[str]) -> list[str]:
 
 def _is_rank(name: str, there: tuple[int, ...], here: tuple[int, ...]) -> bool:
     """Only the side of a LoRA tensor that is the rank differs."""
-    if ".lora_" not in name or len(there) != len(here) != 1:
+    if ".lora_" not in name or not len(there) == len(here) == 2:  # a magnitude (DoRA) has one axis
         return False
     side = 0 if ".lora_A" in name or ".lora_embedding_A" in name else 1
     return there[side] != here[side] and there[1 - side] == here[1 - side]

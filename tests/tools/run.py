@@ -68,7 +68,7 @@ INSTALLED = {
         (
             *("accelerate<=1.11.0", "datasets<=4.0.0", "einops", "fire", "numpy", "omegaconf", "packaging", "pandas"),
             *("peft==0.18.1", "protobuf", "pydantic", "pyyaml", "safetensors", "scipy", "sentencepiece", "tiktoken"),
-            *("transformers==5.6.0", "trl==0.24.0", "tyro<0.9.0", "fastapi", "uvicorn", "sse-starlette"),
+            *("transformers==5.6.0", "trl==0.24.0", "tyro<0.9.0", "fastapi", "uvicorn", "sse-starlette", "av<=16.0.0"),
         ),
         "llama_factory.yaml",
         "drive_llama_factory.py",
