@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow lint bench screenshots clean
+.PHONY: setup demo test test-slow test-tools lint bench screenshots clean
 
 setup: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ test: setup
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
+
+# Exported files run by TRL, axolotl and LLaMA-Factory, each in an environment of its own under .tools/.
+test-tools: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/run.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,4 +46,4 @@ screenshots: setup
 	$(BIN)/python docs/report_screenshots.py
 
 clean:
-	rm -rf $(VENV) recommendation .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .tools recommendation .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.export.peft import arguments_of
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
-from advisor.export.read import linear_names, texts, value
+from advisor.export.read import linear_names, texts, unknown_keys, value
 
 RENAMED = {
     "lora_r": "r",
@@ -26,14 +26,24 @@ RENAMED = {
     "lora_target_parameters": "target_parameters",
     "lora_fan_in_fan_out": "fan_in_fan_out",
     "lora_modules_to_save": "modules_to_save",
-    "lora_exclude_modules": "exclude_modules",
     "lora_rank_pattern": "rank_pattern",
     "lora_alpha_pattern": "alpha_pattern",
     "peft_use_rslora": "use_rslora",
     "peft_use_dora": "use_dora",
     "peft_layers_to_transform": "layers_to_transform",
     "peft_layers_pattern": "layers_pattern",
+    "peft_layer_replication": "layer_replication",
+    "peft_init_lora_weights": "init_lora_weights",
+    "peft_trainable_token_indices": "trainable_token_indices",
+    "peft_ensure_weight_tying": "ensure_weight_tying",
 }
+# Keys that the schema has besides, none of which changes what gets LoRA.
+OTHERS = (
+    *("adapter", "lora_model_dir", "lora_target_linear", "lora_on_cpu", "loraplus_lr_ratio", "loraplus_lr_embedding"),
+    *("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "peft", "merge_lora"),
+    *("peft_autocast_adapter_dtype", "qlora_sharded_model_loading", "relora", "relora_prune_ratio", "relora_prune_method"),
+    *("relora_cpu_offload", "optim_target_modules"),
+)
 
 
 def render(plan: Plan) -> Rendered:
@@ -58,10 +68,20 @@ def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
 
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
     """See the top of this file."""
-    adapter = content.get("adapter", "lora")
+    adapter = content.get("adapter")
+    if adapter is None:
+        raise BadInput("there is no key adapter, so axolotl trains the whole model.", "Add `adapter: lora`.")
     if adapter not in ("lora", "qlora"):
         raise BadInput(f"adapter is {adapter!r}.", "Only lora and qlora can be verified.")
-    surprises = []
+    unknown = unknown_keys(content, (*RENAMED, *OTHERS))
+    surprises = [f"axolotl has no key {key}, and drops it. {hint}" for key, hint in unknown.items()]
+    for key in ("lora_r", "lora_alpha"):
+        if content.get(key) is None:
+            raise BadInput(f"there is no {key}, which axolotl has no default for.", f"Add {key}.")
+    if content.get("lora_model_dir"):
+        surprises.append("With lora_model_dir axolotl goes on with that adapter, whose own config decides what gets LoRA.")
+    if content.get("unfrozen_parameters"):
+        surprises.append("unfrozen_parameters trains further weights in full, which are not counted here.")
     arguments = {name: content[key] for key, name in RENAMED.items() if content.get(key) is not None}
     for key in ("lora_r", "lora_alpha"):
         value(content, key, int)
@@ -94,7 +114,7 @@ FORMAT = Format(
     "axolotl",
     "axolotl",
     "Merge these keys into your training YAML; leave lora_target_linear out, it would add every linear module.",
-    frozenset({"adapter", "base_model"}),
+    frozenset({"adapter", "base_model", "lora_r", "lora_target_linear"}),
     "revision_of_model",
     render,
     loads,

@@ -8,14 +8,20 @@ with task ``CAUSAL_LM``; there are no patterns, layers, exclusions or expert par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
-from advisor.export.read import linear_names, value
+from advisor.export.read import linear_names, unknown_keys, value
 
 ALL = "all"
+KNOWN = (
+    *("finetuning_type", "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "use_rslora", "use_dora"),
+    *("loraplus_lr_ratio", "loraplus_lr_embedding", "pissa_init", "pissa_iter", "pissa_convert", "create_new_adapter"),
+    *("adapter_name_or_path", "adapter_folder", "ref_model_adapters", "reward_model_adapters"),
+)
 
 
 def render(plan: Plan) -> Rendered:
@@ -52,8 +58,16 @@ def unsplittable(found: Findings) -> None:
 
 
 def split(text: str) -> list[str]:
-    """As LLaMA-Factory does."""
-    return [item.strip() for item in text.split(",")]
+    """As LLaMA-Factory does.
+
+    Raises:
+        BadInput: something else than a comma stands between two names.
+    """
+    entries = [item.strip() for item in text.split(",")]
+    for entry in entries:
+        if len(parts := [part for part in re.split(r"[\s;|]+", entry) if part]) > 1:
+            raise BadInput(f"{entry[:60]!r} is read as one name: names have a comma between.", f"Write '{','.join(parts)}'.")
+    return entries
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
@@ -66,16 +80,24 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
     kind = content.get("finetuning_type", "lora")
     if kind != "lora":
         raise BadInput(f"finetuning_type is {kind!r}.", "Only lora can be verified.")
+    for key, hint in unknown_keys(content, KNOWN).items():
+        more = " For what LLaMA-Factory cannot say use format peft or axolotl." if "Did" not in hint else ""
+        raise BadInput(f"LLaMA-Factory has no key {key}, and refuses the file.", hint + more)
     surprises = []
     rank = value(content, "lora_rank", int, 8)
     targets = split(value(content, "lora_target", str, ALL))
     if targets == [ALL]:
         targets = linear_names(model)
         surprises.append(f"lora_target: {ALL} stands for every linear module: {', '.join(targets)}.")
-    for key in ("lora_rank_pattern", "lora_alpha_pattern", "lora_exclude_modules", "layers_to_transform", "rank_pattern"):
-        if key in content:
-            raise BadInput(f"LLaMA-Factory has no key {key}.", "Use format peft or axolotl.")
+    else:
+        targets = _of_images(targets, content, model, surprises)
     saved = value(content, "additional_target", str)
+    if content.get("use_llama_pro"):
+        surprises.append("use_llama_pro narrows lora_target to every few layers, which is not shown here.")
+    if content.get("adapter_name_or_path") and not content.get("create_new_adapter"):
+        surprises.append(
+            "With adapter_name_or_path LLaMA-Factory goes on with that adapter, whose own config decides what gets LoRA."
+        )
     arguments = {
         "r": rank,
         "lora_alpha": value(content, "lora_alpha", int) or 2 * rank,
@@ -87,6 +109,27 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         "task_type": "CAUSAL_LM",
     }
     return Passed(arguments, tuple(surprises))
+
+
+def _of_images(targets: list[str], content: Mapping[str, Any], model: Any, surprises: list[str]) -> list[str]:
+    """What a list becomes of a model of images and text: every module whose name holds an entry, outside what is frozen."""
+    from advisor.export.applied import text_part
+
+    inside = tuple(f"{part}." for part in text_part(model))
+    if not inside:
+        return targets
+    frozen = value(content, "freeze_vision_tower", bool, True)
+    found = [
+        name
+        for name, module in model.named_modules()
+        if any(entry in name for entry in targets) and (not frozen or name.startswith(inside))
+    ]
+    beside = [name for name in found if not any(name == entry or name.endswith(f".{entry}") for entry in targets)]
+    if beside:
+        surprises.append(f"LLaMA-Factory takes every name that holds an entry in such a model: {beside[0]} too.")
+    if not found:
+        raise BadInput(f"lora_target: no module's name holds {' or '.join(targets)}.", "Give names that the model has.")
+    return found
 
 
 FORMAT = Format(

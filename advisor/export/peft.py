@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, RenderedFile, comment_lines, yaml_body
 from advisor.models.peft import CONFIG_FILE, lora_arguments
 
-if TYPE_CHECKING:
-    pass
-
-TASKS = {"SEQ_CLS": "classification", "CAUSAL_LM": "causal-lm", "SEQ_2_SEQ_LM": "seq2seq"}
+TASKS = {
+    "SEQ_CLS": "classification",
+    "CAUSAL_LM": "causal-lm",
+    "SEQ_2_SEQ_LM": "seq2seq",
+    "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
+    "FEATURE_EXTRACTION": "features",
+}
 
 
 def lora_yaml(arguments: Mapping[str, Any], comments: Sequence[str]) -> str:
@@ -65,7 +70,9 @@ def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
         raise BadInput(f"peft_type is {content['peft_type']!r}.", "Only LORA can be verified.")
     task_type = content.get("task_type")
     if task_type is not None and str(task_type) not in TASKS:
-        raise BadInput(f"task_type is {task_type!r}.", f"Known are {', '.join(TASKS)}.")
+        near = difflib.get_close_matches(str(task_type).upper(), TASKS, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(TASKS)}."
+        raise BadInput(f"task_type is {str(task_type)[:40]!r}, which PEFT does not know.", hint)
     return None if task_type is None else TASKS[task_type], None
 
 

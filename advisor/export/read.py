@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
+import difflib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,11 +13,12 @@ import yaml
 
 from advisor.core.errors import BadInput
 from advisor.export.plan import Format
+from advisor.export.script import read_script
 from advisor.models.peft import CONFIG_FILE
 
 MOST_BYTES, MOST_NODES = 2_000_000, 200_000
-
-CALLS = {"get_peft_model": "unsloth", "LoraConfig": "trl"}  # what a Python snippet calls, and whose it is
+_ABOUT_LORA = re.compile(r"lora|peft|target_(modules|parameters)|modules_to_save|adapter(_|$)|(rank|alpha)_pattern")
+_PEFT_KEYS = ("r", "rank", "alpha", "exclude_modules", "layers_to_transform", "layers_pattern", "task_type")
 
 
 def read_config(path: Path) -> tuple[Path, dict[str, Any], str | None]:
@@ -50,7 +52,7 @@ def parse(data: bytes, name: str) -> tuple[dict[str, Any], str | None]:
     content: Any
     try:
         if name.endswith(".py"):
-            found, content = _python(data)
+            found, content = read_script(data)
         elif name.endswith((".yaml", ".yml")):
             content = yaml.safe_load(data)
         else:
@@ -105,6 +107,17 @@ def texts(content: Mapping[str, Any], key: str) -> list[str] | None:
     return None if found is None else list(found)
 
 
+def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
+    """Keys that speak of LoRA and that the tool does not know, each with what was probably meant.
+
+    A training config has hundreds of other keys, which are none of the advisor's business.
+    """
+    names, own = list(known), set(_PEFT_KEYS)
+    found = [key for key in content if key not in names and (key in own or _ABOUT_LORA.search(key))]
+    near = {key: difflib.get_close_matches(key, names, 1, 0.7) for key in found}
+    return {key: f"Did you mean {words[0]}?" if words else "Leave it out." for key, words in near.items()}
+
+
 def linear_names(model: Any) -> list[str]:
     """Last name parts of all modules of a ``…Linear…`` class, less the output embedding: what tools mean by "all linear"."""
     output = model.get_output_embeddings()
@@ -115,29 +128,6 @@ def linear_names(model: Any) -> list[str]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def _python(data: bytes) -> tuple[str, dict[str, Any]]:
-    """The literal keyword arguments of the one call that makes the adapter, and some of ``from_pretrained``'s."""
-    named = [(_called(node), node) for node in ast.walk(ast.parse(data)) if isinstance(node, ast.Call)]
-    makers = [(CALLS[name], node) for name, node in named if name in CALLS and node.keywords]
-    if len(makers) != 1:
-        raise ValueError(f"{len(makers)} calls of {' or '.join(CALLS)}, not one")
-    maker, node = makers[0]
-    loaded = [k for name, other in named if name == "from_pretrained" for k in other.keywords]
-    loading = [k for k in loaded if k.arg in ("num_labels", "revision")]
-    content = {}
-    for keyword in [*node.keywords, *loading]:
-        try:
-            content[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{keyword.arg or '**'} is no literal") from error
-    return maker, content
-
-
-def _called(node: ast.Call) -> str:
-    function = node.func
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _nodes(content: Any) -> Iterator[Any]:

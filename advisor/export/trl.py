@@ -15,8 +15,12 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.export import peft
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
-from advisor.export.read import texts, value
+from advisor.export.read import texts, unknown_keys, value
 
+KNOWN = (
+    *("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters"),
+    *("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora"),
+)
 SNIPPET_USE = "SFTTrainer(model=..., peft_config=peft_config, ...)"
 
 
@@ -66,6 +70,8 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         return peft.passed(content, model)
     if value(content, "use_peft", bool, False) is not True:
         raise BadInput("use_peft is not true, so TRL trains the whole model.", "Write `use_peft: true`.")
+    for key, hint in unknown_keys(content, KNOWN).items():
+        raise BadInput(f"TRL has no key {key}, and refuses the file.", hint)
     surprises = []
     targets = value(content, "lora_target_modules", (list, str))
     if isinstance(targets, list):

@@ -5,36 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.export import FORMATS
-from advisor.export.adapter_file import WEIGHTS_FILE, read_adapter, tensor_surprises
-from advisor.export.plan import Format, one_line
-from advisor.export.read import format_of, read_config, value
-from advisor.export.surprises import (
-    exclude_surprises,
-    layer_surprises,
-    matches,
-    outside_surprises,
-    pattern_surprises,
-    rank_surprises,
-    role,
-    saved_surprises,
-    suffix_surprises,
-    tied_surprises,
-    unmatched_surprises,
-)
-from advisor.models.load import meta_model, only_task
-from advisor.models.modules import find_head, find_targets
-from advisor.models.peft import CONFIG_FILE, resolve
+from advisor.core.targets import Target
+from advisor.export import surprises as said
+from advisor.export.adapter_file import tensor_surprises
+from advisor.export.applied import matches, text_part
+from advisor.export.plan import one_line
+from advisor.export.taken import Taken, take
+from advisor.models.modules import find_targets
 
-SEQ_CLS_HEADS = ("classifier", "score")  # PEFT adds both to modules_to_save by itself, and saves them so
+# What PEFT adds to modules_to_save by itself, and saves so.
+ADDED = {task: ("classifier", "score") for task in ("SEQ_CLS", "TOKEN_CLS")} | {"QUESTION_ANS": ("qa_outputs",)}
 NO_FAN_IN = ("llama-factory", "unsloth", "trl")  # formats whose YAML has no key fan_in_fan_out
 
 
@@ -46,12 +30,16 @@ class Report:
         config: the file that was read.
         format: whose config it is, a key of ``FORMATS``.
         model: folder or hub id, as given.
-        task: ``classification`` (any ``SEQ_CLS``, and models of images), ``causal-lm`` or ``seq2seq``.
+        task: ``classification`` (any ``SEQ_CLS``, and models of images), ``causal-lm``, ``seq2seq``, ``images-and-text``,
+            ``features`` (no head), ``token-classification`` or ``question-answering``.
+        model_class: the class of the model on which PEFT applied the config.
         modules: modules that get LoRA.
         by_role: how many of them play which role.
         ranks: how many of them have which rank.
         lora_params: trainable parameters of LoRA.
-        parameters: expert parameters that get LoRA.
+        parameters: weights, such as stacks of experts, that get LoRA by themselves. parameter_ranks: how many of them have
+            which rank.
+        tokens: rows of embeddings that are trained, by embedding. token_params: their parameters.
         saved: modules trained in full.
         saved_params: their parameters.
         other_params: everything else that is trainable, such as biases.
@@ -66,11 +54,15 @@ class Report:
     format: str
     model: str
     task: str
+    model_class: str
     modules: tuple[str, ...]
     by_role: dict[str, int]
     ranks: dict[int, int]
     lora_params: int
     parameters: tuple[str, ...]
+    parameter_ranks: dict[int, int]
+    tokens: dict[str, int]
+    token_params: int
     saved: tuple[str, ...]
     saved_params: int
     other_params: int
@@ -92,16 +84,23 @@ class Report:
     def lines(self) -> list[str]:
         """For a person: counts a role, then what stands out; control characters are escaped."""
         roles = ", ".join(f"{count} {role}" for role, count in self.by_role.items())
-        ranks = ", ".join(f"{count} at rank {rank}" for rank, count in sorted(self.ranks.items()))
         many = f"{len(self.modules)} modules get" if len(self.modules) != 1 else "1 module gets"
-        shown = [f"{many} LoRA ({roles}); {self.lora_params:,} LoRA parameters ({ranks})."]
+        of = f" ({roles})" if roles else ""
+        shown = [f"{many} LoRA{of}; {self.lora_params:,} LoRA parameters ({_at_ranks(self.ranks or self.parameter_ranks)})."]
         if self.parameters:
-            shown.append(f"{len(self.parameters)} expert parameters get LoRA too, counted above.")
+            ranks = _at_ranks(self.parameter_ranks)
+            shown.append(f"{len(self.parameters)} weights of experts get LoRA by themselves ({ranks}), counted above.")
         if self.saved:
             shown.append(f"Trained in full: {', '.join(self.saved)} ({self.saved_params:,} parameters).")
+        for name, count in self.tokens.items():
+            shown.append(f"Of {name}, {count} rows (tokens) are trained ({self.token_params:,} parameters in all).")
         shown += [f"Surprise: {surprise}" for surprise in self.surprises]
         shown += [f"Note: {note}" for note in self.notes]
         return [one_line(line) for line in shown]
+
+
+def _at_ranks(ranks: Mapping[int, int]) -> str:
+    return ", ".join(f"{count} at rank {rank}" for rank, count in sorted(ranks.items()))
 
 
 def verify(
@@ -125,112 +124,130 @@ def verify(
     Raises:
         BadInput: the config or the model cannot be read, the config is not LoRA's, or its tool or PEFT refuses it.
     """
-    path, content, found = read_config(Path(config_path))
-    model: nn.Module
-    try:
-        target = _format(path, content, format_name or found)
-        said, outputs = target.loads(content)
-        named = value(content, target.revision, str) or value(content, "revision", str)  # the latter in a snippet's LoraConfig
-        loading: dict[str, Any] = {"revision": revision or named, "trust_remote_code": trust_remote_code}
-        settled = said or task or only_task(model_name, **loading)
-        if settled is None:
-            raise BadInput("it has no task_type.", "Add one to it, or say --task.")
-        model = meta_model(model_name, settled, num_labels=outputs, **loading)
-        passed = target.passed(content, model)
-    except BadInput as error:
-        raise error if str(path) in error.what else BadInput(f"{path}: {error.what}", error.hint) from error
-    arguments, surprises = _known_arguments(passed.arguments, path)
-    surprises += passed.surprises
-    if revision and named and revision != named:
-        surprises.append(f"the config is for revision {named} of the model, not for {revision}, on which it was resolved.")
-    try:
-        resolved = resolve(model, arguments)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error.what}", " ".join(surprises) or error.hint) from error
-    head = find_head(model) if settled not in LANGUAGE_TASKS else ()
-    targets = {t.name: t for t in find_targets(model, head)}
-    every = [name for name, _ in model.named_modules() if name]
-    added = SEQ_CLS_HEADS if arguments.get("task_type") == "SEQ_CLS" else ()
-    to_save = arguments.get("modules_to_save") or []
-    if isinstance(to_save, str):
-        surprises.append(f"modules_to_save is the text {to_save!r}, which PEFT takes apart by character: write a list.")
-    asked = [entry for entry in to_save if entry not in added] if isinstance(to_save, list) else []
-    entries, layers = arguments.get("target_modules"), arguments.get("layers_to_transform")
+    took = take(Path(config_path), model_name, task, format_name, revision, trust_remote_code)
+    it, resolved, arguments = took.applied, took.applied.resolved, took.applied.arguments
+    targets = _targets(took)
+    entries = arguments.get("target_modules")
     answers = matches(entries, resolved.wrapped) if isinstance(entries, list) else {}
-    outside = tuple(name for name in resolved.wrapped if name not in targets)
-    unmatched = tuple(entry for entry, names in answers.items() if not names)
-    too_large, notes = rank_surprises(resolved, settled)
-    if entries is None and not resolved.parameters:
-        notes.append("There are no target_modules: PEFT takes its own default for this family.")
+    unmatched = said.unmatched_entries(it)
+    outside = tuple(name for name in resolved.wrapped if targets and name not in targets)
+    surprises, notes = list(took.surprises), list(took.notes)
+    for more_surprises, more_notes in (
+        said.image_surprises(it, text_part(it.model)),
+        said.rank_surprises(resolved, took.task),
+        _warned(took),
+    ):
+        surprises += more_surprises
+        notes += more_notes
     surprises += [
-        *unmatched_surprises(unmatched, every, layers),
-        *suffix_surprises(answers, targets),
-        *outside_surprises(outside),
-        *layer_surprises(layers, resolved, targets),
-        *saved_surprises(asked, resolved, head),
-        *pattern_surprises(arguments, resolved),
-        *exclude_surprises(arguments.get("exclude_modules"), every),
-        *tied_surprises(_tied(model), resolved),
-        *too_large,
+        *said.unmatched_surprises(it, unmatched, took.other_classes()),
+        *said.widened_surprises(it),
+        *said.suffix_surprises(answers, targets),
+        *said.outside_surprises(outside),
+        *said.layer_surprises(it, targets),
+        *said.saved_surprises(_asked(arguments, surprises), it, took.head),
+        *said.parameter_surprises(it),
+        *said.pattern_surprises(it),
+        *said.exclude_surprises(it),
+        *said.token_surprises(it),
+        *said.tied_surprises(_tied(it.model), resolved),
     ]
-    if loading["revision"] and Path(model_name).is_dir():
-        notes.append(f"{model_name} is a folder, which has no revisions: that it is {loading['revision']} was not checked.")
+    notes += _notes(took)
+    saved_params = resolved.saved_params
+    if took.adapter and took.difference:
+        surprises += tensor_surprises(took.adapter, took.difference, resolved, _embeddings(it.model))
+        lora = {name.rpartition(".lora_")[0] for name in took.adapter.shapes if ".lora_" in name}
+        notes.append(f"{took.adapter.file} holds LoRA for {len(lora)} modules.")
     if resolved.other_params:
         surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
-    for warning in resolved.warnings:  # PEFT corrects fan_in_fan_out, and in these tools nobody can
-        corrected = "fan_in_fan_out" in warning and target.name in NO_FAN_IN
-        (notes if corrected else surprises).append(f"PEFT warns: {warning}")
-    saved_params = resolved.saved_params
-    if path.name == CONFIG_FILE and (weights := path.with_name(WEIGHTS_FILE)).exists():
-        adapter = read_adapter(weights)
-        surprises += tensor_surprises(adapter, resolved)
-        notes.append(f"{WEIGHTS_FILE} holds LoRA for {len(adapter.ranks)} modules.")
-        saved_params = sum(adapter.others.values()) or saved_params  # a head has the size that it was trained with
-    elif outputs is None and settled == "classification" and set(head) & set(resolved.saved):
-        labels = getattr(model.config, "num_labels", None)
-        notes.append(f"The head is counted with num_labels {labels}, as in the model's config; your data may have others.")
     suffixes = {entry: sum(name != entry for name in names) for entry, names in answers.items()}
     return Report(
-        config=str(path),
-        format=target.name,
+        config=str(took.path),
+        format=took.format,
         model=model_name,
-        task=settled,
+        task=took.task,
+        model_class=type(it.model).__name__,
         modules=resolved.wrapped,
-        by_role=dict(Counter(role(name, targets) for name in resolved.wrapped)),
-        ranks=dict(Counter(resolved.ranks.values())),
+        by_role=dict(Counter(said.role(name, targets) for name in resolved.wrapped)),
+        ranks=dict(Counter(resolved.ranks[name] for name in resolved.wrapped)),
         lora_params=resolved.lora_params,
         parameters=resolved.parameters,
+        parameter_ranks=dict(Counter(resolved.ranks[name] for name in resolved.parameters)),
+        tokens=dict(resolved.tokens),
+        token_params=resolved.token_params,
         saved=resolved.saved,
         saved_params=saved_params,
         other_params=resolved.other_params,
         unmatched=unmatched,
         by_suffix={entry: count for entry, count in suffixes.items() if count > 1},
         outside=outside,
-        surprises=tuple(surprises),
-        notes=tuple(notes),
+        surprises=tuple(dict.fromkeys(surprises)),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _format(path: Path, content: Mapping[str, Any], name: str | None) -> Format:
-    """The format named, else PEFT's for its own file, else what the keys say."""
-    return FORMATS[name or "peft"] if name or path.name == CONFIG_FILE else format_of(content, FORMATS)
+def _targets(took: Taken) -> dict[str, Target]:
+    """The adaptable modules; none of a model without linear ones."""
+    try:
+        return {target.name: target for target in find_targets(took.applied.model, took.head)}
+    except BadInput:
+        return {}
 
 
-def _known_arguments(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
-    """What this PEFT's ``LoraConfig`` takes; of a JSON file PEFT drops the rest, elsewhere it refuses it."""
-    import peft
+def _asked(arguments: Mapping[str, Any], surprises: list[str]) -> list[str]:
+    """What the user wants trained in full; adds to ``surprises``."""
+    to_save = arguments.get("modules_to_save") or []
+    if isinstance(to_save, str):
+        surprises.append(f"modules_to_save is the text {to_save!r}, which PEFT takes apart by character: write a list.")
+        return []
+    added = ADDED.get(str(arguments.get("task_type")), ())
+    return [entry for entry in to_save if entry not in added]
 
-    known = signature(peft.LoraConfig).parameters
-    unknown = [key for key in arguments if key not in known]
-    if unknown and path.suffix != ".json":
-        raise BadInput(f"{path}: peft {peft.__version__} has no argument {unknown[0]!r}.", "Correct it.")
-    kept = {key: value for key, value in arguments.items() if key in known}
-    return kept, [f"{key} is unknown to peft {peft.__version__} and ignored." for key in unknown]
+
+def _warned(took: Taken) -> tuple[list[str], list[str]]:
+    """PEFT's own warnings as surprises and notes."""
+    surprises, notes = [], []
+    for warning in took.applied.resolved.warnings:
+        if "_pattern keys did not match" in warning:  # of modules only: PEFT overlooks weights of experts, and its own keys
+            continue
+        # PEFT corrects fan_in_fan_out, and in these tools nobody can.
+        corrected = "fan_in_fan_out" in warning and took.format in NO_FAN_IN
+        (notes if corrected else surprises).append(f"PEFT warns: {warning}")
+    return surprises, notes
+
+
+def _notes(took: Taken) -> list[str]:
+    """What is worth knowing about the targets and the head."""
+    it, arguments = took.applied, took.applied.arguments
+    notes = []
+    if arguments.get("target_modules") is None and not it.resolved.parameters:
+        notes.append("There are no target_modules: PEFT takes its own default for this family.")
+    if experts := said.converted(it):
+        notes.append(
+            f"PEFT adapts the weights of experts, {', '.join(experts)}, in place of the modules that their old names stand for; "
+            "where two of these became one, its rank and alpha are doubled."
+        )
+    if (
+        took.adapter is None
+        and took.outputs is None
+        and took.task == "classification"
+        and set(took.head) & set(it.resolved.saved)
+    ):
+        labels = getattr(it.model.config, "num_labels", None)
+        notes.append(f"The head is counted with num_labels {labels}, as in the model's config; your data may have others.")
+    return notes
+
+
+def _embeddings(model: Any) -> tuple[str, ...]:
+    """Names of the input and output embeddings."""
+    try:
+        pair = (model.get_input_embeddings(), model.get_output_embeddings())
+    except NotImplementedError:
+        return ()
+    return tuple(name for name, module in model.named_modules() if any(module is m for m in pair))
 
 
 def _tied(model: Any) -> tuple[str, ...]:
     """The input and output embeddings, where they share their weight."""
-    if not getattr(model.config, "tie_word_embeddings", False):
-        return ()
-    pair = (model.get_input_embeddings(), model.get_output_embeddings())
-    return tuple(name for name, module in model.named_modules() if None not in pair and any(module is m for m in pair))
+    found = _embeddings(model) if getattr(model.config, "tie_word_embeddings", False) else ()
+    return found if len(found) > 1 else ()

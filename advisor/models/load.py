@@ -52,6 +52,11 @@ AUTO_CLASSES = {  # the first one that knows the config's family
     "regression": ("AutoModelForSequenceClassification", IMAGE_CLASS),
     "causal-lm": ("AutoModelForCausalLM",),
     "seq2seq": ("AutoModelForSeq2SeqLM",),
+    # What PEFT adapts besides, and the advisor only verifies.
+    "images-and-text": ("AutoModelForImageTextToText",),
+    "features": ("AutoModel",),
+    "token-classification": ("AutoModelForTokenClassification",),
+    "question-answering": ("AutoModelForQuestionAnswering",),
 }
 
 
@@ -245,6 +250,7 @@ def load_model(
     notes = [
         f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
         *experts_left_out(model),
+        *_other_class(config, task),
     ]
     if tokenizer is not None:
         notes += _settle_padding(name, tokenizer, model.config)
@@ -308,6 +314,48 @@ def _auto_class(config: Any, task: str) -> Any:
     """The first auto class of the task that knows the config's family; of none (a family's own code), the first."""
     classes = [getattr(transformers, name) for name in AUTO_CLASSES[task]]
     return next((c for c in classes if type(config) in c._model_mapping), classes[0])
+
+
+def trained_as(name: str, task: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, ...]:
+    """Keys of ``AUTO_CLASSES`` that trainers may load for ``task``, the likeliest first; two have other names of modules.
+
+    Trainers load the class that the config names. Of a model of images and text this is not the class for text alone,
+    which scripts may load.
+
+    Raises:
+        BadInput: no usable config at ``name``.
+    """
+    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
+    both = "images-and-text"
+    if task != "causal-lm" or type(config) not in getattr(transformers, AUTO_CLASSES[both][0])._model_mapping:
+        return (task,)
+    classes = {key: _class_name(config, key) for key in (both, task)}
+    if classes[task] in (None, classes[both]):
+        return (both,)
+    return (task, both) if classes[task] in (config.architectures or ()) else (both, task)
+
+
+def task_of_class(name: str, class_name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
+    """The key of ``AUTO_CLASSES`` that gives a class of transformers for the model at ``name``; None: none does."""
+    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
+    return next((key for key in AUTO_CLASSES if _class_name(config, key) == class_name), None)
+
+
+def _other_class(config: Any, task: str) -> list[str]:
+    """A sentence on a model of images and text that is taken as one of text alone; empty of any other."""
+    both, own = (_class_name(config, key) for key in ("images-and-text", task))
+    if task != "causal-lm" or both in (None, own):
+        return []
+    return [
+        f"Its config also stands for {both}, of images and text, which trainers such as TRL and LLaMA-Factory load and whose "
+        f"modules may have other names than those of {own}: train with {own}, or check the file with `advisor verify`."
+    ]
+
+
+def _class_name(config: Any, key: str) -> str | None:
+    """The class that an auto class gives for a config."""
+    auto = _auto_class(config, key)
+    return auto._model_mapping[type(config)].__name__ if type(config) in auto._model_mapping else None
 
 
 def meta_model(

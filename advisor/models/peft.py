@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import AdvisorError, BadInput
 from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.models.peft_values import check_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"  # what PEFT itself calls it
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
-MOST_RANK = 1_000_000  # more is a slip of the pen
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
 
@@ -103,9 +102,11 @@ class Resolved:
         saved_params: their parameters.
         other_params: everything else that is trainable, such as biases.
         warnings: what PEFT warned of.
-        ranks, alphas: of each wrapped module.
+        ranks, alphas: of each wrapped module, and of each of ``parameters``.
         rslora: the scale is alpha/√rank.
-        parameters: full names of 3-D expert parameters that get LoRA (``target_parameters``).
+        parameters: full names of weights, such as stacks of experts, that get LoRA by themselves (``target_parameters``).
+        tokens: how many rows are trained (``trainable_token_indices``) of which embeddings.
+        token_params: their parameters; embeddings that share a weight share these.
     """
 
     wrapped: tuple[str, ...]
@@ -118,27 +119,33 @@ class Resolved:
     alphas: Mapping[str, float]
     rslora: bool
     parameters: tuple[str, ...]
+    tokens: Mapping[str, int]
+    token_params: int
 
     @property
     def scales(self) -> dict[str, float]:
-        """PEFT's scaling of each wrapped module."""
+        """PEFT's scaling of each wrapped module and parameter."""
         return {n: LoraSettings(r, self.alphas[n], self.rslora).scale for n, r in self.ranks.items()}
 
 
 def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
-    """Apply ``LoraConfig(**arguments)`` to a copy of ``model``, which should be on the meta device.
+    """What ``LoraConfig(**arguments)`` does with ``model``, which should be on the meta device; see :func:`apply`."""
+    return read_off(*apply(model, arguments))
+
+
+def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """``get_peft_model`` on a copy of ``model`` with ``LoraConfig(**arguments)``, and what PEFT warned of.
 
     Only what decides the placement is taken from the config: weights are not initialised as it says, since
     there are none, and no Python module that it names is imported.
 
     Raises:
-        BadInput: a rank or alpha is none, PEFT refuses the config, or nothing in the model matches it.
+        BadInput: a value is none that PEFT knows, PEFT refuses the config, or nothing in the model matches it.
     """
     import torch
     from peft import LoraConfig, get_peft_model
-    from peft.utils import ModulesToSaveWrapper
 
-    _check_numbers(arguments)
+    check_values(arguments)
     with warnings.catch_warnings(record=True) as caught, torch.device("meta"):
         warnings.simplefilter("ignore")  # deprecations are no concern of the user's
         warnings.simplefilter("always", UserWarning)
@@ -149,57 +156,53 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
             config.init_lora_weights = True
             config.base_model_name_or_path = None
             config.megatron_config = None
-            tuner: Any = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True).base_model
+            wrapped: Any = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True)
         except _PEFT_ERRORS as error:
             reason = " ".join(str(error).split())[:300]
             raise BadInput(f"PEFT refuses the config on {type(model).__name__}: {reason}") from error
+    return wrapped, tuple(dict.fromkeys(str(warning.message) for warning in caught))
+
+
+def read_off(model: Any, warned: tuple[str, ...] = ()) -> Resolved:
+    """What there is to train in a ``PeftModel``."""
+    from peft.tuners.lora.layer import ParamWrapper
+    from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+
+    tuner = model.base_model
     saved: list[str] = []
+    tokens: dict[str, int] = {}
+    layers = {name: tuner.model.get_submodule(name) for name in tuner.targeted_module_names}
+    experts: dict[str, Any] = {}
     for name, module in tuner.model.named_modules():
         if isinstance(module, ModulesToSaveWrapper) and not _within(name, saved):
             saved.append(name)  # PEFT also wraps what matches inside such a module
-    lora_params = saved_params = other_params = 0
+        elif isinstance(module, TrainableTokensWrapper):
+            tokens[name] = len(module.token_adapter.token_indices["default"])
+        elif isinstance(module, ParamWrapper):  # one inside the other, where a module has several such parameters
+            experts[f"{name.replace('.base_layer', '')}.{module.parameter_name}"] = module
+    counts = {"lora": 0, "saved": 0, "tokens": 0, "other": 0}
     for name, parameter in tuner.model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if _within(name, saved):
-            saved_params += parameter.numel()
-        elif f".{tuner.prefix}" in name:
-            lora_params += parameter.numel()
-        else:
-            other_params += parameter.numel()
-    layers = {name: tuner.model.get_submodule(name) for name in tuner.targeted_module_names}
+        within_saved, within_tokens = _within(name, saved), _within(name, list(tokens))
+        lora = f".{tuner.prefix}" in name
+        kind = "saved" if within_saved else "tokens" if within_tokens else "lora" if lora else "other"
+        counts[kind] += parameter.numel()
+    parts = {**layers, **{name: experts[name] for name in tuner.targeted_parameter_names if name in experts}}
     return Resolved(
         wrapped=tuple(layers),
-        lora_params=lora_params,
+        lora_params=counts["lora"],
         saved=tuple(saved),
-        saved_params=saved_params,
-        other_params=other_params,
-        warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
-        ranks={name: layer.r["default"] for name, layer in layers.items()},
-        alphas={name: layer.lora_alpha["default"] for name, layer in layers.items()},
-        rslora=bool(config.use_rslora),
-        parameters=tuple(tuner.targeted_parameter_names),
+        saved_params=counts["saved"],
+        other_params=counts["other"],
+        warnings=warned,
+        ranks={name: layer.r["default"] for name, layer in parts.items()},
+        alphas={name: layer.lora_alpha["default"] for name, layer in parts.items()},
+        rslora=bool(tuner.peft_config["default"].use_rslora),
+        parameters=tuple(name for name in parts if name not in layers),
+        tokens=tokens,
+        token_params=counts["tokens"],
     )
-
-
-def _check_numbers(arguments: Mapping[str, Any]) -> None:
-    """PEFT computes with whatever stands for a rank or an alpha.
-
-    Raises:
-        BadInput: a rank is no whole number from 1 to ``MOST_RANK``, or an alpha no positive finite number.
-    """
-
-    def all_of(key: str, pattern: str) -> list[tuple[str, Any]]:
-        own = arguments.get(pattern)
-        found = [(f"{pattern} of {name!r}", number) for name, number in own.items()] if isinstance(own, Mapping) else []
-        return [*([(key, arguments[key])] if key in arguments else []), *found]
-
-    for what, rank in all_of("r", "rank_pattern"):
-        if type(rank) is not int or not 1 <= rank <= MOST_RANK:
-            raise BadInput(f"{what} is {str(rank)[:40]}, no whole number from 1 to {MOST_RANK:,}.", "Correct it.")
-    for what, alpha in all_of("lora_alpha", "alpha_pattern"):
-        if type(alpha) not in (int, float) or not 0 < alpha < math.inf or alpha > 1e300:
-            raise BadInput(f"{what} is {str(alpha)[:40]}, not a positive number.", "Correct it.")
 
 
 def _within(name: str, modules: Sequence[str]) -> bool:

@@ -1,0 +1,108 @@
+"""A config as PEFT applied it to a model without weights, and questions about what each of its entries did."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from advisor.core.errors import BadInput
+from advisor.models.peft import Resolved, apply, read_off, resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MOST_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A config on one model.
+
+    Attributes:
+        model: the base model on the meta device, its layers replicated where the config says so.
+        arguments: what ``LoraConfig`` got.
+        peft_model: what ``get_peft_model`` made.
+        resolved: what there is to train.
+    """
+
+    model: Any
+    arguments: Mapping[str, Any]
+    peft_model: Any
+    resolved: Resolved
+
+    @property
+    def config(self) -> Any:
+        """The config as PEFT completed it: defaults, ``all-linear`` and old names of experts are resolved."""
+        return self.peft_model.peft_config["default"]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Every module of the base model."""
+        return [name for name, _ in self.model.named_modules() if name]
+
+    def taken(self, **changes: Any) -> list[str]:
+        """The modules that PEFT's own rule takes with some fields of its config changed."""
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        config = copy.copy(self.config)
+        for key, value in changes.items():
+            setattr(config, key, value)
+        return [name for name in self.names if check_target_module_exists(config, name)]
+
+    def changes_without(self, key: str, entry: str) -> bool:
+        """Whether PEFT makes something else, or refuses, when one entry of a list is left out."""
+        left = [other for other in self.arguments[key] if other != entry]
+        try:
+            found = resolve(self.model, {**self.arguments, key: left})
+        except BadInput:
+            return True
+        return (found.wrapped, found.ranks, found.saved) != (self.resolved.wrapped, self.resolved.ranks, self.resolved.saved)
+
+
+def apply_config(model: nn.Module, arguments: Mapping[str, Any]) -> Applied:
+    """Apply ``LoraConfig(**arguments)`` to a meta-device model.
+
+    Raises:
+        BadInput: PEFT refuses it.
+    """
+    left = dict(arguments)
+    if layers := left.pop("layer_replication", None):
+        model = _replicated(model, layers)
+    peft_model, warned = apply(model, left)
+    return Applied(model, left, peft_model, read_off(peft_model, warned))
+
+
+def _replicated(model: nn.Module, layers: Any) -> nn.Module:
+    """A copy whose layers are replicated, as PEFT does it."""
+    from peft.tuners.tuners_utils import replicate_layers
+
+    what = "layer_replication is no list of pairs (first layer, layer after the last) that the model has"
+    try:
+        sizes = [end - start for start, end in layers]
+        if any(size < 1 for size in sizes) or sum(sizes) > MOST_LAYERS or any(start < 0 for start, _ in layers):
+            raise ValueError("a pair is empty, below 0 or too long")
+        model = copy.deepcopy(model)
+        replicate_layers(model, layers)
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        raise BadInput(f"{what}: {str(error)[:200]}", "Write such as [[0, 2], [1, 3]].") from error
+    return model
+
+
+def matches(entries: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """The names that each entry of a list stands for in PEFT: exactly, or as a ``.``-suffix."""
+    return {entry: [n for n in names if n == entry or n.endswith(f".{entry}")] for entry in entries}
+
+
+def text_part(model: Any) -> tuple[str, ...]:
+    """The modules that hold the language model of a model that also reads images or sound; empty for one of text alone."""
+    from transformers import PreTrainedModel
+
+    config = model.config
+    text = config.get_text_config()
+    if type(text) is type(config):
+        return ()
+    inner = [(name, m) for name, m in model.named_modules() if name and isinstance(m, PreTrainedModel)]
+    return tuple(name for name, module in inner if type(module.config) is type(text))

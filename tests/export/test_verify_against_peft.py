@@ -1,0 +1,109 @@
+"""verify and PEFT agree on drawn configs and adapters of many architectures: modules, ranks, sizes, tensors, effects."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft_oracle import KINDS, Built, applied, build, counted, damage, draw, loads_whole, save, write
+
+from advisor.core.errors import BadInput
+from advisor.export.verify import Report, verify
+
+QUICK, MANY = 2, 18  # configs of each architecture
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
+    made: dict[str, Built] = {}
+
+    class Lazily(dict[str, Built]):
+        def __missing__(self, name: str) -> Built:
+            made[name] = self[name] = build(name, tmp_path_factory.mktemp(name))
+            return made[name]
+
+    return Lazily()
+
+
+def asked(folder: Path, it: Built) -> Report | BadInput:
+    try:
+        return verify(str(folder), str(it.folder))
+    except BadInput as error:
+        return error
+
+
+def agrees(it: Built, config: dict[str, Any], folder: Path, rng: random.Random) -> None:
+    report, model = asked(write(config, folder), it), applied(it, config)
+    if isinstance(model, Exception):
+        assert isinstance(report, BadInput), (config, model)
+        return
+    assert isinstance(report, Report), (config, report)
+    found = counted(model)
+    assert set(report.modules) == set(found.ranks)
+    assert report.ranks == dict(Counter(found.ranks.values()))
+    assert set(report.parameters) == set(found.weight_ranks)
+    assert report.parameter_ranks == dict(Counter(found.weight_ranks.values()))
+    assert set(report.saved) == found.saved
+    counts = (report.lora_params, report.saved_params, report.other_params + report.token_params)
+    assert counts == (found.lora_params, found.saved_params, found.other_params)
+    entries_agree(it, config, report)
+    if found.ranks or found.weight_ranks:
+        adapters_agree(it, config, model, folder / "adapter", rng)
+
+
+def entries_agree(it: Built, config: dict[str, Any], report: Report) -> None:
+    """An entry is named exactly where PEFT makes the same without it."""
+    whole = counted(applied(it, config))
+
+    def idle(key: str, entry: str) -> bool:
+        value = config[key]
+        left = {k: v for k, v in value.items() if k != entry} if isinstance(value, dict) else [e for e in value if e != entry]
+        less = applied(it, {**config, key: left or ({} if isinstance(value, dict) else None)})
+        return not isinstance(less, Exception) and counted(less) == whole
+
+    for key in ("exclude_modules", "target_parameters", "rank_pattern"):
+        if isinstance(config.get(key), list | dict):
+            for entry in config[key]:
+                named = any(s.startswith(f"{key}: {entry!r}") for s in report.surprises)
+                if named:
+                    assert idle(key, entry), (key, entry, report.surprises)
+                elif len(config[key]) == 1 or key == "rank_pattern":
+                    assert not idle(key, entry), (key, entry, report.surprises)
+
+
+def adapters_agree(it: Built, config: dict[str, Any], model: Any, folder: Path, rng: random.Random) -> None:
+    """An adapter's tensors are named exactly where PEFT does not load them whole.
+
+    One as PEFT saved it usually is: but PEFT sorts the keys of patterns on saving, and takes the first that matches.
+    """
+
+    def of_tensors(report: Report | BadInput) -> list[str]:
+        assert isinstance(report, Report), report
+        words = ("The weights", "PEFT loads no", " in the weights")
+        return [s for s in report.surprises if any(word in s for word in words)]
+
+    save(model, folder, rng)
+    told = of_tensors(asked(folder, it))
+    assert bool(told) is not loads_whole(it, folder), told
+    assert not told or len(config.get("rank_pattern", ())) > 1
+    how = damage(folder, rng)
+    told = of_tensors(asked(folder, it))
+    assert bool(told) is not loads_whole(it, folder), (how, told)
+
+
+@pytest.mark.parametrize("seed", range(QUICK))
+@pytest.mark.parametrize("name", KINDS)
+def test_some_drawn_configs_are_as_peft_applies_them(built: dict[str, Built], tmp_path: Path, name: str, seed: int) -> None:
+    rng = random.Random(f"{name}{seed}")
+    agrees(built[name], draw(built[name], rng), tmp_path, rng)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(QUICK, QUICK + MANY))
+@pytest.mark.parametrize("name", KINDS)
+def test_many_drawn_configs_are_as_peft_applies_them(built: dict[str, Built], tmp_path: Path, name: str, seed: int) -> None:
+    rng = random.Random(f"{name}{seed}")
+    agrees(built[name], draw(built[name], rng), tmp_path, rng)
