@@ -202,13 +202,10 @@ def recommend(
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if baseline is None else read_baseline(Path(baseline), found, trust_remote_code)
         folder = Path("recommendation" if out is None else out)
-        return workflow.recommend_folder(
-            found,
+        asked = workflow.Question(
             settings,
             recipe,
             parsed,
-            session,
-            out=folder,
             granularity=granularity,
             strategy=strategy,
             baseline=own,
@@ -216,10 +213,16 @@ def recommend(
             sigma=sigma,
             seed=seed,
             trust_remote_code=trust_remote_code,
+            formats=names,
+            own_ranks=rank == AUTO,
+        )
+        return workflow.recommend_folder(
+            found,
+            asked,
+            session,
+            folder,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
             confirmation_of=None if plan is None else real_runs.confirm_in(folder, source, plan, session),
-            own_ranks=rank == AUTO,
-            formats=names,
         )
 
 

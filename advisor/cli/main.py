@@ -170,6 +170,7 @@ def recommend(
     out: Out = None,
     format: Formats = "peft",
     as_json: Json = False,
+    verbose: Annotated[bool, _option(OUTPUT, "Print everything; the default is a short answer.", "--verbose", "-v")] = False,
     in_tui: Annotated[bool, _option(OUTPUT, "End in the terminal interface, if there is a terminal.", "--tui")] = False,
 ) -> None:
     """Probe MODEL on --data, and recommend target modules under --budget."""
@@ -181,12 +182,14 @@ def recommend(
     from advisor import api
     from advisor.report.console import console_session
 
-    for name in ("as_json", "in_tui"):
+    for name in ("as_json", "in_tui", "verbose"):
         del options[name]
-    with console_session() as session:
+    with console_session(short=not verbose) as session:
         result = api.recommend(**options, session=session)
     if as_json:
         _print_json(result.json)
+    elif not verbose:
+        print(result.answer)
     else:
         _print_report(result.verdict, result.tables, [f"Written to {result.folder}: {', '.join(result.files)}."])
         if demo:
@@ -289,7 +292,7 @@ def explain(
     from advisor.advice.explain import explain as explain_candidates
     from advisor.advice.explain import explanations_json
     from advisor.core.candidate import Candidate
-    from advisor.core.selections import ALL_LINEAR, QV, recipes
+    from advisor.core.selections import ALL_LINEAR, QV, target_sets
     from advisor.prediction.selection_file import parse_selections, read_selections
     from advisor.report.console import console_session
     from advisor.report.explanation import blocks, show
@@ -298,7 +301,7 @@ def explain(
     parsed = None if budget is None else parse_budget(budget)
     scorer = ProbeResult.open(probe_path).scorer(**options)
     if selections is None:
-        usual = [s for s in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
+        usual = [s for s in target_sets(scorer.probe.targets, scorer.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
         candidates = [Candidate(selection, scorer.settings) for selection in usual]
     else:
         entries, where = read_selections(selections)
@@ -557,7 +560,7 @@ def _refuse_beside_tui(options: dict[str, Any]) -> None:
     beyond = [
         "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
         for name, parameter in signature(recommend).parameters.items()
-        if name not in {"model", "in_tui", *signature(tui).parameters} and options[name] != parameter.default
+        if name not in {"model", "in_tui", "verbose", *signature(tui).parameters} and options[name] != parameter.default
     ]
     if options["rank"] == AUTO:
         beyond.append("--rank auto")
