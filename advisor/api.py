@@ -198,7 +198,9 @@ def recommend(
         if confirm:
             prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.loaded.task, train_rows, epochs, lr, batch_size)
-        session.note(f"Recipe: {recipe}.")
+        schema = prepared.train.schema
+        columns = ", ".join(schema.text_columns) + (f" → {schema.label_column}" if schema.label_column else "")
+        session.note(f"Read as {schema.task}: {columns}; metric {schema.metric}. Recipe: {recipe}.", brief=True)
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if baseline is None else read_baseline(Path(baseline), found, trust_remote_code)
         folder = Path("recommendation" if out is None else out)

@@ -28,7 +28,7 @@ from data_split import DEVELOPMENT, EXAM
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Session
 from advisor.core.recipe import recipe_for
-from advisor.core.selections import ALL_LINEAR, HEAD_ONLY, QV, distinct, target_sets, structured_random
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY, QV, distinct, structured_random, target_sets
 from advisor.core.store import write_text
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.demo import demo_model_folder

@@ -32,7 +32,7 @@ from torch import nn
 from advisor.core.events import Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import target_sets, structured_random
+from advisor.core.selections import structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.data.demo import demo_model_folder
 from advisor.models.encode import collate

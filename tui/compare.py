@@ -17,8 +17,8 @@ class CompareScreen(LineupScreen):
 
     HELP: ClassVar[str] = (
         "Each row is a selection at the budget: the recommended pick, the current one, those you kept, the common target sets "
-        "with their rank lowered until they fit, and what other methods would pick. o or a click on a header sorts, i or a second "
-        "click inverts, w explains the columns. Enter takes the selection as the current one; u undoes that."
+        "with their rank lowered until they fit, and what other methods would pick. o or a click on a header sorts, i or a "
+        "second click inverts, w explains the columns. Enter takes the selection as the current one; u undoes that."
     )
     CSS = """
     CompareScreen #heading { height: 2; padding: 0 1; color: $text-muted; }

@@ -1,4 +1,4 @@
-"""The selections among which a recommendation is found: common target sets, starts of several kinds, and a local search (no torch).
+"""The selections among which a recommendation is found: common target sets, starts of many kinds, a local search (no torch).
 
 Starts are what surrogates, other methods and chance fill the budget with. The search then climbs by the regressor itself, so
 that no recipe and no other method's pick is predicted better than what it returns.

@@ -18,15 +18,16 @@ from advisor.export.plan import one_line
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Score, Scorer, share_of_loss
-from advisor.report.tables import TextTable, answer_table
+from advisor.report.tables import ALL, TextTable, answer_table
 from advisor.report.words import NOT_KNOWN, Triple, change_known, change_words, count, loss_span, metric_name, metric_span, ranges
 from advisor.theory.linearity import Linearity
 
 WIDTH, HEIGHT = 80, 24
 MOST_ROWS, LEAST_ROWS = 6, 3  # of the short answer's table
+FEWEST_SENTENCES = 2  # what to adapt, what to expect
 LONGEST_PLACES = 130  # characters; scattered modules are named in the report
 CONFIRM_RUNS = 4
-CONFIRM_CAVEAT = "On two tasks kept back from this project such runs did not improve the ranking."
+CONFIRM_CAVEAT = "On two tasks kept back from this project such runs ranked worse than none."
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,18 @@ def answer(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | Non
     """The short answer; ``folder``, ``files``: where the recommendation is written, and the names of its files."""
     sentences = short_verdict(scorer, rec)
     if confirmation is not None:
-        sentences.append(_checked(confirmation))
-    after = [f"Written to {folder}: {', '.join(files)}.", "For everything else see report.html, or add --verbose."]
-    after.append(next_step(scorer, rec, confirmation))
-    used = sum(_wrapped(line).count("\n") + 1 for line in (*sentences, *after))
-    rows = max(LEAST_ROWS, min(MOST_ROWS, HEIGHT - 5 - used))
-    return Answer(tuple(sentences), answer_table(scorer, rec, rows), tuple(after))
+        sentences.insert(2, _checked(confirmation))
+    written = f"Written to {folder}: {', '.join(files)}. Everything else stands in report.html, or add --verbose."
+    after = (written, next_step(scorer, rec, confirmation))
+    rows = MOST_ROWS
+    while True:
+        found = Answer(tuple(sentences), answer_table(scorer, rec, rows), after)
+        if len(str(found).splitlines()) < HEIGHT or len(sentences) <= FEWEST_SENTENCES:  # one line is left for the prompt
+            return found
+        if rows > LEAST_ROWS:
+            rows -= 1
+        else:
+            sentences.pop()
 
 
 def short_verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
@@ -70,10 +77,9 @@ def short_verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
     lines = [what_to_adapt(scorer, rec), what_to_expect(scorer, rec)]
     if told := told_apart(rec):
         lines.append(told)
-    lines.append(level(scorer, rec.picked))
     if far := rec.front.predictions.far:
         lines.append(f"No calibration run is like this task ({'; '.join(far)}), so trust the ranking less.")
-    return lines
+    return [*lines, level(scorer, rec.picked)]
 
 
 def what_to_adapt(scorer: Scorer, rec: Recommendation) -> str:
@@ -114,18 +120,20 @@ def what_to_expect(scorer: Scorer, rec: Recommendation) -> str:
     if pick.cost.params >= full.cost.params:
         lines.append("These are all modules that LoRA can adapt.")
     else:
-        cost = f"{full.cost.params / pick.cost.params:.1f}× the parameters, {1 / pick.cost.time_vs_all_linear:.2f}× the step time"
-        lines.append(_expected(pick.vs_all, f"all modules, at {cost}"))
+        size = f"{full.cost.params / pick.cost.params:.1f}× the parameters"
+        lines.append(
+            f"{_expected(pick.vs_all, ALL)}, which have {size} and take {1 / pick.cost.time_vs_all_linear:.2f}× the time."
+        )
     if (index := qv_index(scorer, rec)) is not None:
         change = share_of_loss(rec.equal_budget.predictions.difference(0, index))
-        lines.append(_expected(change, rec.equal_budget[index].name))
+        lines.append(f"{_expected(change, one_line(rec.equal_budget[index].name))}.")
     return " ".join(lines)
 
 
 def _expected(change: Triple, other: str) -> str:
     if change_known(change):
-        return f"Expect {change_words(change, other)}."
-    return f"The difference in loss from {other} is {NOT_KNOWN}."
+        return f"Expect {change_words(change, other)}"
+    return f"It is {NOT_KNOWN} what the pick wins or loses against {other}"
 
 
 def qv_index(scorer: Scorer, rec: Recommendation) -> int | None:
@@ -163,8 +171,11 @@ def _checked(found: Confirmation) -> str:
 def level(scorer: Scorer, score: Score) -> str:
     """Metric and loss of one run, where they are known."""
     metric = str(scorer.probe.info["metric"])
-    reached = f"{metric_name(metric)} {metric_span(score.metric, metric)}"
-    return f"Expected of one run: {reached}, validation loss {loss_span(score.loss)} ({LEVEL:.0%} intervals)."
+    spans = {metric_name(metric): metric_span(score.metric, metric), "validation loss": loss_span(score.loss)}
+    known = ", ".join(f"{name} {text}" for name, text in spans.items() if text != NOT_KNOWN)
+    unknown = " and ".join(name for name, text in spans.items() if text == NOT_KNOWN)
+    lines = [f"Expected of one run: {known} ({LEVEL:.0%} interval)."] if known else []
+    return " ".join([*lines, *([f"Its level of {unknown} is {NOT_KNOWN}."] if unknown else [])])
 
 
 def next_step(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | None) -> str:

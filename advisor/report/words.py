@@ -9,6 +9,7 @@ from advisor.prediction.predictor import LEVEL, SIGNED_METRICS
 
 Triple = tuple[float, float, float]
 NOT_KNOWN, SAME = "not known", "the same"
+MOST_FACTOR = 16.0  # of the ends of a difference whose sign is known: beyond it the size is not
 LEAST_CHANGE = 0.005  # shown as none
 MOST_SHARE = 0.8  # of a metric's whole range: a wider interval says nothing
 MOST_RATIO = 4.0  # of an interval's ends, of a loss or of the ratio of two: the same
@@ -76,16 +77,22 @@ def change_known(change: Triple) -> bool:
 
 def change_span(change: Triple) -> str:
     """(0.14, -0.06, 0.8) → +14% (-6 to +80%)."""
-    if change == (0.0, 0.0, 0.0):
-        return "–"
+    if all(abs(share) < LEAST_CHANGE for share in change):
+        return SAME
+    if not change_known(change):
+        return NOT_KNOWN
+    if change[2] > MOST_FACTOR * (1 + change[1]):
+        return "higher" if change[1] > 0 else "lower"
     value, low, high = ("0" if abs(share) < LEAST_CHANGE else f"{100 * share:+,.0f}" for share in change)
-    return f"{value}% ({low} to {high}%)" if change_known(change) else NOT_KNOWN
+    return f"{value}% ({low} to {high}%)"
 
 
 def change_words(change: Triple, other: str) -> str:
-    """(0.14, -0.06, 0.8) → a loss 14% higher than with q,v (90% interval: 6% lower to 80% higher)."""
+    """(0.14, -0.06, 0.8) → a validation loss 14% higher than with q,v (90% interval: 6% lower to 80% higher)."""
+    if change[2] > MOST_FACTOR * (1 + change[1]):
+        return f"a {'higher' if change[1] > 0 else 'lower'} validation loss than with {other}, by how much is {NOT_KNOWN}"
     value, low, high = map(_direction, change)
-    compared = f"the same loss as with {other}" if value == SAME else f"a loss {value} than with {other}"
+    compared = f"the same validation loss as with {other}" if value == SAME else f"a validation loss {value} than with {other}"
     return f"{compared} ({LEVEL:.0%} interval: {low} to {high})"
 
 

@@ -24,6 +24,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
+from advisor.prediction.payload import plain
 from advisor.prediction.predictor import (
     FEATURE,
     LEAST_GAIN,
@@ -35,7 +36,8 @@ from advisor.prediction.predictor import (
     simulated_gain,
 )
 from advisor.prediction.scorer import Scorer
-from advisor.report.confirmation import confirm_table, confirmation_json, confirmed, duration
+from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
+from advisor.report.words import duration
 from advisor.theory.features import feature_table
 
 Array = np.ndarray
@@ -302,7 +304,7 @@ def test_a_bad_run_of_the_pick_changes_it(both: Both) -> None:
     assert ("The pick itself was not run" in text) == (found.picked not in [c.run.candidate for c in found.runs])
     unseen = replace(found, runs=tuple(c for c in found.runs if c.run.candidate != found.picked))
     assert "The pick itself was not run" in "\n".join(confirmed(unseen, scorer))
-    shown = confirmation_json(found, scorer)
+    shown = plain(confirm_entry(found, scorer))
     assert (shown["pick_before"], shown["pick_after"]) == (old, found.picked.selection.name)
 
 
@@ -316,7 +318,7 @@ def test_a_failed_run_is_left_out(both: Both) -> None:
     text = "\n".join(confirmed(found, scorer))
     assert f"Left out: the real run of {old} failed (the loss is nan)." in text
     assert f"The pick changed from {old} to {found.picked.selection.name}: the real run of {old} failed." in text
-    assert confirmation_json(found, scorer)["failed"] == [{"name": old, "reason": "the loss is nan"}]
+    assert plain(confirm_entry(found, scorer))["failed"] == [{"name": old, "reason": "the loss is nan"}]
 
 
 def test_where_all_fail_the_pick_stays(both: Both) -> None:
@@ -328,7 +330,7 @@ def test_where_all_fail_the_pick_stays(both: Both) -> None:
     lines = confirmed(found, scorer)
     assert lines[0] == "Confirmed by no real run: all failed, so the pick is as predicted."
     assert len(lines) == 4
-    shown = confirmation_json(found, scorer)
+    shown = plain(confirm_entry(found, scorer))
     json.dumps(shown, allow_nan=False)
     assert shown["runs"] == []
     assert shown["sweep_cost_s"] is None
@@ -357,7 +359,7 @@ def test_runs_of_another_recipe_decide_there_and_leave_the_numbers(both: Both) -
     text = "\n".join(confirmed(found, scorer))
     assert "on 64 training rows" in text
     assert "The prediction is for 400 training rows, the runs are of 64" in text
-    shown = confirmation_json(found, scorer)
+    shown = plain(confirm_entry(found, scorer))
     assert (shown["train_rows"], shown["same_recipe"]) == (64, False)
     assert "64 training rows" in confirm_table(found, scorer).title
 
@@ -442,7 +444,7 @@ def test_what_is_said(both: Both) -> None:
     said = printed.getvalue()
     assert all(cell in said for row in table.rows for cell in row[1:])  # no number is cut
     assert all(word in said for word in ("all-linear", "(pilot)", "(pick)"))
-    shown = confirmation_json(found, scorer)
+    shown = plain(confirm_entry(found, scorer))
     json.dumps(shown, allow_nan=False)
     assert shown["cost_s"] == 51
     assert [r["measured"] for r in shown["runs"]] == [len(found.runs[0].run.switched), 0]
@@ -465,7 +467,7 @@ def test_confirmation_is_the_same_for_the_same_seed(both: Both) -> None:
     def made() -> Confirmation:
         return confirm(scorer, rec, scorer.recipe, 4, lucky(scorer, {rec.picked.name: 1.3}))
 
-    assert confirmation_json(made(), scorer) == confirmation_json(made(), scorer)
+    assert confirm_entry(made(), scorer) == confirm_entry(made(), scorer)
 
 
 def test_reconsidering_keeps_the_baseline_and_asks_the_decider_for_stability(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from advisor.advice.recommend import Recommendation, compare, module_shares, pic
 from advisor.core.candidate import Candidate
 from advisor.core.errors import BudgetTooSmall, Interrupted
 from advisor.core.events import Event, Progress, Session
-from advisor.core.selections import target_sets, structured_random
+from advisor.core.selections import structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.predictor import Estimate, Predictions
 from advisor.prediction.scorer import Scorer

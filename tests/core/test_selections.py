@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.core.selections import all_linear, distinct, target_sets, structured_random
+from advisor.core.selections import all_linear, distinct, structured_random, target_sets
 from advisor.core.targets import Selection, Target
 
 LLAMA_ROLES = (

@@ -256,18 +256,13 @@ def test_the_recommendation_says_it_of_the_pick(
 
     written = workflow.recommend_folder(
         probe,
-        LoraSettings(4, 8),
-        TrainingRecipe(),
-        parse_budget("30%"),
+        workflow.Question(
+            LoraSettings(4, 8),
+            TrainingRecipe(),
+            parse_budget("30%"),
+        ),
         Session(),
-        out=tmp_path / "out",
-        granularity="module",
-        strategy="predicted",
-        baseline=None,
-        kernel="adam",
-        sigma=None,
-        seed=0,
-        trust_remote_code=False,
+        tmp_path / "out",
         linearity_of=linearity_of,
     )
     shown = json.loads((tmp_path / "out" / "recommendation.json").read_text())
@@ -298,18 +293,9 @@ def test_what_the_probe_knows_is_not_measured_again(bert: Bert, tmp_path: Path, 
 
     written = workflow.recommend_folder(
         probe,
-        LoraSettings(),
-        TrainingRecipe(),
-        parse_budget("100%"),
+        workflow.Question(LoraSettings(), TrainingRecipe(), parse_budget("100%"), strategy="objective"),
         Session(),
-        out=tmp_path / "out",
-        granularity="module",
-        strategy="objective",
-        baseline=None,
-        kernel="adam",
-        sigma=None,
-        seed=0,
-        trust_remote_code=False,
+        tmp_path / "out",
         linearity_of=never,
     )
     assert written.json["linearity"] == probe.info["linearity"][0]
