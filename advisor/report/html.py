@@ -23,6 +23,7 @@ from advisor.export import FORMATS
 from advisor.export.plan import one_line
 from advisor.prediction.payload import ScoreEntry
 from advisor.report import drawings as figures
+from advisor.report.confirmation import CAVEAT
 from advisor.report.drawings import Cell, Drawing, Mark
 from advisor.report.payload import ComparedEntry, RecommendationFile
 from advisor.report.tables import ALL, PICK
@@ -84,6 +85,7 @@ def _content(shown: RecommendationFile) -> dict[str, object]:
         "linearity_sentence": None if shown.linearity is None else shown.linearity.sentence(PICK),
         "warnings": _warnings(shown, shown.linearity),
         "stable": STABLE,
+        "caveat": CAVEAT,
         "picked_modules": _picked_modules(shown),
         "formats": [(FORMATS[name].label, found) for name, found in shown.formats.items()],
         "facts": _facts(shown),

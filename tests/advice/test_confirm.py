@@ -36,7 +36,7 @@ from advisor.prediction.predictor import (
     simulated_gain,
 )
 from advisor.prediction.scorer import Scorer
-from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
+from advisor.report.confirmation import CAVEAT, confirm_entry, confirm_table, confirmed
 from advisor.report.words import duration
 from advisor.theory.features import feature_table
 
@@ -300,7 +300,7 @@ def test_a_bad_run_of_the_pick_changes_it(both: Both) -> None:
     assert found.picked.selection.targets != rec.picked.candidate.selection.targets
     assert found.pick_before == rec.picked.candidate
     text = "\n".join(confirmed(found, scorer))
-    assert f"The pick changed from {old} to {found.picked.selection.name}: the runs move" in text
+    assert f"The pick changed from {old} to {found.picked.selection.name}: the real runs move" in text
     assert ("The pick itself was not run" in text) == (found.picked not in [c.run.candidate for c in found.runs])
     unseen = replace(found, runs=tuple(c for c in found.runs if c.run.candidate != found.picked))
     assert "The pick itself was not run" in "\n".join(confirmed(unseen, scorer))
@@ -328,7 +328,7 @@ def test_where_all_fail_the_pick_stays(both: Both) -> None:
     assert len(found.failed) == 3
     assert not found.settled
     lines = confirmed(found, scorer)
-    assert lines[0] == "Confirmed by no real run: all failed, so the pick is as predicted."
+    assert lines[0] == "All real runs failed, so the pick is as predicted."
     assert len(lines) == 4
     shown = plain(confirm_entry(found, scorer))
     json.dumps(shown, allow_nan=False)
@@ -358,7 +358,7 @@ def test_runs_of_another_recipe_decide_there_and_leave_the_numbers(both: Both) -
     assert again.picked.loss[0] == pytest.approx(scorer.predict([found.picked]).loss.value[0])
     text = "\n".join(confirmed(found, scorer))
     assert "on 64 training rows" in text
-    assert "The prediction is for 400 training rows, the runs are of 64" in text
+    assert "The prediction is for 400 training rows, and the runs are on 64" in text
     shown = plain(confirm_entry(found, scorer))
     assert (shown["train_rows"], shown["same_recipe"]) == (64, False)
     assert "64 training rows" in confirm_table(found, scorer).title
@@ -424,13 +424,17 @@ def test_what_is_said(both: Both) -> None:
     found = confirm(scorer, rec, scorer.recipe, 2, lucky(scorer, {}, wall_s=23.0))
     first = confirmed(found, scorer)[0]
     count = len(rec.finalists)
-    assert first.startswith("Confirmed by 2 real runs of 26 s on 400 training rows: with probability ")
-    assert "it trained all modules, then showed on held-out rows, in 5 s, what each finalist" in confirmed(found, scorer)[1]
+    assert first.startswith("2 real runs of 26 s on 400 training rows: with probability ")
+    assert "switching the adapters of all other modules off; this took 5 s." in confirmed(found, scorer)[1]
     assert f"the best of {count} finalists" in first
     times = round(46 * count / 51)
-    assert f"A sweep over all {count} × 2 seeds would cost {times} times that ({duration(46 * count)} instead of 51 s)." in first
+    assert (
+        f"A sweep over all finalists with 2 seeds each would cost {times} times that ({duration(46 * count)} instead of 51 s)."
+        in first
+    )
     assert "; more runs may still change it." in confirmed(replace(found, sure=0.94), scorer)[0]
     assert not any("not run" in line or "changed" in line for line in confirmed(found, scorer)[:1])
+    assert confirmed(found, scorer)[-1] == CAVEAT
     assert ", so it is settled." in confirmed(replace(found, sure=0.95), scorer)[0]
     table = confirm_table(found, scorer)
     assert len(table.rows) == 2
