@@ -126,6 +126,11 @@ class Proven:
     instead: Mapping[str, Sequence[Alternative]]
 
     @property
+    def whole(self) -> dict[str, Rendered]:
+        """All files by format, alternatives behind the others."""
+        return {name: with_alternatives(found, FORMATS[name], self.instead[name]) for name, found in self.rendered.items()}
+
+    @property
     def pick(self) -> Resolved:
         """What PEFT makes of ``lora.yaml``."""
         found = self.resolved["peft"][YAML_FILE]
@@ -156,7 +161,10 @@ def recommend_folder(
     decision = decide(probe, asked, session, confirmation_of)
     proven = prove(decision, asked, session)
     session.note(f"PEFT applies the config to exactly the {len(proven.pick.wrapped)} chosen modules.")
-    for text in (warnings := warnings_of(decision, proven)):
+    warnings, notes = said_of_files(decision, proven)
+    for text in notes:
+        session.note(text)
+    for text in warnings:
         session.warn(text)
     shown, sentences, shown_tables = describe(decision, proven, asked, linearity_of, warnings)
     files = write(shown, sentences, shown_tables, decision.scorer, proven, out)
@@ -205,22 +213,24 @@ def prove(decision: Decision, asked: Question, session: Session) -> Proven:
     return Proven(plan, rendered, resolved, instead)
 
 
-def warnings_of(decision: Decision, proven: Proven) -> list[str]:
-    """What may surprise a user of the files: large ranks when serving, and what a tool's file cannot say."""
+def said_of_files(decision: Decision, proven: Proven) -> tuple[list[str], list[str]]:
+    """Warnings and notes: large ranks when serving, and what a tool's file cannot say and costs."""
     scorer, pick = decision.scorer, decision.advice.picked.candidate
-    note = serving_note(max(proven.pick.ranks.values()), scorer.probe.task)
-    warnings = [note] if note else []
-    for name, rendered in proven.rendered.items():
-        said = [f"{FORMATS[name].label}: {rendered.fidelity}."]
-        for file_name, file in with_alternatives(rendered, FORMATS[name], proven.instead[name]).files.items():
-            said += [f"{file_name}: {reason}" if len(rendered.files) > 1 else reason for reason in file.reasons]
+    serving = serving_note(max(proven.pick.ranks.values()), scorer.probe.task)
+    warnings, notes = [serving] if serving else [], []
+    for name, whole in proven.whole.items():
+        said = [f"{FORMATS[name].label}: {whole.fidelity}."]
+        for file_name, file in whole.files.items():
+            said += [f"{file_name}: {reason}" if len(whole.files) > 1 else reason for reason in file.reasons]
             if file.fidelity == "lossy":
                 trained = proven.resolved[name][file_name]
                 assert trained is not None
                 said.append(cost_of_file(scorer, pick, trained))
-        if rendered.fidelity != "exact":
+        if whole.fidelity != "exact":
             warnings.append(" ".join(said))
-    return warnings
+        elif len(said) > 1:  # another file of the format is exact
+            notes.append(" ".join(said))
+    return warnings, notes
 
 
 def describe(
@@ -251,7 +261,7 @@ def describe(
         plan=proven.plan,
         arguments=arguments_of(proven.plan),
         resolved=ResolvedEntry(len(proven.pick.wrapped), proven.pick.lora_params),
-        formats={name: format_entry(r, FORMATS[name], proven.instead[name]) for name, r in proven.rendered.items()},
+        formats={name: format_entry(whole, proven.instead[name]) for name, whole in proven.whole.items()},
         warnings=warnings,
     )
     return shown, sentences, shown_tables
@@ -269,8 +279,7 @@ def write(
     from advisor.report.html import report_html  # loads matplotlib
 
     yaml_text = proven.rendered["peft"].files[YAML_FILE].text
-    whole = [with_alternatives(r, FORMATS[name], proven.instead[name]) for name, r in proven.rendered.items()]
-    files = [path.name for rendered in whole for path in write_rendered(rendered, out)]
+    files = [path.name for rendered in proven.whole.values() for path in write_rendered(rendered, out)]
     write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
     write_text(out / HTML_FILE, report_html(shown, yaml_text))
     write_json(out / JSON_FILE, shown.json())

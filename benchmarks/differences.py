@@ -1,4 +1,4 @@
-"""Do the intervals of differences hold? Real differences in log loss to all-linear and to q,v, each group predicted from other data.
+"""Do the intervals of differences hold? Real differences in log loss to all-linear and q,v, each group predicted from other data.
 
 Printed by reference, as means over groups: how often 90 % intervals hold the real difference, and their width, once as if the
 group's gain of LoRA were known and once as it is known.

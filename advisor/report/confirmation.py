@@ -13,8 +13,8 @@ from advisor.report.tables import TextTable
 from advisor.report.words import duration
 
 CAVEAT = (
-    "The gain of such runs was measured on tasks that their constants were tuned on. On two tasks kept back from this project the "
-    "ranking after them was worse than before, and their 90% intervals covered 70 to 75% of real losses."
+    "The gain of such runs was measured on tasks that their constants were tuned on. On two tasks kept back from this project "
+    "the ranking after them was worse than before, and their 90% intervals covered 70 to 75% of real losses."
 )
 
 
@@ -28,8 +28,8 @@ def confirmed(found: Confirmation, scorer: Scorer) -> list[str]:
     many = f"{len(found.runs)} real run" + ("s" if len(found.runs) > 1 else "")
     lines.insert(
         0,
-        f"{many} of {mean:.0f} s on {rows} training rows: with probability {found.sure:.0%} the pick lies within two seed standard "
-        f"deviations of the best of {len(found.finalists)} finalists"
+        f"{many} of {mean:.0f} s on {rows} training rows: with probability {found.sure:.0%} the pick lies within two seed "
+        f"standard deviations of the best of {len(found.finalists)} finalists"
         + (", so it is settled. " if found.settled else "; more runs may still change it. ")
         + f"A sweep over all finalists with {SWEEP_SEEDS} seeds each would cost {times:.0f} times that "
         f"({duration(found.sweep_s)} instead of {duration(found.cost_s)}).",

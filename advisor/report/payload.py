@@ -9,8 +9,8 @@ from typing import Any
 from advisor.advice.peer_picks import NoPick, PeerEntry, PeerPick
 from advisor.advice.recommend import Recommendation, module_shares
 from advisor.core.recipe import TrainingRecipe
-from advisor.export.alternatives import Alternative, with_alternatives
-from advisor.export.plan import Format, Plan, Rendered
+from advisor.export.alternatives import Alternative
+from advisor.export.plan import Plan, Rendered
 from advisor.prediction.payload import Interval, ScoreEntry, plain, score_entry, score_fields
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Scorer, share_of_loss
@@ -218,9 +218,8 @@ def recommendation_file(
     )
 
 
-def format_entry(rendered: Rendered, target: Format, instead: Sequence[Alternative]) -> FormatEntry:
-    """Of one format's files, alternatives among them."""
-    rendered = with_alternatives(rendered, target, instead)
+def format_entry(rendered: Rendered, instead: Sequence[Alternative]) -> FormatEntry:
+    """Of one format's files, the alternatives ``instead`` among them."""
     alternatives = {alternative.file: alternative for alternative in instead}
     return FormatEntry(rendered.fidelity, tuple(rendered.reasons), tuple(rendered.files), alternatives)
 
