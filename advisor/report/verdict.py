@@ -27,7 +27,7 @@ MOST_ROWS, LEAST_ROWS = 6, 3  # of the short answer's table
 FEWEST_SENTENCES = 2  # what to adapt, what to expect
 LONGEST_PLACES = 130  # characters; scattered modules are named in the report
 CONFIRM_RUNS = 4
-CONFIRM_CAVEAT = "On two tasks kept back from this project such runs ranked worse than none."
+CONFIRM_CAVEAT = "On two tasks kept back from this project the ranking got worse by it."
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def short_verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
     if told := told_apart(rec):
         lines.append(told)
     if far := rec.front.predictions.far:
-        lines.append(f"No calibration run is like this task ({'; '.join(far)}), so trust the ranking less.")
+        lines.append(f"This task is unlike the calibration runs ({'; '.join(far)}), so trust the ranking less.")
     return [*lines, level(scorer, rec.picked)]
 
 
@@ -174,8 +174,8 @@ def level(scorer: Scorer, score: Score) -> str:
     spans = {metric_name(metric): metric_span(score.metric, metric), "validation loss": loss_span(score.loss)}
     known = ", ".join(f"{name} {text}" for name, text in spans.items() if text != NOT_KNOWN)
     unknown = " and ".join(name for name, text in spans.items() if text == NOT_KNOWN)
-    lines = [f"Expected of one run: {known} ({LEVEL:.0%} interval)."] if known else []
-    return " ".join([*lines, *([f"Its level of {unknown} is {NOT_KNOWN}."] if unknown else [])])
+    lines = [f"Expected of one run: {known} ({LEVEL:.0%} interval in brackets)."] if known else []
+    return " ".join([*lines, *([f"The level of {unknown} is {NOT_KNOWN}."] if unknown else [])])
 
 
 def next_step(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | None) -> str:
@@ -183,19 +183,19 @@ def next_step(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | 
     samples = scorer.probe.samples
     if rec.stability.mean < STABLE and 2 * samples <= int(scorer.probe.info["train_rows"]):
         return (
-            f"To be surer: add --samples {2 * samples}. The pick changes with the sample: its modules stay picked in "
+            f"Next: add --samples {2 * samples}. The pick changes with the sample: its modules stay picked in "
             f"{rec.stability.mean:.0%} of subsamples. The probe takes twice as long."
         )
     if rec.strategy != PREDICTED or (confirmation is not None and confirmation.settled):
         return "Next: train with lora.yaml."
     if confirmation is not None:
         more = 2 * confirmation.asked
-        return f"To be surer: add --confirm {more}. Finished runs are kept. {CONFIRM_CAVEAT}"
+        return f"Next: add --confirm {more} for more real runs. Finished runs are kept. {CONFIRM_CAVEAT}"
     recipe = short_recipe(scorer, None)
     steps = math.ceil(training_rows(scorer.probe, recipe) / recipe.batch_size) * recipe.epochs
     return (
-        f"To be surer: add --confirm {CONFIRM_RUNS}. It trains up to {CONFIRM_RUNS} selections for real, {steps} steps each, and "
-        f"narrows the intervals. {CONFIRM_CAVEAT}"
+        f"Next: add --confirm {CONFIRM_RUNS} to train up to {CONFIRM_RUNS} selections for real, {steps} steps each. That narrows the "
+        f"intervals. {CONFIRM_CAVEAT}"
     )
 
 

@@ -214,7 +214,7 @@ def test_the_short_answer_fits_with_many_kinds_of_modules_and_reasons_for_doubt(
     rec = replace(found, picked=scorer.score([pick])[0], front=replace(found.front, predictions=predictions))
     text = str(answer(scorer, rec, None, "a/rather/long/path/of/a/folder/for/a/recommendation", FILES))
     fits(text)
-    assert "No calibration run is like this task" in text
+    assert "This task is unlike the calibration runs" in text
     assert "ranks 3–8 by module" in " ".join(text.split())
 
 
