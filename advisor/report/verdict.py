@@ -194,8 +194,8 @@ def next_step(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | 
     recipe = short_recipe(scorer, None)
     steps = math.ceil(training_rows(scorer.probe, recipe) / recipe.batch_size) * recipe.epochs
     return (
-        f"Next: add --confirm {CONFIRM_RUNS} to train up to {CONFIRM_RUNS} selections for real, {steps} steps each. That narrows the "
-        f"intervals. {CONFIRM_CAVEAT}"
+        f"Next: add --confirm {CONFIRM_RUNS} to train up to {CONFIRM_RUNS} selections for real, {steps} steps each. That narrows "
+        f"the intervals. {CONFIRM_CAVEAT}"
     )
 
 
