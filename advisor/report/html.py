@@ -62,7 +62,7 @@ def _printable(value: T) -> T:
         return replace(value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)})
     if isinstance(value, Mapping):
         return {_printable(key): _printable(item) for key, item in value.items()}  # type: ignore[return-value]
-    return type(value)(map(_printable, value)) if isinstance(value, list | tuple) else value  # type: ignore[return-value]
+    return type(value)(map(_printable, value)) if isinstance(value, list | tuple) else value
 
 
 def _content(shown: RecommendationFile) -> dict[str, object]:
