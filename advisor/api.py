@@ -122,17 +122,16 @@ def recommend(given: RecommendArguments) -> Recommended:
         if given.confirm:
             prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.loaded.task, **values(given, options.Recipe))
-        session.note(f"Recipe: {recipe}.")
+        schema = prepared.train.schema
+        columns = ", ".join(schema.text_columns) + (f" → {schema.label_column}" if schema.label_column else "")
+        session.note(f"Read as {schema.task}: {columns}; metric {schema.metric}. Recipe: {recipe}.", brief=True)
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if given.baseline is None else read_baseline(Path(given.baseline), found, given.trust_remote_code)
         folder = options.out_of(given, "recommendation")
-        return workflow.recommend_folder(
-            found,
+        asked = workflow.Question(
             settings,
             recipe,
             parse_budget(given.budget),
-            session,
-            out=folder,
             granularity=given.granularity,
             strategy=given.strategy,
             baseline=own,
@@ -140,10 +139,16 @@ def recommend(given: RecommendArguments) -> Recommended:
             sigma=given.sigma,
             seed=given.seed,
             trust_remote_code=given.trust_remote_code,
+            formats=given.formats,
+            own_ranks=given.rank == AUTO,
+        )
+        return workflow.recommend_folder(
+            found,
+            asked,
+            session,
+            folder,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
             confirmation_of=real_runs.confirm_in(folder, source, given, session) if given.confirm else None,
-            own_ranks=given.rank == AUTO,
-            formats=given.formats,
         )
 
 

@@ -20,7 +20,10 @@ from advisor.prediction.payload import scores_json
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.prediction.selection_file import Selections, parse_selections, read_selections
-from advisor.report.tables import Table, count, peer_table, plain_text, score_table
+from advisor.report.payload import RecommendationFile
+from advisor.report.tables import TextTable, peer_table, plain_text, score_table
+from advisor.report.verdict import Answer
+from advisor.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +43,7 @@ class Shown:
 
     json: dict[str, Any]
     verdict: list[str]
-    tables: list[Table]
+    tables: list[TextTable]
 
     def __str__(self) -> str:
         return plain_text(self.verdict, self.tables)
@@ -67,12 +70,16 @@ class Recommended(Shown):
     Attributes:
         folder, files: where it was written, and the names of what was.
         scorer, advice: what it rests on, for a look inside.
+        payload: what ``json`` holds, typed.
+        answer: the short answer, a list of sentences and one table; as text it fits one screen.
     """
 
     folder: Path
     files: tuple[str, ...]
     scorer: Scorer
     advice: Recommendation
+    payload: RecommendationFile
+    answer: Answer
 
     @property
     def target_modules(self) -> list[str]:
@@ -83,7 +90,7 @@ class Recommended(Shown):
         """The figures of ``report.html`` by name, for a notebook or ``savefig``."""
         from advisor.report.html import drawings
 
-        return {name: drawing.figure() for name, drawing in drawings(self.json).items()}
+        return {name: drawing.figure() for name, drawing in drawings(self.payload).items()}
 
     def lora_config(self, **changes: Any) -> LoraConfig:
         """A new ``peft.LoraConfig`` of what ``lora.yaml`` says; ``changes`` are arguments to add or replace, such as
@@ -165,7 +172,7 @@ class ProbeResult:
         scores, index = compare(scorer, parsed, own)
         before = [s.candidate for s in scores]
         picks = peer_picks(scorer, parsed, before, granularity=asked.granularity, seed=asked.seed)
-        title, metric = f"Recipes at the budget of {parsed.text}", str(self.probe.info["metric"])
+        title, metric = f"Common target sets at the budget of {parsed.text}", str(self.probe.info["metric"])
         marked = [] if index is None else [index]
         shown = [score_table(title, list(scores), metric, marked), peer_table(picks, parsed, metric)]
         return Shown(comparison_json(scores, picks, scorer), [], shown)
@@ -187,4 +194,4 @@ class ProbeResult:
             ("head", str(info["head_kind"])),
             ("folder", str(self.folder)),
         )
-        return Table("", ("probe", ""), facts, text_columns=2).html()
+        return TextTable("", ("probe", ""), facts, text_columns=2).html()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -14,6 +14,7 @@ from advisor.advice.peer_picks import peer_picks
 from advisor.advice.ranks import auto_ranks, serving_note
 from advisor.advice.recommend import Recommendation, recommend, reconsider
 from advisor.core.candidate import Candidate
+from advisor.core.choices import PREDICTED
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.probe import Probe
@@ -24,17 +25,19 @@ from advisor.export import FORMATS
 from advisor.export.alternatives import Alternative, best_for, can_say, cost_of_file, sayable, with_alternatives
 from advisor.export.baseline import empty_model
 from advisor.export.peft import YAML_FILE, arguments_of
-from advisor.export.plan import Format, Plan, Rendered, RenderedFile, plan_of
+from advisor.export.plan import Plan, Rendered, plan_of
 from advisor.export.proof import prove_file
-from advisor.models.peft import prove
+from advisor.models.peft import Resolved
 from advisor.models.prepare import Prepared
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.probe_cache import made_from, prepare_for_probe
 from advisor.probing.run import ProbeSettings, measure_selections
-from advisor.report.confirmation import confirm_table, confirmation_json, confirmed
-from advisor.report.tables import recommendation_json, report_markdown, tables, verdict
+from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
+from advisor.report.payload import RecommendationFile, ResolvedEntry, format_entry, recommendation_file
+from advisor.report.tables import PICK, TextTable, report_markdown, tables
+from advisor.report.verdict import answer, short_verdict, verdict
 from advisor.results import Recommended
 from advisor.theory.linearity import Linearity
 
@@ -76,119 +79,221 @@ def measure_candidates(
     return [found.get((c.settings, c.selection.targets)) for c in candidates]
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a probe, at LoRA settings and a training recipe.
+
+    Attributes:
+        baseline: the user's own config. kernel, sigma: of bounds and shares.
+        formats: keys of ``FORMATS`` to write besides ``peft``.
+        own_ranks: give each module a rank of its own, at the parameters of the settings' rank (``--rank auto``).
+    """
+
+    settings: LoraSettings
+    recipe: TrainingRecipe
+    budget: Budget
+    granularity: str = "module"
+    strategy: str = PREDICTED
+    baseline: Candidate | None = None
+    kernel: str = "adam"
+    sigma: float | None = None
+    seed: int = 0
+    trust_remote_code: bool = False
+    formats: tuple[str, ...] = ()
+    own_ranks: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is recommended, and by which scorer; ``confirmation``: None without real runs."""
+
+    scorer: Scorer
+    advice: Recommendation
+    confirmation: Confirmation | None
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The plan in each format, every file resolved by PEFT on the model.
+
+    Attributes:
+        resolved: by format and file name, None where a file says nothing. instead: alternatives by format.
+    """
+
+    plan: Plan
+    rendered: Mapping[str, Rendered]
+    resolved: Mapping[str, Mapping[str, Resolved | None]]
+    instead: Mapping[str, Sequence[Alternative]]
+
+    @property
+    def whole(self) -> dict[str, Rendered]:
+        """All files by format, alternatives behind the others."""
+        return {name: with_alternatives(found, FORMATS[name], self.instead[name]) for name, found in self.rendered.items()}
+
+    @property
+    def pick(self) -> Resolved:
+        """What PEFT makes of ``lora.yaml``."""
+        found = self.resolved["peft"][YAML_FILE]
+        assert found is not None
+        return found
+
+
 def recommend_folder(
     probe: Probe,
-    settings: LoraSettings,
-    recipe: TrainingRecipe,
-    budget: Budget,
+    asked: Question,
     session: Session,
-    *,
     out: Path,
-    granularity: str,
-    strategy: str,
-    baseline: Candidate | None,
-    kernel: str,
-    sigma: float | None,
-    seed: int,
-    trust_remote_code: bool,
+    *,
     linearity_of: Callable[[Selection], Linearity | None],
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None = None,
-    formats: Sequence[str] = (),
-    own_ranks: bool = False,
 ) -> Recommended:
     """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
 
     Args:
         linearity_of: measures the pick on the model, None where it cannot be.
-        confirmation_of: confirms the pick by real runs, see :func:`confirm_in`; None: none are made.
-        formats: keys of ``FORMATS`` to write besides ``peft``.
-        own_ranks: give each module a rank of its own, at the parameters of the settings' rank (``--rank auto``).
+        confirmation_of: confirms the pick by real runs, see :func:`advisor.real_runs.confirm_in`; None: none are made.
 
     Raises:
         BudgetTooSmall: nothing fits.
         Interrupted: cancelled; finished runs are kept.
         BadInput: unknown kernel, bad σ, or ``out`` cannot be written.
     """
-    from advisor.report.html import report_html  # loads matplotlib
+    decision = decide(probe, asked, session, confirmation_of)
+    proven = prove(decision, asked, session)
+    session.note(f"PEFT applies the config to exactly the {len(proven.pick.wrapped)} chosen modules.")
+    warnings, notes = said_of_files(decision, proven)
+    for text in notes:
+        session.note(text)
+    for text in warnings:
+        session.warn(text)
+    shown, sentences, shown_tables = describe(decision, proven, asked, linearity_of, warnings)
+    files = write(shown, sentences, shown_tables, decision.scorer, proven, out)
+    short = answer(decision.scorer, decision.advice, decision.confirmation, str(out), files)
+    return Recommended(shown.json(), sentences, shown_tables, out, files, decision.scorer, decision.advice, shown, short)
 
-    scorer = Scorer(probe, settings, recipe, Predictor().fit(load_rows(), probe.task), kernel=kernel, sigma=sigma)
-    result = recommend(
+
+def decide(
+    probe: Probe,
+    asked: Question,
+    session: Session,
+    confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None,
+) -> Decision:
+    """The pick, by prediction and, where asked for, by real runs."""
+    predictor = Predictor().fit(load_rows(), probe.task)
+    scorer = Scorer(probe, asked.settings, asked.recipe, predictor, kernel=asked.kernel, sigma=asked.sigma)
+    advice = recommend(
         scorer,
-        budget,
+        asked.budget,
         session,
-        granularity=granularity,
-        strategy=strategy,
-        baseline=baseline,
-        seed=seed,
-        spread=auto_ranks(probe) if own_ranks else None,
+        granularity=asked.granularity,
+        strategy=asked.strategy,
+        baseline=asked.baseline,
+        seed=asked.seed,
+        spread=auto_ranks(probe) if asked.own_ranks else None,
     )
-    confirmation = None if confirmation_of is None else confirmation_of(scorer, result)
-    if confirmation is not None:
-        if confirmation.same_recipe:
-            scorer = confirmation.scorer
-        result = reconsider(result, scorer, confirmation.scorer, confirmation.order, seed, session)
-    pick = result.picked.candidate
-    plan = plan_of(pick, probe)
-    arguments = arguments_of(plan)
-    model = empty_model(probe, trust_remote_code)
-    resolved = prove(model, arguments, pick.selection, probe.targets, pick.settings.rank, pick.ranks)
-    found = {"modules": len(resolved.wrapped), "lora_params": resolved.lora_params}
-    session.note(f"PEFT, asked to apply the config, wraps {len(resolved.wrapped)} modules: exactly the chosen ones.")
-    warnings = [note] if (note := serving_note(max(resolved.ranks.values()), probe.task)) else []
+    if confirmation_of is None:
+        return Decision(scorer, advice, None)
+    found = confirmation_of(scorer, advice)
+    scorer = found.scorer if found.same_recipe else scorer
+    return Decision(scorer, reconsider(advice, scorer, found.scorer, found.order, asked.seed, session), found)
+
+
+def prove(decision: Decision, asked: Question, session: Session) -> Proven:
+    """The pick in each format, proven on the model without weights, and alternatives for files that cannot say it.
+
+    Raises:
+        AdvisorError: a file does not do what was selected, which is a fault of the advisor's.
+    """
+    scorer, advice = decision.scorer, decision.advice
+    plan = plan_of(advice.picked.candidate, scorer.probe, short_verdict(scorer, advice)[:2])
+    model = empty_model(scorer.probe, asked.trust_remote_code)
+    rendered = render_all(plan, ("peft", *asked.formats))
+    resolved = {name: resolve_files(name, found, plan, model) for name, found in rendered.items()}
+    instead = alternatives(rendered, plan, model, scorer, advice, lambda: sayable(scorer, advice, asked.seed, session))
+    return Proven(plan, rendered, resolved, instead)
+
+
+def said_of_files(decision: Decision, proven: Proven) -> tuple[list[str], list[str]]:
+    """Warnings and notes: large ranks when serving, and what a tool's file cannot say and costs."""
+    scorer, pick = decision.scorer, decision.advice.picked.candidate
+    serving = serving_note(max(proven.pick.ranks.values()), scorer.probe.task)
+    warnings, notes = [serving] if serving else [], []
+    for name, whole in proven.whole.items():
+        said = [f"{FORMATS[name].label}: {whole.fidelity}."]
+        for file_name, file in whole.files.items():
+            said += [f"{file_name}: {reason}" if len(whole.files) > 1 else reason for reason in file.reasons]
+            if file.fidelity == "lossy":
+                trained = proven.resolved[name][file_name]
+                assert trained is not None
+                said.append(cost_of_file(scorer, pick, trained))
+        if whole.fidelity != "exact":
+            warnings.append(" ".join(said))
+        elif len(said) > 1:  # another file of the format is exact
+            notes.append(" ".join(said))
+    return warnings, notes
+
+
+def describe(
+    decision: Decision,
+    proven: Proven,
+    asked: Question,
+    linearity_of: Callable[[Selection], Linearity | None],
+    warnings: Sequence[str],
+) -> tuple[RecommendationFile, list[str], list[TextTable]]:
+    """The recommendation for programs; in sentences; in tables."""
+    scorer, advice, confirmation = decision.scorer, decision.advice, decision.confirmation
+    pick = advice.picked.candidate
     linearity = scorer.linearity(pick) or linearity_of(pick.selection)
-    named = replace(pick, selection=replace(pick.selection, name="the pick"))
-    shown_before = [named, *(score.candidate for score in result.equal_budget)]
-    peers = peer_picks(scorer, budget, shown_before, granularity=granularity, seed=seed)
-    sentences, shown_tables = verdict(scorer, result, linearity), tables(scorer, result, peers)
+    named = replace(pick, selection=replace(pick.selection, name=PICK))
+    shown_before = [named, *(score.candidate for score in advice.equal_budget)]
+    peers = peer_picks(scorer, asked.budget, shown_before, granularity=asked.granularity, seed=asked.seed)
+    sentences, shown_tables = verdict(scorer, advice, linearity), tables(scorer, advice, peers)
     if confirmation is not None:
         sentences[2:2] = confirmed(confirmation, scorer)
         shown_tables[:0] = [confirm_table(confirmation, scorer)]
-    plan = replace(plan, comments=tuple(sentences[:2]))
-    rendered = render_all(plan, ("peft", *formats), model)
-    yaml_text = rendered["peft"].files[YAML_FILE].text
-    shown = recommendation_json(scorer, result, linearity, arguments, found, peers)
-    shown["confirm"] = None if confirmation is None else confirmation_json(confirmation, scorer)
-    shown["plan"] = plan.as_dict()
-    instead = alternatives(rendered, plan, model, scorer, result, lambda: sayable(scorer, result, seed, session))
-    rendered = {name: with_alternatives(r, FORMATS[name], instead[name]) for name, r in rendered.items()}
-    shown["formats"] = {
-        name: {
-            "fidelity": r.fidelity,
-            "reasons": list(r.reasons),
-            "files": list(r.files),
-            "alternatives": {alternative.file: alternative.as_dict() for alternative in instead[name]},
-        }
-        for name, r in rendered.items()
-    }
-    for name, r in rendered.items():
-        said = [f"{FORMATS[name].label}: {r.fidelity}."]
-        for file_name, file in r.files.items():
-            said += [f"{file_name}: {reason}" if len(r.files) > 1 else reason for reason in file.reasons]
-            if file.fidelity == "lossy":
-                said.append(_cost_of_lossy(FORMATS[name], file_name, file, plan, model, scorer, pick))
-        if r.fidelity != "exact":
-            warnings.append(" ".join(said))
-        elif len(said) > 1:  # another file of the format is exact
-            session.note(" ".join(said))
-    for text in warnings:
-        session.warn(text)
-    shown["warnings"] = warnings
-    out.mkdir(parents=True, exist_ok=True)
-    files = [path.name for r in rendered.values() for path in write_rendered(r, out)]
+    shown = recommendation_file(
+        scorer,
+        advice,
+        verdict=short_verdict(scorer, advice),
+        linearity=linearity,
+        peers=peers,
+        confirm=None if confirmation is None else confirm_entry(confirmation, scorer),
+        plan=proven.plan,
+        arguments=arguments_of(proven.plan),
+        resolved=ResolvedEntry(len(proven.pick.wrapped), proven.pick.lora_params),
+        formats={name: format_entry(whole, proven.instead[name]) for name, whole in proven.whole.items()},
+        warnings=warnings,
+    )
+    return shown, sentences, shown_tables
+
+
+def write(
+    shown: RecommendationFile,
+    sentences: Sequence[str],
+    shown_tables: Sequence[TextTable],
+    scorer: Scorer,
+    proven: Proven,
+    out: Path,
+) -> tuple[str, ...]:
+    """The files of the folder ``out``, whose names are returned."""
+    from advisor.report.html import report_html  # loads matplotlib
+
+    yaml_text = proven.rendered["peft"].files[YAML_FILE].text
+    files = [path.name for rendered in proven.whole.values() for path in write_rendered(rendered, out)]
     write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
     write_text(out / HTML_FILE, report_html(shown, yaml_text))
-    write_json(out / JSON_FILE, shown)
-    return Recommended(shown, sentences, shown_tables, out, (*files, REPORT_FILE, HTML_FILE, JSON_FILE), scorer, result)
+    write_json(out / JSON_FILE, shown.json())
+    return (*files, REPORT_FILE, HTML_FILE, JSON_FILE)
 
 
-def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None) -> dict[str, Rendered]:
-    """The plan in each format; with a meta-device ``model`` every file is proven on it, see :func:`prove_file`."""
-    rendered = {name: FORMATS[name].render(plan) for name in dict.fromkeys(names)}
-    if model is not None:
-        for name, result in rendered.items():
-            for file_name, file in result.files.items():
-                prove_file(FORMATS[name], file_name, file, plan, model)
-    return rendered
+def render_all(plan: Plan, names: Sequence[str]) -> dict[str, Rendered]:
+    """The plan in each format."""
+    return {name: FORMATS[name].render(plan) for name in dict.fromkeys(names)}
+
+
+def resolve_files(name: str, rendered: Rendered, plan: Plan, model: nn.Module) -> dict[str, Resolved | None]:
+    """What each file of a format trains of a meta-device ``model``, see :func:`prove_file`."""
+    return {file: prove_file(FORMATS[name], file, found, plan, model) for file, found in rendered.files.items()}
 
 
 def alternatives(
@@ -222,15 +327,6 @@ def alternatives(
             file = FORMATS[name].render(alternative.plan).files[alternative.file]
             prove_file(FORMATS[name], alternative.file, file, alternative.plan, model)
     return found
-
-
-def _cost_of_lossy(
-    target: Format, name: str, file: RenderedFile, plan: Plan, model: nn.Module, scorer: Scorer, pick: Candidate
-) -> str:
-    """What the lossy file trains in place of the pick, in what is predicted: the file is read as its tool reads it."""
-    resolved = prove_file(target, name, file, plan, model)
-    assert resolved is not None
-    return cost_of_file(scorer, pick, resolved)
 
 
 def write_rendered(rendered: Rendered, out: Path) -> list[Path]:

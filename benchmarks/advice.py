@@ -1,4 +1,4 @@
-"""Was the advice right, and did it cost less than trying? The demo's pick and the usual recipes at equal budget, trained for
+"""Was the advice right, and did it cost less than trying? The demo's pick and the common target sets at equal budget, trained for
 real on the demo's task.
 
 The task's own runs are not among the shipped rows. Prints predicted and real validation loss and metric, mean over seeds; and

@@ -113,7 +113,7 @@ def probe(path: Path, samples: int) -> str:
     from advisor.prediction.scorer import Scorer
     from advisor.probe_cache import prepare_for_probe
     from advisor.probing.run import ProbeSettings, run_probe
-    from advisor.report.tables import verdict
+    from advisor.report.verdict import verdict
 
     session = Session()
     try:

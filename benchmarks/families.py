@@ -40,7 +40,7 @@ from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs
 from advisor.probing.run import ProbeSettings, run_probe
-from advisor.workflow import YAML_FILE, export_formats, measure_pick, recommend_folder
+from advisor.workflow import YAML_FILE, Question, export_formats, measure_pick, recommend_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -97,18 +97,9 @@ def examine(model: Path, kind: str, folder: Path) -> Found:
     probe = run_probe(prepared, settings, folder / "probe", session)
     written = recommend_folder(
         probe,
-        SETTINGS,
-        TrainingRecipe(),
-        parse_budget("50%"),
+        Question(SETTINGS, TrainingRecipe(), parse_budget("50%"), strategy=OBJECTIVE),
         session,
-        out=folder / "advice",
-        granularity="module",
-        strategy=OBJECTIVE,
-        baseline=None,
-        kernel="adam",
-        sigma=None,
-        seed=0,
-        trust_remote_code=False,
+        folder / "advice",
         linearity_of=measure_pick(prepared, settings, SETTINGS, session),
     )
     export_formats(folder / "advice", ["peft"], folder / "peft")

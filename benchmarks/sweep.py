@@ -28,7 +28,7 @@ from data_split import DEVELOPMENT, EXAM
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Session
 from advisor.core.recipe import recipe_for
-from advisor.core.selections import ALL_LINEAR, HEAD_ONLY, QV, distinct, recipes, structured_random
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY, QV, distinct, structured_random, target_sets
 from advisor.core.store import write_text
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.demo import demo_model_folder
@@ -94,7 +94,7 @@ EXAMS = [
 
 def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str, ...]) -> list[Selection]:
     """Head-only, all-linear, q,v, then random selections of ``SHARE`` of the parameters."""
-    usual = [s for s in recipes(targets, qv_roles) if s.name in (ALL_LINEAR, QV)]
+    usual = [s for s in target_sets(targets, qv_roles) if s.name in (ALL_LINEAR, QV)]
     rng = np.random.default_rng(SELECTION_SEED)
     rank = LoraSettings().rank
     budget = int(SHARE * sum(t.lora_params(rank) for t in targets))

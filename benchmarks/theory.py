@@ -32,7 +32,7 @@ from torch import nn
 from advisor.core.events import Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import recipes, structured_random
+from advisor.core.selections import structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.data.demo import demo_model_folder
 from advisor.models.encode import collate
@@ -80,7 +80,7 @@ def tightness(work: Path, tasks: tuple[str, ...] = ("sst2", "cola", "trec", "sts
         view = probe_view(probe, LoraSettings(), RECIPE)
         rng = np.random.default_rng(0)
         total = sum(t.lora_params(8) for t in probe.targets)
-        chosen = recipes(probe.targets, probe.info["qv_roles"])[1:]
+        chosen = target_sets(probe.targets, probe.info["qv_roles"])[1:]
         shares = [share for share in (0.07, 0.18, 0.36) for _ in range(7)]
         chosen += [structured_random(probe.targets, int(s * total), 8, rng, f"{s}") for s in shares]
         for kind, kernels in view.kernels.items():
@@ -157,7 +157,7 @@ def pull_table(work: Path, seeds: int, tasks: tuple[str, ...] = ("cola", "sst2")
     rows = []
     for task in tasks:
         ready = prepare(source(task), Session(), train_limit=RECIPE.train_rows, eval_limit=500)
-        selection = next(s for s in recipes(ready.loaded.targets, ready.loaded.qv_roles()) if s.name == "q,v")
+        selection = next(s for s in target_sets(ready.loaded.targets, ready.loaded.qv_roles()) if s.name == "q,v")
         for seed in range(seeds):
             for pull, always in [(0.0, False), *((p, kind) for kind in (False, True) for p in PULLS[1:])]:
                 path = work / f"pull-{task}-{pull:g}-{'always' if always else 'selective'}-{seed}.json"

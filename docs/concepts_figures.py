@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from advisor import probe
 from advisor.core.candidate import Candidate
-from advisor.core.selections import ALL_LINEAR, QV, recipes
+from advisor.core.selections import ALL_LINEAR, QV, target_sets
 from advisor.probe_cache import demo_inputs
 from advisor.results import ProbeResult
 from advisor.theory.spectrum import Spectrum
@@ -45,7 +45,7 @@ def kernels(result: ProbeResult) -> Figure:
 def spectra(result: ProbeResult) -> Figure:
     """Eigenvalues of the kernels of all modules and of q,v, and the ridge."""
     scorer = result.scorer()
-    usual = [s for s in recipes(result.probe.targets, result.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
+    usual = [s for s in target_sets(result.probe.targets, result.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
     figure = Figure(figsize=(6, 3.3), layout="constrained")
     axes = figure.subplots()
     for selection, style in zip(usual, ("-", "--"), strict=True):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from advisor.core.selections import all_linear, recipes
+from advisor.core.selections import all_linear, target_sets
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.encode import Row
 from advisor.models.load import LoadedModel
@@ -48,7 +48,7 @@ class Case:
     def some(self) -> list[Selection]:
         """All, q,v, one module and none."""
         targets, roles = self.loaded.targets, self.loaded.qv_roles()
-        qv = next(s for s in recipes(targets, roles) if s.name == "q,v")
+        qv = next(s for s in target_sets(targets, roles) if s.name == "q,v")
         return [self.everything, qv, Selection("one", (targets[-1].name,)), NOTHING]
 
 

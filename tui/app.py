@@ -325,7 +325,7 @@ class AdvisorApp(App[None]):
                 return opened, self.engine.read(opened, [selection], "last session")[0], named, is_chosen
             except AdvisorError:
                 pass  # the probe changed since
-        usual = self.engine.recipes(opened)
+        usual = self.engine.target_sets(opened)
         return opened, next((c for c in usual if c.selection.name == "q,v"), usual[0]), named, False
 
     def _scored_at(self) -> tuple[Any, ...]:

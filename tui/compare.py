@@ -1,4 +1,4 @@
-"""Compare: the pick, the current selection, kept ones, the usual recipes and other methods' picks side by side."""
+"""Compare: the pick, the current selection, kept ones, the common target sets and other methods' picks side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class CompareScreen(LineupScreen):
     """A sortable table at the budget, and what the selection under the cursor adapts that the current one does not."""
 
     HELP: ClassVar[str] = (
-        "Each row is a selection at the budget: the recommended pick, the current one, those you kept, the usual recipes with "
-        "their rank lowered until they fit, and what other methods would pick. o or a click on a header sorts, i or a second "
-        "click inverts, w explains the columns. Enter takes the selection as the current one; u undoes that."
+        "Each row is a selection at the budget: the recommended pick, the current one, those you kept, the common target sets "
+        "with their rank lowered until they fit, and what other methods would pick. o or a click on a header sorts, i or a "
+        "second click inverts, w explains the columns. Enter takes the selection as the current one; u undoes that."
     )
     CSS = """
     CompareScreen #heading { height: 2; padding: 0 1; color: $text-muted; }

@@ -160,7 +160,7 @@ class Engine(Protocol):
     def open(self, folder: Path, inputs: Inputs) -> Opened:
         """A probe on disk, at the rank and the recipe of ``inputs``."""
 
-    def recipes(self, opened: Opened) -> list[Candidate]:
+    def target_sets(self, opened: Opened) -> list[Candidate]:
         """The selections people copy, all-linear first, at the asked rank."""
 
     def kept(self, opened: Opened) -> list[Candidate]:

@@ -258,13 +258,13 @@ class ExploreScreen(AdvisorScreen):
         self.state.toggle(self.state.chosen)
 
     def action_load(self) -> None:
-        """Choose among the pick, kept selections and the usual recipes."""
+        """Choose among the pick, kept selections and the common target sets."""
         from tui.dialogs import ChoiceDialog
 
         opened = self.state.opened
         if opened is None:
             return
-        known = [(c.selection.name, c) for c in (*self.state.named.values(), *self.advisor.engine.recipes(opened))]
+        known = [(c.selection.name, c) for c in (*self.state.named.values(), *self.advisor.engine.target_sets(opened))]
         if self.state.pick is not None:
             known.insert(0, ("the pick", self.state.pick))
         found = [candidate for _, candidate in known]

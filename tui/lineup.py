@@ -98,7 +98,7 @@ class Lineup:
         return self._figures.get(key(entry.candidate))
 
     def entries(self, state: State, with_front: bool) -> list[Entry]:
-        """The pick, the current selection, kept ones, all-linear, the usual recipes and the peers' picks at the budget, and
+        """The pick, the current selection, kept ones, all-linear, the common target sets and the peers' picks at the budget, and
         if asked for the front; each selection once."""
         found: list[tuple[str, str, Candidate]] = []
         rec = state.recommendation
@@ -166,7 +166,7 @@ def apart(entry: Entry, figures: Figures | None, pick: Figures | None) -> str:
 
 def details(state: State, entry: Entry, figures: Figures | None, pick: Figures | None, budget: Budget | None) -> list[str]:
     """What is said of one entry, line by line; the first is its name."""
-    from advisor.report.tables import count, gigabytes, span
+    from advisor.report.words import count, gigabytes, span
 
     candidate, opened = entry.candidate, state.opened
     assert opened is not None
@@ -266,7 +266,7 @@ class Column:
 
 def columns(metric: str, pick: Figures | None) -> list[Column]:
     """All columns; the first, the selection's name and marks, is known without figures."""
-    from advisor.report.tables import count, gigabytes, span
+    from advisor.report.words import count, gigabytes, span
 
     def share(figures: Figures) -> float:
         return 1.0 if figures.certificate.low is None else 1 - figures.certificate.low

@@ -73,7 +73,7 @@ def budget_use(state: State, budget: Budget) -> str:
 
 def selection_text(state: State, budget: Budget | None, searching: str = "") -> str:
     """What is said of the selection at hand; the numbers that are still being computed are marked …"""
-    from advisor.report.tables import count, gigabytes, span
+    from advisor.report.words import count, gigabytes, span
 
     if state.current is None or state.opened is None:
         return ""
@@ -114,7 +114,7 @@ def _against_pick(state: State) -> str:
 
 def inspected(state: State, modules: Sequence[int], width: int) -> str:
     """The module under the cursor; of several (a layer, a role) the sum. Long names lose their beginning."""
-    from advisor.report.tables import count
+    from advisor.report.words import count
 
     opened = state.opened
     if opened is None or not modules:

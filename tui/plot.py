@@ -164,7 +164,7 @@ def _value(value: float, size: float) -> str:
 
 def _ticks(scale: Scale, columns: int) -> str:
     """Numbers below the horizontal axis, each centred on its place."""
-    from advisor.report.tables import count
+    from advisor.report.words import count
 
     line = [" "] * columns
     for place in (0.0, 0.25, 0.5, 0.75, 1.0) if columns >= 48 else (0.0, 0.5, 1.0):

@@ -177,11 +177,11 @@ class RealEngine:
             module_scores(probe, inputs.rank),
         )
 
-    def recipes(self, opened: Opened) -> list[Candidate]:
+    def target_sets(self, opened: Opened) -> list[Candidate]:
         from advisor.core.candidate import Candidate
-        from advisor.core.selections import recipes
+        from advisor.core.selections import target_sets
 
-        usual = recipes(opened.targets, opened.probe.info["qv_roles"])
+        usual = target_sets(opened.targets, opened.probe.info["qv_roles"])
         return [Candidate(selection, opened.scorer.settings) for selection in usual]
 
     def kept(self, opened: Opened) -> list[Candidate]:
@@ -276,16 +276,15 @@ class RealEngine:
 
     def plan(self, opened: Opened, candidate: Candidate, recommendation: Recommendation | None) -> Plan:
         from advisor.export.plan import plan_of
-        from advisor.report.tables import verdict
+        from advisor.report.verdict import level, short_verdict
 
         if recommendation is None:
             return plan_of(candidate, opened.probe)
         scorer, pick = opened.scorer, recommendation.picked
         named = replace(candidate, selection=replace(candidate.selection, name=pick.name))
         if named == pick.candidate:
-            return plan_of(candidate, opened.probe, verdict(scorer, recommendation, None)[:2])
-        other = replace(recommendation, picked=scorer.score([candidate])[0])
-        return plan_of(candidate, opened.probe, verdict(scorer, other, None)[1:2])  # the first names the budget
+            return plan_of(candidate, opened.probe, short_verdict(scorer, recommendation)[:2])
+        return plan_of(candidate, opened.probe, [level(scorer, scorer.score([candidate])[0])])
 
     def resolve(self, opened: Opened, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
         from advisor.export import FORMATS

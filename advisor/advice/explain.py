@@ -71,7 +71,7 @@ class ModuleRow:
 
 
 @dataclass(frozen=True)
-class Figures:
+class KernelFigures:
     """Spectral quantities of K_S (docs/design.md 2.4), with or without the head's block.
 
     Attributes:
@@ -132,7 +132,7 @@ class Explanation:
     score: Score
     modules: tuple[ModuleRow, ...]
     head_ratio: float | None
-    figures: tuple[Figures, ...]
+    figures: tuple[KernelFigures, ...]
     target_energy: float
     linearity: Linearity | None
 
@@ -303,7 +303,7 @@ def _module_rows(
     ]
 
 
-def _figures(scorer: Scorer, candidate: Candidate, chosen: Spectra, everything: Spectra) -> list[Figures]:
+def _figures(scorer: Scorer, candidate: Candidate, chosen: Spectra, everything: Spectra) -> list[KernelFigures]:
     probe, sigma, weights = scorer.probe, scorer.sigma, scorer.block_weights([candidate], scorer.kernels.kind)
     paper = Spectra.of(scorer, scorer.block_weights([candidate], PAPER_KERNEL)[0], PAPER_KERNEL)
     has_targets = probe.task not in LANGUAGE_TASKS
@@ -311,7 +311,7 @@ def _figures(scorer: Scorer, candidate: Candidate, chosen: Spectra, everything: 
     for head, spectrum, theirs, of_all in zip(chosen.heads, chosen.spectra, paper.spectra, everything.spectra, strict=True):
         kernel = scorer.kernels.of(weights, head)[0]
         figures.append(
-            Figures(
+            KernelFigures(
                 head,
                 spectrum.values[::-1],
                 of_all.values[::-1],

@@ -35,7 +35,7 @@ from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import PROBE_FILE
 from advisor.core.targets import LoraSettings, Selection
-from advisor.prediction.payload import score_json, scores_json
+from advisor.prediction.payload import ScoreEntry, plain, score_fields, scores_json
 from advisor.prediction.probe_view import probe_view
 from advisor.prediction.scorer import Score, Scorer, Scores
 from advisor.theory.criteria import Criterion, fill_by
@@ -59,6 +59,22 @@ MOST_UNITS = 96  # beyond which the kernel peers' search takes minutes
 NOT_MEASURED, TOO_MANY, NOTHING_FITS = "not measured", "not computed: too many modules", "nothing fits"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeerEntry(ScoreEntry):
+    """A peer's pick; ``same_as``: an earlier selection of the comparison that is the same."""
+
+    targets: tuple[str, ...]
+    same_as: str | None
+
+
+@dataclass(frozen=True)
+class NoPick:
+    """Why a peer has no pick."""
+
+    name: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class PeerPick:
     """What one peer picks within the budget.
@@ -79,17 +95,13 @@ class PeerPick:
     def label(self) -> str:
         return self.peer if self.same_as is None else f"{self.peer} (= {self.same_as})"
 
-    def as_json(self, scorer: Scorer) -> dict[str, Any]:
-        """The entry of ``score --json`` with what is adapted, or the reason why there is none."""
+    def entry(self, scorer: Scorer) -> PeerEntry | NoPick:
+        """For programs: the entry of ``score --json`` with what is adapted, or the reason why there is none."""
         if self.candidate is None or self.score is None:
-            return {"name": self.peer, "reason": self.reason}
-        return {
-            **score_json(self.score, scorer),
-            "targets": list(self.candidate.selection.targets),
-            "rank_pattern": dict(self.candidate.ranks),
-            "alpha_pattern": dict(self.candidate.alphas),
-            "same_as": self.same_as,
-        }
+            return NoPick(self.peer, self.reason or "")
+        patterns = {"rank_pattern": dict(self.candidate.ranks), "alpha_pattern": dict(self.candidate.alphas)}
+        given = score_fields(self.score, scorer) | patterns
+        return PeerEntry(**given, targets=self.candidate.selection.targets, same_as=self.same_as)
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
@@ -201,7 +213,7 @@ def comparison_json(scores: Scores, picks: Sequence[PeerPick], scorer: Scorer) -
     ``without_pick``, the reason for each peer that has none."""
     made = [pick for pick in picks if pick.candidate is not None]
     shown = scores_json(scores, scorer)
-    shown["selections"] += [pick.as_json(scorer) for pick in made]
+    shown["selections"] += [plain(pick.entry(scorer)) for pick in made]
     candidates = [score.candidate for score in scores] + [pick.candidate for pick in made if pick.candidate is not None]
     for entry, peers in zip(shown["selections"], scores_for_json(scorer, candidates), strict=True):
         entry["peers"] = peers

@@ -1,4 +1,4 @@
-"""The selections among which a recommendation is found: recipes, starts of several kinds, and a local search (no torch).
+"""The selections among which a recommendation is found: common target sets, starts of many kinds, a local search (no torch).
 
 Starts are what surrogates, other methods and chance fill the budget with. The search then climbs by the regressor itself, so
 that no recipe and no other method's pick is predicted better than what it returns.
@@ -19,7 +19,7 @@ from advisor.core.choices import PREDICTED
 from advisor.core.errors import BudgetTooSmall
 from advisor.core.events import Session, Stage
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.selections import all_linear, distinct, recipes, structured_random
+from advisor.core.selections import all_linear, distinct, structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.scorer import Scorer
 from advisor.theory.criteria import Criterion, fill_by
@@ -34,7 +34,7 @@ MOVES, TRIED = 24, 48  # swaps a round; units whose own effect a round looks at
 def candidate_pool(
     scorer: Scorer, budget: Budget, granularity: str, strategy: str, seed: int, session: Session
 ) -> list[Candidate]:
-    """All-linear, recipes, and searched selections at several levels of the budget, distinct, all-linear first.
+    """All-linear, the common target sets, and searched selections at several levels of the budget, distinct, all-linear first.
 
     Raises:
         BudgetTooSmall: not even the smallest unit fits.
@@ -59,7 +59,7 @@ def candidate_pool(
                 for _ in range(RANDOM_CANDIDATES)
             ]
     session.check()
-    usual = [s for s in recipes(targets, scorer.probe.info["qv_roles"]) if mask_of(scorer, units, s) is not None]
+    usual = [s for s in target_sets(targets, scorer.probe.info["qv_roles"]) if mask_of(scorer, units, s) is not None]
     starts = [selection_of(scorer, units, mask) for mask in found]
     starts += [replace(pick.selection, name="") for pick in module_picks(scorer, budget, granularity)]
     if granularity == "module" and budget.kind != "modules":

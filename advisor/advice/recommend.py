@@ -15,7 +15,7 @@ from advisor.core.candidate import Candidate
 from advisor.core.choices import PREDICTED, SPECTRAL_RATIO, STRATEGIES
 from advisor.core.errors import BudgetTooSmall, check_choice
 from advisor.core.events import Session, Stage
-from advisor.core.selections import recipes
+from advisor.core.selections import target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.predictor import Predictions
 from advisor.prediction.probe_view import subsample
@@ -52,10 +52,10 @@ class Recommendation:
     Attributes:
         all_linear, picked, best: adapting every module, the pick, and the one predicted best within the budget.
         front: the Pareto front, cheapest first.
-        equal_budget: the pick, then the user's baseline, then the usual recipes, rank lowered until they fit.
+        equal_budget: the pick, then the user's baseline, then the common target sets, rank lowered until they fit.
         baseline: index of the user's own config in ``equal_budget``, None if there is none.
         alike: how many of ``equal_budget`` after the pick cannot be told from it.
-        pool: all candidates that were scored, all-linear first.
+        pool: all candidates that were scored, all-linear first. costs: of each.
         finalists: indices in ``pool`` of the pick, and of what the strategy ranks first within the budget.
     """
 
@@ -68,6 +68,7 @@ class Recommendation:
     alike: int
     stability: Stability
     pool: tuple[Candidate, ...]
+    costs: tuple[Cost, ...]
     finalists: tuple[int, ...]
     budget: Budget
     granularity: str
@@ -107,11 +108,13 @@ def recommend(
     if spread is not None:
         pool = [spread(candidate) for candidate in pool]
     predictions = scorer.predict(pool)
-    finalists, best = choose(scorer, pool, predictions, budget, granularity, strategy)
+    costs = [scorer.cost(candidate) for candidate in pool]
+    finalists, best = choose(scorer, pool, costs, predictions, budget, granularity, strategy)
     return _advice(
         scorer,
         scorer,
         pool,
+        costs,
         predictions,
         finalists,
         best,
@@ -125,14 +128,19 @@ def recommend(
 
 
 def choose(
-    scorer: Scorer, pool: Sequence[Candidate], predictions: Predictions, budget: Budget, granularity: str, strategy: str
+    scorer: Scorer,
+    pool: Sequence[Candidate],
+    costs: Sequence[Cost],
+    predictions: Predictions,
+    budget: Budget,
+    granularity: str,
+    strategy: str,
 ) -> tuple[tuple[int, ...], int]:
     """Indices in ``pool``: the pick followed by what the strategy ranks first within the budget; the one predicted best.
 
     Raises:
         BudgetTooSmall: nothing fits.
     """
-    costs = [scorer.cost(candidate) for candidate in pool]
     params = np.array([cost.params for cost in costs])
     allowed = _allowed(scorer, budget, pool, costs)
     picked, best = pick(predictions, params, allowed)
@@ -162,6 +170,7 @@ def reconsider(
         scorer,
         decider,
         rec.pool,
+        rec.costs,
         predictions,
         finalists,
         best,
@@ -178,6 +187,7 @@ def _advice(
     scorer: Scorer,
     decider: Scorer,
     pool: Sequence[Candidate],
+    costs: Sequence[Cost],
     predictions: Predictions,
     finalists: Sequence[int],
     best: int,
@@ -191,7 +201,7 @@ def _advice(
 ) -> Recommendation:
     """Everything said of the pick, the first of ``finalists``, see :func:`recommend` and :func:`reconsider`."""
     candidates = [pool[i] for i in finalists]
-    params = np.array([scorer.cost(candidate).params for candidate in pool])
+    params = np.array([cost.params for cost in costs])
     front = pareto(params, -predictions.deviation)
     all_linear, picked, best_score = scorer.score([pool[0], candidates[0], pool[best]])
     equal, baseline_index = _equal_budget(scorer, budget, baseline, candidates[0])
@@ -206,6 +216,7 @@ def _advice(
         alike=sum(not equal.predictions.distinguishable(i, 0) for i in range(1, len(equal))),
         stability=_stability(decider, strategy, candidates, params[list(finalists)], seed, session),
         pool=tuple(pool),
+        costs=tuple(costs),
         finalists=tuple(finalists),
         budget=budget,
         granularity=granularity,
@@ -248,7 +259,7 @@ def _is_full(scorer: Scorer, candidate: Candidate, budget: Budget, granularity: 
 
 
 def compare(scorer: Scorer, budget: Budget, baseline: Candidate | None = None) -> tuple[Scores, int | None]:
-    """The usual recipes at equal budget, see :class:`Recommendation`; and the index of the baseline.
+    """The common target sets at equal budget, see :class:`Recommendation`; and the index of the baseline.
 
     Raises:
         BudgetTooSmall: none fits, and there is no baseline.
@@ -275,21 +286,21 @@ def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: S
 def _equal_budget(
     scorer: Scorer, budget: Budget, baseline: Candidate | None, pick: Candidate | None
 ) -> tuple[Scores, int | None]:
-    """The pick (if given), the baseline as it is, and each recipe with its rank lowered until it fits the budget."""
+    """The pick (if given), the baseline as it is, and each target set with its rank lowered until it fits the budget."""
     settings = scorer.settings
     candidates = [] if pick is None else [pick]
     index = None
     if baseline is not None:
         index = len(candidates)
         candidates.append(baseline)
-    for selection in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]):
+    for selection in target_sets(scorer.probe.targets, scorer.probe.info["qv_roles"]):
         lower = _fitting_rank(selection, scorer, budget)
         if lower is None or (pick is not None and Candidate(selection, lower).trained_like(pick)):
             continue
         name = selection.name if lower == settings else f"{selection.name}, r={lower.rank}"
         candidates.append(Candidate(replace(selection, name=name), lower))
     if not candidates:
-        raise BudgetTooSmall(f"None of the usual recipes fits into {budget.text}, even at rank 1.", "Raise --budget.")
+        raise BudgetTooSmall(f"None of the common target sets fits into {budget.text}, even at rank 1.", "Raise --budget.")
     return scorer.score(candidates), index
 
 

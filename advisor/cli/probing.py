@@ -22,13 +22,12 @@ def recommend(given: options.Recommend, ending: groups.Ending) -> int | None:
     from advisor import api, workflow  # noqa: F401  loads torch: while it does, Ctrl-C stops at once and not at the next safe point
     from advisor.report.console import console_session
 
-    with console_session() as session:
+    with console_session(short=not ending.verbose) as session:
         result = api.recommend(**values(given), session=session)
-    answer = getattr(result, "answer", None)
     if ending.as_json:
         say_json(result.json)
-    elif answer is not None and not ending.verbose:
-        print(answer)
+    elif not ending.verbose:
+        say(str(result.answer))
     else:
         say_report(result.verdict, result.tables, [f"Written to {result.folder}: {', '.join(result.files)}."])
         if given.demo:

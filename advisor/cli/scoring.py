@@ -36,7 +36,7 @@ def explain(given: groups.Explain, printed: groups.Printed) -> None:
     from advisor.advice.explain import explain as explain_candidates
     from advisor.advice.explain import explanations_json
     from advisor.core.candidate import Candidate
-    from advisor.core.selections import ALL_LINEAR, QV, recipes
+    from advisor.core.selections import ALL_LINEAR, QV, target_sets
     from advisor.prediction.selection_file import parse_selections, read_selections
     from advisor.report.explanation import blocks, show
     from advisor.results import ProbeResult
@@ -44,7 +44,7 @@ def explain(given: groups.Explain, printed: groups.Printed) -> None:
     budget = None if given.budget is None else parse_budget(given.budget)
     scorer = ProbeResult.open(given.probe_path).scorer(**values(given, options.Scoring))
     if given.selections is None:
-        usual = [s for s in recipes(scorer.probe.targets, scorer.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
+        usual = [s for s in target_sets(scorer.probe.targets, scorer.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
         candidates = [Candidate(selection, scorer.settings) for selection in usual]
     else:
         entries, where = read_selections(given.selections)

@@ -10,7 +10,7 @@ from advisor.core.errors import NotFinite
 from advisor.core.text import printable
 
 if TYPE_CHECKING:
-    from advisor.report.tables import Table
+    from advisor.report.tables import TextTable
 
 
 def say(line: str) -> None:
@@ -31,7 +31,7 @@ def say_json(value: Any) -> None:
     print(text)
 
 
-def say_report(lines: Sequence[str], tables: Sequence[Table], after: Sequence[str] = ()) -> None:
+def say_report(lines: Sequence[str], tables: Sequence[TextTable], after: Sequence[str] = ()) -> None:
     """Sentences, tables, sentences."""
     from rich.console import Console
 

@@ -1,1 +1,1 @@
-"""Words that every room uses: errors, events, targets, recipes, files on disk. No torch."""
+"""Words that every room uses: errors, events, targets, target sets, training recipes, files on disk. No torch."""

@@ -30,6 +30,12 @@ class Candidate:
         """Whether both train the same modules in the same way; names do not count."""
         return self == replace(other, selection=replace(other.selection, name=self.selection.name))
 
+    @property
+    def ranks_text(self) -> str:
+        """rank 8, or ranks 2–24 by module."""
+        found = {self.module_settings(name).rank for name in self.selection.targets} or {self.settings.rank}
+        return f"rank {min(found)}" if len(found) == 1 else f"ranks {min(found)}–{max(found)} by module"
+
     def module_settings(self, name: str) -> LoraSettings:
         return replace(
             self.settings,

@@ -26,9 +26,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Note:
-    """Something the user should know: a choice made for them, a cost, a count."""
+    """Something the user should know: a choice made for them, a cost, a count; ``brief``: also where little is shown."""
 
     text: str
+    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Session:
     emit: Callable[[Event], None] = ignore
     cancel: threading.Event = field(default_factory=threading.Event)
 
-    def note(self, text: str) -> None:
-        self.emit(Note(text))
+    def note(self, text: str, brief: bool = False) -> None:
+        self.emit(Note(text, brief))
 
     def warn(self, text: str) -> None:
         self.emit(Warn(text))

@@ -22,10 +22,10 @@ def all_linear(targets: Sequence[Target]) -> Selection:
     return _where(ALL_LINEAR, targets, lambda t: True)
 
 
-def recipes(targets: Sequence[Target], qv_roles: Sequence[str]) -> list[Selection]:
-    """The selections people copy: all-linear, q,v, attention, MLP, halves of the layers, and q,v on the last layers.
+def target_sets(targets: Sequence[Target], qv_roles: Sequence[str]) -> list[Selection]:
+    """The target sets that people copy: all-linear, q,v, attention, MLP, halves of the layers, and q,v on the last layers.
 
-    Recipes that come out empty or equal to an earlier one are left out.
+    Target sets that come out empty or equal to an earlier one are left out.
     """
     layers = sorted({t.layer for t in targets if t.layer is not None})
     half, quarter = (len(layers) + 1) // 2, (len(layers) + 3) // 4

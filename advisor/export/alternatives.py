@@ -96,7 +96,8 @@ def best_for(
     known = [candidate for candidate in (own, *pool) if can_say(target, file, plan, candidate)]
     predictions = scorer.predict(known)
     try:
-        finalists, _ = choose(scorer, known, predictions, budget, "role", rec.strategy)
+        costs = [scorer.cost(candidate) for candidate in known]
+        finalists, _ = choose(scorer, known, costs, predictions, budget, "role", rec.strategy)
     except BudgetTooSmall:
         return None
     instead = known[finalists[0]]

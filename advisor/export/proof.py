@@ -46,6 +46,8 @@ def prove_file(target: Format, name: str, file: RenderedFile, plan: Plan, model:
         wrong = [n for n, own in wanted.items() if (resolved.ranks[n], resolved.alphas[n]) != (own.rank, own.alpha)]
         if wrong or resolved.rslora != plan.settings.rslora:
             raise _fault(target, name, f"{(wrong or plan.names)[0]} gets another rank or scale")
+        if resolved.lora_params != plan.params:
+            raise _fault(target, name, f"{resolved.lora_params:,} LoRA parameters are trained, not {plan.params:,}")
     return resolved
 
 

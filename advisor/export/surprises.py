@@ -40,7 +40,7 @@ def unmatched_entries(it: Applied) -> tuple[str, ...]:
     return tuple(idle)
 
 
-def unmatched_surprises(it: Applied, unmatched: Sequence[str], others: dict[str, Sequence[str]]) -> list[str]:
+def unmatched_surprises(it: Applied, unmatched: Sequence[str], others: Mapping[str, Sequence[str]]) -> list[str]:
     """Entries without a module that gets LoRA, and whether something took their modules away."""
     surprises = []
     for entry, names in matches(unmatched, it.names).items():

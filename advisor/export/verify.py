@@ -206,7 +206,8 @@ def _asked(arguments: Mapping[str, Any], surprises: list[str]) -> list[str]:
 
 def _warned(took: Taken) -> tuple[list[str], list[str]]:
     """PEFT's own warnings as surprises and notes."""
-    surprises, notes = [], []
+    surprises: list[str] = []
+    notes: list[str] = []
     for warning in took.applied.resolved.warnings:
         if "_pattern keys did not match" in warning:  # of modules only: PEFT overlooks weights of experts, and its own keys
             continue

@@ -93,8 +93,8 @@ def read_data(source: Source, session: Session, language: str = "causal-lm") -> 
             session.note(f"Evaluation data: {note}")
     if both := overlap(train, evaluation):
         session.warn(
-            f"{both} of {len(evaluation.examples)} evaluation rows also stand in the training data: "
-            "what is measured on them is too good."
+            f"{both} of {len(evaluation.examples)} evaluation rows also appear in the training data, "
+            "so scores will be optimistic."
         )
     return train, evaluation
 

@@ -49,11 +49,13 @@ class Posterior:
     """A mixture over P pairs of a hypothesis and a value of G.
 
     Attributes:
-        gain: geometric mean of G. forgone: [S] mean of r. covariance: [S, S] of r, over the whole mixture.
+        gain: geometric mean of G. log_gain_sd: standard deviation of log G.
+        forgone: [S] mean of r. covariance: [S, S] of r, over the whole mixture.
         weights: [P]. centres, spreads: [P, S] mean and standard deviation of the log loss of one more run.
     """
 
     gain: float
+    log_gain_sd: float
     forgone: Array
     covariance: Array
     weights: Array
@@ -94,7 +96,7 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
     gains, solved = gains[kept], solved[kept]
     inverse = np.linalg.inv(variance(gains))
     forgone = expected[kept] + gains[:, None] * (solved @ shared.T)
-    mean = weights @ forgone
+    mean, log_gain = weights @ forgone, weights @ np.log(gains)
     around = forgone - mean
     explained = shared @ np.einsum("p,pkl->kl", weights * gains**2, inverse) @ shared.T
     centres = prior.start + start_variance * solved.sum(1, keepdims=True) - gains[:, None] * (1 - forgone)
@@ -102,7 +104,8 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
     own = start_variance + gains[:, None] ** 2 * np.diag(prior.covariance)
     left = own - np.einsum("psk,pkl,psl->ps", cross, inverse, cross, optimize=True)
     return Posterior(
-        gain=float(np.exp(weights @ np.log(gains))),
+        gain=float(np.exp(log_gain)),
+        log_gain_sd=float(np.sqrt(weights @ (np.log(gains) - log_gain) ** 2)),
         forgone=mean,
         covariance=prior.covariance - explained + (weights[:, None] * around).T @ around,
         weights=weights,

@@ -38,13 +38,18 @@ from advisor.theory.training_cost import Cost, TrainingFootprint, estimate_cost
 
 @dataclass(frozen=True)
 class Score:
-    """All that is said of one candidate; estimates are (value, low, high)."""
+    """All that is said of one candidate; estimates are (value, low, high).
+
+    ``relative``: expected loss against all-linear in seed standard deviations, higher is better. ``vs_all``: the same as the
+    share by which the loss is higher (0.1: 10 % higher), whatever the gain.
+    """
 
     candidate: Candidate
     cost: Cost
     loss: tuple[float, float, float]
     metric: tuple[float, float, float]
     relative: tuple[float, float, float]
+    vs_all: tuple[float, float, float]
     bounds: tuple[Bound, ...]
     warnings: tuple[str, ...]
 
@@ -172,6 +177,7 @@ class Scorer:
     def score(self, candidates: Sequence[Candidate]) -> Scores:
         """Predictions, certificate and cost of each candidate."""
         predictions = self.predict(candidates)
+        against_all = predictions.against_all()
         scores = []
         for i, candidate in enumerate(candidates):
             scores.append(
@@ -181,6 +187,7 @@ class Scorer:
                     _triple(predictions.loss, i),
                     _triple(predictions.score, i),
                     _triple(predictions.relative, i),
+                    share_of_loss(_triple(against_all, i)),
                     bounds=self.bounds(candidate),
                     warnings=tuple(f"Far from the calibration rows: {reason}." for reason in predictions.far),
                 )
@@ -249,6 +256,12 @@ class Scorer:
             mean_tokens=self.probe.info["mean_tokens"],
             max_tokens=self.probe.info["max_tokens"],
         )
+
+
+def share_of_loss(log_ratio: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Log ratios of two losses as the share by which the first is higher; finite also where a run diverged."""
+    value, low, high = (math.expm1(min(ratio, 300.0)) for ratio in log_ratio)
+    return value, low, high
 
 
 def _triple(estimate: Estimate, i: int) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from advisor.core.choices import HEADS, METHODS
 from advisor.core.errors import BadInput, OutOfMemory
 from advisor.core.events import Session
 from advisor.core.probe import HeadBlock, Probe, load_probe, require_finite_blocks, save_info, save_probe, stratified_folds
-from advisor.core.selections import ALL_LINEAR, QV, recipes
+from advisor.core.selections import ALL_LINEAR, QV, target_sets
 from advisor.core.store import is_probe, read_json, write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.core.version import __version__
@@ -42,7 +42,7 @@ HEAD_ROWS = 512  # training rows the head's linear probe is fitted on
 SKETCH_FROM_PARAMETERS = 1_000_000_000
 ESTIMATE_ERROR_LAYERS = 8
 LINEARITY_ROWS = 32  # also those whose inputs the peers' scores look at
-LINEARITY_OF = (ALL_LINEAR, QV)  # the recipes whose linearity a probe stores
+LINEARITY_OF = (ALL_LINEAR, QV)  # the target sets whose linearity a probe stores
 COPYABLE_PARAMETERS = 2_000_000_000  # the linearity check works on a copy of the model
 
 
@@ -58,7 +58,7 @@ class ProbeSettings:
         micro_batch: most rows a pass; None: by tokens.
         recompute: keep no activations of the blocks for the backward pass but compute them again; without, this is
             done once a single row does not fit in memory. The kernel blocks are the same.
-        linearity: compare the model with its tangent for a few recipes (docs/design.md 2.6).
+        linearity: compare the model with its tangent for a few target sets (docs/design.md 2.6).
         seed: of sample, folds and projections.
     """
 
@@ -201,7 +201,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, layers[-1].bias)
         head = HeadBlock(reordered(weight[m:].sum(0).numpy()), *fresh)
     labels, y, f0 = labels[back], y[back], f0[back]
-    stored = [s for s in recipes(loaded.targets, loaded.qv_roles()) if s.name in LINEARITY_OF]
+    stored = [s for s in target_sets(loaded.targets, loaded.qv_roles()) if s.name in LINEARITY_OF]
     linearity = _linearity(prepared, settings, LoraSettings(), stored, session) if settings.linearity else []
     probe = Probe(
         targets=loaded.targets,

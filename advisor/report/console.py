@@ -20,10 +20,11 @@ from advisor.core.events import Event, Note, Progress, Session, Warn
 
 
 @contextmanager
-def console_session(quiet: bool = False) -> Iterator[Session]:
+def console_session(short: bool = False) -> Iterator[Session]:
     """A session whose events go to stderr and whose cancel flag is set by the first Ctrl-C.
 
-    A second Ctrl-C interrupts at once. ``quiet`` keeps warnings only.
+    A second Ctrl-C interrupts at once. ``short`` leaves out notes that are not brief, and where there is no
+    terminal it names each stage once.
     """
     console = Console(stderr=True, highlight=False)
     bar = Bar(
@@ -34,7 +35,7 @@ def console_session(quiet: bool = False) -> Iterator[Session]:
         TextColumn("[dim]{task.fields[detail]}"),
         console=console,
         transient=True,
-        disable=quiet or not console.is_terminal,
+        disable=not console.is_terminal,
     )
     tasks: dict[str, int] = {}
     notebook_bars: dict[str, Any] = {}
@@ -42,10 +43,9 @@ def console_session(quiet: bool = False) -> Iterator[Session]:
     def emit(event: Event) -> None:
         if isinstance(event, Warn):
             console.print(f"[bold yellow]Warning:[/] {escape(event.text)}", soft_wrap=True)
-        elif quiet:
-            return
         elif isinstance(event, Note):
-            console.print(f"[dim]·[/] {escape(event.text)}", soft_wrap=True)
+            if event.brief or not short:
+                console.print(f"[dim]·[/] {escape(event.text)}", soft_wrap=True)
         elif isinstance(event, Progress):
             _show(event)
 
@@ -53,7 +53,7 @@ def console_session(quiet: bool = False) -> Iterator[Session]:
         if console.is_jupyter:
             _show_in_notebook(event)
         elif not console.is_terminal:
-            if event.done in (0, event.total) or "LoRA runs" in event.stage:
+            if event.done in ((0,) if short else (0, event.total)) or "LoRA runs" in event.stage:
                 remaining = f", {event.eta_s:.0f} s left" if event.eta_s and event.done < event.total else ""
                 console.print(escape(f"{event.stage}: {event.done}/{event.total}{remaining} {event.detail}".rstrip()))
         else:

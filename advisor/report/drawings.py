@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from advisor.report.tables import count
+from advisor.report.words import count
 
 Triple = tuple[float, float, float]
 
@@ -71,7 +71,7 @@ TEXT = 11.5  # pixels
 CHARACTER = 6.4  # mean width of one
 HEAT = 0.55  # opacity of the largest share; text stays readable on it in light and dark
 WIDTH = 520  # pixels of the figures that stand in pairs
-SHAPES = {"pick": "D", "all": "o", "baseline": "v", "recipe": "s", "peer": "^"}  # as the captions of the page say
+SHAPES = {"pick": "D", "all": "o", "baseline": "v", "common": "s", "peer": "^"}  # as the captions of the page say
 
 
 @dataclass(frozen=True)
@@ -280,8 +280,8 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
         "pareto",
         f"Predicted {metric} against LoRA parameters",
         f"The Pareto front runs from {count(front[0][0])} parameters at {front[0][1]:.3f} to {count(front[-1][0])} at "
-        f"{front[-1][1]:.3f}. The pick has {count(pick.params)} parameters and {pick.metric[0]:.3f}. Usual recipes and the picks "
-        "of other methods are marked.",
+        f"{front[-1][1]:.3f}. The pick has {count(pick.params)} parameters and {pick.metric[0]:.3f}. Common target sets and the "
+        "picks of other methods are marked.",
         (WIDTH, height),
         (46, labels, 14, 42),
         draw,

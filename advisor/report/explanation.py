@@ -12,8 +12,9 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Scorer
-from advisor.report.tables import Table, count, score_table
+from advisor.report.tables import TextTable, score_table
 from advisor.report.text_plots import BOTH, bar, spectrum_lines
+from advisor.report.words import count
 from advisor.theory.bounds import DOES_NOT_APPLY, Bound
 from advisor.theory.linearity import LINEAR_UP_TO
 
@@ -21,36 +22,36 @@ ADAPTED_ROWS, OTHER_ROWS, LAYER_ROWS = 20, 10, 24  # most rows shown; all module
 BAR, LAYER_BAR = 6, 40  # columns
 THIS, ALL = "●", "○"
 
-Block = str | Table
+Part = str | TextTable
 
 
-def blocks(explanations: Sequence[Explanation], scorer: Scorer) -> list[Block]:
+def blocks(explanations: Sequence[Explanation], scorer: Scorer) -> list[Part]:
     """All that is shown, top to bottom: the scores, then each selection; texts may hold line breaks."""
     scores = [e.score for e in explanations]
-    shown: list[Block] = [
+    shown: list[Part] = [
         score_table("Scores", scores, str(scorer.probe.info["metric"])),
-        f"In brackets: {LEVEL:.0%} intervals for one run. vs all: expected loss against {ALL_LINEAR} in standard deviations "
-        "between seeds, higher is better. time: of a training step against it.",
+        f"In brackets: {LEVEL:.0%} intervals. loss vs all: expected validation loss against that of {ALL_LINEAR}; a positive "
+        "number means a higher loss. Metric and loss are of one run. time: of a training step against all modules.",
         *sorted({warning for score in scores for warning in score.warnings}),
     ]
     for explanation in explanations:
-        shown += _selection_blocks(explanation, scorer)
+        shown += _selection_parts(explanation, scorer)
     return shown
 
 
-def show(shown: Sequence[Block], console: Console | None = None) -> None:
+def show(shown: Sequence[Part], console: Console | None = None) -> None:
     """Print to the terminal, on stdout unless given; texts are literal, never markup."""
     console = console or Console(highlight=False)
-    for block in shown:
-        if isinstance(block, Table):
-            console.print(block.rich())
+    for part in shown:
+        if isinstance(part, TextTable):
+            console.print(part.rich())
         else:
-            console.print(Text(block))
+            console.print(Text(part))
             console.print()
 
 
-def _selection_blocks(explanation: Explanation, scorer: Scorer) -> list[Block]:
-    shown: list[Block] = [f"═══ {explanation.score.name} ═══\n{_summary(explanation, scorer)}"]
+def _selection_parts(explanation: Explanation, scorer: Scorer) -> list[Part]:
+    shown: list[Part] = [f"═══ {explanation.score.name} ═══\n{_summary(explanation, scorer)}"]
     adapted = [row for row in explanation.modules if row.adapted]
     others = [row for row in explanation.modules if not row.adapted]
     if adapted:
@@ -111,7 +112,7 @@ def common_prefix(names: Sequence[str]) -> str:
     return "".join(f"{part}." for part in shared)
 
 
-def _module_table(title: str, rows: Sequence[ModuleRow], most: int, verb: str) -> Table:
+def _module_table(title: str, rows: Sequence[ModuleRow], most: int, verb: str) -> TextTable:
     order = sorted(rows, key=lambda row: -row.share)
     prefix = common_prefix([row.target.name for row in rows])
     largest = order[0].share or 1.0
@@ -131,7 +132,7 @@ def _module_table(title: str, rows: Sequence[ModuleRow], most: int, verb: str) -
         left = order[most:]
         share, energy = (sum(getattr(row, name) for row in left) for name in ("share", "energy"))
         body.append((f"… and {len(left)} more", f"{'':{BAR}} {share:6.1%}", f"{energy:.1%}", "", "", ""))
-    return Table(
+    return TextTable(
         f"{title} (names after {prefix})" if prefix else title,
         ("module", "share", "energy", "agree", verb, "ceiling" if verb == "drop" else "floor"),
         tuple(body),
@@ -196,7 +197,7 @@ def _spectrum_plot(explanation: Explanation, scorer: Scorer) -> str:
     return "\n".join([title, *spectrum_lines(series, scorer.sigma), f"{legend}   {ridge}", note])
 
 
-def _figures_table(explanation: Explanation, scorer: Scorer) -> list[Block]:
+def _figures_table(explanation: Explanation, scorer: Scorer) -> list[Part]:
     figures, energy = explanation.figures, explanation.target_energy or 1.0
 
     def line(label: str, pick: str) -> tuple[str, ...]:
@@ -232,13 +233,13 @@ def _figures_table(explanation: Explanation, scorer: Scorer) -> list[Block]:
     )
     if scorer.probe.task in LANGUAGE_TASKS:
         note += " –: not defined for a language model, whose targets are all alike."
-    return [Table(f"Spectrum of K ({scorer.kernels.kind})", ("quantity", *columns), tuple(rows)), note]
+    return [TextTable(f"Spectrum of K ({scorer.kernels.kind})", ("quantity", *columns), tuple(rows)), note]
 
 
 # --- bounds and linearity ------------------------------------------------------------------------------------------
 
 
-def _bounds_table(explanation: Explanation) -> list[Block]:
+def _bounds_table(explanation: Explanation) -> list[Part]:
     complete, has_head = all(row.adapted for row in explanation.modules), len(explanation.figures) > 1
     bounds = [b for b in explanation.score.bounds if not (complete and b.added)]  # nothing to add: all of them are 1
     reasons: dict[str, list[Bound]] = {}
@@ -272,7 +273,7 @@ def _bounds_table(explanation: Explanation) -> list[Block]:
         notes[0] = "Nothing is left out, so nothing can be gained by adding."
     elif certificate.low is not None:
         notes.insert(0, f"C, the certificate: whatever is added, V falls by at most {1 - certificate.low:.1%}.")
-    return [Table("Bounds: low ≤ quantity ≤ high", columns, rows, text_columns=len(columns) - 3), "\n".join(notes)]
+    return [TextTable("Bounds: low ≤ quantity ≤ high", columns, rows, text_columns=len(columns) - 3), "\n".join(notes)]
 
 
 def _status(bound: Bound) -> str:

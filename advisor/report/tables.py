@@ -1,4 +1,4 @@
-"""What a person reads: tables that go to the terminal and to ``report.md`` alike, and ``recommendation.json``."""
+"""What a person reads: tables that go to the terminal and to ``report.md`` alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
@@ -15,22 +14,18 @@ from rich.text import Text
 
 from advisor.advice.budget import Budget
 from advisor.advice.peer_picks import PeerPick
-from advisor.advice.recommend import STABLE, Recommendation, module_shares
-from advisor.core.candidate import Candidate
-from advisor.core.choices import PREDICTED, STRATEGIES
-from advisor.prediction.payload import score_json
+from advisor.advice.recommend import Recommendation, module_shares
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer
-from advisor.theory.linearity import Linearity
-from advisor.theory.spectrum import Spectrum
+from advisor.report.words import change_span, count, gigabytes, metric_span
 
-RECOMMENDATION_SCHEMA = 1
+PICK, ALL = "the pick", "all modules"
 CHOSEN, LEFT_OUT = "●", "·"
 PLAIN_WIDTH = 120
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A titled table of plain text cells; ``marked`` rows stand out."""
 
     title: str
@@ -39,9 +34,16 @@ class Table:
     marked: frozenset[int] = frozenset()
     text_columns: int = 1
 
-    def rich(self) -> RichTable:
-        """For a terminal; cells are literal, never markup."""
-        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    def rich(self, compact: bool = False) -> RichTable:
+        """For a terminal; cells are literal, never markup. ``compact``: without empty lines."""
+        table = RichTable(
+            title=Text(self.title),
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            show_edge=not compact,
+        )
         for i, column in enumerate(self.columns):
             justify: JustifyMethod = "left" if i < self.text_columns else "right"
             table.add_column(column, justify=justify, no_wrap=i > 0, overflow="fold")
@@ -68,7 +70,7 @@ class Table:
         return f"<table>{body}</table>"
 
 
-def print_report(console: Console, lines: Sequence[str], tables: Sequence[Table], after: Sequence[str] = ()) -> None:
+def print_report(console: Console, lines: Sequence[str], tables: Sequence[TextTable], after: Sequence[str] = ()) -> None:
     """Sentences, tables, sentences; all of it literal, never markup."""
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
@@ -80,7 +82,7 @@ def print_report(console: Console, lines: Sequence[str], tables: Sequence[Table]
         console.print(line, markup=False, soft_wrap=True)
 
 
-def plain_text(lines: Sequence[str], tables: Sequence[Table]) -> str:
+def plain_text(lines: Sequence[str], tables: Sequence[TextTable]) -> str:
     """:func:`print_report` as text without colour."""
     console = Console(file=StringIO(), width=PLAIN_WIDTH, highlight=False, force_jupyter=False)
     with console.capture() as captured:
@@ -88,36 +90,20 @@ def plain_text(lines: Sequence[str], tables: Sequence[Table]) -> str:
     return captured.get().rstrip("\n")
 
 
-def count(number: float) -> str:
-    """1234567 → 1.23M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"
-
-
-def gigabytes(number: float) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
-
-
-def span(triple: tuple[float, float, float], digits: int = 3) -> str:
-    """value (low–high)."""
-    value, low, high = (f"{x:.{digits}f}" for x in triple)
-    return f"{value} ({low}–{high})"
-
-
-def score_table(title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = (), names: Sequence[str] = ()) -> Table:
-    """One row a selection: size, predicted metric and loss, difference to all-linear in seed standard deviations, cost."""
-    return Table(
+def score_table(
+    title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = (), names: Sequence[str] = ()
+) -> TextTable:
+    """One row a selection: size, expected loss against all modules, predicted metric and loss, cost."""
+    return TextTable(
         title,
-        ("selection", "params", metric, "loss", "vs all", "memory", "time"),
+        ("target set", "params", "loss vs all", metric, "loss", "memory", "time"),
         tuple(
             (
                 names[i] if names else s.name,
                 count(s.cost.params),
-                span(s.metric, 2),
+                change_span(s.vs_all),
+                metric_span(s.metric, metric, 2),
                 f"{s.loss[0]:.3g}",
-                f"{s.relative[0]:+.1f}",
                 gigabytes(s.cost.memory_bytes),
                 f"{s.cost.time_vs_all_linear:.0%}",
             )
@@ -127,7 +113,32 @@ def score_table(title: str, scores: Sequence[Score], metric: str, marked: Sequen
     )
 
 
-def peer_table(picks: Sequence[PeerPick], budget: Budget, metric: str) -> Table:
+def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:
+    """The pick, all modules, q,v and the user's config, and the best other target sets, at most ``rows`` in all."""
+    equal, roles = list(rec.equal_budget), set(scorer.probe.info["qv_roles"])
+    qv = tuple(t.name for t in scorer.probe.targets if t.role in roles)
+    usual = [i for i, score in enumerate(equal) if i and (i == rec.baseline or score.candidate.selection.targets == qv)]
+    others = sorted((i for i in range(1, len(equal)) if i not in usual), key=lambda i: equal[i].vs_all[0])
+    shown = [(ALL, rec.all_linear)] if rec.picked.cost.params < rec.all_linear.cost.params else []
+    shown = [(PICK, rec.picked), *shown, *((equal[i].name, equal[i]) for i in (*usual, *others))][:rows]
+    return TextTable(
+        f"Validation loss against all modules ({LEVEL:.0%} interval)",
+        ("target set", "params", "loss", "memory", "step time"),
+        tuple(
+            (
+                name,
+                count(score.cost.params),
+                change_span(score.vs_all),
+                gigabytes(score.cost.memory_bytes),
+                f"{score.cost.time_vs_all_linear:.0%}",
+            )
+            for name, score in shown
+        ),
+        frozenset({0}),
+    )
+
+
+def peer_table(picks: Sequence[PeerPick], budget: Budget, metric: str) -> TextTable:
     """What other methods would pick; the title says which have no pick, and why."""
     made = [(pick.label, pick.score) for pick in picks if pick.score is not None]
     without = [f"{pick.peer}: {pick.reason}" for pick in picks if pick.score is None]
@@ -135,7 +146,7 @@ def peer_table(picks: Sequence[PeerPick], budget: Budget, metric: str) -> Table:
     return score_table(title, [score for _, score in made], metric, names=[label for label, _ in made])
 
 
-def module_map(scorer: Scorer, rec: Recommendation) -> Table:
+def module_map(scorer: Scorer, rec: Recommendation) -> TextTable:
     """Layers down, roles across: chosen modules and each module's share of the kernel."""
     targets = scorer.probe.targets
     roles = list(dict.fromkeys(t.role for t in targets))
@@ -148,81 +159,33 @@ def module_map(scorer: Scorer, rec: Recommendation) -> Table:
         rank = f" r{ranked.module_settings(t.name).rank}" if ranked.ranks and t.name in chosen else ""
         cells[t.layer, t.role] = f"{mark} {100 * shares[t.name]:4.1f}{rank}"
     layers = list(dict.fromkeys(t.layer for t in targets))
-    return Table(
+    return TextTable(
         f"Chosen modules ({CHOSEN}) and each module's share of the kernel in % ({scorer.kernels.kind})",
         ("layer", *roles),
         tuple(("-" if layer is None else str(layer), *(cells.get((layer, role), "") for role in roles)) for layer in layers),
     )
 
 
-def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) -> list[str]:
-    """The recommendation in sentences, the most important first."""
-    pick, full, metric = rec.picked, rec.all_linear, str(scorer.probe.info["metric"])
-    many = len(pick.candidate.selection.targets)
-    lines = [
-        f"Adapt {many} of {len(scorer.probe.targets)} modules ({count(pick.cost.params)} LoRA parameters, "
-        f"{_ranks(pick.candidate)}, budget {rec.budget.text}).",
-        f"Expected {metric} {span(pick.metric)}, validation loss {span(pick.loss)}, {LEVEL:.0%} intervals for one run.",
-    ]
-    if pick.cost.params < full.cost.params:
-        lines.append(
-            f"All modules would give {metric} {span(full.metric)} with {full.cost.params / pick.cost.params:.1f}× the "
-            f"parameters and {1 / pick.cost.time_vs_all_linear:.2f}× the time a step."
-        )
-    if rec.strategy != PREDICTED:
-        lines.append(f"Chosen by --strategy {rec.strategy} ({STRATEGIES[rec.strategy]}), not by the predicted loss.")
-    others = len(rec.equal_budget) - 1
-    if others and rec.alike == others:
-        lines.append(
-            "No detectable difference: none of the usual recipes at this budget can be told from this pick"
-            + (", so it is the cheapest that counts." if rec.strategy == PREDICTED else ".")
-        )
-    elif others:
-        lines.append(f"{rec.alike} of {others} usual recipes at this budget cannot be told from it.")
-    for bound in pick.bounds:
-        if bound.id != "C" or bound.low is None:
-            continue
-        with_head = "with the head" if bound.head else "without the head"
-        lines.append(
-            f"Certificate C ({with_head}, {bound.kernel} kernel, σ = {bound.sigma:.3g}): adding anything else can lower "
-            f"the objective of the linearised, regularised problem by at most {1 - bound.low:.1%}."
-        )
-    lines.append("Linearisation: not measured." if linearity is None else linearity.sentence("the pick"))
-    stable = rec.stability.mean
-    lines.append(
-        f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."
-        + ("" if stable >= STABLE else f" That is below {STABLE:.0%}: raise --samples.")
-    )
-    far = rec.front.predictions.far
-    if far:
-        lines.append(f"Far from all calibration runs ({'; '.join(far)}): intervals are widened, trust the ranking less.")
-    return lines
-
-
-def _ranks(candidate: Candidate) -> str:
-    """rank 8, or ranks 2–24 by module."""
-    found = {candidate.module_settings(name).rank for name in candidate.selection.targets}
-    return f"rank {min(found)}" if len(found) == 1 else f"ranks {min(found)}–{max(found)} by module"
-
-
-def tables(scorer: Scorer, rec: Recommendation, peers: Sequence[PeerPick] = ()) -> list[Table]:
-    """Recipes at equal budget, other methods' picks, the Pareto front, the module map."""
+def tables(scorer: Scorer, rec: Recommendation, peers: Sequence[PeerPick] = ()) -> list[TextTable]:
+    """Common target sets at equal budget, other methods' picks, the Pareto front, the module map."""
     metric = str(scorer.probe.info["metric"])
     equal = list(rec.equal_budget)
     names = [s.name for s in equal]
-    names[0] = "the pick" if names[0].startswith("searched") else f"the pick: {names[0]}"
+    names[0] = PICK if names[0].startswith("searched") else f"{PICK}: {names[0]}"
     marked = [0] if rec.baseline is None else [0, rec.baseline]
     front = list(rec.front)
     on_front = [i for i, s in enumerate(front) if s.name == rec.picked.name]
     return [
-        score_table(f"At the budget of {rec.budget.text}, rank lowered where needed", equal, metric, marked, names),
+        score_table(
+            f"Common target sets at the budget of {rec.budget.text}, rank lowered where needed", equal, metric, marked, names
+        ),
         *([peer_table(peers, rec.budget, metric)] if peers else []),
         score_table("Pareto front: nothing smaller is predicted better", front, metric, on_front),
         module_map(scorer, rec),
     ]
 
 
-def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Table], yaml_text: str) -> str:
+def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[TextTable], yaml_text: str) -> str:
     """A report a colleague can read, of a verdict and tables."""
     info, recipe = scorer.probe.info, scorer.recipe
     sections = [
@@ -234,91 +197,14 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Ta
         "## What this rests on\n\n"
         f"- Data: {info['data']}, {info['train_rows']} training rows, task {info['task']}; {scorer.probe.samples} probe "
         f"examples, head: {info['head_kind']}.\n"
-        f"- Recipe the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
+        f"- Training recipe that the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
         f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g} (where the "
         "config has no pattern); best epoch by validation loss.\n"
         f"- Regressor: fitted on {sum(len(g.rows) for g in scorer.predictor.groups_)} real LoRA runs over "
         f"{len(scorer.predictor.groups_)} tasks; intervals from leaving whole tasks out.\n"
-        "- `vs all`: expected loss against all-linear in standard deviations between seeds, higher is better; `time`: of a "
-        "training step against all-linear; intervals are 90 %, for one run.\n"
-        "- Memory and time are estimates (see the README for their measured error).",
+        "- `loss vs all`: expected validation loss against that of all modules; a positive number means a higher loss.\n"
+        "- Metric and loss are of one run. `time`: of a training step against all modules. Intervals are 90 %.\n"
+        "- `not known`: the interval is so wide that it says nothing.\n"
+        "- Memory and time are estimates; docs/method.md gives their measured error.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def recommendation_json(
-    scorer: Scorer,
-    rec: Recommendation,
-    linearity: Linearity | None,
-    arguments: dict[str, Any],
-    resolved: dict[str, Any],
-    peers: Sequence[PeerPick] = (),
-) -> dict[str, Any]:
-    """Everything shown, for programs."""
-    info = scorer.probe.info
-    return {
-        "schema": RECOMMENDATION_SCHEMA,
-        "task": info["task"],
-        "metric": info["metric"],
-        "higher_is_better": True,
-        "level": LEVEL,
-        "pick": {**score_json(rec.picked, scorer), "targets": list(rec.picked.candidate.selection.targets)},
-        "predicted_best": rec.best.name,
-        "all_linear": score_json(rec.all_linear, scorer)
-        | {"alike_pick": not scorer.predict([rec.picked.candidate, rec.all_linear.candidate]).distinguishable(1, 0)},
-        "equal_budget": [
-            score_json(s, scorer) | {"alike_pick": not rec.equal_budget.predictions.distinguishable(i, 0)}
-            for i, s in enumerate(rec.equal_budget)
-        ],
-        "baseline": None if rec.baseline is None else rec.equal_budget[rec.baseline].name,
-        "alike_at_equal_budget": rec.alike,
-        "peers": {pick.peer: pick.as_json(scorer) for pick in peers},
-        "front": [score_json(s, scorer) for s in rec.front],
-        "stability": {
-            "mean": rec.stability.mean,
-            "draws": rec.stability.draws,
-            "modules": dict(zip(rec.picked.candidate.selection.targets, rec.stability.kept, strict=True)),
-        },
-        "linearity": None if linearity is None else linearity.as_dict(),
-        "kernel": _kernel_json(scorer, rec),
-        "budget": rec.budget.text,
-        "granularity": rec.granularity,
-        "strategy": rec.strategy,
-        "recipe": scorer.recipe.as_dict(),
-        "far": list(rec.front.predictions.far),
-        "candidates_scored": rec.considered,
-        "peft": arguments,
-        "resolved": resolved,
-        "provenance": {
-            key: info[key]
-            for key in (
-                "advisor",
-                "torch",
-                "model",
-                "model_type",
-                "revision",
-                "data",
-                "train_rows",
-                "class_names",
-                "head",
-                "head_kind",
-                "identity",
-                "device",
-                "methods",
-                "estimate_error",
-            )
-        }
-        | {"samples": scorer.probe.samples, "calibration_rows": sum(len(g.rows) for g in scorer.predictor.groups_)},
-    }
-
-
-def _kernel_json(scorer: Scorer, rec: Recommendation) -> dict[str, Any]:
-    """Every module's share of the kernel, and the eigenvalues of the pick's and of all modules', the head's block included."""
-    weights = scorer.block_weights([rec.picked.candidate, rec.all_linear.candidate], scorer.kernels.kind)
-    pick, everything = (Spectrum.of(kernel).values[::-1].tolist() for kernel in scorer.kernels.of(weights))
-    return {
-        "kind": scorer.kernels.kind,
-        "sigma": scorer.sigma,
-        "shares": module_shares(scorer, [t.name for t in scorer.probe.targets]),
-        "eigenvalues": {"pick": pick, "all": everything},
-    }

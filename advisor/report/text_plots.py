@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from advisor.report.tables import count
+from advisor.report.words import count
 from advisor.theory.kernels import Array
 
 COLUMNS, ROWS = 60, 10

@@ -4,6 +4,9 @@ Theorem numbers are those of Afzal et al., *Linearization Explains Fine-Tuning i
 arXiv 2602.08239). Kernels are symmetric PSD [n, n]; z is the residual target [n, c]; σ > 0 multiplies the identity.
 A bound whose assumptions fail is ``does-not-apply`` with the reason and no numbers; one that rests on a sampled constant
 is ``estimated``.
+
+Corollary 1, Theorem 3, Eq. 9, the eigenvalues of A and B for removal are shown to nobody: they stand here because the tests check
+the paper's statements one by one, and ``docs/theory.md`` reports what came of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Is linearisation a good model of this selection here? What was measured, and a verdict (docs/design.md 2.6; no torch).
 
-:mod:`advisor.probing.tangent` measures it on the model; a probe stores it for some recipes.
+:mod:`advisor.probing.tangent` measures it on the model; a probe stores it for some target sets.
 """
 
 from __future__ import annotations

@@ -71,11 +71,6 @@ class Spectrum:
         scale = self.mean or 1.0
         return min(self.leave_one_out(z, ridge * scale) for ridge in LOO_RIDGES)
 
-    def flow_loss(self, z: Array, time: float) -> float:
-        """‖z‖² left after gradient flow on ½‖f − Y‖² for ``time``: Σ e^{−2λt}(Uᵀz)²."""
-        rotated = self.vectors.T @ z
-        return float((np.exp(-2.0 * self.values * time)[:, None] * rotated**2).sum())
-
 
 def alignment(kernel: Array, y: Array) -> float:
     """Centred kernel-target alignment ⟨HKH, YYᵀ⟩/(‖HKH‖ ‖HYYᵀH‖), in [0, 1] for PSD K (Cortes et al. 2012).

@@ -18,7 +18,7 @@ import numpy as np
 from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
 from advisor.core.events import Session, Stage
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import HEAD_ONLY, distinct, recipes, structured_random
+from advisor.core.selections import HEAD_ONLY, distinct, structured_random, target_sets
 from advisor.core.store import read_json, write_json
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.prepare import Prepared, Source, prepare
@@ -70,7 +70,7 @@ def plan_runs(
     budgets: Sequence[float] = DEFAULT_BUDGETS,
     seed: int = 0,
 ) -> list[PlannedRun]:
-    """Head-only, the usual recipes, then structured-random selections at ``budgets`` in turn.
+    """Head-only, the common target sets, then structured-random selections at ``budgets`` in turn.
 
     Args:
         runs: selections × seeds, rounded down to whole selections.
@@ -84,7 +84,7 @@ def plan_runs(
         raise BadInput(f"--runs {runs} is less than one selection at {seeds} seeds.", "Raise --runs.")
     total = sum(t.lora_params(settings.rank) for t in targets)
     rng = np.random.default_rng(seed)
-    selections = [Selection(HEAD_ONLY, ()), *recipes(targets, qv_roles)]
+    selections = [Selection(HEAD_ONLY, ()), *target_sets(targets, qv_roles)]
     for draw in range(20 * count):  # small models have few distinct selections: stop trying at some point
         if len(selections) >= count:
             break

@@ -24,6 +24,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
+from advisor.prediction.payload import plain
 from advisor.prediction.predictor import (
     FEATURE,
     LEAST_GAIN,
@@ -35,7 +36,8 @@ from advisor.prediction.predictor import (
     simulated_gain,
 )
 from advisor.prediction.scorer import Scorer
-from advisor.report.confirmation import confirm_table, confirmation_json, confirmed, duration
+from advisor.report.confirmation import CAVEAT, confirm_entry, confirm_table, confirmed
+from advisor.report.words import duration
 from advisor.theory.features import feature_table
 
 Array = np.ndarray
@@ -298,11 +300,11 @@ def test_a_bad_run_of_the_pick_changes_it(both: Both) -> None:
     assert found.picked.selection.targets != rec.picked.candidate.selection.targets
     assert found.pick_before == rec.picked.candidate
     text = "\n".join(confirmed(found, scorer))
-    assert f"The pick changed from {old} to {found.picked.selection.name}: the runs move" in text
+    assert f"The pick changed from {old} to {found.picked.selection.name}: the real runs move" in text
     assert ("The pick itself was not run" in text) == (found.picked not in [c.run.candidate for c in found.runs])
     unseen = replace(found, runs=tuple(c for c in found.runs if c.run.candidate != found.picked))
     assert "The pick itself was not run" in "\n".join(confirmed(unseen, scorer))
-    shown = confirmation_json(found, scorer)
+    shown = plain(confirm_entry(found, scorer))
     assert (shown["pick_before"], shown["pick_after"]) == (old, found.picked.selection.name)
 
 
@@ -316,7 +318,7 @@ def test_a_failed_run_is_left_out(both: Both) -> None:
     text = "\n".join(confirmed(found, scorer))
     assert f"Left out: the real run of {old} failed (the loss is nan)." in text
     assert f"The pick changed from {old} to {found.picked.selection.name}: the real run of {old} failed." in text
-    assert confirmation_json(found, scorer)["failed"] == [{"name": old, "reason": "the loss is nan"}]
+    assert plain(confirm_entry(found, scorer))["failed"] == [{"name": old, "reason": "the loss is nan"}]
 
 
 def test_where_all_fail_the_pick_stays(both: Both) -> None:
@@ -326,9 +328,9 @@ def test_where_all_fail_the_pick_stays(both: Both) -> None:
     assert len(found.failed) == 3
     assert not found.settled
     lines = confirmed(found, scorer)
-    assert lines[0] == "Confirmed by no real run: all failed, so the pick is as predicted."
+    assert lines[0] == "All real runs failed, so the pick is as predicted."
     assert len(lines) == 4
-    shown = confirmation_json(found, scorer)
+    shown = plain(confirm_entry(found, scorer))
     json.dumps(shown, allow_nan=False)
     assert shown["runs"] == []
     assert shown["sweep_cost_s"] is None
@@ -356,8 +358,8 @@ def test_runs_of_another_recipe_decide_there_and_leave_the_numbers(both: Both) -
     assert again.picked.loss[0] == pytest.approx(scorer.predict([found.picked]).loss.value[0])
     text = "\n".join(confirmed(found, scorer))
     assert "on 64 training rows" in text
-    assert "The prediction is for 400 training rows, the runs are of 64" in text
-    shown = confirmation_json(found, scorer)
+    assert "The prediction is for 400 training rows, and the runs are on 64" in text
+    shown = plain(confirm_entry(found, scorer))
     assert (shown["train_rows"], shown["same_recipe"]) == (64, False)
     assert "64 training rows" in confirm_table(found, scorer).title
 
@@ -422,13 +424,17 @@ def test_what_is_said(both: Both) -> None:
     found = confirm(scorer, rec, scorer.recipe, 2, lucky(scorer, {}, wall_s=23.0))
     first = confirmed(found, scorer)[0]
     count = len(rec.finalists)
-    assert first.startswith("Confirmed by 2 real runs of 26 s on 400 training rows: with probability ")
-    assert "it trained all modules, then showed on held-out rows, in 5 s, what each finalist" in confirmed(found, scorer)[1]
+    assert first.startswith("2 real runs of 26 s on 400 training rows: with probability ")
+    assert "switching the adapters of all other modules off; this took 5 s." in confirmed(found, scorer)[1]
     assert f"the best of {count} finalists" in first
     times = round(46 * count / 51)
-    assert f"A sweep over all {count} × 2 seeds would cost {times} times that ({duration(46 * count)} instead of 51 s)." in first
+    assert (
+        f"A sweep over all finalists with 2 seeds each would cost {times} times that ({duration(46 * count)} instead of 51 s)."
+        in first
+    )
     assert "; more runs may still change it." in confirmed(replace(found, sure=0.94), scorer)[0]
     assert not any("not run" in line or "changed" in line for line in confirmed(found, scorer)[:1])
+    assert confirmed(found, scorer)[-1] == CAVEAT
     assert ", so it is settled." in confirmed(replace(found, sure=0.95), scorer)[0]
     table = confirm_table(found, scorer)
     assert len(table.rows) == 2
@@ -442,7 +448,7 @@ def test_what_is_said(both: Both) -> None:
     said = printed.getvalue()
     assert all(cell in said for row in table.rows for cell in row[1:])  # no number is cut
     assert all(word in said for word in ("all-linear", "(pilot)", "(pick)"))
-    shown = confirmation_json(found, scorer)
+    shown = plain(confirm_entry(found, scorer))
     json.dumps(shown, allow_nan=False)
     assert shown["cost_s"] == 51
     assert [r["measured"] for r in shown["runs"]] == [len(found.runs[0].run.switched), 0]
@@ -465,7 +471,7 @@ def test_confirmation_is_the_same_for_the_same_seed(both: Both) -> None:
     def made() -> Confirmation:
         return confirm(scorer, rec, scorer.recipe, 4, lucky(scorer, {rec.picked.name: 1.3}))
 
-    assert confirmation_json(made(), scorer) == confirmation_json(made(), scorer)
+    assert confirm_entry(made(), scorer) == confirm_entry(made(), scorer)
 
 
 def test_reconsidering_keeps_the_baseline_and_asks_the_decider_for_stability(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from advisor.core.candidate import Candidate
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.probe import Probe, load_probe, save_probe
-from advisor.core.selections import recipes
+from advisor.core.selections import target_sets
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.encode import Row, collate
 from advisor.models.prepare import Prepared
@@ -495,4 +495,4 @@ def test_peft_takes_eva_s_pick(encoded: Encoded) -> None:
     )
     wrapped = get_peft_model(loaded.model, config)
     assert sum(p.numel() for n, p in wrapped.named_parameters() if "lora_" in n) == shown["params"]
-    assert recipes(loaded.targets, loaded.qv_roles())
+    assert target_sets(loaded.targets, loaded.qv_roles())

@@ -29,7 +29,9 @@ from advisor.core.events import Session
 from advisor.core.probe import Probe
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.learn import rows_from_runs
-from advisor.report.tables import module_map, recommendation_json, verdict
+from advisor.prediction.payload import score_json
+from advisor.report.tables import module_map
+from advisor.report.verdict import verdict
 from advisor.training import runs as calibrate_module
 from advisor.training.runs import PlannedRun
 
@@ -192,9 +194,9 @@ def test_the_pick_has_ranks_within_the_budget(budget: str, monkeypatch: pytest.M
     else:
         assert rec.picked.cost.params <= total * float(budget[:-1]) / 100
     assert rec.finalists[0] == [c.trained_like(pick) for c in rec.pool].index(True)
-    shown = recommendation_json(scorer, rec, None, {}, {})
-    assert shown["pick"]["rank_pattern"] == pick.ranks
-    assert shown["pick"]["alpha_pattern"] == pick.alphas
+    shown = score_json(rec.picked, scorer)
+    assert shown["rank_pattern"] == pick.ranks
+    assert shown["alpha_pattern"] == pick.alphas
     own = [pick.module_settings(n).rank for n in pick.selection.targets]
     assert f"ranks {min(own)}–{max(own)} by module" in verdict(scorer, rec, None)[0]
     cells = [cell for row in module_map(scorer, rec).rows for cell in row]

@@ -15,7 +15,7 @@ from advisor.advice.recommend import Recommendation, compare, module_shares, pic
 from advisor.core.candidate import Candidate
 from advisor.core.errors import BudgetTooSmall, Interrupted
 from advisor.core.events import Event, Progress, Session
-from advisor.core.selections import recipes, structured_random
+from advisor.core.selections import structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.predictor import Estimate, Predictions
 from advisor.prediction.scorer import Scorer
@@ -108,7 +108,7 @@ def test_best_beats_random_selections_and_recipes_of_the_budget(scorer: Scorer) 
     rng = np.random.default_rng(1)
     budget = int(0.3 * TOTAL)
     others = [structured_random(TARGETS, budget, 8, rng, "r") for _ in range(40)]
-    others += [s for s in recipes(TARGETS, ("query", "value")) if s.params(TARGETS, 8) <= budget]
+    others += [s for s in target_sets(TARGETS, ("query", "value")) if s.params(TARGETS, 8) <= budget]
     deviations = scorer.predict([found.best.candidate, *(Candidate(s, scorer.settings) for s in others)]).deviation
     assert deviations[0] <= deviations[1:].min() + 1e-12
 

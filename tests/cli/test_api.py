@@ -39,7 +39,7 @@ from advisor.data import in_memory as handed
 from advisor.data.tables import read_table
 from advisor.models.prepare import Source
 from advisor.probing.run import ProbeSettings
-from advisor.report.tables import Table
+from advisor.report.tables import TextTable
 from advisor.results import ProbeResult, Recommended
 
 TinyModel = Callable[..., Path]
@@ -193,7 +193,7 @@ def test_figures_are_drawn_on_white(recommended: Recommended, tmp_path: Path) ->
 
 
 def test_html_of_names_is_no_markup() -> None:
-    html = Table("t", ("<b>name",), (("<script>alert(1)</script>",),)).html()
+    html = TextTable("t", ("<b>name",), (("<script>alert(1)</script>",),)).html()
     assert "<script" not in html
     assert "<b>" not in html
     assert "&lt;script&gt;" in html

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.core.selections import all_linear, distinct, recipes, structured_random
+from advisor.core.selections import all_linear, distinct, structured_random, target_sets
 from advisor.core.targets import Selection, Target
 
 LLAMA_ROLES = (
@@ -35,7 +35,7 @@ GPT2 = build(GPT2_ROLES, 4, "transformer.h")
 
 
 def chosen(targets, qv, name: str) -> set[tuple[int, str]]:  # type: ignore[no-untyped-def]
-    selection = {s.name: s for s in recipes(targets, qv)}[name]
+    selection = {s.name: s for s in target_sets(targets, qv)}[name]
     return {(t.layer, t.role) for t in targets if t.name in selection.targets}
 
 
@@ -61,7 +61,7 @@ def test_gpt2_takes_the_fused_projection_for_q_and_v() -> None:
 
 @pytest.mark.parametrize(("targets", "qv"), [(LLAMA, ("query", "value")), (GPT2, ("qkv",)), (LLAMA[:7], ("query",))])
 def test_recipes_are_distinct_non_empty_and_in_model_order(targets, qv) -> None:  # type: ignore[no-untyped-def]
-    found = recipes(targets, qv)
+    found = target_sets(targets, qv)
     order = [t.name for t in targets]
     assert found[0].name == "all-linear"
     assert len({s.targets for s in found}) == len(found)
@@ -74,13 +74,13 @@ def test_recipes_are_distinct_non_empty_and_in_model_order(targets, qv) -> None:
 def test_modules_outside_layers_only_come_with_roles() -> None:
     targets = (*GPT2, Target("proj", None, "proj", "other", 8, 8))
     assert "proj" in all_linear(targets).targets
-    found = {s.name: s for s in recipes(targets, ("qkv",))}
+    found = {s.name: s for s in target_sets(targets, ("qkv",))}
     assert all("proj" not in s.targets for name, s in found.items() if name != "all-linear")
 
 
 def test_a_model_without_layers() -> None:
     flat = tuple(Target(f"fc{i}", None, "fc", "other", 8, 8) for i in range(3))
-    assert [s.name for s in recipes(flat, ())] == ["all-linear"]
+    assert [s.name for s in target_sets(flat, ())] == ["all-linear"]
     selection = structured_random(flat, 2 * 16, 1, np.random.default_rng(0), "r")
     assert len(selection.targets) == 2
 

@@ -26,6 +26,7 @@ from advisor.prediction.predictor import (
     ROWS_POWER,
     SIGNED_METRICS,
     START_ERROR,
+    Estimate,
     Gain,
     Group,
     Predictions,
@@ -41,6 +42,7 @@ from advisor.prediction.predictor import (
     parameter_distances,
     seed_sd,
     simulated_gain,
+    times_gain,
     trust,
 )
 from advisor.theory.features import all_feature_names
@@ -578,3 +580,34 @@ def test_what_a_linear_probe_cannot_learn_is_not_promised() -> None:
     won = context["log_start"] - np.log(nothing.loss.value[0])
     assert 0 < won < 0.1 * (context["log_start"] - np.log(believed.loss.value[0]))
     assert FEATURE in all_feature_names()
+
+
+def test_differences_are_a_share_of_a_gain_that_is_known_to_a_factor() -> None:
+    """Against draws: a log-normal factor times a Gaussian; and the sign is as sure as it is at a known gain."""
+    rng = np.random.default_rng(0)
+    centre, sd = np.array([0.2, -0.1, 0.0, 0.3]), np.array([0.1, 0.2, 0.3, 0.1])
+    for log_sd in (0.0, 0.3, 1.0):
+        found = times_gain(centre, sd, log_sd)
+        draws = np.exp(log_sd * rng.standard_normal((400_000, 1))) * (centre + sd * rng.standard_normal((400_000, 4)))
+        expected = np.quantile(draws, [0.05, 0.95], axis=0)
+        np.testing.assert_allclose(np.array([found.low, found.high]), expected, atol=0.02)
+        known = times_gain(centre, sd, 0.0)
+        assert ((found.low > 0) == (known.low > 0)).all()
+        assert ((found.high < 0) == (known.high < 0)).all()
+
+
+def test_a_difference_excludes_zero_where_two_are_distinguishable() -> None:
+    rng = np.random.default_rng(1)
+    root = rng.standard_normal((5, 5)) * 0.1
+    none = Estimate(np.zeros(5), np.zeros(5), np.zeros(5))
+    found = Predictions(none, none, none, rng.standard_normal(5) * 0.2, root @ root.T, 0.02, (), np.full(5, 0.1), 0.7)
+    told = []
+    for i in range(5):
+        for j in range(5):
+            value, low, high = found.difference(i, j)
+            assert low <= value <= high
+            told.append(found.distinguishable(i, j))
+            assert told[-1] == (low > 0 or high < 0)
+            assert found.difference(j, i) == pytest.approx((-value, -high, -low), abs=1e-9)
+    assert any(told)
+    assert not all(told)

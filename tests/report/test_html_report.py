@@ -24,6 +24,7 @@ import pytest
 from fakes import candidate, make_probe, make_scorer
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from advisor.advice import recommend as module
 from advisor.advice.budget import parse_budget
@@ -32,8 +33,10 @@ from advisor.advice.recommend import recommend
 from advisor.core.events import Session
 from advisor.export.plan import plan_of
 from advisor.report.drawings import Cell, Mark, _spread, heat_map, intervals, pareto, spectra
-from advisor.report.html import _ranges, report_html
-from advisor.report.tables import count, gigabytes, recommendation_json, span
+from advisor.report.html import report_html
+from advisor.report.payload import FormatEntry, RecommendationFile, ResolvedEntry, recommendation_file
+from advisor.report.verdict import short_verdict
+from advisor.report.words import NOT_KNOWN, change_span, count, gigabytes, loss_span, metric_span, ranges
 from advisor.theory.linearity import Linearity
 
 LINEARITY = Linearity("s", ("a",), 8, 0.1, 3.0, 2.0, 1.5, (0.25, 1.0), (0.02, 0.3), 0.05)
@@ -107,6 +110,15 @@ class Parser(HTMLParser):
             element.text += data
 
 
+def read(shown: Shown) -> RecommendationFile:
+    """The payload whose JSON is ``shown``."""
+    return TypeAdapter(RecommendationFile).validate_python(shown)
+
+
+def page_of(shown: Shown, yaml_text: str = YAML) -> str:
+    return report_html(read(shown), yaml_text)
+
+
 def parse(page: str) -> Element:
     parser = Parser()
     parser.feed(page)
@@ -143,12 +155,19 @@ def recommended() -> Recommended:
                 rec = recommend(scorer, parse_budget("30%"), Session(), baseline=own)
             peers = peer_picks(scorer, rec.budget, [s.candidate for s in rec.equal_budget], granularity="module", seed=0)
             pick = rec.picked
-            shown = recommendation_json(
-                scorer, rec, LINEARITY, {"r": 8}, {"modules": len(pick.candidate.selection.targets), "lora_params": 1}, peers
-            )
-            shown["plan"] = plan_of(pick.candidate, probe).as_dict()
-            shown["formats"] = {"peft": {"fidelity": "exact", "reasons": [], "files": ["lora.yaml"]}}
-            shown |= {"confirm": None, "warnings": []}
+            shown = recommendation_file(
+                scorer,
+                rec,
+                verdict=short_verdict(scorer, rec),
+                linearity=LINEARITY,
+                peers=peers,
+                confirm=None,
+                plan=plan_of(pick.candidate, probe),
+                arguments={"r": 8},
+                resolved=ResolvedEntry(len(pick.candidate.selection.targets), 1),
+                formats={"peft": FormatEntry("exact", (), ("lora.yaml",), {})},
+                warnings=[],
+            ).json()
             found[task, name] = json.loads(json.dumps(shown, allow_nan=False))
         return copy.deepcopy(found[task, name])
 
@@ -158,7 +177,7 @@ def recommended() -> Recommended:
 @pytest.fixture(scope="module")
 def rendered(recommended: Recommended) -> Render:
     """The page of a task."""
-    return cache(lambda task: report_html(recommended(task), YAML))
+    return cache(lambda task: page_of(recommended(task)))
 
 
 def cells(row: Element) -> list[str]:
@@ -222,13 +241,14 @@ def test_it_works_without_the_script(rendered: Render) -> None:
     assert not page.all("details")
 
 
-def row_of(entry: Shown) -> list[str]:
-    predicted = [span(tuple(entry["predicted"][what].values())) for what in ("metric", "loss")]  # type: ignore[arg-type]
+def row_of(entry: Shown, measure: str) -> list[str]:
+    metric, loss = (tuple(entry["predicted"][what].values()) for what in ("metric", "loss"))
     cost = entry["cost"]
     return [
         count(entry["params"]),
-        *predicted,
-        f"{entry['relative']['value']:+.1f}",
+        change_span(tuple(entry["vs_all_linear"].values())),
+        metric_span(metric, measure),
+        loss_span(loss),
         gigabytes(cost["memory_bytes"]),
         f"{cost['time_vs_all_linear']:.0%}",
     ]
@@ -241,21 +261,23 @@ def test_the_numbers_are_those_of_the_json(recommended: Recommended, rendered: R
     told = ["yes" if not entry["alike_pick"] else "no" for entry in [*equal[1:], shown["all_linear"]]]
     names = ["the pick", *(entry["name"] for entry in equal[1:]), "all modules"]
     rows = [
-        [name, *row_of(entry), word]
+        [name, *row_of(entry, shown["metric"]), word]
         for name, entry, word in zip(names, [pick, *equal[1:], shown["all_linear"]], ["", *told], strict=True)
     ]
-    assert table(page, "Usual recipes") == rows
-    assert [row[1:] for row in table(page, "Pareto front")] == [row_of(entry) for entry in shown["front"]]
+    assert table(page, "Common target sets") == rows
+    assert [row[1:] for row in table(page, "Pareto front")] == [row_of(entry, shown["metric"]) for entry in shown["front"]]
     peers = table(page, "What other methods would pick")
     assert len(peers) == len(shown["peers"]) > 3
     for (peer, entry), row in zip(shown["peers"].items(), peers, strict=True):
         assert row[0].split(" (=")[0] == peer
-        assert row[1:] == (row_of(entry) if "predicted" in entry else [f"no pick: {entry['reason']}"])
-    tiles = {tile.one("dt").text.split()[-1]: tile.one("dd").text for tile in page.one("dl", **{"class": "tiles"}).all("div")}
-    assert tiles["loss"] == "{value:.3f}{low:.3f} to {high:.3f}".format(**pick["predicted"]["loss"])
-    assert tiles["parameters"].startswith(count(pick["params"]))
+        assert row[1:] == (row_of(entry, shown["metric"]) if "predicted" in entry else [f"no pick: {entry['reason']}"])
+    tiles = {tile.one("dt").text.split()[0]: tile.one("dd").text for tile in page.one("dl", **{"class": "tiles"}).all("div")}
+    assert tiles["Loss"].startswith(change_span(tuple(pick["vs_all_linear"].values())))
+    assert tiles["LoRA"].startswith(count(pick["params"]))
     expected = page.one("section", id="what-to-do").text
-    assert "{low:.3f} and {high:.3f}".format(**pick["predicted"]["metric"]) in expected
+    assert len(shown["verdict"]) >= 4
+    for sentence in shown["verdict"]:
+        assert sentence in expected
     assert f"Adapt {len(pick['targets'])} of {len(shown['plan']['targets'])} modules" in expected
     certificate = [li.text for li in page.one("section", id="certificate").all("li")]
     bounds = [b for b in pick["bounds"] if b["id"] == "C"]
@@ -293,7 +315,7 @@ def test_every_mark_has_a_shape_and_hollow_is_alike() -> None:
     def mark(label: str, kind: str, alike: bool) -> Mark:
         return Mark(label, kind, 100, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), alike)
 
-    marks = [mark("the pick", "pick", False), mark("a", "recipe", True), mark("b", "recipe", False)]
+    marks = [mark("the pick", "pick", False), mark("a", "common", True), mark("b", "common", False)]
     page = parse(intervals(marks, "accuracy", "metric").svg())
     fills = [re.search(r"fill: ([^;]+)", use.attributes["style"] or "") for use in page.all("use")]
     assert [f[1] for f in fills if f and "paper" in f[1]] == ["var(--paper)"]
@@ -323,7 +345,7 @@ def test_figures_take_all_colours_from_the_page(rendered: Render, task: str) -> 
 def test_names_from_outside_are_text(recommended: Recommended) -> None:
     shown = recommended(name=HOSTILE)
     shown["warnings"] = [HOSTILE]
-    text = report_html(shown, f"# {HOSTILE}\n")
+    text = page_of(shown, f"# {HOSTILE}\n")
     page = parse(text)
     assert len(page.all("script")) == 1
     assert not [e for e in page.all() if "onload" in e.attributes]
@@ -331,7 +353,7 @@ def test_names_from_outside_are_text(recommended: Recommended) -> None:
     assert "&amp;amp;" in text
     assert page.one("code", id="yaml").text == f"# {HOSTILE}\n"
     assert [row[0] for row in table(page, "The picked modules")] == shown["pick"]["targets"]
-    assert f"your config {HOSTILE}" in [row[0] for row in table(page, "Usual recipes")]
+    assert f"your config {HOSTILE}" in [row[0] for row in table(page, "Common target sets")]
     assert HOSTILE in page.one("section", id="warnings").text
     assert HOSTILE in page.one("section", id="provenance").text
     assert "your config" in page.all("svg")[3].text
@@ -341,22 +363,25 @@ def test_what_cannot_be_printed_is_escaped(recommended: Recommended) -> None:
     shown = recommended()
     shown["pick"]["warnings"] = ["a\x00b\x1bc\u202ed\ne\ud800f"]
     shown["equal_budget"][1]["name"] = "x\x00\ny"
-    text = report_html(shown, YAML)
+    text = page_of(shown)
     assert "a\\x00b\\x1bc\\u202ed\\ne\\ud800f" in text
     text.encode()
-    assert "x\\x00\\ny" in [row[0] for row in table(parse(text), "Usual recipes")]
+    assert "x\\x00\\ny" in [row[0] for row in table(parse(text), "Common target sets")]
 
 
 def test_the_same_content_gives_the_same_bytes(recommended: Recommended, rendered: Render, tmp_path: Path) -> None:
     """Also in another process with other hashes, and under the user's own matplotlib settings."""
     shown, expected = recommended("six"), rendered("six")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "lines.linewidth": 9}):
-        assert report_html(shown, YAML) == expected
+        assert page_of(shown) == expected
         assert matplotlib.rcParams["font.size"] == 30
     (tmp_path / "shown.json").write_text(json.dumps(shown))
     code = (
-        "import json, sys; from pathlib import Path; from advisor.report.html import report_html; f = Path(sys.argv[1]);"
-        "(f / 'page').write_text(report_html(json.loads((f / 'shown.json').read_text()), sys.argv[2]), encoding='utf-8')"
+        "import json, sys; from pathlib import Path; from pydantic import TypeAdapter;"
+        "from advisor.report.html import report_html; f = Path(sys.argv[1]);"
+        "from advisor.report.payload import RecommendationFile;"
+        "shown = TypeAdapter(RecommendationFile).validate_python(json.loads((f / 'shown.json').read_text()));"
+        "(f / 'page').write_text(report_html(shown, sys.argv[2]), encoding='utf-8')"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path), YAML], check=True, env=environment, timeout=120)
@@ -364,7 +389,7 @@ def test_the_same_content_gives_the_same_bytes(recommended: Recommended, rendere
 
 
 def warnings_of(shown: Shown) -> list[str]:
-    section = parse(report_html(shown, YAML)).one("section", id="warnings")
+    section = parse(page_of(shown)).one("section", id="warnings")
     return [li.text for li in section.all("li")] or [section.all("p")[0].text]
 
 
@@ -380,18 +405,18 @@ def test_warnings(recommended: Recommended) -> None:
     found = "\n".join(warnings_of(shown))
     for words in ("Far from", "unsloth: lossy.", "--strategy objective", "unstable (50%", "poor model"):
         assert words in found
-    assert "5 warnings" in report_html(shown, YAML)
+    assert "5 warnings" in page_of(shown)
     shown["linearity"] = None
-    page = report_html(shown, YAML)
+    page = page_of(shown)
     assert "Not measured." in page
     assert "Linearity was not measured" in "\n".join(warnings_of(shown))
 
 
 def answer(shown: Shown) -> str:
-    return " ".join(parse(report_html(shown, YAML)).one("section", id="what-to-do").text.split())
+    return " ".join(parse(page_of(shown)).one("section", id="what-to-do").text.split())
 
 
-def test_what_can_be_told_from_the_recipes(recommended: Recommended) -> None:
+def test_what_can_be_told_from_the_target_sets(recommended: Recommended) -> None:
     shown = recommended()
     names = [entry["name"] for entry in shown["equal_budget"][1:]]
     for entry in shown["equal_budget"]:
@@ -399,16 +424,15 @@ def test_what_can_be_told_from_the_recipes(recommended: Recommended) -> None:
     assert f"No detectable difference. None of the {len(names)} other" in answer(shown)
     first, second = shown["equal_budget"][1:3]
     first["alike_pick"] = second["alike_pick"] = False
-    pick = shown["equal_budget"][0]["relative"]["value"]
-    first["relative"]["value"], second["relative"]["value"] = pick - 1, pick + 1
+    first["vs_pick"]["value"], second["vs_pick"]["value"] = 0.5, -0.5
     text = answer(shown)
     assert f"worse than the pick, beyond the uncertainty: {names[0]}." in text
     assert f"better than the pick, beyond the uncertainty: {names[1]}." in text
-    assert f"Cannot be told from the pick: {'; '.join(names[2:])}." in text
+    assert f"Cannot be told apart from the pick: {'; '.join(names[2:])}." in text
     assert "No detectable difference" not in text
     del shown["equal_budget"][1:]
     shown["baseline"] = None
-    assert "No usual recipe fits" in answer(shown)
+    assert "No common target set fits" in answer(shown)
 
 
 def test_a_pick_of_everything(recommended: Recommended) -> None:
@@ -418,8 +442,8 @@ def test_a_pick_of_everything(recommended: Recommended) -> None:
     shown["pick"] |= {**shown["all_linear"], "targets": names}
     shown["stability"]["modules"] = dict.fromkeys(names, 1.0)
     shown["front"], shown["equal_budget"], shown["peers"] = [shown["all_linear"]], [shown["all_linear"]], {}
-    page = parse(report_html(shown, YAML))
-    assert "Adapting all" not in page.text
+    page = parse(page_of(shown))
+    assert all(row[1:7] == table(page, "Pareto front")[0][1:] for row in table(page, "Common target sets"))
     assert len(table(page, "Pareto front")) == 1
 
 
@@ -427,8 +451,9 @@ def test_ranks_by_module(recommended: Recommended) -> None:
     shown = recommended()
     pick = shown["pick"]
     pick["rank_pattern"], pick["alpha_pattern"] = {pick["targets"][0]: 3}, {pick["targets"][0]: 6.0}
-    page = parse(report_html(shown, YAML))
-    assert "ranks 3–8, by module" in page.text
+    shown["plan"]["ranks"], shown["plan"]["alphas"] = pick["rank_pattern"], pick["alpha_pattern"]
+    page = parse(page_of(shown))
+    assert "ranks 3–8 by module" in page.text
     assert table(page, "The picked modules")[0][3:] == ["3", "6"]
     assert any(t.text.endswith(" r3") for t in page.all("svg")[0].all("text"))
 
@@ -439,6 +464,9 @@ def test_real_runs_are_shown(recommended: Recommended) -> None:
     run = {
         "name": "q,v",
         "role": "baseline",
+        "targets": ["a"],
+        "rank": 8,
+        "alpha": 16.0,
         "loss": 0.4321,
         "metric": 0.8765,
         "wall_s": 65.0,
@@ -449,18 +477,22 @@ def test_real_runs_are_shown(recommended: Recommended) -> None:
     }
     pilot = {**run, "name": "all-linear", "role": "pilot", "measured": 27, "measured_s": 31.0}
     shown["confirm"] = {
+        "asked": 2,
+        "recipe": shown["recipe"],
         "runs": [pilot, run],
         "train_rows": 512,
+        "sweep_runs": 4,
+        "sweep_cost_s": None,
         "cost_s": 161.0,
         "probability": 0.93,
-        "finalists": [{}, {}],
+        "finalists": [{"name": n, "before": around, "after": around, "probability_best": 0.5} for n in "ab"],
         "settled": False,
         "pick_before": "a",
         "pick_after": "b",
         "same_recipe": False,
         "failed": [{"name": "mlp", "reason": "it diverged"}],
     }
-    page = parse(report_html(shown, YAML))
+    page = parse(page_of(shown))
     assert table(page, "before and after") == [
         ["all-linear", "pilot", "0.500 (0.400–0.600)", "0.432", "0.876", "0.500 (0.400–0.600)", "1.6 min"],
         ["q,v", "baseline", "0.500 (0.400–0.600)", "0.432", "0.876", "0.500 (0.400–0.600)", "1.1 min"],
@@ -472,7 +504,7 @@ def test_real_runs_are_shown(recommended: Recommended) -> None:
     assert "The real run of mlp failed: it diverged" in page.one("section", id="warnings").text
     assert "--confirm 4" not in page.text
     shown["confirm"]["runs"] = []
-    assert "All real runs failed" in report_html(shown, YAML)
+    assert "All real runs failed" in page_of(shown)
 
 
 def test_figures_of_odd_numbers() -> None:
@@ -507,8 +539,27 @@ def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
 @pytest.mark.parametrize(
     ("numbers", "text"), [([], ""), ([3], "3"), ([0, 1, 2], "0–2"), ([5, 1, 2, 2, 9], "1–2, 5, 9"), ([10, 11], "10–11")]
 )
-def test_ranges(numbers: Sequence[int], text: str) -> None:
-    assert _ranges(numbers) == text
+def testranges(numbers: Sequence[int], text: str) -> None:
+    assert ranges(numbers) == text
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_json_is_that_of_the_payload(recommended: Recommended, task: str) -> None:
+    """Nothing is lost or renamed between the two."""
+    shown = recommended(task)
+    assert json.loads(json.dumps(read(shown).json())) == shown
+
+
+def test_an_interval_that_says_nothing_is_not_printed(recommended: Recommended) -> None:
+    shown = recommended()
+    for entry in (shown["pick"], shown["all_linear"], *shown["equal_budget"], *shown["front"], *shown["peers"].values()):
+        if "predicted" in entry:
+            entry["predicted"]["metric"] = {"value": 0.5, "low": 0.0, "high": 1.0}
+            entry["predicted"]["loss"] = {"value": 0.5, "low": 0.1, "high": 1.0}
+            entry["vs_all_linear"] = {"value": 0.1, "low": -0.6, "high": 1.4}
+    page = parse(page_of(shown))
+    for row in (*table(page, "Common target sets"), *table(page, "Pareto front")):
+        assert row[2:5] == [NOT_KNOWN] * 3
 
 
 def test_shares_and_eigenvalues_in_the_json(recommended: Recommended) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakes import candidate, make_probe, make_scorer
@@ -13,21 +15,15 @@ from rich.console import Console
 from advisor.advice import recommend as module
 from advisor.advice.budget import parse_budget
 from advisor.advice.recommend import Recommendation, Stability, recommend
+from advisor.core.candidate import Candidate
 from advisor.core.events import Session
+from advisor.core.targets import Selection
+from advisor.export.plan import plan_of
 from advisor.prediction.scorer import Scorer
-from advisor.report.tables import (
-    CHOSEN,
-    LEFT_OUT,
-    Table,
-    count,
-    gigabytes,
-    module_map,
-    recommendation_json,
-    report_markdown,
-    score_table,
-    tables,
-    verdict,
-)
+from advisor.report.payload import ResolvedEntry, recommendation_file
+from advisor.report.tables import CHOSEN, LEFT_OUT, TextTable, answer_table, module_map, report_markdown, score_table, tables
+from advisor.report.verdict import HEIGHT, WIDTH, answer, short_verdict, verdict
+from advisor.report.words import NOT_KNOWN, change_span, change_words, count, gigabytes, loss_span, metric_span
 from advisor.theory.linearity import Linearity
 
 LINEARITY = Linearity("s", ("a",), 8, 0.1, 3.0, 2.0, 1.5, (0.25, 1.0), (0.02, 0.3), 0.05)
@@ -59,14 +55,14 @@ def test_sizes() -> None:
     assert gigabytes(3e7) == "30 MB"
 
 
-def render(table: Table, width: int = 80) -> str:
+def render(table: TextTable, width: int = 80) -> str:
     out = io.StringIO()
     Console(file=out, width=width, no_color=True, highlight=False).print(table.rich())
     return out.getvalue()
 
 
 def test_names_are_never_markup() -> None:
-    table = Table("[red]x[/]", ("a|b", "n"), (("[bold]q,v[/bold]", "1"), ("a|c", "[link=x]")))
+    table = TextTable("[red]x[/]", ("a|b", "n"), (("[bold]q,v[/bold]", "1"), ("a|c", "[link=x]")))
     shown = render(table)
     for text in ("[red]x[/]", "[bold]q,v[/bold]", "[link=x]", "a|b"):
         assert text in shown
@@ -122,7 +118,8 @@ def test_verdict_says_what_was_found(pair: Pair) -> None:
     scorer, found = pair
     text = "\n".join(verdict(scorer, found, None))
     assert f"Adapt {len(found.picked.candidate.selection.targets)} of {len(scorer.probe.targets)} modules" in text
-    assert f"{found.picked.metric[0]:.3f} ({found.picked.metric[1]:.3f}–{found.picked.metric[2]:.3f})" in text
+    assert metric_span(found.picked.metric, "accuracy") in text
+    assert change_words(found.picked.vs_all, "all modules") in text
     assert f"{1 - found.picked.bounds[0].low:.1%}" in text
     assert text.count("Certificate C") == 2
     assert "σ = " in text
@@ -137,8 +134,10 @@ def test_verdict_speaks_up_when_nothing_can_be_told_apart_or_is_unstable(pair: P
     scorer, found = pair
     others = len(found.equal_budget) - 1
     alike = "\n".join(verdict(scorer, replace(found, alike=others), None))
-    assert "No detectable difference" in alike
-    assert "No detectable difference" not in "\n".join(verdict(scorer, replace(found, alike=others - 1), None))
+    assert f"None of the {others} common target sets at this budget can be told apart" in alike
+    some = "\n".join(verdict(scorer, replace(found, alike=others - 1), None))
+    assert f"{others - 1} of {others} common target sets at this budget cannot be told apart" in some
+    assert f"All {others} common target sets" in "\n".join(verdict(scorer, replace(found, alike=0), None))
     shaky = "\n".join(verdict(scorer, replace(found, stability=Stability((0.5, 0.5), 20)), None))
     assert "raise --samples" in shaky
     assert "raise --samples" not in "\n".join(verdict(scorer, replace(found, stability=Stability((0.9, 0.8), 20)), None))
@@ -146,10 +145,27 @@ def test_verdict_speaks_up_when_nothing_can_be_told_apart_or_is_unstable(pair: P
 
 def test_json_is_plain_and_says_what_the_sentences_say(pair: Pair) -> None:
     scorer, found = pair
-    shown = recommendation_json(scorer, found, LINEARITY, {"r": 8}, {"modules": 1})
+
+    def made(linearity: Linearity | None) -> dict[str, Any]:
+        return recommendation_file(
+            scorer,
+            found,
+            verdict=short_verdict(scorer, found),
+            linearity=linearity,
+            peers=(),
+            confirm=None,
+            plan=plan_of(found.picked.candidate, scorer.probe),
+            arguments={"r": 8},
+            resolved=ResolvedEntry(1, 2),
+            formats={},
+            warnings=(),
+        ).json()
+
+    shown = made(LINEARITY)
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
     assert shown["pick"]["targets"] == list(found.picked.candidate.selection.targets)
     assert shown["pick"]["predicted"]["loss"]["value"] == found.picked.loss[0]
+    assert shown["verdict"] == short_verdict(scorer, found)
     assert set(shown["stability"]["modules"]) == set(shown["pick"]["targets"])
     assert shown["baseline"] == "your config"
     assert shown["peft"] == {"r": 8}
@@ -158,7 +174,95 @@ def test_json_is_plain_and_says_what_the_sentences_say(pair: Pair) -> None:
     assert len(shown["front"]) == len(found.front)
     assert shown["strategy"] == "predicted"
     assert Linearity.from_dict(shown["linearity"]) == LINEARITY
-    assert recommendation_json(scorer, found, None, {}, {})["linearity"] is None
+    assert made(None)["linearity"] is None
+    for entry in (shown["all_linear"], *shown["equal_budget"][1:]):
+        low, high = entry["vs_pick"]["low"], entry["vs_pick"]["high"]
+        assert entry["alike_pick"] == (low <= 0 <= high)  # the interval of the difference decides
+
+
+FILES = ("lora.yaml", "adapter_config.json", "report.md", "report.html", "recommendation.json")
+SHORTEST = 8  # lines
+
+
+def fits(text: str) -> None:
+    lines = text.splitlines()
+    assert SHORTEST <= len(lines) < HEIGHT  # one is left for the prompt
+    assert max(map(len, lines)) <= WIDTH
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "causal-lm"])
+@pytest.mark.parametrize("budget", ["5%", "30%", "100%"])
+def test_the_short_answer_fits_one_screen(task: str, budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STABILITY_DRAWS", 2)
+    scorer = make_scorer(make_probe(task, n=24, layers=4))
+    found = recommend(scorer, parse_budget(budget), Session())
+    for rec in (found, replace(found, stability=Stability((0.1,), 2)), replace(found, alike=len(found.equal_budget) - 1)):
+        shown = answer(scorer, rec, None, "recommendation", FILES)
+        fits(str(shown))
+        assert 3 <= len(shown.table.rows) <= 6
+        assert shown.sentences[0].startswith(f"Adapt {len(found.picked.candidate.selection.targets)} of ")
+        assert "recommendation: lora.yaml" in str(shown)
+        assert "--verbose" in " ".join(str(shown).split())
+
+
+def test_the_short_answer_fits_with_many_kinds_of_modules_and_reasons_for_doubt(pair: Pair) -> None:
+    """Scattered modules are counted, not listed; rows of the table give way."""
+    scorer, found = pair
+    names = found.pool[0].selection.targets
+    pick = Candidate(Selection("searched", names[::2]), scorer.settings, {names[0]: 3}, {})
+    predictions = replace(found.front.predictions, far=("no calibration run used here read images",) * 2)
+    rec = replace(found, picked=scorer.score([pick])[0], front=replace(found.front, predictions=predictions))
+    text = str(answer(scorer, rec, None, "a/rather/long/path/of/a/folder/for/a/recommendation", FILES))
+    fits(text)
+    assert "This task is unlike the calibration runs" in text
+    assert "ranks 3–8 by module" in " ".join(text.split())
+
+
+def test_the_short_answers_table_holds_the_pick_all_modules_and_qv(pair: Pair) -> None:
+    scorer, found = pair
+    table = answer_table(scorer, found, 6)
+    names = [row[0] for row in table.rows]
+    assert names[:2] == ["the pick", "all modules"]
+    assert "your config" in names
+    assert any(name.startswith("q,v") for name in names)
+    assert [row[2] for row in table.rows][:2] == [change_span(found.picked.vs_all), "the same"]
+    others = [s.vs_all[0] for name in names[4:] for s in found.equal_budget if s.name == name]
+    assert others == sorted(others)
+
+
+def test_the_names_of_modules_are_printable(pair: Pair) -> None:
+    scorer, found = pair
+    targets = tuple(replace(t, role=f"\x1b[31m{t.role}\n") for t in scorer.probe.targets)
+    other = copy.copy(scorer)
+    other.probe = replace(scorer.probe, targets=targets, info={**scorer.probe.info, "qv_roles": []})
+    text = str(answer(other, found, None, "out", FILES))
+    assert "\x1b" not in text
+    fits(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ((0.14, -0.06, 0.8), "+14% (-6 to +80%)"),
+        ((-0.3, -0.6, -0.1), "-30% (-60 to -10%)"),
+        ((0.0, 0.0, 0.0), "the same"),
+        ((0.5, 0.1, 12.0), "+50% (+10 to +1,200%)"),  # which is lower is known
+        ((0.5, 0.1, 40.0), "higher"),  # … but not by how much
+        ((0.1, -0.6, 1.4), NOT_KNOWN),  # one end is six times the other
+        ((0.001, -0.2, 0.3), "0% (-20 to +30%)"),
+    ],
+)
+def test_changes(change: tuple[float, float, float], text: str) -> None:
+    assert change_span(change) == text
+
+
+def test_levels_that_say_nothing() -> None:
+    assert metric_span((0.5, 0.0, 1.0), "accuracy") == NOT_KNOWN
+    assert metric_span((0.5, 0.1, 0.89), "accuracy") == "0.500 (0.100–0.890)"
+    assert metric_span((0.5, -0.5, 1.0), "matthews") == "0.500 (-0.500–1.000)"
+    assert metric_span((0.5, -0.7, 1.0), "spearman") == NOT_KNOWN
+    assert loss_span((0.5, 0.2, 0.7)) == "0.500 (0.200–0.700)"
+    assert loss_span((0.5, 0.1, 0.7)) == NOT_KNOWN
 
 
 def test_report_holds_config_verdict_and_tables(pair: Pair) -> None:

@@ -20,7 +20,7 @@ from advisor.core.errors import OutOfMemory
 from advisor.core.events import Event, Note, Session, Warn
 from advisor.core.probe import Probe, load_probe
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import all_linear, recipes
+from advisor.core.selections import all_linear, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Prepared
 from advisor.probing import run as probe_module
@@ -122,7 +122,7 @@ def test_the_probe_keeps_it_for_all_linear_and_qv(bert: Bert) -> None:
     prepared, probe, folder = bert
     stored = [Linearity.from_dict(fields) for fields in json.loads((folder / "probe.json").read_text())["linearity"]]
     roles = prepared.loaded.qv_roles()
-    wanted = [s for s in recipes(prepared.loaded.targets, roles) if s.name in ("all-linear", "q,v")]
+    wanted = [s for s in target_sets(prepared.loaded.targets, roles) if s.name in ("all-linear", "q,v")]
     assert [(s.selection, s.targets) for s in stored] == [(s.name, s.targets) for s in wanted]
     assert [s.lipschitz is None for s in stored] == [False, True]
     assert all(s.rows == 32 and s.distance > 0 and s.is_finite for s in stored)
@@ -162,7 +162,7 @@ def test_bounds_of_the_flow_are_there_where_it_was_measured(bert: Bert) -> None:
     assert [b.as_dict() for b in scorer.bounds(everything)] == json.loads(
         json.dumps([b.as_dict() for b in scorer.bounds(everything)], allow_nan=False)
     )
-    qv = next(s for s in recipes(probe.targets, ("query", "value")) if s.name == "q,v")
+    qv = next(s for s in target_sets(probe.targets, ("query", "value")) if s.name == "q,v")
     assert scorer.linearity(Candidate(qv, LoraSettings())) is not None
     others = [
         Candidate(qv, LoraSettings()),  # measured without constants
@@ -256,18 +256,13 @@ def test_the_recommendation_says_it_of_the_pick(
 
     written = workflow.recommend_folder(
         probe,
-        LoraSettings(4, 8),
-        TrainingRecipe(),
-        parse_budget("30%"),
+        workflow.Question(
+            LoraSettings(4, 8),
+            TrainingRecipe(),
+            parse_budget("30%"),
+        ),
         Session(),
-        out=tmp_path / "out",
-        granularity="module",
-        strategy="predicted",
-        baseline=None,
-        kernel="adam",
-        sigma=None,
-        seed=0,
-        trust_remote_code=False,
+        tmp_path / "out",
         linearity_of=linearity_of,
     )
     shown = json.loads((tmp_path / "out" / "recommendation.json").read_text())
@@ -298,18 +293,9 @@ def test_what_the_probe_knows_is_not_measured_again(bert: Bert, tmp_path: Path, 
 
     written = workflow.recommend_folder(
         probe,
-        LoraSettings(),
-        TrainingRecipe(),
-        parse_budget("100%"),
+        workflow.Question(LoraSettings(), TrainingRecipe(), parse_budget("100%"), strategy="objective"),
         Session(),
-        out=tmp_path / "out",
-        granularity="module",
-        strategy="objective",
-        baseline=None,
-        kernel="adam",
-        sigma=None,
-        seed=0,
-        trust_remote_code=False,
+        tmp_path / "out",
         linearity_of=never,
     )
     assert written.json["linearity"] == probe.info["linearity"][0]

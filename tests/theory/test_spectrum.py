@@ -7,7 +7,6 @@ import pytest
 from fakes import random_psd
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.integrate import solve_ivp
 from sklearn.kernel_ridge import KernelRidge
 
 from advisor.theory.spectrum import LOO_RIDGES, Spectrum, alignment
@@ -61,19 +60,6 @@ def test_best_leave_one_out_is_the_smallest_over_the_ridges() -> None:
     every = [spectrum.leave_one_out(z, r * np.trace(kernel) / N) for r in LOO_RIDGES]
     assert spectrum.best_leave_one_out(z) == pytest.approx(min(every))
     assert len({round(e, 6) for e in every}) > 1
-
-
-@pytest.mark.parametrize("time", [0.0, 0.05, 0.4])
-def test_flow_loss_equals_integration(time: float) -> None:
-    kernel, z = case(4)
-
-    def descent(t: float, flat: np.ndarray) -> np.ndarray:
-        return np.asarray(-(kernel @ flat.reshape(N, C)).reshape(-1))
-
-    left = z.reshape(-1)
-    if time:
-        left = solve_ivp(descent, (0, time), left, rtol=1e-9, atol=1e-11).y[:, -1]
-    assert Spectrum.of(kernel).flow_loss(z, time) == pytest.approx(np.sum(left**2), rel=1e-5)
 
 
 @given(seeds, sizes, st.integers(1, N))

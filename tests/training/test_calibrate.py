@@ -18,7 +18,7 @@ from fakes import bert_targets, one_thread
 from advisor.core.errors import AdvisorError, BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Event, Progress, Session, Warn
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import HEAD_ONLY, recipes
+from advisor.core.selections import HEAD_ONLY, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Source, prepare
 from advisor.prediction.calibration_rows import load_rows
@@ -48,7 +48,7 @@ def plan(runs: int, **options: Any) -> list[PlannedRun]:
 
 
 def test_plan_starts_with_the_head_and_the_recipes() -> None:
-    named = [HEAD_ONLY, *(s.name for s in recipes(TARGETS, QV))]
+    named = [HEAD_ONLY, *(s.name for s in target_sets(TARGETS, QV))]
     planned = plan(30)
     assert [p.selection.name for p in planned[: len(named)]] == named
     assert planned[0].selection.targets == ()

@@ -114,7 +114,7 @@ class FakeEngine(RealEngine):
         )
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
-        """The last layer's modules, and a front of the usual recipes: no search."""
+        """The last layer's modules, and a front of the common target sets: no search."""
         self._called("recommend")
         if self.gate is not None:
             self.gate.wait(10)

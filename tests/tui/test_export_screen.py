@@ -244,20 +244,10 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
     scorer = opened.scorer
     found = workflow.recommend_folder(
         opened.probe,
-        scorer.settings,
-        scorer.recipe,
-        parse_budget("40%"),
+        workflow.Question(scorer.settings, scorer.recipe, parse_budget("40%"), formats=tuple(FORMATS)),
         Session(),
-        out=tmp_path / "recommend",
-        granularity="module",
-        strategy="predicted",
-        baseline=None,
-        kernel="adam",
-        sigma=None,
-        seed=0,
-        trust_remote_code=False,
+        tmp_path / "recommend",
         linearity_of=lambda _: None,
-        formats=tuple(FORMATS),
     )
     workflow.export_formats(tmp_path / "recommend", tuple(FORMATS), tmp_path / "export")
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "export").iterdir()}

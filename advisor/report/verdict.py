@@ -1,0 +1,221 @@
+"""The recommendation in sentences, and the short answer that fits one screen."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+from rich.console import Console
+
+from advisor.advice.confirm import Confirmation, short_recipe
+from advisor.advice.recommend import STABLE, Recommendation
+from advisor.core.choices import PREDICTED, STRATEGIES
+from advisor.core.targets import Target
+from advisor.export.plan import one_line
+from advisor.prediction.predictor import LEVEL
+from advisor.prediction.probe_view import training_rows
+from advisor.prediction.scorer import Score, Scorer, share_of_loss
+from advisor.report.tables import ALL, TextTable, answer_table
+from advisor.report.words import NOT_KNOWN, Triple, change_known, change_words, count, loss_span, metric_name, metric_span, ranges
+from advisor.theory.linearity import Linearity
+
+WIDTH, HEIGHT = 80, 24
+MOST_ROWS, LEAST_ROWS = 6, 3  # of the short answer's table
+FEWEST_SENTENCES = 2  # what to adapt, what to expect
+LONGEST_PLACES = 130  # characters; scattered modules are named in the report
+CONFIRM_RUNS = 4
+CONFIRM_CAVEAT = "On two tasks kept back from this project the ranking got worse by it."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person needs first: ``sentences``, one table, and where to go from here; as text it fits one screen of 80×24."""
+
+    sentences: tuple[str, ...]
+    table: TextTable
+    after: tuple[str, ...]
+
+    def __str__(self) -> str:
+        console = Console(file=StringIO(), width=WIDTH, highlight=False, force_jupyter=False, color_system=None)
+        with console.capture() as captured:
+            for line in self.sentences:
+                console.print(_wrapped(line), markup=False)
+            console.print(self.table.rich(compact=True))
+            for line in self.after:
+                console.print(_wrapped(line), markup=False)
+        return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(one_line(line), WIDTH, break_on_hyphens=False)
+
+
+def answer(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | None, folder: str, files: Sequence[str]) -> Answer:
+    """The short answer; ``folder``, ``files``: where the recommendation is written, and the names of its files."""
+    sentences = short_verdict(scorer, rec)
+    if confirmation is not None:
+        sentences.insert(2, _checked(confirmation))
+    written = f"Written to {folder}: {', '.join(files)}. Everything else stands in report.html, or add --verbose."
+    after = (written, next_step(scorer, rec, confirmation))
+    rows = MOST_ROWS
+    while True:
+        found = Answer(tuple(sentences), answer_table(scorer, rec, rows), after)
+        if len(str(found).splitlines()) < HEIGHT or len(sentences) <= FEWEST_SENTENCES:  # one line is left for the prompt
+            return found
+        if rows > LEAST_ROWS:
+            rows -= 1
+        else:
+            sentences.pop()
+
+
+def short_verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
+    """What to adapt; what that costs or wins against all modules and q,v; whether it can be told from common target sets; the
+    level, which is known less well."""
+    lines = [what_to_adapt(scorer, rec), what_to_expect(scorer, rec)]
+    if told := told_apart(rec):
+        lines.append(told)
+    if far := rec.front.predictions.far:
+        lines.append(f"This task is unlike the calibration runs ({'; '.join(far)}), so trust the ranking less.")
+    return [*lines, level(scorer, rec.picked)]
+
+
+def what_to_adapt(scorer: Scorer, rec: Recommendation) -> str:
+    candidate, targets = rec.picked.candidate, scorer.probe.targets
+    chosen = candidate.selection.targets
+    where = _places([t for t in targets if t.name in set(chosen)])
+    return (
+        f"Adapt {len(chosen)} of {len(targets)} modules: {where} "
+        f"({count(rec.picked.cost.params)} LoRA parameters, {candidate.ranks_text}, budget {rec.budget.text})."
+    )
+
+
+def _places(chosen: Sequence[Target]) -> str:
+    """``value in layers 2–5; query, key in layer 5``; only how many where that is long."""
+    layers: dict[str, set[int]] = {}
+    outside = [one_line(t.role) for t in chosen if t.layer is None]
+    for target in chosen:
+        if target.layer is not None:
+            layers.setdefault(one_line(target.role), set()).add(target.layer)
+    if not layers:
+        return ", ".join(dict.fromkeys(outside)) if outside else "none"
+    by_layers: dict[str, list[str]] = {}
+    for role, found in layers.items():
+        by_layers.setdefault(_layers(found), []).append(role)
+    parts = [f"{', '.join(roles)} in {where}" for where, roles in by_layers.items()] + list(dict.fromkeys(outside))
+    if len(text := "; ".join(parts)) <= LONGEST_PLACES:
+        return text
+    return f"{len(layers)} kinds of module in {_layers(set().union(*layers.values()))}"
+
+
+def _layers(layers: set[int]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {ranges(layers)}"
+
+
+def what_to_expect(scorer: Scorer, rec: Recommendation) -> str:
+    """The difference to all modules and to q,v, each with its interval."""
+    pick, full, lines = rec.picked, rec.all_linear, []
+    if pick.cost.params >= full.cost.params:
+        lines.append("These are all modules that LoRA can adapt.")
+    else:
+        size = f"{full.cost.params / pick.cost.params:.1f}× the parameters"
+        lines.append(
+            f"{_expected(pick.vs_all, ALL)}, which have {size} and take {1 / pick.cost.time_vs_all_linear:.2f}× the time."
+        )
+    if (index := qv_index(scorer, rec)) is not None:
+        change = share_of_loss(rec.equal_budget.predictions.difference(0, index))
+        lines.append(f"{_expected(change, one_line(rec.equal_budget[index].name))}.")
+    return " ".join(lines)
+
+
+def _expected(change: Triple, other: str) -> str:
+    if change_known(change):
+        return f"Expect {change_words(change, other)}"
+    return f"It is {NOT_KNOWN} what the pick wins or loses against {other}"
+
+
+def qv_index(scorer: Scorer, rec: Recommendation) -> int | None:
+    """Index of q,v among the target sets at equal budget; None where it is the pick, or not there."""
+    roles = set(scorer.probe.info["qv_roles"])
+    qv = tuple(t.name for t in scorer.probe.targets if t.role in roles)
+    found = (i for i, score in enumerate(rec.equal_budget) if score.candidate.selection.targets == qv)
+    return next((i for i in found if i not in (0, rec.baseline)), None)
+
+
+def told_apart(rec: Recommendation) -> str:
+    """How many of the common target sets cannot be told from the pick; empty where there are none."""
+    others = len(rec.equal_budget) - 1
+    if not others:
+        return ""
+    if rec.alike == others:
+        text = f"None of the {others} common target sets at this budget can be told apart from it"
+        return text + ("; it is the cheapest of those expected to be as good." if rec.strategy == PREDICTED else ".")
+    if not rec.alike:
+        return f"All {others} common target sets at this budget can be told apart from it."
+    return f"{rec.alike} of {others} common target sets at this budget cannot be told apart from it."
+
+
+def _checked(found: Confirmation) -> str:
+    """What real runs said, in one sentence."""
+    if not found.runs:
+        return "All real runs failed, so the pick is as predicted."
+    before, after = found.pick_before.selection.name, found.picked.selection.name
+    return (
+        f"{len(found.runs)} real run{'s' * (len(found.runs) > 1)} {'kept' if before == after else 'changed'} the pick; it is as "
+        f"good as the best of {len(found.finalists)} finalists with a probability of {found.sure:.0%}."
+    )
+
+
+def level(scorer: Scorer, score: Score) -> str:
+    """Metric and loss of one run, where they are known."""
+    metric = str(scorer.probe.info["metric"])
+    spans = {metric_name(metric): metric_span(score.metric, metric), "validation loss": loss_span(score.loss)}
+    known = ", ".join(f"{name} {text}" for name, text in spans.items() if text != NOT_KNOWN)
+    unknown = " and ".join(name for name, text in spans.items() if text == NOT_KNOWN)
+    lines = [f"Expected of one run: {known} ({LEVEL:.0%} interval in brackets)."] if known else []
+    return " ".join([*lines, *([f"The level of {unknown} is {NOT_KNOWN}."] if unknown else [])])
+
+
+def next_step(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | None) -> str:
+    """The one thing that would make the answer surer, with its cost."""
+    samples = scorer.probe.samples
+    if rec.stability.mean < STABLE and 2 * samples <= int(scorer.probe.info["train_rows"]):
+        return (
+            f"Next: add --samples {2 * samples}. The pick changes with the sample: its modules stay picked in "
+            f"{rec.stability.mean:.0%} of subsamples. The probe takes twice as long."
+        )
+    if rec.strategy != PREDICTED or (confirmation is not None and confirmation.settled):
+        return "Next: train with lora.yaml."
+    if confirmation is not None:
+        more = 2 * confirmation.asked
+        return f"Next: add --confirm {more} for more real runs. Finished runs are kept. {CONFIRM_CAVEAT}"
+    recipe = short_recipe(scorer, None)
+    steps = math.ceil(training_rows(scorer.probe, recipe) / recipe.batch_size) * recipe.epochs
+    return (
+        f"Next: add --confirm {CONFIRM_RUNS} to train up to {CONFIRM_RUNS} selections for real, {steps} steps each. That narrows "
+        f"the intervals. {CONFIRM_CAVEAT}"
+    )
+
+
+def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) -> list[str]:
+    """The recommendation in sentences, the most important first: the short answer's, then what it rests on."""
+    lines = short_verdict(scorer, rec)
+    if rec.strategy != PREDICTED:
+        lines.append(f"Chosen by --strategy {rec.strategy} ({STRATEGIES[rec.strategy]}), not by the predicted loss.")
+    for bound in rec.picked.bounds:
+        if bound.id != "C" or bound.low is None:
+            continue
+        with_head = "with the head" if bound.head else "without the head"
+        lines.append(
+            f"Certificate C ({with_head}, {bound.kernel} kernel, σ = {bound.sigma:.3g}): adding any other modules can lower the "
+            f"objective of the linearised, regularised problem by at most {1 - bound.low:.1%}."
+        )
+    lines.append("Linearisation: not measured." if linearity is None else linearity.sentence("the pick"))
+    stable = rec.stability.mean
+    lines.append(
+        f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."
+        + ("" if stable >= STABLE else f" That is below {STABLE:.0%}: raise --samples.")
+    )
+    return lines

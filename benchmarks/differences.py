@@ -1,0 +1,47 @@
+"""Do the intervals of differences hold? Real differences in log loss to all-linear and q,v, each group predicted from other data.
+
+Printed by reference, as means over groups: how often 90 % intervals hold the real difference, and their width, once as if the
+group's gain of LoRA were known and once as it is known.
+
+    python benchmarks/differences.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from validity import HERE, SHIPPED, predict, read, task_of
+
+from advisor.core.selections import ALL_LINEAR, QV
+from advisor.prediction.predictor import Group, Predictions, grouped
+
+
+def measure(group: Group, predictions: Predictions, reference: str) -> tuple[float, float] | None:
+    """Coverage and mean width over the group's other selections; None where the reference was not run."""
+    if reference not in group.selections or len(group.selections) < 2:
+        return None
+    j = group.selections.index(reference)
+    held, widths = [], []
+    for i in range(len(group.selections)):
+        if i != j:
+            _, low, high = predictions.difference(i, j)
+            held.append(low <= group.log_loss[i] - group.log_loss[j] <= high)
+            widths.append(high - low)
+    return float(np.mean(held)), float(np.mean(widths))
+
+
+def main() -> None:
+    shipped, held_out = read(SHIPPED), read(HERE / "rows")
+    groups = grouped([*shipped, *held_out])
+    found = [(g, predict([row for row in shipped if task_of(row) != g.data], g)) for g in groups]
+    for reference in (ALL_LINEAR, QV):
+        for how, as_known in (("gain known", False), ("as shown", True)):
+            each = [measure(g, p if as_known else replace(p, log_gain_sd=0.0), reference) for g, p in found]
+            kept = np.array([pair for pair in each if pair is not None])
+            cover, width = kept.mean(0)
+            print(f"{reference}, {how}: {len(kept)} groups, covers {cover:.0%}, width {width:.2f}")
+
+
+if __name__ == "__main__":
+    main()
