@@ -111,10 +111,10 @@ def write_files(
                         (folder / name).unlink()
                 for name in names:
                     os.replace(new / name, folder / name)
+            with suppress(BadInput):  # no room: the longer list does as well
+                _save_written(folder, {**({} if only else before), **mine})
         finally:
             shutil.rmtree(new, ignore_errors=True)
-        with suppress(BadInput):  # no room: the longer list does as well
-            _save_written(folder, {**({} if only else before), **mine})
     return [folder / name for name in files]
 
 
@@ -145,7 +145,10 @@ def _written(folder: Path) -> dict[str, list[str]]:
 
 
 def _save_written(folder: Path, files: Mapping[str, Sequence[str]]) -> None:
-    write_json(folder / WRITTEN_FILE, {"schema": WRITTEN_SCHEMA, "files": dict(sorted(files.items()))})
+    whole = folder / NEW_FOLDER / WRITTEN_FILE
+    write_json(whole, {"schema": WRITTEN_SCHEMA, "files": dict(sorted(files.items()))})
+    with writing(folder):
+        os.replace(whole, folder / WRITTEN_FILE)
 
 
 def _is_ours(path: Path, hashes: Sequence[str]) -> bool:

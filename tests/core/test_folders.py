@@ -30,7 +30,7 @@ def put(folder: Path, files: dict[str, str], **how: bool) -> list[Path]:
 
 
 def seen(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir() if path.name != WRITTEN_FILE}
+    return {path.name: path.read_text() for path in folder.iterdir() if not path.name.startswith(".advisor")}
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -122,11 +122,12 @@ def test_killed_at_any_call_it_is_the_old_or_the_new_or_not_whole(tmp_path: Path
         folder = tmp_path / str(number)
         put(folder, OLD)
         run(program, folder, number)
-        left = {name: text for name, text in seen(folder).items() if not name.startswith(".")}
+        left = seen(folder)
         assert LAST not in left or left in (OLD, NEW), number
-        outcomes.add("not whole" if LAST not in left else left[LAST])
+        outcomes.add(left.get(LAST, "not whole"))
         put(folder, NEW)
         assert seen(folder) == NEW, number
+        assert {path.name for path in folder.iterdir()} == {*NEW, WRITTEN_FILE}, number
     assert outcomes == {"old", "new", "not whole"}
 
 
