@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow lint bench screenshots clean
+.PHONY: setup demo test test-slow faults lint bench screenshots clean
 
 setup: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ test: setup
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
+
+# Kills real commands, fills their disk (root only) and races them: an hour. What failed is in faults-failed.
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/faults.py
 
 lint: setup
 	$(BIN)/ruff check .
