@@ -57,6 +57,19 @@ def locked(folder: Path, session: Session) -> Iterator[None]:
         lock.release()
 
 
+def sweep(folder: Path, *left: str) -> None:
+    """Remove what a process that was killed left in a finished ``folder``: subfolders of these names, its lock file.
+
+    Nothing happens while another process is in there, or where we may not write.
+    """
+    if not any((folder / name).exists() for name in (*left, LOCK_FILE)):
+        return
+    with suppress(OSError, Timeout), FileLock(folder / LOCK_FILE, timeout=0):
+        for name in left:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / LOCK_FILE).unlink()
+
+
 def _acquire(lock: FileLock, folder: Path, session: Session) -> None:
     for tried in range(int(PATIENCE_S)):
         try:

@@ -16,7 +16,7 @@ import torch
 
 from advisor.core.errors import BadInput, OutOfMemory
 from advisor.core.events import Session
-from advisor.core.folders import locked
+from advisor.core.folders import locked, sweep
 from advisor.core.probe import (
     BLOCKS_FILE,
     HeadBlock,
@@ -127,8 +127,7 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
     probe = load_probe(folder)
     _check_identity(probe.info.get("identity") or {}, identity, folder)
     probe = _where_it_lies_now(probe, prepared, folder)
-    if (folder / PARTIAL).exists():  # of a process that was killed while it removed this
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    sweep(folder, PARTIAL)
     session.note(f"Probe found in {folder}; nothing to compute.")
     return probe
 
