@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow test-tools lint bench screenshots clean
+.PHONY: setup demo test test-slow test-tools faults lint bench screenshots clean
 
 setup: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ test-slow: setup
 # Exported files run by TRL, axolotl and LLaMA-Factory, each in an environment of its own under .tools/.
 test-tools: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/run.py
+
+# Kills real commands, fills their disk (root only) and races them: an hour. What failed is in faults-failed.
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/faults.py
 
 lint: setup
 	$(BIN)/ruff check .

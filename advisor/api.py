@@ -118,6 +118,8 @@ def recommend(given: RecommendArguments) -> Recommended:
         else:
             source, how = source_of(given), probe_settings(given)
         settings = lora_settings(given)
+        folder = options.out_of(given, "recommendation")
+        workflow.require_place(folder)
         prepared = probe_cache.prepare_for_probe(source, session, how.samples)
         if given.confirm:
             prepared.loaded.require_in_memory()
@@ -127,7 +129,6 @@ def recommend(given: RecommendArguments) -> Recommended:
         session.note(f"Read as {schema.task}: {columns}; metric {schema.metric}. Recipe: {recipe}.", brief=True)
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if given.baseline is None else read_baseline(Path(given.baseline), found, given.trust_remote_code)
-        folder = options.out_of(given, "recommendation")
         asked = workflow.Question(
             settings,
             recipe,

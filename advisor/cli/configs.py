@@ -10,8 +10,11 @@ from advisor.core import options
 def export(given: groups.Export, printed: groups.Json) -> None:
     """Write the config of a recommendation again, also in the formats of other tools."""
     from advisor import workflow
+    from advisor.report.console import console_session
 
-    written = workflow.export_formats(given.recommendation, given.formats, options.out_of(given, given.recommendation))
+    out = options.out_of(given, given.recommendation)
+    with console_session() as session:
+        written = workflow.export_formats(given.recommendation, given.formats, out, session)
     if printed.as_json:
         say_json(
             {

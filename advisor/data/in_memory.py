@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import platformdirs
 
 from advisor.core.errors import BadInput
-from advisor.core.store import APP, write_text
+from advisor.core.store import APP, part_of, write_text
 from advisor.data.hub import quiet
 
 TAKEN = "a file, folder or hub id, a datasets.Dataset or DatasetDict, a pandas DataFrame, or a list of dictionaries"
@@ -50,7 +49,7 @@ def _save(data: Any) -> Path:
     name = hashlib.sha256(" ".join(part._fingerprint for part in parts).encode()).hexdigest()[:24]
     folder = _folder() / name
     if not folder.exists():
-        part = folder.with_name(f".{name}.{secrets.token_hex(4)}.part")
+        part = part_of(folder)
         try:
             with quiet():
                 data.save_to_disk(str(part))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ALL_LINEAR = "all-linear"
 _REGEX = re.compile(r"[\\^$*+?()\[\]{}|]")
 
 
-def reason(entry: str, names: Sequence[str], others: dict[str, Sequence[str]] | None = None) -> str:
+def reason(entry: str, names: Sequence[str], others: Mapping[str, Sequence[str]] | None = None) -> str:
     """One sentence on an entry of a list that is no name of a module or end of one; empty where nothing is likely.
 
     Args:
@@ -100,7 +100,7 @@ def _searches(pattern: str, names: Sequence[str]) -> bool:
     return any(compiled.fullmatch(name) for name in names)
 
 
-def refusal_hint(arguments: dict[str, Any], names: Sequence[str], others: dict[str, Sequence[str]] | None = None) -> str:
+def refusal_hint(arguments: dict[str, Any], names: Sequence[str], others: Mapping[str, Sequence[str]] | None = None) -> str:
     """What is likely wrong with the targets of a config that PEFT refuses; empty where nothing stands out."""
     targets = arguments.get("target_modules")
     if isinstance(targets, str):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from safetensors.numpy import load_file, save_file
 
 from advisor.core.errors import BadInput, Interrupted, NotFinite
 from advisor.core.events import Session
+from advisor.core.folders import LOCK_FILE
 from advisor.core.probe import load_probe, save_probe
 from advisor.models.prepare import Prepared, Source, prepare
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import PARTIAL, ProbeSettings, run_probe
 
 TinyModel = Callable[..., Path]
 Ready = Callable[..., Prepared]
@@ -70,6 +70,55 @@ def test_the_folder_of_another_probe_is_refused(ready: Ready, tmp_path: Path, pa
         run_probe(ready("bert", "binary"), settings, tmp_path / "p", Session())
     with pytest.raises(BadInput, match="data fingerprint"):
         run_probe(ready("gpt2", "three"), settings, tmp_path / "p", Session())
+
+
+def test_the_users_own_files_stay(ready: Ready, tmp_path: Path) -> None:
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "identity.json").write_text("mine")
+    run_probe(ready("gpt2", "binary"), ProbeSettings(micro_batch=6, linearity=False), tmp_path, Session())
+    assert (tmp_path / "partial" / "identity.json").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"partial", "probe.json", "blocks.safetensors"}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "blocks.safetensors").write_text("mine")
+    with pytest.raises(BadInput, match=r"blocks\.safetensors: is there already"):
+        run_probe(ready("gpt2", "binary"), ProbeSettings(micro_batch=6, linearity=False), other, Session())
+    assert [path.read_text() for path in other.iterdir()] == ["mine"]
+
+
+def test_a_finished_probe_is_read_without_a_lock_and_swept(ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ProbeSettings(micro_batch=6, linearity=False)
+    whole = run_probe(ready("gpt2", "binary"), settings, tmp_path, Session())
+    (tmp_path / PARTIAL).mkdir()  # a process was killed while it removed this
+    (tmp_path / PARTIAL / "rows-000000-000006.safetensors").write_text("x")
+    (tmp_path / LOCK_FILE).write_text("1 on a machine")
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a lock")
+
+    monkeypatch.setattr("advisor.probing.run.locked", refuse)
+    assert same(run_probe(ready("gpt2", "binary"), settings, tmp_path, Session()), whole)
+    assert {path.name for path in tmp_path.iterdir()} == {"probe.json", "blocks.safetensors"}
+
+
+def test_a_probe_killed_between_its_two_files_is_made_again(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, replaced = ProbeSettings(micro_batch=6, linearity=False), os.replace
+    whole = run_probe(ready("gpt2", "binary"), settings, tmp_path / "whole", Session())
+
+    def stop(old: Path, new: Path) -> None:
+        if Path(new) == tmp_path / "p" / "probe.json":
+            raise KeyboardInterrupt
+        replaced(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_probe(ready("gpt2", "binary"), settings, tmp_path / "p", Session())
+    assert (tmp_path / "p" / "blocks.safetensors").exists()
+    assert same(run_probe(ready("gpt2", "binary"), settings, tmp_path / "p", Session()), whole)
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {"probe.json", "blocks.safetensors"}
 
 
 def truncate(path: Path) -> None:
@@ -148,28 +197,3 @@ def test_a_nan_block_is_named(copied: Path, field: str, index: int | None) -> No
     name = "head" if index is None else json.loads((copied / "probe.json").read_text())["targets"][index]["name"]
     with pytest.raises(NotFinite, match=name):
         load_probe(copied)
-
-
-HOLD = """
-import sys, time
-from filelock import FileLock
-with FileLock(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_folder_another_process_is_at_is_refused(ready: Ready, tmp_path: Path) -> None:
-    prepared = ready("gpt2", "binary")
-    folder = tmp_path / "probe"
-    folder.mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder / ".lock")], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BadInput, match="another process"):
-            run_probe(prepared, SETTINGS, folder, Session())
-    finally:
-        holder.kill()
-        holder.communicate()
-    run_probe(prepared, SETTINGS, folder, Session())  # a killed process holds nothing

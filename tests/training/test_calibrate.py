@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -157,6 +159,54 @@ def test_a_line_cut_off_is_done_again(tmp_path: Path, fake_runs: list[str], cut:
     assert len(go(tmp_path, planned)) == 5
     assert fake_runs == [planned[-1].key]
     assert path.read_bytes() == whole
+
+
+def test_reading_leaves_a_line_that_is_being_written(tmp_path: Path, fake_runs: list[str]) -> None:
+    go(tmp_path, plan(3))
+    path = tmp_path / RUNS_FILE
+    path.write_bytes(path.read_bytes()[:-5])
+    before = path.read_bytes()
+    assert len(read_runs(tmp_path)) == 2
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("written", [0, 7])
+def test_a_full_disk_leaves_no_part_of_a_line(
+    tmp_path: Path, fake_runs: list[str], monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    go(tmp_path, plan(2))
+    before = (tmp_path / RUNS_FILE).read_bytes()
+
+    class Full(io.FileIO):
+        def write(self, line: Any) -> int:
+            return super().write(line[:written])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open", lambda path, mode, buffering: Full(path, mode), raising=False)
+        with pytest.raises(BadInput, match=r"runs\.jsonl: cannot be written: No space left on device: [\d,]+ bytes are needed"):
+            go(tmp_path, plan(3))
+    assert (tmp_path / RUNS_FILE).read_bytes() == before
+    assert len(go(tmp_path, plan(3))) == 3
+
+
+def test_several_at_one_folder_do_each_run_once(tmp_path: Path, fake_runs: list[str]) -> None:
+    found: list[list[str]] = []
+    work = lambda: found.append([row["key"] for row in go(tmp_path, plan(6))])  # noqa: E731
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [[run.key for run in plan(6)]] * 3
+    assert sorted(fake_runs) == sorted(run.key for run in plan(6))
+
+
+@pytest.mark.parametrize("name", [RUNS_FILE, FAILED_FILE])
+def test_lines_that_are_not_ours_are_left_alone(tmp_path: Path, fake_runs: list[str], name: str) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(BadInput, match=f"{name}: is there already"):
+        go(tmp_path, plan(2))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: '{"mine": 1}'}
 
 
 def test_stopping_keeps_what_is_finished(tmp_path: Path, fake_runs: list[str]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -164,6 +167,66 @@ def test_leaving_stops_the_processes() -> None:
         while not future.running():
             time.sleep(0.01)
     assert isinstance(future.exception(timeout=20), BrokenExecutor)
+
+
+PARENT = """
+import os, sys, time
+from advisor.training.workers import processes
+
+if __name__ == "__main__":
+    with processes(time.sleep, 2) as submit:
+        futures = [submit(600), submit(600)]
+        while not all(future.running() for future in futures):
+            time.sleep(0.01)
+        time.sleep(float(sys.argv[1]))
+        print("sleeping", flush=True)
+        time.sleep(600)
+"""
+
+
+def session_of(leader: int) -> list[str]:
+    """Living processes of the session that ``leader`` began."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == leader and fields[0] not in "ZX":
+                found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.0, 2.0])  # while they start, and when they work
+def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, after: float) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(tmp_path / "parent.py"), str(after)]
+    parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"sleeping\n"
+        assert len(session_of(parent.pid)) >= 3
+        parent.send_signal(number)
+        assert parent.wait(20) == -number
+        end = time.monotonic() + 30
+        while session_of(parent.pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert session_of(parent.pid) == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        parent.communicate()
+
+
+def blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_reaches_the_parent_alone() -> None:
+    with processes(blocked, 1) as submit:
+        assert submit(0).result(60)
+    assert not blocked(0)
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------
