@@ -194,6 +194,8 @@ def recommend(
             )
             how = ProbeSettings(samples=samples, head=head, method=method, seed=seed, recompute=recompute)
         plan = real_runs.ConfirmSettings(confirm, confirm_rows, workers) if confirm else None
+        folder = Path("recommendation" if out is None else out)
+        workflow.require_place(folder)
         prepared = probe_cache.prepare_for_probe(source, session, how.samples)
         if confirm:
             prepared.loaded.require_in_memory()
@@ -201,7 +203,6 @@ def recommend(
         session.note(f"Recipe: {recipe}.")
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if baseline is None else read_baseline(Path(baseline), found, trust_remote_code)
-        folder = Path("recommendation" if out is None else out)
         return workflow.recommend_folder(
             found,
             settings,

@@ -16,9 +16,10 @@ from advisor.advice.recommend import Recommendation, recommend, reconsider
 from advisor.core.candidate import Candidate
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
+from advisor.core.folders import require_ours, write_files
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.store import read_json, write_json, write_text
+from advisor.core.store import json_text, read_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.export import FORMATS
 from advisor.export.alternatives import Alternative, best_for, can_say, cost_of_file, sayable, with_alternatives
@@ -26,7 +27,7 @@ from advisor.export.baseline import empty_model
 from advisor.export.peft import YAML_FILE, arguments_of
 from advisor.export.plan import Format, Plan, Rendered, RenderedFile, plan_of
 from advisor.export.proof import prove_file
-from advisor.models.peft import prove
+from advisor.models.peft import CONFIG_FILE, prove
 from advisor.models.prepare import Prepared
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
@@ -173,12 +174,21 @@ def recommend_folder(
     for text in warnings:
         session.warn(text)
     shown["warnings"] = warnings
-    out.mkdir(parents=True, exist_ok=True)
-    files = [path.name for r in rendered.values() for path in write_rendered(r, out)]
-    write_text(out / REPORT_FILE, report_markdown(scorer, sentences, shown_tables, yaml_text))
-    write_text(out / HTML_FILE, report_html(shown, yaml_text))
-    write_json(out / JSON_FILE, shown)
-    return Recommended(shown, sentences, shown_tables, out, (*files, REPORT_FILE, HTML_FILE, JSON_FILE), scorer, result)
+    files = {name: file.text for r in rendered.values() for name, file in r.files.items()}
+    files[REPORT_FILE] = report_markdown(scorer, sentences, shown_tables, yaml_text)
+    files[HTML_FILE] = report_html(shown, yaml_text)
+    files[JSON_FILE] = json_text(shown, out / JSON_FILE)
+    write_files(out, files, session, only=True, last=JSON_FILE)
+    return Recommended(shown, sentences, shown_tables, out, tuple(files), scorer, result)
+
+
+def require_place(out: Path) -> None:
+    """Check before the work that a recommendation can be written to ``out``.
+
+    Raises:
+        BadInput: a file of the user's is in its place.
+    """
+    require_ours(out, (YAML_FILE, CONFIG_FILE, REPORT_FILE, HTML_FILE, JSON_FILE))
 
 
 def render_all(plan: Plan, names: Sequence[str], model: nn.Module | None = None) -> dict[str, Rendered]:
@@ -233,19 +243,21 @@ def _cost_of_lossy(
     return cost_of_file(scorer, pick, resolved)
 
 
-def write_rendered(rendered: Rendered, out: Path) -> list[Path]:
-    """Write the files of one format to the folder ``out``.
+def write_rendered(formats: Sequence[Rendered], out: Path, session: Session, overwrite: bool = False) -> list[Path]:
+    """Write the files of some formats to the folder ``out``.
+
+    Args:
+        overwrite: replace files that we did not write, or that were changed since, too.
 
     Raises:
-        BadInput: they cannot be written.
+        BadInput: they cannot be written, or would replace such a file.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for name, file in rendered.files.items():
-        write_text(out / name, file.text)
-    return [out / name for name in rendered.files]
+    return write_files(out, {name: file.text for r in formats for name, file in r.files.items()}, session, overwrite=overwrite)
 
 
-def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dict[str, tuple[Rendered, list[Path]]]:
+def export_formats(
+    recommendation: Path, names: Sequence[str], out: Path, session: Session | None = None
+) -> dict[str, tuple[Rendered, list[Path]]]:
     """Write the plan of a recommendation folder to ``out``, in the formats ``names``.
 
     Raises:
@@ -266,4 +278,5 @@ def export_formats(recommendation: Path, names: Sequence[str], out: Path) -> dic
             rendered[name] = with_alternatives(rendered[name], FORMATS[name], found)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{where}: its formats are damaged ({error}).", "Run `advisor recommend` again.") from error
-    return {name: (result, write_rendered(result, out)) for name, result in rendered.items()}
+    write_rendered(list(rendered.values()), out, session or Session())
+    return {name: (result, [out / file for file in result.files]) for name, result in rendered.items()}

@@ -366,11 +366,12 @@ class RealEngine:
     def export(self, rendered: Rendered, folder: Path, overwrite: bool) -> Exported:
         from advisor import workflow
         from advisor.core.errors import BadInput
+        from advisor.core.events import Session
 
         try:
             existing = tuple(folder / name for name in rendered.files if (folder / name).exists())
             if existing and not overwrite:
                 return Exported(existing=existing)
-            return Exported(tuple(workflow.write_rendered(rendered, folder)))
+            return Exported(tuple(workflow.write_rendered([rendered], folder, Session(), overwrite)))
         except OSError as error:  # the folder cannot be made or looked into
             raise BadInput(f"{folder}: cannot be used as a folder: {error.strerror}.", "Choose another folder.") from error

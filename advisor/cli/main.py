@@ -396,8 +396,10 @@ def export(
 ) -> None:
     """Write a recommendation's config again, to --out, for other tools too."""
     from advisor import api, workflow
+    from advisor.report.console import console_session
 
-    written = workflow.export_formats(recommendation, api.format_names(format), out or recommendation)
+    with console_session() as session:
+        written = workflow.export_formats(recommendation, api.format_names(format), out or recommendation, session)
     if as_json:
         _print_json(
             {

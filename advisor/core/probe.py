@@ -91,7 +91,7 @@ def save_probe(probe: Probe, folder: Path) -> None:
     }
     if probe.head is not None:
         arrays["head"] = probe.head.weight
-    with replacing(folder / BLOCKS_FILE) as temporary:
+    with replacing(folder / BLOCKS_FILE, needed=sum(a.nbytes for a in arrays.values())) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
     save_info(probe, folder)
 

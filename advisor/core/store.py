@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import glob
+import hashlib
 import json
 import os
 import secrets
+import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import platformdirs
+from safetensors import SafetensorError
 
 from advisor.core.errors import BadInput, NotFinite
 
@@ -34,47 +40,91 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         BadInput: the file cannot be written (no such folder, no permission, disk full); nothing is left.
     """
-    with replacing(path) as part, part.open("wb") as file:
-        file.write(text.encode())
+    content = text.encode()
+    with replacing(path, needed=len(content)) as part:
+        part.write_bytes(content)
 
 
 @contextmanager
-def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
+def replacing(path: Path, sync: bool = True, needed: int | None = None) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; on leaving without an error it takes the place of ``path``.
 
-    Without ``sync`` the file survives our being killed, but perhaps not a power failure: for what can be made anew.
+    What a process that was killed left of the same file is removed.
+
+    Args:
+        sync: without, the file survives our being killed, but perhaps not a power failure: for what can be made anew.
+        needed: bytes to be written, for the error where the disk is full.
 
     Raises:
         BadInput: the file cannot be written (no such folder, no permission, disk full); nothing is left.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    part = part_of(path)
+    with writing(path, needed):
         try:
+            part.touch(exist_ok=False)
+            mode = part.stat().st_mode & 0o777  # as the umask says, whatever a library makes of it
             yield part
+            part.chmod(mode)
             if sync:
                 with part.open("rb+") as file:
                     os.fsync(file.fileno())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be written: {error.strerror}.", "Free space, or choose another place to write."
-        ) from error
+
+
+def part_of(path: Path) -> Path:
+    """A free name beside ``path`` for what is not whole yet; parts of ``path`` whose process is dead are removed."""
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.part"):
+        import psutil  # rarely needed, and not free
+
+        pid = old.name.split("-")[-2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+@contextmanager
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Errors of writing the file or folder ``path`` name it; a full disk is said in bytes.
+
+    Raises:
+        BadInput: in place of an OSError or a SafetensorError.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:
+            reason = os.strerror(errno.ENOSPC)
+            with suppress(OSError):
+                free = shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
+                wanted = "" if needed is None else f"{needed:,} bytes are needed, "
+                reason += f": {wanted}{free:,} bytes are free"
+        raise BadInput(f"{path}: cannot be written: {reason}.", "Free space, or choose another place to write.") from error
+
+
+def json_text(value: Any, path: Path) -> str:
+    """``value`` as the JSON that ``path`` is to hold.
+
+    Raises:
+        NotFinite: ``value`` holds a NaN or an infinity, which JSON has not.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, indent=1) + "\n"
+    except ValueError as error:
+        raise NotFinite(f"{path}: not written, a number in it is not finite.") from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON, as :func:`write_text` does.
 
     Raises:
-        NotFinite: ``value`` holds a NaN or an infinity, which JSON has not.
+        NotFinite: ``value`` holds a NaN or an infinity.
         BadInput: the file cannot be written.
     """
-    try:
-        text = json.dumps(value, allow_nan=False, indent=1)
-    except ValueError as error:
-        raise NotFinite(f"{path}: not written, a number in it is not finite.") from error
-    write_text(path, text + "\n")
+    write_text(path, json_text(value, path))
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from advisor.core.errors import BadInput, OutOfMemory
 from advisor.core.events import Session
-from advisor.core.probe import HeadBlock, Probe, load_probe, require_finite_blocks, save_info, save_probe, stratified_folds
+from advisor.core.folders import locked
+from advisor.core.probe import (
+    BLOCKS_FILE,
+    HeadBlock,
+    Probe,
+    load_probe,
+    require_finite_blocks,
+    save_info,
+    save_probe,
+    stratified_folds,
+)
 from advisor.core.selections import ALL_LINEAR, QV, recipes
-from advisor.core.store import is_probe, read_json, write_json
+from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection
 from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
@@ -36,6 +47,7 @@ from advisor.probing.spool import Layer, Spool
 from advisor.probing.tangent import Tangent, batch_of, measure_linearity
 from advisor.theory.linearity import Linearity
 
+PARTIAL = ".advisor-partial"  # in the probe's folder: what is kept of a probe that is not finished
 DEFAULT_SAMPLES = 128
 HEAD_ROWS = 512  # training rows the head's linear probe is fitted on
 SKETCH_FROM_PARAMETERS = 1_000_000_000
@@ -102,39 +114,46 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
     The weights of a new head change: ``--head probed`` installs the fitted one in ``prepared.loaded``.
 
     Raises:
-        BadInput: ``folder`` holds a probe of something else, or another process is at it.
+        BadInput: ``folder`` holds a probe of something else, or cannot be written to.
         NotFinite: NaN or infinity; names the module.
         OutOfMemory: not even one row fits.
         Interrupted: cancelled; finished micro-batches and modules are kept.
     """
     identity = probe_identity(prepared, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BadInput(f"{folder}: another process is probing into this folder.", "Wait for it.") from None
-    try:
-        if is_probe(folder):
-            probe = load_probe(folder)
-            _check_identity(probe.info.get("identity") or {}, identity, folder)
-            probe = _where_it_lies_now(probe, prepared, folder)
-            session.note(f"Probe found in {folder}; nothing to compute.")
-            return probe
-        partial = folder / "partial"
+    if not is_probe(folder):
+        with locked(folder, session):
+            if not is_probe(folder):  # another process may have made it meanwhile
+                return _new_probe(prepared, settings, folder, identity, session)
+    probe = load_probe(folder)
+    _check_identity(probe.info.get("identity") or {}, identity, folder)
+    probe = _where_it_lies_now(probe, prepared, folder)
+    if (folder / PARTIAL).exists():  # of a process that was killed while it removed this
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    session.note(f"Probe found in {folder}; nothing to compute.")
+    return probe
+
+
+def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identity: dict[str, Any], session: Session) -> Probe:
+    """Probe into ``folder``. All that is not whole lies in a folder of its own there, from which it is moved at the end."""
+    partial = folder / PARTIAL
+    begun = {**identity, "device": prepared.loaded.device.type}  # sketches of two kinds of device do not go together
+    if (partial / "identity.json").exists():
+        _check_identity(read_json(partial / "identity.json", "interrupted probe"), begun, folder)
+        session.note(f"Resuming the interrupted probe in {folder}.")
+    elif os.path.lexists(folder / BLOCKS_FILE):
+        raise BadInput(f"{folder / BLOCKS_FILE}: is there already, and belongs to no probe.", "Choose another --out.")
+    with writing(partial):
         partial.mkdir(exist_ok=True)
-        begun = {**identity, "device": prepared.loaded.device.type}  # sketches of two kinds of device do not go together
-        if (partial / "identity.json").exists():
-            _check_identity(read_json(partial / "identity.json", "interrupted probe"), begun, folder)
-            session.note(f"Resuming the interrupted probe in {folder}.")
-        else:
-            write_json(partial / "identity.json", begun)
-        probe = _probe(prepared, settings, partial, identity, session)
-        save_probe(probe, folder)
-        shutil.rmtree(partial)
-        return probe
-    finally:
-        lock.release()
+        for cut_off in partial.glob(".*"):
+            cut_off.unlink()
+    write_json(partial / "identity.json", begun)
+    probe = _probe(prepared, settings, partial, identity, session)
+    save_probe(probe, partial)
+    with writing(folder):
+        for name in (BLOCKS_FILE, PROBE_FILE):
+            os.replace(partial / name, folder / name)
+    shutil.rmtree(partial, ignore_errors=True)
+    return probe
 
 
 def _where_it_lies_now(probe: Probe, prepared: Prepared, folder: Path) -> Probe:
@@ -143,7 +162,8 @@ def _where_it_lies_now(probe: Probe, prepared: Prepared, folder: Path) -> Probe:
     if now.items() <= probe.info.items():
         return probe
     moved = replace(probe, info={**probe.info, **now})
-    save_info(moved, folder)
+    with suppress(BadInput):  # reading needs no right to write
+        save_info(moved, folder)
     return moved
 
 

@@ -131,7 +131,8 @@ class Spool:
                         session.warn(f"Out of memory with one row of {tokens} tokens; {RECOMPUTED}")
                     continue
                 stop = start + len(batch)
-                with replacing(self.folder / f"rows-{start:06d}-{stop:06d}.safetensors", sync=False) as temporary:
+                path = self.folder / f"rows-{start:06d}-{stop:06d}.safetensors"
+                with replacing(path, sync=False, needed=sum(t.nbytes for t in tensors.values())) as temporary:
                     save_file(tensors, temporary, metadata={"shared": json.dumps(shared)})
                 del tensors  # else they would stay during the next passes
                 stage.advance(units=len(batch))
@@ -261,7 +262,7 @@ class Spool:
             path = self.folder / f"module-{index:05d}.safetensors"
             if not path.exists():
                 w, g, used = self._contract_layer(layer, slopes, method, device)
-                with replacing(path, sync=False) as temporary:
+                with replacing(path, sync=False, needed=w.nbytes + g.nbytes) as temporary:
                     save_file({"weight": w.cpu(), "gradient": g.cpu()}, temporary, metadata={"method": used})
             done = load_file(path)
             with safe_open(path, "pt") as file:

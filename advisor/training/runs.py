@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,9 +18,10 @@ import numpy as np
 
 from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
 from advisor.core.events import Session, Stage
+from advisor.core.folders import locked
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import HEAD_ONLY, distinct, recipes, structured_random
-from advisor.core.store import read_json, write_json
+from advisor.core.store import read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.training.workers import processes, ray_actors, run_all
@@ -116,10 +118,23 @@ def calibrate(
         The rows of all finished runs in ``out``; :func:`read_failures` has the others.
 
     Raises:
-        BadInput: ``out`` holds runs of another model or other data; the cluster cannot be used.
+        BadInput: ``out`` holds runs of another model or other data, or files that are not ours; the cluster cannot be used.
         Interrupted: cancelled; finished runs are kept.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, session):
+        return _calibrate(source, planned, recipe, out, session, eval_rows, workers, ray)
+
+
+def _calibrate(
+    source: Source,
+    planned: Sequence[PlannedRun],
+    recipe: TrainingRecipe,
+    out: Path,
+    session: Session,
+    eval_rows: int,
+    workers: int,
+    ray: str | None,
+) -> list[dict[str, Any]]:
     source_given, recipe_given = source.as_dict(), recipe.as_dict()
     # Folders made before there were these options do not hold their keys.
     if source.quantised is None:
@@ -146,14 +161,27 @@ def calibrate(
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a line, in place of a last one that was cut off. The folder is locked.
+
+    Raises:
+        BadInput: it cannot be written; the file stays as it was.
+    """
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    with writing(path, len(line)), open(path, "a+b", buffering=0) as file:
+        file.seek(0)
+        end = file.read().rfind(b"\n") + 1
+        file.truncate(end)
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """The finished runs of a calibration folder; a last line cut off by a crash is removed from the file.
+    """The finished runs of a calibration folder; a last line that is cut off, or being written, is none.
 
     Raises:
         BadInput: a line other than the last is corrupt.
@@ -194,9 +222,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_bytes()
     complete = text[: text.rfind(b"\n") + 1]
-    if len(complete) < len(text):
-        with open(path, "r+b") as file:
-            file.truncate(len(complete))
     rows = []
     for number, line in enumerate(complete.splitlines(), 1):
         try:
@@ -211,6 +236,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:
     if not path.exists():
+        for name in (RUNS_FILE, FAILED_FILE):
+            if os.path.lexists(path.with_name(name)):
+                raise BadInput(f"{path.with_name(name)}: is there already, and belongs to no runs of ours.", "Use another --out.")
         write_json(path, identity)
     elif read_json(path, "calibration") != json.loads(json.dumps(identity)):
         raise BadInput(f"{path}: this folder holds runs of another model, data or setting.", "Use another --out.")

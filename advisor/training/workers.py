@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory, how_to_install
@@ -76,9 +78,18 @@ def run_all(items: Iterable[Item], pool: Pool, workers: int, session: Session) -
 _work: Work | None = None  # of a worker process
 
 
-def _start(work: Work) -> None:
+def _start(work: bytes) -> None:
+    """Begin a worker process: it ends with its parent, however that ends. What the work needs is loaded after that."""
     global _work
-    _work = work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _work = ForkingPickler.loads(work)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do(item: Any) -> Any:
@@ -87,11 +98,30 @@ def _do(item: Any) -> Any:
 
 
 @contextmanager
-def processes(work: Work, count: int) -> Iterator[Submit]:
-    """``count`` processes of this machine."""
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(work,))
+def _without_interrupts() -> Iterator[None]:
+    """Processes started meanwhile never see SIGINT; ours comes late."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield lambda item: pool.submit(_do, item)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def processes(work: Work, count: int) -> Iterator[Submit]:
+    """``count`` processes of this machine. Ctrl-C does not reach them: the parent ends them."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(bytes(ForkingPickler.dumps(work)),))
+
+    def submit(item: Any) -> Future[Any]:
+        with _without_interrupts():
+            return pool.submit(_do, item)
+
+    try:
+        yield submit
     finally:
         started = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)

@@ -399,10 +399,10 @@ def test_cancelling_keeps_what_is_done_and_the_next_call_resumes(bert: Path, dat
     session.emit = lambda event: session.cancel.set() if isinstance(event, Progress) and "passes" in event.stage else None
     with pytest.raises(Interrupted):
         advisor.probe(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=session)
-    assert (tmp_path / "p" / "partial").is_dir()
+    assert (tmp_path / "p" / ".advisor-partial").is_dir()
     whole = advisor.probe(bert, data, samples=SAMPLES, device="cpu", seed=5, out=tmp_path / "p", session=Session())
     assert len(whole.probe.targets) == 12
-    assert not (tmp_path / "p" / "partial").exists()
+    assert not (tmp_path / "p" / ".advisor-partial").exists()
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread only")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from command import advisor, refused, write_data
 
+from advisor.core.folders import WRITTEN_FILE
 from advisor.export import FORMATS
 
 TinyModel = Callable[..., Path]
@@ -59,10 +60,10 @@ def made(
 
 def test_export_writes_the_same_bytes(made: tuple[str, Path, Path], tmp_path: Path) -> None:
     _, _, folder = made
-    assert {p.name for p in folder.iterdir()} == FILES | {"recommendation.json", "report.md", "report.html"}
+    assert {p.name for p in folder.iterdir()} == FILES | {"recommendation.json", "report.md", "report.html", WRITTEN_FILE}
     ran = advisor("export", folder, "--format", " trl, axolotl,peft,unsloth,llama-factory,trl", "--out", tmp_path, "--json")
     assert ran.code == 0, ran.err
-    assert {p.name for p in tmp_path.iterdir()} == FILES
+    assert {p.name for p in tmp_path.iterdir()} == FILES | {WRITTEN_FILE}
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
     shown, said = json.loads(ran.out), json.loads((folder / "recommendation.json").read_text())["formats"]

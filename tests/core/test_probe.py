@@ -27,8 +27,8 @@ from advisor.models.encode import Row
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing import spool
 from advisor.probing.outputs import make_outputs
+from advisor.probing.run import PARTIAL, run_probe
 from advisor.probing.run import ProbeSettings as AllProbeSettings
-from advisor.probing.run import run_probe
 
 TinyModel = Callable[..., Path]
 ProbeSettings = partial(AllProbeSettings, linearity=False)  # which test_linearity.py looks at
@@ -278,12 +278,12 @@ def test_a_probe_interrupted_again_and_again_ends_the_same(ready: Ready, tmp_pat
         with pytest.raises(Interrupted):
             run_probe(prepared, settings, folder, stop.session)
         assert not (folder / "probe.json").exists()
-    assert len(list((folder / "partial").glob("rows-*"))) == 6
-    assert len(list((folder / "partial").glob("module-*"))) == 8
+    assert len(list((folder / PARTIAL).glob("rows-*"))) == 6
+    assert len(list((folder / PARTIAL).glob("module-*"))) == 8
     prepared, _ = ready(name, "three")
     resumed = run_probe(prepared, settings, folder, Session())
     assert same(resumed, whole)
-    assert not (folder / "partial").exists()
+    assert not (folder / PARTIAL).exists()
     assert same(load_probe(folder), whole)
 
 

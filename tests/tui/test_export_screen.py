@@ -16,6 +16,7 @@ from textual.widgets import Input, OptionList, Static
 from tui_helpers import TRIES, settled
 
 from advisor.core.errors import AdvisorError
+from advisor.core.folders import WRITTEN_FILE
 from advisor.core.targets import Selection
 from advisor.export import FORMATS
 from advisor.export.alternatives import PREFIX
@@ -76,7 +77,7 @@ async def test_saving_shows_the_paths_and_overwriting_asks(make_app: Callable[..
         app.screen.query_one("#folder", Input).value = str(out)
         await pilot.press("s")
         await settled(pilot)
-        assert {path.name for path in out.iterdir()} == {"lora.yaml", "adapter_config.json"}
+        assert {path.name for path in out.iterdir()} == {"lora.yaml", "adapter_config.json", WRITTEN_FILE}
         assert str(out / "lora.yaml") in said(app, "saved")
         (out / "lora.yaml").write_text("mine")
         await pilot.press("s")
