@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,7 +15,7 @@ import typer
 
 from advisor.cli import profiles as cli_profiles
 from advisor.core.choices import AUTO, STRATEGIES
-from advisor.core.errors import AdvisorError, BadInput, Interrupted, NotFinite, check_choice
+from advisor.core.errors import AdvisorError, BadInput, Interrupted, NotFinite, UnusableRow, check_choice
 
 if TYPE_CHECKING:
     from advisor.core.recipe import TrainingRecipe
@@ -606,9 +607,17 @@ def _print_report(lines: list[str], tables: list[Any], after: list[str]) -> None
     print_report(Console(highlight=False), lines, tables, after)
 
 
+def _one_line_warning(message: Any, category: type[Warning], *place: Any) -> str:
+    """A warning of ours without the place in the code; others as Python shows them."""
+    if category is UnusableRow:
+        return f"Warning: {message}\n"
+    return f"{place[0]}:{place[1]}: {category.__name__}: {message}\n"
+
+
 def main() -> None:
     """Entry point: expected errors become one line on stderr and their exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.formatwarning = _one_line_warning
     # PEFT imports bitsandbytes where it is installed, which misses a kernel for inference that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:

@@ -188,7 +188,7 @@ GOOD = {"name": "a", "targets": NAMES[:2]}
         ({**GOOD, "rank_pattern": {NAMES[5]: 4}}, NAMES[5]),
         ({**GOOD, "alpha_pattern": {NAMES[0]: 0}}, "alpha"),
         ({**GOOD, "alpha_pattern": "x"}, "alpha_pattern"),
-        ("q,v", "name and targets"),
+        ("q,v", "object"),
     ],
 )
 def test_a_bad_selection_is_named(entry: Any, said: str) -> None:
