@@ -218,7 +218,7 @@ def recommend(
             seed=seed,
             trust_remote_code=trust_remote_code,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
-            confirmation_of=None if plan is None else real_runs.confirm_in(folder, source, plan, session),
+            confirmation_of=None if plan is None else real_runs.confirm_in(folder, source, prepared.made_of, plan, session),
             own_ranks=rank == AUTO,
             formats=names,
         )

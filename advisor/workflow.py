@@ -62,11 +62,8 @@ def measure_candidates(
     made_of, settings = made_from(probe, trust_remote_code)
     source, identity = replace(made_of, model=model), probe.info["identity"]
     prepared = prepare_for_probe(source, session, settings.samples)
-    for key, value, fingerprint in (
-        ("model", model, prepared.loaded.fingerprint),
-        ("data", source.data, prepared.train.fingerprint),
-    ):
-        if fingerprint != identity[f"{key}_fingerprint"]:
+    for key, value in (("model", model), ("data", source.data)):
+        if prepared.made_of[f"{key}_fingerprint"] != identity[f"{key}_fingerprint"]:
             raise BadInput(f"{value}: not the {key} that was probed.", f"Give the same {key}, or probe again.")
     found: dict[tuple[LoraSettings, tuple[str, ...]], Linearity] = {}
     trained = [c for c in candidates if c.selection.targets or probe.head is not None]

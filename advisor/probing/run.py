@@ -100,8 +100,8 @@ def probe_samples(settings: ProbeSettings, classes: int) -> int:
 def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
     """What must agree for one probe to stand for another: weights, data, settings."""
     return {
-        "model_fingerprint": prepared.loaded.fingerprint,
-        "data_fingerprint": prepared.train.fingerprint,
+        "model_fingerprint": prepared.made_of["model_fingerprint"],
+        "data_fingerprint": prepared.made_of["data_fingerprint"],
         "max_length": prepared.max_length,
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"},
