@@ -27,6 +27,7 @@ from advisor.core.probe import (
     save_probe,
     stratified_folds,
 )
+from advisor.core.reading import check_seal, sealed
 from advisor.core.selections import ALL_LINEAR, QV, recipes
 from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection
@@ -137,8 +138,8 @@ def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identi
     """Probe into ``folder``. All that is not whole lies in a folder of its own there, from which it is moved at the end."""
     partial = folder / PARTIAL
     begun = {**identity, "device": prepared.loaded.device.type}  # sketches of two kinds of device do not go together
-    if (partial / "identity.json").exists():
-        _check_identity(read_json(partial / "identity.json", "interrupted probe"), begun, folder)
+    if (found := _begun(partial / "identity.json", session)) is not None:
+        _check_identity(found, begun, folder)
         session.note(f"Resuming the interrupted probe in {folder}.")
     elif os.path.lexists(folder / BLOCKS_FILE):
         raise BadInput(f"{folder / BLOCKS_FILE}: is there already, and belongs to no probe.", "Choose another --out.")
@@ -146,7 +147,7 @@ def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identi
         partial.mkdir(exist_ok=True)
         for cut_off in partial.glob(".*"):
             cut_off.unlink()
-    write_json(partial / "identity.json", begun)
+    write_json(partial / "identity.json", sealed(begun))
     probe = _probe(prepared, settings, partial, identity, session)
     save_probe(probe, partial)
     with writing(folder):
@@ -154,6 +155,20 @@ def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identi
             os.replace(partial / name, folder / name)
     shutil.rmtree(partial, ignore_errors=True)
     return probe
+
+
+def _begun(path: Path, session: Session) -> dict[str, Any] | None:
+    """What an interrupted probe was of; None where there is none. If that cannot be read, its files are removed."""
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path, "interrupted probe")
+        check_seal(found, str(path), "")
+    except BadInput as error:
+        session.warn(f"{error.what} The interrupted probe is begun anew.")
+        shutil.rmtree(path.parent)
+        return None
+    return found
 
 
 def _where_it_lies_now(probe: Probe, prepared: Prepared, folder: Path) -> Probe:
@@ -200,6 +215,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         settings.micro_batch,
         settings.recompute,
     )
+    spool.drop_damaged(session)
     spool = _choose_method(spool, settings, prepared, session)
     spool.fill(loaded, session)
     estimate_error = _estimate_error(spool, loaded, session)
