@@ -607,11 +607,13 @@ def _print_report(lines: list[str], tables: list[Any], after: list[str]) -> None
     print_report(Console(highlight=False), lines, tables, after)
 
 
-def _one_line_warning(message: Any, category: type[Warning], *place: Any) -> str:
+def _one_line_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning of ours without the place in the code; others as Python shows them."""
     if category is UnusableRow:
         return f"Warning: {message}\n"
-    return f"{place[0]}:{place[1]}: {category.__name__}: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def load_probe(folder: Path) -> Probe:
     check_seal(info, str(where), HINT)
     arrays = _read_blocks(path, content.files.get(BLOCKS_FILE))
     targets = tuple(Target(**t) for t in info["targets"])
-    _check_arrays(arrays, path, len(targets), len(content.class_names), content.task, content.head_block is not None)
+    _check_arrays(arrays, path, targets, len(content.class_names), content.task, content.head_block is not None)
     head = info.get("head_block")
     return Probe(
         targets=targets,
@@ -160,10 +160,13 @@ def _read_blocks(path: Path, digest: str | None) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check_arrays(arrays: Mapping[str, np.ndarray], path: Path, m: int, classes: int, task: str, has_head: bool) -> None:
+def _check_arrays(
+    arrays: Mapping[str, np.ndarray], path: Path, targets: Sequence[Target], classes: int, task: str, has_head: bool
+) -> None:
     """Raises:
-    BadInput: an array is missing, of another shape or kind, or holds a number that cannot be; names it.
+    BadInput: an array is missing, of another shape or kind, or holds a number that cannot be; names it, and the module.
     """
+    m = len(targets)
     n = len(arrays["labels"]) if "labels" in arrays and arrays["labels"].ndim else 0
     columns = classes if classes > 2 else 1
     expected: dict[str, tuple[int, ...]] = {"labels": (n,), "losses": (n,), "folds": (n,)}
@@ -176,8 +179,12 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], path: Path, m: int, classes:
         array = arrays[name]
         if array.shape != shape or not n:
             raise BadInput(f"{path}: {name} has shape {array.shape}, not {shape}.", HINT)
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise BadInput(f"{path}: {name} holds NaN, infinity, or no numbers.", HINT)
+        if array.dtype.kind not in "fiu":
+            raise BadInput(f"{path}: {name} holds {array.dtype}, not numbers.", HINT)
+        if not np.isfinite(array).all():
+            bad = int(np.argmin(np.isfinite(array).all(axis=tuple(range(1, array.ndim)))))
+            of = f" of module {targets[bad].name}" if array.ndim == 3 else ""
+            raise BadInput(f"{path}: {name}{of} holds NaN or infinity.", HINT)
     ranges = {"folds": FOLDS} | ({"labels": classes} if task == "classification" else {})
     for name, count in ranges.items():
         if not np.isin(arrays[name], np.arange(count)).all():

@@ -41,7 +41,8 @@ def parse_selections(entries: Any, probe: Probe, settings: LoraSettings, where: 
         BadInput: not a list of selections, an unknown module or field, a number out of bounds; names entry and field.
     """
     candidates = []
-    for number, entry in enumerate(check(SelectionFile, entries, where, HINT, "selection"), 1):
+    checked: list[SelectionEntry] = check(SelectionFile, entries, where, HINT, "selection")
+    for number, entry in enumerate(checked, 1):
         place = f"{where}, selection {number}"
         names = in_model_order(entry.targets, probe.targets, place)
         for pattern in (entry.rank_pattern, entry.alpha_pattern):
@@ -50,7 +51,7 @@ def parse_selections(entries: Any, probe: Probe, settings: LoraSettings, where: 
                 raise BadInput(
                     f"{place}: {beside[0]!r} has its own rank or alpha but is not among the targets.", "Add it to targets."
                 )
-        given = {"rank": entry.rank, "alpha": entry.alpha, "rslora": entry.rslora}
+        given: dict[str, Any] = {"rank": entry.rank, "alpha": entry.alpha, "rslora": entry.rslora}
         own = replace(settings, **{key: value for key, value in given.items() if value is not None})
         candidates.append(Candidate(Selection(entry.name, names), own, entry.rank_pattern, entry.alpha_pattern))
     return candidates

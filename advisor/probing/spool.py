@@ -351,7 +351,7 @@ def is_whole(path: Path) -> bool:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             written = metadata.pop("sha256", "")
-            return written == _digest({key: file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
+            return bool(written == _digest({key: file.get_tensor(key) for key in file.keys()}, metadata))  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, RuntimeError):
         return False
 
@@ -360,7 +360,7 @@ def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) ->
     digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -266,6 +266,7 @@ def run_of(selection: Selection, settings: LoraSettings, recipe: TrainingRecipe,
         "result": {"train_loss": 0.2, "val_loss": 0.4, "metric": 0.8, "lora_params": params},
         "provenance": {
             "model_fingerprint": "model",
+            "data_fingerprint": "data",
             "model": "fake/bert",
             "data": "fake.jsonl",
             "train_rows": 400,
@@ -346,7 +347,7 @@ def test_head_only_is_predicted_at_the_simulated_start() -> None:
 
 
 def test_runs_of_another_model_are_refused() -> None:
-    other = replace(PROBE, info={**PROBE.info, "identity": {"model_fingerprint": "another"}})
+    other = replace(PROBE, info={**PROBE.info, "identity": {"model_fingerprint": "another", "data_fingerprint": "data"}})
     with pytest.raises(BadInput, match="different models"):
         rows_from_runs([run_of(Selection("a", ()), SETTINGS, TrainingRecipe())], other)
 
