@@ -64,8 +64,8 @@ def parse_yaml(data: bytes | str) -> Any:
 
     if len(data) > MOST_YAML_BYTES:
         raise ValueError(f"it has {len(data):,} bytes; at most {MOST_YAML_BYTES:,} are read")
-    loader = yaml.SafeLoader(data)
     try:
+        loader = yaml.SafeLoader(data)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -76,8 +76,6 @@ def parse_yaml(data: bytes | str) -> Any:
         raise ValueError(" ".join(str(error).split())[:300]) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply, or an alias holds itself") from error
-    finally:
-        loader.dispose()
 
 
 def _values(node: Any, known: dict[int, int]) -> int:
