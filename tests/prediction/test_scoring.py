@@ -348,7 +348,7 @@ def test_head_only_is_predicted_at_the_simulated_start() -> None:
 
 def test_runs_of_another_model_are_refused() -> None:
     other = replace(PROBE, info={**PROBE.info, "identity": {"model_fingerprint": "another", "data_fingerprint": "data"}})
-    with pytest.raises(BadInput, match="different models"):
+    with pytest.raises(BadInput, match="The model of the runs is not"):
         rows_from_runs([run_of(Selection("a", ()), SETTINGS, TrainingRecipe())], other)
 
 
