@@ -245,7 +245,9 @@ def test_lack_of_memory_in_a_worker_is_named(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     "change",
     [
-        {"source": replace(SOURCE, model="other")},
+        {"made_of": {**MADE_OF, "model_fingerprint": "other"}},
+        {"made_of": {**MADE_OF, "data_fingerprint": "other"}},
+        {"made_of": {**MADE_OF, "eval_fingerprint": "other"}},
         {"source": replace(SOURCE, seed=1)},
         {"source": replace(SOURCE, quantised="4bit")},
         {"recipe": replace(RECIPE, lr=0.5)},
@@ -257,6 +259,12 @@ def test_a_folder_of_other_runs_is_refused(tmp_path: Path, fake_runs: list[str],
     go(tmp_path, plan(2))
     with pytest.raises(BadInput, match="another model, data or setting"):
         go(tmp_path, plan(3), **change)
+    assert len(fake_runs) == 2
+
+
+def test_a_model_that_moved_is_the_same(tmp_path: Path, fake_runs: list[str]) -> None:
+    go(tmp_path, plan(2))
+    assert len(go(tmp_path, plan(2), source=replace(SOURCE, model="elsewhere/model", data="moved.jsonl"))) == 2
     assert len(fake_runs) == 2
 
 
