@@ -149,7 +149,7 @@ def recommend(given: RecommendArguments) -> Recommended:
             session,
             folder,
             linearity_of=workflow.measure_pick(prepared, how, settings, session),
-            confirmation_of=real_runs.confirm_in(folder, source, given, session) if given.confirm else None,
+            confirmation_of=real_runs.confirm_in(folder, source, prepared.made_of, given, session) if given.confirm else None,
         )
 
 

@@ -10,8 +10,9 @@ import platformdirs
 
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
-from advisor.core.probe import Probe
-from advisor.core.store import APP
+from advisor.core.folders import locked
+from advisor.core.probe import BLOCKS_FILE, Probe
+from advisor.core.store import APP, PROBE_FILE, is_probe, writing
 from advisor.data.demo import demo_dataset_file, demo_model_folder
 from advisor.data.schema import Schema
 from advisor.models.prepare import Prepared, Source, prepare
@@ -42,8 +43,18 @@ def cache_folder(prepared: Prepared, settings: ProbeSettings) -> Path:
 
 
 def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) -> Probe:
-    """The probe from the user's cache, or a new one put there."""
-    return run_probe(prepared, settings, cache_folder(prepared, settings), session)
+    """The probe from the user's cache, or a new one put there; one that is damaged is made anew."""
+    folder = cache_folder(prepared, settings)
+    try:
+        return run_probe(prepared, settings, folder, session)
+    except BadInput as error:
+        if not is_probe(folder):  # it was not for a probe that was there
+            raise
+        session.warn(f"{error.what} This cached probe is made anew.")
+        with locked(folder, session), writing(folder):
+            for name in (PROBE_FILE, BLOCKS_FILE):
+                (folder / name).unlink(missing_ok=True)
+        return run_probe(prepared, settings, folder, session)
 
 
 def made_from(probe: Probe, trust_remote_code: bool) -> tuple[Source, ProbeSettings]:

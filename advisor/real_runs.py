@@ -28,9 +28,12 @@ CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
 
 
 def confirm_in(
-    out: Path, source: Source, settings: options.Confirm, session: Session
+    out: Path, source: Source, made_of: Mapping[str, str], settings: options.Confirm, session: Session
 ) -> Callable[[Scorer, Recommendation], Confirmation]:
-    """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes."""
+    """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes.
+
+    ``made_of`` is that of the prepared ``source``.
+    """
 
     def run_some(scorer: Scorer, rec: Recommendation) -> Confirmation:
         recipe = short_recipe(scorer, settings.confirm_rows)
@@ -38,18 +41,21 @@ def confirm_in(
             f"Confirming by up to {settings.confirm} real LoRA runs on "
             f"{'all' if recipe.train_rows is None else recipe.train_rows} training rows."
         )
-        run_all = real_runs(source, recipe, out / CONFIRM_FOLDER, settings.workers, session)
+        run_all = real_runs(source, made_of, recipe, out / CONFIRM_FOLDER, settings.workers, session)
         return confirm(scorer, rec, recipe, settings.confirm, run_all, settings.workers)
 
     return run_some
 
 
-def real_runs(source: Source, recipe: TrainingRecipe, folder: Path, workers: int, session: Session) -> RunAll:
+def real_runs(
+    source: Source, made_of: Mapping[str, str], recipe: TrainingRecipe, folder: Path, workers: int, session: Session
+) -> RunAll:
     """Real runs through :func:`advisor.training.runs.calibrate`, resumable; a run that fails stops no other."""
 
     def all_of(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
         planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas, tuple(measured)) for c in candidates]
-        rows = calibrate(source, planned, recipe, folder, session, eval_rows=CONFIRM_EVAL_ROWS, workers=workers)
+        options: dict[str, Any] = {"eval_rows": CONFIRM_EVAL_ROWS, "made_of": made_of, "workers": workers}
+        rows = calibrate(source, planned, recipe, folder, session, **options)
         results, failed = {row["key"]: row["result"] for row in rows}, read_failures(folder)
         return [
             str(failed[run.key]) if run.key not in results else real_run(candidate, run, results[run.key])
@@ -97,7 +103,8 @@ def calibrate_folder(
     if recipe.pull:
         session.note("Runs with a pull become no calibration rows: predictions are for training without one.")
     planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
-    runs_done = calibrate(source, planned, recipe, out, session, eval_rows=eval_rows, workers=workers, ray=ray)
+    options: dict[str, Any] = {"eval_rows": eval_rows, "made_of": prepared.made_of, "workers": workers, "ray": ray}
+    runs_done = calibrate(source, planned, recipe, out, session, **options)
     if failed := [error for key, error in read_failures(out).items() if key in {run.key for run in planned}]:
         if not runs_done:
             raise failed[0]
@@ -108,6 +115,8 @@ def calibrate_folder(
     if recipe.pull:
         return None, 0
     rows = rows_from_runs(runs_done, probe)
+    if solved := sum("ranks" not in run for run in runs_done) - len(rows):
+        session.warn(f"{solved} of {len(runs_done)} runs reached a loss of 0, which has no logarithm: they become no rows.")
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:12]
     folder = user_rows_folder()
     folder.mkdir(parents=True, exist_ok=True)

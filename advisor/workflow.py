@@ -14,11 +14,13 @@ from advisor.advice.peer_picks import peer_picks
 from advisor.advice.ranks import auto_ranks, serving_note
 from advisor.advice.recommend import Recommendation, recommend, reconsider
 from advisor.core.candidate import Candidate
+from advisor.core.checked import check
 from advisor.core.choices import PREDICTED
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.folders import require_ours, write_files
 from advisor.core.probe import Probe
+from advisor.core.reading import check_seal, sealed
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import json_text, read_json
 from advisor.core.targets import LoraSettings, Selection
@@ -27,6 +29,7 @@ from advisor.export.alternatives import Alternative, best_for, can_say, cost_of_
 from advisor.export.baseline import empty_model
 from advisor.export.peft import YAML_FILE, arguments_of
 from advisor.export.plan import Plan, Rendered, plan_of
+from advisor.export.plan_schema import RecommendationFields
 from advisor.export.proof import prove_file
 from advisor.models.peft import CONFIG_FILE, Resolved
 from advisor.models.prepare import Prepared
@@ -65,11 +68,8 @@ def measure_candidates(
     made_of, settings = made_from(probe, trust_remote_code)
     source, identity = replace(made_of, model=model), probe.info["identity"]
     prepared = prepare_for_probe(source, session, settings.samples)
-    for key, value, fingerprint in (
-        ("model", model, prepared.loaded.fingerprint),
-        ("data", source.data, prepared.train.fingerprint),
-    ):
-        if fingerprint != identity[f"{key}_fingerprint"]:
+    for key, value in (("model", model), ("data", source.data)):
+        if prepared.made_of[f"{key}_fingerprint"] != identity[f"{key}_fingerprint"]:
             raise BadInput(f"{value}: not the {key} that was probed.", f"Give the same {key}, or probe again.")
     found: dict[tuple[LoraSettings, tuple[str, ...]], Linearity] = {}
     trained = [c for c in candidates if c.selection.targets or probe.head is not None]
@@ -284,7 +284,7 @@ def write(
     yaml_text = proven.rendered["peft"].files[YAML_FILE].text
     files[REPORT_FILE] = report_markdown(scorer, sentences, shown_tables, yaml_text)
     files[HTML_FILE] = report_html(shown, yaml_text)
-    files[JSON_FILE] = json_text(shown.json(), out / JSON_FILE)
+    files[JSON_FILE] = json_text(sealed(shown.json()), out / JSON_FILE)
     write_files(out, files, session, only=True, last=JSON_FILE)
     return tuple(files)
 
@@ -363,18 +363,17 @@ def export_formats(
     """
     where = recommendation / JSON_FILE
     shown = read_json(where, "recommendation")
-    if "plan" not in shown:
-        raise BadInput(f"{where}: no field plan.", "Run `advisor recommend` again.")
+    hint = "Run `advisor recommend` again."
+    check(RecommendationFields, shown, str(where), hint)
+    check_seal(shown, str(where), hint)
     rendered = render_all(Plan.from_dict(shown["plan"], str(where)), names)
-    try:
-        for name in rendered:
-            kept = shown["formats"].get(name, {}).get("alternatives", {})
-            found = [
-                Alternative(file, Plan.from_dict({**shown["plan"], **each["plan"]}, str(where)), str(each["reason"]))
-                for file, each in kept.items()
-            ]
-            rendered[name] = with_alternatives(rendered[name], FORMATS[name], found)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{where}: its formats are damaged ({error}).", "Run `advisor recommend` again.") from error
+    for name in rendered:
+        found = []
+        for file, each in shown["formats"].get(name, {}).get("alternatives", {}).items():
+            if file not in rendered[name].files:
+                raise BadInput(f"{where}: formats.{name}.alternatives: {file[:100]!r} is no file of this format.", hint)
+            plan = Plan.from_dict({**shown["plan"], **each["plan"]}, f"{where}: formats.{name}.alternatives.{file}")
+            found.append(Alternative(file, plan, each["reason"]))
+        rendered[name] = with_alternatives(rendered[name], FORMATS[name], found)
     write_rendered(list(rendered.values()), out, session or Session())
     return {name: (result, [out / file for file in result.files]) for name, result in rendered.items()}

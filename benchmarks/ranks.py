@@ -166,7 +166,8 @@ def main() -> None:
         for seed in range(options.seeds):
             for task, selections in found.items():
                 runs = [planned(candidates[arm], seed) for candidates in selections.values() for arm in some]
-                calibrate(source_of(task), runs, RECIPE, options.work / task, Session(), eval_rows=500)
+                made_of = prepare(source_of(task), Session(), train_limit=8, eval_limit=0).made_of
+                calibrate(source_of(task), runs, RECIPE, options.work / task, Session(), eval_rows=500, made_of=made_of)
                 report([row for t, s in found.items() for row in table(t, s, options.work, options.seeds)])
 
 

@@ -242,7 +242,9 @@ def layers_table(work: Path, seeds: int, tasks: tuple[str, ...] = ("cola", "sst2
         sets = layer_sets(probe.targets)
         planned = [PlannedRun(s, LoraSettings(), seed) for seed in range(seeds) for s in sets]
         recipe = replace(RECIPE, lr=lr)
-        runs = calibrate(source(task), planned, recipe, work / f"layers-{task}-{lr:g}", Session(), eval_rows=500)
+        made_of = prepare(source(task), Session(), train_limit=8, eval_limit=0).made_of
+        folder = work / f"layers-{task}-{lr:g}"
+        runs = calibrate(source(task), planned, recipe, folder, Session(), eval_rows=500, made_of=made_of)
         view = probe_view(probe, LoraSettings(), RECIPE)
         for selection in sets:
             mask = np.isin([t.name for t in probe.targets], selection.targets)[None].astype(float)

@@ -240,3 +240,39 @@ def one_thread(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any
         yield lambda item: thread.submit(work, item)
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+def run_row(run: Any, recipe: TrainingRecipe | None = None, **result: Any) -> dict[str, Any]:
+    """A line of ``runs.jsonl`` for a planned run, as if it had been done."""
+    return {
+        "schema": 1,
+        "key": run.key,
+        "selection": asdict(run.selection),
+        "settings": asdict(run.settings),
+        **run.own,
+        "recipe": (recipe or TrainingRecipe()).as_dict(),
+        "seed": run.seed,
+        "result": {
+            "train_loss": 0.4,
+            "val_loss": 0.5,
+            "metric": 0.9,
+            "best_epoch": 1,
+            "epochs": [[None, 0.7, 0.5], [0.4, 0.5, 0.9]],
+            "distances": [0.0, 1.0],
+            "lora_params": 100,
+            "wall_s": 3.0,
+            **result,
+        },
+        "provenance": {
+            "model": "fake/bert",
+            "model_fingerprint": "model",
+            "data": "fake.jsonl",
+            "data_fingerprint": "data",
+            "eval_fingerprint": "eval",
+            "task": "classification",
+            "metric": "accuracy",
+            "train_rows": 400,
+            "eval_rows": 50,
+            "versions": {},
+        },
+    }

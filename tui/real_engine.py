@@ -185,15 +185,12 @@ class RealEngine:
         return [Candidate(selection, opened.scorer.settings) for selection in usual]
 
     def kept(self, opened: Opened) -> list[Candidate]:
-        from advisor.core.errors import BadInput
+        from advisor.prediction.selection_file import read_selections
 
         path = opened.folder / SELECTIONS_FILE
         if not path.exists():
             return []
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path}: not readable as JSON: {error}", "Repair or remove that file.") from error
+        entries, _ = read_selections(path)
         return self.read(opened, entries, str(path)) if entries else []
 
     def keep(self, opened: Opened, candidates: Sequence[Candidate]) -> Path:

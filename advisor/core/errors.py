@@ -51,6 +51,10 @@ class Interrupted(AdvisorError):
     exit_code = 130
 
 
+class UnusableRow(UserWarning):
+    """A calibration row of the user's is left out."""
+
+
 def how_to_install(extra: str) -> str:
     """The hint for a missing optional package; the advisor is on no index, so its source folder is what is installed."""
     return f"In the advisor's folder, where its README is: pip install -c constraints.txt '.[{extra}]'"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from advisor.core.errors import BadInput, NotFinite
+from advisor.core.reading import CHECKSUM, check_seal, sealed
 from advisor.core.store import PROBE_FILE, read_json, replacing, write_json
 from advisor.core.targets import Target
 
 PROBE_SCHEMA = 1
 BLOCKS_FILE = "blocks.safetensors"
 FOLDS = 4
+HINT = "Probe again with `advisor probe`."
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class HeadBlock:
     fresh_gradient_norm: float
     fresh_gradient_energy: float
     fresh_gradient_params: int
+
+
+HEAD_FIELDS = tuple(field.name for field in fields(HeadBlock) if field.name != "weight")
 
 
 @dataclass(frozen=True)
@@ -97,64 +103,92 @@ def save_probe(probe: Probe, folder: Path) -> None:
 
 
 def save_info(probe: Probe, folder: Path) -> None:
-    """Write ``probe.json`` alone."""
+    """Write ``probe.json`` alone, with checksums of itself and of the blocks that are there."""
     info = {"schema": PROBE_SCHEMA, **probe.info, "targets": [asdict(t) for t in probe.targets]}
     if probe.head is not None:
-        info["head_block"] = {
-            "fresh_gradient_norm": probe.head.fresh_gradient_norm,
-            "fresh_gradient_energy": probe.head.fresh_gradient_energy,
-            "fresh_gradient_params": probe.head.fresh_gradient_params,
-        }
-    write_json(folder / PROBE_FILE, info)
+        info["head_block"] = {name: getattr(probe.head, name) for name in HEAD_FIELDS}
+    info["files"] = {BLOCKS_FILE: _digest(folder / BLOCKS_FILE)}
+    write_json(folder / PROBE_FILE, sealed(info))
 
 
 def load_probe(folder: Path) -> Probe:
     """Read and check a probe folder.
 
     Raises:
-        BadInput: missing, corrupt, truncated or foreign; names file and field.
-        NotFinite: a block holds NaN or infinity; names the module.
+        BadInput: missing, damaged, truncated or foreign, or a number is not finite; names file and field.
     """
-    info = read_json(folder / PROBE_FILE, "probe")
+    from advisor.core.checked import check  # here, so that what only handles probes does not wait for pydantic
+    from advisor.core.probe_schema import ProbeFile
+
+    where, path = folder / PROBE_FILE, folder / BLOCKS_FILE
+    info = read_json(where, "probe")
     if info.get("schema") != PROBE_SCHEMA:
-        raise BadInput(
-            f"{folder / PROBE_FILE}: schema is {info.get('schema')!r}, this version reads {PROBE_SCHEMA}.",
-            "Probe again with `advisor probe`.",
-        )
-    path = folder / BLOCKS_FILE
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two: a type numpy lacks
-        raise BadInput(f"{path}: cannot be read: {error}", "Probe again with `advisor probe`.") from error
-    try:
-        targets = tuple(Target(**t) for t in info.pop("targets"))
-        head_info = info.pop("head_block", None)
-        names = [field.name for field in fields(HeadBlock) if field.name != "weight"]
-        head_fields = head_info and {name: head_info[name] + 0 for name in names}  # a text plus 0 is a TypeError
-        _ = (str(info["task"]), tuple(info["class_names"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{folder / PROBE_FILE}: a field is missing or garbled ({error}).", "Probe again.") from error
-    n, m = len(arrays.get("labels", ())), len(targets)
-    columns = arrays["y"].shape[1:] if "y" in arrays else ()
-    expected = {"weight": (m, n, n), "gradient": (m, n, n), "labels": (n,), "losses": (n,), "folds": (n,)}
-    expected |= {"y": (n, *columns[:1]), "f0": (n, *columns[:1]), "z": (n, *columns[:1])}
-    if head_fields:
-        expected["head"] = (n, n)
-    for name, shape in expected.items():
-        if name not in arrays:
-            raise BadInput(f"{path}: {name} is missing.", "Probe again.")
-        if arrays[name].shape != shape:
-            raise BadInput(f"{path}: {name} has shape {arrays[name].shape}, not {shape}.", "Probe again.")
-    probe = Probe(
+        raise BadInput(f"{where}: schema is {info.get('schema')!r:.60}, this version reads {PROBE_SCHEMA}.", HINT)
+    content = check(ProbeFile, info, str(where), HINT)
+    check_seal(info, str(where), HINT)
+    arrays = _read_blocks(path, content.files.get(BLOCKS_FILE))
+    targets = tuple(Target(**t) for t in info["targets"])
+    _check_arrays(arrays, path, targets, len(content.class_names), content.task, content.head_block is not None)
+    head = info.get("head_block")
+    return Probe(
         targets=targets,
         weight_blocks=arrays["weight"],
         gradient_blocks=arrays["gradient"],
-        head=HeadBlock(arrays["head"], **head_fields) if head_fields else None,
+        head=HeadBlock(arrays["head"], **{name: head[name] for name in HEAD_FIELDS}) if head else None,
         **{name: arrays[name] for name in ("labels", "y", "f0", "z", "losses", "folds")},
-        info=info,
+        info={key: value for key, value in info.items() if key not in ("targets", "head_block", "files", CHECKSUM)},
     )
-    require_finite_blocks(probe)
-    return probe
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_blocks(path: Path, digest: str | None) -> dict[str, np.ndarray]:
+    """The arrays of a probe, checked against the digest that ``probe.json`` has of the file (older ones have none).
+
+    Raises:
+        BadInput: the file is missing, damaged, or not the one that was written.
+    """
+    try:
+        arrays = load_file(path)
+        if digest is not None and _digest(path) != digest:
+            raise BadInput(f"{path}: its SHA-256 is not the one in {PROBE_FILE}, so the file is damaged.", HINT)
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # the last three: a type numpy lacks
+        raise BadInput(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}.", HINT) from error
+    return arrays
+
+
+def _check_arrays(
+    arrays: Mapping[str, np.ndarray], path: Path, targets: Sequence[Target], classes: int, task: str, has_head: bool
+) -> None:
+    """Raises:
+    BadInput: an array is missing, of another shape or kind, or holds a number that cannot be; names it, and the module.
+    """
+    m = len(targets)
+    n = len(arrays["labels"]) if "labels" in arrays and arrays["labels"].ndim else 0
+    columns = classes if classes > 2 else 1
+    expected: dict[str, tuple[int, ...]] = {"labels": (n,), "losses": (n,), "folds": (n,)}
+    expected |= {"weight": (m, n, n), "gradient": (m, n, n)} | dict.fromkeys(("y", "f0", "z"), (n, columns))
+    if has_head:
+        expected["head"] = (n, n)
+    for name, shape in expected.items():
+        if name not in arrays:
+            raise BadInput(f"{path}: {name} is missing.", HINT)
+        array = arrays[name]
+        if array.shape != shape or not n:
+            raise BadInput(f"{path}: {name} has shape {array.shape}, not {shape}.", HINT)
+        if array.dtype.kind not in "fiu":
+            raise BadInput(f"{path}: {name} holds {array.dtype}, not numbers.", HINT)
+        if not np.isfinite(array).all():
+            bad = int(np.argmin(np.isfinite(array).all(axis=tuple(range(1, array.ndim)))))
+            of = f" of module {targets[bad].name}" if array.ndim == 3 else ""
+            raise BadInput(f"{path}: {name}{of} holds NaN or infinity.", HINT)
+    ranges = {"folds": FOLDS} | ({"labels": classes} if task == "classification" else {})
+    for name, count in ranges.items():
+        if not np.isin(arrays[name], np.arange(count)).all():
+            raise BadInput(f"{path}: {name} holds other numbers than 0 to {count - 1}.", HINT)
 
 
 def require_finite_blocks(probe: Probe) -> None:

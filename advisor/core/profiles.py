@@ -5,30 +5,22 @@ Own ones lie in the platform's user data folder, ``<kind>/*.yaml``; they come fi
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS, METRICS
+from advisor.core.reading import parse_yaml, read_bytes
 from advisor.core.store import user_folder
 
 KINDS = ("models", "tasks")
-GROUPS = ("attention", "mlp", "other")
-FIELDS = {
-    "models": ("family", "model_types", "roles", "qv", "never"),
-    "tasks": ("description", "task", "text_columns", "label_column", "metric", "match"),
-}
-LISTS = ("model_types", "qv", "never", "text_columns", "match")
 
 
 class _File(Protocol):  # of a folder or of package data
     @property
     def name(self) -> str: ...
-    def read_text(self, encoding: str) -> str: ...
+    def read_bytes(self) -> bytes: ...
 
 
 def load_profiles(kind: str) -> dict[str, dict[str, Any]]:
@@ -75,66 +67,16 @@ def read_profile(kind: str, file: _File, name: str) -> dict[str, Any]:
     Raises:
         BadInput: it cannot be read, or a field is unknown, missing or of the wrong kind; names the file and the field.
     """
-    import yaml  # here, so that the command line and the first paint do not wait for it
+    from advisor.core.checked import check  # here, so that the command line and the first paint do not wait for pydantic
+    from advisor.core.profile_schema import ModelProfile, TaskProfile
 
     hint = "See docs/profiles.md, and `advisor profiles show` for examples."
     try:
-        profile = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse_yaml(read_bytes(file, "profile") if isinstance(file, Path) else file.read_bytes())
     except OSError as error:
         raise BadInput(f"{name} cannot be read: {error.strerror}.", "Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{name} is not readable YAML: {' '.join(str(error).split())}.", hint) from error
-    if not isinstance(profile, dict):
+    except ValueError as error:
+        raise BadInput(f"{name} is not readable YAML: {error}.", hint) from error
+    if not isinstance(content, dict):
         raise BadInput(f"{name}: the top level must be fields with values.", hint)
-    for field in profile:
-        if field not in FIELDS[kind]:
-            close = difflib.get_close_matches(str(field), FIELDS[kind], 1)
-            meant = f"Did you mean {close[0]}?" if close else f"Its fields are {', '.join(FIELDS[kind])}."
-            raise BadInput(f"{name}: the field {field!r} is unknown.", meant)
-    profile = {"never": [], **profile} if kind == "models" else profile
-    problem = next(_model_problems(profile) if kind == "models" else _task_problems(profile), None)
-    if problem:
-        raise BadInput(f"{name}: {problem}.", hint)
-    return profile
-
-
-def _missing_or_bad(profile: Mapping[str, Any], fields: Iterable[str]) -> Iterator[str]:
-    for field in fields:
-        value = profile.get(field)
-        if field not in profile:
-            yield f"the field {field} is missing"
-        elif field in LISTS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-            yield f"{field} is {value!r}, not a list of names"
-        elif field not in LISTS and field != "roles" and not isinstance(value, str):
-            yield f"{field} is {value!r}, not a text"
-
-
-def _model_problems(profile: Mapping[str, Any]) -> Iterator[str]:
-    yield from _missing_or_bad(profile, FIELDS["models"])
-    roles = profile["roles"]
-    if not isinstance(roles, dict) or not roles:
-        yield f"roles is {roles!r}, not module names with their group/role"
-    for tail, place in roles.items():
-        group, _, role = str(place).partition("/")
-        if not isinstance(tail, str) or group not in GROUPS or not role:
-            yield f"roles: {tail!r} is {place!r}, not one of {', '.join(f'{g}/…' for g in GROUPS)}"
-    known = {place.partition("/")[2] for place in roles.values()}
-    for role in profile["qv"]:
-        if role not in known:
-            yield f"qv: {role!r} is none of the roles {', '.join(sorted(known))}"
-    if not profile["model_types"]:
-        yield "model_types is empty, so it would match no model"
-
-
-def _task_problems(profile: Mapping[str, Any]) -> Iterator[str]:
-    labelled = profile.get("task") not in LANGUAGE_TASKS
-    yield from _missing_or_bad(profile, [f for f in FIELDS["tasks"] if f != "label_column" or labelled])
-    if profile["task"] not in METRICS:
-        yield f"task is {profile['task']!r}, not one of {', '.join(METRICS)}"
-    if profile["metric"] not in METRICS[profile["task"]]:
-        yield f"metric is {profile['metric']!r}, not one of {', '.join(METRICS[profile['task']])}"
-    if not labelled and "label_column" in profile:
-        yield f"label_column does not apply to {profile['task']}"
-    for field in ("text_columns", "match"):
-        if not profile[field]:
-            yield f"{field} is empty"
+    return check(ModelProfile if kind == "models" else TaskProfile, content, name, hint).model_dump(exclude_unset=kind == "tasks")

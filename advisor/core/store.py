@@ -13,12 +13,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import platformdirs
 from safetensors import SafetensorError
 
 from advisor.core.errors import BadInput, NotFinite
+from advisor.core.reading import parse_json, read_bytes
 
 APP = "lora-layer-advisor"
 PROBE_FILE = "probe.json"  # written last: a folder that has it holds a finished probe
@@ -133,14 +134,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     Raises:
         BadInput: the file is missing, unreadable, not JSON, not an object, or holds NaN or an infinity.
     """
-    try:
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file, so there is no {what} to read.", "Check the path.") from error
-    except OSError as error:
-        raise BadInput(f"{path}: the {what} cannot be read: {error.strerror}.", "Check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: the {what} is damaged: {error}.", "Make the file anew.") from error
+    value = parse_json(read_bytes(path, what), str(path), what)
     if not isinstance(value, dict):
         raise BadInput(f"{path}: the {what} is not a JSON object ({type(value).__name__}).", "Check it.")
     return value
@@ -158,7 +152,3 @@ def inside(folder: Path, name: str) -> Path:
         if resolved != root and resolved.is_relative_to(root):
             return path
     raise BadInput(f"{name!r} is not the name of a file inside {folder}.", "Use a plain file name.")
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")

@@ -29,7 +29,7 @@ class Dataset:
         schema: how they were read.
         source: the file as the user named it.
         notes: every inference made and every kind of row dropped, one sentence each.
-        fingerprint: sha256 of schema and examples, the same wherever the file lies.
+        fingerprint: sha256 of schema, examples and ``rows_there``, the same wherever the file lies.
         rows_there: usable rows of the source these stand for: their number, more where a large file was sampled while
             reading it (then an estimate).
     """
@@ -101,7 +101,9 @@ def load_dataset(
         )
     rows_there = round(table.total * len(examples) / len(table.rows))
     remarks = [*dropped, *_repeats(examples, schema), *([] if like else _imbalance(examples, schema))]
-    return Dataset(tuple(examples), schema, table.source, (*notes, *remarks), _fingerprint(examples, schema), rows_there)
+    return Dataset(
+        tuple(examples), schema, table.source, (*notes, *remarks), _fingerprint(examples, schema, rows_there), rows_there
+    )
 
 
 def _content(example: Example) -> tuple[Any, ...]:
@@ -155,8 +157,8 @@ def overlap(train: Dataset, evaluation: Dataset) -> int:
     return sum(_content(example) in known for example in evaluation.examples)
 
 
-def _fingerprint(examples: Sequence[Example], schema: Schema) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(schema), sort_keys=True).encode())
+def _fingerprint(examples: Sequence[Example], schema: Schema, rows_there: int) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(schema), rows_there], sort_keys=True).encode())
     for e in examples:
         texts = e.texts if e.image is None else (e.image.digest,)
         digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages]).encode() + b"\n")
@@ -242,6 +244,6 @@ def _draw(groups: Sequence[Sequence[int]], shares: Sequence[int], seed: int) -> 
 
 def _subset(dataset: Dataset, indices: Iterable[int], note: str) -> Dataset:
     examples = tuple(dataset.examples[index] for index in indices)
-    fingerprint = _fingerprint(examples, dataset.schema)
     rows_there = round(dataset.rows_there * len(examples) / len(dataset.examples))
+    fingerprint = _fingerprint(examples, dataset.schema, rows_there)
     return Dataset(examples, dataset.schema, dataset.source, (*dataset.notes, note), fingerprint, rows_there)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pprint
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS, TASKS
-from advisor.core.targets import LoraSettings, Selection, Target, in_model_order
+from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.targets import LoraSettings, Selection, Target
 
 if TYPE_CHECKING:
     from advisor.core.candidate import Candidate
@@ -100,34 +99,27 @@ class Plan:
         """The plan that :meth:`as_dict` gave.
 
         Raises:
-            BadInput: a field is missing, unknown, or of the wrong type; a chosen module is not among the targets.
+            BadInput: a field is missing or of the wrong type, or a chosen module is not among the targets; names the field.
         """
-        try:
-            plan = cls(**content)
-            selection = Selection(str(plan.selection["name"]), tuple(plan.selection["targets"]))  # type: ignore[index]
-            plan = replace(
-                plan,
-                selection=selection,
-                settings=LoraSettings(**plan.settings),  # type: ignore[arg-type]
-                targets=tuple(Target(**t) for t in plan.targets),  # type: ignore[arg-type]
-                head=tuple(plan.head),
-                comments=tuple(plan.comments),
-            )
-            numbers = [plan.settings.rank, plan.settings.alpha, *plan.ranks.values(), *plan.alphas.values()]
-            words = [plan.task, plan.base_model, plan.model_type, plan.reads, plan.revision or "", *plan.head, *plan.comments]
-            sizes = [size for target in plan.targets for size in (target.in_features, target.out_features)]
-            whole = [plan.settings.rank, *plan.ranks.values(), plan.outputs, *sizes]
-            if (
-                plan.task not in TASKS
-                or not all(isinstance(n, int) for n in whole)
-                or not all(isinstance(w, str) for w in words)
-                or any(isinstance(n, str | bool) or not 0 < n < math.inf for n in numbers)
-            ):
-                raise TypeError("a field has another type")
-            in_model_order([*plan.names, *(set(plan.ranks) | set(plan.alphas)) - set(plan.names)], plan.targets, "plan")
-        except (BadInput, TypeError, KeyError, AttributeError, ValueError) as error:
-            raise BadInput(f"{where}: its plan is damaged ({error}).", "Run `advisor recommend` again.") from error
-        return plan
+        from advisor.core.checked import check  # here, so that a plan can be made without waiting for pydantic
+        from advisor.export.plan_schema import PlanFields
+
+        fields = check(PlanFields, content, f"{where}: plan", "Run `advisor recommend` again.")
+        return cls(
+            selection=Selection(fields.selection.name, tuple(fields.selection.targets)),
+            settings=LoraSettings(**fields.settings.model_dump()),
+            targets=tuple(Target(**target.model_dump()) for target in fields.targets),
+            task=fields.task,
+            head=tuple(fields.head),
+            base_model=fields.base_model,
+            model_type=fields.model_type,
+            outputs=fields.outputs,
+            ranks=fields.ranks,
+            alphas=fields.alphas,
+            comments=tuple(fields.comments),
+            reads=fields.reads,
+            revision=fields.revision,
+        )
 
 
 def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) -> Plan:

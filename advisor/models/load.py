@@ -22,6 +22,7 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import Target
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
+from advisor.models.identity import model_fingerprint
 from advisor.models.modules import (
     QV_NAMES,
     _stacks,
@@ -30,7 +31,6 @@ from advisor.models.modules import (
     family_profile,
     find_head,
     find_targets,
-    weight_fingerprint,
 )
 from advisor.models.placement import (
     DISK,
@@ -73,7 +73,7 @@ class LoadedModel:
         head_is_new: the checkpoint has no trained weights for the head. head_is_fitted: it now holds a linear probe's.
         name: folder or hub id, as given.
         revision: the hub revision, None for a folder.
-        fingerprint: hash of the pretrained weights (the head left out when it is new).
+        fingerprint: hash of its files, see :func:`advisor.models.identity.model_fingerprint`.
         image_processor: transformers' own of a model of images, else None.
     """
 
@@ -275,7 +275,7 @@ def load_model(
         head_is_new=bool(new_head),
         name=name,
         revision=getattr(config, "_commit_hash", None),
-        fingerprint=weight_fingerprint(model, head if new_head else ()),
+        fingerprint=model_fingerprint(name, getattr(config, "_commit_hash", None), quantised),
         image_processor=image_processor,
         notes=tuple(notes),
         warnings=tuple(warnings),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
-from advisor.models.placement import fetched, is_offloaded
 
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
 QV_NAMES = (
@@ -98,24 +95,6 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
 def family_profile(model_type: str) -> dict[str, Any] | None:
     """The profile in ``profiles/models`` for a config's ``model_type``, None for an unlisted family."""
     return next((p for p in load_profiles("models").values() if model_type in p["model_types"]), None)
-
-
-def weight_fingerprint(model: nn.Module, leave_out: tuple[str, ...] = ()) -> str:
-    """SHA-256 over every parameter's name, shape and up to 4,096 evenly spaced values."""
-    digest = hashlib.sha256()
-    # Tied weights are one parameter, but two where they are fetched.
-    tied = getattr(model, "all_tied_weights_keys", {}) if is_offloaded(model) else {}
-    for name, _ in model.named_parameters():
-        if name in tied or (leave_out and name.startswith(leave_out)):
-            continue
-        owner, _, own = name.rpartition(".")
-        with fetched(model.get_submodule(owner)) as module:
-            parameter = getattr(module, own)
-            flat = parameter.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 4096)].to("cpu", torch.float32).contiguous()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _first_layers(names: Iterable[str]) -> dict[str, int]:

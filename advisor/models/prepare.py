@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +47,8 @@ class Prepared:
 
     ``train`` and ``evaluation`` are the datasets the rows come from; a row that was dropped in tokenising is
     missing from the rows only. ``available_rows`` is how many training rows the source has (an estimate where a large
-    file was sampled).
+    file was sampled). ``made_of`` identifies what was prepared, wherever it lies: ``model_fingerprint`` of all the model's
+    files, ``data_fingerprint`` and ``eval_fingerprint`` of all rows, those that were not sampled too.
     """
 
     source: Source
@@ -58,6 +59,7 @@ class Prepared:
     eval_rows: list[Row]
     max_length: int
     available_rows: int
+    made_of: Mapping[str, str]
 
 
 def read_data(source: Source, session: Session, language: str = "causal-lm") -> tuple[Dataset, Dataset]:
@@ -120,6 +122,7 @@ def prepare(
     train, evaluation = read_data(source, session, language)
     available_rows = train.rows_there
     schema = train.schema
+    made_of = {"data_fingerprint": train.fingerprint, "eval_fingerprint": evaluation.fingerprint}
     if train_limit is not None:
         count = train_limit(schema) if callable(train_limit) else train_limit
         train = sample_rows(train, count, source.seed)
@@ -149,4 +152,5 @@ def prepare(
         eval_rows, notes = encode(evaluation, loaded, max_length)
         for note in notes:
             session.note(f"Evaluation data: {note}")
-    return Prepared(source, loaded, train, evaluation, train_rows, eval_rows, max_length, available_rows)
+    made_of = {"model_fingerprint": loaded.fingerprint, **made_of}
+    return Prepared(source, loaded, train, evaluation, train_rows, eval_rows, max_length, available_rows, made_of)

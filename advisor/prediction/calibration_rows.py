@@ -6,20 +6,24 @@ Shipped ones are ``profiles/predictors/*.jsonl``; the user's own lie in the plat
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from advisor.core.errors import BadInput
+from pydantic import Field
+
+from advisor.core.checked import Count, Logarithm, Name, NotNegative, Own, Text, Written, check
+from advisor.core.errors import BadInput, UnusableRow
+from advisor.core.reading import CHECKSUM, check_seal, parse_json, read_bytes, sealed
+from advisor.core.records import RecipeFields, SettingsFields
 from advisor.core.store import user_folder
 from advisor.theory.features import FEATURE_VERSION, required_feature_names
 
 ROW_SCHEMA = 1
-CONTEXT_NUMBERS = ("chance", "log_guess", "head_gain", "log_train_rows", "log_lr", "log_rank", "log_start", "log_simulated")
-CONTEXT_TEXTS = ("task", "metric")
+HINT = "Remove that line."
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,49 @@ class CalibrationRow:
     schema: int = ROW_SCHEMA
 
     def as_json(self) -> str:
-        return json.dumps(asdict(self), allow_nan=False)
+        """One line, with its checksum.
+
+        Raises:
+            ValueError: a number is not finite.
+        """
+        return json.dumps(sealed(asdict(self)), allow_nan=False)
+
+
+class ContextFields(Own):
+    """What all selections of a group share: task, metric, and logarithms."""
+
+    task: Name
+    metric: Name
+    chance: Logarithm
+    log_guess: Logarithm
+    head_gain: Logarithm
+    log_train_rows: Logarithm
+    log_lr: Logarithm
+    log_rank: Logarithm
+    log_start: Logarithm
+    log_simulated: Logarithm
+
+
+class RowFields(Written):
+    """A line of a file of calibration rows, see :class:`CalibrationRow`."""
+
+    group: Text
+    selection: Text
+    params: Count
+    seed: Count
+    features: dict[Name, Logarithm]
+    context: ContextFields
+    recipe: RecipeFields
+    settings: SettingsFields
+    train_loss: NotNegative | None
+    val_loss: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+    metric: Name
+    score: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+    provenance: dict[Name, Any]
+    mask: Annotated[str, Field(pattern="^[01]*$")] = ""
+    feature_version: Count
+    schema_: Count = Field(alias="schema")
+    checksum: Text | None = Field(default=None, description="SHA-256 of the other fields.")
 
 
 def user_rows_folder() -> Path:
@@ -66,67 +112,67 @@ def user_rows_folder() -> Path:
 
 
 def load_rows() -> list[CalibrationRow]:
-    """Shipped and own rows of the present feature version.
+    """Shipped and own rows of the present feature version; a row of the user's that cannot be used is warned of and left out.
 
     Raises:
-        BadInput: a file is corrupt; names file, line and field.
+        BadInput: a shipped file is corrupt; names file, line and field.
     """
     rows: list[CalibrationRow] = []
     shipped = resources.files("profiles") / "predictors"
     files = sorted(shipped.iterdir(), key=lambda f: f.name) if shipped.is_dir() else []
     for file in files:
         if file.name.endswith(".jsonl"):
-            rows += parse_rows(file.read_text(encoding="utf-8").splitlines(), file.name)
+            rows += parse_rows(file.read_bytes().splitlines(), file.name)
     folder = user_rows_folder()
-    if folder.is_dir():
-        for path in sorted(folder.glob("*.jsonl")):
-            rows += parse_rows(path.read_text(encoding="utf-8").splitlines(), str(path))
+    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
+        rows += _usable_rows(path)
     return rows
 
 
-def parse_rows(lines: Iterable[str], source: str) -> list[CalibrationRow]:
+def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
+    """The rows of a user's file that can be used; one warning on the others."""
+    problems = []
+    try:
+        lines = read_bytes(path, "file of calibration rows").splitlines()
+    except BadInput as error:
+        lines, problems = [], [error]
+    for number, line in enumerate(lines, 1):
+        try:
+            if (row := parse_row(line, f"{path}, line {number}")) is not None:
+                yield row
+        except BadInput as error:
+            problems.append(error)
+    if problems:
+        more = f" ({len(problems) - 1} more rows there are left out too.)" if len(problems) > 1 else ""
+        warnings.warn(f"A calibration row is left out: {problems[0]}{more}", UnusableRow, stacklevel=2)
+
+
+def parse_rows(lines: Iterable[bytes | str], source: str) -> list[CalibrationRow]:
     """Rows of one file; those of another feature version are left out.
 
     Raises:
         BadInput: names file, line and field.
     """
-    rows = []
-    for number, line in enumerate(lines, 1):
-        where = f"{source}, line {number}"
-        try:
-            fields = json.loads(line)
-            if not isinstance(fields, dict):
-                raise TypeError(f"{type(fields).__name__} instead of an object")
-            if fields.get("schema") != ROW_SCHEMA:
-                raise BadInput(
-                    f"{where}: schema is {fields.get('schema')!r}, not {ROW_SCHEMA}.", "Update the program or the file."
-                )
-            if not isinstance(fields.get("feature_version"), int):
-                raise TypeError(f"feature_version is {fields.get('feature_version')!r}")
-            if fields["feature_version"] != FEATURE_VERSION:
-                continue
-            row = CalibrationRow(**fields)
-        except (ValueError, TypeError) as error:
-            raise BadInput(f"{where}: not a calibration row: {error}", "Remove that line or the file.") from error
-        _check_numbers(row, where)
-        rows.append(row)
-    return rows
+    rows = (parse_row(line, f"{source}, line {number}") for number, line in enumerate(lines, 1))
+    return [row for row in rows if row is not None]
 
 
-def _check_numbers(row: CalibrationRow, where: str) -> None:
-    """Raises:
-    BadInput: what a fit reads is missing or not a finite number; names the field.
+def parse_row(line: bytes | str, where: str) -> CalibrationRow | None:
+    """One row, None if it is of another feature version.
+
+    Raises:
+        BadInput: names the field.
     """
-    found: dict[str, Any] = {"val_loss": row.val_loss, "score": row.score}
-    for name, part, keys in (("features", row.features, required_feature_names()), ("context", row.context, CONTEXT_NUMBERS)):
-        if not isinstance(part, dict):
-            raise BadInput(f"{where}: {name} is {part!r}, not an object.", "Remove that line.")
-        found |= {f"{name}.{key}": part.get(key) for key in keys}
-    for key, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadInput(f"{where}: {key} is {value!r}, not a finite number.", "Remove that line.")
-    if not row.val_loss > 0:
-        raise BadInput(f"{where}: val_loss is {row.val_loss!r}, not positive.", "Remove that line.")
-    for field, text in (("group", row.group), ("selection", row.selection), *((k, row.context.get(k)) for k in CONTEXT_TEXTS)):
-        if not isinstance(text, str):
-            raise BadInput(f"{where}: {field} is {text!r}, not a text.", "Remove that line.")
+    fields = parse_json(line, where, "calibration row", HINT, constants=True)
+    if not isinstance(fields, dict):
+        raise BadInput(f"{where}: not a calibration row but {type(fields).__name__}.", HINT)
+    if fields.get("schema") != ROW_SCHEMA:
+        raise BadInput(f"{where}: schema is {fields.get('schema')!r:.60}, not {ROW_SCHEMA}.", "Update the program or the file.")
+    version = fields.get("feature_version")
+    if type(version) is int and version != FEATURE_VERSION:
+        return None
+    check(RowFields, fields, where, HINT)
+    if absent := [name for name in required_feature_names() if name not in fields["features"]]:
+        raise BadInput(f"{where}: the field features.{absent[0]} is missing.", HINT)
+    check_seal(fields, where, HINT)
+    return CalibrationRow(**{name: value for name, value in fields.items() if name != CHECKSUM})

@@ -31,18 +31,21 @@ def _group_name(provenance: Mapping[str, Any], recipe: TrainingRecipe, settings:
 def rows_from_runs(runs: Sequence[Mapping[str, Any]], probe: Probe) -> list[CalibrationRow]:
     """Calibration rows: each run of :mod:`advisor.training.runs` beside its selection's features on ``probe``.
 
+    A run with ranks of single modules becomes none, nor one whose validation loss is 0, of which there is no logarithm.
+
     Raises:
         BadInput: a run is of another model or other data than the probe.
     """
     rows = []
-    runs = [run for run in runs if "ranks" not in run]  # rows are of one rank for all modules
+    runs = [run for run in runs if "ranks" not in run and run["result"]["val_loss"] > 0]
     identity = probe.info["identity"]
     everything = np.array([t.lora_params(1) for t in probe.targets], dtype=np.float64)
     views: dict[tuple[LoraSettings, TrainingRecipe], ProbeView] = {}
     for run in runs:
         provenance, settings = run["provenance"], LoraSettings(**run["settings"])
-        if provenance["model_fingerprint"] != identity["model_fingerprint"]:
-            raise BadInput("The runs and the probe are of different models.", "Use another --out folder.")
+        for what in ("model", "data"):
+            if provenance[f"{what}_fingerprint"] != identity[f"{what}_fingerprint"]:
+                raise BadInput(f"The {what} of the runs is not the {what} of the probe.", "Use another --out folder.")
         recipe = TrainingRecipe(**run["recipe"])
         if (settings, recipe) not in views:
             views[settings, recipe] = probe_view(probe, settings, recipe)

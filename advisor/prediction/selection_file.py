@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from advisor.core.candidate import Candidate
+from advisor.core.checked import Alpha, Name, Names, Rank, Written, check
 from advisor.core.errors import BadInput
 from advisor.core.probe import Probe
+from advisor.core.reading import parse_json, read_bytes
 from advisor.core.targets import LoraSettings, Selection, in_model_order
+
+HINT = "docs/files.md shows the format of a selection file."
+
+
+class SelectionEntry(Written):
+    """One selection of a selection file."""
+
+    name: Name = Field(description="What tables call it.")
+    targets: Names = Field(description="Full module names, as probe.json lists them; an empty list trains the head alone.")
+    rank: Rank | None = Field(default=None, description="LoRA rank of its modules; by default that of the command.")
+    alpha: Alpha | None = Field(default=None, description="LoRA alpha of its modules; by default that of the command.")
+    rslora: bool | None = Field(default=None, description="Scale by alpha/√rank instead of alpha/rank.")
+    rank_pattern: dict[Name, Rank] = Field(default_factory=dict, description="Ranks of single modules by full name.")
+    alpha_pattern: dict[Name, Alpha] = Field(default_factory=dict, description="Alphas of single modules by full name.")
+
+
+SelectionFile = TypeAdapter(Annotated[list[SelectionEntry], Field(min_length=1, max_length=100_000)])
 
 
 def parse_selections(entries: Any, probe: Probe, settings: LoraSettings, where: str) -> list[Candidate]:
-    """Candidates of a selection file's content (docs/design.md 4, selection file).
+    """Candidates of a selection file's content (docs/design.md 4, selection file); what an entry leaves open is as in ``settings``.
 
     Raises:
-        BadInput: not a list of selections, an unknown module or key, a rank that is not a positive integer.
+        BadInput: not a list of selections, an unknown module or field, a number out of bounds; names entry and field.
     """
-    if not isinstance(entries, list) or not entries:
-        raise BadInput(f"{where}: not a non-empty list of selections.", "See the README for the format.")
-    keys = {"name", "targets", "rank", "alpha", "rslora", "rank_pattern", "alpha_pattern"}
     candidates = []
-    for number, entry in enumerate(entries, 1):
+    checked: list[SelectionEntry] = check(SelectionFile, entries, where, HINT, "selection")
+    for number, entry in enumerate(checked, 1):
         place = f"{where}, selection {number}"
-        if not isinstance(entry, dict) or not {"name", "targets"} <= set(entry):
-            raise BadInput(f"{place}: needs name and targets.", "See the README for the format.")
-        if unknown := set(entry) - keys:
-            raise BadInput(f"{place}: unknown field {sorted(unknown)[0]!r}.", f"Known: {', '.join(sorted(keys))}.")
-        ranks, alphas = (entry.get(pattern, {}) for pattern in ("rank_pattern", "alpha_pattern"))
-        if not isinstance(ranks, dict) or not isinstance(alphas, dict):
-            raise BadInput(f"{place}: rank_pattern and alpha_pattern map module names to numbers.")
-        if not isinstance(entry["name"], str):
-            raise BadInput(f"{place}: name is not a text.")
-        if not isinstance(entry["targets"], list):
-            raise BadInput(f"{place}: targets is not a list of module names.")
-        names = in_model_order([*map(str, entry["targets"])], probe.targets, place)
-        for pattern in (ranks, alphas):
+        names = in_model_order(entry.targets, probe.targets, place)
+        for pattern in (entry.rank_pattern, entry.alpha_pattern):
             in_model_order(pattern, probe.targets, place)
             if beside := sorted(set(pattern) - set(names)):
-                raise BadInput(f"{place}: {beside[0]!r} has its own rank or alpha but is not among the targets.")
-        every_rank = [*ranks.values(), *([entry["rank"]] if "rank" in entry else [])]
-        if any(not isinstance(r, int) or isinstance(r, bool) or r < 1 for r in every_rank):
-            raise BadInput(f"{place}: a rank is not a positive integer.")
-        every_alpha = [*alphas.values(), *([entry["alpha"]] if "alpha" in entry else [])]
-        if any(isinstance(a, bool) or not isinstance(a, int | float) or not 0 < a < math.inf for a in every_alpha):
-            raise BadInput(f"{place}: an alpha is not a positive number.")
-        if not isinstance(entry.get("rslora", False), bool):
-            raise BadInput(f"{place}: rslora is neither true nor false.")
-        own = replace(settings, **{k: entry[k] for k in ("rank", "alpha", "rslora") if k in entry})
-        candidates.append(Candidate(Selection(entry["name"], names), own, ranks, alphas))
+                raise BadInput(
+                    f"{place}: {beside[0]!r} has its own rank or alpha but is not among the targets.", "Add it to targets."
+                )
+        given: dict[str, Any] = {"rank": entry.rank, "alpha": entry.alpha, "rslora": entry.rslora}
+        own = replace(settings, **{key: value for key, value in given.items() if value is not None})
+        candidates.append(Candidate(Selection(entry.name, names), own, entry.rank_pattern, entry.alpha_pattern))
     return candidates
 
 
@@ -60,17 +61,12 @@ def read_selections(selections: Selections) -> tuple[Any, str]:
     """The content of a selection file, or what was given in its place; and what to call it in messages.
 
     Raises:
-        BadInput: the file is not there or no JSON.
+        BadInput: the file cannot be read, or is no JSON.
     """
     if not isinstance(selections, str | Path):
         return list(selections), "selections"
     path = Path(selections)
-    try:
-        return json.loads(path.read_text(encoding="utf-8")), str(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file.", "Give a JSON list of selections.") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON: {error}", "Give a JSON list of selections.") from error
+    return parse_json(read_bytes(path, "selection file"), str(path), "selection file", HINT, constants=True), str(path)
 
 
 Selections = str | Path | Sequence[dict[str, Any]]

@@ -28,6 +28,7 @@ from advisor.core.probe import (
     save_probe,
     stratified_folds,
 )
+from advisor.core.reading import check_seal, sealed
 from advisor.core.selections import ALL_LINEAR, QV, target_sets
 from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection
@@ -99,8 +100,8 @@ def probe_samples(settings: ProbeSettings, classes: int) -> int:
 def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
     """What must agree for one probe to stand for another: weights, data, settings."""
     return {
-        "model_fingerprint": prepared.loaded.fingerprint,
-        "data_fingerprint": prepared.train.fingerprint,
+        "model_fingerprint": prepared.made_of["model_fingerprint"],
+        "data_fingerprint": prepared.made_of["data_fingerprint"],
         "max_length": prepared.max_length,
         "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"},
@@ -135,8 +136,8 @@ def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identi
     """Probe into ``folder``. All that is not whole lies in a folder of its own there, from which it is moved at the end."""
     partial = folder / PARTIAL
     begun = {**identity, "device": prepared.loaded.device.type}  # sketches of two kinds of device do not go together
-    if (partial / "identity.json").exists():
-        _check_identity(read_json(partial / "identity.json", "interrupted probe"), begun, folder)
+    if (found := _begun(partial / "identity.json", session)) is not None:
+        _check_identity(found, begun, folder)
         session.note(f"Resuming the interrupted probe in {folder}.")
     elif os.path.lexists(folder / BLOCKS_FILE):
         raise BadInput(f"{folder / BLOCKS_FILE}: is there already, and belongs to no probe.", "Choose another --out.")
@@ -144,7 +145,7 @@ def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identi
         partial.mkdir(exist_ok=True)
         for cut_off in partial.glob(".*"):
             cut_off.unlink()
-    write_json(partial / "identity.json", begun)
+    write_json(partial / "identity.json", sealed(begun))
     probe = _probe(prepared, settings, partial, identity, session)
     save_probe(probe, partial)
     with writing(folder):
@@ -152,6 +153,20 @@ def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identi
             os.replace(partial / name, folder / name)
     shutil.rmtree(partial, ignore_errors=True)
     return probe
+
+
+def _begun(path: Path, session: Session) -> dict[str, Any] | None:
+    """What an interrupted probe was of; None where there is none. If that cannot be read, its files are removed."""
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path, "interrupted probe")
+        check_seal(found, str(path), "")
+    except BadInput as error:
+        session.warn(f"{error.what} The interrupted probe is begun anew.")
+        shutil.rmtree(path.parent)
+        return None
+    return found
 
 
 def _where_it_lies_now(probe: Probe, prepared: Prepared, folder: Path) -> Probe:
@@ -198,6 +213,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         settings.micro_batch,
         settings.recompute,
     )
+    spool.drop_damaged(session)
     spool = _choose_method(spool, settings, prepared, session)
     spool.fill(loaded, session)
     estimate_error = _estimate_error(spool, loaded, session)

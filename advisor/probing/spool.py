@@ -9,6 +9,7 @@ module's blocks.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from advisor.core.errors import OutOfMemory
@@ -80,6 +81,21 @@ class Spool:
         """Finished micro-batches in row order; they cover rows 0 … k without a gap."""
         return sorted(self.folder.glob("rows-*.safetensors"))
 
+    def drop_damaged(self, session: Session) -> None:
+        """Remove what an interrupted probe left and is not as it was written; it is then made anew."""
+        damaged = [path for path in self.folder.glob("module-*.safetensors") if not is_whole(path)]
+        files, stop = self.files(), 0
+        for index, path in enumerate(files):
+            start = int(path.stem.split("-")[1])
+            if start != stop or not is_whole(path):
+                damaged += files[index:]  # later ones too, so that those that stay have no gap
+                break
+            stop = _stop(path)
+        for path in damaged:
+            path.unlink()
+        if damaged:
+            session.warn(f"{damaged[0]}: damaged, so it is made anew, {len(damaged)} files in all.")
+
     def is_sketched(self) -> bool:
         """Whether the files there are hold sketches."""
         with safe_open(self.files()[0], "pt") as file:
@@ -133,7 +149,7 @@ class Spool:
                 stop = start + len(batch)
                 path = self.folder / f"rows-{start:06d}-{stop:06d}.safetensors"
                 with replacing(path, sync=False, needed=sum(t.nbytes for t in tensors.values())) as temporary:
-                    save_file(tensors, temporary, metadata={"shared": json.dumps(shared)})
+                    save_part(tensors, temporary, {"shared": json.dumps(shared)})
                 del tensors  # else they would stay during the next passes
                 stage.advance(units=len(batch))
                 start = stop
@@ -263,7 +279,7 @@ class Spool:
             if not path.exists():
                 w, g, used = self._contract_layer(layer, slopes, method, device)
                 with replacing(path, sync=False, needed=w.nbytes + g.nbytes) as temporary:
-                    save_file({"weight": w.cpu(), "gradient": g.cpu()}, temporary, metadata={"method": used})
+                    save_part({"weight": w.cpu(), "gradient": g.cpu()}, temporary, {"method": used})
             done = load_file(path)
             with safe_open(path, "pt") as file:
                 methods[layer.name] = file.metadata()["method"]
@@ -322,6 +338,30 @@ class Spool:
                 blocks_of.append(found)
         reference, stored = blocks_of
         return {name: gram.relative_error(stored[name], reference[name]) for name in reference}
+
+
+def save_part(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors of a part of a probe with a checksum of all they hold."""
+    save_file(dict(tensors), path, metadata={**metadata, "sha256": _digest(tensors, metadata)})
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a part is as :func:`save_part` wrote it."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            written = metadata.pop("sha256", "")
+            return bool(written == _digest({key: file.get_tensor(key) for key in file.keys()}, metadata))  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, RuntimeError):
+        return False
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def tokens_at_once(device: torch.device) -> int:

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advisor.core.checked import check
 from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
 from advisor.core.events import Session, Stage
 from advisor.core.folders import locked
+from advisor.core.reading import CHECKSUM, check_seal, parse_json, read_bytes, sealed
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import HEAD_ONLY, distinct, structured_random, target_sets
 from advisor.core.store import read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.prepare import Prepared, Source, prepare
+from advisor.training.run_schema import CalibrationFields, FailureFields, PlannedFields, RunFields
 from advisor.training.workers import processes, ray_actors, run_all
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 RUNS_FILE, FAILED_FILE = "runs.jsonl", "failed.jsonl"
 RUN_SCHEMA = 1
+PLACES = ("model", "data", "eval_data", "revision", "trust_remote_code")  # of a source: where what it is made of comes from
 DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
 
 
@@ -104,6 +108,7 @@ def calibrate(
     session: Session,
     *,
     eval_rows: int,
+    made_of: Mapping[str, str],
     workers: int = 1,
     ray: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -114,6 +119,9 @@ def calibrate(
     from being tried again. Each worker is of one torch thread with its own copy of the model: a process, or an actor on
     the cluster at the address ``ray``.
 
+    Args:
+        made_of: fingerprints of model, data and evaluation data, see :class:`advisor.models.prepare.Prepared`.
+
     Returns:
         The rows of all finished runs in ``out``; :func:`read_failures` has the others.
 
@@ -122,7 +130,7 @@ def calibrate(
         Interrupted: cancelled; finished runs are kept.
     """
     with locked(out, session):
-        return _calibrate(source, planned, recipe, out, session, eval_rows, workers, ray)
+        return _calibrate(source, planned, recipe, out, session, eval_rows, made_of, workers, ray)
 
 
 def _calibrate(
@@ -132,17 +140,12 @@ def _calibrate(
     out: Path,
     session: Session,
     eval_rows: int,
+    made_of: Mapping[str, str],
     workers: int,
     ray: str | None,
 ) -> list[dict[str, Any]]:
-    source_given, recipe_given = source.as_dict(), recipe.as_dict()
-    # Folders made before there were these options do not hold their keys.
-    if source.quantised is None:
-        del source_given["quantised"]
-    if not recipe.pull:
-        del recipe_given["pull"], recipe_given["pull_always"]
-    identity = {"source": source_given, "recipe": recipe_given, "eval_rows": eval_rows}
-    _check_identity(out / "calibration.json", identity)
+    identity = {"source": source.as_dict(), "recipe": recipe.as_dict(), "eval_rows": eval_rows, "made_of": dict(made_of)}
+    _check_identity(out / "calibration.json", identity, session)
     done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
     todo = [run for run in planned if run.key not in done]
     stage = Stage(session, "Real LoRA runs", len(planned), len(planned) - len(todo))
@@ -166,7 +169,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
     Raises:
         BadInput: it cannot be written; the file stays as it was.
     """
-    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    line = (json.dumps(sealed(row), allow_nan=False) + "\n").encode()
     with writing(path, len(line)), open(path, "a+b", buffering=0) as file:
         file.seek(0)
         end = file.read().rfind(b"\n") + 1
@@ -184,15 +187,15 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     """The finished runs of a calibration folder; a last line that is cut off, or being written, is none.
 
     Raises:
-        BadInput: a line other than the last is corrupt.
+        BadInput: a line other than the last is damaged; names file, line and field.
     """
-    return _read_lines(folder / RUNS_FILE)
+    return _read_lines(folder / RUNS_FILE, RunFields)
 
 
 def read_failures(folder: Path) -> dict[str, AdvisorError]:
     """Why runs of a calibration folder failed, by their keys, in the order in which they did; as :func:`read_runs`."""
     kinds = {kind.__name__: kind for kind in (NotFinite, OutOfMemory)}
-    rows = _read_lines(folder / FAILED_FILE)
+    rows = _read_lines(folder / FAILED_FILE, FailureFields)
     return {row["key"]: kinds.get(row["error"], AdvisorError)(row["what"], row["hint"]) for row in rows}
 
 
@@ -217,31 +220,58 @@ def _plain(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
     }
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path, kind: type[PlannedFields]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    text = path.read_bytes()
+    text = read_bytes(path, "file of runs")
     complete = text[: text.rfind(b"\n") + 1]
     rows = []
     for number, line in enumerate(complete.splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{path}, line {number}: not JSON.", "Remove that line and rerun.") from error
+        where, hint = f"{path}, line {number}", "Remove that line; its run is then done again."
+        row = parse_json(line, where, "run", hint)
         if not isinstance(row, dict) or row.get("schema") != RUN_SCHEMA:
-            raise BadInput(f"{path}, line {number}: schema is not {RUN_SCHEMA}.", "Use another --out folder.")
-        rows.append(row)
+            raise BadInput(f"{where}: schema is not {RUN_SCHEMA}.", "Use another --out folder.")
+        check(kind, row, where, hint)
+        check_seal(row, where, hint)
+        rows.append({name: value for name, value in row.items() if name != CHECKSUM})
     return rows
 
 
-def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+def _check_identity(path: Path, identity: Mapping[str, Any], session: Session) -> None:
+    """See that the runs of a folder are of what is to be run now; in a new folder, write down what they are of.
+
+    Raises:
+        BadInput: they are of something else, or the file is damaged; names what differs.
+    """
     if not path.exists():
         for name in (RUNS_FILE, FAILED_FILE):
             if os.path.lexists(path.with_name(name)):
                 raise BadInput(f"{path.with_name(name)}: is there already, and belongs to no runs of ours.", "Use another --out.")
-        write_json(path, identity)
-    elif read_json(path, "calibration") != json.loads(json.dumps(identity)):
-        raise BadInput(f"{path}: this folder holds runs of another model, data or setting.", "Use another --out.")
+        write_json(path, sealed(identity))
+        return
+    found = read_json(path, "calibration")
+    check(CalibrationFields, found, str(path), "Use another --out.")
+    check_seal(found, str(path), "Use another --out.")
+    different = [name for name, value in _named(found).items() if value != _named(identity).get(name)]
+    made_of = found.get("made_of")
+    if made_of is not None:  # then it does not matter where model and data lie
+        different = [name for name in different if name not in PLACES]
+        different += [name.replace("_", " ") for name, value in identity["made_of"].items() if made_of.get(name) != value]
+    if different:
+        raise BadInput(
+            f"{path}: this folder holds runs of another model, data or setting ({', '.join(different)}).", "Use another --out."
+        )
+    if made_of is None:
+        session.warn(f"{path}: an older version wrote it, so only the names of model and data could be compared.")
+        write_json(path, sealed(identity))
+
+
+def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a calibration by name, as JSON has them; those that an older version did not know, at their defaults."""
+    recipe = {"pull": 0.0, "pull_always": False, **identity["recipe"]}
+    source = {"quantised": None, **identity["source"]}
+    plain: dict[str, Any] = json.loads(json.dumps({**source, **recipe, "eval_rows": identity["eval_rows"]}))
+    return plain
 
 
 def short_name(path: str) -> str:
@@ -351,10 +381,8 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
     return {
         "model": short_name(loaded.name),
         "model_type": loaded.model.config.model_type,
-        "model_fingerprint": loaded.fingerprint,
         "data": short_name(prepared.train.source),
-        "data_fingerprint": prepared.train.fingerprint,
-        "eval_fingerprint": prepared.evaluation.fingerprint,
+        **prepared.made_of,
         "task": schema.task,
         "classes": len(schema.class_names),
         "metric": schema.metric,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from command import advisor, refused, write_data
-from fakes import candidate, make_probe, one_thread
+from fakes import candidate, make_probe, one_thread, run_row
 
 from advisor import real_runs
 from advisor.advice import recommend as recommend_module
@@ -37,7 +37,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
         if run.selection.name in fails:
             raise fails[run.selection.name]
         loss = numbers.setdefault(run.key, len(numbers) + 1) / 10
-        return {"schema": 1, "key": run.key, "result": {"val_loss": loss, "metric": 0.9, "wall_s": 3.0}}
+        return run_row(run, val_loss=loss)
 
     monkeypatch.setattr(calibrate_module, "Runner", lambda source, recipe, eval_rows: do)
     monkeypatch.setattr(calibrate_module, "processes", one_thread)
@@ -56,7 +56,7 @@ def test_a_run_that_fails_stops_no_other(
 ) -> None:
     events: list[Event] = []
     fake_runs["b"] = error
-    run_all = real_runs.real_runs(Source("m", "d"), TrainingRecipe(), tmp_path, 2, Session(emit=events.append))
+    run_all = real_runs.real_runs(Source("m", "d"), {}, TrainingRecipe(), tmp_path, 2, Session(emit=events.append))
     a, b, c = run_all(three)
     assert isinstance(a, RealRun)
     assert isinstance(c, RealRun)
@@ -76,13 +76,13 @@ def test_other_errors_and_stopping_are_not_swallowed(
     for error in (Interrupted("Stopped."), BadInput("another model")):
         fake_runs["b"] = error
         with pytest.raises(type(error)):
-            real_runs.real_runs(Source("m", "d"), TrainingRecipe(), tmp_path, 1, Session())(three)
+            real_runs.real_runs(Source("m", "d"), {}, TrainingRecipe(), tmp_path, 1, Session())(three)
 
 
 @pytest.mark.usefixtures("fake_runs")
 def test_runs_are_told_apart_by_their_keys(three: list[Candidate], tmp_path: Path) -> None:
     """Rows of earlier runs in the folder are not mistaken for those asked for now."""
-    run_all = real_runs.real_runs(Source("m", "d", seed=3), TrainingRecipe(), tmp_path, 1, Session())
+    run_all = real_runs.real_runs(Source("m", "d", seed=3), {}, TrainingRecipe(), tmp_path, 1, Session())
     first, second, third = three
     (a,) = run_all([first])
     (b,) = run_all([second])

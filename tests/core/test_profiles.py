@@ -74,20 +74,20 @@ TASK = {"description": "d", "task": "classification", "text_columns": ["t"], "la
 BAD = [
     ("models", "a: [1", "own.yaml is not readable YAML"),
     ("models", "- 1", "the top level must be fields"),
-    ("models", "1: x", "the field 1 is unknown"),
+    ("models", "1: x", "keys should be strings"),
     ("models", {**MODEL, "nevr": []}, "the field 'nevr' is unknown. Did you mean never"),
     ("models", {k: v for k, v in MODEL.items() if k != "qv"}, "the field qv is missing"),
-    ("models", {**MODEL, "model_types": "f"}, "model_types is 'f', not a list of names"),
-    ("models", {**MODEL, "model_types": []}, "model_types is empty"),
-    ("models", {**MODEL, "family": 3}, "family is 3, not a text"),
+    ("models", {**MODEL, "model_types": "f"}, "model_types is 'f': it should be a list"),
+    ("models", {**MODEL, "model_types": []}, r"model_types is \[\]: list should have at least 1 item"),
+    ("models", {**MODEL, "family": 3}, "family is 3: it should be a text"),
     ("models", {**MODEL, "roles": ["q"]}, "roles is"),
     ("models", {**MODEL, "roles": {"q": "query"}}, "roles: 'q' is 'query', not one of attention/"),
     ("models", {**MODEL, "qv": ["value"]}, "qv: 'value' is none of the roles query"),
-    ("tasks", {**TASK, "task": "ner"}, "task is 'ner', not one of classification"),
+    ("tasks", {**TASK, "task": "ner"}, "task is 'ner': it should be 'classification'"),
     ("tasks", {**TASK, "metric": "spearman"}, "metric is 'spearman', not one of accuracy"),
     ("tasks", {**TASK, "task": "causal-lm", "metric": "token_accuracy"}, "label_column does not apply"),
     ("tasks", {k: v for k, v in TASK.items() if k != "label_column"}, "the field label_column is missing"),
-    ("tasks", {**TASK, "match": []}, "match is empty"),
+    ("tasks", {**TASK, "match": []}, r"match is \[\]: list should have at least 1 item"),
 ]
 
 
@@ -212,7 +212,7 @@ def test_check_command(tiny_model: TinyModel, tmp_path: Path) -> None:
     file.write_text("famly: x")
     code, out, err = advisor("check", file, "--model", tiny_model("bert"))
     assert (code, out) == (2, "")
-    assert "own.yaml: the field 'famly' is unknown. Did you mean family?" in err
+    assert "own.yaml: the field 'famly' is unknown (4 more such errors). Did you mean family?" in err
     for arguments in ((tmp_path / "none.yaml", "--model", tiny_model("bert")), (file, "--model", tmp_path)):
         code, _, err = advisor("check", *arguments)
         assert code == 2

@@ -116,7 +116,7 @@ def test_json_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None
 
 
 def test_a_folder_in_place_of_a_json_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="the probe cannot be read"):
+    with pytest.raises(BadInput, match="this is not a regular file, so the probe"):
         store.read_json(tmp_path, "probe")
 
 

@@ -192,5 +192,5 @@ def test_a_damaged_alternative_is_bad_input(advice: Advice, tmp_path: Path) -> N
         {"trl": {"alternatives": {"../x": {"reason": "", "plan": {}}}}},
     ):
         (tmp_path / "recommendation.json").write_text(json.dumps({**shown, "formats": damaged}))
-        assert "formats are damaged" in refused(2, "export", tmp_path, "--format", "trl", "--out", tmp_path / "o")
+        assert "recommendation.json: formats" in refused(2, "export", tmp_path, "--format", "trl", "--out", tmp_path / "o")
         assert not (tmp_path / "o").exists()

@@ -188,7 +188,7 @@ GOOD = {"name": "a", "targets": NAMES[:2]}
         ({**GOOD, "rank_pattern": {NAMES[5]: 4}}, NAMES[5]),
         ({**GOOD, "alpha_pattern": {NAMES[0]: 0}}, "alpha"),
         ({**GOOD, "alpha_pattern": "x"}, "alpha_pattern"),
-        ("q,v", "name and targets"),
+        ("q,v", "object"),
     ],
 )
 def test_a_bad_selection_is_named(entry: Any, said: str) -> None:
@@ -266,6 +266,7 @@ def run_of(selection: Selection, settings: LoraSettings, recipe: TrainingRecipe,
         "result": {"train_loss": 0.2, "val_loss": 0.4, "metric": 0.8, "lora_params": params},
         "provenance": {
             "model_fingerprint": "model",
+            "data_fingerprint": "data",
             "model": "fake/bert",
             "data": "fake.jsonl",
             "train_rows": 400,
@@ -346,8 +347,8 @@ def test_head_only_is_predicted_at_the_simulated_start() -> None:
 
 
 def test_runs_of_another_model_are_refused() -> None:
-    other = replace(PROBE, info={**PROBE.info, "identity": {"model_fingerprint": "another"}})
-    with pytest.raises(BadInput, match="different models"):
+    other = replace(PROBE, info={**PROBE.info, "identity": {"model_fingerprint": "another", "data_fingerprint": "data"}})
+    with pytest.raises(BadInput, match="The model of the runs is not"):
         rows_from_runs([run_of(Selection("a", ()), SETTINGS, TrainingRecipe())], other)
 
 

@@ -8,14 +8,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import oracle
 import pytest
 import torch
-from fakes import bert_targets, one_thread
+from fakes import bert_targets, one_thread, run_row
 
 from advisor.core.errors import AdvisorError, BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Event, Progress, Session, Warn
@@ -118,13 +118,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         begun.append(run.key)
         if run.selection.name in FAILS:
             raise FAILS[run.selection.name]
-        return {
-            "schema": 1,
-            "key": run.key,
-            "selection": asdict(run.selection),
-            "seed": run.seed,
-            "result": {"val_loss": 0.5},
-        }
+        return run_row(run)
 
     monkeypatch.setattr(module, "Runner", lambda source, recipe, eval_rows: do)
     monkeypatch.setattr(module, "processes", one_thread)
@@ -132,9 +126,13 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return begun
 
 
+MADE_OF = {"model_fingerprint": "m", "data_fingerprint": "d", "eval_fingerprint": "e"}
+
+
 def go(out: Path, planned: list[PlannedRun], session: Session | None = None, **changes: Any) -> list[dict[str, Any]]:
     source = changes.pop("source", SOURCE)
-    return calibrate(source, planned, changes.pop("recipe", RECIPE), out, session or Session(), eval_rows=5, **changes)
+    recipe = changes.pop("recipe", RECIPE)
+    return calibrate(source, planned, recipe, out, session or Session(), eval_rows=5, **{"made_of": MADE_OF, **changes})
 
 
 def test_finished_runs_are_not_done_again(tmp_path: Path, fake_runs: list[str]) -> None:
@@ -297,7 +295,9 @@ def test_lack_of_memory_in_a_worker_is_named(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     "change",
     [
-        {"source": replace(SOURCE, model="other")},
+        {"made_of": {**MADE_OF, "model_fingerprint": "other"}},
+        {"made_of": {**MADE_OF, "data_fingerprint": "other"}},
+        {"made_of": {**MADE_OF, "eval_fingerprint": "other"}},
         {"source": replace(SOURCE, seed=1)},
         {"source": replace(SOURCE, quantised="4bit")},
         {"recipe": replace(RECIPE, lr=0.5)},
@@ -309,6 +309,12 @@ def test_a_folder_of_other_runs_is_refused(tmp_path: Path, fake_runs: list[str],
     go(tmp_path, plan(2))
     with pytest.raises(BadInput, match="another model, data or setting"):
         go(tmp_path, plan(3), **change)
+    assert len(fake_runs) == 2
+
+
+def test_a_model_that_moved_is_the_same(tmp_path: Path, fake_runs: list[str]) -> None:
+    go(tmp_path, plan(2))
+    assert len(go(tmp_path, plan(2), source=replace(SOURCE, model="elsewhere/model", data="moved.jsonl"))) == 2
     assert len(fake_runs) == 2
 
 
@@ -456,7 +462,9 @@ def test_a_cluster_gives_the_rows_that_processes_give(
     recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4)
     found = []
     for ray in (None, "local"):
-        rows = calibrate(source, planned, recipe, tmp_path / str(ray), Session(), eval_rows=6, workers=1, ray=ray)
+        rows = calibrate(
+            source, planned, recipe, tmp_path / str(ray), Session(), eval_rows=6, made_of=MADE_OF, workers=1, ray=ray
+        )
         for row in rows:
             del row["result"]["wall_s"]
         found.append(sorted(rows, key=lambda row: str(row["key"])))

@@ -1,0 +1,156 @@
+"""What ``probe.json`` holds: fields and their types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from advisor.core.checked import Count, Name, Names, NotNegative, Number, Own, Text
+from advisor.core.records import Positive, TargetFields
+
+Growth = Annotated[list[Number], Field(min_length=4, max_length=4)]
+PerTarget = list[Number | None]
+
+
+class HeadFields(Own):
+    """The head's part, see :class:`advisor.core.probe.HeadBlock`; its block is in the other file."""
+
+    fresh_gradient_norm: NotNegative
+    fresh_gradient_energy: NotNegative
+    fresh_gradient_params: Count
+
+
+class HeadScore(Own):
+    """The linear probe on frozen features, by cross-validation."""
+
+    loss: NotNegative
+    score: Number
+    penalty: NotNegative
+
+
+class FootprintFields(Own):
+    """What training leaves in memory, see :class:`advisor.theory.training_cost.TrainingFootprint`."""
+
+    weight_bytes: Count
+    weight_itemsize: Positive
+    autocast: bool
+    targets: Names
+    saved: list[Growth]
+    spared_alone: list[Growth]
+    head_saved: Growth
+    head_saved_alone: Growth
+    inputs: list[Count]
+    input_kept_by: list[Annotated[int, Field(ge=-1)]]
+    logits: Growth
+    other_macs: NotNegative
+    measured_on: list[Annotated[list[Positive], Field(min_length=2, max_length=2)]]
+    seen: list[NotNegative] = Field(default_factory=list)
+
+
+class LinearityFields(Own):
+    """A selection's model beside its tangent, see :class:`advisor.theory.linearity.Linearity`."""
+
+    selection: Text
+    targets: Names
+    rows: Positive
+    sigma: Number | None
+    residual: Number | None
+    distance: Number | None
+    lora_distance: Number | None
+    steps: Annotated[list[Number], Field(min_length=1)]
+    gaps: Annotated[list[Number | None], Field(min_length=1)]
+    lora_gap: Number | None
+    lipschitz: Number | None
+    gradient_lipschitz: Number | None
+    input_lipschitz: Number | None
+    input_gradient_lipschitz: Number | None
+
+
+class EvaFields(Own):
+    """Shares of the inputs' variance, [64] for each target, and the tokens that they come from."""
+
+    ratios: list[list[Number] | None]
+    tokens: Count
+
+
+class PeerFields(Own):
+    """What other methods look at, for each target."""
+
+    spectrum: PerTarget
+    kappatune: PerTarget
+    plop: PerTarget
+    eva: EvaFields
+
+
+class IdentityFields(Own):
+    """What must agree for one probe to stand for another."""
+
+    model_fingerprint: Text
+    data_fingerprint: Text
+    max_length: Positive | None = None
+    dtype: Text | None = None
+    settings: dict[Name, Any] = Field(default_factory=dict)
+
+
+class ProbeFile(Own):
+    """``probe.json``: what was probed and how; the kernel blocks are in ``blocks.safetensors``."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    task: Literal["classification", "regression", "causal-lm", "seq2seq"]
+    reads: Literal["text", "images"] = "text"
+    metric: Name
+    class_names: list[Text]
+    model: Text
+    model_type: Text
+    model_parameters: Count
+    revision: Text | None
+    qv_roles: list[Name]
+    head: list[Name]
+    head_parameters: Count
+    head_kind: Literal["none", "probed", "fresh", "trained"]
+    head_cv: HeadScore | None
+    head_block: HeadFields | None = None
+    data: Text
+    train_rows: Positive
+    device: Text
+    mean_tokens: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+    max_tokens: Positive
+    footprint: FootprintFields
+    methods: dict[Name, Text]
+    estimate_error: NotNegative | None
+    linearity: list[LinearityFields] = Field(default_factory=list)
+    peers: PeerFields | None = None
+    identity: IdentityFields
+    source: dict[Name, Any] = Field(default_factory=dict)
+    advisor: Text
+    torch: Text
+    targets: Annotated[list[TargetFields], Field(min_length=1)]
+    files: dict[Name, Text] = Field(default_factory=dict, description="SHA-256 of each other file of the folder.")
+    checksum: Text | None = Field(default=None, description="SHA-256 of the other fields.")
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Self:
+        names = [target.name for target in self.targets]
+        known, count, print_ = set(names), len(names), self.footprint
+        if len(known) != count:
+            raise ValueError("targets: a module is named twice")
+        if not known.issuperset(print_.targets):
+            raise ValueError("footprint.targets: a module is not among the targets")
+        lists: list[tuple[str, list[Any], int]] = [
+            (f"footprint.{name}", getattr(print_, name), len(print_.targets))
+            for name in ("saved", "spared_alone", "inputs", "input_kept_by", "seen")
+            if name != "seen" or print_.seen
+        ]
+        if self.peers is not None:
+            lists += [(f"peers.{name}", getattr(self.peers, name), count) for name in ("spectrum", "kappatune", "plop")]
+            lists.append(("peers.eva.ratios", self.peers.eva.ratios, count))
+        for name, values, wanted in lists:
+            if len(values) != wanted:
+                raise ValueError(f"{name} has {len(values)} entries, not {wanted}")
+        for found in self.linearity:
+            if not known.issuperset(found.targets) or len(found.gaps) != len(found.steps):
+                raise ValueError("linearity: it does not fit the targets")
+        if (self.task == "classification") != bool(self.class_names) or len(self.class_names) == 1:
+            raise ValueError(f"class_names has {len(self.class_names)} entries, which does not fit the task {self.task}")
+        return self
