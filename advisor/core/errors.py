@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from advisor.core.text import printable
+
+LONGEST_LINE = 500  # characters of an error line; the next step is kept whole where there is room
+LONGEST_HINT = 240
+
 
 class AdvisorError(Exception):
-    """An expected failure, shown as one line without a traceback.
+    """An expected failure, shown as one line without a traceback; the line is printable and of at most 500 characters.
 
     Args:
         what: what went wrong and where, one sentence.
@@ -16,9 +21,9 @@ class AdvisorError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, hint: str = "") -> None:
-        self.what = what
-        self.hint = hint
-        super().__init__(f"{what} {hint}".strip())
+        self.hint = printable(hint, LONGEST_HINT)
+        self.what = printable(what, LONGEST_LINE - len(self.hint) - 1)
+        super().__init__(f"{self.what} {self.hint}".strip())
 
 
 class BadInput(AdvisorError):

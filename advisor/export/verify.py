@@ -13,9 +13,10 @@ from torch import nn
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.text import printable
 from advisor.export import FORMATS
 from advisor.export.adapter_file import WEIGHTS_FILE, read_adapter, tensor_surprises
-from advisor.export.plan import Format, one_line
+from advisor.export.plan import Format
 from advisor.export.read import format_of, read_config, value
 from advisor.export.surprises import (
     exclude_surprises,
@@ -101,7 +102,7 @@ class Report:
             shown.append(f"Trained in full: {', '.join(self.saved)} ({self.saved_params:,} parameters).")
         shown += [f"Surprise: {surprise}" for surprise in self.surprises]
         shown += [f"Note: {note}" for note in self.notes]
-        return [one_line(line) for line in shown]
+        return [printable(line) for line in shown]
 
 
 def verify(

@@ -10,6 +10,7 @@ from rich.text import Text
 from advisor.advice.explain import PAPER_KERNEL, PAPER_SIGMA, Explanation, ModuleRow
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR
+from advisor.core.text import printable
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Scorer
 from advisor.report.tables import Table, count, score_table
@@ -45,7 +46,7 @@ def show(shown: Sequence[Block], console: Console | None = None) -> None:
         if isinstance(block, Table):
             console.print(block.rich())
         else:
-            console.print(Text(block))
+            console.print(Text("\n".join(map(printable, block.split("\n")))))
             console.print()
 
 

@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 from advisor.advice.recommend import STABLE
 from advisor.core.choices import PREDICTED, STRATEGIES
+from advisor.core.text import printable
 from advisor.export import FORMATS
-from advisor.export.plan import one_line
 from advisor.report import drawings as figures
 from advisor.report.confirmation import duration
 from advisor.report.drawings import Cell, Drawing, Mark, Triple
@@ -46,9 +46,9 @@ def report_html(shown: Mapping[str, Any], yaml_text: str) -> str:
 def _printable(value: Any) -> Any:
     """The same JSON value with everything that is not printable escaped in every text."""
     if isinstance(value, str):
-        return one_line(value)
+        return printable(value)
     if isinstance(value, Mapping):
-        return {one_line(key): _printable(item) for key, item in value.items()}
+        return {printable(key): _printable(item) for key, item in value.items()}
     return [_printable(item) for item in value] if isinstance(value, list | tuple) else value
 
 

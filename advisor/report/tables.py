@@ -18,6 +18,7 @@ from advisor.advice.peer_picks import PeerPick
 from advisor.advice.recommend import STABLE, Recommendation, module_shares
 from advisor.core.candidate import Candidate
 from advisor.core.choices import PREDICTED, STRATEGIES
+from advisor.core.text import markdown, printable
 from advisor.prediction.payload import score_json
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer
@@ -39,6 +40,11 @@ class Table:
     marked: frozenset[int] = frozenset()
     text_columns: int = 1
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", printable(self.title))
+        object.__setattr__(self, "columns", tuple(map(printable, self.columns)))
+        object.__setattr__(self, "rows", tuple(tuple(map(printable, row)) for row in self.rows))
+
     def rich(self) -> RichTable:
         """For a terminal; cells are literal, never markup."""
         table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
@@ -52,8 +58,8 @@ class Table:
     def markdown(self) -> str:
         rule = ["---" if i < self.text_columns else "---:" for i in range(len(self.columns))]
         lines = [self.columns, tuple(rule), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{body}"
+        body = "\n".join("| " + " | ".join(markdown(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"**{markdown(self.title)}**\n\n{body}"
 
     def html(self) -> str:
         """For a notebook, in its own colours."""
@@ -71,13 +77,13 @@ class Table:
 def print_report(console: Console, lines: Sequence[str], tables: Sequence[Table], after: Sequence[str] = ()) -> None:
     """Sentences, tables, sentences; all of it literal, never markup."""
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)
     for table in tables:
         console.print()
         console.print(table.rich())
     for line in after:
         console.print()
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)
 
 
 def plain_text(lines: Sequence[str], tables: Sequence[Table]) -> str:
@@ -226,13 +232,13 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Ta
     """A report a colleague can read, of a verdict and tables."""
     info, recipe = scorer.probe.info, scorer.recipe
     sections = [
-        f"# LoRA target modules for {info['model']}",
-        "\n".join(f"- {line}" for line in sentences),
+        f"# LoRA target modules for {markdown(info['model'])}",
+        "\n".join(f"- {markdown(line)}" for line in sentences),
         "## What to do\n\nTrain with this config (`lora.yaml`; the same as `adapter_config.json` for PEFT):\n\n"
         f"```yaml\n{yaml_text.rstrip()}\n```",
         "## Compared\n\n" + "\n\n".join(t.markdown() for t in shown),
         "## What this rests on\n\n"
-        f"- Data: {info['data']}, {info['train_rows']} training rows, task {info['task']}; {scorer.probe.samples} probe "
+        f"- Data: {markdown(info['data'])}, {info['train_rows']} training rows, task {info['task']}; {scorer.probe.samples} probe "
         f"examples, head: {info['head_kind']}.\n"
         f"- Recipe the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
         f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g} (where the "
