@@ -238,8 +238,8 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Ta
         f"```yaml\n{yaml_text.rstrip()}\n```",
         "## Compared\n\n" + "\n\n".join(t.markdown() for t in shown),
         "## What this rests on\n\n"
-        f"- Data: {markdown(info['data'])}, {info['train_rows']} training rows, task {info['task']}; {scorer.probe.samples} probe "
-        f"examples, head: {info['head_kind']}.\n"
+        f"- Data: {markdown(info['data'])}, {info['train_rows']} training rows, task {info['task']}; "
+        f"{scorer.probe.samples} probe examples, head: {info['head_kind']}.\n"
         f"- Recipe the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
         f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g} (where the "
         "config has no pattern); best epoch by validation loss.\n"
