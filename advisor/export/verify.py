@@ -31,7 +31,8 @@ from advisor.export.surprises import (
     tied_surprises,
     unmatched_surprises,
 )
-from advisor.models.load import meta_model, only_task
+from advisor.models.config import only_task
+from advisor.models.load import meta_model
 from advisor.models.modules import find_head, find_targets
 from advisor.models.peft import CONFIG_FILE, resolve
 

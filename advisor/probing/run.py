@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from advisor.core.errors import BadInput, OutOfMemory
+from advisor.core.errors import BadInput, OutOfMemory, lacks_memory
 from advisor.core.events import Session
 from advisor.core.probe import HeadBlock, Probe, load_probe, require_finite_blocks, save_info, save_probe, stratified_folds
 from advisor.core.selections import ALL_LINEAR, QV, recipes
@@ -24,7 +24,6 @@ from advisor.data.dataset import sample_rows
 from advisor.models.encode import Row, encode
 from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
-from advisor.models.memory import lacks_memory
 from advisor.models.prepare import Prepared
 from advisor.probing import gram
 from advisor.probing.footprint import measure_training
