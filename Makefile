@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow lint bench screenshots clean
+.PHONY: setup demo test test-slow fuzz lint bench screenshots clean
 
 setup: $(VENV)/.installed
 
@@ -23,6 +23,9 @@ test: setup
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/fuzz.py --inputs 3000
 
 lint: setup
 	$(BIN)/ruff check .

@@ -102,10 +102,10 @@ def _check_tokens(rows: Sequence[Row], dataset: Dataset, loaded: LoadedModel) ->
         return
     token = max(max((*row.ids, *row.token_labels), default=0) for row in rows)
     if token >= known:
+        written = loaded.tokenizer.convert_ids_to_tokens(token)
         raise BadInput(
-            f"{dataset.source}: {loaded.name}'s tokenizer gives token {token} ({loaded.tokenizer.convert_ids_to_tokens(token)!r}), "
-            f"and the model embeds {known:,} tokens.",
-            "Use the tokenizer that belongs to these weights, or enlarge the model (resize_token_embeddings) and save it.",
+            f"{dataset.source}: {loaded.name}'s tokenizer gives token {token} ({written!r}); the model embeds {known:,} tokens.",
+            "Use the tokenizer of these weights, or enlarge the model (resize_token_embeddings) and save it.",
         )
 
 
