@@ -191,6 +191,11 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     exact = settings.method if settings.method != gram.KRONECKER else "auto"
     weight, gradient, methods = spool.contract(slopes, exact, loaded.device, session)
     m = len(loaded.targets)
+    if not weight[:m].any():
+        raise BadInput(
+            f"{loaded.name}: the gradient of every module is zero on these rows, so nothing tells them apart.",
+            "Check the model's weights: zeros in one place are enough.",
+        )
 
     def reordered(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array[..., back, :][..., back])

@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import itertools
 
-from campaign.inputs import KINDS, Ground
+from campaign.inputs import KINDS, SMALL, Ground
 
 LIMIT_S = 60
+OF_A_PROBE = {"probe", "recommendation", "selections", "options"}
 LONGEST = 600  # characters of an error line
 RIGHT = {0: "ok", 1: "surprise", 2: "exit 2", 3: "exit 3", 4: "exit 4", 5: "exit 5"}
 DIRECT = 0.9  # share of data files that are read and tokenised only, without a probe
@@ -59,8 +60,8 @@ class Ended:
         return self.outcome in RIGHT.values()
 
 
-def make_ground(folder: Path) -> Ground:
-    """Sound models, data, a probe and a recommendation, made in ``folder``."""
+def make_ground(folder: Path, kinds: Collection[str]) -> Ground:
+    """Sound models and data, and what else inputs of ``kinds`` are changed from, made in ``folder``."""
     from architectures import build
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,11 +72,12 @@ def make_ground(folder: Path) -> Ground:
     turns = [{"role": "user", "content": "red cat"}, {"role": "assistant", "content": "blue dog"}]
     chats.write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(40)))
     ground = Ground(models, data, chats, folder / "probe", folder / "recommendation")
-    small = ["--samples", "8", "--max-length", "8", "--device", "cpu"]
-    for arguments in (
-        ["probe", str(models["llama"]), "--data", str(data), *small, "--out", str(ground.probe)],
-        ["recommend", str(ground.probe), "--out", str(ground.recommendation)],
-    ):
+    steps = []
+    if OF_A_PROBE.intersection(kinds):
+        steps.append(["probe", str(models["llama"]), "--data", str(data), *SMALL, "--out", str(ground.probe)])
+    if "recommendation" in kinds:
+        steps.append(["recommend", str(ground.probe), "--out", str(ground.recommendation)])
+    for arguments in steps:
         code, _, err = command(arguments)
         if code != 0:
             raise RuntimeError(f"{arguments[0]} of sound input: exit {code}: {err}")
@@ -197,7 +199,7 @@ def campaign(inputs: int, seed: int, kinds: list[str], keep: Path, ground_folder
     """Run inputs ``seed``, ``seed + 1``, …; wrong ones are kept under ``keep`` with what was seen."""
     from advisor.models.load import load_model
 
-    ground = make_ground(ground_folder)
+    ground = make_ground(ground_folder, kinds)
     loaded = load_model(str(ground.models["llama"]), "causal-lm", device="cpu")
     order = [kind for kind in kinds for _ in range(KINDS[kind][1])]
     ended = []
@@ -242,7 +244,7 @@ def main() -> int:
             from advisor.models.load import load_model
 
             kind, number = given.only.split(":")
-            ground = make_ground(Path(name) / "ground")
+            ground = make_ground(Path(name) / "ground", [kind])
             folder = given.keep / f"again-{kind}-{number}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)

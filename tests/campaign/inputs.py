@@ -60,6 +60,7 @@ CELLS: tuple[Any, ...] = (
     ),
     *(True, False, None, [], {}, [1, 2], ["a"], {"a": 1}, [{"role": "user", "content": "x"}], [[]], b"\xff"),
 )
+WORDS = ("red", "blue", "cat", "dog", "tree", "house", "ran", "slept", "happy", "sad")
 COLUMNS = (
     *("text", "label", "sentence1", "sentence2", "prompt", "completion", "messages", "conversations", "instruction", "output"),
     *(
@@ -247,7 +248,7 @@ def _parquet(random: Random, found: list[dict[str, Any]]) -> bytes:
     count = max(len(found), 3)
     odd = {
         "bytes": pa.array([b"a\xff"] * count, pa.binary()).view(pa.utf8()),
-        "far": pa.array([2**62] * count, pa.int64()).view(pa.timestamp(random.choice(["us", "s", "ns"]))),
+        "far": pa.array([2**62] * count, pa.int64()).view(pa.timestamp(random.choice(["us", "ns"]))),
         "days": pa.array([2**30] * count, pa.int32()).view(pa.date32()),
         "text": pa.array([f"red {i}" for i in range(count)]),
         "label": pa.array([i % 3 for i in range(count)]),
