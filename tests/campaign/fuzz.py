@@ -4,8 +4,8 @@
     python tests/campaign/fuzz.py --only model:123              # one input again, by kind and seed
     python tests/campaign/fuzz.py --kinds data,model            # some kinds only
 
-Right is: exit 0, 1 (verify's surprises), 2, 3, 4 or 5, within 60 seconds of work (180 of waiting), with at most one short printable error line, and
-in the output folder no file that is cut off. The first line of the result counts outcomes; exit 1 if any is wrong.
+Right is: exit 0, 1 (verify's surprises), 2, 3, 4 or 5, within 60 seconds of work (180 of waiting), with at most one short
+printable error line, and in the output folder no file that is cut off. The last lines count outcomes; exit 1 if any is wrong.
 """
 
 from __future__ import annotations
