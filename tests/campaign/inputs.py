@@ -130,7 +130,7 @@ def _turns(random: Random) -> list[Any]:
 def rows(random: Random) -> list[dict[str, Any]]:
     """Rows of a few columns, a share of the cells odd."""
     names = random.sample(COLUMNS, random.randint(1, 4))
-    if random.random() < 0.6:
+    if random.random() < 0.8:
         names = random.choice(
             [
                 ["text", "label"],
@@ -140,12 +140,12 @@ def rows(random: Random) -> list[dict[str, Any]]:
                 ["sentence1", "sentence2", "score"],
             ]
         )
-    odd = random.choice([0, 0, 0.02, 0.3, 1])
+    odd = random.choice([0, 0, 0, 0.01, 0.1, 1])
     labels = random.choice(
         [(0, 1), ("a", "b", "c"), (0.5, 1.5, 2.25), (1e308, -1e308, 0.5), (True, False), (3,), tuple(range(60))]
     )
     made = []
-    for _ in range(random.choice([0, 1, 2, 19, 30, 60])):
+    for _ in range(random.choice([0, 1, 19, 30, 30, 40, 40, 60, 60, 60])):
         row: dict[str, Any] = {}
         for name in names:
             kind = (
@@ -181,7 +181,7 @@ def data_file(random: Random, folder: Path) -> Path:
         content = "\n".join(str(random.choice(CELLS)) for _ in range(30)).encode(encoding, "replace")
     else:
         content = "".join(_json_text(row) + "\n" for row in found).encode(encoding, "replace")
-    if random.random() < 0.3:
+    if random.random() < 0.2:
         content = damaged(random, content)
     if random.random() < 0.1:
         place, content = place.with_name(place.name + ".gz"), gzip.compress(content)

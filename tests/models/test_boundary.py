@@ -73,7 +73,7 @@ def template(text: str) -> Change:
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "would apply that adapter"),
         (pipe("tokenizer.json"), "tokenizer.json: a pipe"),
         (pipe("unknown.bin"), "unknown.bin: a pipe"),
-        (lambda folder: (folder / "generation_config.json").mkdir(), "generation_config.json: a folder where"),
+        (lambda folder: (folder / "other.json").mkdir(), "other.json: a folder where"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused_at_once(llama: Path, change: Change, says: str) -> None:
