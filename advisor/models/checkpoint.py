@@ -96,6 +96,8 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
         kind = KINDS.get(field)
         if kind and value is not None and not isinstance(value, kind[0]):
             raise BadInput(f"{where}: {path} is {_shown(value)}, not {kind[1]}.", hint)
+        if field == "architectures" and not all(isinstance(name, str) for name in value or ()):
+            raise BadInput(f"{where}: {path} is {_shown(value)}, not a list of class names.", hint)
         positive = POSITIVE.fullmatch(field) is not None
         if positive and value is not None and not isinstance(value, list) and type(value) is not int:
             raise BadInput(f"{where}: {path} is {_shown(value)}, not a whole number.", hint)

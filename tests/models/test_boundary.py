@@ -65,6 +65,7 @@ def template(text: str) -> Change:
         (config(num_attention_heads=-4), "num_attention_heads is -4"),
         (config(hidden_size="wide"), "hidden_size is 'wide'"),
         (config(hidden_act="sillu"), "hidden_act is 'sillu', which is not known"),
+        (config(architectures=[0.5]), "architectures is .0.5., not a list of class names"),
         (config(id2label=[1, 2]), "id2label is .1, 2., not an object"),
         (lambda folder: (folder / "config.json").write_text("null"), "its content is null"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json cannot be read"),
