@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow test-tools faults lint bench screenshots clean
+.PHONY: setup demo test test-slow test-tools faults fuzz lint bench screenshots clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,10 @@ test-tools: setup
 # Kills real commands, fills their disk (root only) and races them: an hour. What failed is in faults-failed.
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/faults.py
+
+# Odd data, models, probes, files and options: what ends in neither a result nor one line is kept in .fuzz.
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/fuzz.py --inputs 3000
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from advisor.core.text import printable
+
+LONGEST_LINE = 500  # characters of an error line; the next step is kept whole where there is room
+LONGEST_HINT = 240
 
 
 class AdvisorError(Exception):
-    """An expected failure, shown as one line without a traceback.
+    """An expected failure, shown as one line without a traceback; the line is printable and of at most 500 characters.
 
     Args:
         what: what went wrong and where, one sentence.
@@ -16,9 +22,9 @@ class AdvisorError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, hint: str = "") -> None:
-        self.what = what
-        self.hint = hint
-        super().__init__(f"{what} {hint}".strip())
+        self.hint = printable(hint, LONGEST_HINT)
+        self.what = printable(what, LONGEST_LINE - len(self.hint) - 1)
+        super().__init__(f"{self.what} {self.hint}".strip())
 
 
 class BadInput(AdvisorError):
@@ -66,3 +72,43 @@ def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
     """
     if value not in allowed:
         raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
+
+
+def reason(error: BaseException) -> str:
+    """Of another library's exception the first line that says something; the kind of exception where that says more."""
+    lines = (" ".join(line.split()) for line in str(error).splitlines())
+    line = next((line for line in lines if any(c.isalnum() for c in line)), "").rstrip(".: ")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    terse = isinstance(error, LookupError | AttributeError | ArithmeticError | AssertionError | TypeError) or not line
+    return printable(f"{type(error).__name__}: {line}".rstrip(": ") if terse else line, 300)
+
+
+@contextmanager
+def loading(what: str, hint: str | Callable[[BaseException], str] = "") -> Iterator[None]:
+    """The boundary to other libraries: within, any exception of theirs becomes one line with exit code 2, or 4 where memory
+    is used up.
+
+    Args:
+        what: the file, field or step, such as ``model: its tokenizer cannot be loaded``. hint: what to do next, or what
+            tells it from the exception.
+
+    Raises:
+        BadInput, OutOfMemory: instead of what was raised; the advisor's own errors pass.
+    """
+    try:
+        yield
+    except AdvisorError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":  # where a Rust library panics
+            raise
+        if lacks_memory(error):
+            raise OutOfMemory(f"{what}: there is not enough memory.", "Use smaller input, or a machine with more.") from error
+        raise BadInput(f"{what}: {reason(error)}.", hint if isinstance(hint, str) else hint(error)) from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory, of this machine or of an accelerator, is used up."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said

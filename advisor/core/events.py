@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from advisor.core.errors import Interrupted
+from advisor.core.text import printable
+
+LONGEST_EVENT = 2000  # characters of a note or warning
 
 
 @dataclass(frozen=True)
@@ -23,20 +26,31 @@ class Progress:
     detail: str = ""
     eta_s: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", printable(self.stage))
+        object.__setattr__(self, "detail", printable(self.detail))
+
 
 @dataclass(frozen=True)
-class Note:
-    """Something the user should know: a choice made for them, a cost, a count; ``brief``: also where little is shown."""
+class _Line:
+    """One printable line."""
 
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", printable(self.text, LONGEST_EVENT))
+
+
+@dataclass(frozen=True)
+class Note(_Line):
+    """Something the user should know: a choice made for them, a cost, a count; ``brief``: also where little is shown."""
+
     brief: bool = False
 
 
 @dataclass(frozen=True)
-class Warn:
+class Warn(_Line):
     """Something that may make the result worse than it looks."""
-
-    text: str
 
 
 Event = Progress | Note | Warn

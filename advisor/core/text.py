@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 MARKDOWN = re.compile(r"[\\`*<]|\](?=\()|(?<!\w)_|_(?!\w)")  # what would start code, emphasis, HTML or a link
 CUT = " … "
@@ -19,9 +20,7 @@ def printable(text: str, limit: int | None = None) -> str:
         limit: most characters of the result; a longer text loses its middle. None: no limit.
     """
     if not text.isprintable():
-        text = "".join(
-            c if c.isprintable() else " " if _is_space(c) else c.encode("unicode_escape").decode("ascii") for c in text
-        )
+        text = "".join(c if c.isprintable() else _shown(c) for c in text)
     if limit is None or len(text) <= limit:
         return text
     room = max(limit - len(CUT), 0)
@@ -34,6 +33,6 @@ def markdown(text: str) -> str:
     return MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
-def _is_space(character: str) -> bool:
-    """No-break, thin and other visible spaces, which Python does not count as printable; not line or paragraph breaks."""
-    return character.isspace() and character not in "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"
+def _shown(character: str) -> str:
+    """What stands for a character that Python does not count as printable: no-break and thin spaces are among those."""
+    return " " if unicodedata.category(character) == "Zs" else character.encode("unicode_escape").decode("ascii")

@@ -89,6 +89,8 @@ def _label(value: Any, schema: Schema, place: str) -> int | float:
 def _chat(cells: Sequence[Any], place: str) -> Example | str:
     """Turns of all ``cells``: lists of them, or a text, which is the system's."""
     messages = []
+    if other := _more_than_text(cells):
+        return other
     for cell in cells:
         for turn in cell if isinstance(cell, list) else [] if missing(cell) else [{"role": "system", "content": cell}]:
             role, content = _turn(turn, place)
@@ -96,6 +98,18 @@ def _chat(cells: Sequence[Any], place: str) -> Example | str:
     while messages and (messages[-1][0] != "assistant" or missing(messages[-1][1])):
         messages.pop()
     return Example(messages=tuple(messages)) if messages else "without an answer by the assistant"
+
+
+def _more_than_text(cells: Sequence[Any]) -> str | None:
+    """Why a conversation cannot be learned as text: a turn holds an image or the like, or calls a tool."""
+    for turn in (turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)):
+        parts = [part for key in ("content", "value") if isinstance(turn.get(key), list) for part in turn[key]]
+        kinds = {str(part.get("type", "")).split("_")[0] for part in parts if isinstance(part, dict)}
+        if other := sorted(kinds & {"image", "video", "audio"}):
+            return f"with {'an' if other[0][0] in 'aio' else 'a'} {other[0]} in a turn (only text is read)"
+        if turn.get("tool_calls") or turn.get("function_call") or turn.get("from") == "function_call":
+            return "with a tool call in a turn (only text is read)"
+    return None
 
 
 def _turn(turn: Any, place: str) -> tuple[str, Any]:

@@ -21,6 +21,7 @@ FORMATS = "JSONL, JSON, CSV, TSV, plain text (each also as .gz) and Parquet are 
 TRAIN_STEMS = ("train",)
 EVALUATION_STEMS = ("validation", "valid", "val", "dev", "eval", "validation_matched", "dev_matched", "test")
 SHARD = re.compile(r"-(\d+)-of-(\d+)(-[0-9a-f]+)?")
+MAX_DOCUMENT = 512 * 2**20  # bytes of a JSON document on one line
 MAX_LINE = 16 * 2**20  # bytes (UTF-16: characters) of one row; what is longer is no row of text
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which is its beginning
@@ -82,7 +83,7 @@ class TextFile:
         notes: what was inferred about the encoding.
 
     Raises:
-        BadInput: unreadable, empty, not text, or a line above ``MAX_LINE`` (a JSON list may stand on one line).
+        BadInput: unreadable, empty, not text, or a line above ``MAX_LINE`` (a JSON document: ``MAX_DOCUMENT``).
     """
 
     def __init__(self, file: Path) -> None:
@@ -115,18 +116,18 @@ class TextFile:
         assert isinstance(start, bytes)
         self._encoding = next((encoding for mark, encoding in BYTE_ORDER_MARKS if start.startswith(mark)), None)
         is_list = start.decode(self._encoding or "utf-8-sig", "ignore").lstrip().startswith("[")
-        self._limit = -1 if is_list and suffix_of(self.file) not in (".csv", ".tsv", ".txt") else MAX_LINE
+        whole = suffix_of(self.file) == ".json" or (is_list and suffix_of(self.file) not in (".csv", ".tsv", ".txt"))
+        self._limit = MAX_DOCUMENT if whole else MAX_LINE
 
     def _decoded(self, count_fallbacks: bool) -> Iterator[str]:
-        size = self._limit if self._limit < 0 else self._limit + 1
         with self._open() as binary:
             stream = binary if self._encoding is None else io.TextIOWrapper(binary, self._encoding, newline="\n")
             number = 0
-            while raw := self._read(stream, size, line=True):
+            while raw := self._read(stream, self._limit + 1, line=True):
                 number += 1
-                if len(raw) > self._limit > 0:
+                if len(raw) > self._limit:
                     raise BadInput(
-                        f"{self.source}, line {number} is longer than {MAX_LINE // 2**20} MiB: no row of text.",
+                        f"{self.source}, line {number} is longer than {self._limit // 2**20} MiB: no row of text.",
                         "Give one example a row.",
                     )
                 if isinstance(raw, str):

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from advisor.core.errors import BadInput
+from advisor.core.errors import BadInput, loading
 from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES, TEXT_SUFFIXES, TextFile, suffix_of
 from advisor.data.hub import with_class_names
 
@@ -76,11 +76,38 @@ def _json_rows(text: TextFile) -> tuple[list[str], Rows]:
         return text.notes, checked(enumerate(parse("".join(text.lines()), None), start=1), "item")
     if suffix_of(text.file) == ".json" and (text.count == 1 or next(filter(str.strip, text.lines())).strip() == "{"):
         document = parse("".join(text.lines()), None)
+        if (columns := _json_columns(document)) is not None:
+            return [*text.notes, "The file holds columns, not rows; row i is made of each column's i-th value."], checked(
+                enumerate(columns, start=1), "row"
+            )
         name = next((key for key in LISTS if isinstance(document, dict) and isinstance(document.get(key), list)), None)
         if name:
             return [*text.notes, f"The rows are the list {name!r}."], checked(enumerate(document[name], start=1), "item")
     lines = ((number, line) for number, line in enumerate(text.lines(), start=1) if line.strip())
     return text.notes, checked(((number, parse(line, number)) for number, line in lines), "line")
+
+
+def _json_columns(document: Any) -> list[dict[str, Any]] | None:
+    """Rows of a JSON object that holds columns, as pandas and column stores write it; None where it does not.
+
+    Read are lists of equal length by column, values by index by column (``orient="columns"``), rows by index
+    (``"index"``), and names beside a list of lists (``"split"``).
+    """
+    if not isinstance(document, dict) or not document:
+        return None
+    names, data = document.get("columns"), document.get("data")
+    if isinstance(names, list) and isinstance(data, list) and all(isinstance(r, list) and len(r) == len(names) for r in data):
+        return [dict(zip(map(str, names), row, strict=True)) for row in data]
+    values = list(document.values())
+    if len(values) > 1 and all(isinstance(v, list) and len(v) == len(values[0]) > 1 for v in values):
+        return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
+    if not all(isinstance(v, dict) and v and v.keys() == values[0].keys() for v in values):
+        return None
+    if all(key.isdecimal() for key in document):
+        return values
+    if all(key.isdecimal() for key in values[0]):
+        return [{column: cells[index] for column, cells in document.items()} for index in values[0]]
+    return None
 
 
 def _line_rows(text: TextFile) -> tuple[list[str], Rows]:
@@ -207,20 +234,31 @@ def _has_header(records: Sequence[tuple[int, list[str]]], wanted: Collection[str
 
 
 def _parquet_rows(file: Path) -> Rows:
-    import pyarrow
     from pyarrow import parquet
 
-    try:
-        with parquet.ParquetFile(file) as table:
-            names = _class_names((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-            number = 0
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{file}, row {number}", with_class_names(row, names)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{file} cannot be read as Parquet: {reason}", "Write the file anew.") from error
+    with loading(f"{file} cannot be read as Parquet", "Write the file anew."), parquet.ParquetFile(file) as table:
+        names = _class_names((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        number = 0
+        for batch in table.iter_batches(batch_size=1024):
+            for row in _values(file, batch, number):
+                number += 1
+                yield f"{file}, row {number}", with_class_names(row, names)
+
+
+def _values(file: Path, batch: Any, before: int) -> list[dict[str, Any]]:
+    """The rows of a record batch as plain values.
+
+    Raises:
+        BadInput: a column's values are none of Python's, such as bytes that are no UTF-8; names it.
+    """
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        with loading(f"{file}, column {name}, from row {before + 1} on", "Write the column anew, or drop it."):
+            columns[name] = column.to_pylist()
+    if len(columns) < len(batch.schema.names):
+        twice = next(name for name in columns if batch.schema.names.count(name) > 1)
+        raise BadInput(f"{file}: the column name {twice!r} stands twice.", "Rename one of them.")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _class_names(metadata: bytes) -> dict[str, list[str]]:

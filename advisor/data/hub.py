@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.core.errors import BadInput
+from advisor.core.errors import BadInput, loading
 
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2})(:(?P<config>[\w.+-]+))?(@(?P<revision>[\w./-]+))?")
 
@@ -30,8 +30,9 @@ class HubData:
         from datasets import ClassLabel
 
         names = {name: feature.names for name, feature in self.data.features.items() if isinstance(feature, ClassLabel)}
-        for row in self.data:
-            yield with_class_names(row, names)
+        with loading(f"The data set{f' split {self.split}' if self.split else ''} cannot be read", "Save or download it again."):
+            for row in self.data:
+                yield with_class_names(row, names)
 
 
 def with_class_names(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:

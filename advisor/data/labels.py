@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.core.errors import BadInput
+from advisor.core.text import printable
 from advisor.data.formats import NUMBER
 from advisor.data.tables import Table
 
 SCORE_NAMES = ("score", "similarity", "rating", "value")
 MAX_INFERRED_CLASSES = 200
+FARTHEST = 1e100  # of a value to predict from zero: squares of it are still numbers
 MANY_ROWS = 20  # from here on, labels that hardly repeat are no classes
 
 
@@ -80,7 +82,8 @@ def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tu
     for index, value in used:
         if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
             raise BadInput(
-                f"{table.places[index]}: the label {json.dumps(value)} is neither a finite number nor a name.",
+                f"{table.places[index]}: the label {printable(json.dumps(value, default=str), 80)} is neither a finite number "
+                "nor a name.",
                 "Give each row one label; several labels a row are not supported.",
             )
     kind = kind_of([value for _, value in used])
@@ -107,5 +110,8 @@ def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tu
             "At least two different labels are needed; check --label-column.",
         )
     if task == "regression":
+        for index, value in used:
+            if abs(number(value) or 0.0) > FARTHEST:
+                raise BadInput(f"{table.places[index]}: the label {value!r} is too far from zero to be learned.", "Correct it.")
         return task, ()
     return task, tuple(sorted(names, key=float if kind in ("integers", "numbers") else str))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from advisor.core.recipe import LANGUAGE_TASKS, METRICS, TASKS
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
 from advisor.data.images import ImageFile
 from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels
+from advisor.data.refusals import CHATS, find, find_all, refuse_other_tasks, refuse_several_labels, unread_columns
 from advisor.data.tables import Table
 
 TEXT_PAIRS = (
@@ -46,17 +47,6 @@ UNLABELLED_PROMPT_COMPLETION = (
     *((text, "summary") for text in ("article", "document", "dialogue", "text")),
     ("source", "target"),
 )
-CHATS = ("messages", "conversations", "conversation")
-OTHER_TASKS = {
-    "Token classification": (
-        *(("tokens", tags) for tags in ("ner_tags", "pos_tags", "tags", "labels")),
-        ("words", "ner_tags"),
-    ),
-    "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
-    "Multiple choice": (("choices", "answerkey"), ("choices", "answer"), ("endings", "label")),
-    "Preference data": (("chosen", "rejected"),),
-    "Translation": (("translation",),),
-}
 METADATA_NAMES = (
     "id",
     "idx",
@@ -113,13 +103,13 @@ def infer_schema(
     if task not in ("auto", *TASKS):
         raise BadInput(f"There is no task {task!r}.", f"Use one of: auto, {', '.join(TASKS)}.")
     if not text_columns:
-        _refuse_other_tasks(table)
+        refuse_other_tasks(table, label_column)
     notes = []
     profile_name, profile = _matching_profile(table, path, task, label_column)
     if profile:
         notes.append(f"The task profile {profile_name} fits the name and the columns, and is used.")
     texts = tuple(text_columns) or tuple(profile.get("text_columns", ()))
-    label = label_column or _find(table, (profile.get("label_column"),))
+    label = label_column or find(table, (profile.get("label_column"),))
     chosen = profile.get("task", task)
     if images := _image_column(table):
         texts, chosen = (images,), "classification" if chosen == "auto" else chosen
@@ -144,7 +134,9 @@ def infer_schema(
                 "Name both: --text-column SOURCE --label-column TARGET.",
             )
     else:
-        label = label or _find(table, LABEL_NAMES, exclude=texts) or _guess_label(table, texts)
+        label = label or find(table, LABEL_NAMES, exclude=texts)
+        if label is None and (label := _guess_label(table, texts)):
+            refuse_several_labels(table, label, [c for c in table.columns if c not in texts and c.lower() not in METADATA_NAMES])
         if label is None:
             raise _cannot_tell("label", table)
         texts = texts or _classifier_columns(table, label)
@@ -168,6 +160,8 @@ def infer_schema(
     if class_names:
         shown = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
         notes.append(f"There are {len(class_names)} classes: {shown}.")
+    if unread := unread_columns(table, texts):
+        notes.append(f"Not read: {', '.join(unread)}; only the text of the turns is.")
     if metric is None:
         notes.append(f"The metric is {schema.metric}.")
     return schema, notes
@@ -194,31 +188,6 @@ def _cannot_tell(what: str, table: Table) -> BadInput:
     )
 
 
-def _find(table: Table, names: Iterable[str | None], exclude: Sequence[str] = ()) -> str | None:
-    """The first of ``names`` that is a column, whatever its case."""
-    columns = {column.lower(): column for column in reversed(table.columns) if column not in exclude}
-    return next((columns[name] for name in names if name in columns), None)
-
-
-def _find_all(table: Table, groups: Iterable[Sequence[str]], exclude: Sequence[str] = ()) -> tuple[str, ...]:
-    """The columns of the first group that are all there."""
-    for names in groups:
-        found = [column for name in names if (column := _find(table, (name,), exclude))]
-        if len(found) == len(names):
-            return tuple(found)
-    return ()
-
-
-def _refuse_other_tasks(table: Table) -> None:
-    for kind, groups in OTHER_TASKS.items():
-        found = _find_all(table, groups)
-        if found:
-            raise BadInput(
-                f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",
-                f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
-            )
-
-
 def _matching_profile(table: Table, path: str, task: str, label_column: str | None) -> tuple[str, dict[str, Any]]:
     """The task profile named like the file or its folder, if the table has its text columns."""
     place = Path(os.path.abspath(os.path.expanduser(path)))
@@ -238,21 +207,21 @@ def _language_columns(table: Table, unlabelled: bool) -> tuple[str, ...]:
 
     With ``unlabelled``, columns that a classifier could have too count only if nothing looks like a label.
     """
-    messages = _find(table, CHATS)
+    messages = find(table, CHATS)
     if messages and _holds_chats(table, messages):
-        system = _find(table, ("system", "system_prompt"))
+        system = find(table, ("system", "system_prompt"))
         return (system, messages) if system else (messages,)
-    found = _find_all(table, PROMPT_COMPLETION)
+    found = find_all(table, PROMPT_COMPLETION)
     if found:
         return found
-    found = _find_all(table, UNLABELLED_PROMPT_COMPLETION)
-    if unlabelled and (label := _find(table, LABEL_NAMES) or _guess_label(table, ())):
+    found = find_all(table, UNLABELLED_PROMPT_COMPLETION)
+    if unlabelled and (label := find(table, LABEL_NAMES) or _guess_label(table, ())):
         return found if label in found[-1:] and are_texts(table.column(label)) else ()
     if found:
         return found
     if not unlabelled and len(table.columns) == 1:
         return table.columns
-    text = _find(table, ("text",) if unlabelled else TEXT_NAMES)
+    text = find(table, ("text",) if unlabelled else TEXT_NAMES)
     return (text,) if text else ()
 
 
@@ -274,8 +243,8 @@ def _guess_label(table: Table, exclude: Sequence[str]) -> str | None:
 
 def _classifier_columns(table: Table, label: str) -> tuple[str, ...]:
     """One or two text columns: known names, else two wordy columns, else the longest one."""
-    single = _find(table, TEXT_NAMES, exclude=(label,))
-    found = _find_all(table, TEXT_PAIRS, exclude=(label,)) or ((single,) if single else ())
+    single = find(table, TEXT_NAMES, exclude=(label,))
+    found = find_all(table, TEXT_PAIRS, exclude=(label,)) or ((single,) if single else ())
     if found:
         return found
     mean_length: dict[str, float] = {}

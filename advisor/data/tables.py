@@ -103,6 +103,8 @@ def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[st
             raise BadInput(f"There is no file or folder {path}.", f"Check the path given as {option}.")
         data = read_hub(path, stems)
         return None if data is None else (path, [f"The hub data set's {data.split} split is read."], _numbered(data, path))
+    if not os.path.isfile(file):
+        raise BadInput(f"{path} is a pipe, socket or device, not a file.", "Write the rows to a file first.")
     notes = []
     shard = SHARD.search(file.name)
     if shard and int(shard[2]) > 1:

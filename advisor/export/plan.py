@@ -13,6 +13,7 @@ import yaml
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.core.text import printable
 
 if TYPE_CHECKING:
     from advisor.core.candidate import Candidate
@@ -270,12 +271,7 @@ class Findings:
 
 def comment_lines(lines: Sequence[str]) -> str:
     """One ``#`` line each; line breaks and control characters are escaped, so that no comment can become content."""
-    return "".join(f"# {one_line(line)}\n" for line in lines)
-
-
-def one_line(text: str) -> str:
-    """``text`` with everything that is not printable escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(f"# {printable(line)}\n" for line in lines)
 
 
 def yaml_body(content: Mapping[str, Any]) -> str:

@@ -17,7 +17,8 @@ from advisor.export.applied import Applied, apply_config
 from advisor.export.hints import refusal_hint
 from advisor.export.plan import Format
 from advisor.export.read import format_of, read_config, value
-from advisor.models.load import meta_model, only_task, task_of_class, trained_as
+from advisor.models.config import only_task, task_of_class, trained_as
+from advisor.models.load import meta_model
 from advisor.models.modules import find_head
 from advisor.models.peft import CONFIG_FILE
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.targets import Target
+from advisor.core.text import printable
 from advisor.export import surprises as said
 from advisor.export.adapter_file import tensor_surprises
 from advisor.export.applied import matches, text_part
-from advisor.export.plan import one_line
 from advisor.export.taken import Taken, take
 from advisor.models.modules import find_targets
 
@@ -96,7 +96,7 @@ class Report:
             shown.append(f"Of {name}, {count} rows (tokens) are trained ({self.token_params:,} parameters in all).")
         shown += [f"Surprise: {surprise}" for surprise in self.surprises]
         shown += [f"Note: {note}" for note in self.notes]
-        return [one_line(line) for line in shown]
+        return [printable(line) for line in shown]
 
 
 def _at_ranks(ranks: Mapping[int, int]) -> str:

@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from advisor.core.errors import BadInput
+from advisor.core.deadline import deadline
+from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.text import printable
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.images import ImageFile, image_batch, mode_of
-from advisor.models.load import LoadedModel
+from advisor.models.load import LoadedModel, embedded_tokens
 
 IGNORED = -100  # label of a token that is not learned, as in transformers
 DEFAULT_MAX_LENGTH = {"classification": 128, "regression": 128, "causal-lm": 512, "seq2seq": 512}
+LONGEST_CHAT = 2**24  # characters of one row, written by a template
+FIRST_ROW_S = 20.0
 CHAT_FORM = "{role}: {content}\n"  # used when the tokenizer has no chat template
 
 
@@ -60,6 +64,8 @@ def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
         raise BadInput(f"--max-length must be at least 2, got {requested}.")
     if loaded.reads == "images":
         return loaded.image_tokens
+    if loaded.max_length < 2:
+        raise BadInput(f"{loaded.name}: it reads {loaded.max_length} tokens at most.", "Check model_max_length of its tokenizer.")
     return min(requested or DEFAULT_MAX_LENGTH[loaded.task], loaded.max_length)
 
 
@@ -71,6 +77,39 @@ def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list
         BadInput: images for a model of text, or texts for one of images; no row has a target token left (language models);
             no image can be read.
     """
+    with loading(f"{dataset.source}: cannot be tokenised for {loaded.name}", "Check the tokenizer's files."):
+        if not (dataset.examples[0].messages and loaded.tokenizer is not None and loaded.tokenizer.chat_template is not None):
+            rows, notes = _encode(dataset, loaded, max_length)
+        else:
+            late = (
+                f"{loaded.name}: its chat template takes too long.",
+                "Check the template, or use prompt and completion columns.",
+            )
+            with deadline(FIRST_ROW_S, *late):
+                _split_ids(dataset.examples[0], loaded.tokenizer)
+            with deadline(FIRST_ROW_S + len(dataset.examples), *late):
+                rows, notes = _encode(dataset, loaded, max_length)
+    _check_tokens(rows, dataset, loaded)
+    return rows, notes
+
+
+def _check_tokens(rows: Sequence[Row], dataset: Dataset, loaded: LoadedModel) -> None:
+    """Raises:
+    BadInput: a token that the model does not embed.
+    """
+    known = embedded_tokens(loaded.model) if loaded.reads == "text" else None
+    if known is None:
+        return
+    token = max(max((*row.ids, *row.token_labels), default=0) for row in rows)
+    if token >= known:
+        written = loaded.tokenizer.convert_ids_to_tokens(token)
+        raise BadInput(
+            f"{dataset.source}: {loaded.name}'s tokenizer gives token {token} ({written!r}); the model embeds {known:,} tokens.",
+            "Use the tokenizer of these weights, or enlarge the model (resize_token_embeddings) and save it.",
+        )
+
+
+def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
     given = "text" if dataset.examples[0].image is None else "images"
     if given != loaded.reads:
         raise BadInput(
@@ -221,22 +260,25 @@ def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    from jinja2 import TemplateError
-
-    try:
-        whole = list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
-        prompt: list[int] = []
-        if messages[1:]:  # templates refuse an empty conversation
-            prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
-    except TemplateError as error:
-        roles = " – ".join(m["role"] for m in messages)
-        raise BadInput(
-            f"The tokenizer's chat template refuses a conversation of {roles}: {error}.",
-            "Change the rows' roles, or use prompt and completion columns.",
-        ) from error
+    roles = printable(" – ".join(m["role"] for m in messages), 120)
+    with loading(
+        f"The tokenizer's chat template refuses a conversation of {roles}",
+        "Change the rows' roles, or use prompt and completion columns.",
+    ):
+        whole = _templated(messages, tokenizer)
+        # templates refuse an empty conversation
+        prompt = _templated(messages[:-1], tokenizer, add_generation_prompt=True) if messages[1:] else []
     # A generation prompt may open a thought that the written answer lacks: the prompt ends where they part.
     cut = next((i for i, (p, w) in enumerate(zip(prompt, whole, strict=False)) if p != w), min(len(prompt), len(whole)))
     return whole[:cut], whole[cut:]
+
+
+def _templated(messages: list[dict[str, str]], tokenizer: Any, **options: Any) -> list[int]:
+    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    if len(text) > LONGEST_CHAT:
+        raise BadInput(f"The tokenizer's chat template makes {len(text):,} characters of one row.", "Check the template.")
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def collate(rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0) -> dict[str, torch.Tensor]:

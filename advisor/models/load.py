@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 
-from advisor.core.errors import BadInput
+from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.targets import Target
+from advisor.core.targets import Target, block_of
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
+from advisor.models.checkpoint import stored_weights
+from advisor.models.config import (
+    auto_class,
+    check_class,
+    check_quantised,
+    language_task_of,
+    load_config,
+    of_images,
+    other_class,
+    quiet,
+)
 from advisor.models.identity import model_fingerprint
 from advisor.models.modules import (
     QV_NAMES,
@@ -31,6 +37,8 @@ from advisor.models.modules import (
     family_profile,
     find_head,
     find_targets,
+    input_embeddings,
+    uncalled,
 )
 from advisor.models.placement import (
     DISK,
@@ -46,18 +54,7 @@ from advisor.models.placement import (
     quantised_as,
 )
 
-IMAGE_CLASS = "AutoModelForImageClassification"
-AUTO_CLASSES = {  # the first one that knows the config's family
-    "classification": ("AutoModelForSequenceClassification", IMAGE_CLASS),
-    "regression": ("AutoModelForSequenceClassification", IMAGE_CLASS),
-    "causal-lm": ("AutoModelForCausalLM",),
-    "seq2seq": ("AutoModelForSeq2SeqLM",),
-    # What PEFT adapts besides, and the advisor only verifies.
-    "images-and-text": ("AutoModelForImageTextToText",),
-    "features": ("AutoModel",),
-    "token-classification": ("AutoModelForTokenClassification",),
-    "question-answering": ("AutoModelForQuestionAnswering",),
-}
+MOST_TIMES, SLACK = 4, 2**24  # how many more weights than are stored a config may describe: packed ones, a new head
 
 
 @dataclass
@@ -198,29 +195,37 @@ def load_model(
             has other labels.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
-    config = _load_config(name, options)
-    if task != _language_task(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
+    config = load_config(name, options)
+    if task != language_task_of(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
         labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
         raise BadInput(
-            f"{name}: {config.model_type} is {kind}, so {task} is not its task.", f"Use --task {_language_task(config)}{labels}."
+            f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
+            f"Use --task {language_task_of(config)}{labels}.",
         )
-    of_images = _of_images(config)
-    if of_images and task in LANGUAGE_TASKS:
+    reads_images = of_images(config)
+    if reads_images and task in LANGUAGE_TASKS:
         raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
-    auto_class = _auto_class(config, task)
+    check_class(config, task, name)
+    check_quantised(config, name)
+    if (Path(name) / "adapter_config.json").exists():
+        raise BadInput(
+            f"{name}: it also holds adapter_config.json, and transformers would apply that adapter to the model.",
+            "If it is merged already, move the adapter's files elsewhere; if not, merge it first.",
+        )
     if task not in LANGUAGE_TASKS:
         _check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
         config.problem_type = "regression" if task == "regression" else "single_label_classification"
-    image_processor = _load_image_processor(name, options) if of_images else None
-    tokenizer = None if of_images else _load_tokenizer(name, options)
+    image_processor = _load_image_processor(name, options) if reads_images else None
+    tokenizer = None if reads_images else _load_tokenizer(name, options)
     config.use_cache = False  # of keys and values, for generating text
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)
     placed, scratch = {}, None
+    empty = _empty(name, config, task, trust_remote_code)
+    _check_size(name, empty)
     if quantised or device in ("auto", DISK):
-        empty = _empty(name, config, task, trust_remote_code)
         head = find_head(empty) if task not in LANGUAGE_TASKS else ()
         options["quantization_config"] = quantisation(quantised, torch_dtype, head)
         itemsize = QUANTISED[quantised] / 8 if quantised else torch_dtype.itemsize
@@ -228,20 +233,13 @@ def load_model(
         placed = device_map(device, torch_device, empty, blocks, itemsize, bool(quantised))
         scratch = offload_folder(placed)
         options |= placed | ({"offload_folder": scratch.name} if scratch else {})
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    needed = f"Needed: a folder with config.json, *.safetensors and {'image processor' if reads_images else 'tokenizer'} files."
+    hint = needed if Path(name).exists() else hub_hint
+    with loading(f"{name}: cannot be loaded as a {task} model", hint), quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model, info = auto_class.from_pretrained(
-                name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise BadInput(
-                f"{name}: cannot be loaded as a {task} model: {_first_line(error)}",
-                f"Needed: a folder with config.json, *.safetensors and {'image processor' if of_images else 'tokenizer'} files, "
-                "or a hub id."
-                if Path(name).exists()
-                else hub_hint(error),
-            ) from error
+        model, info = auto_class(config, task).from_pretrained(
+            name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
+        )
     model.requires_grad_(False).eval()
     keep_unpacked(model)
     if not placed:
@@ -250,16 +248,25 @@ def load_model(
     notes = [
         f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
         *experts_left_out(model),
-        *_other_class(config, task),
+        *other_class(config, task),
     ]
     if tokenizer is not None:
-        notes += _settle_padding(name, tokenizer, model.config)
+        notes += _settle_padding(name, tokenizer, model)
     head = find_head(model) if task not in LANGUAGE_TASKS else ()
     targets = find_targets(model, head)
+    with loading(f"{name}: a pass over a short text or blank image fails", "Check the model's files with transformers itself."):
+        idle = uncalled(model, targets, _short_input(model, tokenizer, image_processor))
+    if idle:
+        kinds = ", ".join(dict.fromkeys(n.rsplit(".", 1)[-1] for n in idle))
+        notes.append(
+            f"Left out: {len(idle)} modules whose weights are read without calling them, where LoRA has no effect: {kinds}."
+        )
+        targets = tuple(t for t in targets if t.name not in idle)
     notes += _stacks(targets)
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
+    _check_blocks(name, model, frozen_new)
     warnings = []
     if frozen_new:
         warnings.append(
@@ -283,81 +290,6 @@ def load_model(
     )
 
 
-def language_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
-    """What a model is trained on that predicts tokens: ``seq2seq`` for an encoder-decoder, else ``causal-lm``.
-
-    Raises:
-        BadInput: no usable config at ``name``.
-    """
-    return _language_task(_load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision}))
-
-
-def only_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
-    """``classification`` for a model of images, which PEFT has no ``task_type`` for; None where there is a choice.
-
-    Raises:
-        BadInput: no usable config at ``name``.
-    """
-    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
-    return "classification" if _of_images(config) else None
-
-
-def _of_images(config: Any) -> bool:
-    return _auto_class(config, "classification") is getattr(transformers, IMAGE_CLASS)
-
-
-def _language_task(config: Any) -> str:
-    return "seq2seq" if config.is_encoder_decoder else "causal-lm"
-
-
-def _auto_class(config: Any, task: str) -> Any:
-    """The first auto class of the task that knows the config's family; of none (a family's own code), the first."""
-    classes = [getattr(transformers, name) for name in AUTO_CLASSES[task]]
-    return next((c for c in classes if type(config) in c._model_mapping), classes[0])
-
-
-def trained_as(name: str, task: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, ...]:
-    """Keys of ``AUTO_CLASSES`` that trainers may load for ``task``, the likeliest first; two have other names of modules.
-
-    Trainers load the class that the config names. Of a model of images and text this is not the class for text alone,
-    which scripts may load.
-
-    Raises:
-        BadInput: no usable config at ``name``.
-    """
-    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
-    both = "images-and-text"
-    if task != "causal-lm" or type(config) not in getattr(transformers, AUTO_CLASSES[both][0])._model_mapping:
-        return (task,)
-    classes = {key: _class_name(config, key) for key in (both, task)}
-    if classes[task] in (None, classes[both]):
-        return (both,)
-    return (task, both) if classes[task] in (config.architectures or ()) else (both, task)
-
-
-def task_of_class(name: str, class_name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
-    """The key of ``AUTO_CLASSES`` that gives a class of transformers for the model at ``name``; None: none does."""
-    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
-    return next((key for key in AUTO_CLASSES if _class_name(config, key) == class_name), None)
-
-
-def _other_class(config: Any, task: str) -> list[str]:
-    """A sentence on a model of images and text that is taken as one of text alone; empty of any other."""
-    both, own = (_class_name(config, key) for key in ("images-and-text", task))
-    if task != "causal-lm" or both in (None, own):
-        return []
-    return [
-        f"Its config also stands for {both}, of images and text, which trainers such as TRL and LLaMA-Factory load and whose "
-        f"modules may have other names than those of {own}: train with {own}, or check the file with `advisor verify`."
-    ]
-
-
-def _class_name(config: Any, key: str) -> str | None:
-    """The class that an auto class gives for a config."""
-    auto = _auto_class(config, key)
-    return auto._model_mapping[type(config)].__name__ if type(config) in auto._model_mapping else None
-
-
 def meta_model(
     name: str, task: str, *, num_labels: int | None = 1, revision: str | None = None, trust_remote_code: bool = False
 ) -> nn.Module:
@@ -369,19 +301,69 @@ def meta_model(
     Raises:
         BadInput: no usable config at ``name``, or its family has no model for the task.
     """
-    config = _load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
+    config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
     if task not in LANGUAGE_TASKS and num_labels is not None:
         config.num_labels = num_labels
     return _empty(name, config, task, trust_remote_code)
 
 
 def _empty(name: str, config: Any, task: str, trust_remote_code: bool) -> nn.Module:
-    try:
-        with torch.device("meta"), _quiet():
-            model: nn.Module = _auto_class(config, task).from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{name}: it has no {task} model: {_first_line(error)}", "Check the task.") from error
+    with loading(f"{name}: no {task} model can be built from its config.json", "Check its fields, and the task."):
+        try:
+            with torch.device("meta"), quiet():
+                model: nn.Module = auto_class(config, task).from_config(
+                    copy.deepcopy(config), trust_remote_code=trust_remote_code
+                )
+        except LookupError as error:  # names the value only
+            field = next((f for f, value in config.to_dict().items() if error.args and value == error.args[0]), None)
+            if field is None:
+                raise
+            raise BadInput(f"{name}: config.json: {field} is {error.args[0]!r}, which is not known.", "Correct it.") from error
     return model
+
+
+def _check_size(name: str, empty: nn.Module) -> None:
+    """Raises:
+    BadInput: config.json describes a far larger model than the weights beside it.
+    """
+    if Path(name).exists():
+        described, stored = sum(p.numel() for p in empty.parameters()), stored_weights(Path(name))
+        if described > MOST_TIMES * stored + SLACK:
+            raise BadInput(
+                f"{name}: config.json describes {described:,} weights, and the *.safetensors files hold {stored:,}.",
+                "Give the config.json that belongs to these weights.",
+            )
+
+
+def _check_blocks(name: str, model: nn.Module, missing: list[str]) -> None:
+    """Raises:
+    BadInput: whole blocks have no weights in the checkpoint.
+    """
+    weights: dict[str, list[str]] = {}
+    for key, _ in model.named_parameters():
+        if place := block_of(key):
+            weights.setdefault(f"{place[0]}.{place[1]}", []).append(key)
+    without = [block for block, keys in weights.items() if set(keys) <= set(missing)]
+    if without:
+        raise BadInput(
+            f"{name}: {len(without)} of the {len(weights)} blocks in config.json have no weights in the *.safetensors files "
+            f"(first: {without[0]}).",
+            "Give the config.json that belongs to these weights, or all files of them.",
+        )
+
+
+def _short_input(model: Any, tokenizer: Any, image_processor: Any) -> dict[str, torch.Tensor]:
+    """A batch of one short text or blank image."""
+    if tokenizer is None:
+        pixels = image_batch([blank_image(model.config)], image_processor)
+        return {"pixel_values": pixels.to(device_of(model), next(p.dtype for p in model.parameters() if p.is_floating_point()))}
+    encoded = tokenizer("a b", return_tensors="pt")
+    batch = {
+        key: encoded[key].to(device_of(model)) for key in ("input_ids", "attention_mask", "token_type_ids") if key in encoded
+    }
+    if model.config.is_encoder_decoder and model.get_output_embeddings() is not None:
+        batch["decoder_input_ids"] = batch["input_ids"]
+    return batch
 
 
 def _places(model: Any) -> str:
@@ -394,59 +376,43 @@ def _places(model: Any) -> str:
     return "weights on " + ", ".join(f"{place} ({size / total:.0%})" for place, size in shares.items())
 
 
-def _load_config(name: str, options: dict[str, Any]) -> Any:
-    path = Path(name)
-    if path.exists():
-        if not (path / "config.json").is_file():
-            raise BadInput(f"{name}: no config.json there, so it is not a model folder.", "Give the model's folder.")
-        if not any(path.glob("*.safetensors")):
-            raise BadInput(f"{name}: no *.safetensors file there.", "Save the model with safe_serialization=True (safetensors).")
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise BadInput(f"{name}: no such folder.", "Give a model folder or a hub id such as org/name.")
-    try:
-        with _quiet():
-            return transformers.AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise BadInput(
-            f"{name}: its config cannot be read: {_first_line(error)}",
-            "Check the folder's config.json." if path.exists() else hub_hint(error),
-        ) from error
-
-
 def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
-    try:
-        with _quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        hint = "Add the files." if Path(name).exists() else hub_hint(error)
-        raise BadInput(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}", hint) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
-        raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
+    hint = "Check the tokenizer's files." if Path(name).exists() else hub_hint
+    with loading(f"{name}: its tokenizer cannot be loaded", hint), quiet():
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **options)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
+            raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
+        float(tokenizer.model_max_length)
     return tokenizer
 
 
 def _load_image_processor(name: str, options: dict[str, Any]) -> Any:
-    try:
-        with _quiet():
-            return transformers.AutoImageProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise BadInput(
-            f"{name}: its image processor cannot be loaded: {_first_line(error)}", "Add its preprocessor_config.json."
-        ) from error
+    with loading(f"{name}: its image processor cannot be loaded", "Check its preprocessor_config.json."), quiet():
+        return transformers.AutoImageProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
 
 
-def _settle_padding(name: str, tokenizer: Any, config: Any) -> list[str]:
-    """Let tokenizer and config agree on a padding token; a sentence where they did not.
+def embedded_tokens(model: Any) -> int | None:
+    """How many tokens the model embeds; None where it cannot be told."""
+    weight = getattr(input_embeddings(model)[0], "weight", None)
+    return None if weight is None else int(weight.shape[0])
+
+
+def _settle_padding(name: str, tokenizer: Any, model: Any) -> list[str]:
+    """Let tokenizer and config agree on a padding token that the model embeds; a sentence where they did not.
 
     Raises:
         BadInput: the tokenizer has no token for it.
     """
-    notes = []
+    notes, config = [], model.config
+    rows = embedded_tokens(model)
+    if rows is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        notes.append(f"The padding token {tokenizer.pad_token!r} is beyond the {rows:,} tokens that the model embeds: not used.")
+        tokenizer.pad_token = None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None:
             raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
-    if config.pad_token_id not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
+    if getattr(config, "pad_token_id", None) not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
         notes.append(
             f"Padding is token {tokenizer.pad_token_id}, as the tokenizer has it, not {config.pad_token_id}, as the "
             "config has it. Train with the same."
@@ -462,26 +428,3 @@ def _check_trained_head(config: Any, name: str, num_labels: int) -> None:
             f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",
             "Use the base model, or data with the labels that head was trained for.",
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' load report and progress bars: the advisor says what matters itself."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    dispatch = getLogger("accelerate.big_modeling")  # says where weights went
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    dispatch.setLevel("ERROR")
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        dispatch.setLevel("NOTSET")
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+import torch
+from peft import LoraConfig, LoraModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -22,6 +24,8 @@ EXPERTS = "experts"  # what transformers calls the module that holds them, often
 # Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
 # token of a given row.
 NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
+
+PLAIN_LORA = LoraConfig()
 
 
 def block_names(targets: Sequence[Target]) -> tuple[str, ...]:
@@ -77,6 +81,8 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
         parts = name.split(".")
         if any(name == h or name.startswith(h + ".") for h in head) or any(p in never for p in parts):
             continue
+        if not peft_wraps(model, parts[-1]):
+            continue
         linears[name] = module
     first_layers = _first_layers(linears)
     targets = []
@@ -90,6 +96,33 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
     if not targets:
         raise BadInput(f"{type(model).__name__} has no linear module that LoRA could adapt.", "Use another model.")
     return tuple(targets)
+
+
+def peft_wraps(model: Any, name: str) -> bool:
+    """Whether PEFT lets modules of this last name have LoRA; in Mamba and its kin some are used without being called."""
+    try:
+        LoraModel._check_target_module_compatiblity(None, PLAIN_LORA, model, name)  # type: ignore[arg-type]
+    except ValueError:
+        return False
+    return True
+
+
+def uncalled(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Names of the targets that a pass over ``batch`` does not call: faster code reads their weights, so LoRA's part of
+    their forward pass would never run."""
+    called: set[str] = set()
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda *_: called.add(name)
+
+    handles = [model.get_submodule(t.name).register_forward_hook(noting(t.name)) for t in targets]
+    try:
+        with torch.no_grad():
+            model(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return frozenset(t.name for t in targets if t.name not in called)
 
 
 def family_profile(model_type: str) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ from advisor.core.events import Session
 from advisor.data.dataset import Dataset, load_dataset, overlap, sample_rows, split_evaluation
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
+from advisor.models.config import language_task
 from advisor.models.encode import Row, encode, resolve_max_length
-from advisor.models.load import LoadedModel, language_task, load_model
+from advisor.models.load import LoadedModel, load_model
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from advisor.core.errors import NotFinite, OutOfMemory
+from advisor.core.errors import NotFinite, OutOfMemory, lacks_memory
 from advisor.core.events import Session
-from advisor.models.memory import lacks_memory
 from advisor.models.modules import input_embeddings
 
 Take = Callable[[str, torch.Tensor, torch.Tensor], None]

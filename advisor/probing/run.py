@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from advisor.core.choices import HEADS, METHODS
-from advisor.core.errors import BadInput, OutOfMemory
+from advisor.core.errors import BadInput, OutOfMemory, lacks_memory
 from advisor.core.events import Session
 from advisor.core.folders import locked, sweep
 from advisor.core.probe import (
@@ -37,7 +37,6 @@ from advisor.data.dataset import sample_rows
 from advisor.models.encode import Row, encode
 from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
-from advisor.models.memory import lacks_memory
 from advisor.models.prepare import Prepared
 from advisor.probing import gram
 from advisor.probing.footprint import measure_training
@@ -226,6 +225,11 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     exact = settings.method if settings.method != gram.KRONECKER else "auto"
     weight, gradient, methods = spool.contract(slopes, exact, loaded.device, session)
     m = len(loaded.targets)
+    if not weight[:m].any():
+        raise BadInput(
+            f"{loaded.name}: the gradient of every module is zero on these rows, so nothing tells them apart.",
+            "Check the model's weights: zeros in one place are enough.",
+        )
 
     def reordered(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array[..., back, :][..., back])

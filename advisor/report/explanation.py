@@ -10,6 +10,7 @@ from rich.text import Text
 from advisor.advice.explain import PAPER_KERNEL, PAPER_SIGMA, Explanation, ModuleRow
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR
+from advisor.core.text import printable
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Scorer
 from advisor.report.tables import TextTable, score_table
@@ -46,7 +47,7 @@ def show(shown: Sequence[Part], console: Console | None = None) -> None:
         if isinstance(part, TextTable):
             console.print(part.rich())
         else:
-            console.print(Text(part))
+            console.print(Text("\n".join(map(printable, part.split("\n")))))
             console.print()
 
 

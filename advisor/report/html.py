@@ -19,8 +19,8 @@ from markupsafe import Markup
 from advisor.advice.recommend import STABLE
 from advisor.core.candidate import Candidate
 from advisor.core.choices import PREDICTED, STRATEGIES
+from advisor.core.text import printable
 from advisor.export import FORMATS
-from advisor.export.plan import one_line
 from advisor.prediction.payload import ScoreEntry
 from advisor.report import drawings as figures
 from advisor.report.confirmation import CAVEAT
@@ -57,7 +57,7 @@ def report_html(shown: RecommendationFile, yaml_text: str) -> str:
 def _printable(value: T) -> T:
     """The same value with everything that is not printable escaped in every text."""
     if isinstance(value, str):
-        return one_line(value)  # type: ignore[return-value]
+        return printable(value)  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)})
     if isinstance(value, Mapping):

@@ -15,6 +15,7 @@ from rich.text import Text
 from advisor.advice.budget import Budget
 from advisor.advice.peer_picks import PeerPick
 from advisor.advice.recommend import Recommendation, module_shares
+from advisor.core.text import markdown, printable
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer
 from advisor.report.words import change_span, count, gigabytes, metric_span
@@ -33,6 +34,11 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
     marked: frozenset[int] = frozenset()
     text_columns: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", printable(self.title))
+        object.__setattr__(self, "columns", tuple(map(printable, self.columns)))
+        object.__setattr__(self, "rows", tuple(tuple(map(printable, row)) for row in self.rows))
 
     def rich(self, compact: bool = False) -> RichTable:
         """For a terminal; cells are literal, never markup. ``compact``: without empty lines."""
@@ -54,8 +60,8 @@ class TextTable:
     def markdown(self) -> str:
         rule = ["---" if i < self.text_columns else "---:" for i in range(len(self.columns))]
         lines = [self.columns, tuple(rule), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{body}"
+        body = "\n".join("| " + " | ".join(markdown(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"**{markdown(self.title)}**\n\n{body}"
 
     def html(self) -> str:
         """For a notebook, in its own colours."""
@@ -73,13 +79,13 @@ class TextTable:
 def print_report(console: Console, lines: Sequence[str], tables: Sequence[TextTable], after: Sequence[str] = ()) -> None:
     """Sentences, tables, sentences; all of it literal, never markup."""
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)
     for table in tables:
         console.print()
         console.print(table.rich())
     for line in after:
         console.print()
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)
 
 
 def plain_text(lines: Sequence[str], tables: Sequence[TextTable]) -> str:
@@ -189,14 +195,14 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Te
     """A report a colleague can read, of a verdict and tables."""
     info, recipe = scorer.probe.info, scorer.recipe
     sections = [
-        f"# LoRA target modules for {info['model']}",
-        "\n".join(f"- {line}" for line in sentences),
+        f"# LoRA target modules for {markdown(info['model'])}",
+        "\n".join(f"- {markdown(line)}" for line in sentences),
         "## What to do\n\nTrain with this config (`lora.yaml`; the same as `adapter_config.json` for PEFT):\n\n"
         f"```yaml\n{yaml_text.rstrip()}\n```",
         "## Compared\n\n" + "\n\n".join(t.markdown() for t in shown),
         "## What this rests on\n\n"
-        f"- Data: {info['data']}, {info['train_rows']} training rows, task {info['task']}; {scorer.probe.samples} probe "
-        f"examples, head: {info['head_kind']}.\n"
+        f"- Data: {markdown(info['data'])}, {info['train_rows']} training rows, task {info['task']}; "
+        f"{scorer.probe.samples} probe examples, head: {info['head_kind']}.\n"
         f"- Training recipe that the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
         f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g} (where the "
         "config has no pattern); best epoch by validation loss.\n"

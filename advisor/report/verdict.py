@@ -14,7 +14,7 @@ from advisor.advice.confirm import Confirmation, short_recipe
 from advisor.advice.recommend import STABLE, Recommendation
 from advisor.core.choices import PREDICTED, STRATEGIES
 from advisor.core.targets import Target
-from advisor.export.plan import one_line
+from advisor.core.text import printable
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Score, Scorer, share_of_loss
@@ -50,7 +50,7 @@ class Answer:
 
 
 def _wrapped(line: str) -> str:
-    return textwrap.fill(one_line(line), WIDTH, break_on_hyphens=False)
+    return textwrap.fill(printable(line), WIDTH, break_on_hyphens=False)
 
 
 def answer(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | None, folder: str, files: Sequence[str]) -> Answer:
@@ -95,10 +95,10 @@ def what_to_adapt(scorer: Scorer, rec: Recommendation) -> str:
 def _places(chosen: Sequence[Target]) -> str:
     """``value in layers 2–5; query, key in layer 5``; only how many where that is long."""
     layers: dict[str, set[int]] = {}
-    outside = [one_line(t.role) for t in chosen if t.layer is None]
+    outside = [printable(t.role) for t in chosen if t.layer is None]
     for target in chosen:
         if target.layer is not None:
-            layers.setdefault(one_line(target.role), set()).add(target.layer)
+            layers.setdefault(printable(target.role), set()).add(target.layer)
     if not layers:
         return ", ".join(dict.fromkeys(outside)) if outside else "none"
     by_layers: dict[str, list[str]] = {}
@@ -126,7 +126,7 @@ def what_to_expect(scorer: Scorer, rec: Recommendation) -> str:
         )
     if (index := qv_index(scorer, rec)) is not None:
         change = share_of_loss(rec.equal_budget.predictions.difference(0, index))
-        lines.append(f"{_expected(change, one_line(rec.equal_budget[index].name))}.")
+        lines.append(f"{_expected(change, printable(rec.equal_budget[index].name))}.")
     return " ".join(lines)
 
 

@@ -295,7 +295,7 @@ class Runner:
         """
         import torch
 
-        from advisor.models.memory import lacks_memory
+        from advisor.core.errors import lacks_memory
 
         try:
             return self._row(run)

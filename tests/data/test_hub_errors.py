@@ -19,7 +19,7 @@ ASK = """
 import json, sys
 from advisor.data.dataset import load_dataset
 from advisor.core.errors import BadInput
-from advisor.models.load import language_task
+from advisor.models.config import language_task
 told = {}
 for kind, ask in (("model", language_task), ("data", load_dataset)):
     for name in ("org/gated", "org/absent"):

@@ -1,0 +1,163 @@
+"""A model's folder and its config.json, looked at before anything is built from them.
+
+A wrong field can make other libraries take memory without end, or fail far from the cause; here it is named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from advisor.core.errors import BadInput, loading
+
+MIB = 2**20
+MOST_BYTES = {".json": 512 * MIB, ".jinja": 4 * MIB}  # a tokenizer's vocabulary may be large
+CONFIG_BYTES = 16 * MIB
+MOST_LAYERS = 2_000
+MOST_EXPERTS = 100_000  # over all layers
+MOST_POSITIONS = 2**27
+PACKED = 8  # weights that one stored value may hold (4 bits in 32)
+UNKNOWN_LARGEST = 2**34  # values of a tensor, where the weights are not at hand
+COUNTS = re.compile(r"(num_(hidden_|decoder_|encoder_)?layers|n_layers?|(encoder|decoder)_layers|depth)")
+SIZES = re.compile(
+    r"(?!.*(window|chunk|cache|batch|image|patch))((.*_)?(size|dim|width|channels|embd|inner|ff|dims|rank|experts|heads?)|d_\w+|(num|n)_\w*(experts|heads?))"
+)
+POSITIONS = re.compile(r"(max_position_embeddings|n_positions|max_sequence_length|max_seq_len|n_ctx)")
+POSITIVE = re.compile(
+    r"hidden_size|d_model|n_embd|vocab_size|intermediate_size|num_hidden_layers|n_layers?|num_layers|(num_attention|n)_heads?"
+    r"|num_key_value_heads|(encoder|decoder)_(layers|attention_heads)"
+)
+KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("id2label", "label2id"), (dict, "an object")),
+    **dict.fromkeys(("model_type", "hidden_act"), (str, "a text")),
+    "architectures": (list, "a list"),
+}
+
+
+def check_folder(folder: Path) -> None:
+    """Raises:
+    BadInput: no model folder, or a file in it that is a device, pipe or folder, or far too large.
+    """
+    names = set()
+    with loading(f"{folder}: cannot be read", "Check its permissions."):
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: a file, not a model folder.", "Give the model's folder.")
+        for entry in folder.iterdir():
+            if not entry.exists():  # a link to nothing
+                continue
+            found = entry.stat()
+            names.add(entry.name)
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                raise BadInput(f"{entry}: a pipe, socket or device, not a file.", "Remove it from the model's folder.")
+            if stat.S_ISDIR(found.st_mode) and entry.suffix in (*MOST_BYTES, ".safetensors"):
+                raise BadInput(f"{entry}: a folder where a file is expected.", "Remove it from the model's folder.")
+            most = CONFIG_BYTES if entry.name == "config.json" else MOST_BYTES.get(entry.suffix)
+            if most is not None and found.st_size > most:
+                raise BadInput(f"{entry}: {found.st_size // MIB} MiB are too large for such a file.", "Check the file.")
+    if "config.json" not in names:
+        if "adapter_config.json" in names:
+            raise BadInput(f"{folder}: this folder holds an adapter, not a model.", "Give the folder of its base model.")
+        raise BadInput(f"{folder}: no config.json there, so it is not a model folder.", "Give the model's folder.")
+    if not any(name.endswith(".safetensors") and not name.startswith("adapter_model") for name in names):
+        raise BadInput(f"{folder}: no *.safetensors file there.", "Save the model with safe_serialization=True (safetensors).")
+
+
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """The content of config.json, its fields of the right kind and in bounds that the weights set.
+
+    Raises:
+        BadInput: not a JSON object, or a field that cannot be right; names it.
+    """
+    file = folder / "config.json"
+    with loading(f"{file} cannot be read", "Copy the model's config.json anew."):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise BadInput(f"{file}: its content is {json.dumps(content)[:40]}, not an object.", "Copy the model's config.json anew.")
+    check_fields(content, str(file), largest_tensor(folder))
+    return content
+
+
+def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_LARGEST) -> None:
+    """``largest``: values of the largest tensor of the weights.
+
+    Raises:
+        BadInput: a field of config.json has the wrong kind, or a number that no model has.
+    """
+    hint = "Correct config.json, or copy the model's own."
+    experts = 1
+    for path, value in _fields(content):
+        field = path.rpartition(".")[2]
+        kind = KINDS.get(field)
+        if kind and value is not None and not isinstance(value, kind[0]):
+            raise BadInput(f"{where}: {path} is {_shown(value)}, not {kind[1]}.", hint)
+        if field == "architectures" and not all(isinstance(name, str) for name in value or ()):
+            raise BadInput(f"{where}: {path} is {_shown(value)}, not a list of class names.", hint)
+        positive = POSITIVE.fullmatch(field) is not None
+        if positive and value is not None and not isinstance(value, list) and type(value) is not int:
+            raise BadInput(f"{where}: {path} is {_shown(value)}, not a whole number.", hint)
+        if type(value) is not int:
+            continue
+        if positive and value < 1:
+            raise BadInput(f"{where}: {path} is {value}; it must be at least 1.", hint)
+        if re.fullmatch(r"(num|n)_\w*experts", field):
+            experts = max(experts, value)
+        most = MOST_POSITIONS if POSITIONS.fullmatch(field) else MOST_LAYERS if COUNTS.fullmatch(field) else None
+        if most is not None and value > most:
+            raise BadInput(f"{where}: {path} is {_shown(value)}; more than {most:,} are not read.", hint)
+        if SIZES.fullmatch(field) and value > largest:
+            raise BadInput(
+                f"{where}: {path} is {_shown(value)}, and the largest tensor of the weights has {largest:,} values.", hint
+            )
+    layers = max((v for p, v in _fields(content) if COUNTS.fullmatch(p.rpartition(".")[2]) and type(v) is int), default=1)
+    if layers * experts > MOST_EXPERTS:
+        raise BadInput(f"{where}: {layers:,} layers of {experts:,} experts are more than are read.", hint)
+
+
+def largest_tensor(folder: Path) -> int:
+    """Weights that the largest tensor of a model's folder may hold."""
+    return PACKED * max((_size(shape) for shape in tensor_shapes(folder).values()), default=0)
+
+
+def stored_weights(folder: Path) -> int:
+    """Weights that all tensors of a model's folder may hold together."""
+    return sum(map(_size, tensor_shapes(folder).values()))
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor by name, from the headers of the folder's safetensors files; adapters' are left aside.
+
+    Raises:
+        BadInput: a file is damaged or cut off; names it.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        if not file.name.startswith("adapter_model"):
+            with loading(f"{file} cannot be read as safetensors", "Copy the file anew."), safe_open(file, "pt") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _fields(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field by its dotted path, those of nested objects too."""
+    for key, value in content.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{prefix}{key}.")
+
+
+def _shown(value: Any) -> str:
+    text = f"{value:,}" if type(value) is int and abs(value) < 10**15 else f"{value!r}" if type(value) is not int else "huge"
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,186 @@
+"""A model's config: which class of transformers loads it, for which task, and whether it can be used at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from advisor.core.errors import BadInput, loading
+from advisor.data.hub import hub_hint
+from advisor.models.checkpoint import check_fields, check_folder, read_raw_config
+
+IMAGE_CLASS = "AutoModelForImageClassification"
+AUTO_CLASSES = {  # the first one that knows the config's family
+    "classification": ("AutoModelForSequenceClassification", IMAGE_CLASS),
+    "regression": ("AutoModelForSequenceClassification", IMAGE_CLASS),
+    "causal-lm": ("AutoModelForCausalLM",),
+    "seq2seq": ("AutoModelForSeq2SeqLM",),
+    # What PEFT adapts besides, and the advisor only verifies.
+    "images-and-text": ("AutoModelForImageTextToText",),
+    "features": ("AutoModel",),
+    "token-classification": ("AutoModelForTokenClassification",),
+    "question-answering": ("AutoModelForQuestionAnswering",),
+}
+
+
+def load_config(name: str, options: dict[str, Any]) -> Any:
+    """The config of a model folder or hub id; ``options`` are those of ``AutoConfig.from_pretrained``.
+
+    Raises:
+        BadInput: there is none, or it cannot be used; the message names file and field.
+    """
+    path = Path(name)
+    there = os.path.exists(name)
+    if not there and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise BadInput(f"{name}: no such folder.", "Give a model folder or a hub id such as org/name.")
+    if there:
+        check_folder(path)
+        read_raw_config(path)
+    with loading(f"{name}: its config cannot be read", "Check the folder's config.json." if there else hub_hint), quiet():
+        if not there:
+            pinned = {key: value for key, value in options.items() if key == "revision"}
+            check_fields(transformers.PreTrainedConfig.get_config_dict(name, **pinned)[0], f"{name}: config.json")
+        return transformers.AutoConfig.from_pretrained(name, **options)
+
+
+def language_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
+    """What a model is trained on that predicts tokens: ``seq2seq`` for an encoder-decoder, else ``causal-lm``.
+
+    Raises:
+        BadInput: no usable config at ``name``.
+    """
+    return language_task_of(load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision}))
+
+
+def only_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
+    """``classification`` for a model of images, which PEFT has no ``task_type`` for; None where there is a choice.
+
+    Raises:
+        BadInput: no usable config at ``name``.
+    """
+    config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
+    return "classification" if of_images(config) else None
+
+
+def of_images(config: Any) -> bool:
+    """Whether it is a model that classifies images."""
+    return auto_class(config, "classification") is getattr(transformers, IMAGE_CLASS)
+
+
+def language_task_of(config: Any) -> str:
+    """As :func:`language_task`."""
+    return "seq2seq" if config.is_encoder_decoder else "causal-lm"
+
+
+def auto_class(config: Any, task: str) -> Any:
+    """The first auto class of the task that knows the config's family; of none (a family's own code), the first."""
+    classes = [getattr(transformers, name) for name in AUTO_CLASSES[task]]
+    return next((c for c in classes if type(config) in c._model_mapping), classes[0])
+
+
+def trained_as(name: str, task: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, ...]:
+    """Keys of ``AUTO_CLASSES`` that trainers may load for ``task``, the likeliest first; two have other names of modules.
+
+    Trainers load the class that the config names. Of a model of images and text this is not the class for text alone,
+    which scripts may load.
+
+    Raises:
+        BadInput: no usable config at ``name``.
+    """
+    config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
+    both = "images-and-text"
+    if task != "causal-lm" or type(config) not in getattr(transformers, AUTO_CLASSES[both][0])._model_mapping:
+        return (task,)
+    classes = {key: class_of(config, key) for key in (both, task)}
+    if classes[task] in (None, classes[both]):
+        return (both,)
+    return (task, both) if classes[task] in (config.architectures or ()) else (both, task)
+
+
+def task_of_class(name: str, class_name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
+    """The key of ``AUTO_CLASSES`` that gives a class of transformers for the model at ``name``; None: none does."""
+    config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
+    return next((key for key in AUTO_CLASSES if class_of(config, key) == class_name), None)
+
+
+def other_class(config: Any, task: str) -> list[str]:
+    """A sentence on a model of images and text that is taken as one of text alone; empty of any other."""
+    both, own = (class_of(config, key) for key in ("images-and-text", task))
+    if task != "causal-lm" or both in (None, own):
+        return []
+    return [
+        f"Its config also stands for {both}, of images and text, which trainers such as TRL and LLaMA-Factory load and whose "
+        f"modules may have other names than those of {own}: train with {own}, or check the file with `advisor verify`."
+    ]
+
+
+def class_of(config: Any, key: str) -> str | None:
+    """The class that an auto class gives for a config."""
+    auto = auto_class(config, key)
+    return auto._model_mapping[type(config)].__name__ if type(config) in auto._model_mapping else None
+
+
+def check_class(config: Any, task: str, name: str) -> None:
+    """Raises:
+    BadInput: transformers has no such model of the family, or it reads images beside text.
+    """
+    mapped = auto_class(config, task)
+    if type(config) not in mapped._model_mapping:
+        if mapped.__name__ in (getattr(config, "auto_map", None) or {}):
+            return  # the family's own code
+        images = _reads_more_than_text(config)
+        found = f"It reads {images} beside text, which is not covered." if images else f"transformers has no {task} model of it."
+        raise BadInput(f"{name}: a model of the family {config.model_type}. {found}", "Use a text-only model, or check the task.")
+    model = mapped._model_mapping[type(config)]
+    more = None if of_images(config) or model.config_class is not type(config) else _reads_more_than_text(config)
+    if more:
+        raise BadInput(
+            f"{name}: {model.__name__} reads {more} beside text, which is not covered.",
+            "Use a text-only model of the family, or save its language model alone.",
+        )
+
+
+def _reads_more_than_text(config: Any) -> str | None:
+    kinds = {"images": ("vision_config", "vision_tower", "visual", "image_token_id"), "sounds": ("audio_config",)}
+    return next((kind for kind, fields in kinds.items() if any(getattr(config, field, None) for field in fields)), None)
+
+
+def check_quantised(config: Any, name: str) -> None:
+    """Raises:
+    BadInput: the weights are stored in few bits by another library than bitsandbytes.
+    """
+    text = getattr(config, "text_config", None)
+    stored = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
+    if stored is None:
+        return
+    method = stored.get("quant_method") if isinstance(stored, Mapping) else getattr(stored, "quant_method", None)
+    method = str(getattr(method, "value", method) or "an unnamed method")
+    if not method.startswith("bitsandbytes"):
+        raise BadInput(
+            f"{name}: its weights are stored quantised ({method}), which is not read.",
+            "Use the unquantised model; --load-in-4bit or --load-in-8bit quantises it with bitsandbytes.",
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' load report and progress bars: the advisor says what matters itself."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    dispatch = getLogger("accelerate.big_modeling")  # says where weights went
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    dispatch.setLevel("ERROR")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        dispatch.setLevel("NOTSET")
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

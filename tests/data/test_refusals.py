@@ -1,0 +1,108 @@
+"""Data that are for something else, or laid out otherwise: read, or refused with the reason in one short line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from advisor.core.errors import BadInput
+from advisor.data.dataset import load_dataset
+
+TEXTS = [f"the red cat {i}" for i in range(30)]
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+ASKED = {"role": "user", "content": "x"}
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> str:
+    file = folder / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (lambda i: {"text": TEXTS[i], "toxic": i % 2, "obscene": i // 2 % 2}, "toxic, obscene.*one label a row"),
+        (lambda i: {"text": TEXTS[i], "a": i % 2 == 0, "b": "true" if i % 3 else "false"}, r"\(a, b\)"),
+        (lambda i: {"prompt": "x", "completion": TEXTS[i], "label": i % 2 == 0}, "true/false label is preference data"),
+        (lambda i: {"messages": [ASKED], "desirable": i % 2}, "preference data"),
+        (lambda i: {"prompt": "x", "chosen": "a", "rejected": "b"}, "Preference data"),
+        (lambda i: {"anchor": TEXTS[i], "positive": TEXTS[i]}, "Pairs of texts for embeddings"),
+        (lambda i: {"words": ["a"], "ner": [0]}, "Token classification"),
+        (lambda i: {"messages": [ASKED, CALL]}, "30 rows with a tool call in a turn"),
+        (lambda i: {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]}, "tool call"),
+        (lambda i: {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "an image in a turn"),
+        (lambda i: {"text": TEXTS[i], "label": (1e308, -1e308, 0.5)[i % 3]}, "line 1: the label 1e\\+308 is too far from zero"),
+    ],
+)
+def test_rows_for_something_else_are_refused_with_the_reason(
+    tmp_path: Path, row: Callable[[int], dict[str, Any]], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        load_dataset(write(tmp_path, [row(i) for i in range(30)]))
+
+
+def test_a_named_label_is_taken_where_several_would_do(tmp_path: Path) -> None:
+    data = write(tmp_path, [{"text": TEXTS[i], "toxic": i % 2, "obscene": i // 2 % 2} for i in range(30)])
+    assert load_dataset(data, label_column="toxic").schema.label_column == "toxic"
+
+
+LABELS = [i % 2 for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"text": TEXTS, "label": LABELS},
+        {"text": {str(i): t for i, t in enumerate(TEXTS)}, "label": {str(i): v for i, v in enumerate(LABELS)}},
+        {str(i): {"text": t, "label": LABELS[i]} for i, t in enumerate(TEXTS)},
+        {
+            "columns": ["text", "label"],
+            "index": list(range(30)),
+            "data": [list(pair) for pair in zip(TEXTS, LABELS, strict=True)],
+        },
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_of_columns_is_the_same_as_rows(tmp_path: Path, document: dict[str, Any], indent: int | None) -> None:
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(document, indent=indent))
+    read = load_dataset(str(file))
+    rows = load_dataset(write(tmp_path, [{"text": t, "label": v} for t, v in zip(TEXTS, LABELS, strict=True)]))
+    assert read.examples == rows.examples
+    assert any("columns, not rows" in note for note in read.notes)
+
+
+def test_a_json_object_of_one_conversation_is_one_row(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps({"messages": [ASKED, {"role": "assistant", "content": "y"}]}))
+    assert len(load_dataset(str(file)).examples) == 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"blue \xff\xfe dog"] * 30, pa.binary()).view(pa.utf8()),
+        pa.array([2**62] * 30, pa.int64()).view(pa.timestamp("us")),
+    ],
+)
+def test_values_that_python_has_not_are_named_by_file_and_column(tmp_path: Path, column: Any) -> None:
+    file = tmp_path / "data.parquet"
+    parquet.write_table(pa.table({"text": TEXTS, "label": LABELS, "odd": column}), file)
+    with pytest.raises(BadInput, match=r"data\.parquet, column odd"):
+        load_dataset(str(file))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to("/dev/tty")])
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    place = tmp_path / "data.jsonl"
+    make(place)
+    with pytest.raises(BadInput, match=r"a pipe, socket or device|There is no file"):
+        load_dataset(str(place))

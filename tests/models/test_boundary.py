@@ -1,0 +1,172 @@
+"""A model's folder that cannot be used ends in one line that names the cause, before memory or time is spent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from advisor.core.deadline import deadline
+from advisor.core.errors import AdvisorError, BadInput, OutOfMemory, loading
+from advisor.data.dataset import load_dataset
+from advisor.models.encode import encode
+from advisor.models.load import load_model
+from advisor.models.modules import find_targets, uncalled
+
+TinyModel = Callable[..., Path]
+Change = Callable[[Path], None]
+
+
+@pytest.fixture
+def llama(tiny_model: TinyModel, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("llama", "causal-lm"), folder)
+    return folder
+
+
+def config(**fields: Any) -> Change:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+    return change
+
+
+def pipe(name: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def template(text: str) -> Change:
+    return lambda folder: (folder / "chat_template.jinja").write_text(text) and None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (config(hidden_size=10**9), "hidden_size is 1,000,000,000, and the largest tensor"),
+        (config(num_hidden_layers=10**6), "num_hidden_layers is 1,000,000; more than"),
+        (config(num_hidden_layers=10**40), "num_hidden_layers is huge"),
+        (config(vocab_size=10**12), "vocab_size"),
+        (config(num_hidden_layers=7), "of the 7 blocks in config.json have no weights"),
+        (config(num_attention_heads=0), "num_attention_heads is 0"),
+        (config(num_attention_heads=-4), "num_attention_heads is -4"),
+        (config(hidden_size="wide"), "hidden_size is 'wide'"),
+        (config(hidden_act="sillu"), "hidden_act is 'sillu', which is not known"),
+        (config(architectures=[0.5]), "architectures is .0.5., not a list of class names"),
+        (config(id2label=[1, 2]), "id2label is .1, 2., not an object"),
+        (lambda folder: (folder / "config.json").write_text("null"), "its content is null"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json cannot be read"),
+        (config(quantization_config={"quant_method": "gptq", "bits": 4}), "stored quantised .gptq."),
+        (config(quantization_config={"quant_method": "fp8"}), "stored quantised .fp8."),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "would apply that adapter"),
+        (pipe("tokenizer.json"), "tokenizer.json: a pipe"),
+        (pipe("unknown.bin"), "unknown.bin: a pipe"),
+        (lambda folder: (folder / "other.json").mkdir(), "other.json: a folder where"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_at_once(llama: Path, change: Change, says: str) -> None:
+    change(llama)
+    begun = time.monotonic()
+    with pytest.raises(BadInput, match=says) as caught:
+        load_model(str(llama), "causal-lm", device="cpu")
+    assert time.monotonic() - begun < 30
+    assert len(str(caught.value)) <= 500
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapters_folder_is_named_as_one(llama: Path) -> None:
+    (llama / "adapter_config.json").write_text("{}")
+    (llama / "config.json").unlink()
+    with pytest.raises(BadInput, match="holds an adapter, not a model"):
+        load_model(str(llama), "causal-lm")
+
+
+def test_a_tokenizer_beyond_the_embedding_is_named(llama: Path, write: Callable[[str, Any], str]) -> None:
+    weights = load_file(llama / "model.safetensors")
+    cut = {k: v[:9].contiguous() if k.startswith(("model.embed_tokens", "lm_head")) else v for k, v in weights.items()}
+    save_file(cut, llama / "model.safetensors", {"format": "pt"})
+    config(vocab_size=9)(llama)
+    data = load_dataset(write("d.jsonl", "".join(json.dumps({"text": f"the red cat {i}"}) + "\n" for i in range(30))))
+    with pytest.raises(BadInput, match=r"(tokenizer gives token|the model embeds 9 tokens|a pass over a short text)"):
+        encode(data, load_model(str(llama), "causal-lm", device="cpu"), 16)
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ 1 / 0 }}", "{{ a.b.c }}", "{% for i in range(10**9) %}{% endfor %}", "{{ raise_exception('no') }}"]
+)
+def test_a_chat_template_that_fails_is_named(llama: Path, write: Callable[[str, Any], str], text: str) -> None:
+    template(text)(llama)
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    data = load_dataset(write("d.jsonl", (json.dumps({"messages": turns}) + "\n") * 30))
+    with pytest.raises(BadInput, match="chat template refuses a conversation of user – assistant"):
+        encode(data, load_model(str(llama), "causal-lm", device="cpu"), 16)
+
+
+def test_modules_whose_weight_is_read_without_a_call_are_found() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"model_type": "x"})()
+            self.called, self.idle = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.called(x) @ self.idle.weight
+
+    model = Model()
+    assert uncalled(model, find_targets(model, ()), {"x": torch.ones(1, 2)}) == {"idle"}
+
+
+def test_peft_and_find_targets_agree_on_what_mamba_cannot_have() -> None:
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    small = transformers.MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=2)
+    model = transformers.MambaForCausalLM(small)
+    names = [t.name for t in find_targets(model, ())]
+    assert names
+    assert not any(name.endswith("out_proj") for name in names)
+    get_peft_model(model, LoraConfig(target_modules=names))
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"), [(KeyError("x"), BadInput), (ZeroDivisionError(), BadInput), (MemoryError(), OutOfMemory)]
+)
+def test_the_boundary_turns_anything_into_one_line(raised: Exception, kind: type[AdvisorError]) -> None:
+    with pytest.raises(kind, match=r"^file\.json: "), loading("file.json", "Look."):
+        raise raised
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), BadInput("mine")])
+def test_the_boundary_lets_interrupts_and_own_errors_pass(raised: BaseException) -> None:
+    with pytest.raises(type(raised)) as caught, loading("file.json"):
+        raise raised
+    assert caught.value is raised
+
+
+def test_a_deadline_ends_a_loop_and_leaves_quick_work_alone() -> None:
+    def spin() -> None:
+        while time.monotonic() - begun < 30:
+            pass
+
+    begun = time.monotonic()
+    with pytest.raises(BadInput, match="too long"), deadline(0.2, "too long"):
+        spin()
+    assert time.monotonic() - begun < 20
+    with deadline(60, "too long"):
+        assert sum(range(10)) == 45
