@@ -148,7 +148,7 @@ def recommend(given: RecommendArguments) -> Recommended:
             asked,
             session,
             folder,
-            linearity_of=workflow.measure_pick(prepared, how, settings, session),
+            linearity_of=workflow.measure_pick(prepared, how, settings, session) if given.linearity else None,
             confirmation_of=real_runs.confirm_in(folder, source, prepared.made_of, given, session) if given.confirm else None,
         )
 

@@ -145,13 +145,13 @@ def recommend_folder(
     session: Session,
     out: Path,
     *,
-    linearity_of: Callable[[Selection], Linearity | None],
+    linearity_of: Callable[[Selection], Linearity | None] | None = None,
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None = None,
 ) -> Recommended:
     """Recommend, prove the config by letting PEFT resolve it, and write the recommendation folder.
 
     Args:
-        linearity_of: measures the pick on the model, None where it cannot be.
+        linearity_of: measures the pick on the model, and gives None where it cannot be; None: it is not measured.
         confirmation_of: confirms the pick by real runs, see :func:`advisor.real_runs.confirm_in`; None: none are made.
 
     Raises:
@@ -238,13 +238,15 @@ def describe(
     decision: Decision,
     proven: Proven,
     asked: Question,
-    linearity_of: Callable[[Selection], Linearity | None],
+    linearity_of: Callable[[Selection], Linearity | None] | None,
     warnings: Sequence[str],
 ) -> tuple[RecommendationFile, list[str], list[TextTable]]:
     """The recommendation for programs; in sentences; in tables."""
     scorer, advice, confirmation = decision.scorer, decision.advice, decision.confirmation
     pick = advice.picked.candidate
-    linearity = scorer.linearity(pick) or linearity_of(pick.selection)
+    linearity = scorer.linearity(pick)
+    if linearity is None and linearity_of is not None:
+        linearity = linearity_of(pick.selection)
     named = replace(pick, selection=replace(pick.selection, name=PICK))
     shown_before = [named, *(score.candidate for score in advice.equal_budget)]
     peers = peer_picks(scorer, asked.budget, shown_before, granularity=asked.granularity, seed=asked.seed)

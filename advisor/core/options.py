@@ -171,6 +171,11 @@ class Probing(Checked):
         panel=PROBE,
         choices=METHODS,
     )
+    linearity: bool = flag(
+        "Also measure how linear the model is in its LoRA weights, which takes about as long again. Real runs showed that this "
+        "does not say where predictions are off.",
+        panel=PROBE,
+    )
     recompute: bool = flag(
         "Recompute activations in the backward pass instead of keeping them: less memory, one more forward pass, the same "
         "result. Enabled automatically if a single row does not fit in memory.",

@@ -80,7 +80,7 @@ class ProbeSettings:
     sketch_size: int = 64
     micro_batch: int | None = None
     recompute: bool = False
-    linearity: bool = True
+    linearity: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -212,7 +212,7 @@ def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) ->
             f"Certificate C ({with_head}, {bound.kernel} kernel, σ = {bound.sigma:.3g}): adding any other modules can lower the "
             f"objective of the linearised, regularised problem by at most {1 - bound.low:.1%}."
         )
-    lines.append("Linearisation: not measured." if linearity is None else linearity.sentence("the pick"))
+    lines.append("Linearity was not measured; --linearity does." if linearity is None else linearity.sentence("the pick"))
     stable = rec.stability.mean
     lines.append(
         f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."

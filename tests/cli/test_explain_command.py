@@ -37,7 +37,7 @@ def made(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         if name not in found:
             folder, task = tmp_path_factory.mktemp(name), CASES[name]
             model, data = tiny_model(name, task), write_data(folder, task)
-            rest = ["--samples", 24, "--device", "cpu", "--out", folder / "probe", "--json"]
+            rest = ["--samples", 24, "--device", "cpu", "--linearity", "--out", folder / "probe", "--json"]
             ran = advisor("probe", model, "--data", data, *rest)
             assert ran.code == 0, ran.err
             found[name] = Made(model, data, folder / "probe", [t["name"] for t in json.loads(ran.out)["targets"]])

@@ -315,7 +315,7 @@ def test_peft_wraps_the_chosen_quantised_modules(ready: Ready, tmp_path: Path, s
 @pytest.mark.parametrize("size", ["4bit", "8bit"])
 def test_linearity_and_a_real_run_of_a_quantised_model(ready: Ready, tmp_path: Path, size: str) -> None:
     prepared = ready("llama", "binary", quantised=size)
-    probe = run_probe(prepared, ProbeSettings(samples=8), tmp_path / "probe", Session())
+    probe = run_probe(prepared, ProbeSettings(samples=8, linearity=True), tmp_path / "probe", Session())
     assert [found["selection"] for found in probe.info["linearity"]] == ["all-linear", "q,v"]
     result = finetune(
         prepared.loaded,

@@ -124,7 +124,7 @@ def test_verdict_says_what_was_found(pair: Pair) -> None:
     assert text.count("Certificate C") == 2
     assert "σ = " in text
     assert "Far from" not in text
-    assert "Linearisation: not measured." in text
+    assert "Linearity was not measured; --linearity does." in text
     assert "--strategy" not in text
     other = "\n".join(verdict(scorer, replace(found, strategy="objective"), None))
     assert "Chosen by --strategy objective (smallest V(K)" in other

@@ -110,7 +110,7 @@ def test_a_field_that_is_missing_is_an_error() -> None:
 def bert(ready: Callable[..., Prepared], tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Probe, Path]:
     """A probe of a tiny BERT, loaded from its folder."""
     prepared, folder = ready("bert", "binary"), tmp_path_factory.mktemp("probe")
-    run_probe(prepared, ProbeSettings(), folder, Session())
+    run_probe(prepared, ProbeSettings(linearity=True), folder, Session())
     return prepared, load_probe(folder), folder
 
 
@@ -213,7 +213,7 @@ def test_too_large_or_too_little_memory_is_said_and_leaves_the_rest(
     events: list[Event] = []
     with monkeypatch.context() as patch:
         patch.setattr(probe_module, "measure_linearity", no_memory)
-        probe = run_probe(ready("bert", "binary"), ProbeSettings(), tmp_path / "a", Session(emit=events.append))
+        probe = run_probe(ready("bert", "binary"), ProbeSettings(linearity=True), tmp_path / "a", Session(emit=events.append))
     assert probe.info["linearity"] == []
     assert any(isinstance(e, Warn) and "Linearity: not measured. One row" in e.text for e in events)
     monkeypatch.setattr(probe_module, "COPYABLE_PARAMETERS", 100)
@@ -278,7 +278,7 @@ def test_the_recommendation_says_it_of_the_pick(
         assert "33%" in line
     else:
         assert shown["linearity"] is None
-        assert line == "Linearisation: not measured."
+        assert line == "Linearity was not measured; --linearity does."
     assert prepared.loaded.head_is_fitted
 
 
