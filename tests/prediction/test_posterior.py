@@ -192,7 +192,7 @@ def fitted() -> Predictor:
 
 @cache
 def worlds(count: int = 150, selections: int = 20) -> dict[str, Array]:
-    """Regret of the pick and coverage of the intervals before and after four runs, in worlds that are as the model has them and so
+    """Regret of the pick and coverage of the intervals before and after four runs, in worlds as the model has them, which
     need no ``AFTER_RUNS``."""
     found: dict[str, list[Any]] = {"before": [], "after": [], "covered_before": [], "covered_after": [], "width": []}
     predictor = fitted()
