@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
-from validity import PILOTS, SHIPPED, by_seed, distances, read, task_of
+from validity import PILOTS, SHIPPED, by_seed, distances, pilot_shares, read, task_of
 
 from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.predictor import Group, Predictions, Predictor, grouped, measured_shares
+from advisor.prediction.predictor import Group, Predictions, Predictor, grouped
 
 RESULTS = Path(__file__).parent / "results" / "confirm.json"
 BUDGETS = (0.18, 0.36, 1.0)  # shares of the LoRA parameters of all modules
@@ -51,9 +51,7 @@ def report(
     everything = held.selections.index(ALL_LINEAR)
     measured, before = None, list[int]()
     if pilot is not None:
-        switched = {name: math.log(loss) for name, loss in pilot["switched"].items()}
-        alone = np.array([switched[name] for name in held.selections])
-        measured = measured_shares(alone, switched[ALL_LINEAR], switched["none"])
+        measured = pilot_shares(held, pilot)
         before = [everything]
 
     def predict(runs: Sequence[int]) -> Predictions:

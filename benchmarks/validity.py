@@ -1,12 +1,13 @@
 """Does the advice hold on tasks and models that the regressor has not seen? Every figure from committed rows alone.
 
-For each group (a model on a task with one recipe) predictions are made from the rows of all other *tasks*, then of all
-other *models*; the held-out tasks in ``benchmarks/rows`` are never shipped. Beside real runs: rank correlation with
+For each group of development data (a model on a data set with one recipe) predictions are made from the rows of all other
+*data sets*, then of all other *models*. Exam data (``benchmarks/data_split.py``, rows in ``benchmarks/rows``, never shipped) is
+looked at with ``--exam`` alone; without it the figures of the last look stay. Beside real runs: rank correlation with
 validation loss over all budgets and within one, with bootstrap intervals, next to what a second seed achieves and to every
 peer's score; regret of the pick at each budget; coverage and width of the intervals next to a constant predictor's; how often
 "distinguishable" and "indistinguishable" are right; the same from rows whose losses were shuffled.
 
-    python benchmarks/validity.py [--rows profiles/predictors]
+    python benchmarks/validity.py [--exam] [--rows profiles/predictors]
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import validity_page
+from data_split import EXAM, data_set
 from scipy.stats import norm, spearmanr
 
 from advisor.advice.recommend import pick
@@ -29,7 +31,17 @@ from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
-from advisor.prediction.predictor import LEVEL, Group, Predictions, Predictor, grouped, measured_shares, seed_sd
+from advisor.prediction.predictor import (
+    LEVEL,
+    Group,
+    Predictions,
+    Predictor,
+    curve,
+    grouped,
+    on_scale_of,
+    seed_sd,
+    simulated_gain,
+)
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
@@ -59,7 +71,7 @@ def read(folder: Path) -> list[CalibrationRow]:
 
 
 def task_of(row: CalibrationRow) -> str:
-    return str(row.provenance["data"])
+    return data_set(str(row.provenance["data"]))
 
 
 def model_of(row: CalibrationRow) -> str:
@@ -220,14 +232,17 @@ def differences(group: Group, found: Predictions) -> dict[str, Any]:
 # --- a pilot run ------------------------------------------------------------------------------------------------------
 
 
+def pilot_shares(held: Group, pilot: dict[str, Any]) -> np.ndarray:
+    """[S + 1] what a pilot run measured of a group's selections, as :class:`advisor.prediction.scorer.Scorer` takes it."""
+    losses = np.array([pilot["switched"][name] for name in [*held.selections, ALL_LINEAR]])
+    return on_scale_of(curve(held.simulated / simulated_gain(held.context)), losses[:-1], losses)
+
+
 def given_pilot(rows: Sequence[CalibrationRow], held: Group, pilot: dict[str, Any]) -> Predictions:
     """Of a group from other rows and one run of all-linear that measured its selections (``benchmarks/pilot.py``)."""
-    switched = {name: math.log(loss) for name, loss in pilot["switched"].items()}
-    alone = np.array([switched[name] for name in held.selections])
-    measured = measured_shares(alone, switched[ALL_LINEAR], switched["none"])
     predictor = Predictor().fit(rows, str(held.context["task"]))
     ran = [held.selections.index(ALL_LINEAR)]
-    return predictor.given(held.simulated, held.context, distances(held), ran, [pilot["loss"]], measured)
+    return predictor.given(held.simulated, held.context, distances(held), ran, [pilot["loss"]], pilot_shares(held, pilot))
 
 
 # --- one group --------------------------------------------------------------------------------------------------------
@@ -437,25 +452,30 @@ def show(title: str, reports: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=SHIPPED)
-    parser.add_argument("--held-out", type=Path, default=HERE / "rows")
+    parser.add_argument("--exam", action="store_true", help="look at the exam data: once, when nothing is changed any more")
     options = parser.parse_args()
-    rows, held_out_rows = read(options.rows), read(options.held_out)
+    rows = read(options.rows)
+    if exams := [name for name in {task_of(row) for row in rows} if name in EXAM]:
+        raise SystemExit(f"{options.rows}: holds rows of exam data ({', '.join(sorted(exams))}).")
     peers, pilots = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for path in (PEERS, PILOTS))
     by_task, by_model = leave_out(rows, task_of, peers, pilots), leave_out(rows, model_of, peers, pilots)
-    held_out = [report(rows, g, peers, pilots) for g in grouped(held_out_rows)]
+    if options.exam:
+        exam = [report(rows, g, peers, pilots) for g in grouped(read(HERE / "rows"))]
+    else:
+        exam = json.loads(RESULTS.read_text(encoding="utf-8"))["groups"]["exam"]
     control = [leave_out(shuffled(rows, seed), task_of, {}, {}) for seed in range(3)]
-    show("Its task left out (Spearman with validation loss, all budgets / within one)", by_task)
-    show("Its model left out", by_model)
-    show("Never shipped", held_out)
+    show("Development data, its data set left out (Spearman with validation loss, all budgets / within one)", by_task)
+    show("Development data, its model left out", by_model)
+    show("Exam data" if options.exam else "Exam data, as last looked at", exam)
     result = {
         "rows": len(rows),
         "tasks_left_out": summary(by_task),
         "models_left_out": summary(by_model),
-        "never_shipped": summary(held_out),
+        "exam": summary(exam),
         "from_shuffled_losses": float(
             np.mean([r["predicted"]["all"] for rs in control for r in rs if r.get("selections", 0) >= RANKED])
         ),
-        "groups": {"task left out": by_task, "model left out": by_model, "never shipped": held_out},
+        "groups": {"task left out": by_task, "model left out": by_model, "exam": exam},
     }
     print(json.dumps({key: value for key, value in result.items() if key != "groups"}, indent=1))
     RESULTS.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -111,11 +111,11 @@ def score_table(total: dict[str, Any]) -> str:
 
 
 def left_out_table(result: dict[str, Any]) -> str:
-    """Means over groups: from other tasks, from other models, of those never shipped."""
+    """Means over groups: from other tasks, from other models, of exam data."""
     kinds = (
         ("its task left out", "tasks_left_out"),
         ("its model left out", "models_left_out"),
-        ("never shipped", "never_shipped"),
+        ("exam data", "exam"),
     )
     lines = []
     for label, key in kinds:
@@ -211,7 +211,7 @@ def regret_table(reports: Sequence[dict[str, Any]], total: dict[str, Any]) -> st
 def groups_page(result: dict[str, Any]) -> str:
     """``docs/validity-groups.md``: what :mod:`validity` found, group by group."""
     task, model, never = (
-        [r for r in result["groups"][kind] if "predicted" in r] for kind in ("task left out", "model left out", "never shipped")
+        [r for r in result["groups"][kind] if "predicted" in r] for kind in ("task left out", "model left out", "exam")
     )
     return f"""# Group by group
 
@@ -253,7 +253,7 @@ def put(text: str, name: str, content: str) -> str:
 
 def page(text: str, result: dict[str, Any]) -> str:
     """The page with its tables as found."""
-    shown = [r for kind in ("task left out", "never shipped") for r in result["groups"][kind] if "predicted" in r]
+    shown = [r for kind in ("task left out", "exam") for r in result["groups"][kind] if "predicted" in r]
     for name, found in (
         ("groups", group_table(shown)),
         ("scores", score_table(result["tasks_left_out"])),
@@ -270,7 +270,7 @@ def write(result: dict[str, Any]) -> None:
     path.write_text(page(path.read_text(encoding="utf-8"), result), encoding="utf-8")
     (DOCS / "validity-groups.md").write_text(groups_page(result), encoding="utf-8")
     groups = result["groups"]
-    plot([*groups["task left out"], *groups["never shipped"]], result["tasks_left_out"], DOCS)
+    plot([*groups["task left out"], *groups["exam"]], result["tasks_left_out"], DOCS)
 
 
 def plot(reports: Sequence[dict[str, Any]], total: dict[str, Any], folder: Path) -> None:

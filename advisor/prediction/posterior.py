@@ -3,9 +3,9 @@
     log loss of a run of S = H − G·(1 − r_S) + G·noise·e,    r_S = x_S^1.5 + misfit·u_S
 
 r_S is the share of the gain G that S forgoes. H is Gaussian, G log-normal, u jointly Gaussian with a correlation of
-1 − distance, e independent; of x there may be several hypotheses. Given G and one of these everything is Gaussian and
-conditioning is textbook linear algebra (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, A.6), so only
-the hypotheses and a grid of log G are summed over, weighted by the marginal likelihood of the runs.
+1 − distance, e independent. Given G everything is Gaussian and conditioning is textbook linear algebra (Rasmussen and
+Williams, Gaussian Processes for Machine Learning, 2006, A.6), so only a grid of log G is summed over, weighted by the marginal
+likelihood of the runs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ BISECTIONS = 60
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed of S selections before any run, where one of K hypotheses holds.
+    """What is believed of S selections before any run.
 
     Attributes:
         start, start_sd: of H. gain, log_gain_sd: median of G, standard deviation of log G.
-        forgone: [K, S] mean of r by each hypothesis. odds: [K] their probabilities, to a factor.
-        covariance: [S, S] of r. noise: between seeds, as a share of G.
+        forgone: [S] mean of r. covariance: [S, S] of r. noise: between seeds, as a share of G.
     """
 
     start: float
@@ -39,14 +38,13 @@ class Prior:
     gain: float
     log_gain_sd: float
     forgone: Array
-    odds: Array
     covariance: Array
     noise: float
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """A mixture over P pairs of a hypothesis and a value of G.
+    """A mixture over P values of G.
 
     Attributes:
         gain: geometric mean of G. log_gain_sd: standard deviation of log G.
@@ -80,22 +78,21 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
     at = np.asarray(observed, dtype=np.int64)
     shared, start_variance = prior.covariance[:, at], prior.start_sd**2
     noise = max(prior.noise, LEAST_NOISE)
-    gains = np.tile(prior.gain * np.exp(prior.log_gain_sd * GRID), len(prior.odds))
-    expected = np.repeat(prior.forgone, len(GRID), axis=0)
+    gains = prior.gain * np.exp(prior.log_gain_sd * GRID)
 
     def variance(gain: Array) -> Array:
         return np.asarray(gain[:, None, None] ** 2 * (shared[at] + noise**2 * np.eye(len(at))) + start_variance)
 
-    surprise = np.asarray(log_losses, dtype=np.float64) - (prior.start - gains[:, None] * (1 - expected[:, at]))
+    surprise = np.asarray(log_losses, dtype=np.float64) - (prior.start - gains[:, None] * (1 - prior.forgone[at]))
     solved = np.linalg.solve(variance(gains), surprise[:, :, None])[:, :, 0]
     likelihood = -0.5 * ((surprise * solved).sum(1) + np.linalg.slogdet(variance(gains))[1])
-    log_weights = likelihood + np.add.outer(np.log(prior.odds), -0.5 * GRID**2).ravel()
+    log_weights = likelihood - 0.5 * GRID**2
     kept = log_weights > log_weights.max() + np.log(LEAST_WEIGHT)
     weights = np.exp(log_weights[kept] - log_weights.max())
     weights /= weights.sum()
     gains, solved = gains[kept], solved[kept]
     inverse = np.linalg.inv(variance(gains))
-    forgone = expected[kept] + gains[:, None] * (solved @ shared.T)
+    forgone = prior.forgone + gains[:, None] * (solved @ shared.T)
     mean, log_gain = weights @ forgone, weights @ np.log(gains)
     around = forgone - mean
     explained = shared @ np.einsum("p,pkl->kl", weights * gains**2, inverse) @ shared.T

@@ -20,8 +20,10 @@ from advisor.prediction.predictor import (
     Estimate,
     Predictions,
     Predictor,
-    measured_shares,
+    curve,
+    on_scale_of,
     parameter_distances,
+    simulated_gain,
 )
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
 from advisor.theory import bounds
@@ -96,6 +98,8 @@ class Scorer:
             raise BadInput(f"--sigma must be positive and finite, got {self.sigma}.")
         self.context = probe_context(probe, self.view, settings, recipe)
         self.runs: tuple[RealRun, ...] = ()
+        self.pilot: RealRun | None = None
+        self.pilot_scale: tuple[Array, Array] | None = None
 
     def weights(self, candidates: Sequence[Candidate]) -> Weights:
         """Candidates as numbers for :func:`advisor.theory.features.feature_table`."""
@@ -145,7 +149,15 @@ class Scorer:
         """The same scorer with all its predictions made in the light of real runs at its recipe."""
         other = copy.copy(self)
         other.runs = tuple(runs)
+        other.pilot = next((run for run in runs if run.switched), None)
+        other.pilot_scale = None if other.pilot is None else self._pilot_scale(other.pilot)
         return other
+
+    def _pilot_scale(self, pilot: RealRun) -> tuple[Array, Array]:
+        """Simulated shares and measured losses [K] of what the pilot run measured."""
+        measured = [replace(pilot.candidate, selection=Selection("", names)) for names in pilot.switched]
+        simulated = feature_table(self.view, self.weights(measured), (FEATURE,))[:, 0]
+        return curve(simulated / simulated_gain(self.context)), np.array([*pilot.switched.values()])
 
     def predict(self, candidates: Sequence[Candidate]) -> Predictions:
         """Predictions alone: what the search calls."""
@@ -157,22 +169,23 @@ class Scorer:
             return self.predictor.predict(simulated, self.context, distances)
         count = len(candidates)
         observed, losses = range(count, count + len(self.runs)), [run.loss for run in self.runs]
-        measured = self._measured([*candidates, *(run.candidate for run in self.runs)])
+        measured = None if self.pilot is None else self._measured([*candidates, *(run.candidate for run in self.runs)])
         return self.predictor.given(simulated, self.context, distances, observed, losses, measured).first(count)
 
     def _measured(self, candidates: Sequence[Candidate]) -> Array:
-        """[S] share of the gain that each forgoes by a pilot run, NaN where none measured its modules at its ranks and alphas."""
-        shares = np.full(len(candidates), np.nan)
-        for run in self.runs:
-            everything = run.candidate.selection.targets
-            for i, candidate in enumerate(candidates):
-                names = candidate.selection.targets
-                loss = run.switched.get(names)
-                alike = all(candidate.module_settings(name) == run.candidate.module_settings(name) for name in names)
-                if loss is not None and alike:
-                    ends = math.log(run.switched[everything]), math.log(run.switched[()])
-                    shares[i] = measured_shares(np.log([loss]), *ends)[0]
-        return shares
+        """[S + 1] share of the gain that each forgoes by the pilot run, all modules last; NaN where the run did not measure its
+        modules at its ranks and alphas."""
+        assert self.pilot is not None
+        assert self.pilot_scale is not None
+        losses = np.full(len(candidates) + 1, np.nan)
+        losses[-1] = self.pilot.switched[self.pilot.candidate.selection.targets]
+        for i, candidate in enumerate(candidates):
+            names = candidate.selection.targets
+            alike = all(candidate.module_settings(name) == self.pilot.candidate.module_settings(name) for name in names)
+            if alike and names in self.pilot.switched:
+                losses[i] = self.pilot.switched[names]
+        shares = on_scale_of(*self.pilot_scale, np.nan_to_num(losses))
+        return np.where(np.isnan(losses), np.nan, shares)
 
     def score(self, candidates: Sequence[Candidate]) -> Scores:
         """Predictions, certificate and cost of each candidate."""

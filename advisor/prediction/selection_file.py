@@ -35,7 +35,7 @@ SelectionFile = TypeAdapter(Annotated[list[SelectionEntry], Field(min_length=1, 
 
 
 def parse_selections(entries: Any, probe: Probe, settings: LoraSettings, where: str) -> list[Candidate]:
-    """Candidates of a selection file's content (docs/design.md 4, selection file); what an entry leaves open is as in ``settings``.
+    """Candidates of a selection file's content (docs/design.md, section 4); what an entry leaves open is as in ``settings``.
 
     Raises:
         BadInput: not a list of selections, an unknown module or field, a number out of bounds; names entry and field.
