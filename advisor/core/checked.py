@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, WrapValidator
-from pydantic_core import ErrorDetails
 
 from advisor.core.errors import BadInput
 
@@ -89,7 +89,7 @@ def check(kind: type[T] | TypeAdapter[T], content: Any, where: str, hint: str, e
         raise BadInput(f"{where}: it is nested too deeply.", hint) from None
 
 
-def _explained(error: ErrorDetails, loc: tuple[int | str, ...], adapter: TypeAdapter[Any]) -> tuple[str, str]:
+def _explained(error: Mapping[str, Any], loc: tuple[int | str, ...], adapter: TypeAdapter[Any]) -> tuple[str, str]:
     """The sentence on an error at ``loc``, and a better hint where there is one."""
     kind, place = error["type"], _place(loc)
     if kind == "missing":

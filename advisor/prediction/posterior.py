@@ -20,7 +20,7 @@ from scipy.special import ndtr
 Array = NDArray[np.float64]
 GRID = np.linspace(-5.0, 5.0, 801)  # prior standard deviations of log G
 LEAST_WEIGHT = 1e-12  # of a grid point, against the heaviest
-LEAST_NOISE = 1e-6  # keeps the runs' covariance invertible
+LEAST_ERROR = 1e-4  # of a run's log loss: keeps the runs' covariance invertible, also where the gain is next to nothing
 BISECTIONS = 60
 
 
@@ -77,11 +77,11 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
     """
     at = np.asarray(observed, dtype=np.int64)
     shared, start_variance = prior.covariance[:, at], prior.start_sd**2
-    noise = max(prior.noise, LEAST_NOISE)
     gains = prior.gain * np.exp(prior.log_gain_sd * GRID)
 
     def variance(gain: Array) -> Array:
-        return np.asarray(gain[:, None, None] ** 2 * (shared[at] + noise**2 * np.eye(len(at))) + start_variance)
+        own = (gain**2 * prior.noise**2 + LEAST_ERROR**2)[:, None, None] * np.eye(len(at))
+        return np.asarray(gain[:, None, None] ** 2 * shared[at] + own + start_variance)
 
     surprise = np.asarray(log_losses, dtype=np.float64) - (prior.start - gains[:, None] * (1 - prior.forgone[at]))
     solved = np.linalg.solve(variance(gains), surprise[:, :, None])[:, :, 0]
@@ -107,5 +107,5 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
         covariance=prior.covariance - explained + (weights[:, None] * around).T @ around,
         weights=weights,
         centres=centres,
-        spreads=np.sqrt(np.clip(left, 0.0, None) + (gains[:, None] * noise) ** 2),
+        spreads=np.sqrt(np.clip(left, 0.0, None) + (gains[:, None] * prior.noise) ** 2),
     )

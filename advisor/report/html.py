@@ -191,7 +191,7 @@ def _warnings(shown: RecommendationFile, linearity: Linearity | None) -> list[st
     if stability < STABLE:
         found.append(f"The pick is unstable ({stability:.0%}, below {STABLE:.0%}): raise --samples.")
     if linearity is None:
-        found.append("Linearity was not measured, so it is not known how far the certificate speaks of real training. Add --linearity.")
+        found.append("Linearity was not measured, see --linearity: how far the certificate speaks of real training is unknown.")
     elif linearity.verdict == NOT:
         found.append("Linearisation is a poor model here: the certificate says little about real training.")
     failed_runs = shown.confirm.failed if shown.confirm is not None else ()

@@ -24,6 +24,8 @@ PICK, ALL = "the pick", "all modules"
 CHOSEN, LEFT_OUT = "●", "·"
 PLAIN_WIDTH = 120
 
+LONGEST_WORD = 24  # of a name that a narrow terminal leaves whole
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -52,7 +54,8 @@ class TextTable:
         )
         for i, column in enumerate(self.columns):
             justify: JustifyMethod = "left" if i < self.text_columns else "right"
-            table.add_column(column, justify=justify, no_wrap=i > 0, overflow="fold")
+            longest = max((len(word) for row in self.rows for word in row[i].split()), default=0) if i == 0 else 0
+            table.add_column(column, justify=justify, no_wrap=i > 0, overflow="fold", min_width=min(longest, LONGEST_WORD))
         for i, row in enumerate(self.rows):
             table.add_row(*(Text(cell) for cell in row), style="bold" if i in self.marked else None)
         return table

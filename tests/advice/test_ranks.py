@@ -293,11 +293,12 @@ def test_a_bad_rank_of_recommend_is_one_line(made: tuple[Path, Path], rank: str)
     assert "--rank" in refused(2, "recommend", made[0], "--data", made[1], "--rank", rank)
 
 
-@pytest.mark.parametrize(("rank", "says"), [("auto", "--rank auto is for recommend"), ("eight", "--rank eight")])
+@pytest.mark.parametrize("rank", ["auto", "eight"])
 @pytest.mark.parametrize("command", ["score", "compare", "explain", "calibrate"])
-def test_elsewhere_a_rank_is_a_number(command: str, rank: str, says: str, tmp_path: Path) -> None:
+def test_elsewhere_a_rank_is_a_number(command: str, rank: str, tmp_path: Path) -> None:
     options = ["--selections", tmp_path / "none.json"] if command == "score" else []
-    assert says in refused(2, command, tmp_path, *options, "--rank", rank)
+    found = refused(2, command, tmp_path, *options, "--rank", rank)
+    assert f"--rank must be a whole number from 1 to 65536, got {rank}" in found
 
 
 def test_a_baseline_counts_with_the_ranks_and_alphas_that_peft_gives_it(made: tuple[Path, Path], tmp_path: Path) -> None:

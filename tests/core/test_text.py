@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from advisor.core.errors import AdvisorError, BadInput
 from advisor.core.events import Note, Progress, Warn
 from advisor.core.text import markdown, printable
-from advisor.report.tables import Table
+from advisor.report.tables import TextTable
 
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 HOSTILE = "a\x1b[31m\nError: b\u202e\u200b\ufeff\ud800\x85\u2028[bold]"
@@ -60,7 +60,7 @@ def test_a_name_is_no_markdown_and_no_table_cell_of_another_line() -> None:
     assert markdown("*x* `y` <b> [z](http://a) _q_ q_proj 1 < 2 [0.1, 0.2]") == (
         r"\*x\* \`y\` \<b> [z\](http://a) \_q\_ q_proj 1 \< 2 [0.1, 0.2]"
     )
-    table = Table("T\n", ("a", "b"), ((HOSTILE, "x|y"),))
+    table = TextTable("T\n", ("a", "b"), ((HOSTILE, "x|y"),))
     assert len(table.markdown().splitlines()) == 5
     assert seen(table.markdown().replace("\n", ""))
     assert r"x\|y" in table.markdown()
