@@ -174,14 +174,12 @@ def test_from_the_command_line(bert_command: list[object], in_this_process: list
     assert shown["recipe"]["train_rows"] is None
     # the same again: nothing is run twice, the answer is the same
     in_this_process.clear()
-    again = advisor(*command)
+    again = advisor(*command, "--verbose")
     assert again.code == 0, again.err
     assert in_this_process == []
     repeated = json.loads((out / "recommendation.json").read_text())
-    measured = [found.pop("linearity") for found in (repeated, shown)]  # on the model, again: products may round otherwise
-    assert repeated == shown
-    assert measured[0]["gaps"] == pytest.approx(measured[1]["gaps"], rel=1e-3)
-    assert "Confirmed by 2 real runs of" in again.out
+    assert repeated == written | {"checksum": repeated["checksum"]}
+    assert shown["linearity"] is None  # nobody asked for it
     assert "Real runs on 16 training rows" in again.out
     assert "Confirming by up to 2 real LoRA runs on 16 training rows" in again.err
     # a folder of other runs is refused, not mixed
