@@ -13,8 +13,8 @@ from advisor.report.tables import TextTable
 from advisor.report.words import duration
 
 CAVEAT = (
-    "The gain of such runs was measured on tasks that their constants were tuned on. On two tasks kept back from this project "
-    "the ranking after them was worse than before, and their 90% intervals covered 70 to 75% of real losses."
+    "The gain of such runs is known on development data only. On two tasks kept back from this project an earlier version ranked "
+    "worse after them than before. Its 90% intervals covered 70 to 75% of real losses; they are wider now, but not judged anew."
 )
 
 
