@@ -15,6 +15,7 @@ import torch
 import transformers
 import yaml
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from torch import nn
 
 from advisor.core.targets import LoraSettings, Selection, Target
@@ -67,7 +68,7 @@ class Made:
 def make(name: str, folder: Path) -> Made:
     config, fields, task = CONFIGS[name]
     getattr(transformers, config)(**fields).save_pretrained(folder)
-    (folder / "model.safetensors").touch()  # nothing reads the weights
+    save_file({"unread": torch.zeros(4096)}, folder / "model.safetensors")  # as large as a model's of these sizes; none reads it
     model = meta_model(str(folder), task, num_labels=2)
     head = () if task == "causal-lm" else find_head(model)
     return Made(folder, model, task, find_targets(model, head), head)
@@ -78,7 +79,7 @@ class Nested(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = types.SimpleNamespace(model_type="llama", num_hidden_layers=1)
+        self.config = transformers.LlamaConfig(num_hidden_layers=1)
         self.prepare_inputs_for_generation = None
         self.block = nn.ModuleDict({"proj": nn.Linear(4, 6), "p+oj": nn.Linear(4, 6)})
         self.outer = nn.ModuleDict({"block": nn.ModuleDict({"proj": nn.Linear(4, 6), "ppoj": nn.Linear(4, 6)})})

@@ -113,7 +113,7 @@ def build(name: str, folder: Path) -> Built:
     torch.manual_seed(0)
     model = getattr(transformers, kind.model)(config).eval()
     config.save_pretrained(folder)
-    save_file({"none": torch.zeros(1)}, folder / "model.safetensors")
+    save_file({"none": torch.zeros(4096)}, folder / "model.safetensors")
     return Built(kind, model, folder)
 
 

@@ -84,7 +84,7 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
 
 
 def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_LARGEST) -> None:
-    """``largest``: values of the largest tensor of the weights.
+    """``largest``: what the largest tensor of the weights holds at most.
 
     Raises:
         BadInput: a field of config.json has the wrong kind, or a number that no model has.
@@ -112,7 +112,7 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
             raise BadInput(f"{where}: {path} is {_shown(value)}; more than {most:,} are not read.", hint)
         if SIZES.fullmatch(field) and value > largest:
             raise BadInput(
-                f"{where}: {path} is {_shown(value)}, and the largest tensor of the weights has {largest:,} values.", hint
+                f"{where}: {path} is {_shown(value)}, and the largest tensor of the weights has at most {largest:,} values.", hint
             )
     layers = max((v for p, v in _fields(content) if COUNTS.fullmatch(p.rpartition(".")[2]) and type(v) is int), default=1)
     if layers * experts > MOST_EXPERTS:

@@ -107,6 +107,7 @@ def test_one_module_is_one(check: Callable[..., Report]) -> None:
     assert check(target_modules=["model.layers.0.self_attn.q_proj"]).lines()[0].startswith("1 module gets LoRA (1 query)")
 
 
+AXOLOTL = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8}
 UNSLOTH = "m, t = FastLanguageModel.from_pretrained('m'{})\nm = FastLanguageModel.get_peft_model(m, {})\n"
 
 
@@ -120,9 +121,11 @@ UNSLOTH = "m, t = FastLanguageModel.from_pretrained('m'{})\nm = FastLanguageMode
         ("c.yaml", "a: b: c", "cannot be understood"),
         ("c.toml", "r = 5", "cannot be understood"),
         ("c.json", '{"r": ' + "9" * 5000 + "}", "cannot be understood"),
-        ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_target_modules": ["q_proj", 5]}), "not a text"),
-        ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_target_modules": "["}), "PEFT refuses"),
-        ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_r": 10**30, "lora_target_modules": ["q_proj"]}), "whole number"),
+        ("c.yaml", yaml.safe_dump({**AXOLOTL, "lora_target_modules": ["q_proj", 5]}), "not a text"),
+        ("c.yaml", yaml.safe_dump({**AXOLOTL, "lora_target_modules": "["}), "PEFT refuses"),
+        ("c.yaml", yaml.safe_dump({**AXOLOTL, "lora_r": 10**30, "lora_target_modules": ["q_proj"]}), "whole number"),
+        ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_r": 4, "lora_target_modules": ["q_proj"]}), "no lora_alpha"),
+        ("c.yaml", yaml.safe_dump({"base_model": "m", "lora_r": 4, "lora_alpha": 8}), "no key adapter"),
         ("c.yaml", yaml.safe_dump({"finetuning_type": "lora", "lora_target": " , "}), "PEFT refuses"),
         ("c.yaml", yaml.safe_dump({"finetuning_type": "lora", "lora_alpha": -8, "lora_target": "q_proj"}), "positive"),
         ("c.yaml", yaml.safe_dump({"use_peft": "true", "lora_target_modules": ["q_proj"]}), "use_peft is of type str"),

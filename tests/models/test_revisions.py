@@ -65,7 +65,13 @@ def test_the_revision_that_a_config_names_is_honoured(hub: Path, tmp_path: Path)
     report = verify(str(peft_config(tmp_path, revision=OLD)), NAME)
     assert (len(report.modules), report.surprises) == (2, ())
     own = {
-        "axolotl": {"adapter": "lora", "revision_of_model": OLD, "lora_target_modules": ["q_proj"], "lora_r": 8},
+        "axolotl": {
+            "adapter": "lora",
+            "revision_of_model": OLD,
+            "lora_target_modules": ["q_proj"],
+            "lora_r": 8,
+            "lora_alpha": 16,
+        },
         "llama-factory": {"finetuning_type": "lora", "model_revision": OLD, "lora_target": "q_proj"},
         "trl": {"use_peft": True, "model_revision": OLD, "lora_target_modules": ["q_proj", "v_proj"]},
     }
