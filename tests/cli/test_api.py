@@ -307,7 +307,8 @@ def test_how_to_hold_the_model_reaches_loader_and_probe(
 
     def prepared(source: Source, *_: Any) -> Any:
         seen["quantised"] = source.quantised
-        return SimpleNamespace(loaded=SimpleNamespace(task="classification"))
+        schema = SimpleNamespace(task="classification", text_columns=("text",), label_column="label", metric="accuracy")
+        return SimpleNamespace(loaded=SimpleNamespace(task=schema.task), train=SimpleNamespace(schema=schema))
 
     def stop(_: Any, settings: ProbeSettings, *__: Any) -> Any:
         seen["recompute"] = settings.recompute
@@ -452,7 +453,9 @@ def test_a_notebook_shows_progress_and_html(bert: Path, data: Path, tmp_path: Pa
     run, shown, figure = (cell["outputs"] for cell in notebook.cells)
     said = "".join(str(output.get("text", "")) + str(output.get("data", "")) for output in run)
     assert "Search: " in said  # a bar that is drawn at most ten times a second need not reach 100%
-    assert "exactly the chosen ones" in said
+    modules = yaml.safe_load((tmp_path / "r" / "lora.yaml").read_text())["target_modules"]
+    assert len(modules) > 1
+    assert f"PEFT applies the config to exactly the {len(modules)} chosen modules." in said
     assert not [output for output in run if output["output_type"] == "error"]
     assert "<table>" in shown[0]["data"]["text/html"]
     assert len(base64.b64decode(figure[0]["data"]["image/png"])) > 5_000

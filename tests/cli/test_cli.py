@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -27,8 +28,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from advisor.cli import main as program
 from advisor.cli.app import app
 from advisor.core import folders
+from advisor.core.errors import UnusableRow
 from advisor.core.folders import WRITTEN_FILE
-from advisor.core.store import write_text
+from advisor.core.reading import sealed
+from advisor.core.store import read_json, write_json, write_text
 from advisor.prediction.calibration_rows import user_rows_folder
 from advisor.probing.spool import Spool
 
@@ -209,8 +212,8 @@ def test_bad_options_on_a_good_probe(bert: Made, options: list[str], said: str) 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "JSON"),
-        ("[]", "non-empty list"),
+        ("{", "selection file is damaged: Expecting property name enclosed in double quotes: line 1 column 2"),
+        ("[]", "list should have at least 1 item"),
         ('[{"name": "a", "targets": ["model.nope"]}]', "model.nope"),
         ('[{"name": "a", "targets": [], "colour": 1}]', "colour"),
         ('[{"name": "a", "targets": [], "rank": "8"}]', "rank"),
@@ -236,6 +239,10 @@ def test_a_block_that_is_not_finite_is_exit_5(bert: Made, tmp_path: Path) -> Non
     arrays = load_file(tmp_path / "p" / "blocks.safetensors")
     arrays["weight"][3, 0, 0] = np.nan
     save_file(arrays, tmp_path / "p" / "blocks.safetensors")
+    assert "SHA-256" in refused(2, "compare", tmp_path / "p")
+    info = read_json(tmp_path / "p" / "probe.json", "probe")
+    info["files"]["blocks.safetensors"] = hashlib.sha256((tmp_path / "p" / "blocks.safetensors").read_bytes()).hexdigest()
+    write_json(tmp_path / "p" / "probe.json", sealed(info))
     name = bert.probe_json["targets"][3]["name"]
     assert name in refused(5, "compare", tmp_path / "p")
 
@@ -248,11 +255,15 @@ def test_an_out_that_cannot_be_a_folder_is_exit_2(bert: Made, tmp_path: Path) ->
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_damaged_file_of_own_rows_is_named(bert: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_of_own_rows_is_named_and_left_out(bert: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     user_rows_folder().mkdir(parents=True)
+    without = advisor("compare", bert.probe, "--json")
     (user_rows_folder() / "mine.jsonl").write_text('{"schema": 1}\n')
-    assert "mine.jsonl, line 1" in refused(2, "compare", bert.probe)
+    with pytest.warns(UnusableRow, match=r"mine\.jsonl, line 1"):
+        ran = advisor("compare", bert.probe, "--json")
+    assert ran.code == 0
+    assert ran.out == without.out
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------
@@ -364,7 +375,7 @@ def test_recommendation_folder(recommended: Recommend, name: str) -> None:
         "report.html",
         "report.md",
     ]
-    assert json.loads((it.folder / "recommendation.json").read_text()) == it.json
+    assert json.loads((it.folder / "recommendation.json").read_text()) == sealed(it.json)
     pick = it.json["pick"]
     assert it.json["resolved"] == {"modules": len(pick["targets"]), "lora_params": pick["params"]}
     total = sum(4 * (t["in_features"] + t["out_features"]) for t in it.made.probe_json["targets"])
@@ -447,6 +458,7 @@ def test_the_cache_answers_the_second_time_and_the_answer_is_the_same(recommende
         "--out",
         tmp_path / "again",
         "--json",
+        "--verbose",
     )
     assert "nothing to compute" in ran.err
     assert json.loads(ran.out) == it.json

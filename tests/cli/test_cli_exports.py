@@ -92,7 +92,7 @@ def test_formats_and_folders_that_there_are_none_of(made: tuple[str, Path, Path]
     assert "--format must be one of" in refused(2, "export", folder, "--format", " , ", "--out", tmp_path)
     assert "recommendation.json" in refused(2, "export", tmp_path)
     (tmp_path / "recommendation.json").write_text(json.dumps({"plan": {"selection": 5}}))
-    assert "damaged" in refused(2, "export", tmp_path)
+    assert "plan.selection is 5" in refused(2, "export", tmp_path)
     (tmp_path / "recommendation.json").write_text("{}")
     assert "no field plan" in refused(2, "export", tmp_path)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from command import advisor, refused, write_data
 
+from advisor.core.reading import sealed
 from advisor.theory.bounds import DOES_NOT_APPLY
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -126,7 +127,7 @@ def test_a_probe_that_does_not_say_how_it_was_made_is_exit_2(made: MakeProbe, tm
         (tmp_path / path.name).write_bytes(path.read_bytes())
     info = json.loads((tmp_path / "probe.json").read_text())
     del info["source"]
-    (tmp_path / "probe.json").write_text(json.dumps(info))
+    (tmp_path / "probe.json").write_text(json.dumps(sealed(info)))
     assert "source" in refused(2, "explain", tmp_path, "--model", it.model)
 
 

@@ -11,6 +11,7 @@ import pytest
 from fakes import make_rows
 
 from advisor.core.errors import BadInput, UnusableRow
+from advisor.core.reading import sealed
 from advisor.prediction.calibration_rows import ROW_SCHEMA, load_rows, parse_rows, user_rows_folder
 from advisor.prediction.predictor import Predictor
 from advisor.theory.features import FEATURE_VERSION
@@ -57,7 +58,7 @@ def edited(**changes: Any) -> str:
             del holder[name]
         else:
             holder[name] = value
-    return json.dumps(fields)
+    return json.dumps(sealed(fields))
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,14 @@ def test_json_is_exactly_as_promised(task: str) -> None:
             "alpha",
             "predicted",
             "relative",
+            "vs_all_linear",
             "kernel",
             "bounds",
             "cost",
             "warnings",
         ]
         assert list(entry["predicted"]) == ["loss", "metric"]
-        for interval in (*entry["predicted"].values(), entry["relative"]):
+        for interval in (*entry["predicted"].values(), entry["relative"], entry["vs_all_linear"]):
             assert list(interval) == ["value", "low", "high"]
             assert interval["low"] <= interval["value"] <= interval["high"]
         for bound in entry["bounds"]:

@@ -19,6 +19,7 @@ from advisor.core.candidate import Candidate
 from advisor.core.errors import OutOfMemory
 from advisor.core.events import Event, Note, Session, Warn
 from advisor.core.probe import Probe, load_probe
+from advisor.core.reading import sealed
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear, target_sets
 from advisor.core.targets import LoraSettings, Selection
@@ -268,9 +269,9 @@ def test_the_recommendation_says_it_of_the_pick(
     shown = json.loads((tmp_path / "out" / "recommendation.json").read_text())
     report = (tmp_path / "out" / "report.md").read_text()
     assert [list(s.targets) for s in asked] == [shown["pick"]["targets"]]
-    line = next(line for line in written.verdict if line.startswith("Linearisation"))
+    (line,) = (line for line in written.verdict if line.startswith("Linear"))
     assert line in report
-    assert shown == written.json
+    assert shown == sealed(written.json)
     if measured:
         assert Linearity.from_dict(shown["linearity"]).targets == asked[0].targets
         assert (shown["linearity"]["verdict"], shown["linearity"]["gap"]) == (PARTLY, 0.333)
