@@ -19,6 +19,7 @@ from advisor.api import recommend
 from advisor.core.candidate import Candidate
 from advisor.core.events import Session
 from advisor.core.folders import WRITTEN_FILE
+from advisor.core.reading import sealed
 from advisor.core.targets import Selection
 from advisor.export import FORMATS
 from advisor.export.alternatives import PREFIX, best_for, can_say, sayable
@@ -185,12 +186,16 @@ def test_beyond_the_budget_an_alternative_stays_within_what_was_chosen(advice: A
 
 def test_a_damaged_alternative_is_bad_input(advice: Advice, tmp_path: Path) -> None:
     shown = json.loads((advice.found.folder / "recommendation.json").read_text())
-    for damaged in (
-        {"trl": {"alternatives": {"trl.yaml": {}}}},
-        {"trl": 5},
-        [],
-        {"trl": {"alternatives": {"../x": {"reason": "", "plan": {}}}}},
+    for damaged, says in (
+        ({"trl": {"alternatives": {"trl.yaml": {}}}}, "the field formats.trl.alternatives.trl.yaml.reason is missing"),
+        ({"trl": 5}, "formats.trl is 5"),
+        ([], "formats is []"),
+        (
+            {"trl": {"alternatives": {"../x": {"reason": "", "plan": {}}}}},
+            "formats.trl.alternatives: '../x' is no file of this format",
+        ),
     ):
-        (tmp_path / "recommendation.json").write_text(json.dumps({**shown, "formats": damaged}))
-        assert "recommendation.json: formats" in refused(2, "export", tmp_path, "--format", "trl", "--out", tmp_path / "o")
+        (tmp_path / "recommendation.json").write_text(json.dumps(sealed({**shown, "formats": damaged})))
+        said = refused(2, "export", tmp_path, "--format", "trl", "--out", tmp_path / "o")
+        assert f"recommendation.json: {says}" in said
         assert not (tmp_path / "o").exists()

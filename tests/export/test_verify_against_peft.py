@@ -13,7 +13,7 @@ from peft_oracle import KINDS, Built, applied, build, counted, damage, draw, loa
 from advisor.core.errors import BadInput
 from advisor.export.verify import Report, verify
 
-QUICK, MANY = 2, 18  # configs of each architecture
+QUICK, MANY = 4, 16  # configs of each architecture
 
 
 @pytest.fixture(scope="module")
