@@ -45,7 +45,7 @@ def show(shown: Sequence[Part], console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     for part in shown:
         if isinstance(part, TextTable):
-            console.print(part.rich())
+            console.print(part.rich(console.width))
         else:
             console.print(Text("\n".join(map(printable, part.split("\n")))))
             console.print()

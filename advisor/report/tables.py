@@ -8,6 +8,7 @@ from html import escape
 from io import StringIO
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -23,8 +24,8 @@ from advisor.report.words import change_span, count, gigabytes, metric_span
 PICK, ALL = "the pick", "all modules"
 CHOSEN, LEFT_OUT = "●", "·"
 PLAIN_WIDTH = 120
-
-LONGEST_WORD = 24  # of a name that a narrow terminal leaves whole
+LEAST_NAME = 12  # columns of a name, if it has so long a word; longer words fold in a narrow terminal
+GAP, MARGIN = 3, 1  # between two columns; at each end of a line
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,14 @@ class TextTable:
         object.__setattr__(self, "columns", tuple(map(printable, self.columns)))
         object.__setattr__(self, "rows", tuple(tuple(map(printable, row)) for row in self.rows))
 
-    def rich(self, compact: bool = False) -> RichTable:
-        """For a terminal; cells are literal, never markup. ``compact``: without empty lines."""
+    def rich(self, width: int = 80, compact: bool = False) -> RichTable:
+        """For a terminal of ``width`` columns; cells are literal, never markup. ``compact``: without empty lines.
+
+        Names wrap first. Where that is not enough all cells wrap, since a number that is cut off is another number.
+        """
+        first, *others = ([column, *(row[i] for row in self.rows)] for i, column in enumerate(self.columns))
+        least = min(max(cell_len(word) for cell in first for word in ("", *cell.split())), LEAST_NAME)
+        fits = least + sum(GAP + max(map(cell_len, cells)) for cells in others) + 2 * MARGIN <= width
         table = RichTable(
             title=Text(self.title),
             title_justify="left",
@@ -54,8 +61,8 @@ class TextTable:
         )
         for i, column in enumerate(self.columns):
             justify: JustifyMethod = "left" if i < self.text_columns else "right"
-            longest = max((len(word) for row in self.rows for word in row[i].split()), default=0) if i == 0 else 0
-            table.add_column(column, justify=justify, no_wrap=i > 0, overflow="fold", min_width=min(longest, LONGEST_WORD))
+            floor = least if fits and i == 0 else None
+            table.add_column(column, justify=justify, no_wrap=fits and i > 0, overflow="fold", min_width=floor)
         for i, row in enumerate(self.rows):
             table.add_row(*(Text(cell) for cell in row), style="bold" if i in self.marked else None)
         return table
@@ -85,7 +92,7 @@ def print_report(console: Console, lines: Sequence[str], tables: Sequence[TextTa
         console.print(printable(line), markup=False, soft_wrap=True)
     for table in tables:
         console.print()
-        console.print(table.rich())
+        console.print(table.rich(console.width))
     for line in after:
         console.print()
         console.print(printable(line), markup=False, soft_wrap=True)

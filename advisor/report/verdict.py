@@ -43,7 +43,7 @@ class Answer:
         with console.capture() as captured:
             for line in self.sentences:
                 console.print(_wrapped(line), markup=False)
-            console.print(self.table.rich(compact=True))
+            console.print(self.table.rich(WIDTH, compact=True))
             for line in self.after:
                 console.print(_wrapped(line), markup=False)
         return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
