@@ -27,7 +27,8 @@ def recommend(given: options.Recommend, ending: groups.Ending) -> int | None:
     if ending.as_json:
         say_json(result.json)
     elif not ending.verbose:
-        say(str(result.answer))
+        for line in str(result.answer).splitlines():
+            say(line)
     else:
         say_report(result.verdict, result.tables, [f"Written to {result.folder}: {', '.join(result.files)}."])
         if given.demo:

@@ -82,7 +82,7 @@ def read_data(source: Source, session: Session, language: str = "causal-lm") -> 
         seed=source.seed,
     )
     for note in train.notes:
-        session.note(note)
+        session.note(note, brief=True)
     place = source.eval_data
     if place is None and has_evaluation(source.data):
         place = source.data
@@ -93,7 +93,7 @@ def read_data(source: Source, session: Session, language: str = "causal-lm") -> 
         evaluation = load_dataset(place, like=train.schema, seed=source.seed)
         session.note(f"Evaluation: {len(evaluation.examples)} rows of {evaluation.source}.")
         for note in evaluation.notes:
-            session.note(f"Evaluation data: {note}")
+            session.note(f"Evaluation data: {note}", brief=True)
     if both := overlap(train, evaluation):
         session.warn(
             f"{both} of {len(evaluation.examples)} evaluation rows also appear in the training data, "
@@ -140,18 +140,18 @@ def prepare(
         quantised=source.quantised,
         seed=source.seed,
     )
-    for text in loaded.notes:
-        session.note(text)
+    for number, text in enumerate(loaded.notes):
+        session.note(text, brief=number > 0)  # what is left out, or must be kept in mind while training
     for text in loaded.warnings:
         session.warn(text)
     max_length = resolve_max_length(source.max_length, loaded)
     train_rows, notes = encode(train, loaded, max_length)
     for note in notes:
-        session.note(f"Training data: {note}")
+        session.note(f"Training data: {note}", brief=True)
     eval_rows: list[Row] = []
     if eval_limit != 0:
         eval_rows, notes = encode(evaluation, loaded, max_length)
         for note in notes:
-            session.note(f"Evaluation data: {note}")
+            session.note(f"Evaluation data: {note}", brief=True)
     made_of = {"model_fingerprint": loaded.fingerprint, **made_of}
     return Prepared(source, loaded, train, evaluation, train_rows, eval_rows, max_length, available_rows, made_of)

@@ -466,6 +466,20 @@ def test_the_cache_answers_the_second_time_and_the_answer_is_the_same(recommende
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_the_default_answer_fits_one_screen(recommended: Recommend, tmp_path: Path) -> None:
+    it = recommended("bert")
+    common = ["recommend", it.made.model, "--data", it.made.data, "--samples", 24, "--device", "cpu", "--budget", "35%"]
+    ran = advisor(*common, "--out", tmp_path / "r")
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    assert 8 < len(lines) <= 23
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("Adapt ")
+    assert any(line.startswith("Written to") for line in lines)
+    assert any(line.startswith("Next: ") for line in lines)
+    assert len(advisor(*common, "--out", tmp_path / "r", "--verbose").out.splitlines()) > 24
+
+
 def test_a_baseline_is_shown_beside_the_pick(bert: Made, tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 16, "lora_alpha": 32, "target_modules": ["query"]}
