@@ -94,7 +94,7 @@ def test_formats_and_folders_that_there_are_none_of(made: tuple[str, Path, Path]
     (tmp_path / "recommendation.json").write_text(json.dumps({"plan": {"selection": 5}}))
     assert "plan.selection is 5" in refused(2, "export", tmp_path)
     (tmp_path / "recommendation.json").write_text("{}")
-    assert "no field plan" in refused(2, "export", tmp_path)
+    assert "the field plan is missing" in refused(2, "export", tmp_path)
 
 
 def test_the_tables_of_the_docs_are_current() -> None:
