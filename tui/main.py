@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,6 +11,9 @@ from typing import Any
 
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
+from tui.work import threads_ended
+
+GRACE = 2.0  # seconds that what was told to stop has for it once the app is gone
 
 
 def inputs_of(options: Mapping[str, Any]) -> Inputs | None:
@@ -28,6 +32,11 @@ def run(options: Mapping[str, Any], probe_folder: Path | None = None, start: boo
     """
     app = AdvisorApp(inputs_of(options), probe_folder=probe_folder, start=start, demo=bool(options.get("demo")))
     app.run()
-    if app.log_path is not None and app.return_code:
-        print(f"Details of the error: {app.log_path}. Your session was kept: `advisor tui` opens it.", file=sys.stderr)
-    return app.return_code or 0
+    if app.crash:
+        print(app.crash, file=sys.stderr)
+    code = app.return_code or 0
+    if not threads_ended(GRACE):  # a step of the engine cannot be broken off, and nobody waits for it any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

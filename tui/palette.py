@@ -1,9 +1,14 @@
-"""The command palette, opened with nothing typed."""
+"""The command palette, opened with nothing typed; and its list of themes."""
 
 from __future__ import annotations
 
-from textual.command import DiscoveryHit, Hits
+from typing import Any
+
+from textual.await_complete import AwaitComplete
+from textual.command import CommandPalette, DiscoveryHit, Hits
 from textual.system_commands import SystemCommandsProvider
+
+from tui.dialogs import ClosesOnce
 
 
 class Commands(SystemCommandsProvider):
@@ -13,3 +18,14 @@ class Commands(SystemCommandsProvider):
         for command in self.app.get_system_commands(self.screen):
             if command.discover:
                 yield DiscoveryHit(command.title, command.callback, help=command.help)
+
+
+class Palette(ClosesOnce, CommandPalette):
+    """A palette that closes, and runs what was chosen, once."""
+
+    def dismiss(self, result: Any = None) -> AwaitComplete:
+        self.call_next(self._forget)  # once the handler at work, which reads it, is done
+        return super().dismiss(result)
+
+    def _forget(self) -> None:
+        self._selected_command = None
