@@ -18,7 +18,7 @@ from advisor.core.events import Event, Progress
 from tui.base import AdvisorScreen
 from tui.cells import MEASURES
 from tui.heatmap import Grid, HeatMap
-from tui.panels import inspected, legend, measure_values, selection_text, spectrum_text, terms
+from tui.panels import inspected, legend, measure_is_stale, measure_values, selection_text, spectrum_text, terms
 from tui.ranking import LEAST, Ranking, Sized
 from tui.state import Change
 
@@ -73,7 +73,7 @@ class ExploreScreen(AdvisorScreen):
         Binding("u,ctrl+z", "undo", "Undo", key_display="u"),
         Binding("ctrl+r,ctrl+y", "redo", "Redo", key_display="^r"),
         Binding("r", "reset", "Pick"),
-        Binding("l", "load", "Load"),
+        Binding("o", "load", "Load"),
         Binding("s", "save", "Keep"),
         Binding("a", "all", "All modules", show=False),
         Binding("n", "none", "No modules", show=False),
@@ -128,8 +128,9 @@ class ExploreScreen(AdvisorScreen):
         if change in (None, Change.PROBE) and heatmap.grid != (grid := Grid.of(state.targets)):
             heatmap.show_grid(grid)
             self._fit()
-        if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS):
-            heatmap.show_values(measure_values(state), MEASURES[state.measure])
+        is_stale = measure_is_stale(state)
+        if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS) or heatmap.is_stale != is_stale:
+            heatmap.show_values(measure_values(state), MEASURES[state.measure], is_stale)
             self._draw_legend()
         if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED):
             heatmap.show_chosen(frozenset(i for i, t in enumerate(state.targets) if t.name in state.chosen))

@@ -67,7 +67,7 @@ async def test_a_search_takes_the_place_of_its_own_selection_and_not_of_the_user
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         if is_chosen:
-            await pilot.press("l", "down", "enter")  # a recipe: neither edited nor kept
+            await pilot.press("o", "down", "enter")  # a recipe: neither edited nor kept
         first = app.state.chosen
         await pilot.press("ctrl+q")
     assert read_session(tmp_path / "tui.json").is_chosen == is_chosen

@@ -191,7 +191,7 @@ async def test_a_selection_is_kept_beside_the_probe_and_is_there_again(make_app:
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("r", "l")
+        await pilot.press("r", "o")
         labels = [str(app.screen.query_one(OptionList).get_option_at_index(i).prompt) for i in range(2)]
         assert labels[0].startswith("the pick")
         assert labels[1].startswith("mine [x]")
