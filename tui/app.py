@@ -97,12 +97,13 @@ class AdvisorApp(Jobs):
         probe_folder: Path | None = None,
         start: bool = False,
         demo: bool = False,
+        writes: bool = False,
     ) -> None:
         """
         Args:
             inputs: what Setup shows at first; None: what the last session had.
             probe_folder: open this probe in Explore. start: probe ``inputs`` at once. demo: fill in the embedded model
-                and data.
+                and data. writes: write the first recommendation to its folder, as the command does.
         """
         super().__init__()
         self._engine = engine
@@ -115,8 +116,11 @@ class AdvisorApp(Jobs):
         self.activity: Activity | None = None
         self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
         self._opened_at: tuple[Any, ...] = ()
-        self._probe_folder, self._start, self._demo = probe_folder, start, demo
+        self.probe_folder, self._start, self._demo = probe_folder, start, demo
+        self._writes = writes
+        self.written: tuple[Path, ...] = ()  # the recommendation's files
         self._keep_timer: Any = None
+        self.attempts = 0  # probes started in this session
         self.visits = 0  # how often a place was gone to
         self.has_begun = False  # the form is there, and what was asked for at the start is under way
 
@@ -146,8 +150,8 @@ class AdvisorApp(Jobs):
         gc.enable()
         setup = cast(SetupScreen, self.screen)  # no key leads elsewhere yet
         await setup.show_form()
-        if self._probe_folder is not None:
-            self.open_probe(self._probe_folder)
+        if self.probe_folder is not None:
+            self.open_probe(self.probe_folder)
         elif self._demo:
             setup.action_demo()
         elif self._start:
@@ -216,8 +220,21 @@ class AdvisorApp(Jobs):
     def _state_changed(self, change: Change) -> None:
         if change in (Change.PROBE, Change.SELECTION, Change.INPUTS, Change.MEASURE, Change.NAMED):
             self.keep_soon()
+        if change is Change.RECOMMENDATION and self._writes:
+            self._write()
         for screen in self._in_view():
             screen.state_changed(change)
+
+    def _write(self) -> None:
+        """Write the recommendation's folder, once."""
+        opened, inputs = self.state.opened, self.state.inputs
+        assert opened is not None
+
+        def written(files: tuple[Path, ...]) -> None:
+            self.written = files
+            self.notify(f"Recommendation written to {files[0].parent}: {', '.join(f.name for f in files)}.", markup=False)
+
+        self._writes = not self.start_run("write", lambda s: self.engine.write(opened, inputs, s), written)
 
     def _in_view(self) -> list[AdvisorScreen]:
         """The screen of the present place, also under a dialog."""
@@ -290,7 +307,13 @@ class AdvisorApp(Jobs):
         inputs = self.state.inputs
         if self.start_run("probe", lambda s: self._load(self.engine.probe(inputs, s)), self._show_opened):
             self.activity = Activity()
+            self.add_log_line(
+                f"── {time.strftime('%H:%M:%S', time.localtime(time.time()))} Probe of {inputs.model} on {inputs.data}"
+            )
             self.switch_mode("probe")
+        else:
+            what = "has not stopped yet: press F5 again once it has" if self.activity and self.activity.stopping else "is running"
+            self.notify(f"The last probe {what}.", severity="warning", markup=False)
 
     def _load(
         self, opened: Opened, selection: dict[str, Any] | None = None, is_chosen: bool = False

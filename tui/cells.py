@@ -120,10 +120,11 @@ def headings(roles: Sequence[str], width: int) -> tuple[str, ...]:
     """The roles' names in so many characters, all written in the same way, each different from the others."""
     shorter = [".".join(SHORT.get(part, part.removesuffix("_proj")) for part in role.split(".")) for role in roles]
     initials = ["".join(part[:1] for part in name.split(".")) for name in shorter]
-    for names in (roles, shorter, [_last_only(name) for name in shorter], initials):
+    flat = [_last_only(name) for name in shorter]
+    cut = [name if len(name) <= width else name[: width - 1] + name[-1:] for name in flat]
+    for names in (roles, shorter, flat, initials, cut):
         if len(set(names)) == len(names) and all(len(name) <= width for name in names):
             return tuple(names)
-    cut = [name[:width] for name in shorter]
     return tuple(str(i + 1)[-width:] if cut.count(name) > 1 else name for i, name in enumerate(cut))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from advisor.advice.budget import parse_budget
+from advisor.core.errors import BadInput
 from tui.inputs import Inputs
 
 TEXT, WHOLE, REAL, LIST, CHOICE = "text", "whole", "real", "list", "choice"
@@ -120,7 +122,19 @@ def parsed(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
             values[field.name] = _value(field, text) if text else getattr(defaults, field.name)
         except ValueError as error:
             problems[field.name] = f"{field.label}: {text} is not {error}."
+        except BadInput as error:
+            problems[field.name] = f"{field.label}: {str(error).removeprefix(f'--{field.name} ')}"
     return values, problems
+
+
+def problems_of(inputs: Inputs) -> dict[str, str]:
+    """What is wrong with the values of a command line or an old session, by field name."""
+    return parsed({field.name: shown(inputs, field) for field in FIELDS})[1]
+
+
+def usable(inputs: Inputs) -> Inputs:
+    """The same, fields with a wrong value at their defaults."""
+    return replace(inputs, **{name: getattr(Inputs(), name) for name in problems_of(inputs)})
 
 
 def _value(field: Field, text: str) -> Any:
@@ -139,6 +153,8 @@ def _value(field: Field, text: str) -> Any:
         if not 0 < number < math.inf:
             raise ValueError("a number above 0")
         return number
+    if field.name == "budget":
+        parse_budget(text)
     if field.kind == CHOICE and text not in field.choices:
         raise ValueError(f"one of {', '.join(field.choices)}")
     return text

@@ -15,6 +15,7 @@ from tui.keys import InOrder
 from tui.work import Happened, Latest, in_thread
 
 KEPT = "What the probe has stored is kept: probing the same again goes on from there. The phase at hand may begin anew."
+WAITED_FOR = {"probe", "write"}  # runs that leave something behind
 
 
 class Jobs(InOrder):
@@ -79,7 +80,9 @@ class Jobs(InOrder):
         finally:
             self.runs.pop(name, None)
         if self.is_leaving:
-            if name == "probe":
+            if name == "write" and error is None:
+                done(result)
+            if not self.runs.keys() & WAITED_FOR:
                 self.exit()
             return
         try:
@@ -137,7 +140,7 @@ class Jobs(InOrder):
     # --- leaving ------------------------------------------------------------------------------------------------------
 
     async def action_quit(self) -> None:
-        """Quit; during a probe, ask first, then say what is waited for. Once that is said, quit without waiting."""
+        """Quit; during a probe, ask first. Then say what is waited for; once that is said, quit without waiting."""
         from tui.dialogs import Question
 
         if "probe" not in self.runs or self.is_leaving:
@@ -151,12 +154,12 @@ class Jobs(InOrder):
             self.push_screen(question, lambda answer: self.leave() if answer == "quit" else None)
 
     def leave(self) -> None:
-        """Keep the session, stop what runs, exit once the probe has stopped; at once when this is asked again."""
+        """Keep the session, stop what runs, exit once what leaves something behind has ended; at once when asked again."""
         from tui.dialogs import StoppingDialog
 
         self._cancel_all()
         self.keep_now()
-        if "probe" in self.runs and not self.is_leaving:
+        if self.runs.keys() & WAITED_FOR and not self.is_leaving:
             since = asyncio.get_running_loop().time()
             self.push_screen(StoppingDialog(lambda: self._waits_for(asyncio.get_running_loop().time() - since)))
             self.is_leaving = True
@@ -165,11 +168,15 @@ class Jobs(InOrder):
             self.exit()
 
     def _waits_for(self, seconds: float) -> str:
-        return f"Waiting for {self.under_way()}, {seconds:.0f} s so far. {KEPT}"
+        if "probe" in self.runs:
+            return f"Waiting for {self.under_way()}, {seconds:.0f} s so far. {KEPT}"
+        return f"Waiting for the recommendation's folder to be written, {seconds:.0f} s so far."
 
     def _cancel_all(self) -> None:
-        for session in tuple(self.runs.values()):
-            session.cancel.set()
+        """Tell all runs to stop but the one that writes what was asked for."""
+        for name in tuple(self.runs):
+            if name != "write":
+                self.cancel(name)
 
     def terminal_is_gone(self) -> None:
         """SIGHUP: nobody can answer any more."""

@@ -13,6 +13,7 @@ import platformdirs
 
 from advisor.core.errors import AdvisorError
 from advisor.core.store import APP, read_json, write_json
+from tui.form import usable
 from tui.inputs import Inputs
 from tui.state import State, entry
 
@@ -54,7 +55,7 @@ def read_session(path: Path) -> Kept:
     probe, selection, theme, inputs = (found.get(key) for key in ("probe", "selection", "theme", "inputs"))
     recent = found.get("recent")
     return Kept(
-        inputs=Inputs.from_dict(inputs) if isinstance(inputs, dict) else Inputs(),
+        inputs=usable(Inputs.from_dict(inputs)) if isinstance(inputs, dict) else Inputs(),
         probe=probe if isinstance(probe, str) else None,
         selection=selection if isinstance(selection, dict) else None,
         is_chosen=bool(found.get("is_chosen", True)),

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from advisor.models.prepare import Source
 
 PREVIEW_ROWS = 5
+# What is asked of a recommendation, beside what the probe has decided.
+OF_A_RECOMMENDATION = (
+    *("budget", "granularity", "strategy", "rank", "alpha", "rslora", "train_rows", "epochs", "lr", "batch_size"),
+    *("kernel", "sigma", "seed", "trust_remote_code"),
+)
 SELECTIONS_FILE = "selections.json"
 
 
@@ -151,6 +156,16 @@ class RealEngine:
             cost=self._cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),
         )
 
+    def model_problem(self, inputs: Inputs) -> str:
+        name = inputs.model or ""
+        folder = Path(name)
+        if folder.is_dir():
+            return "" if (folder / "config.json").is_file() else f"{name}: no config.json in that folder. Give a model's folder."
+        is_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+        if folder.exists() or is_path:
+            return f"{name}: no such folder. Give a model's folder, or a hub id such as gpt2."
+        return ""
+
     def _cost(self, inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
         from advisor.probing.cost_estimate import estimate_probe
 
@@ -248,6 +263,13 @@ class RealEngine:
             strategy=inputs.strategy,
             seed=inputs.seed,
         )
+
+    def write(self, opened: Opened, inputs: Inputs, session: Session) -> tuple[Path, ...]:
+        from advisor import api
+
+        shared = {name: getattr(inputs, name) for name in OF_A_RECOMMENDATION}
+        written = api.recommend(opened.folder, session=session, **shared)
+        return tuple(written.folder / name for name in written.files)
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
         from advisor.theory.spectrum import Spectrum

@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from advisor.core.errors import BadInput
 from advisor.core.targets import Target
 from advisor.theory.training_cost import Cost
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 
@@ -32,6 +34,8 @@ class Budget:
 
     def sizes(self, targets: Sequence[Target], rank: int) -> NDArray[np.int64]:
         """What each module counts against the ceiling: 1 for a number of modules, else its LoRA parameters."""
+        import numpy as np  # the terminal interface reads budgets before anything heavy is loaded
+
         return np.array([1 if self.kind == "modules" else t.lora_params(rank) for t in targets], dtype=np.int64)
 
     def ceiling(self, targets: Sequence[Target], rank: int) -> int:

@@ -177,7 +177,7 @@ def recommend(
     if in_tui:
         _refuse_beside_tui(options)
     if in_tui and _has_terminal():
-        _run_tui({**options, "rank": _rank(rank)}, model, start=True)
+        _run_tui({**options, "rank": _rank(rank)}, model, start=True, writes=True)
     from advisor import api
     from advisor.report.console import console_session
 
@@ -565,8 +565,9 @@ def _refuse_beside_tui(options: dict[str, Any]) -> None:
         raise BadInput(f"{', '.join(beyond)}: not known to the terminal interface.", "Leave out --tui.")
 
 
-def _run_tui(options: dict[str, Any], probe_or_model: str | None, start: bool = False) -> NoReturn:
-    """The terminal interface with the options that a command was given; ``start``: a model is probed at once."""
+def _run_tui(options: dict[str, Any], probe_or_model: str | None, start: bool = False, writes: bool = False) -> NoReturn:
+    """The terminal interface with the options that a command was given; ``start``: a model is probed at once; ``writes``: the
+    recommendation goes to its folder."""
     import gc
 
     from advisor.core.store import is_probe
@@ -575,8 +576,8 @@ def _run_tui(options: dict[str, Any], probe_or_model: str | None, start: bool = 
     from tui.main import run
 
     if probe_or_model is not None and is_probe(Path(probe_or_model)):
-        sys.exit(run({**options, "model": None}, probe_folder=Path(probe_or_model)))
-    sys.exit(run({**options, "model": probe_or_model}, start=start))
+        sys.exit(run({**options, "model": None}, probe_folder=Path(probe_or_model), writes=writes))
+    sys.exit(run({**options, "model": probe_or_model}, start=start, writes=writes))
 
 
 # --- from options to engine objects -------------------------------------------------------------------------------

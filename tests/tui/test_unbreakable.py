@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pty
 import select
@@ -10,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,18 @@ from textual.widgets import Button, Input, OptionList
 from tui_helpers import send, settled, shown_text
 
 import advisor
+from advisor.core.errors import BadInput
+from advisor.core.targets import Target
 from tui import work
 from tui.app import AdvisorApp
+from tui.cells import MEASURES, headings, number, number_width
 from tui.dialogs import ChoiceDialog, ErrorDialog, NameDialog, Question, StoppingDialog, TextDialog
+from tui.heatmap import Grid, HeatMap
 from tui.inputs import Inputs
+from tui.keep import read_session
+from tui.main import inputs_of
+from tui.plot import Scale
+from tui.real_engine import RealEngine
 
 MakeApp = Callable[..., AdvisorApp]
 ROOT = Path(advisor.__file__).resolve().parents[1]
@@ -284,3 +293,239 @@ def test_quitting_beside_a_run_that_does_not_end_ends_the_process(tmp_path: Path
     assert code == 0
     assert len(typed) == 3
     assert b"\x1b[?1049l" in written
+
+
+# --- Setup -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", ["900%", "0%", "-3modules", "lots", "24 parsecs"])
+async def test_a_budget_that_cannot_be_is_refused_at_once_and_never_kept(
+    make_app: MakeApp, engine, tmp_path, budget: str
+) -> None:
+    app = make_app(Inputs(model="m", data="d"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        app.screen.query_one("#budget", Input).value = budget
+        await pilot.pause()
+        assert shown_text(app, "#message").startswith(f"Budget: {budget}:")
+        assert app.screen.query_one("#budget").has_class("wrong")
+        await pilot.press("f5")
+        await settled(pilot)
+        assert "probe" not in engine.asked
+        await pilot.press("ctrl+q")
+    assert read_session(tmp_path / "tui.json").inputs.budget == "25%"
+
+
+@pytest.mark.parametrize("wrong", [{"budget": "900%"}, {"rank": 0}, {"alpha": -1.0}, {"task": "poetry"}, {"epochs": 0}])
+def test_a_wrong_value_of_an_old_session_or_a_command_line_goes_no_further(tmp_path: Path, wrong: dict[str, object]) -> None:
+    (tmp_path / "tui.json").write_text(json.dumps({"schema": 1, "inputs": {"model": "m", **wrong}}), encoding="utf-8")
+    assert read_session(tmp_path / "tui.json").inputs == Inputs(model="m")
+    with pytest.raises(BadInput):
+        inputs_of({"model": "m", **wrong})
+
+
+async def test_a_model_folder_that_is_not_there_is_said_on_setup(make_app: MakeApp, engine, tmp_path: Path) -> None:
+    app = make_app(Inputs(model=str(tmp_path / "gone"), data="d"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.pause(0.05)
+        await settled(pilot)
+        assert f"{tmp_path / 'gone'}: no such folder" in shown_text(app, "#message")
+        await pilot.press("f5")
+        await settled(pilot)
+        assert "probe" not in engine.asked
+        assert app.screen.focused.id == "model"
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "config.json").write_text("{}")
+        app.screen.query_one("#model", Input).value = str(tmp_path / "there")
+        await pilot.pause(0.05)
+        await settled(pilot)
+        assert shown_text(app, "#message") == ""
+
+
+@pytest.mark.parametrize("name", ["gpt2", "owner/name", "", "no-such-name"])
+def test_a_hub_id_is_not_taken_for_a_missing_folder(name: str) -> None:
+    assert RealEngine().model_problem(Inputs(model=name)) == ""
+
+
+async def test_data_that_cannot_be_read_are_not_probed_and_clearing_them_clears_the_error(make_app: MakeApp, engine, bad) -> None:
+    engine.fails["preview"] = bad
+    app = make_app(Inputs(model="m", data="d.csv"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.pause(0.05)
+        await settled(pilot)
+        await pilot.press("f5")
+        await settled(pilot)
+        assert "probe" not in engine.asked
+        assert bad.what in shown_text(app, "#message")
+        assert app.screen.focused.id == "data"
+        await pilot.press("ctrl+u")
+        await settled(pilot)
+        assert "Cannot be read" not in shown_text(app, "#preview")
+        assert shown_text(app, "#message") == ""
+        assert not app.screen.query_one("#data").has_class("wrong")
+
+
+async def test_a_probe_that_is_opened_is_named_until_it_is_there(make_app: MakeApp, engine, monkeypatch) -> None:
+    gate = threading.Event()
+    opens = engine.open
+    monkeypatch.setattr(engine, "open", lambda *given: opens(*given) if gate.wait(10) else None)
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        while not app.has_begun:
+            await pilot.pause(0.01)
+        await pilot.pause(0.3)
+        assert f"Opening the probe in {engine.folder}" in shown_text(app, "#message")
+        gate.set()
+        await settled(pilot)
+        assert app.current_mode == "explore"
+
+
+async def test_the_first_lines_name_the_probe_that_is_opened(make_app: MakeApp, engine, monkeypatch) -> None:
+    async def later(self: AdvisorApp) -> None:
+        pass
+
+    monkeypatch.setattr(AdvisorApp, "_begin", later)
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)):
+        assert f"Opening the probe in {engine.folder}" in shown_text(app, "#welcome")
+
+
+async def test_f5_while_the_last_probe_stops_is_answered_and_attempts_are_told_apart(make_app: MakeApp, engine) -> None:
+    engine.gate = threading.Event()
+    app = make_app(Inputs(model="m", data="d"), start=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "probe" in app.runs and app.activity.stage == "Probe")
+        await pilot.press("escape", "f5")
+        assert any("has not stopped yet" in str(notice.message) for notice in app._notifications)
+        engine.gate.set()
+        await settled(pilot)
+        await pilot.press("f5")
+        await settled(pilot)
+    assert [line for line in app.log_lines if line.startswith("──")] == ["── Attempt 1: m on d", "── Attempt 2: m on d"]
+
+
+# --- numbers that are true, axes and headings that can be ----------------------------------------------------------------
+
+
+async def test_numbers_of_the_last_selection_go_with_it(make_app: MakeApp, engine, monkeypatch) -> None:
+    app = make_app(opened=True)
+    gate = threading.Event()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("m", "m")  # predicted gain: it is of the selection too
+        before = app.state.figures
+        old = f"{before.loss[0]:.2f}"
+        assert old in shown_text(app, "#selection")
+        figures = engine.figures
+        monkeypatch.setattr(engine, "figures", lambda *given: figures(*given) if gate.wait(10) else None)
+        await pilot.press("space")
+        lines = shown_text(app, "#selection").splitlines()
+        assert not [line for line in lines if line.startswith(("accuracy", "loss", "vs all", "memory", "κ")) and "…" not in line]
+        assert app.screen.query_one(HeatMap).is_stale
+        assert "predicted gain …" in shown_text(app, "#legend")
+        gate.set()
+        await settled(pilot)
+        assert not app.screen.query_one(HeatMap).is_stale
+        assert f"{app.state.figures.loss[0]:.2f}" in shown_text(app, "#selection")
+
+
+LLAMA = ("query", "key", "value", "output", "gate", "up", "down")
+T5 = (*LLAMA[:4], *(f"cross.{role}" for role in LLAMA[:4]), "wi", "wo")
+
+
+@pytest.mark.parametrize("roles", [LLAMA, T5, ("q_proj", "k_proj", "c_attn", "fc1", "fc2"), ("mlp.dense_in", "mlp.dense_out")])
+@pytest.mark.parametrize("width", [2, 3, 4, 6, 10])
+def test_headings_fit_and_tell_all_roles_apart(roles: tuple[str, ...], width: int) -> None:
+    found = headings(roles, width)
+    assert len(set(found)) == len(roles)
+    assert all(0 < len(name) <= width for name in found)
+
+
+@pytest.mark.parametrize("top", [0.03, 0.3, 1.0])
+@pytest.mark.parametrize("most", range(1, 6))
+def test_numbers_are_shown_only_where_they_say_something(top: float, most: int) -> None:
+    values = [top * i / 9 for i in range(10)]
+    width = number_width(values, MEASURES["share"], most)
+    if width:
+        shown = [float(number(value, MEASURES["share"], width)) for value in values]
+        assert max(abs(s - 100 * v) for s, v in zip(shown, values, strict=True)) <= max(0.02 * 100 * top, 0.05) + 1e-9
+    else:
+        assert most < 4
+
+
+def test_rows_say_which_stack_they_are_of() -> None:
+    def rows(*names: str) -> tuple[str, ...]:
+        return Grid.of([Target(name, i, "query", "attention", 4, 4) for i, name in enumerate(names)]).labels
+
+    assert rows("encoder.block.0.q", "encoder.block.1.q", "decoder.block.0.q") == ("enc0", "enc1", "dec0")
+    assert rows("model.vision.layers.0.q", "model.language.layers.10.q") == ("vis0", "lan10")
+    assert rows("model.text_a.0.q", "model.text_b.1.q") == ("s1.0", "s2.1")
+    assert rows("model.layers.0.q", "model.layers.31.q") == ("0", "1")
+
+
+async def test_seven_roles_are_readable_at_80x24(make_app: MakeApp, engine) -> None:
+    targets = [Target(f"model.layers.{i}.{r}", i, r, "attention", 24, 24) for i in range(32) for r in LLAMA]
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        heatmap = app.screen.query_one(HeatMap)
+        heatmap.show_grid(Grid.of(targets))
+        heatmap.show_values([0.001 + 0.0001 * i for i in range(224)], MEASURES["share"])
+        assert heatmap.render_line(0).text.split() == ["layer", "q", "k", "v", "o", "gate", "up", "down"]
+        line = heatmap.render_line(1).text
+        assert not set(line[6:]) & set("123456789")
+        assert line.count("○") == 7
+
+
+@pytest.mark.parametrize(("value", "limits"), [(0.0, (0.0, 1.0)), (1.0, (0.0, 1.0)), (0.0, (-1.0, 1.0)), (0.0, (0.0, math.inf))])
+def test_an_axis_keeps_to_what_its_metric_can_be_also_where_all_tie(value: float, limits: tuple[float, float]) -> None:
+    scale = Scale.of([value, value], margin=0.08, limits=limits)
+    assert limits[0] <= scale.low < scale.high <= limits[1]
+    assert 0 <= scale.place(value) <= 1
+
+
+# --- saving ------------------------------------------------------------------------------------------------------------
+
+
+async def test_saving_twice_asks_nothing_of_what_nobody_touched(make_app: MakeApp, tmp_path: Path) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        app.screen.query_one("#folder", Input).value = str(tmp_path / "out")
+        await pilot.press("s")
+        await settled(pilot)
+        assert any(f"Saved to {tmp_path / 'out'}: " in str(notice.message) for notice in app._notifications)
+        await pilot.press("s")
+        await settled(pilot)
+        assert not isinstance(app.screen, Question)
+        (tmp_path / "out" / "lora.yaml").write_text("mine")
+        await pilot.press("s")
+        await settled(pilot)
+        assert isinstance(app.screen, Question)
+
+
+async def test_recommend_in_the_interface_writes_the_folder_once(make_app: MakeApp, engine, tmp_path: Path, monkeypatch) -> None:
+    written = []
+    gate = threading.Event()
+
+    def write(opened, inputs, session):
+        written.append((opened.folder, inputs.budget))
+        gate.wait(10)
+        return (tmp_path / "recommendation" / "lora.yaml",)
+
+    monkeypatch.setattr(engine, "write", write)
+    app = make_app(Inputs(budget="12modules"), opened=True, writes=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: bool(written))
+        await pilot.press("ctrl+q")
+        assert isinstance(app.screen, StoppingDialog)
+        assert "the recommendation's folder" in shown_text(app, "#waits-for")
+        assert not app.runs["write"].cancel.is_set()
+        gate.set()
+        await until(pilot, lambda: app._exit)
+    assert written == [(engine.folder, "12modules")]
+    assert app.written == (tmp_path / "recommendation" / "lora.yaml",)
