@@ -307,9 +307,8 @@ class AdvisorApp(Jobs):
         inputs = self.state.inputs
         if self.start_run("probe", lambda s: self._load(self.engine.probe(inputs, s)), self._show_opened):
             self.activity = Activity()
-            self.add_log_line(
-                f"── {time.strftime('%H:%M:%S', time.localtime(time.time()))} Probe of {inputs.model} on {inputs.data}"
-            )
+            self.attempts += 1
+            self.add_log_line(f"── Attempt {self.attempts}: {inputs.model} on {inputs.data}")
             self.switch_mode("probe")
         else:
             what = "has not stopped yet: press F5 again once it has" if self.activity and self.activity.stopping else "is running"

@@ -159,6 +159,8 @@ class RealEngine:
     def model_problem(self, inputs: Inputs) -> str:
         name = inputs.model or ""
         folder = Path(name)
+        if not name:
+            return ""
         if folder.is_dir():
             return "" if (folder / "config.json").is_file() else f"{name}: no config.json in that folder. Give a model's folder."
         is_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1

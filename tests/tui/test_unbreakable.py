@@ -418,8 +418,8 @@ async def test_numbers_of_the_last_selection_go_with_it(make_app: MakeApp, engin
         before = app.state.figures
         old = f"{before.loss[0]:.2f}"
         assert old in shown_text(app, "#selection")
-        figures = engine.figures
-        monkeypatch.setattr(engine, "figures", lambda *given: figures(*given) if gate.wait(10) else None)
+        for name, asks in (("figures", engine.figures), ("effects", engine.effects)):
+            monkeypatch.setattr(engine, name, lambda *given, asks=asks: asks(*given) if gate.wait(10) else None)
         await pilot.press("space")
         lines = shown_text(app, "#selection").splitlines()
         assert not [line for line in lines if line.startswith(("accuracy", "loss", "vs all", "memory", "κ")) and "…" not in line]
