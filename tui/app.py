@@ -20,7 +20,7 @@ from textual.widget import AwaitMount
 
 from advisor.core.errors import AdvisorError
 from tui.activity import Activity, outcome
-from tui.base import OF_EVERY_APP, AdvisorScreen
+from tui.base import OF_EVERY_APP, AdvisorScreen, Context
 from tui.inputs import Inputs
 from tui.jobs import Jobs
 from tui.keep import Kept, read_session, session_file, write_session
@@ -85,6 +85,7 @@ class AdvisorApp(Jobs):
     CSS = """
     Screen { layers: base above; }
     #places { height: 1; background: $panel; color: $text; link-style: none; link-color: $text; }
+    #context { height: 1; padding: 0 1; color: $text-muted; background: $surface; }
     Toast { max-width: 60; }
     """
 
@@ -223,6 +224,8 @@ class AdvisorApp(Jobs):
         if change is Change.RECOMMENDATION and self._writes:
             self._write()
         for screen in self._in_view():
+            if change in (Change.PROBE, Change.INPUTS):
+                screen.query_one(Context).show()
             screen.state_changed(change)
 
     def _write(self) -> None:

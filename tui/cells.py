@@ -13,7 +13,8 @@ from dataclasses import dataclass
 GLYPHS = "·░▒▓█"
 TELLING = 0.02  # of the largest value: what a number may be rounded by and still say something
 SHORT = {"query": "q", "key": "k", "value": "v", "output": "o"}
-CHOSEN, LEFT_OUT, UNKNOWN = "●", "○", "?"
+CHOSEN, LEFT_OUT, PARTLY, UNKNOWN = "●", "○", "◐", "?"
+ADDED, DROPPED = "⊕", "⊖"  # unlike the pick
 
 
 @dataclass(frozen=True)

@@ -132,14 +132,22 @@ class ExploreScreen(AdvisorScreen):
         if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS) or heatmap.is_stale != is_stale:
             heatmap.show_values(measure_values(state), MEASURES[state.measure], is_stale)
             self._draw_legend()
+        if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED, Change.RECOMMENDATION):
+            pick = None if state.pick is None else self._indices(frozenset(state.pick.selection.targets))
+            heatmap.show_chosen(self._indices(state.chosen), pick)
+        if change is Change.RECOMMENDATION:
+            self._draw_legend()
         if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED):
-            heatmap.show_chosen(frozenset(i for i, t in enumerate(state.targets) if t.name in state.chosen))
             self._compute()
         if change not in (Change.INPUTS, Change.FIGURES):
             self._draw_ranking()
         self._draw_side()
         if change in (None, Change.PROBE):
             self._search()
+
+    def _indices(self, names: frozenset[str]) -> frozenset[int]:
+        """In model order."""
+        return frozenset(i for i, t in enumerate(self.state.targets) if t.name in names)
 
     def _fit(self) -> None:
         """The map takes what its layers need, the ranking what is left, if that is enough to say something."""

@@ -20,7 +20,7 @@ from textual.strip import Strip
 
 from advisor.core.targets import block_of
 from advisor.report.text_plots import bar
-from tui.cells import CHOSEN, LEFT_OUT, Measure, glyph, headings, levels, number, number_width
+from tui.cells import ADDED, CHOSEN, DROPPED, LEFT_OUT, PARTLY, Measure, glyph, headings, levels, number, number_width
 
 if TYPE_CHECKING:
     from advisor.core.targets import Target
@@ -29,6 +29,7 @@ LABEL = 6
 CURSOR = "▸"
 WIDEST, NARROWEST = 16, 3  # cells: marks, and where there is room a number
 NUMBER = 5  # characters at most
+ADAPTED, NOT_ADAPTED = (0.6, 0.4), (0.0, 0.2)  # where grounds begin between low and high, and how far levels move them
 TALLEST = 3  # lines of a cell: marks and number, a bar, a gap
 
 
@@ -89,9 +90,10 @@ class HeatMap(ScrollView, can_focus=True):
     """Layers down, roles across. Row −1 of the cursor is the header of the roles, column −1 that of the layers."""
 
     HELP_TEXT = (
-        "Each cell is a module: ● adapted, ○ not; · ░ ▒ ▓ █ and the number say how much of the chosen measure it has "
-        "(legend above). Move with the arrows or h j k l. Space toggles the module; on a layer's or a role's name it toggles all "
-        "of them. A click moves there, a second one toggles."
+        "Each cell is a module: ● on a strong ground adapted, ○ not; ⊕ adapted and ⊖ not, where the pick does otherwise. "
+        "· ░ ▒ ▓ █ and the number say how much of the chosen measure it has (legend above). Move with the arrows or h j k l. "
+        "Space toggles the module; on a layer's or a role's name it toggles all of them. A click moves there, a second one "
+        "toggles."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter", "toggle_here", "Toggle", key_display="space"),
@@ -110,10 +112,11 @@ class HeatMap(ScrollView, can_focus=True):
     HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size: 0 1; }
     HeatMap > .heatmap--low { background: $surface; color: $text-muted; }
     HeatMap > .heatmap--high { background: $primary; color: $text; }
+    HeatMap > .heatmap--unlike { color: $warning; }
     HeatMap > .heatmap--header { background: $panel; color: $text; text-style: bold; }
     HeatMap > .heatmap--cursor { text-style: bold reverse; }
     """
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"heatmap--low", "heatmap--high", "heatmap--header", "heatmap--cursor"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"heatmap--{name}" for name in ("low", "high", "unlike", "header", "cursor")}
 
     cursor: reactive[tuple[int, int]] = reactive((0, 0))
 
@@ -135,17 +138,18 @@ class HeatMap(ScrollView, can_focus=True):
         super().__init__(id="heatmap")
         self.grid = Grid((), (), {}, ())
         self.chosen: frozenset[int] = frozenset()
+        self.pick: frozenset[int] | None = None
         self.values: Sequence[float] = ()
         self.measure: Measure | None = None
         self.cell_height = 1
         self.is_stale = False  # the values are of an earlier selection
         self._levels: list[float | None] = []
-        self._shades: dict[tuple[float | None, bool], Style] = {}
+        self._shades: dict[tuple[float | None, bool, bool], Style] = {}
         self._number_widths: dict[int, int] = {}  # by the cells' width
 
     def show_grid(self, grid: Grid) -> None:
         """Another probe."""
-        self.grid, self.chosen, self.values, self._levels = grid, frozenset(), (), []
+        self.grid, self.chosen, self.pick, self.values, self._levels = grid, frozenset(), None, (), []
         self._number_widths.clear()
         self.set_reactive(HeatMap.cursor, (0, 0))
         self._resize()
@@ -158,8 +162,12 @@ class HeatMap(ScrollView, can_focus=True):
         self._number_widths.clear()
         self.refresh()
 
-    def show_chosen(self, chosen: frozenset[int]) -> None:
-        changed, self.chosen = chosen ^ self.chosen, chosen
+    def show_chosen(self, chosen: frozenset[int], pick: frozenset[int] | None) -> None:
+        """Mark these as adapted, and where that is unlike the recommended selection, once there is one."""
+        changed = (
+            chosen ^ self.chosen if pick == self.pick else frozenset(i for members in self.grid.cells.values() for i in members)
+        )
+        self.chosen, self.pick = chosen, pick
         for row in {row for (row, _), members in self.grid.cells.items() if changed.intersection(members)}:
             top = row * self.cell_height + 1 - self.scroll_offset.y
             self.refresh(Region(0, top, self.size.width, self.cell_height))
@@ -280,23 +288,29 @@ class HeatMap(ScrollView, can_focus=True):
         if not members:
             return "", base
         inside = sum(i in self.chosen for i in members)
-        mark = LEFT_OUT if not inside else CHOSEN if inside == len(members) else "◐"
+        mark = LEFT_OUT if not inside else CHOSEN if inside == len(members) else PARTLY
+        unlike = 0 if self.pick is None else inside - sum(i in self.pick for i in members)
+        if unlike:
+            mark = ADDED if unlike > 0 else DROPPED
         known = bool(self._levels)
         found = [level for i in members if known and (level := self._levels[i]) is not None]
         level = max(found) if found else None
         text = f" {bar(level or 0.0, width - 2)}" if part else f" {mark}{glyph(level) if known else ' '}"
         if not part and digits and known and self.measure:
             text += number(max(self.values[i] for i in members), self.measure, min(width - 3, NUMBER))
-        key = level, bool(inside)
+        key = level, bool(inside), bool(unlike)
         if key not in self._shades:
             self._shades[key] = self._shade(*key)
         return text, self._shades[key]
 
-    def _shade(self, level: float | None, chosen: bool) -> Style:
-        """Between the theme's low and high; terminals' own colours cannot be mixed, there the glyph alone speaks."""
-        low, high = (self.get_component_styles(f"heatmap--{end}") for end in ("low", "high"))
+    def _shade(self, level: float | None, chosen: bool, unlike: bool) -> Style:
+        """The ground says whether the module is adapted, and within that a little of its level; the ink whether that is unlike
+        the pick. Terminals' own colours cannot be mixed: there the marks alone speak."""
+        low, high, other = (self.get_component_styles(f"heatmap--{name}") for name in ("low", "high", "unlike"))
         if low.background.ansi is not None or high.background.ansi is not None:
-            return self.rich_style + Style(bold=chosen, dim=self.is_stale)
-        ground: Color = low.background.blend(high.background, level or 0.0)
+            return self.rich_style + Style(bold=chosen or unlike, dim=self.is_stale)
+        start, span = ADAPTED if chosen else NOT_ADAPTED
+        ground: Color = low.background.blend(high.background, start + span * (level or 0.0))
         ink = ground.get_contrast_text(1.0 if chosen else 0.75)
-        return Style(color=(ground + ink).rich_color, bgcolor=ground.rich_color, bold=chosen, dim=self.is_stale)
+        colour = (ground + ink).blend(other.color, 0.6) if unlike else ground + ink
+        return Style(color=colour.rich_color, bgcolor=ground.rich_color, bold=chosen or unlike, dim=self.is_stale)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from advisor.core.targets import block_of
-from tui.cells import CHOSEN, GLYPHS, LEFT_OUT, MEASURES
+from tui.cells import ADDED, CHOSEN, DROPPED, GLYPHS, LEFT_OUT, MEASURES
 from tui.state import State
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ OF_THE_SELECTION = ("gain", "bound")  # measures that change with it
 
 TERMS = (
     ("● ○ ◐", "adapted by the selection, not adapted, in part (a cell with several modules)."),
+    ("⊕ ⊖", "adapted though the pick leaves it out; not adapted though the pick adapts it."),
     ("accuracy, loss (low–high)", "what one real LoRA run with your recipe is predicted to reach, with a 90 % interval."),
     (
         "vs all",
@@ -56,8 +57,16 @@ def legend(state: State, values: Sequence[float], width: int) -> str:
         return f"{measure.label}: being computed…"
     low, high = (f"{v:.{measure.digits}f}" for v in (min(0.0, *finite), max(finite)))
     late = " …" if measure_is_stale(state) else ""
-    text = f"{measure.label}{late}  {low} {' '.join(GLYPHS)} {high} {measure.unit}   {CHOSEN} adapted {LEFT_OUT} not"
-    return text if len(text) <= width else f"{measure.label}{late} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in"
+    unlike = "" if state.pick is None else f" {ADDED}{DROPPED} unlike the pick"
+    marks = f"{CHOSEN} adapted {LEFT_OUT} not"
+    said = f"{measure.label}{late}"
+    texts = (
+        f"{said}  {low} {' '.join(GLYPHS)} {high} {measure.unit}   {marks}{unlike}",
+        f"{said} {low}{GLYPHS}{high} {measure.unit} {marks}{unlike}",
+        f"{said} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in{unlike and f' {ADDED}{DROPPED} not as picked'}",
+        f"{said} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in",
+    )
+    return next((text for text in texts if len(text) <= width), texts[-1])
 
 
 def budget_use(state: State, budget: Budget) -> str:

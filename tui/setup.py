@@ -15,7 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
-from tui.base import AdvisorScreen, Places
+from tui.base import AdvisorScreen, Context, Places, name_of
 from tui.form import CHOICE, FIELDS, Field, parsed, shown
 from tui.state import Change
 
@@ -47,6 +47,7 @@ class ChoiceField(Select[str]):
 class SetupScreen(AdvisorScreen):
     """The form, the data as it would be read, recent probes."""
 
+    SHOWS_PROBE = False
     HELP = (
         "Name a model and your training rows. The rows are read at once and shown as the model will see them: check the "
         "task and the columns, change them if they are wrong. Then probe: one pass over a sample of the rows, after which "
@@ -96,6 +97,7 @@ class SetupScreen(AdvisorScreen):
     def compose(self) -> ComposeResult:
         """Little at first, so that there is something to see at once; the form follows after the first paint."""
         yield Places(id="places")
+        yield Context(id="context", markup=False)
         folder = self.advisor.probe_folder
         asked = "Which modules should LoRA adapt, on your model and your data?"
         yield Static(asked if folder is None else f"Opening the probe in {folder} …", id="welcome", markup=False)
@@ -306,5 +308,5 @@ def recent_line(probe: Recent, now: float) -> Content:
     age = max(now - probe.when, 0.0)
     steps = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
     when = next((f"{age / size:.0f} {unit} ago" for size, unit in steps if age >= size), "just now")
-    model, data = (_short("/".join(text.rstrip("/").split("/")[-2:]), 32) for text in (probe.model, probe.data))
+    model, data = (name_of(text) for text in (probe.model, probe.data))
     return Content.assemble((model, "bold"), f" on {data}, {probe.modules} modules, ", (when, "dim"))
