@@ -168,7 +168,8 @@ class ExploreScreen(AdvisorScreen):
     def _draw_ranking(self) -> None:
         ranking, heatmap = self.query_one(Ranking), self.query_one(HeatMap)
         if ranking.display and self.state.opened is not None:
-            ranking.show(self.state.targets, measure_values(self.state), heatmap.chosen, MEASURES[self.state.measure])
+            labels = dict(zip(heatmap.grid.layers, heatmap.grid.labels, strict=True))
+            ranking.show(self.state.targets, labels, measure_values(self.state), heatmap.chosen, MEASURES[self.state.measure])
 
     def _draw_side(self) -> None:
         self.query_one("#selection", Panel).show(selection_text(self.state, self._budget(), self.searching), bold_title=True)
