@@ -55,7 +55,7 @@ class Ranking(Static):
         chosen: frozenset[int],
         measure: Measure,
     ) -> None:
-        """As many modules as there are lines for; of those whose value is not known none. ``labels``: of the map's rows, by layer."""
+        """As many modules as there are lines for; none of those whose value is not known. ``labels``: of the map's rows."""
         width, lines = self.size.width - 2, self.size.height - 2
         known = sorted((i for i, v in enumerate(values) if math.isfinite(v)), key=lambda i: -values[i])
         self.shown = tuple(known[: max(lines, 0)])

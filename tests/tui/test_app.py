@@ -418,7 +418,7 @@ def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.
     gc.enable()
     ((inputs, how),) = seen
     assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_columns=("a",)) if given else Inputs("m", "d"))
-    assert how == {"start": True}
+    assert how == {"start": True, "writes": True}
 
 
 @pytest.mark.parametrize("command", [["tui"], ["recommend", "--tui"]])
@@ -431,7 +431,8 @@ def test_a_probe_is_opened_and_not_probed(command: list[str], tmp_path: Path, mo
     with pytest.raises(SystemExit):
         main()
     gc.enable()
-    assert seen == [(None, {"probe_folder": tmp_path})]  # no inputs of a probe to make
+    writes = command[0] == "recommend"
+    assert seen == [(None, {"probe_folder": tmp_path, "writes": writes})]  # no inputs of a probe to make
 
 
 def test_options_become_inputs_and_none_given_keeps_the_last_session() -> None:
