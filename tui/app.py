@@ -171,7 +171,11 @@ class AdvisorApp(Jobs):
         return self.state.opened is not None or not place.needs_probe
 
     def switch_mode(self, mode: str) -> AwaitMount:
+        from tui.palette import Palette
+
         self.visits += 1
+        while isinstance(self.screen, Palette):  # its commands are those of the screen that is left
+            self.pop_screen()
         return super().switch_mode(mode)
 
     def action_show(self, mode: str) -> None:

@@ -57,7 +57,8 @@ class Context(Static):
         if opened is not None and self.screen.SHOWS_PROBE:  # type: ignore[attr-defined]  # of every AdvisorScreen
             info = opened.probe.info
             model, data, rank = str(info.get("model", model)), str(info.get("data", data)), opened.scorer.settings.rank
-        asked = f"budget {inputs.budget} · rank {rank}"
+        word = "" if self.screen.has_class("-narrow") else "budget "
+        asked = f"{word}{inputs.budget} · rank {rank}"
         room = (self.size.width - len(asked) - 8) // 2
         names = [name_of(text, room) if text else f"no {what} yet" for text, what in ((model, "model"), (data, "data"))]
         self.update(Content.assemble((names[0], "bold"), f" · {names[1]} · {asked}"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from textual.await_complete import AwaitComplete
 from textual.command import CommandPalette, DiscoveryHit, Hits
+from textual.events import Mount
 from textual.system_commands import SystemCommandsProvider
 
 from tui.dialogs import ClosesOnce
@@ -22,6 +23,10 @@ class Commands(SystemCommandsProvider):
 
 class Palette(ClosesOnce, CommandPalette):
     """A palette that closes, and runs what was chosen, once."""
+
+    def _on_mount(self, event: Mount) -> None:
+        if self not in self.app.screen_stack:  # it was closed, or the app went elsewhere, before it was there
+            event.prevent_default()
 
     def dismiss(self, result: Any = None) -> AwaitComplete:
         self.call_next(self._forget)  # once the handler at work, which reads it, is done

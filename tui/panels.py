@@ -62,7 +62,7 @@ def legend(state: State, values: Sequence[float], width: int) -> str:
     said = f"{measure.label}{late}"
     texts = (
         f"{said}  {low} {' '.join(GLYPHS)} {high} {measure.unit}   {marks}{unlike}",
-        f"{said} {low}{GLYPHS}{high} {measure.unit} {marks}{unlike}",
+        f"{said}  {low}{GLYPHS}{high} {measure.unit} {marks}{unlike}",
         f"{said} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in{unlike and f' {ADDED}{DROPPED} not as picked'}",
         f"{said} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in",
     )

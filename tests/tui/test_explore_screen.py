@@ -146,7 +146,7 @@ async def test_every_screen_says_what_it_is_of(make_app: MakeApp, size: tuple[in
             info = app.state.opened.probe.info
             of = ("mine", "train.csv") if place.mode in ("setup", "probe") else (info["model"], info["data"])
             assert all(name.split("/")[-1] in said for name in of), said
-            assert "budget 12modules · rank 8" in said
+            assert "12modules · rank 8" in said
             assert len(said) <= size[0]
 
 

@@ -118,6 +118,23 @@ async def test_the_list_of_themes_and_the_palette_take_one_of_two_quick_choices(
         assert app.current_mode == "compare"
 
 
+@pytest.mark.parametrize("theme_list", [True, False])
+async def test_a_palette_that_is_closed_or_left_before_it_is_there_breaks_nothing(make_app: MakeApp, theme_list: bool) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        opens = app.search_themes if theme_list else app.action_command_palette
+        opens()
+        app.pop_screen()
+        await pilot.pause(0.1)
+        opens()
+        app.switch_mode("compare")  # as the end of a probe does
+        await pilot.pause(0.1)
+        assert (app.current_mode, len(app.screen_stack)) == ("compare", 1)
+        await pilot.press("3")
+        assert (app.current_mode, len(app.screen_stack)) == ("explore", 1)
+
+
 # --- keys keep their order --------------------------------------------------------------------------------------------
 
 
