@@ -63,8 +63,8 @@ def legend(state: State, values: Sequence[float], width: int) -> str:
     texts = (
         f"{said}  {low} {' '.join(GLYPHS)} {high} {measure.unit}   {marks}{unlike}",
         f"{said}  {low}{GLYPHS}{high} {measure.unit} {marks}{unlike}",
-        f"{said} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in{unlike and f' {ADDED}{DROPPED} not as picked'}",
-        f"{said} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in",
+        f"{said}  {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in{unlike and f' {ADDED}{DROPPED} not as picked'}",
+        f"{said}  {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in",
     )
     return next((text for text in texts if len(text) <= width), texts[-1])
 
