@@ -95,7 +95,7 @@ class ParetoScreen(LineupScreen):
     ParetoScreen.-normal.-low #plot { height: 9; }
     ParetoScreen.-narrow #main { layout: vertical; }
     ParetoScreen.-narrow #side { width: 100%; height: 8; border-left: none; border-top: solid $border; }
-    ParetoScreen.-narrow.-low #side { height: 5; }
+    ParetoScreen.-narrow.-low #side { height: 4; }
     ParetoScreen.-narrow.-low #plot { height: 7; min-height: 7; }
     ParetoScreen.-narrow.-low #legend { display: none; }
     """

@@ -160,7 +160,7 @@ async def test_many_layers_scroll_under_a_fixed_header(make_app: MakeApp, engine
         assert app.state.chosen == {"encoder.layer.39.attention.self.query"}
         heatmap = app.screen.query_one(HeatMap)
         lines = [heatmap.render_line(y).text for y in range(heatmap.size.height)]
-        assert lines[0].split()[:2] == ["layer", "query"]
+        assert lines[0].split()[:2] == ["layer", "q"]
         assert lines[-1].split()[0] == "39"
         assert "▸●" in lines[-1]
 
