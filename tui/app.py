@@ -196,7 +196,7 @@ class AdvisorApp(Jobs):
         from tui.palette import Palette
 
         if not isinstance(self.screen, Palette):
-            self.push_screen(Palette(id="--command-palette"))
+            self.push_screen(Palette())  # without an id: the last one may still be on its way out
 
     def search_themes(self) -> None:
         from textual.theme import ThemeProvider

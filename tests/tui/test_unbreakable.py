@@ -135,6 +135,18 @@ async def test_a_palette_that_is_closed_or_left_before_it_is_there_breaks_nothin
         assert (app.current_mode, len(app.screen_stack)) == ("explore", 1)
 
 
+async def test_a_palette_opens_while_the_last_one_is_still_closing(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        app.action_command_palette()
+        await pilot.pause(0.1)
+        app.screen.dismiss()
+        app.action_command_palette()
+        await pilot.pause(0.1)
+        assert len(app.screen_stack) == 2
+
+
 # --- keys keep their order --------------------------------------------------------------------------------------------
 
 
