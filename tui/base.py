@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -10,7 +11,7 @@ from textual.content import Content
 from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
 
 from advisor.core.events import Event
 from tui.state import Change, State
@@ -69,6 +70,14 @@ def name_of(path: str, most: int = 32) -> str:
     parts = path.rstrip("/").split("/")
     name = next((name for name in ("/".join(parts[-2:]), parts[-1]) if len(name) <= most), parts[-1])
     return name if len(name) <= most else name[: max(most - 1, 1)] + "…"
+
+
+class Options(OptionList):
+    """A list to choose from; a page up or down before it is laid out does nothing, where Textual's fails."""
+
+    def _move_page(self, direction: Literal[-1, 1]) -> None:
+        with suppress(KeyError):
+            super()._move_page(direction)
 
 
 class AdvisorScreen(Screen[None]):

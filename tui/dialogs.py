@@ -13,6 +13,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from tui.base import Options
+
 T = TypeVar("T")
 
 
@@ -140,7 +142,7 @@ class ChoiceDialog(Dialog[str]):
 
         with Vertical():
             yield Static(self.title_text, classes="title", markup=False)
-            yield OptionList(*(Option(Content(text)) for text in self.choices.values()))
+            yield Options(*(Option(Content(text)) for text in self.choices.values()))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(list(self.choices)[event.option_index])

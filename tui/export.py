@@ -18,7 +18,7 @@ from textual.widgets.option_list import Option
 
 from advisor.core.errors import AdvisorError
 from advisor.export import FORMATS
-from tui.base import AdvisorScreen
+from tui.base import AdvisorScreen, Options
 from tui.lineup import key
 from tui.state import Change
 
@@ -125,7 +125,7 @@ class ExportScreen(AdvisorScreen):
         with Horizontal(id="main"):
             with VerticalScroll(id="left", can_focus=False):
                 yield Static("", id="what", classes="heading", markup=False)
-                yield OptionList(id="formats", compact=True)
+                yield Options(id="formats", compact=True)
                 yield Static("", id="fidelity", markup=False)
                 yield Static("What it resolves to", classes="heading")
                 yield Static("", id="resolved", markup=False)

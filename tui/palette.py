@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from textual.await_complete import AwaitComplete
@@ -27,6 +28,10 @@ class Palette(ClosesOnce, CommandPalette):
     def _on_mount(self, event: Mount) -> None:
         if self not in self.app.screen_stack:  # it was closed, or the app went elsewhere, before it was there
             event.prevent_default()
+
+    def _action_command_list(self, action: str) -> None:
+        with suppress(KeyError):  # as :class:`tui.base.Options`
+            super()._action_command_list(action)
 
     def dismiss(self, result: Any = None) -> AwaitComplete:
         self.call_next(self._forget)  # once the handler at work, which reads it, is done

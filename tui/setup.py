@@ -15,7 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
-from tui.base import AdvisorScreen, Context, Places, name_of
+from tui.base import AdvisorScreen, Context, Options, Places, name_of
 from tui.form import CHOICE, FIELDS, Field, parsed, shown
 from tui.state import Change
 
@@ -112,7 +112,7 @@ class SetupScreen(AdvisorScreen):
                     yield ChoiceField(field, value) if field.kind == CHOICE else TextField(field, value)
             with VerticalScroll(id="right", can_focus=False):
                 yield Static("Recent probes", classes="heading", id="recent-heading")
-                yield OptionList(id="recent", compact=True)
+                yield Options(id="recent", compact=True)
                 yield Static("Data as it will be read", classes="heading")
                 yield Static(NO_DATA, id="preview", markup=False)
         yield Static("", id="message", markup=False)

@@ -25,6 +25,7 @@ from advisor.core.errors import BadInput
 from advisor.core.targets import Target
 from tui import work
 from tui.app import AdvisorApp
+from tui.base import Options
 from tui.cells import MEASURES, headings, number, number_width
 from tui.dialogs import ChoiceDialog, ErrorDialog, NameDialog, Question, StoppingDialog, TextDialog
 from tui.heatmap import Grid, HeatMap
@@ -145,6 +146,13 @@ async def test_a_palette_opens_while_the_last_one_is_still_closing(make_app: Mak
         app.action_command_palette()
         await pilot.pause(0.1)
         assert len(app.screen_stack) == 2
+
+
+def test_a_page_key_in_a_list_that_is_not_laid_out_yet_does_nothing() -> None:
+    listed = Options("a", "b")
+    listed.action_page_up()
+    listed.action_page_down()
+    assert listed.option_count == 2
 
 
 # --- keys keep their order --------------------------------------------------------------------------------------------
