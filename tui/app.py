@@ -175,7 +175,7 @@ class AdvisorApp(Jobs):
 
         self.visits += 1
         while isinstance(self.screen, Palette):  # its commands are those of the screen that is left
-            self.pop_screen()
+            self.screen.dismiss()
         return super().switch_mode(mode)
 
     def action_show(self, mode: str) -> None:

@@ -34,8 +34,13 @@ class Palette(ClosesOnce, CommandPalette):
             super()._action_command_list(action)
 
     def dismiss(self, result: Any = None) -> AwaitComplete:
+        self._cancel_gather_commands()  # it would look for its list, which goes
         self.call_next(self._forget)  # once the handler at work, which reads it, is done
         return super().dismiss(result)
+
+    def _gather_commands(self, search_value: str) -> Any:
+        """What was typed last may be told once the palette is on its way out."""
+        return super()._gather_commands(search_value) if self in self.app.screen_stack else None
 
     def _forget(self) -> None:
         self._selected_command = None
