@@ -73,6 +73,7 @@ class AdvisorApp(Jobs):
     #places { height: 1; background: $panel; color: $text; link-style: none; link-color: $text; }
     #context { height: 1; padding: 0 1; color: $text-muted; background: $surface; }
     Toast { max-width: 60; }
+    OptionList { text-overflow: ellipsis; }  /* Textual fails to fold a word where there is no room at all */
     """
 
     def __init__(

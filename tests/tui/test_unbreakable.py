@@ -156,6 +156,18 @@ def test_a_page_key_in_a_list_that_is_not_laid_out_yet_does_nothing() -> None:
     assert listed.option_count == 2
 
 
+async def test_no_widget_needs_room_to_say_how_high_it_is(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        for place in app.PLACES:
+            app.action_show(place.mode)
+            await settled(pilot)
+            for widget in app.screen.query("*"):
+                for width in (0, 1):
+                    widget.get_content_height(app.size, app.size, width)
+
+
 # --- keys keep their order --------------------------------------------------------------------------------------------
 
 
