@@ -52,6 +52,8 @@ class InOrder(App[None]):
         return bool(self._held) or self._waiting is not None
 
     async def on_event(self, event: Event) -> None:
+        if isinstance(event, KEPT_IN_ORDER) and not self._screen_stack:
+            return  # the app is closing
         if isinstance(event, KEPT_IN_ORDER) and not event.is_forwarded:
             self._held.append(event)
             await self._hand_on()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from textual.command import CommandList
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 from tui_helpers import send, settled, shown_text
@@ -205,6 +206,17 @@ async def test_a_key_whose_widget_is_taken_away_holds_up_no_others(make_app: Mak
         await pilot.pause(0.3)
         send(app, "c")
         await until(pilot, lambda: str(app.state.inputs.model).endswith("c"))
+
+
+async def test_a_key_that_comes_back_when_all_screens_are_gone_does_nothing(make_app: MakeApp, monkeypatch) -> None:
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        key = Key("x", "x")
+        key._set_forwarded()
+        with monkeypatch.context() as closing:
+            closing.setattr(AdvisorApp, "_screen_stack", [])
+            await app.on_event(key)
 
 
 # --- crashes and leaving ----------------------------------------------------------------------------------------------
