@@ -10,24 +10,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.events import Print
 from textual.screen import Screen
 from textual.widget import AwaitMount
 
-from advisor.core.crash import write_log
-from advisor.core.errors import AdvisorError, Interrupted
-from advisor.core.events import Event, Session
+from advisor.core.errors import AdvisorError
 from advisor.core.option import options_of
 from advisor.core.options import Scoring
 from tui.activity import Activity, outcome
-from tui.base import OF_EVERY_APP, AdvisorScreen, Place
+from tui.base import OF_EVERY_APP, AdvisorScreen, Context, Place
 from tui.inputs import Inputs
+from tui.jobs import Jobs
 from tui.keep import Kept, read_session, session_file, write_session
 from tui.lineup import Lineup
 from tui.state import Change, State, entry
-from tui.work import Happened, Latest
+from tui.work import Happened
 
 if TYPE_CHECKING:
     from textual.command import Provider
@@ -49,7 +48,7 @@ def palette() -> type[Provider]:
     return Commands
 
 
-class AdvisorApp(App[None]):
+class AdvisorApp(Jobs):
     """``advisor tui``."""
 
     TITLE = "LoRA layer advisor"
@@ -72,7 +71,9 @@ class AdvisorApp(App[None]):
     CSS = """
     Screen { layers: base above; }
     #places { height: 1; background: $panel; color: $text; link-style: none; link-color: $text; }
+    #context { height: 1; padding: 0 1; color: $text-muted; background: $surface; }
     Toast { max-width: 60; }
+    OptionList { text-overflow: ellipsis; }  /* Textual fails to fold a word where there is no room at all */
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class AdvisorApp(App[None]):
         probe_folder: Path | None = None,
         start: bool = False,
         demo: bool = False,
+        writes: bool = False,
     ) -> None:
         """
         Args:
             inputs: what Setup shows at first; None: what the last session had.
             probe_folder: open this probe in Explore. start: probe ``inputs`` at once. demo: fill in the embedded model
-                and data.
+                and data. writes: write the first recommendation to its folder, as the command does.
         """
         super().__init__()
         self._engine = engine
@@ -99,14 +101,14 @@ class AdvisorApp(App[None]):
         self.lineup = Lineup()
         self.state.show_measure(self.kept.measure)
         self.recent = list(self.kept.recent)
-        self.runs: dict[str, Session] = {}
         self.activity: Activity | None = None
         self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
-        self.log_path: Path | None = None
         self._opened_at: tuple[Any, ...] = ()
-        self._latest: dict[str, Latest] = {}
-        self._probe_folder, self._start, self._demo = probe_folder, start, demo
+        self.probe_folder, self._start, self._demo = probe_folder, start, demo
+        self._writes = writes
+        self.written: tuple[Path, ...] = ()  # the recommendation's files
         self._keep_timer: Any = None
+        self.attempts = 0  # probes started in this session
         self.visits = 0  # how often a place was gone to
         self.has_begun = False  # the form is there, and what was asked for at the start is under way
 
@@ -126,7 +128,7 @@ class AdvisorApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda _: self.keep_soon())
         self.begin_capture_print(self)
         if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._terminal_is_gone)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.terminal_is_gone)
 
     def on_ready(self) -> None:
         """Textual paints nothing before this returns: whatever takes time waits until Setup's first lines are there."""
@@ -136,8 +138,8 @@ class AdvisorApp(App[None]):
         gc.enable()
         setup = cast("SetupScreen", self.screen)  # no key leads elsewhere yet
         await setup.show_form()
-        if self._probe_folder is not None:
-            self.open_probe(self._probe_folder)
+        if self.probe_folder is not None:
+            self.open_probe(self.probe_folder)
         elif self._demo:
             setup.action_demo()
         elif self._start:
@@ -156,7 +158,11 @@ class AdvisorApp(App[None]):
         return self.state.opened is not None or not place.needs_probe
 
     def switch_mode(self, mode: str) -> AwaitMount:
+        from tui.palette import Palette
+
         self.visits += 1
+        while isinstance(self.screen, Palette):  # its commands are those of the screen that is left
+            self.screen.dismiss()
         return super().switch_mode(mode)
 
     def action_show(self, mode: str) -> None:
@@ -172,6 +178,19 @@ class AdvisorApp(App[None]):
     def action_next_place(self, step: int) -> None:
         modes = [place.mode for place in self.PLACES if self.can_show(place.mode)]
         self.switch_mode(modes[(modes.index(self.current_mode) + step) % len(modes)])
+
+    def action_command_palette(self) -> None:
+        from tui.palette import Palette
+
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette())  # without an id: the last one may still be on its way out
+
+    def search_themes(self) -> None:
+        from textual.theme import ThemeProvider
+
+        from tui.palette import Palette
+
+        self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that the screen binds a key to, every place, and Textual's own but for its other help. What only moves
@@ -193,57 +212,33 @@ class AdvisorApp(App[None]):
     def _state_changed(self, change: Change) -> None:
         if change in (Change.PROBE, Change.SELECTION, Change.INPUTS, Change.MEASURE, Change.NAMED):
             self.keep_soon()
+        if change is Change.RECOMMENDATION and self._writes:
+            self._write()
         for screen in self._in_view():
+            if change in (Change.PROBE, Change.INPUTS):
+                screen.query_one(Context).show()
             screen.state_changed(change)
+
+    def _write(self) -> None:
+        """Write the recommendation's folder, once."""
+        opened, inputs = self.state.opened, self.state.inputs
+        assert opened is not None
+
+        def written(files: tuple[Path, ...]) -> None:
+            self.written = files
+            self.notify(f"Recommendation written to {files[0].parent}: {', '.join(f.name for f in files)}.", markup=False)
+
+        self._writes = not self.start_run("write", lambda s: self.engine.write(opened, inputs, s), written)
 
     def _in_view(self) -> list[AdvisorScreen]:
         """The screen of the present place, also under a dialog."""
         return [screen for screen in self.screen_stack if isinstance(screen, AdvisorScreen) and screen.is_mounted]
 
-    # --- work off the event loop --------------------------------------------------------------------------------------
+    # --- what runs report -----------------------------------------------------------------------------------------------
 
-    def ask(self, topic: str, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Run ``job`` in a thread, then ``done(result)`` on the event loop; of many waiting jobs of one topic only the
-        newest is run. Errors become a dialog."""
-        self._latest.setdefault(topic, Latest(self.show_error)).ask(job, done)
-
-    def is_busy(self, topic: str) -> bool:
-        """Whether a job of this topic is under way."""
-        return topic in self._latest and self._latest[topic].is_busy
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        """Of all questions asked so far."""
-        return tuple(self._latest)
-
-    def start_run(self, name: str, job: Callable[[Session], Any], done: Callable[[Any], None]) -> bool:
-        """Run ``job(session)`` in a thread: long, cancellable, its events arrive as :class:`Happened`. False if one of
-        this name is under way."""
-        if name in self.runs:
-            return False
-        session = Session(emit=lambda event: self._happened(name, event))
-        self.runs[name] = session
-        self.run_worker(self._run(name, session, job, done), group=name, exit_on_error=False)
-        return True
-
-    def _happened(self, name: str, event: Event) -> None:
-        """On the engine's thread."""
-        self.post_message(Happened(name, event))
-
-    async def _run(self, name: str, session: Session, job: Callable[[Session], Any], done: Callable[[Any], None]) -> None:
-        error: Exception | None = None
-        result: Any = None
-        try:
-            result = await asyncio.to_thread(job, session)
-        except Exception as raised:
-            error = raised
-        finally:
-            self.runs.pop(name, None)
-        self.run_ended(name, error)
-        if error is None:
-            done(result)
-        elif not isinstance(error, Interrupted):
-            self.show_error(error)
+    def under_way(self) -> str:
+        now = self.activity.progress.get(self.activity.stage) if self.activity is not None else None
+        return f"the batch at hand ({now.stage}: {now.done} of {now.total})" if now else "model and data, which are being loaded"
 
     def run_ended(self, name: str, error: Exception | None) -> None:
         """Keep how it ended, and let the screen in view redraw."""
@@ -271,13 +266,6 @@ class AdvisorApp(App[None]):
         self.log_lines.append(line)
         for screen in self._in_view():
             screen.add_log_line(line)
-
-    def cancel(self, name: str) -> bool:
-        """Ask a run to stop at its next safe point; False if there is none."""
-        if name not in self.runs:
-            return False
-        self.runs[name].cancel.set()
-        return True
 
     # --- probes -------------------------------------------------------------------------------------------------------
 
@@ -313,7 +301,12 @@ class AdvisorApp(App[None]):
         inputs = self.state.inputs
         if self.start_run("probe", lambda s: self._load(self.engine.probe(inputs, s)), self._show_opened):
             self.activity = Activity()
+            self.attempts += 1
+            self.add_log_line(f"── Attempt {self.attempts}: {inputs.model} on {inputs.data}")
             self.switch_mode("probe")
+        else:
+            what = "has not stopped yet: press F5 again once it has" if self.activity and self.activity.stopping else "is running"
+            self.notify(f"The last probe {what}.", severity="warning", markup=False)
 
     def _load(
         self, opened: Opened, selection: dict[str, Any] | None = None, is_chosen: bool = False
@@ -344,26 +337,7 @@ class AdvisorApp(App[None]):
         if self.current_mode in ("setup", "probe"):
             self.switch_mode("explore")
 
-    # --- errors -------------------------------------------------------------------------------------------------------
-
-    def show_error(self, error: BaseException) -> None:
-        """An expected error as a dialog with its next step, any other one with the file that tells more."""
-        from tui.dialogs import ErrorDialog
-
-        if isinstance(error, AdvisorError):
-            self.push_screen(ErrorDialog(error.what, error.hint))
-            return
-        self.log_path = write_log(error)
-        where = f"Details: {self.log_path}" if self.log_path else "Its details could not be written to a file."
-        self.push_screen(ErrorDialog(f"Unexpected error: {type(error).__name__}: {error}", where))
-
-    def _handle_exception(self, error: Exception) -> None:
-        """An unexpected error in the interface itself ends the app; the session is kept, the log's path printed."""
-        self.keep_now()
-        self.log_path = write_log(error)
-        super()._handle_exception(error)
-
-    # --- what is kept, leaving ----------------------------------------------------------------------------------------
+    # --- what is kept -------------------------------------------------------------------------------------------------
 
     def keep_soon(self) -> None:
         """Write the session file once nothing has changed for a moment."""
@@ -377,28 +351,3 @@ class AdvisorApp(App[None]):
             write_session(self.session_path, self.state, self.theme, self.recent, self.kept)
         except (AdvisorError, OSError) as error:
             self.log.error(f"session not kept: {error}")
-
-    async def action_quit(self) -> None:
-        """Quit; during a probe, ask first."""
-        from tui.dialogs import Question
-
-        if "probe" not in self.runs:
-            self.leave()
-            return
-        question = Question(
-            "A probe is running",
-            "Quit? The probe stops after its present batch. What is done is kept: probe again to resume.",
-            {"stay": "Stay", "quit": "Stop and quit"},
-        )
-        self.push_screen(question, lambda answer: self.leave() if answer == "quit" else None)
-
-    def leave(self) -> None:
-        """Keep the session, stop what runs, exit."""
-        for name in tuple(self.runs):
-            self.cancel(name)
-        self.keep_now()
-        self.exit()
-
-    def _terminal_is_gone(self) -> None:
-        """SIGHUP: nobody can answer any more."""
-        self.leave()

@@ -52,6 +52,7 @@ class Advisor(Protocol):
     runs: dict[str, Session]
     activity: Activity | None
     log_lines: deque[str]
+    probe_folder: Path | None  # to be opened at the start
     visits: int  # how often the user went to a place
 
     @property
@@ -88,10 +89,41 @@ class Places(Static):
         self.update(Content("").join(parts))
 
 
+class Context(Static):
+    """What everything on the screen is said of: model, data, budget, rank."""
+
+    def on_mount(self) -> None:
+        self.show()
+
+    def on_resize(self) -> None:
+        self.show()
+
+    def show(self) -> None:
+        state = cast(Advisor, self.app).state
+        inputs, opened = state.inputs, state.opened
+        model, data, rank = str(inputs.model or ""), str(inputs.data or ""), inputs.rank
+        if opened is not None and self.screen.SHOWS_PROBE:  # type: ignore[attr-defined]  # of every AdvisorScreen
+            info = opened.probe.info
+            model, data, rank = str(info.get("model", model)), str(info.get("data", data)), opened.scorer.settings.rank
+        word = "" if self.screen.has_class("-narrow") else "budget "
+        asked = f"{word}{inputs.budget} · rank {rank}"
+        room = (self.size.width - len(asked) - 8) // 2
+        names = [name_of(text, room) if text else f"no {what} yet" for text, what in ((model, "model"), (data, "data"))]
+        self.update(Content.assemble((names[0], "bold"), f" · {names[1]} · {asked}"))
+
+
+def name_of(path: str, most: int = 32) -> str:
+    """The last two parts of a path, as many a file is called train.jsonl; the last one where two are too long."""
+    parts = path.rstrip("/").split("/")
+    name = next((name for name in ("/".join(parts[-2:]), parts[-1]) if len(name) <= most), parts[-1])
+    return name if len(name) <= most else name[: max(most - 1, 1)] + "…"
+
+
 class AdvisorScreen(Screen[None]):
     """A place of the app. Subclasses yield their widgets from :meth:`body` and redraw in :meth:`state_changed`."""
 
     AUTO_FOCUS = ""  # a dialog that closes leaves the focus where it was, also nowhere
+    SHOWS_PROBE = True  # its context is the open probe's, else what Setup says
     HELP = ""  # what F1 says where the focused widget has none of its own
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-normal"), (120, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]  # noqa: RUF012
@@ -105,6 +137,7 @@ class AdvisorScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Places(id="places")
+        yield Context(id="context", markup=False)
         yield from self.body()
         yield from self.compose_footer()
 
@@ -145,6 +178,7 @@ class AdvisorScreen(Screen[None]):
 
     def _show_all(self) -> None:
         self.query_one(Places).show()
+        self.query_one(Context).show()
         self.state_changed(None)
 
     def on_resize(self) -> None:

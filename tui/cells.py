@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GLYPHS = "·░▒▓█"
-CHOSEN, LEFT_OUT, UNKNOWN = "●", "○", "?"
+TELLING = 0.02  # of the largest value: what a number may be rounded by and still say something
+SHORT = {"query": "q", "key": "k", "value": "v", "output": "o"}
+CHOSEN, LEFT_OUT, PARTLY, UNKNOWN = "●", "○", "◐", "?"
+ADDED, DROPPED = "⊕", "⊖"  # unlike the pick
 
 
 @dataclass(frozen=True)
@@ -99,3 +102,34 @@ def number(value: float, measure: Measure, width: int) -> str:
         if len(text) <= width:
             return text.rjust(width)
     return ("+" if value > 0 else "-") * width
+
+
+def number_width(values: Sequence[float], measure: Measure, most: int) -> int:
+    """Characters in which every value says something, at most ``most``; 0 where that takes more."""
+    largest = max((abs(v) * measure.scale for v in values if math.isfinite(v)), default=0.0)
+    for width in range(1, most + 1):
+        texts = [number(v, measure, width).strip() for v in values if math.isfinite(v)]
+        if any(text.strip("+-") == "" for text in texts):
+            continue  # not even whole numbers fit
+        digits = min((len(text.partition(".")[2]) for text in texts), default=measure.digits)
+        if digits == measure.digits or 10.0**-digits <= TELLING * largest:
+            return width
+    return 0
+
+
+def headings(roles: Sequence[str], width: int) -> tuple[str, ...]:
+    """The roles' names in so many characters, all written in the same way, each different from the others."""
+    shorter = [".".join(SHORT.get(part, part.removesuffix("_proj")) for part in role.split(".")) for role in roles]
+    initials = ["".join(part[:1] for part in name.split(".")) for name in shorter]
+    flat = [_last_only(name) for name in shorter]
+    cut = [name if len(name) <= width else name[: width - 1] + name[-1:] for name in flat]
+    for names in (roles, shorter, flat, initials, cut):
+        if len(set(names)) == len(names) and all(len(name) <= width for name in names):
+            return tuple(names)
+    return tuple(str(i + 1)[-width:] if cut.count(name) > 1 else name for i, name in enumerate(cut))
+
+
+def _last_only(name: str) -> str:
+    """``cross.q`` → ``cq``: of all parts but the last the initial."""
+    *before, last = name.split(".")
+    return "".join(part[:1] for part in before) + last

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeVar
 
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from tui.lists import Options
+
 T = TypeVar("T")
 
 
-class Dialog(ModalScreen[T], Generic[T]):
+class ClosesOnce:
+    """Of a screen: its :meth:`dismiss` holds against a second call, as of two quick Enters. While another screen covers it, it
+    stays."""
+
+    app: App[Any]
+
+    def dismiss(self, result: Any = None) -> AwaitComplete:
+        on_top: object = self.app.screen
+        return super().dismiss(result) if on_top is self else AwaitComplete()  # type: ignore[misc]
+
+
+class Dialog(ClosesOnce, ModalScreen[T], Generic[T]):
     """A box in the middle of the screen; Escape leaves it with the result None.
 
     Its style is ``DEFAULT_CSS``, as Textual applies a screen's ``CSS`` only below the type of the very screen shown.
@@ -127,10 +142,41 @@ class ChoiceDialog(Dialog[str]):
 
         with Vertical():
             yield Static(self.title_text, classes="title", markup=False)
-            yield OptionList(*(Option(Content(text)) for text in self.choices.values()))
+            yield Options(*(Option(Content(text)) for text in self.choices.values()))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(list(self.choices)[event.option_index])
+
+
+class StoppingDialog(Dialog[None]):
+    """What leaving waits for, until nothing runs any more. It does not close but for that."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "app.quit", "Quit now")]
+
+    def __init__(self, waits_for: Callable[[], str]) -> None:
+        """``waits_for``: a sentence on what is under way now."""
+        super().__init__()
+        self.waits_for = waits_for
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static("Stopping, then quitting", classes="title", markup=False)
+            with VerticalScroll(classes="body", can_focus=False):
+                yield Static(self.waits_for(), markup=False, id="waits-for")
+            with Horizontal():
+                yield Button("Quit now (^c)", id="now")
+
+    def on_mount(self) -> None:
+        self.set_interval(0.5, self._tick)
+
+    def _tick(self) -> None:
+        self.query_one("#waits-for", Static).update(self.waits_for())
+
+    def action_leave(self) -> None:
+        """The run has been told to stop: there is no way back."""
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        self.app.exit()
 
 
 class TextDialog(Dialog[None]):

@@ -154,6 +154,9 @@ class Engine(Protocol):
     def preview(self, inputs: Inputs) -> Preview:
         """How the data would be read."""
 
+    def model_problem(self, inputs: Inputs) -> str:
+        """Why the model cannot be loaded, as far as can be told at once; empty where nothing speaks against it."""
+
     def probe(self, inputs: Inputs, session: Session) -> Opened:
         """Probe, or find it in the cache; resumes what was interrupted."""
 
@@ -171,6 +174,9 @@ class Engine(Protocol):
 
     def read(self, opened: Opened, entries: Any, where: str) -> list[Candidate]:
         """Candidates of a selection file's content; ``where`` names it in messages."""
+
+    def write(self, opened: Opened, inputs: Inputs, session: Session) -> tuple[Path, ...]:
+        """Write the recommendation's folder, as ``advisor recommend`` does; returns the files."""
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
         """Search within the budget of ``inputs``."""

@@ -18,7 +18,7 @@ from advisor.core.events import Event, Progress
 from tui.base import AdvisorScreen
 from tui.cells import MEASURES
 from tui.heatmap import Grid, HeatMap
-from tui.panels import inspected, legend, measure_values, selection_text, spectrum_text, terms
+from tui.panels import inspected, legend, measure_is_stale, measure_values, selection_text, spectrum_text, terms
 from tui.ranking import LEAST, Ranking, Sized
 from tui.state import Change
 
@@ -73,7 +73,7 @@ class ExploreScreen(AdvisorScreen):
         Binding("u,ctrl+z", "undo", "Undo", key_display="u"),
         Binding("ctrl+r,ctrl+y", "redo", "Redo", key_display="^r"),
         Binding("r", "reset", "Pick"),
-        Binding("l", "load", "Load"),
+        Binding("o", "load", "Load"),
         Binding("s", "save", "Keep"),
         Binding("a", "all", "All modules", show=False),
         Binding("n", "none", "No modules", show=False),
@@ -128,17 +128,26 @@ class ExploreScreen(AdvisorScreen):
         if change in (None, Change.PROBE) and heatmap.grid != (grid := Grid.of(state.targets)):
             heatmap.show_grid(grid)
             self._fit()
-        if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS):
-            heatmap.show_values(measure_values(state), MEASURES[state.measure])
+        is_stale = measure_is_stale(state)
+        if change is None or change in (Change.PROBE, Change.MEASURE, Change.EFFECTS) or heatmap.is_stale != is_stale:
+            heatmap.show_values(measure_values(state), MEASURES[state.measure], is_stale)
+            self._draw_legend()
+        if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED, Change.RECOMMENDATION):
+            pick = None if state.pick is None else self._indices(frozenset(state.pick.selection.targets))
+            heatmap.show_chosen(self._indices(state.chosen), pick)
+        if change is Change.RECOMMENDATION:
             self._draw_legend()
         if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED):
-            heatmap.show_chosen(frozenset(i for i, t in enumerate(state.targets) if t.name in state.chosen))
             self._compute()
         if change not in (Change.INPUTS, Change.FIGURES):
             self._draw_ranking()
         self._draw_side()
         if change in (None, Change.PROBE):
             self._search()
+
+    def _indices(self, names: frozenset[str]) -> frozenset[int]:
+        """In model order."""
+        return frozenset(i for i, t in enumerate(self.state.targets) if t.name in names)
 
     def _fit(self) -> None:
         """The map takes what its layers need, the ranking what is left, if that is enough to say something."""
@@ -159,7 +168,8 @@ class ExploreScreen(AdvisorScreen):
     def _draw_ranking(self) -> None:
         ranking, heatmap = self.query_one(Ranking), self.query_one(HeatMap)
         if ranking.display and self.state.opened is not None:
-            ranking.show(self.state.targets, measure_values(self.state), heatmap.chosen, MEASURES[self.state.measure])
+            labels = dict(zip(heatmap.grid.layers, heatmap.grid.labels, strict=True))
+            ranking.show(self.state.targets, labels, measure_values(self.state), heatmap.chosen, MEASURES[self.state.measure])
 
     def _draw_side(self) -> None:
         self.query_one("#selection", Panel).show(selection_text(self.state, self._budget(), self.searching), bold_title=True)

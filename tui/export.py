@@ -20,6 +20,7 @@ from advisor.core.errors import AdvisorError
 from advisor.export import FORMATS
 from tui.base import AdvisorScreen
 from tui.lineup import key
+from tui.lists import Options
 from tui.state import Change
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ def resolved_text(resolved: Resolved | None, plan: Plan) -> str:
     if resolved.saved:
         lines.append(f"In full: {', '.join(resolved.saved)} ({resolved.saved_params:,} parameters).")
     return "\n".join([*lines, *(f"PEFT warns: {warning}" for warning in resolved.warnings)])
+
+
+def _text_of(path: Path) -> str | None:
+    """None where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 class FolderInput(Input):
@@ -111,12 +120,13 @@ class ExportScreen(AdvisorScreen):
         self.resolved: dict[tuple[Hashable, str], str] = {}
         self.complete: dict[tuple[Hashable, str], Rendered] = {}  # with alternatives to what is not exact
         self.complete_for: Recommendation | None = None
+        self.own: dict[Path, str | None] = {}  # files that this screen wrote, and what they said then
 
     def body(self) -> ComposeResult:
         with Horizontal(id="main"):
             with VerticalScroll(id="left", can_focus=False):
                 yield Static("", id="what", classes="heading", markup=False)
-                yield OptionList(id="formats", compact=True)
+                yield Options(id="formats", compact=True)
                 yield Static("", id="fidelity", markup=False)
                 yield Static("What it resolves to", classes="heading")
                 yield Static("", id="resolved", markup=False)
@@ -322,13 +332,25 @@ class ExportScreen(AdvisorScreen):
             return
         folder, known = Path(text).expanduser().absolute(), self.complete.get(self._key())
         files = self._files_job() if known is None else lambda: known
-        self.advisor.ask("export", lambda: engine.export(files(), folder, overwrite), self._saved)
+        own = dict(self.own)
+
+        def job() -> Exported:
+            rendered = files()
+            exported = engine.export(rendered, folder, overwrite)
+            if exported.existing and all(path in own and own[path] == _text_of(path) for path in exported.existing):
+                return engine.export(rendered, folder, overwrite=True)  # nobody has touched what this screen wrote
+            return exported
+
+        self.advisor.ask("export", job, self._saved)
 
     def _saved(self, exported: Exported) -> None:
         from tui.dialogs import Question
 
         if exported.written:
+            self.own |= {path: _text_of(path) for path in exported.written}
             self.query_one("#saved", Static).update("\n".join(f"✓ Written: {path}" for path in exported.written))
+            names = ", ".join(path.name for path in exported.written)
+            self.notify(f"Saved to {exported.written[0].parent}: {names}.", markup=False)
             return
         names = "\n".join(str(path) for path in exported.existing)
         self.app.push_screen(

@@ -46,7 +46,7 @@ def shown(inputs: Inputs, field: Option) -> str:
     value = getattr(inputs, field.name)
     if value is None:
         return ""
-    return ", ".join(value) if field.kind == kinds.NAMES else f"{value:g}" if field.kind == kinds.REAL else str(value)
+    return ", ".join(value) if field.kind == kinds.NAMES else str(value).removesuffix(".0")
 
 
 def parsed(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:

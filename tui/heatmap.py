@@ -18,15 +18,18 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from advisor.core.targets import block_of
 from advisor.report.text_plots import bar
-from tui.cells import CHOSEN, LEFT_OUT, Measure, glyph, levels, number
+from tui.cells import ADDED, CHOSEN, DROPPED, LEFT_OUT, PARTLY, Measure, glyph, headings, levels, number, number_width
 
 if TYPE_CHECKING:
     from advisor.core.targets import Target
 
 LABEL = 6
 CURSOR = "▸"
-WIDEST, NARROWEST, BARE = 16, 5, 3  # cells with a number, and without
+WIDEST, NARROWEST = 16, 3  # cells: marks, and where there is room a number
+NUMBER = 5  # characters at most
+ADAPTED, NOT_ADAPTED = (0.6, 0.4), (0.0, 0.2)  # where grounds begin between low and high, and how far levels move them
 TALLEST = 3  # lines of a cell: marks and number, a bar, a gap
 
 
@@ -36,11 +39,13 @@ class Grid:
 
     Attributes:
         cells: index in model order of the modules at (row, column); more than one where a layer has a role twice.
+        labels: of the rows: a layer's number, where there are several stacks that in its own with the stack's name.
     """
 
     layers: tuple[int | None, ...]
     roles: tuple[str, ...]
     cells: dict[tuple[int, int], tuple[int, ...]]
+    labels: tuple[str, ...]
 
     @classmethod
     def of(cls, targets: Sequence[Target]) -> Grid:
@@ -51,7 +56,7 @@ class Grid:
         for index, target in enumerate(targets):
             place = rows[target.layer], columns[target.role]
             cells[place] = (*cells.get(place, ()), index)
-        return cls(tuple(layers), roles, cells)
+        return cls(tuple(layers), roles, cells, _labels(targets, layers))
 
     def row(self, row: int) -> tuple[int, ...]:
         return tuple(i for (r, _), members in self.cells.items() if r == row for i in members)
@@ -60,20 +65,42 @@ class Grid:
         return tuple(i for (_, c), members in self.cells.items() if c == column for i in members)
 
 
+def _labels(targets: Sequence[Target], layers: Sequence[int | None]) -> tuple[str, ...]:
+    """``0``, ``1`` … of one stack; ``enc0``, ``dec0`` … where there are more; ``–`` for what is in none."""
+    places = {t.layer: place for t in targets if t.layer is not None and (place := block_of(t.name))}
+    stacks = list(dict.fromkeys(place[0] for place in places.values()))
+    tags = _tags([stack.split(".") for stack in stacks]) if len(stacks) > 1 else [""]
+    tag_of = dict(zip(stacks, tags, strict=False))
+    labels = []
+    for layer in layers:
+        place = None if layer is None else places.get(layer)
+        number = "–" if layer is None else str(layer if place is None or len(stacks) < 2 else place[1])
+        labels.append(tag_of[place[0]][: LABEL - 1 - len(number)] + number if place else number)
+    return tuple(labels)
+
+
+def _tags(stacks: Sequence[Sequence[str]]) -> list[str]:
+    """Three letters of the first part of each stack's name that not all share."""
+    differing = next(i for i in range(max(map(len, stacks))) if len({tuple(parts[i : i + 1]) for parts in stacks}) > 1)
+    tags = ["".join(parts[differing : differing + 1])[:3] for parts in stacks]
+    return tags if len(set(tags)) == len(tags) else [f"s{number}." for number in range(1, len(tags) + 1)]
+
+
 class HeatMap(ScrollView, can_focus=True):
     """Layers down, roles across. Row −1 of the cursor is the header of the roles, column −1 that of the layers."""
 
     HELP_TEXT = (
-        "Each cell is a module: ● adapted, ○ not; · ░ ▒ ▓ █ and the number say how much of the chosen measure it has "
-        "(legend above). Move with the arrows. Space toggles the module; on a layer's or a role's name it toggles all of "
-        "them. A click does both at once."
+        "Each cell is a module: ● on a strong ground adapted, ○ not; ⊕ adapted and ⊖ not, where the pick does otherwise. "
+        "· ░ ▒ ▓ █ and the number say how much of the chosen measure it has (legend above). Move with the arrows or h j k l. "
+        "Space toggles the module; on a layer's or a role's name it toggles all of them. A click moves there, a second one "
+        "toggles."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter", "toggle_here", "Toggle", key_display="space"),
-        Binding("up", "move(-1,0)", "Up", show=False),
-        Binding("down", "move(1,0)", "Down", show=False),
-        Binding("left", "move(0,-1)", "Left", show=False),
-        Binding("right", "move(0,1)", "Right", show=False),
+        Binding("up,k", "move(-1,0)", "Up", show=False),
+        Binding("down,j", "move(1,0)", "Down", show=False),
+        Binding("left,h", "move(0,-1)", "Left", show=False),
+        Binding("right,l", "move(0,1)", "Right", show=False),
         Binding("home", "move(0,-99)", "To the layer's name", show=False),
         Binding("end", "move(0,99)", "Last role", show=False),
         Binding("pageup", "move(-8,0)", "Up 8", show=False),
@@ -85,10 +112,11 @@ class HeatMap(ScrollView, can_focus=True):
     HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size: 0 1; }
     HeatMap > .heatmap--low { background: $surface; color: $text-muted; }
     HeatMap > .heatmap--high { background: $primary; color: $text; }
+    HeatMap > .heatmap--unlike { color: $warning; }
     HeatMap > .heatmap--header { background: $panel; color: $text; text-style: bold; }
     HeatMap > .heatmap--cursor { text-style: bold reverse; }
     """
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"heatmap--low", "heatmap--high", "heatmap--header", "heatmap--cursor"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"heatmap--{name}" for name in ("low", "high", "unlike", "header", "cursor")}
 
     cursor: reactive[tuple[int, int]] = reactive((0, 0))
 
@@ -108,29 +136,38 @@ class HeatMap(ScrollView, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__(id="heatmap")
-        self.grid = Grid((), (), {})
+        self.grid = Grid((), (), {}, ())
         self.chosen: frozenset[int] = frozenset()
+        self.pick: frozenset[int] | None = None
         self.values: Sequence[float] = ()
         self.measure: Measure | None = None
         self.cell_height = 1
+        self.is_stale = False  # the values are of an earlier selection
         self._levels: list[float | None] = []
-        self._shades: dict[tuple[float | None, bool], Style] = {}
+        self._shades: dict[tuple[float | None, bool, bool], Style] = {}
+        self._number_widths: dict[int, int] = {}  # by the cells' width
 
     def show_grid(self, grid: Grid) -> None:
         """Another probe."""
-        self.grid, self.chosen, self.values, self._levels = grid, frozenset(), (), []
+        self.grid, self.chosen, self.pick, self.values, self._levels = grid, frozenset(), None, (), []
+        self._number_widths.clear()
         self.set_reactive(HeatMap.cursor, (0, 0))
         self._resize()
         self.watch_cursor()
 
-    def show_values(self, values: Sequence[float], measure: Measure) -> None:
-        """Colour by these, in model order; NaN: unknown."""
-        self.values, self.measure, self._levels = values, measure, levels(values)
+    def show_values(self, values: Sequence[float], measure: Measure, is_stale: bool = False) -> None:
+        """Colour by these, in model order; NaN: unknown. What is stale is dimmed."""
+        self.values, self.measure, self._levels, self.is_stale = values, measure, levels(values), is_stale
         self._shades.clear()
+        self._number_widths.clear()
         self.refresh()
 
-    def show_chosen(self, chosen: frozenset[int]) -> None:
-        changed, self.chosen = chosen ^ self.chosen, chosen
+    def show_chosen(self, chosen: frozenset[int], pick: frozenset[int] | None) -> None:
+        """Mark these as adapted, and where that is unlike the recommended selection, once there is one."""
+        changed = (
+            chosen ^ self.chosen if pick == self.pick else frozenset(i for members in self.grid.cells.values() for i in members)
+        )
+        self.chosen, self.pick = chosen, pick
         for row in {row for (row, _), members in self.grid.cells.items() if changed.intersection(members)}:
             top = row * self.cell_height + 1 - self.scroll_offset.y
             self.refresh(Region(0, top, self.size.width, self.cell_height))
@@ -144,9 +181,9 @@ class HeatMap(ScrollView, can_focus=True):
 
     @property
     def cell_width(self) -> int:
-        """As wide as the room for all roles allows; too narrow for numbers: marks and glyphs only."""
+        """As wide as the room for all roles allows."""
         room = (self.size.width - LABEL) // max(len(self.grid.roles), 1)
-        return min(room, WIDEST) if room >= NARROWEST else BARE
+        return max(min(room, WIDEST), NARROWEST)
 
     def fit(self, lines: int) -> int:
         """Be as high as all layers need within so many lines, in cells as tall as two thirds of these allow; returns the
@@ -205,8 +242,9 @@ class HeatMap(ScrollView, can_focus=True):
         row = (event.y - 1 + self.scroll_offset.y) // self.cell_height if event.y else -1
         column = (x - LABEL) // self.cell_width if event.x >= LABEL else -1
         if row < len(self.grid.layers) and column < len(self.grid.roles) and (row, column) != (-1, -1):
+            if (row, column) == self.cursor:
+                self.action_toggle_here()
             self.cursor = (row, column)
-            self.action_toggle_here()
 
     # --- drawing ------------------------------------------------------------------------------------------------------
 
@@ -217,6 +255,7 @@ class HeatMap(ScrollView, can_focus=True):
         if row >= len(self.grid.layers) or not self.grid.roles or part == TALLEST - 1:
             return Strip.blank(size.width, base)
         header = self.get_component_rich_style("heatmap--header")
+        names = headings(self.grid.roles, width - 1) if row < 0 else ()
         cursor = self.get_component_rich_style("heatmap--cursor")
         here = self.cursor if self.has_focus else None
         pointer = "" if part else CURSOR  # on the first line of a cell
@@ -224,8 +263,9 @@ class HeatMap(ScrollView, can_focus=True):
         at_label = here == (row, -1)
         segments = [Segment(pointer + label[len(pointer) :], cursor) if at_label else Segment(label, header)]
         cells: list[Segment] = []
-        for column, role in enumerate(self.grid.roles):
-            text, style = (f" {role}", header) if row < 0 else self._cell(row, column, width, base, part)
+        digits = self._digits(width)
+        for column in range(len(self.grid.roles)):
+            text, style = (f" {names[column]}", header) if row < 0 else self._cell(row, column, width, base, part, digits)
             text = set_cell_size(text, width)
             at_cell = here == (row, column)
             cells.append(Segment(pointer + text[len(pointer) :], cursor) if at_cell else Segment(text, style))
@@ -233,34 +273,44 @@ class HeatMap(ScrollView, can_focus=True):
         return Strip([*segments, *scrolled]).extend_cell_length(size.width, base).crop(0, size.width)
 
     def _label(self, row: int) -> str:
-        if row < 0:
-            return "layer"
-        layer = self.grid.layers[row]
-        return "–" if layer is None else str(layer)
+        return "layer" if row < 0 else self.grid.labels[row]
 
-    def _cell(self, row: int, column: int, width: int, base: Style, part: int) -> tuple[str, Style]:
+    def _digits(self, width: int) -> int:
+        """Characters of the numbers in cells of this width, the same for all; 0: none."""
+        if width not in self._number_widths:
+            found = number_width(self.values, self.measure, min(width - 3, NUMBER)) if self.measure else 0
+            self._number_widths[width] = found
+        return self._number_widths[width]
+
+    def _cell(self, row: int, column: int, width: int, base: Style, part: int, digits: int) -> tuple[str, Style]:
         """One line of a cell: its marks, glyph and number, below them a bar as long as the level is high."""
         members = self.grid.cells.get((row, column), ())
         if not members:
             return "", base
         inside = sum(i in self.chosen for i in members)
-        mark = LEFT_OUT if not inside else CHOSEN if inside == len(members) else "◐"
+        mark = LEFT_OUT if not inside else CHOSEN if inside == len(members) else PARTLY
+        unlike = 0 if self.pick is None else inside - sum(i in self.pick for i in members)
+        if unlike:
+            mark = ADDED if unlike > 0 else DROPPED
         known = bool(self._levels)
         found = [level for i in members if known and (level := self._levels[i]) is not None]
         level = max(found) if found else None
         text = f" {bar(level or 0.0, width - 2)}" if part else f" {mark}{glyph(level) if known else ' '}"
-        if not part and width >= NARROWEST and known and self.measure:
-            text += number(max(self.values[i] for i in members), self.measure, min(width - 3, 5))
-        key = level, bool(inside)
+        if not part and digits and known and self.measure:
+            text += number(max(self.values[i] for i in members), self.measure, min(width - 3, NUMBER))
+        key = level, bool(inside), bool(unlike)
         if key not in self._shades:
             self._shades[key] = self._shade(*key)
         return text, self._shades[key]
 
-    def _shade(self, level: float | None, chosen: bool) -> Style:
-        """Between the theme's low and high; terminals' own colours cannot be mixed, there the glyph alone speaks."""
-        low, high = (self.get_component_styles(f"heatmap--{end}") for end in ("low", "high"))
+    def _shade(self, level: float | None, chosen: bool, unlike: bool) -> Style:
+        """The ground says whether the module is adapted, and within that a little of its level; the ink whether that is unlike
+        the pick. Terminals' own colours cannot be mixed: there the marks alone speak."""
+        low, high, other = (self.get_component_styles(f"heatmap--{name}") for name in ("low", "high", "unlike"))
         if low.background.ansi is not None or high.background.ansi is not None:
-            return self.rich_style + Style(bold=chosen)
-        ground: Color = low.background.blend(high.background, level or 0.0)
+            return self.rich_style + Style(bold=chosen or unlike, dim=self.is_stale)
+        start, span = ADAPTED if chosen else NOT_ADAPTED
+        ground: Color = low.background.blend(high.background, start + span * (level or 0.0))
         ink = ground.get_contrast_text(1.0 if chosen else 0.75)
-        return Style(color=(ground + ink).rich_color, bgcolor=ground.rich_color, bold=chosen)
+        colour = (ground + ink).blend(other.color, 0.6) if unlike else ground + ink
+        return Style(color=colour.rich_color, bgcolor=ground.rich_color, bold=chosen or unlike, dim=self.is_stale)

@@ -230,23 +230,14 @@ def _grouped(targets: Sequence[Target], of: Callable[[Target], tuple[int, int]])
 
 def _by_role(targets: Sequence[Target]) -> list[str]:
     """``query: layers 0–3, 5``; modules outside any layer by their full names."""
+    from advisor.report.words import ranges
+
     roles: dict[str, set[int]] = {}
     for target in targets:
         if target.layer is not None:
             roles.setdefault(target.role, set()).add(target.layer)
-    lines = [f"{role}: {'layers' if len(layers) > 1 else 'layer'} {ranges(sorted(layers))}" for role, layers in roles.items()]
+    lines = [f"{role}: {'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}" for role, layers in roles.items()]
     return [*lines, *(t.name for t in targets if t.layer is None)]
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """0, 1, 2, 5 → 0–2, 5."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from advisor.core.option import changed, values
 from advisor.core.options import Terminal
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
+from tui.work import threads_ended
+
+GRACE = 2.0  # seconds that what was told to stop has for it once the app is gone
 
 
 def inputs_of(asked: Terminal) -> Inputs | None:
@@ -16,14 +20,22 @@ def inputs_of(asked: Terminal) -> Inputs | None:
     return Inputs(**values(asked, Terminal)) if changed(asked) else None
 
 
-def run(asked: Terminal, probe_folder: Path | None = None, start: bool = False, demo: bool = False) -> int:
+def run(asked: Terminal, probe_folder: Path | None = None, start: bool = False, demo: bool = False, writes: bool = False) -> int:
     """Run the app until the user leaves; returns the exit code.
 
     Args:
-        probe_folder: open this probe. start: probe at once. demo: fill in the embedded model and data.
+        probe_folder: open this probe. start: probe at once. demo: fill in the embedded model and data. writes: write the
+            recommendation to its folder.
     """
-    app = AdvisorApp(inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo)
+    app = AdvisorApp(inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo, writes=writes)
     app.run()
-    if app.log_path is not None and app.return_code:
-        print(f"Details of the error: {app.log_path}. Your session was kept: `advisor tui` opens it.", file=sys.stderr)
-    return app.return_code or 0
+    if app.written:
+        print(f"Written to {app.written[0].parent}: {', '.join(path.name for path in app.written)}")
+    if app.crash:
+        print(app.crash, file=sys.stderr)
+    code = app.return_code or 0
+    if not threads_ended(GRACE):  # a step of the engine cannot be broken off, and nobody waits for it any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -6,14 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tui.cells import CHOSEN, GLYPHS, LEFT_OUT, MEASURES
+from advisor.core.targets import block_of
+from tui.cells import ADDED, CHOSEN, DROPPED, GLYPHS, LEFT_OUT, MEASURES
 from tui.state import State
 
 if TYPE_CHECKING:
     from advisor.advice.budget import Budget
+    from advisor.core.targets import Target
+
+OF_THE_SELECTION = ("gain", "bound")  # measures that change with it
 
 TERMS = (
     ("● ○ ◐", "adapted by the selection, not adapted, in part (a cell with several modules)."),
+    ("⊕ ⊖", "adapted though the pick leaves it out; not adapted though the pick adapts it."),
     ("accuracy, loss (low–high)", "what one real LoRA run with your recipe is predicted to reach, with a 90 % interval."),
     (
         "vs all",
@@ -51,8 +56,17 @@ def legend(state: State, values: Sequence[float], width: int) -> str:
     if not finite:
         return f"{measure.label}: being computed…"
     low, high = (f"{v:.{measure.digits}f}" for v in (min(0.0, *finite), max(finite)))
-    text = f"{measure.label}  {low} {' '.join(GLYPHS)} {high} {measure.unit}   {CHOSEN} adapted {LEFT_OUT} not"
-    return text if len(text) <= width else f"{measure.label} {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in"
+    late = " …" if measure_is_stale(state) else ""
+    unlike = "" if state.pick is None else f" {ADDED}{DROPPED} unlike the pick"
+    marks = f"{CHOSEN} adapted {LEFT_OUT} not"
+    said = f"{measure.label}{late}"
+    texts = (
+        f"{said}  {low} {' '.join(GLYPHS)} {high} {measure.unit}   {marks}{unlike}",
+        f"{said}  {low}{GLYPHS}{high} {measure.unit} {marks}{unlike}",
+        f"{said}  {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in{unlike and f' {ADDED}{DROPPED} not as picked'}",
+        f"{said}  {low}{GLYPHS}{high} {measure.unit} {CHOSEN}in",
+    )
+    return next((text for text in texts if len(text) <= width), texts[-1])
 
 
 def budget_use(state: State, budget: Budget) -> str:
@@ -72,7 +86,7 @@ def budget_use(state: State, budget: Budget) -> str:
 
 
 def selection_text(state: State, budget: Budget | None, searching: str = "") -> str:
-    """What is said of the selection at hand; the numbers that are still being computed are marked …"""
+    """What is said of the selection at hand. Numbers that are still being computed are …, never those of the one before."""
     from advisor.report.words import count, gigabytes, span
 
     if state.current is None or state.opened is None:
@@ -85,16 +99,16 @@ def selection_text(state: State, budget: Budget | None, searching: str = "") -> 
     lines.append(f"params   {count(state.params)}{f', {use}' if use else ''}")
     figures = state.figures
     if figures is not None:
-        metric = state.opened.metric
-        lines += [
-            f"{metric[:8]:<8} {span(figures.metric, 2)}",
-            f"loss     {span(figures.loss, 2)}",
-            f"vs all   {figures.relative[0]:+.1f} sd ({figures.relative[1]:+.1f} to {figures.relative[2]:+.1f})",
-            f"memory   {gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
-            f"κ        {count(round(figures.condition, 1))}, effective rank {figures.effective_rank:.0f}",
-        ]
-        if figures.certificate.low is not None:
-            lines.append(f"certificate: V at most {1 - figures.certificate.low:.1%} lower")
+        certificate, low, high = figures.certificate.low, *figures.relative[1:]
+        numbers = {
+            f"{state.opened.metric[:8]:<8} ": span(figures.metric, 2),
+            "loss     ": span(figures.loss, 2),
+            "vs all   ": f"{figures.relative[0]:+.1f} sd ({low:+.1f} to {high:+.1f})",
+            "memory   ": f"{gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
+            "κ        ": f"{count(round(figures.condition, 1))}, effective rank {figures.effective_rank:.0f}",
+            **({} if certificate is None else {"certificate: ": f"V at most {1 - certificate:.1%} lower"}),
+        }
+        lines += [label + (text if state.is_fresh else "…") for label, text in numbers.items()]
         if state.pick is not None and not state.is_pick:
             lines.append(_against_pick(state))
         if figures.far:
@@ -126,6 +140,7 @@ def inspected(state: State, modules: Sequence[int], width: int) -> str:
     if len(targets) > 1:
         return "\n".join(
             [
+                _end(_common(targets), width),
                 f"{len(targets)} modules, {inside} adapted",
                 f"{count(params)} params at rank {rank}, kernel share {share:.1%}",
                 "Space toggles all of them.",
@@ -143,6 +158,15 @@ def inspected(state: State, modules: Sequence[int], width: int) -> str:
     if places := peer_places(state, index):
         lines.append(f"place of {len(state.targets)}: {', '.join(f'{peer} {place}' for peer, place in places)}")
     return "\n".join(lines)
+
+
+def _common(targets: Sequence[Target]) -> str:
+    """What a layer's modules, or a role's, are all in: ``decoder.block.3``, ``cross.query``."""
+    blocks = {place[:2] for t in targets if (place := block_of(t.name))}
+    roles = {t.role for t in targets}
+    if len(roles) == 1:
+        return f"role {roles.pop()}"
+    return ".".join(map(str, blocks.pop())) if len(blocks) == 1 else "modules outside any layer"
 
 
 def _end(text: str, most: int) -> str:
@@ -190,6 +214,11 @@ def measure_values(state: State) -> Sequence[float]:
     return [math.inf if row.effect.limit is None else abs(row.effect.limit - 1) for row in effects.rows]
 
 
+def measure_is_stale(state: State) -> bool:
+    """Whether the values of the chosen measure are of an earlier selection."""
+    return state.measure in OF_THE_SELECTION and state.effects is not None and not state.effects_are_fresh
+
+
 def spectrum_text(state: State, width: int, rows: int) -> str:
     """Eigenvalues of this selection's kernel and of the recommended one's, ``rows`` lines high."""
     from advisor.report.text_plots import BOTH, spectrum_lines
@@ -197,9 +226,10 @@ def spectrum_text(state: State, width: int, rows: int) -> str:
     figures, opened, pick = state.figures, state.opened, state.pick_figures
     if figures is None or opened is None or width < 24 or rows < 3:
         return ""
-    series, marks = [(figures.spectrum, CHOSEN)], f"{CHOSEN} this"
+    this = "this" if state.is_fresh else "before the change"
+    series, marks = [(figures.spectrum, CHOSEN)], f"{CHOSEN} {this}"
     if pick is not None and pick.candidate != figures.candidate:
-        series, marks = [*series, (pick.spectrum, LEFT_OUT)], f"{CHOSEN} this  {LEFT_OUT} the pick  {BOTH} both"
+        series, marks = [*series, (pick.spectrum, LEFT_OUT)], f"{CHOSEN} {this}  {LEFT_OUT} the pick  {BOTH} both"
     lines = spectrum_lines(series, opened.scorer.sigma, min(width - 12, 100), rows)
     above = int((figures.spectrum > opened.scorer.sigma).sum())
     head = f"spectrum  {marks}"

@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from tui.lineup import FRONT, MARKS, Column, legend
 from tui.lineup_screen import LineupScreen, SelectionTable
-from tui.plot import AXIS, CURSOR, INTERVAL, LINE, Point, places, plot
+from tui.plot import AXIS, CURSOR, INTERVAL, LINE, UNLIMITED, Limits, Point, places, plot
 
 STYLES = {
     "": "",
@@ -32,6 +32,10 @@ STYLES = {
 }
 
 
+SHARE: Limits = (0.0, 1.0)
+LIMITS: dict[str, Limits] = {"loss": (0.0, UNLIMITED[1]), "matthews": (-1.0, 1.0), "spearman": (-1.0, 1.0)}  # others: a share
+
+
 class Plot(Static):
     """Draws what :func:`tui.plot.plot` says; a click goes to the nearest mark."""
 
@@ -47,19 +51,20 @@ class Plot(Static):
         self.points: list[Point] = []
         self.front: list[int] = []
         self.cursor: int | None = None
+        self.limits: Limits = UNLIMITED
 
-    def show(self, points: list[Point], front: list[int], cursor: int | None) -> None:
-        self.points, self.front, self.cursor = points, front, cursor
+    def show(self, points: list[Point], front: list[int], cursor: int | None, limits: Limits) -> None:
+        self.points, self.front, self.cursor, self.limits = points, front, cursor, limits
         self.on_resize()
 
     def on_resize(self) -> None:
         """Drawn to its size, also where that changed while another screen was in view."""
-        lines = plot(self.points, self.front, self.size.width, self.size.height, self.cursor)
+        lines = plot(self.points, self.front, self.size.width, self.size.height, self.cursor, self.limits)
         drawn = [Content.assemble(*((text, STYLES[style]) for text, style in line)) for line in lines]
         self.update(Content("\n").join(drawn))
 
     def on_click(self, event: Click) -> None:
-        where = places(self.points, self.size.width, self.size.height)
+        where = places(self.points, self.size.width, self.size.height, self.limits)
         if where:
             # a line is about twice as high as a column is wide
             distances = [(2 * (row - event.y)) ** 2 + (column - event.x) ** 2 for row, column in where]
@@ -90,7 +95,7 @@ class ParetoScreen(LineupScreen):
     ParetoScreen.-normal.-low #plot { height: 9; }
     ParetoScreen.-narrow #main { layout: vertical; }
     ParetoScreen.-narrow #side { width: 100%; height: 8; border-left: none; border-top: solid $border; }
-    ParetoScreen.-narrow.-low #side { height: 5; }
+    ParetoScreen.-narrow.-low #side { height: 4; }
     ParetoScreen.-narrow.-low #plot { height: 7; min-height: 7; }
     ParetoScreen.-narrow.-low #legend { display: none; }
     """
@@ -137,7 +142,9 @@ class ParetoScreen(LineupScreen):
         under = self.under
         cursor = next((i for i, (entry, _) in enumerate(known) if under is not None and entry.id == under.id), None)
         self.drawn = [entry.id for entry, _ in known]
-        self.query_one(Plot).show(points, front, cursor)
+        opened = self.state.opened
+        drawn = "loss" if self.shows_loss or opened is None else opened.metric
+        self.query_one(Plot).show(points, front, cursor, LIMITS.get(drawn, SHARE))
 
     def on_plot_clicked(self, message: Plot.Clicked) -> None:
         rows = {entry.id: row for row, entry in enumerate(self.entries)}

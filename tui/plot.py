@@ -13,6 +13,8 @@ SMALLEST = (12, 3)  # columns and lines of the plot itself
 AXIS, LINE, INTERVAL, CURSOR = "axis", "line", "interval", "cursor"
 _BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row of the dot, from U+2800 on
 
+Limits = tuple[float, float]
+UNLIMITED: Limits = (-math.inf, math.inf)
 Run = tuple[str, str]
 """Characters of one style, and its name; "" is plain."""
 
@@ -41,14 +43,15 @@ class Scale:
     log: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[float], log: bool = False, margin: float = 0.0) -> Scale:
+    def of(cls, values: Sequence[float], log: bool = False, margin: float = 0.0, limits: Limits = UNLIMITED) -> Scale:
+        """From the smallest to the largest value and a little beyond, but within ``limits``."""
         used = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or [1.0]
         low, high = min(used), max(used)
         if log:
             room = 1.05 if high > 2 * low else 2.0
             return cls(low / room, high * room, True)
-        room = (high - low) * margin or abs(high) * 0.1 or 1.0
-        return cls(low - room, high + room)
+        room = (high - low) * margin or abs(high) * 0.1 or 0.1
+        return cls(max(low - room, min(low, limits[0])), min(high + room, max(high, limits[1])))
 
     def place(self, value: float) -> float:
         if self.log:
@@ -64,31 +67,38 @@ class Scale:
         return self.low + place * (self.high - self.low)
 
 
-def places(points: Sequence[Point], width: int, height: int) -> list[tuple[int, int]]:
+def places(points: Sequence[Point], width: int, height: int, limits: Limits = UNLIMITED) -> list[tuple[int, int]]:
     """Line and column of every point in what :func:`plot` draws at this size; none where nothing fits."""
     columns, rows = width - GUTTER, height - BELOW
     if columns < SMALLEST[0] or rows < SMALLEST[1]:
         return []
-    across, up = _scales(points)
+    across, up = _scales(points, limits)
     return [(round((1 - up.place(p.value)) * (rows - 1)), GUTTER + round(across.place(p.x) * (columns - 1))) for p in points]
 
 
-def _scales(points: Sequence[Point]) -> tuple[Scale, Scale]:
-    return Scale.of([p.x for p in points], log=True), Scale.of([p.value for p in points], margin=0.08)
+def _scales(points: Sequence[Point], limits: Limits) -> tuple[Scale, Scale]:
+    return Scale.of([p.x for p in points], log=True), Scale.of([p.value for p in points], margin=0.08, limits=limits)
 
 
-def plot(points: Sequence[Point], line: Sequence[int], width: int, height: int, cursor: int | None = None) -> list[list[Run]]:
+def plot(
+    points: Sequence[Point],
+    line: Sequence[int],
+    width: int,
+    height: int,
+    cursor: int | None = None,
+    limits: Limits = UNLIMITED,
+) -> list[list[Run]]:
     """``height`` lines of ``width`` characters; none where there are no points or too little room.
 
     Args:
         points: x on a logarithmic scale. line: indices of those that a stepped line joins, in order.
-        cursor: index of the point that is shown with its interval.
+        cursor: index of the point that is shown with its interval. limits: of what is drawn upwards, that the axis keeps to.
     """
-    where = places(points, width, height)
+    where = places(points, width, height, limits)
     if not where:
         return []
     columns, rows = width - GUTTER, height - BELOW
-    across, up = _scales(points)
+    across, up = _scales(points, limits)
     corners = [(across.place(points[i].x), up.place(points[i].value)) for i in line]
     steps = _steps(corners, columns, rows)
     cells: dict[tuple[int, int], Run] = {place: (character, LINE) for place, character in steps.items()}

@@ -21,6 +21,7 @@ LOG_LINES = 5000  # as the app keeps
 class ProbeScreen(AdvisorScreen):
     """Progress and log of the probe."""
 
+    SHOWS_PROBE = False
     HELP = (
         "The probe runs the frozen model forward and backward over a sample of your rows and keeps, for every module, how "
         "much and in which direction adapting it would move the outputs. Escape stops it after the present batch; what "

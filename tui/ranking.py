@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -47,15 +47,22 @@ class Ranking(Static):
         super().__init__("", id="ranking", markup=False)
         self.shown: tuple[int, ...] = ()
 
-    def show(self, targets: Sequence[Target], values: Sequence[float], chosen: frozenset[int], measure: Measure) -> None:
-        """As many modules as there are lines for; of those whose value is not known none."""
+    def show(
+        self,
+        targets: Sequence[Target],
+        labels: Mapping[int | None, str],
+        values: Sequence[float],
+        chosen: frozenset[int],
+        measure: Measure,
+    ) -> None:
+        """As many modules as there are lines for; none of those whose value is not known. ``labels``: of the map's rows."""
         width, lines = self.size.width - 2, self.size.height - 2
         known = sorted((i for i, v in enumerate(values) if math.isfinite(v)), key=lambda i: -values[i])
         self.shown = tuple(known[: max(lines, 0)])
         if not self.shown:
             self.update("", layout=False)
             return
-        names = {i: _name(targets[i]) for i in self.shown}
+        names = {i: _name(targets[i], labels) for i in self.shown}
         longest = min(max(map(cell_len, names.values())), width // 2)
         heights = levels(values)
         title = f"most {measure.label}: {len(self.shown)} of {len(targets)} modules"
@@ -77,5 +84,7 @@ class Ranking(Static):
             self.post_message(self.Clicked(self.shown[line]))
 
 
-def _name(target: Target) -> str:
-    return target.role if target.layer is None else f"layer {target.layer} {target.role}"
+def _name(target: Target, labels: Mapping[int | None, str]) -> str:
+    """By its row of the map: ``layer 3 query`` or, where there are several stacks, ``dec3 query``."""
+    label = labels.get(target.layer, "")
+    return target.role if target.layer is None else f"{'layer ' if label.isdigit() else ''}{label} {target.role}"

@@ -121,6 +121,18 @@ class RealEngine:
             cost=self._cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),
         )
 
+    def model_problem(self, inputs: Inputs) -> str:
+        name = str(inputs.model or "")
+        folder = Path(name)
+        if not name:
+            return ""
+        if folder.is_dir():
+            return "" if (folder / "config.json").is_file() else f"{name}: no config.json in that folder. Give a model's folder."
+        is_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+        if folder.exists() or is_path:
+            return f"{name}: no such folder. Give a model's folder, or a hub id such as gpt2."
+        return ""
+
     def _cost(self, inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
         from advisor.probing.cost_estimate import estimate_probe
 
@@ -215,6 +227,16 @@ class RealEngine:
             strategy=inputs.strategy,
             seed=inputs.seed,
         )
+
+    def write(self, opened: Opened, inputs: Inputs, session: Session) -> tuple[Path, ...]:
+        from advisor import api
+        from advisor.core import options
+        from advisor.core.option import values
+
+        groups = (options.Budget, options.Strategy, options.Scoring, options.Seed, options.Trust)  # the probe has the rest
+        asked = {name: value for group in groups for name, value in values(inputs, group).items()}
+        written = api.recommend(opened.folder, session=session, **asked)
+        return tuple(written.folder / name for name in written.files)
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
         from advisor.theory.spectrum import Spectrum

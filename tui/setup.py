@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
@@ -15,13 +16,15 @@ from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
 from advisor.core.option import Option as Field
-from tui.base import AdvisorScreen, Places
+from tui.base import AdvisorScreen, Context, Places, name_of
 from tui.form import FIELDS, READING, is_choice, parsed, shown
+from tui.lists import Options
 from tui.state import Change
 
 if TYPE_CHECKING:
     from tui.engine import Preview, Recent
 
+NO_DATA = "Name a model and data to begin, or press F2 for the demo."
 PREVIEW_AFTER = 0.3  # seconds without typing until the data is read
 
 
@@ -39,13 +42,15 @@ class ChoiceField(Select[str]):
     """A field to choose in."""
 
     def __init__(self, field: Field, value: str) -> None:
-        super().__init__([(c, c) for c in field.choices], value=value, allow_blank=False, id=field.name, compact=True)
+        choices = dict.fromkeys((*field.choices, value))  # the command line takes more, such as cuda:1
+        super().__init__([(c, c) for c in choices], value=value, allow_blank=False, id=field.name, compact=True)
         self.HELP_TEXT = f"{field.label}. {field.help}"
 
 
 class SetupScreen(AdvisorScreen):
     """The form, the data as it would be read, recent probes."""
 
+    SHOWS_PROBE = False
     HELP = (
         "Name a model and your training rows. The rows are read at once and shown as the model will see them: check the "
         "task and the columns, change them if they are wrong. Then probe: one pass over a sample of the rows, after which "
@@ -89,12 +94,16 @@ class SetupScreen(AdvisorScreen):
         self.preview: Preview | None = None
         self.recent: list[Recent] = []
         self._preview_timer: Any = None
+        self.unreadable: dict[str, str] = {}  # what stands against the model or the data as they are, by field name
         self._read: tuple[Any, ...] | None = None
 
     def compose(self) -> ComposeResult:
         """Little at first, so that there is something to see at once; the form follows after the first paint."""
         yield Places(id="places")
-        yield Static("Which modules should LoRA adapt, on your model and your data?", id="welcome", markup=False)
+        yield Context(id="context", markup=False)
+        folder = self.advisor.probe_folder
+        asked = "Which modules should LoRA adapt, on your model and your data?"
+        yield Static(asked if folder is None else f"Opening the probe in {folder} …", id="welcome", markup=False)
 
     def body(self) -> ComposeResult:
         inputs = self.state.inputs
@@ -106,9 +115,9 @@ class SetupScreen(AdvisorScreen):
                     yield ChoiceField(field, value) if is_choice(field) else TextField(field, value)
             with VerticalScroll(id="right", can_focus=False):
                 yield Static("Recent probes", classes="heading", id="recent-heading")
-                yield OptionList(id="recent", compact=True)
+                yield Options(id="recent", compact=True)
                 yield Static("Data as it will be read", classes="heading")
-                yield Static("Name a model and data to begin, or press F2 for the demo.", id="preview", markup=False)
+                yield Static(NO_DATA, id="preview", markup=False)
         yield Static("", id="message", markup=False)
         with Horizontal(id="buttons"):
             yield Button("Probe (F5)", id="probe", variant="primary", compact=True)
@@ -122,6 +131,8 @@ class SetupScreen(AdvisorScreen):
         self.is_complete = True
         self.query_one("#model").focus()
         self.state_changed(None)
+        if self.advisor.probe_folder is not None:
+            self._say(f"Opening the probe in {self.advisor.probe_folder} …")
 
     def state_changed(self, change: Change | None) -> None:
         if not self.is_complete:
@@ -155,11 +166,17 @@ class SetupScreen(AdvisorScreen):
         values, self.problems = parsed(self._texts())
         if any(getattr(self.state.inputs, name) != value for name, value in values.items()):
             self.state.set_inputs(**values)
-        for widget in self.query(TextField):
-            widget.set_class(widget.id in self.problems, "wrong")
-        if self.problems or not self.advisor.is_busy("demo"):  # what is said of the demo stays until it is filled in
-            self._say("  ".join(self.problems.values()))
         self._preview_soon(PREVIEW_AFTER)
+        self._say_problems()
+
+    def _say_problems(self) -> None:
+        """What is wrong with the fields, which are marked."""
+        wrong = {**self.problems, **{name: text for name, text in self.unreadable.items() if name == "model"}}
+        for widget in self.query(TextField):
+            widget.set_class(widget.id in {*wrong, *self.unreadable}, "wrong")
+        # What is said of the demo stays until it is filled in, of a probe until it is open.
+        if wrong or not (self.advisor.is_busy("demo") or self.advisor.is_busy("open")):
+            self._say("  ".join(wrong.values()))
 
     def _say(self, text: str) -> None:
         self.query_one("#message", Static).update(text)
@@ -168,11 +185,16 @@ class SetupScreen(AdvisorScreen):
 
     def _preview_soon(self, delay: float) -> None:
         inputs = self.state.inputs
-        read = self._what_is_read()
-        if read == self._read or not inputs.data:
+        if self._what_is_read() == self._read:
             return
         if self._preview_timer is not None:
             self._preview_timer.stop()
+        self.unreadable = {}
+        if not inputs.data:
+            self.preview, self._read = None, None
+            self.query_one("#preview", Static).update(NO_DATA)
+        if not inputs.data and not inputs.model:
+            return
         self._preview_timer = self.set_timer(max(delay, 0.01), self._ask_preview)
 
     def _what_is_read(self) -> tuple[Any, ...]:
@@ -185,23 +207,29 @@ class SetupScreen(AdvisorScreen):
         inputs, engine = self.state.inputs, self.advisor.engine
         self._read = self._what_is_read()
 
-        def look() -> Preview | str:
+        def look() -> tuple[str, Preview | str | None]:
             from advisor.core.errors import AdvisorError
 
+            problem = engine.model_problem(inputs)
             try:
-                return engine.preview(inputs)
+                return problem, engine.preview(inputs) if inputs.data else None
             except AdvisorError as error:  # while one types, a sentence below the form, not a dialog
-                return str(error)
+                return problem, str(error)
 
-        self.advisor.ask("preview", look, self._show_preview)
+        self.advisor.ask("preview", look, partial(self._show_preview, self._read))
 
-    def _show_preview(self, found: Preview | str) -> None:
-        if isinstance(found, str):
-            self.preview = None
-            self.query_one("#preview", Static).update(f"Cannot be read: {found}")
-            return
-        self.preview = found
-        self.query_one("#preview", Static).update(preview_text(found))
+    def _show_preview(self, read: tuple[Any, ...], found: tuple[str, Preview | str | None]) -> None:
+        if read != self._what_is_read():
+            return  # of what stood there a moment ago
+        problem, preview = found
+        self.preview = None if isinstance(preview, str) else preview
+        self.unreadable = {"model": f"Model: {problem}"} if problem else {}
+        if isinstance(preview, str):
+            self.unreadable["data"] = f"Data: {preview}"
+            self.query_one("#preview", Static).update(f"Cannot be read: {preview}")
+        elif preview is not None:
+            self.query_one("#preview", Static).update(preview_text(preview))
+        self._say_problems()
 
     # --- recent probes ----------------------------------------------------------------------------------------------
 
@@ -243,10 +271,10 @@ class SetupScreen(AdvisorScreen):
             return
         inputs = self.state.inputs
         missing = [name for name in ("model", "data") if not getattr(inputs, name)]
-        wrong = [*missing, *self.problems]
-        if wrong:
-            self._say(self.problems.get(wrong[0], f"{wrong[0].capitalize()} is missing."))
-            self.query_one(f"#{wrong[0]}", Widget).focus()
+        wrong = {name: f"{name.capitalize()} is missing." for name in missing} | self.problems | self.unreadable
+        for name, text in wrong.items():
+            self._say(text)
+            self.query_one(f"#{name}", Widget).focus()
             return
         self.advisor.action_start_probe()
 
@@ -283,5 +311,5 @@ def recent_line(probe: Recent, now: float) -> Content:
     age = max(now - probe.when, 0.0)
     steps = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
     when = next((f"{age / size:.0f} {unit} ago" for size, unit in steps if age >= size), "just now")
-    model, data = (_short("/".join(text.rstrip("/").split("/")[-2:]), 32) for text in (probe.model, probe.data))
+    model, data = (name_of(text) for text in (probe.model, probe.data))
     return Content.assemble((model, "bold"), f" on {data}, {probe.modules} modules, ", (when, "dim"))

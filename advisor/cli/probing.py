@@ -18,7 +18,7 @@ def recommend(given: options.Recommend, ending: groups.Ending) -> int | None:
     if ending.in_tui:
         terminal.refuse_beside_tui(given, ending)
         if terminal.has_terminal():
-            return terminal.open_interface(part(given, options.Terminal), demo=given.demo, start=True)
+            return terminal.open_interface(part(given, options.Terminal), demo=given.demo, start=True, writes=True)
     from advisor import api, workflow  # noqa: F401  loads torch: while it does, Ctrl-C stops at once and not at the next safe point
     from advisor.report.console import console_session
 

@@ -26,11 +26,11 @@ def has_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty() and sys.stdout.isatty()
 
 
-def open_interface(asked: options.Terminal, demo: bool = False, start: bool = False) -> int:
+def open_interface(asked: options.Terminal, demo: bool = False, start: bool = False, writes: bool = False) -> int:
     """Run the terminal interface; returns the exit code.
 
     Args:
-        start: probe at once, where a model and no probe is named.
+        start: probe at once, where a model and no probe is named. writes: write the recommendation to its folder.
     """
     import gc
     from dataclasses import replace
@@ -42,8 +42,8 @@ def open_interface(asked: options.Terminal, demo: bool = False, start: bool = Fa
 
     probe = None if asked.model is None else Path(asked.model)
     if probe is not None and is_probe(probe):
-        return run(replace(asked, model=None), probe_folder=probe, demo=demo)
-    return run(asked, start=start, demo=demo)
+        return run(replace(asked, model=None), probe_folder=probe, demo=demo, writes=writes)
+    return run(asked, start=start, demo=demo, writes=writes)
 
 
 def refuse_beside_tui(given: Checked, printed: groups.Ending) -> None:

@@ -111,6 +111,7 @@ class Rows(Columns):
         1_000_000,
         panel=DATA,
         unset="128; language models 512",
+        blank="128; LLMs 512",
         label="Max tokens",
     )
 
@@ -214,7 +215,14 @@ class Recipe(Checked):
     )
     epochs: int | None = whole(None, "Passes over the training rows.", 1, 10_000, panel=RECIPE, unset="6; language models 3")
     lr: float | None = real(
-        None, "Peak learning rate.", 1e-12, 10, panel=RECIPE, unset="1e-3; language models 2e-4", label="Learning rate"
+        None,
+        "Peak learning rate.",
+        1e-12,
+        10,
+        panel=RECIPE,
+        unset="1e-3; language models 2e-4",
+        blank="1e-3; LLMs 2e-4",
+        label="Learning rate",
     )
     batch_size: int | None = whole(None, "Rows per training step.", 1, 65_536, panel=RECIPE, unset="32; language models 16")
 

@@ -69,7 +69,7 @@ async def test_a_search_takes_the_place_of_its_own_selection_and_not_of_the_user
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         if is_chosen:
-            await pilot.press("l", "down", "enter")  # a recipe: neither edited nor kept
+            await pilot.press("o", "down", "enter")  # a recipe: neither edited nor kept
         first = app.state.chosen
         await pilot.press("ctrl+q")
     assert read_session(tmp_path / "tui.json").is_chosen == is_chosen
@@ -162,7 +162,7 @@ async def test_many_layers_scroll_under_a_fixed_header(make_app: MakeApp, engine
         assert app.state.chosen == {"encoder.layer.39.attention.self.query"}
         heatmap = app.screen.query_one(HeatMap)
         lines = [heatmap.render_line(y).text for y in range(heatmap.size.height)]
-        assert lines[0].split()[:2] == ["layer", "query"]
+        assert lines[0].split()[:2] == ["layer", "q"]
         assert lines[-1].split()[0] == "39"
         assert "▸●" in lines[-1]
 
@@ -416,7 +416,7 @@ def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.
     gc.enable()
     ((inputs, how),) = seen
     assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_column=("a",)) if given else Inputs("m", "d"))
-    assert how == {"start": True, "demo": False}
+    assert how == {"start": True, "demo": False, "writes": True}
 
 
 @pytest.mark.parametrize("command", [["tui"], ["recommend", "--tui"]])
@@ -429,7 +429,8 @@ def test_a_probe_is_opened_and_not_probed(command: list[str], tmp_path: Path, mo
     with pytest.raises(SystemExit):
         main()
     gc.enable()
-    assert seen == [(None, {"probe_folder": tmp_path, "demo": False})]  # no inputs of a probe to make
+    writes = command[0] == "recommend"
+    assert seen == [(None, {"probe_folder": tmp_path, "demo": False, "writes": writes})]  # no inputs of a probe to make
 
 
 def test_options_become_inputs_and_none_given_keeps_the_last_session() -> None:

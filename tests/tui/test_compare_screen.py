@@ -19,7 +19,7 @@ from tui.app import AdvisorApp
 from tui.compare import CompareScreen
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.inputs import Inputs
-from tui.lineup import CURRENT, PEER, PICK, RECIPE, apart, differences, merged, ranges
+from tui.lineup import CURRENT, PEER, PICK, RECIPE, apart, differences, merged
 
 SIZES = [(120, 40), (80, 24), (50, 20)]
 
@@ -60,11 +60,6 @@ def test_a_selection_without_any_name_is_called_by_its_size() -> None:
     probe = fakes.make_probe()
     names = [merged([(CURRENT, "", fakes.candidate(probe, range(n)))])[0].name for n in (1, 3)]
     assert names == ["1 module", "3 modules"]
-
-
-@pytest.mark.parametrize(("numbers", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 5], "0–2, 5"), ([1, 3, 4], "1, 3–4")])
-def test_ranges(numbers: list[int], text: str) -> None:
-    assert ranges(numbers) == text
 
 
 def test_differences_name_roles_and_layers_both_ways_and_ranks() -> None:

@@ -79,23 +79,75 @@ async def test_rows_and_columns_toggle_as_a_whole(make_app: MakeApp) -> None:
         assert not app.state.chosen
 
 
-async def test_the_mouse_does_what_the_keys_do(make_app: MakeApp) -> None:
+async def test_a_click_moves_and_a_second_one_toggles(make_app: MakeApp) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.press("n")
         heatmap = app.screen.query_one(HeatMap)
         width = heatmap.cell_width
-        await pilot.click(HeatMap, offset=(6 + width + 1, 1 + 2 * heatmap.cell_height))
-        assert app.state.chosen == {NAME.format(2, "key")}
-        await pilot.click(HeatMap, offset=(1, 1))
-        assert {t.name for t in app.state.targets if t.layer == 0} <= app.state.chosen
-        await pilot.click(HeatMap, offset=(7, 0))
-        assert {t.name for t in app.state.targets if t.role == "query"} <= app.state.chosen
+        places = [
+            ((6 + width + 1, 1 + 2 * heatmap.cell_height), {NAME.format(2, "key")}),
+            ((1, 1), {t.name for t in app.state.targets if t.layer == 0}),
+            ((7, 0), {t.name for t in app.state.targets if t.role == "query"}),
+        ]
+        for offset, names in places:
+            before = app.state.chosen
+            await pilot.click(HeatMap, offset=offset)
+            assert app.state.chosen == before  # one looks at it
+            await pilot.click(HeatMap, offset=offset)
+            assert app.state.chosen == before | names
         before = app.state.chosen
-        await pilot.click(HeatMap, offset=(1, 0))
-        await pilot.click(HeatMap, offset=(6 + 6 * width + 2, 2))
+        for offset in ((1, 0), (6 + 6 * width + 2, 2)):
+            await pilot.click(HeatMap, offset=offset, times=2)
         assert app.state.chosen == before
+
+
+async def test_hjkl_move_as_the_arrows_do(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        heatmap = app.screen.query_one(HeatMap)
+        await pilot.press("j", "j", "l", "l", "l", "k", "h")
+        assert heatmap.cursor == (1, 2)
+
+
+async def test_the_map_says_what_is_adapted_first_and_what_is_unlike_the_pick(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        heatmap = app.screen.query_one(HeatMap)
+
+        def ground(row: int, column: int) -> float:
+            """How far a cell's ground is from that of the map, in RGB."""
+            style = heatmap._cell(row, column, heatmap.cell_width, heatmap.rich_style, 0, 0)[1]
+            return sum(abs(a - b) for a, b in zip(style.bgcolor.triplet, heatmap.rich_style.bgcolor.triplet, strict=True))
+
+        adapted = [ground(3, column) for column in range(6)]
+        left_out = [ground(row, column) for row in range(3) for column in range(6)]
+        assert min(adapted) > 1.5 * max(left_out)  # whatever their measure
+        await pilot.press("ctrl+end", "space", "up", "space")
+        lines = [heatmap.render_line(1 + row * heatmap.cell_height).text for row in range(4)]
+        assert (lines[2].count("⊕"), lines[3].count("⊖")) == (1, 1)
+        assert (lines[2].count("○"), lines[3].count("●")) == (5, 5)
+        await pilot.press("r")
+        assert not set("⊕⊖") & set("".join(heatmap.render_line(1 + row * heatmap.cell_height).text for row in range(4)))
+
+
+@pytest.mark.parametrize("size", [(50, 20), (80, 24), (120, 40)])
+async def test_every_screen_says_what_it_is_of(make_app: MakeApp, size: tuple[int, int]) -> None:
+    app = make_app(Inputs(model="a/long/way/to/mine", data="train.csv", budget="12modules"), opened=True)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        for place in app.PLACES:
+            app.action_show(place.mode)
+            await settled(pilot)
+            said = shown_text(app, "#context")
+            info = app.state.opened.probe.info
+            of = ("mine", "train.csv") if place.mode in ("setup", "probe") else (info["model"], info["data"])
+            assert all(name.split("/")[-1] in said for name in of), said
+            assert "12modules · rank 8" in said
+            assert len(said) <= size[0]
 
 
 @pytest.mark.parametrize(("size", "height"), [((120, 40), 3), ((80, 24), 3), ((50, 20), 2), ((200, 60), 3)])
@@ -109,6 +161,7 @@ async def test_cells_are_as_tall_as_there_is_room_and_every_line_of_one_takes_th
         assert heatmap.cell_height == height
         await pilot.press("n")
         for part in range(height):
+            heatmap.cursor = (2, 1)
             await pilot.click(HeatMap, offset=(6 + heatmap.cell_width + 1, 1 + 2 * height + part))
             assert app.state.chosen == (set() if part % 2 else {NAME.format(2, "key")})
         for row in range(4):
@@ -191,7 +244,7 @@ async def test_a_selection_is_kept_beside_the_probe_and_is_there_again(make_app:
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("r", "l")
+        await pilot.press("r", "o")
         labels = [str(app.screen.query_one(OptionList).get_option_at_index(i).prompt) for i in range(2)]
         assert labels[0].startswith("the pick")
         assert labels[1].startswith("mine [x]")

@@ -190,7 +190,7 @@ async def test_beside_what_a_format_cannot_say_lies_what_it_can(
         before = engine.asked.count("files")
         await pilot.press("s")
         await settled(pilot)
-        assert isinstance(app.screen, Question)  # the files are there
+        assert isinstance(app.screen, ExportScreen)  # the files are its own, so nothing is asked
         assert engine.asked.count("files") == before  # and nothing was searched again
 
 

@@ -99,3 +99,10 @@ def test_numbers_fill_their_width_exactly(value: float, measure: str, width: int
 )
 def test_numbers_lose_digits_before_they_lose_sense(value: float, width: int, text: str) -> None:
     assert number(value, MEASURES["share"], width) == text
+
+
+@given(st.floats(1e-8, 10), st.floats(1e-6, 1e6))
+def test_numbers_are_shown_to_the_last_digit(lr: float, alpha: float) -> None:
+    inputs = Inputs(lr=lr, alpha=alpha)
+    values, problems = parsed({field.name: shown(inputs, field) for field in FIELDS})
+    assert (values["lr"], values["alpha"], problems) == (lr, alpha, {})

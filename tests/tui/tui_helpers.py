@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Static
 
@@ -17,7 +18,7 @@ async def settled(pilot: Pilot[None]) -> None:
     assert isinstance(app, AdvisorApp)
     for _ in range(TRIES):
         await pilot.pause(0.02)
-        waiting = not app.has_begun or app.runs or any(app.is_busy(topic) for topic in app.topics)
+        waiting = not app.has_begun or app.has_keys_waiting or app.runs or any(app.is_busy(topic) for topic in app.topics)
         state = app.state
         late = state.opened is not None and app.current_mode == "explore" and (not state.is_fresh or not state.effects_are_fresh)
         if not waiting and not late:
@@ -29,3 +30,9 @@ async def settled(pilot: Pilot[None]) -> None:
 def shown_text(app: AdvisorApp, selector: str) -> str:
     """The text of a Static of the screen in view."""
     return str(app.screen.query_one(selector, Static).render())
+
+
+def send(app: AdvisorApp, *keys: str) -> None:
+    """Keys that all wait in the terminal, as of a paste, a macro or a slow line."""
+    for key in keys:
+        app.post_message(Key(key, " " if key == "space" else key if len(key) == 1 else None))
