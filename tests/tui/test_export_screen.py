@@ -252,7 +252,7 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
     )
     workflow.export_formats(tmp_path / "recommend", tuple(FORMATS), tmp_path / "export")
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "export").iterdir()}
-    for path in out.iterdir():
+    for path in (path for path in out.iterdir() if path.name != WRITTEN_FILE):  # which names what its own folder holds
         assert path.read_bytes() == (tmp_path / "recommend" / path.name).read_bytes()
         assert path.read_bytes() == (tmp_path / "export" / path.name).read_bytes()
     assert all(any(cost in warning for warning in found.json["warnings"]) for cost in costs)
