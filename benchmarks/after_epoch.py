@@ -36,7 +36,8 @@ from advisor.core.selections import all_linear
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Source, prepare
-from advisor.prediction.predictor import FEATURE, Group, grouped
+from advisor.prediction.gain import FEATURE
+from advisor.prediction.groups import Group, grouped
 from advisor.prediction.probe_view import FEATURE_KERNELS, probe_view
 from advisor.probing.run import ProbeSettings, run_probe
 from advisor.theory.features import Weights, feature_table

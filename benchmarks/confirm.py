@@ -28,7 +28,8 @@ from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.predictor import Group, Predictions, Predictor, grouped
+from advisor.prediction.groups import Group, grouped
+from advisor.prediction.predictor import Predictions, Predictor
 
 RESULTS = Path(__file__).parent / "results" / "confirm.json"
 BUDGETS = (0.18, 0.36, 1.0)  # shares of the LoRA parameters of all modules

@@ -14,7 +14,8 @@ import numpy as np
 from validity import HERE, SHIPPED, predict, read, task_of
 
 from advisor.core.selections import ALL_LINEAR, QV
-from advisor.prediction.predictor import Group, Predictions, grouped
+from advisor.prediction.groups import Group, grouped
+from advisor.prediction.predictor import Predictions
 
 
 def measure(group: Group, predictions: Predictions, reference: str) -> tuple[float, float] | None:

@@ -26,7 +26,7 @@ from advisor.core.events import Session
 from advisor.core.targets import LoraSettings, Selection
 from advisor.data.demo import demo_model_folder
 from advisor.models.prepare import Source, prepare
-from advisor.prediction.predictor import Group, grouped
+from advisor.prediction.groups import Group, grouped
 from advisor.probing.run import ProbeSettings, measure_selections
 from advisor.theory.linearity import LINEAR, NOT, PARTLY, Linearity
 

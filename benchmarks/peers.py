@@ -25,7 +25,7 @@ from advisor.advice.peer_picks import selection_scores
 from advisor.core.events import Session
 from advisor.core.targets import LoraSettings
 from advisor.models.prepare import prepare
-from advisor.prediction.predictor import grouped
+from advisor.prediction.groups import grouped
 from advisor.probing.run import ProbeSettings, run_probe
 
 HERE = Path(__file__).parent

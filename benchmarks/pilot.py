@@ -30,7 +30,7 @@ from advisor.core.selections import all_linear
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import prepare
-from advisor.prediction.predictor import Group, grouped
+from advisor.prediction.groups import Group, grouped
 from advisor.training.finetune import finetune
 from advisor.training.pilot import switched_losses
 

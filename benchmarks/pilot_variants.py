@@ -36,7 +36,7 @@ from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.encode import collate, length_bucketed
 from advisor.models.forward import batch_loss, label_scale
 from advisor.models.prepare import prepare
-from advisor.prediction.predictor import Group, grouped
+from advisor.prediction.groups import Group, grouped
 from advisor.training import finetune as training
 from advisor.training.pilot import PILOT_EVAL_ROWS, at_work
 

@@ -31,17 +31,9 @@ from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
-from advisor.prediction.predictor import (
-    LEVEL,
-    Group,
-    Predictions,
-    Predictor,
-    curve,
-    grouped,
-    on_scale_of,
-    seed_sd,
-    simulated_gain,
-)
+from advisor.prediction.gain import curve, simulated_gain
+from advisor.prediction.groups import Group, grouped, seed_sd
+from advisor.prediction.predictor import LEVEL, Predictions, Predictor, on_scale_of
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"

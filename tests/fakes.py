@@ -17,7 +17,9 @@ from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.predictor import GAIN_POWER, Predictor, context_of
+from advisor.prediction.context import context_of
+from advisor.prediction.gain import GAIN_POWER
+from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.theory.features import all_feature_names
 from advisor.theory.kernels import Kernels

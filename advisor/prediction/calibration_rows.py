@@ -34,7 +34,7 @@ class CalibrationRow:
         group: model and data, e.g. ``all-MiniLM/sst2/512``: selections are only compared inside one group.
         selection: its name. params: LoRA parameters. seed: of the run.
         features: as :func:`advisor.theory.features.feature_table` gives, by name.
-        context: the same for every selection of the group, see :func:`advisor.prediction.predictor.context_of`.
+        context: the same for every selection of the group, see :func:`advisor.prediction.context.context_of`.
         recipe, settings: of the run.
         train_loss: nats at the best epoch, None if nothing was trained. val_loss: its validation loss.
         metric: its name. score: its value.

@@ -29,27 +29,18 @@ from sklearn.linear_model import Ridge
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
+from advisor.prediction.context import SIGNED_METRICS
+from advisor.prediction.gain import curve, expected_gain, log_rows, simulated_gain, trust
+from advisor.prediction.groups import Gain, Group, group_gain, grouped, knows_noise, seed_sd, start_error
 from advisor.prediction.posterior import BISECTIONS, Prior, update
 
 Array = NDArray[np.float64]
 LEVEL = 0.9
-FEATURE = "recipe_loss"
-CURVE = 1.5  # real runs forgo less than simulated ones where little is forgone
-LEAST_GAIN = 0.03  # simulated gains below count as this: smaller ones are noise of the probe's sample
-GAIN_POWER = 0.5  # real gains differ less than simulated ones
-PROBED_ROWS = 512  # rows of most runs; a probe's 128 examples do not show what more rows teach …
-ROWS_POWER = 0.35  # … so real gains grow by this power of them,
 ROWS_ERROR = 0.4  # give or take this one: 0.21 to 0.75 on four tasks, widened as Student's t with so few asks
-LEARNABLE = 0.06  # log loss a linear probe must win for gains to be believed in full; below, in proportion
-LEAST_TRUST = 0.05
-START_ERROR = 0.03  # of H, as real head-only runs show; a group's gain is not known better
-CLEAR = 3.0  # standard errors a group's gain must lie above 0 to say something about shares of it
 RATIO_PRIOR = 0.5  # standard deviation of the prior on the log of the gain ratio's standard deviation, around 0
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
-SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing
 SCORE_RIDGE = 0.3
 # After real runs every standard deviation is taken this many times: the least of 1, 1.3, 1.6 and 2 at which 90 % intervals
 # after a pilot run hold 85 % of real losses or more on *each* development data set, predicted from the others.
@@ -120,43 +111,6 @@ class Predictions:
 
 
 @dataclass
-class Group:
-    """Rows of one model on one task with one recipe, seeds averaged per selection.
-
-    Attributes:
-        simulated: [S] simulated log loss, difference to all-linear. log_loss: [S] mean log validation loss.
-        seeds: [S] runs in that mean.
-    """
-
-    name: str
-    selections: list[str]
-    simulated: Array
-    log_loss: Array
-    seeds: Array
-    context: Mapping[str, Any]
-    rows: list[CalibrationRow]
-
-    @property
-    def data(self) -> str:
-        """Name of the data, the group's own name where no row says it."""
-        return str(self.rows[0].provenance.get("data", self.name)) if self.rows else self.name
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Real gain G of one group, its standard error, and the root mean square of what is left within the group."""
-
-    value: float
-    error: float
-    misfit: float
-
-    @property
-    def is_clear(self) -> bool:
-        """Far enough above 0 to speak of shares of it."""
-        return self.value > CLEAR * self.error
-
-
-@dataclass
 class Predictor:
     """Fit with :meth:`fit`; learned attributes end in an underscore.
 
@@ -200,7 +154,7 @@ class Predictor:
         self.noise_ = math.sqrt(float(np.mean(known)))
         excess = [(gain.misfit / gain.value) ** 2 - self.noise_**2 * float(np.mean(1 / g.seeds)) for g, gain in clear]
         self.misfit_ = math.sqrt(max(float(np.mean(excess)), 0.25 * self.noise_**2))
-        starts = [e for e in map(_start_error, self.groups_) if e is not None]
+        starts = [e for e in map(start_error, self.groups_) if e is not None]
         self.start_sd_ = math.sqrt(float(np.mean(np.square(starts)))) if starts else 0.1
         self.score_coef_, self.score_sd_ = _fit_score(self.groups_)
         self.tasks_ = {str(g.context["task"]) for g in self.groups_}
@@ -351,11 +305,6 @@ def _exp(values: Array) -> Array:
     return np.asarray(np.exp(np.clip(values, -300.0, 300.0)))
 
 
-def simulated_gain(context: Mapping[str, Any]) -> float:
-    """Log loss that adapting all modules wins in the simulated recipe."""
-    return max(float(context["log_start"]) - float(context["log_simulated"]), LEAST_GAIN)
-
-
 def on_scale_of(shares: Array, measured: Array, values: Array) -> Array:
     """Measured values as shares of the gain: the k-th lowest of those ``measured`` of some selections stands for the k-th lowest
     of the same selections' simulated ``shares``, and what lies between is interpolated.
@@ -367,39 +316,6 @@ def on_scale_of(shares: Array, measured: Array, values: Array) -> Array:
         shares, measured: [K] of the same selections. values: [S], of any.
     """
     return np.asarray(np.interp(values, np.sort(measured), np.sort(shares)))
-
-
-def trust(context: Mapping[str, Any]) -> float:
-    """How far a simulated gain is believed, ``LEAST_TRUST`` to 1: where a linear probe on frozen features learns nothing
-    of the task, real runs of adapters gained nothing either, and differences between selections are noise."""
-    return min(max(float(context["head_gain"]) / LEARNABLE, LEAST_TRUST), 1.0)
-
-
-def expected_gain(context: Mapping[str, Any]) -> float:
-    """What real gains are a log-normal multiple of: the root of the simulated gain, as far as it is believed, times what
-    more rows than the usual ones teach."""
-    return float(simulated_gain(context) ** GAIN_POWER) * trust(context) * math.exp(ROWS_POWER * log_rows(context))
-
-
-def log_rows(context: Mapping[str, Any]) -> float:
-    """Log of the training rows over the usual ones."""
-    return float(context["log_train_rows"]) - math.log(PROBED_ROWS)
-
-
-def curve(forgone: Array, power: float = CURVE) -> Array:
-    """Share of the real gain that is forgone, from the simulated share: sign(x)·|x|^1.5; or with another power."""
-    return np.asarray(np.sign(forgone) * np.abs(forgone) ** power)
-
-
-def group_gain(group: Group) -> Gain:
-    """G of a group by least squares through H: H − log loss = G·(1 − forgone); its error holds that of H."""
-    kept = 1 - curve(group.simulated / simulated_gain(group.context))
-    won = group.context["log_start"] - group.log_loss
-    value = float(kept @ won) / float(kept @ kept)
-    left = won - value * kept
-    size = float(kept @ kept)
-    error = math.hypot(math.sqrt(float(left @ left) / max(1, len(left) - 1) / size), START_ERROR * float(kept.sum()) / size)
-    return Gain(value, error, float(np.std(left, ddof=min(2, len(left) - 1))))
 
 
 def _gain_ratio(groups: Sequence[Group], gains: Sequence[Gain]) -> tuple[float, float]:
@@ -426,49 +342,6 @@ def _gain_ratio(groups: Sequence[Group], gains: Sequence[Gain]) -> tuple[float, 
     return float(mean), math.exp(float(log_sd))
 
 
-def _start_error(group: Group) -> float | None:
-    """Real log loss of training no module over the simulated one, None without such a run."""
-    losses = [math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY]
-    return float(np.mean(losses)) - float(group.context["log_start"]) if losses else None
-
-
-def context_of(
-    *,
-    task: str,
-    metric: str,
-    shares: Array,
-    train_rows: int,
-    lr: float,
-    rank: int,
-    start: float,
-    simulated: float,
-    head_loss: float | None,
-    reads: str = "text",
-) -> dict[str, Any]:
-    """What all selections of a probe share.
-
-    Args:
-        shares: of the classes among the examples, [C]; empty unless classification.
-        reads: ``text`` or ``images``.
-        start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
-        head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
-    """
-    log_guess = math.log(max(float(-(shares * np.log(shares.clip(1e-12))).sum()), 1e-3)) if len(shares) else 0.0
-    return {
-        "task": task,
-        "reads": reads,
-        "metric": metric,
-        "chance": guessing_score(metric, shares),
-        "log_guess": log_guess,
-        "head_gain": 1.0 if head_loss is None else log_guess - math.log(max(head_loss, 1e-12)),
-        "log_train_rows": math.log(train_rows),
-        "log_lr": math.log(lr),
-        "log_rank": math.log(rank),
-        "log_start": math.log(start),
-        "log_simulated": math.log(simulated),
-    }
-
-
 def parameter_distances(params: Array, reference: Array) -> Array:
     """[S + 1, S + 1]: 1 − Σ_m min/Σ_m max of the modules' LoRA parameters; the reference [M] is appended last."""
     sizes = np.vstack([params, reference])
@@ -476,47 +349,6 @@ def parameter_distances(params: Array, reference: Array) -> Array:
     own = sizes.sum(1)
     either = own[:, None] + own[None, :] - shared
     return np.asarray(1.0 - np.divide(shared, either, out=np.ones_like(shared), where=either > 0))
-
-
-def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
-    """Groups that have an all-linear run; head-only runs are no selections (they have no LoRA to speak of)."""
-    by_group: dict[str, list[CalibrationRow]] = {}
-    for row in rows:
-        by_group.setdefault(row.group, []).append(row)
-    groups = []
-    for name, members in sorted(by_group.items()):
-        by_selection: dict[str, list[CalibrationRow]] = {}
-        for row in members:
-            if row.selection != HEAD_ONLY:
-                by_selection.setdefault(row.selection, []).append(row)
-        if ALL_LINEAR not in by_selection:
-            continue
-        groups.append(
-            Group(
-                name,
-                list(by_selection),
-                np.array([rs[0].features[FEATURE] for rs in by_selection.values()]),
-                np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
-                np.array([float(len(rs)) for rs in by_selection.values()]),
-                members[0].context,
-                members,
-            )
-        )
-    return groups
-
-
-def guessing_score(metric: str, shares: Array) -> float:
-    """The metric of always answering the commonest class (binary F1: the second one); 0 for the others.
-
-    Args:
-        shares: of the classes, [C].
-    """
-    if metric == "accuracy":
-        return float(shares.max())
-    if metric == "f1":
-        share = float(shares[1] if len(shares) == 2 else shares.max())
-        return 2 * share / (1 + share) / (1 if len(shares) == 2 else len(shares))
-    return 0.0
 
 
 def _score_design(log_loss: float, context: Mapping[str, Any]) -> Array:
@@ -551,18 +383,3 @@ def _score_target(row: CalibrationRow) -> float:
     """−log of the share of the way from guessing to perfect that is missing; about proportional to −log loss."""
     possible = 1 - float(row.context["chance"])  # 0 where all examples are of one class
     return -math.log(max((1 - row.score) / possible, 0.01)) if possible > 0 else 0.0
-
-
-def knows_noise(groups: Sequence[Group]) -> bool:
-    """Whether a selection of a group with a clear gain was run twice, so that noise is known as a share of the gain."""
-    return any((group.seeds > 1).any() and group_gain(group).is_clear for group in groups)
-
-
-def seed_sd(group: Group) -> float | None:
-    """Standard deviation of log loss between seeds of one selection, pooled over those that were run twice; None if none."""
-    by_selection: dict[str, list[float]] = {}
-    for row in group.rows:
-        if row.selection != HEAD_ONLY:
-            by_selection.setdefault(row.selection, []).append(math.log(row.val_loss))
-    variances = [float(np.var(losses, ddof=1)) for losses in by_selection.values() if len(losses) > 1]
-    return math.sqrt(float(np.mean(variances))) if variances else None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from advisor.core.probe import Probe
 from advisor.core.recipe import LANGUAGE_TASKS, TrainingRecipe
 from advisor.core.targets import LoraSettings
-from advisor.prediction.predictor import context_of
+from advisor.prediction.context import context_of
 from advisor.theory.features import ProbeView, recipe_kernels, recipe_loss
 from advisor.theory.kernels import Kernels, lora_constant, make_kernels
 from advisor.theory.simulate import Schedule

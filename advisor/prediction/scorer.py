@@ -15,16 +15,8 @@ from advisor.core.errors import BadInput
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
-from advisor.prediction.predictor import (
-    FEATURE,
-    Estimate,
-    Predictions,
-    Predictor,
-    curve,
-    on_scale_of,
-    parameter_distances,
-    simulated_gain,
-)
+from advisor.prediction.gain import FEATURE, curve, simulated_gain
+from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of, parameter_distances
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
 from advisor.theory import bounds
 from advisor.theory.bounds import Bound, Change, bound_c, certificate

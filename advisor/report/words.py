@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from advisor.prediction.predictor import LEVEL, SIGNED_METRICS
+from advisor.prediction.context import SIGNED_METRICS
+from advisor.prediction.predictor import LEVEL
 
 Triple = tuple[float, float, float]
 NOT_KNOWN, SAME = "not known", "the same"

@@ -24,15 +24,9 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
+from advisor.prediction.gain import FEATURE, curve, simulated_gain
 from advisor.prediction.payload import plain
-from advisor.prediction.predictor import (
-    AFTER_RUNS,
-    FEATURE,
-    Estimate,
-    Predictions,
-    curve,
-    simulated_gain,
-)
+from advisor.prediction.predictor import AFTER_RUNS, Estimate, Predictions
 from advisor.prediction.scorer import Scorer
 from advisor.report.confirmation import CAVEAT, confirm_entry, confirm_table, confirmed
 from advisor.report.words import duration

@@ -19,17 +19,9 @@ from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.prediction import posterior as posterior_module
 from advisor.prediction import predictor as predictor_module
+from advisor.prediction.gain import CURVE, curve, expected_gain, simulated_gain
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
-from advisor.prediction.predictor import (
-    CURVE,
-    Predictions,
-    Predictor,
-    curve,
-    expected_gain,
-    on_scale_of,
-    parameter_distances,
-    simulated_gain,
-)
+from advisor.prediction.predictor import Predictions, Predictor, on_scale_of, parameter_distances
 
 Array = np.ndarray
 

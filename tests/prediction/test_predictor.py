@@ -15,35 +15,28 @@ from scipy.stats import spearmanr
 from advisor.core.errors import BadInput
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, load_rows
-from advisor.prediction.predictor import (
-    CLEAR,
-    FAR_FACTOR,
+from advisor.prediction.context import SIGNED_METRICS, context_of, guessing_score
+from advisor.prediction.gain import (
     FEATURE,
     LEARNABLE,
     LEAST_GAIN,
     LEAST_TRUST,
-    METRIC_ERROR,
     ROWS_POWER,
-    SIGNED_METRICS,
-    START_ERROR,
+    curve,
+    expected_gain,
+    simulated_gain,
+    trust,
+)
+from advisor.prediction.groups import CLEAR, START_ERROR, Gain, Group, group_gain, grouped, knows_noise, seed_sd
+from advisor.prediction.predictor import (
+    FAR_FACTOR,
+    METRIC_ERROR,
     Estimate,
-    Gain,
-    Group,
     Predictions,
     Predictor,
     _gain_ratio,
-    context_of,
-    curve,
-    expected_gain,
-    group_gain,
-    grouped,
-    guessing_score,
-    knows_noise,
     parameter_distances,
-    seed_sd,
-    simulated_gain,
     times_gain,
-    trust,
 )
 from advisor.theory.features import all_feature_names
 

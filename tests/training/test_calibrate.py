@@ -24,7 +24,7 @@ from advisor.core.selections import HEAD_ONLY, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Source, prepare
 from advisor.prediction.calibration_rows import load_rows
-from advisor.prediction.predictor import grouped
+from advisor.prediction.groups import grouped
 from advisor.training import runs as module
 from advisor.training.runs import (
     FAILED_FILE,

@@ -1,0 +1,116 @@
+"""Calibration rows by group: a model on a task with one recipe, and the gain that its real runs show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
+from advisor.prediction.calibration_rows import CalibrationRow
+from advisor.prediction.gain import FEATURE, curve, simulated_gain
+
+Array = NDArray[np.float64]
+
+START_ERROR = 0.03  # of H, as real head-only runs show; a group's gain is not known better
+CLEAR = 3.0  # standard errors a group's gain must lie above 0 to say something about shares of it
+
+
+@dataclass
+class Group:
+    """Rows of one model on one task with one recipe, seeds averaged per selection.
+
+    Attributes:
+        simulated: [S] simulated log loss, difference to all-linear. log_loss: [S] mean log validation loss.
+        seeds: [S] runs in that mean.
+    """
+
+    name: str
+    selections: list[str]
+    simulated: Array
+    log_loss: Array
+    seeds: Array
+    context: Mapping[str, Any]
+    rows: list[CalibrationRow]
+
+    @property
+    def data(self) -> str:
+        """Name of the data, the group's own name where no row says it."""
+        return str(self.rows[0].provenance.get("data", self.name)) if self.rows else self.name
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Real gain G of one group, its standard error, and the root mean square of what is left within the group."""
+
+    value: float
+    error: float
+    misfit: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Far enough above 0 to speak of shares of it."""
+        return self.value > CLEAR * self.error
+
+
+def group_gain(group: Group) -> Gain:
+    """G of a group by least squares through H: H − log loss = G·(1 − forgone); its error holds that of H."""
+    kept = 1 - curve(group.simulated / simulated_gain(group.context))
+    won = group.context["log_start"] - group.log_loss
+    value = float(kept @ won) / float(kept @ kept)
+    left = won - value * kept
+    size = float(kept @ kept)
+    error = math.hypot(math.sqrt(float(left @ left) / max(1, len(left) - 1) / size), START_ERROR * float(kept.sum()) / size)
+    return Gain(value, error, float(np.std(left, ddof=min(2, len(left) - 1))))
+
+
+def start_error(group: Group) -> float | None:
+    """Real log loss of training no module over the simulated one, None without such a run."""
+    losses = [math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY]
+    return float(np.mean(losses)) - float(group.context["log_start"]) if losses else None
+
+
+def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
+    """Groups that have an all-linear run; head-only runs are no selections (they have no LoRA to speak of)."""
+    by_group: dict[str, list[CalibrationRow]] = {}
+    for row in rows:
+        by_group.setdefault(row.group, []).append(row)
+    groups = []
+    for name, members in sorted(by_group.items()):
+        by_selection: dict[str, list[CalibrationRow]] = {}
+        for row in members:
+            if row.selection != HEAD_ONLY:
+                by_selection.setdefault(row.selection, []).append(row)
+        if ALL_LINEAR not in by_selection:
+            continue
+        groups.append(
+            Group(
+                name,
+                list(by_selection),
+                np.array([rs[0].features[FEATURE] for rs in by_selection.values()]),
+                np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
+                np.array([float(len(rs)) for rs in by_selection.values()]),
+                members[0].context,
+                members,
+            )
+        )
+    return groups
+
+
+def knows_noise(groups: Sequence[Group]) -> bool:
+    """Whether a selection of a group with a clear gain was run twice, so that noise is known as a share of the gain."""
+    return any((group.seeds > 1).any() and group_gain(group).is_clear for group in groups)
+
+
+def seed_sd(group: Group) -> float | None:
+    """Standard deviation of log loss between seeds of one selection, pooled over those that were run twice; None if none."""
+    by_selection: dict[str, list[float]] = {}
+    for row in group.rows:
+        if row.selection != HEAD_ONLY:
+            by_selection.setdefault(row.selection, []).append(math.log(row.val_loss))
+    variances = [float(np.var(losses, ddof=1)) for losses in by_selection.values() if len(losses) > 1]
+    return math.sqrt(float(np.mean(variances))) if variances else None
