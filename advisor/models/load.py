@@ -196,23 +196,8 @@ def load_model(
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     config = load_config(name, options)
-    if task != language_task_of(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
-        kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
-        labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
-        raise BadInput(
-            f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
-            f"Use --task {language_task_of(config)}{labels}.",
-        )
+    _check_task(config, name, task)
     reads_images = of_images(config)
-    if reads_images and task in LANGUAGE_TASKS:
-        raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
-    check_class(config, task, name)
-    check_quantised(config, name)
-    if (Path(name) / "adapter_config.json").exists():
-        raise BadInput(
-            f"{name}: it also holds adapter_config.json, and transformers would apply that adapter to the model.",
-            "If it is merged already, move the adapter's files elsewhere; if not, merge it first.",
-        )
     if task not in LANGUAGE_TASKS:
         _check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
@@ -254,15 +239,8 @@ def load_model(
         notes += _settle_padding(name, tokenizer, model)
     head = find_head(model) if task not in LANGUAGE_TASKS else ()
     targets = find_targets(model, head)
-    with loading(f"{name}: a pass over a short text or blank image fails", "Check the model's files with transformers itself."):
-        idle = uncalled(model, targets, _short_input(model, tokenizer, image_processor))
-    if idle:
-        kinds = ", ".join(dict.fromkeys(n.rsplit(".", 1)[-1] for n in idle))
-        notes.append(
-            f"Left out: {len(idle)} modules whose weights are read without calling them, where LoRA has no effect: {kinds}."
-        )
-        targets = tuple(t for t in targets if t.name not in idle)
-    notes += _stacks(targets)
+    targets, left_out = _called(name, model, targets, tokenizer, image_processor)
+    notes += [*left_out, *_stacks(targets)]
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
@@ -288,6 +266,45 @@ def load_model(
         warnings=tuple(warnings),
         scratch=scratch,
     )
+
+
+def _check_task(config: Any, name: str, task: str) -> None:
+    """Raises:
+    BadInput: the model does not do the task, its class or its weights cannot be read, or its folder holds an adapter too.
+    """
+    if task != language_task_of(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
+        labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
+        raise BadInput(
+            f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
+            f"Use --task {language_task_of(config)}{labels}.",
+        )
+    if of_images(config) and task in LANGUAGE_TASKS:
+        raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
+    check_class(config, task, name)
+    check_quantised(config, name)
+    if (Path(name) / "adapter_config.json").exists():
+        raise BadInput(
+            f"{name}: it also holds adapter_config.json, and transformers would apply that adapter to the model.",
+            "If it is merged already, move the adapter's files elsewhere; if not, merge it first.",
+        )
+
+
+def _called(
+    name: str, model: Any, targets: tuple[Target, ...], tokenizer: Any, image_processor: Any
+) -> tuple[tuple[Target, ...], list[str]]:
+    """The targets that a forward pass calls, and a sentence on the others; LoRA has no effect on these.
+
+    Raises:
+        BadInput: the pass fails.
+    """
+    with loading(f"{name}: a pass over a short text or blank image fails", "Check the model's files with transformers itself."):
+        idle = uncalled(model, targets, _short_input(model, tokenizer, image_processor))
+    if not idle:
+        return targets, []
+    kinds = ", ".join(dict.fromkeys(n.rsplit(".", 1)[-1] for n in idle))
+    note = f"Left out: {len(idle)} modules whose weights are read without calling them, where LoRA has no effect: {kinds}."
+    return tuple(t for t in targets if t.name not in idle), [note]
 
 
 def meta_model(
