@@ -429,7 +429,9 @@ def test_compare_and_recommend_show_the_peers(own_folders: Path, tiny_model: Tin
         if entry["name"] == "random"
     }
     assert len(draws) > 1
-    text = advisor("compare", own_folders / "probe", "--budget", "40%").out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "140")  # where no name wraps
+        text = advisor("compare", own_folders / "probe", "--budget", "40%").out
     assert "What other methods would pick at the budget of 40%" in text
     assert [peer for peer in PEERS if peer not in text] == []
     ran = advisor("compare", own_folders / "probe", "--budget", "0.01MB")
