@@ -82,7 +82,7 @@ def read_data(source: Source, session: Session, language: str = "causal-lm") -> 
         seed=source.seed,
     )
     for note in train.notes:
-        session.note(note, brief=True)
+        session.note(note)
     place = source.eval_data
     if place is None and has_evaluation(source.data):
         place = source.data
