@@ -33,7 +33,7 @@ from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.demo import demo_dataset_file, demo_model_folder
 from advisor.models.encode import Row, collate
-from advisor.models.forward import _loss
+from advisor.models.forward import batch_loss
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.footprint import measure_training
@@ -118,7 +118,7 @@ class Run:
         """Processor seconds of one training step."""
         batch = collate(rows, self.loaded)
         start = time.process_time()
-        loss, _ = _loss(self.model, self.loaded, batch)
+        loss, _ = batch_loss(self.model, self.loaded, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, CLIP_NORM)
         self.optimizer.step()
@@ -137,12 +137,12 @@ class Run:
             return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            _loss(self.model, self.loaded, collate(rows, self.loaded))
+            batch_loss(self.model, self.loaded, collate(rows, self.loaded))
         return sum(storage.nbytes() for storage in kept.values())
 
     def trained_bytes(self, rows: list[Row]) -> int:
         """Bytes of everything but activations, less those of the model as loaded."""
-        loss, _ = _loss(self.model, self.loaded, collate(rows, self.loaded))
+        loss, _ = batch_loss(self.model, self.loaded, collate(rows, self.loaded))
         loss.backward()
         gradients = sum(p.grad.nbytes for p in self.trained if p.grad is not None)
         self.optimizer.step()
