@@ -22,7 +22,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
+	EXAMPLES=new OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
 
 # Exported files run by axolotl, LLaMA-Factory and TRL, each in an environment of its own under .tools/. Only axolotl has passed so far.
 test-tools: setup

@@ -91,9 +91,9 @@ def _values(node: Any, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object without its own checksum, whatever the order of its fields."""
-    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+def checksum(content: Mapping[str, Any], under: str = CHECKSUM) -> str:
+    """SHA-256 of a JSON object without the field that holds it, whatever the order of the fields."""
+    rest = {key: value for key, value in content.items() if key != under}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
@@ -106,9 +106,14 @@ def check_seal(content: Mapping[str, Any], where: str, hint: str) -> None:
     """Files of older versions have no checksum and pass.
 
     Raises:
-        BadInput: the content is not what was written.
+        BadInput: the content is not what was written, or the very name of the checksum is damaged.
     """
-    if CHECKSUM in content and content[CHECKSUM] != checksum(content):
+    if CHECKSUM in content:
+        intact = content[CHECKSUM] == checksum(content)
+    else:
+        suspects = [name for name, value in content.items() if isinstance(value, str) and len(value) == 64]
+        intact = all(content[name] != checksum(content, name) for name in suspects)
+    if not intact:
         raise BadInput(f"{where}: {CHECKSUM} does not match the content, so the file is damaged or was edited.", hint)
 
 

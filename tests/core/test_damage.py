@@ -71,6 +71,9 @@ def test_a_flipped_bit_is_found_or_changes_nothing(folder: Path, name: str) -> N
     whole = path.read_bytes()
     sound = read(path)
 
+    named = whole.find(b'"checksum"')
+    examples = [(named + i, bit) for i in range(1, 9) for bit in range(8)] if named >= 0 else []
+
     @MANY
     @given(st.integers(0, len(whole) - 1), st.integers(0, 7))
     def flip(at: int, bit: int) -> None:
@@ -87,6 +90,8 @@ def test_a_flipped_bit_is_found_or_changes_nothing(folder: Path, name: str) -> N
             # A line break that is lost or made at the very end cuts off the last line, which is then done again.
             assert found == sound or (isinstance(found, list) and found == sound[: len(found)])
 
+    for place in examples:
+        flip = example(*place)(flip)
     try:
         flip()
     finally:
