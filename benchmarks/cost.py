@@ -32,7 +32,7 @@ from advisor.core.recipe import TrainingRecipe, default_recipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.demo import demo_dataset_file, demo_model_folder
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.forward import batch_loss
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source, prepare
@@ -114,7 +114,7 @@ class Run:
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, weight_decay=0.0)
 
-    def step(self, rows: list[Row]) -> float:
+    def step(self, rows: list[EncodedRow]) -> float:
         """Processor seconds of one training step."""
         batch = collate(rows, self.loaded)
         start = time.process_time()
@@ -125,7 +125,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         return time.process_time() - start
 
-    def saved_bytes(self, rows: list[Row]) -> int:
+    def saved_bytes(self, rows: list[EncodedRow]) -> int:
         """Bytes that the forward pass of a step keeps, less weights."""
         weights = {t.untyped_storage().data_ptr() for t in [*self.model.parameters(), *self.model.buffers()]}
         kept: dict[int, torch.UntypedStorage] = {}
@@ -140,7 +140,7 @@ class Run:
             batch_loss(self.model, self.loaded, collate(rows, self.loaded))
         return sum(storage.nbytes() for storage in kept.values())
 
-    def trained_bytes(self, rows: list[Row]) -> int:
+    def trained_bytes(self, rows: list[EncodedRow]) -> int:
         """Bytes of everything but activations, less those of the model as loaded."""
         loss, _ = batch_loss(self.model, self.loaded, collate(rows, self.loaded))
         loss.backward()

@@ -26,7 +26,7 @@ from advisor.core.recipe import LANGUAGE_TASKS, default_recipe
 from advisor.core.selections import HEAD_ONLY
 from advisor.core.targets import LoraSettings, Selection
 from advisor.data.demo import demo_model_folder
-from advisor.models.encode import Row
+from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel, load_model
 from advisor.training.finetune import RunResult, finetune
 from advisor.training.frozen_prefix import PrefixStates
@@ -35,13 +35,13 @@ RESULTS = Path(__file__).parent / "results" / "finetune.json"
 LLAMA = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K"
 
 
-def rows_of(count: int, vocabulary: int, seed: int, language: bool) -> list[Row]:
+def rows_of(count: int, vocabulary: int, seed: int, language: bool) -> list[EncodedRow]:
     """Random token ids, 8 to 64 a row, two classes or every token learned."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(count):
         ids = tuple(int(t) for t in rng.integers(5, vocabulary, rng.integers(8, 65)))
-        rows.append(Row(ids, None, i % 2, ids if language else ()))
+        rows.append(EncodedRow(ids, None, i % 2, ids if language else ()))
     return rows
 
 

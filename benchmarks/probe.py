@@ -26,7 +26,7 @@ from torch.func import functional_call, jacrev
 
 from advisor.core.events import Session
 from advisor.data.demo import demo_model_folder
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing import gram
 from advisor.probing.outputs import forward_outputs, loss_slope, make_outputs, targets_of
@@ -36,14 +36,14 @@ from advisor.probing.spool import Spool
 RESULTS = Path(__file__).parent / "results" / "probe.json"
 
 
-def rows_of(count: int, tokens: int) -> list[Row]:
+def rows_of(count: int, tokens: int) -> list[EncodedRow]:
     """Random token ids of equal length, two classes."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 20000, (count, tokens), generator=generator).tolist()
-    return [Row(tuple(row), (0,) * tokens, label=i % 2) for i, row in enumerate(ids)]
+    return [EncodedRow(tuple(row), (0,) * tokens, label=i % 2) for i, row in enumerate(ids)]
 
 
-def spool_of(loaded: LoadedModel, rows: list[Row], folder: Path, sketch: int | None) -> Spool:
+def spool_of(loaded: LoadedModel, rows: list[EncodedRow], folder: Path, sketch: int | None) -> Spool:
     return Spool(folder, rows, _layers(loaded, 0), make_outputs("classification", 2, 0), 0.0, 1.0, sketch, None)
 
 
@@ -87,7 +87,7 @@ def layer_shapes(spool: Spool) -> list[tuple[str, list[tuple[int, int, int, int]
     return found
 
 
-def jacrev_seconds(loaded: LoadedModel, rows: list[Row], lora: bool, contracted_rows: int) -> float:
+def jacrev_seconds(loaded: LoadedModel, rows: list[EncodedRow], lora: bool, contracted_rows: int) -> float:
     """Per-example jacrev over the full target weights (or over LoRA parameters), and the Gram matrix; per row."""
     if lora:
         import copy

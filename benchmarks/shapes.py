@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from advisor.core.events import Session
-from advisor.models.encode import Row
+from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel
 from advisor.models.modules import find_targets
 from advisor.probing.outputs import forward_outputs, make_outputs
@@ -81,14 +81,14 @@ def fill(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
 
 
-def rows_of(count: int, tokens: int, vocabulary: int = VOCABULARY) -> list[Row]:
+def rows_of(count: int, tokens: int, vocabulary: int = VOCABULARY) -> list[EncodedRow]:
     """Rows of equal length, all tokens learned."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, vocabulary, (count, tokens), generator=generator).tolist()
-    return [Row(tuple(row), None, 0.0, tuple(row)) for row in ids]
+    return [EncodedRow(tuple(row), None, 0.0, tuple(row)) for row in ids]
 
 
-def spool_of(loaded: LoadedModel, rows: list[Row], folder: Any, sketch: int | None, **options: Any) -> Spool:
+def spool_of(loaded: LoadedModel, rows: list[EncodedRow], folder: Any, sketch: int | None, **options: Any) -> Spool:
     micro_batch, recompute = options.get("micro_batch"), options.get("recompute", False)
     outputs = make_outputs("causal-lm", 0, 0)
     return Spool(folder, rows, _layers(loaded, 0), outputs, 0.0, 1.0, sketch, micro_batch, recompute)

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from advisor.core.selections import all_linear, target_sets
 from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.models.encode import Row
+from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel
 from advisor.probing.outputs import make_outputs
 from advisor.probing.tangent import Tangent
@@ -31,7 +31,7 @@ class Case:
 
     kind: str
     loaded: LoadedModel
-    rows: Sequence[Row]
+    rows: Sequence[EncodedRow]
     texts: Sequence[oracle.Text]
     settings: LoraSettings
     scale: tuple[float, float]
@@ -147,5 +147,5 @@ def stand_in(loaded: LoadedModel, which: str, classes: int, head: bool) -> Loade
 
 
 def on_rows(loaded: LoadedModel, classes: int, **options: Any) -> Tangent:
-    rows = [Row(tuple(1 + (7 * i + 3 * t) % 29 for t in range(2 + i % 5)), label=i % classes) for i in range(10)]
+    rows = [EncodedRow(tuple(1 + (7 * i + 3 * t) % 29 for t in range(2 + i % 5)), label=i % classes) for i in range(10)]
     return Tangent.of(loaded, rows, make_outputs("classification", classes, 0), LoraSettings(2, 4), **options)

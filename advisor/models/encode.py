@@ -30,7 +30,7 @@ CHAT_FORM = "{role}: {content}\n"  # used when the tokenizer has no chat templat
 
 
 @dataclass(frozen=True)
-class Row:
+class EncodedRow:
     """One example as a model reads it.
 
     Attributes:
@@ -69,7 +69,7 @@ def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
     return min(requested or DEFAULT_MAX_LENGTH[loaded.task], loaded.max_length)
 
 
-def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
     """Tokenise every example, or look whether its image can be read; returns the rows and what was cut or dropped, one
     sentence each.
 
@@ -93,7 +93,7 @@ def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list
     return rows, notes
 
 
-def _check_tokens(rows: Sequence[Row], dataset: Dataset, loaded: LoadedModel) -> None:
+def _check_tokens(rows: Sequence[EncodedRow], dataset: Dataset, loaded: LoadedModel) -> None:
     """Raises:
     BadInput: a token that the model does not embed.
     """
@@ -109,7 +109,7 @@ def _check_tokens(rows: Sequence[Row], dataset: Dataset, loaded: LoadedModel) ->
         )
 
 
-def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
     given = "text" if dataset.examples[0].image is None else "images"
     if given != loaded.reads:
         raise BadInput(
@@ -129,12 +129,12 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
         cut += len(full) > len(encoded["input_ids"])
         types = encoded.get("token_type_ids")
         assert example.label is not None
-        rows.append(Row(tuple(encoded["input_ids"]), tuple(types) if types else None, example.label))
+        rows.append(EncodedRow(tuple(encoded["input_ids"]), tuple(types) if types else None, example.label))
     notes = [f"{cut} of {len(rows)} rows are longer than {max_length} tokens and were cut."] if cut else []
     return rows, notes
 
 
-def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[Row], list[str]]:
+def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[EncodedRow], list[str]]:
     rows, unreadable = [], []
     for example in dataset.examples:
         assert example.image is not None
@@ -144,7 +144,7 @@ def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[Row], li
         except BadInput as error:
             unreadable.append(error)
             continue
-        rows.append(Row((), label=example.label, image=example.image, image_tokens=loaded.image_tokens))
+        rows.append(EncodedRow((), label=example.label, image=example.image, image_tokens=loaded.image_tokens))
     if not rows:
         raise unreadable[0]
     count = len(unreadable)
@@ -152,7 +152,7 @@ def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[Row], li
     return rows, [left_out + unreadable[0].what] if count else []
 
 
-def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
     tokenizer = loaded.tokenizer
     counts: Counter[str] = Counter()
     rows = []
@@ -167,7 +167,7 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
         if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
             counts["rows had no target token left and were dropped"] += 1
             continue
-        rows.append(Row(tuple(ids), token_labels=tuple(labels)))
+        rows.append(EncodedRow(tuple(ids), token_labels=tuple(labels)))
     total = len(dataset.examples)
     notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items()]
     notes += _chat_note(dataset, tokenizer)
@@ -188,13 +188,15 @@ def _split_texts(example: Example) -> tuple[str, str]:
     return prompt + CHAT_FORM.format(role=role, content="").rstrip(), " " + answer
 
 
-def _encode_pairs(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[Row], list[str]]:
+def _encode_pairs(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
     tokenizer = loaded.tokenizer
     counts: Counter[str] = Counter()
     rows = []
     for example in dataset.examples:
         source, target = _source_and_target(example, tokenizer)
-        row = Row(tuple(_within(max_length, tokenizer, source)), token_labels=tuple(_within(max_length, tokenizer, target)))
+        row = EncodedRow(
+            tuple(_within(max_length, tokenizer, source)), token_labels=tuple(_within(max_length, tokenizer, target))
+        )
         if not (row.ids and row.token_labels):
             counts["rows had no token of a source or target and were dropped"] += 1
             continue
@@ -281,7 +283,9 @@ def _templated(messages: list[dict[str, str]], tokenizer: Any, **options: Any) -
     return ids
 
 
-def collate(rows: Sequence[Row], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0) -> dict[str, torch.Tensor]:
+def collate(
+    rows: Sequence[EncodedRow], loaded: LoadedModel, label_mean: float = 0.0, label_std: float = 1.0
+) -> dict[str, torch.Tensor]:
     """Pad ``rows`` on the right to the longest, or decode their images; the result feeds ``model(**batch)``.
 
     Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]

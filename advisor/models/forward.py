@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from advisor.models.encode import IGNORED, Row
+from advisor.models.encode import IGNORED, EncodedRow
 from advisor.models.load import LoadedModel
 
 
@@ -18,7 +18,7 @@ def bf16_autocast(device: torch.device) -> bool:
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
-def label_scale(train: Sequence[Row]) -> tuple[float, float]:
+def label_scale(train: Sequence[EncodedRow]) -> tuple[float, float]:
     """Mean and standard deviation of the training labels (standard deviation 1 when they are constant)."""
     labels = np.array([row.label for row in train], dtype=np.float64)
     return float(labels.mean()), float(labels.std()) or 1.0

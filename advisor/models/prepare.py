@@ -12,7 +12,7 @@ from advisor.data.dataset import Dataset, load_dataset, overlap, sample_rows, sp
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
 from advisor.models.config import language_task
-from advisor.models.encode import Row, encode, resolve_max_length
+from advisor.models.encode import EncodedRow, encode, resolve_max_length
 from advisor.models.load import LoadedModel, load_model
 
 
@@ -56,8 +56,8 @@ class Prepared:
     loaded: LoadedModel
     train: Dataset
     evaluation: Dataset
-    train_rows: list[Row]
-    eval_rows: list[Row]
+    train_rows: list[EncodedRow]
+    eval_rows: list[EncodedRow]
     max_length: int
     available_rows: int
     made_of: Mapping[str, str]
@@ -148,7 +148,7 @@ def prepare(
     train_rows, notes = encode(train, loaded, max_length)
     for note in notes:
         session.note(f"Training data: {note}", brief=True)
-    eval_rows: list[Row] = []
+    eval_rows: list[EncodedRow] = []
     if eval_limit != 0:
         eval_rows, notes = encode(evaluation, loaded, max_length)
         for note in notes:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.forward import batch_loss, bf16_autocast
 from advisor.models.load import LoadedModel
 from advisor.models.modules import input_embeddings
@@ -25,7 +25,7 @@ BATCHES = ((2, 1), (4, 1), (2, 2), (2, 3))  # rows and multiples of TOKENS: as m
 IMAGE_BATCHES = (2, 4)  # rows
 
 
-def measure_training(loaded: LoadedModel, rows: Sequence[Row]) -> TrainingFootprint:
+def measure_training(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> TrainingFootprint:
     """What a training step on ``loaded`` keeps for its backward pass, as a function of the batch's size.
 
     Forward passes in train mode, without a backward pass, on 32 to 96 tokens made of ``rows`` repeated or cut; the
@@ -95,13 +95,13 @@ def _growth(fit: np.ndarray) -> Growth:
     return once, per_row, per_token, per_pair
 
 
-def _shares(rows: Sequence[Row]) -> tuple[float, float]:
+def _shares(rows: Sequence[EncodedRow]) -> tuple[float, float]:
     """Tokens that are read and that are predicted, as shares of a row's length: 1 and 1 but for a source and its target."""
     longest = sum(row.length for row in rows)
     return sum(len(row.ids) for row in rows) / longest, sum(len(row.token_labels) for row in rows) / longest
 
 
-def _batch(loaded: LoadedModel, rows: Sequence[Row], batch: int, tokens: int) -> dict[str, torch.Tensor]:
+def _batch(loaded: LoadedModel, rows: Sequence[EncodedRow], batch: int, tokens: int) -> dict[str, torch.Tensor]:
     """``batch`` rows of ``tokens`` tokens, the last one token short, so that there is padding to mask as usual."""
 
     def fitted(values: Sequence[int], length: int) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ def _batch(loaded: LoadedModel, rows: Sequence[Row], batch: int, tokens: int) ->
         read, predicted = (max(2, round(tokens * share)) - (i == batch - 1) for share in shares)
         labels = fitted(row.token_labels, predicted - 1) if row.token_labels else ()
         made.append(
-            Row(
+            EncodedRow(
                 fitted(row.ids, read),
                 fitted(row.types, read) if row.types is not None else None,
                 row.label,

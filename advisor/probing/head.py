@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from advisor.core.events import Session, Stage
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import capturing, fewer_rows
 
@@ -61,7 +61,7 @@ def head_linears(loaded: LoadedModel) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def head_features(loaded: LoadedModel, rows: Sequence[Row], session: Session) -> np.ndarray:
+def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> np.ndarray:
     """Inputs of the head's last linear layer, float64 [rows, h], at the position whose logits the model returns.
 
     Raises:

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.models.encode import Row
+from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel
 from advisor.probing import gram
 from advisor.probing.peer_scores import BATCH_TOKENS, EVA_BYTES, EVA_TOKENS
@@ -54,7 +54,7 @@ def _padded(rows: int, longest: int) -> int:
     return rows * max(1, longest)
 
 
-def _alive(loaded: LoadedModel, spool: Spool, rows: Sequence[Row]) -> tuple[int, int, int, int]:
+def _alive(loaded: LoadedModel, spool: Spool, rows: Sequence[EncodedRow]) -> tuple[int, int, int, int]:
     """After a forward pass over ``rows``: the numbers of :class:`Kept`."""
     weights = {t.untyped_storage().data_ptr() for t in (*loaded.model.parameters(), *loaded.model.buffers())}
     held: dict[int, torch.UntypedStorage] = {}
@@ -113,7 +113,7 @@ def peak_bytes(loaded: LoadedModel, spool: Spool, kept: Kept) -> float:
     return float(max(most, contraction + stored))
 
 
-def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: Sequence[Row], batch: int, rank: int) -> float:
+def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: Sequence[EncodedRow], batch: int, rank: int) -> float:
     """Bytes above what is used now while linearity is measured on ``rows``, ``batch`` at once: a float32 copy of the model,
     three Jacobians in LoRA's B of all modules and the head, and one pass, whose graph stays for all directions."""
     directions = spool.outputs.count
@@ -125,7 +125,7 @@ def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: Sequenc
     return float(4 * loaded.parameters + one_pass + 3 * 4 * len(rows) * directions * moved)
 
 
-def peers_bytes(loaded: LoadedModel, rows: Sequence[Row]) -> float:
+def peers_bytes(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> float:
     """Bytes above what is used now while the peers' scores are measured on ``rows``: the inputs that EVA looks at, and the
     output of one forward pass."""
     read = sum(row.length for row in rows)

@@ -19,7 +19,7 @@ from torch import nn
 from advisor.core.errors import OutOfMemory
 from advisor.core.events import Session, Stage
 from advisor.core.targets import Target
-from advisor.models.encode import IGNORED, Row, collate
+from advisor.models.encode import IGNORED, EncodedRow, collate
 from advisor.models.load import LoadedModel
 from advisor.models.placement import fetched, plain_weight
 from advisor.probing.capture import fewer_rows
@@ -32,7 +32,7 @@ EVA_BYTES = 1 << 30  # of inputs held at once; the modules take turns
 BATCH_TOKENS = 2048
 
 
-def measure_peers(loaded: LoadedModel, rows: Sequence[Row], session: Session) -> dict[str, Any]:
+def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> dict[str, Any]:
     """The ``peers`` field of a probe: ``spectrum``, ``kappatune`` and ``plop``, a number or None for each target, and
     ``eva``: ``ratios`` (None or [64] a target) and the number of ``tokens`` they come from.
 
@@ -178,7 +178,7 @@ class _Inputs:
         self.kept += other.kept
 
 
-def _kept_tokens(rows: Sequence[Row], most: int) -> list[list[bool]]:
+def _kept_tokens(rows: Sequence[EncodedRow], most: int) -> list[list[bool]]:
     """Which tokens of each row EVA looks at: of a language model those it is trained on, as PEFT does; at most ``most``,
     evenly spaced. Of a source and its target any."""
     learned = [[label != IGNORED for label in row.token_labels] for row in rows]
@@ -204,7 +204,11 @@ def _turns(targets: Sequence[Target], tokens: int) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def _pass(
-    loaded: LoadedModel, targets: Mapping[Target, float], rows: Sequence[Row], keep: Sequence[Sequence[bool]], session: Session
+    loaded: LoadedModel,
+    targets: Mapping[Target, float],
+    rows: Sequence[EncodedRow],
+    keep: Sequence[Sequence[bool]],
+    session: Session,
 ) -> dict[str, _Inputs]:
     """One forward pass over the rows with ``targets`` hooked, whose weights have these norms; of a source and its target one
     row at a time, as some modules see the one and some the other.

@@ -34,7 +34,7 @@ from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writ
 from advisor.core.targets import LoraSettings, Selection
 from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
-from advisor.models.encode import Row, encode
+from advisor.models.encode import EncodedRow, encode
 from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared
@@ -320,7 +320,7 @@ def _linearity(
         return []
 
 
-def _few_rows(prepared: Prepared, settings: ProbeSettings) -> list[Row]:
+def _few_rows(prepared: Prepared, settings: ProbeSettings) -> list[EncodedRow]:
     rows, _ = encode(sample_rows(prepared.train, LINEARITY_ROWS, settings.seed), prepared.loaded, prepared.max_length)
     return rows
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from advisor.core.errors import OutOfMemory
 from advisor.core.events import Session, Stage
 from advisor.core.store import replacing
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel
 from advisor.probing import gram
 from advisor.probing.capture import Capture, capturing, fewer_rows
@@ -63,7 +63,7 @@ class Spool:
     """
 
     folder: Path
-    rows: Sequence[Row]
+    rows: Sequence[EncodedRow]
     layers: Sequence[Layer]
     outputs: Outputs
     label_mean: float
@@ -175,7 +175,7 @@ class Spool:
             count += 1
         return count
 
-    def forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]) -> tuple[torch.Tensor, ...]:
+    def forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, ...]:
         """The differentiated outputs, f0, losses and labels of some rows."""
         capture.clear()
         batch = collate(rows, loaded, self.label_mean, self.label_std)
@@ -184,7 +184,7 @@ class Spool:
         capture.require_finite(values)
         return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
 
-    def _check_determinism(self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row], session: Session) -> None:
+    def _check_determinism(self, loaded: LoadedModel, capture: Capture, rows: Sequence[EncodedRow], session: Session) -> None:
         """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""
         first, second = (self.forward(loaded, capture, rows)[0].detach() for _ in range(2))
         if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
@@ -192,7 +192,7 @@ class Spool:
             session.warn(f"The model is not deterministic: the same rows gave outputs {apart:.2g} apart.")
 
     def _micro_batch(
-        self, loaded: LoadedModel, capture: Capture, rows: Sequence[Row]
+        self, loaded: LoadedModel, capture: Capture, rows: Sequence[EncodedRow]
     ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """The tensors of one file, and for each module whose x is another's, that other's name."""
         values, f0, losses, labels = self.forward(loaded, capture, rows)

@@ -23,7 +23,7 @@ from advisor.core.events import Session, Stage
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel
 from advisor.models.modules import input_embeddings
 from advisor.models.peft import lora_arguments
@@ -56,7 +56,7 @@ class Tangent:
 
     loaded: LoadedModel
     model: Any
-    rows: Sequence[Row]
+    rows: Sequence[EncodedRow]
     outputs: Outputs
     label_mean: float
     label_std: float
@@ -70,7 +70,7 @@ class Tangent:
     def of(
         cls,
         loaded: LoadedModel,
-        rows: Sequence[Row],
+        rows: Sequence[EncodedRow],
         outputs: Outputs,
         settings: LoraSettings,
         label_mean: float = 0.0,
@@ -329,7 +329,7 @@ class Tangent:
         return forward_outputs(self.outputs, logits, batch["labels"])[0]
 
 
-def batch_of(loaded: LoadedModel, rows: Sequence[Row]) -> int:
+def batch_of(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> int:
     """Rows at once: no more tokens than in a pass of a probe, and at most ``BATCH``."""
     return max(1, min(BATCH, len(rows), tokens_at_once(loaded.device) // max(row.length for row in rows)))
 

@@ -19,7 +19,7 @@ from advisor.core.errors import NotFinite
 from advisor.core.events import Session
 from advisor.core.recipe import LANGUAGE_TASKS, TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
-from advisor.models.encode import IGNORED, Row, collate, length_bucketed
+from advisor.models.encode import IGNORED, EncodedRow, collate, length_bucketed
 from advisor.models.forward import aligned, batch_logits, batch_loss, label_scale
 from advisor.models.load import LoadedModel
 from advisor.models.peft import lora_arguments
@@ -61,8 +61,8 @@ def finetune(
     selection: Selection,
     settings: LoraSettings,
     recipe: TrainingRecipe,
-    train: Sequence[Row],
-    evaluation: Sequence[Row],
+    train: Sequence[EncodedRow],
+    evaluation: Sequence[EncodedRow],
     metric: str,
     seed: int,
     session: Session | None = None,
@@ -95,7 +95,7 @@ def finetune(
     trainable = list(named.values())
     label_mean, label_std = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
 
-    def batch_of(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    def batch_of(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         return collate(rows, loaded, label_mean, label_std)
 
     prefix = prefix or PrefixStates(loaded)
@@ -197,10 +197,10 @@ def _adapted_copy(
     return model
 
 
-def frozen_forward(loaded: LoadedModel, batch_of: Callable[[Sequence[Row]], dict[str, torch.Tensor]]) -> Forward:
+def frozen_forward(loaded: LoadedModel, batch_of: Callable[[Sequence[EncodedRow]], dict[str, torch.Tensor]]) -> Forward:
     """What :class:`PrefixStates` asks for: outputs of the frozen model, in the precision that runs have."""
 
-    def forward(rows: Sequence[Row]) -> torch.Tensor:
+    def forward(rows: Sequence[EncodedRow]) -> torch.Tensor:
         batch = batch_of(rows)
         del batch["labels"]
         return batch_logits(loaded.model, loaded, batch)

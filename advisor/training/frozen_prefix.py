@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from advisor.core.targets import Selection, block_of
-from advisor.models.encode import Row, length_bucketed
+from advisor.models.encode import EncodedRow, length_bucketed
 from advisor.models.load import LoadedModel
 
 KEPT_BYTES = 2_000_000_000  # of one process, for all its runs
@@ -25,7 +25,7 @@ RECORD_BATCH = 64
 CHECKED_ROWS = 8
 CLOSE, CLOSE_BF16 = 1e-4, 3e-2  # relative differences that may be rounding, of float32 and of bfloat16 products
 
-Forward = Callable[[Sequence[Row]], torch.Tensor]
+Forward = Callable[[Sequence[EncodedRow]], torch.Tensor]
 """Outputs of the frozen model for some rows, [rows, …], computed with the precision that runs have."""
 
 
@@ -70,7 +70,7 @@ class PrefixStates:
     def __init__(self, loaded: LoadedModel, limit: int = KEPT_BYTES) -> None:
         self.loaded, self.limit = loaded, limit
         self._kept: dict[tuple[int, int, bool], States | None] = {}  # by depth, identity of the rows, training
-        self._pinned: list[Sequence[Row]] = []  # so that no identity is used twice
+        self._pinned: list[Sequence[EncodedRow]] = []  # so that no identity is used twice
         containers = {place[0] for t in loaded.targets if t.layer is not None and (place := block_of(t.name))}
         self._container = containers.pop() if len(containers) == 1 else ""
 
@@ -89,7 +89,7 @@ class PrefixStates:
         return min(layers, default=len(blocks))
 
     @torch.no_grad()
-    def of(self, depth: int, rows: Sequence[Row], forward: Forward, training: bool = False) -> States | None:
+    def of(self, depth: int, rows: Sequence[EncodedRow], forward: Forward, training: bool = False) -> States | None:
         """The states of ``rows`` where ``depth`` blocks are frozen, or None: then the whole model must run.
 
         None where they and others of this depth take more than ``limit`` bytes, where the outputs of the model that
@@ -105,7 +105,7 @@ class PrefixStates:
             self._kept[key] = None if drawn else self._recorded(depth, rows, forward)
         return self._kept[key]
 
-    def _recorded(self, depth: int, rows: Sequence[Row], forward: Forward) -> States | None:
+    def _recorded(self, depth: int, rows: Sequence[EncodedRow], forward: Forward) -> States | None:
         values = [torch.empty(0)] * len(rows)
         tokens = sum(row.length for row in rows)
         for indices in length_bucketed([row.length for row in rows], RECORD_BATCH):
@@ -121,7 +121,7 @@ class PrefixStates:
         found = States(self._container, depth, values, len(output) if isinstance(output, tuple) else 0)
         return found if self._replays(found, rows, forward, tolerance) else None
 
-    def _replays(self, states: States, rows: Sequence[Row], forward: Forward, tolerance: float) -> bool:
+    def _replays(self, states: States, rows: Sequence[EncodedRow], forward: Forward, tolerance: float) -> bool:
         """Whether states are the same with other padding, and the outputs that follow from them the model's own.
 
         Of rows of all lengths together, and of the shortest without any padding. Outputs may nearly cancel, so that
@@ -143,7 +143,7 @@ class PrefixStates:
                 return False
         return True
 
-    def _draws(self, depth: int, rows: Sequence[Row], forward: Forward) -> bool:
+    def _draws(self, depth: int, rows: Sequence[EncodedRow], forward: Forward) -> bool:
         """Whether the frozen blocks draw random numbers in training, or do anything else that evaluation does not."""
         model, device = self.loaded.model, self.loaded.device
         batch = [rows[i] for i in _of_all_lengths(rows)]
@@ -159,7 +159,7 @@ class PrefixStates:
                 return True
         return not _close(_states_in(trained), _states_in(still), batch, tolerance)
 
-    def _leaving(self, depth: int, forward: Forward, batch: Sequence[Row]) -> tuple[Any, float]:
+    def _leaving(self, depth: int, forward: Forward, batch: Sequence[EncodedRow]) -> tuple[Any, float]:
         """What the last frozen block returns, and the relative difference that may be rounding."""
         block = self.loaded.model.get_submodule(self._container)[depth - 1]
         handle = block.register_forward_hook(_stop)
@@ -199,14 +199,14 @@ def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
     raise _Reached(output, torch.is_autocast_enabled(next(module.parameters()).device.type))
 
 
-def _of_all_lengths(rows: Sequence[Row]) -> list[int]:
+def _of_all_lengths(rows: Sequence[EncodedRow]) -> list[int]:
     """Indices of a few rows, from the shortest to the longest."""
     order = sorted(range(len(rows)), key=lambda i: rows[i].length)
     last = len(order) - 1
     return [order[i] for i in sorted({k * last // (CHECKED_ROWS - 1) for k in range(CHECKED_ROWS)})]
 
 
-def _close(found: Any, expected: Any, batch: Sequence[Row], tolerance: float) -> bool:
+def _close(found: Any, expected: Any, batch: Sequence[EncodedRow], tolerance: float) -> bool:
     """Whether two [rows, tokens, …] or [rows, classes] tensors agree; what stands at padding has no meaning."""
     if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
         return False

@@ -14,7 +14,7 @@ from torch import nn
 
 from advisor.core.events import Session, Stage
 from advisor.core.targets import Selection
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
 from advisor.training.finetune import evaluate, frozen_forward
@@ -28,8 +28,8 @@ def switched_losses(
     model: nn.Module,
     loaded: LoadedModel,
     selections: Sequence[Selection],
-    train: Sequence[Row],
-    evaluation: Sequence[Row],
+    train: Sequence[EncodedRow],
+    evaluation: Sequence[EncodedRow],
     metric: str,
     session: Session,
 ) -> list[float]:
@@ -49,7 +49,7 @@ def switched_losses(
     rows = [evaluation[i * len(evaluation) // count] for i in range(count)]
     stage = Stage(session, "Pilot run: measuring selections", len(selections))
 
-    def batch_of(some: Sequence[Row]) -> dict[str, torch.Tensor]:
+    def batch_of(some: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         return collate(some, loaded, mean, std)
 
     prefix, forward = PrefixStates(loaded), frozen_forward(loaded, batch_of)  # blocks below all that is at work are frozen

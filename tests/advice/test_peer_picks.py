@@ -38,7 +38,7 @@ from advisor.core.events import Session
 from advisor.core.probe import Probe, load_probe, save_probe
 from advisor.core.selections import target_sets
 from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.prepare import Prepared
 from advisor.prediction.payload import plain
 from advisor.prediction.scorer import Scorer
@@ -46,7 +46,7 @@ from advisor.probing.peer_scores import measure_peers
 from advisor.report.tables import peer_table
 
 TinyModel = Callable[..., Path]
-Encoded = Callable[..., tuple[Prepared, list[Row]]]
+Encoded = Callable[..., tuple[Prepared, list[EncodedRow]]]
 TARGETS = bert_targets(3)
 M = len(TARGETS)
 UNIT_PEERS = tuple(peer for peer in PEERS if peer not in ("eva", "condition-number", "spectral-ratio"))

@@ -20,7 +20,7 @@ from probes import Stop, same
 from advisor.core.errors import BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Event, Session, Warn
 from advisor.core.probe import Probe, load_probe, stratified_folds
-from advisor.models.encode import Row
+from advisor.models.encode import EncodedRow
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing import spool
 from advisor.probing.outputs import make_outputs
@@ -424,7 +424,7 @@ class TwoReaders(torch.nn.Module):
 def test_inputs_at_one_address_are_told_apart(ready: Ready, tmp_path: Path) -> None:
     loaded = replace(ready("gpt2", "binary")[0].loaded, model=TwoReaders(), targets=(), head=())
     layers = [spool.Layer("whole", 6, 2, False, 0), spool.Layer("part", 3, 2, False, 1)]
-    rows = [Row((1, 2, 3), label=0), Row((4, 5, 6), label=1)]
+    rows = [EncodedRow((1, 2, 3), label=0), EncodedRow((4, 5, 6), label=1)]
     passes = spool.Spool(tmp_path, rows, layers, make_outputs("classification", 2, 0), 0.0, 1.0, None, None)
     passes.fill(loaded, Session())
     for layer in layers:

@@ -18,7 +18,7 @@ from advisor.core.errors import BadInput
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.schema import Schema
-from advisor.models.encode import CHAT_FORM, IGNORED, Row, _shifted, collate, encode, length_bucketed, resolve_max_length
+from advisor.models.encode import CHAT_FORM, IGNORED, EncodedRow, _shifted, collate, encode, length_bucketed, resolve_max_length
 from advisor.models.load import LoadedModel, load_model
 
 TinyModel = Callable[..., Path]
@@ -53,7 +53,7 @@ def words(loaded: LoadedModel, ids: Sequence[int]) -> str:
     return str(loaded.tokenizer.decode([i for i in ids if i != IGNORED]))
 
 
-def learned(row: Row) -> list[int]:
+def learned(row: EncodedRow) -> list[int]:
     return [label for label in row.token_labels if label != IGNORED]
 
 
@@ -224,7 +224,7 @@ def test_the_length_limit(tiny_model: TinyModel) -> None:
 
 def test_a_batch_is_padded_on_the_right(tiny_model: TinyModel) -> None:
     bert = load(tiny_model("bert"), "classification")
-    rows = [Row((5, 6, 7), (0, 1, 1), 1), Row((8,), (0,), 0)]
+    rows = [EncodedRow((5, 6, 7), (0, 1, 1), 1), EncodedRow((8,), (0,), 0)]
     batch = collate(rows, bert)
     pad = bert.tokenizer.pad_token_id
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, pad, pad]]
@@ -235,14 +235,14 @@ def test_a_batch_is_padded_on_the_right(tiny_model: TinyModel) -> None:
 
 
 def test_padding_is_not_learned(gpt2: LoadedModel) -> None:
-    batch = collate([Row((5, 6, 7), token_labels=(IGNORED, 6, 7)), Row((8, 9), token_labels=(IGNORED, 9))], gpt2)
+    batch = collate([EncodedRow((5, 6, 7), token_labels=(IGNORED, 6, 7)), EncodedRow((8, 9), token_labels=(IGNORED, 9))], gpt2)
     assert batch["labels"].tolist() == [[IGNORED, 6, 7], [IGNORED, 9, IGNORED]]
     assert "token_type_ids" not in batch
 
 
 def test_regression_labels_are_standardised(tiny_model: TinyModel) -> None:
     bert = load_model(str(tiny_model("bert")), "regression", num_labels=1, device="cpu")
-    batch = collate([Row((5,), (0,), 3.0), Row((6,), (0,), 5)], bert, 4.0, 2.0)
+    batch = collate([EncodedRow((5,), (0,), 3.0), EncodedRow((6,), (0,), 5)], bert, 4.0, 2.0)
     assert batch["labels"].tolist() == [-0.5, 0.5]
     assert batch["labels"].dtype == torch.float32
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from advisor.core.errors import NotFinite
 from advisor.core.events import Session
-from advisor.models.encode import Row
+from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing.head import (
     INVERSE_PENALTIES,
@@ -40,9 +40,9 @@ def load(folder: Path, num_labels: int = 3) -> LoadedModel:
     return load_model(str(folder), "classification", num_labels=num_labels, device="cpu")
 
 
-def rows_of(seed: int = 0, label: int = 0) -> list[Row]:
+def rows_of(seed: int = 0, label: int = 0) -> list[EncodedRow]:
     generator = torch.Generator().manual_seed(seed)
-    return [Row(tuple(torch.randint(10, 60, (n,), generator=generator).tolist()), label=label) for n in LENGTHS]
+    return [EncodedRow(tuple(torch.randint(10, 60, (n,), generator=generator).tolist()), label=label) for n in LENGTHS]
 
 
 def synthetic(classes: int, rows: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -209,7 +209,12 @@ def test_features_are_at_the_position_the_model_scores(tiny_model: TinyModel, na
     """Padding is the end token there: a text that ends with one is scored before it."""
     loaded = load(tiny_model(name, num_labels=3))
     end = loaded.model.config.pad_token_id
-    rows = [Row((11, 12, 13)), Row((11, 12, end)), Row((14, end, 12, 15)), Row((14, 15, 16, end, end, end))]
+    rows = [
+        EncodedRow((11, 12, 13)),
+        EncodedRow((11, 12, end)),
+        EncodedRow((14, end, 12, 15)),
+        EncodedRow((14, 15, 16, end, end, end)),
+    ]
     features = head_features(loaded, rows, Session())
     weight = last_linear(loaded).weight
     for found, row in zip(features, rows, strict=True):

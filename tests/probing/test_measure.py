@@ -19,7 +19,7 @@ from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.data.images import ImageFile
 from advisor.models import forward
-from advisor.models.encode import Row, collate
+from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing import footprint as measure
 from advisor.probing.footprint import measure_training
@@ -41,16 +41,16 @@ def autocast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return bool(request.param)
 
 
-def some_rows(loaded: LoadedModel, count: int = 3, tokens: int = 9) -> list[Row]:
+def some_rows(loaded: LoadedModel, count: int = 3, tokens: int = 9) -> list[EncodedRow]:
     if loaded.reads == "images":
         files = [ImageFile(Path(row["path"])) for row in oracle.write_images(Path(tempfile.mkdtemp()), count=count)]
-        return [Row((), label=i % 2, image=file, image_tokens=loaded.image_tokens) for i, file in enumerate(files)]
+        return [EncodedRow((), label=i % 2, image=file, image_tokens=loaded.image_tokens) for i, file in enumerate(files)]
     ids = [tuple(5 + (i + j) % 20 for j in range(tokens - i % 2)) for i in range(count)]
     if loaded.task == "seq2seq":
-        return [Row(row, token_labels=row[: tokens // 3]) for row in ids]
+        return [EncodedRow(row, token_labels=row[: tokens // 3]) for row in ids]
     types = "token_type_ids" in loaded.tokenizer.model_input_names
     return [
-        Row(row, (0,) * len(row) if types else None, i % 2, row if loaded.task == "causal-lm" else ())
+        EncodedRow(row, (0,) * len(row) if types else None, i % 2, row if loaded.task == "causal-lm" else ())
         for i, row in enumerate(ids)
     ]
 
@@ -70,7 +70,7 @@ def choices(loaded: LoadedModel) -> list[Selection]:
     return [all_linear(targets), *[s for s in found if s.targets], Selection("head-only", ())]
 
 
-def kept_by(model: torch.nn.Module, loaded: LoadedModel, rows: list[Row]) -> int:
+def kept_by(model: torch.nn.Module, loaded: LoadedModel, rows: list[EncodedRow]) -> int:
     """Independent count: bytes of the distinct storages saved, less the weights'."""
     weights = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -84,7 +84,7 @@ def kept_by(model: torch.nn.Module, loaded: LoadedModel, rows: list[Row]) -> int
     return sum(s.nbytes() for address, s in kept.items() if address not in weights)
 
 
-def check_activations(loaded: LoadedModel, rows: list[Row], tolerance: float) -> None:
+def check_activations(loaded: LoadedModel, rows: list[EncodedRow], tolerance: float) -> None:
     footprint = measure_training(loaded, rows)
     longest = max(row.length for row in rows)
     for selection in choices(loaded):
@@ -136,7 +136,7 @@ def test_the_model_is_left_as_it_was(tiny_model: Callable[..., Path]) -> None:
     assert all(torch.equal(p, weights[name]) for name, p in loaded.model.state_dict().items())
     assert measure_training(loaded, rows[:1]) == first  # only shapes count
     with pytest.raises(IndexError):
-        measure_training(loaded, [Row((10**6,))])
+        measure_training(loaded, [EncodedRow((10**6,))])
     assert not any(module.training for module in loaded.model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in loaded.model.modules())
 

@@ -13,7 +13,7 @@ import torch
 from peft.helpers import KappaTuneSelector, find_kappa_target_modules
 
 from advisor.core.events import Event, Note, Session, Warn
-from advisor.models.encode import IGNORED, Row, collate
+from advisor.models.encode import IGNORED, EncodedRow, collate
 from advisor.models.prepare import Prepared
 from advisor.probing import peer_scores as peers
 from advisor.probing.peer_scores import condition_number, explained_variance, measure_peers, norm_ratios, spectrum_score
@@ -104,12 +104,12 @@ def test_plop_is_one_for_random_inputs_and_extreme_along_singular_vectors() -> N
 # --- on models ---------------------------------------------------------------------------------------------------
 
 
-Encoded = Callable[..., tuple[Prepared, list[Row]]]
+Encoded = Callable[..., tuple[Prepared, list[EncodedRow]]]
 MODELS = [("bert", "classification"), ("gpt2", "classification"), ("gpt2", "causal-lm"), ("llama", "causal-lm")]
 MODELS += [("t5", "seq2seq")]
 
 
-def inputs_of(prepared: Prepared, rows: list[Row], trained_only: bool) -> dict[str, np.ndarray]:
+def inputs_of(prepared: Prepared, rows: list[EncodedRow], trained_only: bool) -> dict[str, np.ndarray]:
     """Inputs of every target, row by row, so without padding."""
     seen: dict[str, list[np.ndarray]] = {t.name: [] for t in prepared.loaded.targets}
     handles = [

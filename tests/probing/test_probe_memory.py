@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from advisor.models.encode import Row
+from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing import memory_estimate as probe_memory
 from advisor.probing.memory_estimate import linearity_bytes, measure_kept, peak_bytes, peers_bytes
@@ -41,7 +41,7 @@ def llama(tiny_model: Callable[..., Path]) -> LoadedModel:
 @pytest.fixture
 def passes(llama: LoadedModel, tmp_path: Path) -> Spool:
     ids = tuple(10 + i % 50 for i in range(20))
-    rows = [Row(ids, None, 0.0, ids)] * 30
+    rows = [EncodedRow(ids, None, 0.0, ids)] * 30
     return Spool(tmp_path, rows, _layers(llama, 0), make_outputs("causal-lm", 0, 0), 0.0, 1.0, None, None)
 
 
