@@ -121,7 +121,7 @@ def recommend(given: RecommendArguments) -> Recommended:
         folder = options.out_of(given, "recommendation")
         workflow.require_place(folder)
         prepared = probe_cache.prepare_for_probe(source, session, how.samples)
-        if given.confirm:
+        if given.real_runs:
             prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.loaded.task, **values(given, options.Recipe))
         schema = prepared.train.schema
@@ -149,7 +149,7 @@ def recommend(given: RecommendArguments) -> Recommended:
             session,
             folder,
             linearity_of=workflow.measure_pick(prepared, how, settings, session) if given.linearity else None,
-            confirmation_of=real_runs.confirm_in(folder, source, prepared.made_of, given, session) if given.confirm else None,
+            confirmation_of=real_runs.confirm_in(folder, prepared, given, session) if given.real_runs else None,
         )
 
 

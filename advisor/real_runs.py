@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.advice.confirm import Confirmation, RunAll, confirm, short_recipe
+from advisor.advice.effort import measuring_steps, run_steps
 from advisor.advice.recommend import Recommendation
 from advisor.core import options
 from advisor.core.candidate import Candidate, RealRun
@@ -15,11 +16,14 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import write_text
 from advisor.core.targets import LoraSettings, Selection
-from advisor.models.prepare import Source, prepare
+from advisor.models.prepare import Prepared, Source, prepare
 from advisor.prediction.calibration_rows import user_rows_folder
 from advisor.prediction.learn import rows_from_runs
+from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
 from advisor.probing.run import ProbeSettings, run_probe
+from advisor.report.words import duration
+from advisor.training.pace import step_seconds
 from advisor.training.runs import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
 from advisor.training.workers import import_ray
 
@@ -28,21 +32,27 @@ CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
 
 
 def confirm_in(
-    out: Path, source: Source, made_of: Mapping[str, str], settings: options.Confirm, session: Session
+    out: Path, prepared: Prepared, settings: options.Confirm, session: Session
 ) -> Callable[[Scorer, Recommendation], Confirmation]:
     """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes.
 
-    ``made_of`` is that of the prepared ``source``.
+    What they take is said before they begin: in steps, and in minutes by the pace of one batch.
     """
+    source, made_of = prepared.source, prepared.made_of
 
     def run_some(scorer: Scorer, rec: Recommendation) -> Confirmation:
         recipe = short_recipe(scorer, settings.confirm_rows)
+        steps, finalists = run_steps(scorer, recipe), len(rec.finalists)
+        total = steps * settings.real_runs + measuring_steps(finalists, recipe)
+        seconds = total * step_seconds(prepared, recipe.batch_size)
         session.note(
-            f"Confirming by up to {settings.confirm} real LoRA runs on "
-            f"{'all' if recipe.train_rows is None else recipe.train_rows} training rows."
+            f"Up to {settings.real_runs} real LoRA runs of {steps} steps on {training_rows(scorer.probe, recipe)} training rows. "
+            f"The first trains all modules and measures {finalists} candidates. This takes as long as {total} steps of training "
+            f"all modules at most, roughly {duration(seconds)}.",
+            brief=True,
         )
         run_all = real_runs(source, made_of, recipe, out / CONFIRM_FOLDER, settings.workers, session)
-        return confirm(scorer, rec, recipe, settings.confirm, run_all, settings.workers)
+        return confirm(scorer, rec, recipe, settings.real_runs, run_all, settings.workers)
 
     return run_some
 

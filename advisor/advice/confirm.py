@@ -22,7 +22,7 @@ from advisor.prediction.predictor import Predictions
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
 
-CONFIRM_ROWS = 512
+CONFIRM_ROWS = 2048  # as many as the longest calibration runs had
 DRAWS = 4096
 SETTLED = 0.95
 AS_GOOD = 2.0  # seed standard deviations of log loss
@@ -101,7 +101,7 @@ class Confirmation:
 
 
 def short_recipe(scorer: Scorer, rows: int | None) -> TrainingRecipe:
-    """The scorer's recipe on at most ``rows`` training rows, by default 512; the recipe itself where that is no limit."""
+    """The scorer's recipe on at most ``rows`` training rows, by default 2,048; the recipe itself where that is no limit."""
     available = training_rows(scorer.probe, scorer.recipe)
     limit = CONFIRM_ROWS if rows is None else rows
     return scorer.recipe if limit >= available else replace(scorer.recipe, train_rows=limit)
@@ -174,13 +174,18 @@ def chances(predictions: Predictions, among: Sequence[int], picked: int) -> tupl
 
     As good: within two seed standard deviations. From a sample of fixed seed of the joint Gaussian of the deviations.
     """
-    at = np.asarray(among, dtype=np.int64)
-    values, vectors = np.linalg.eigh(predictions.covariance[np.ix_(at, at)])
-    normal = np.random.default_rng(0).standard_normal((DRAWS, len(at)))
-    draws = predictions.deviation[at] + normal @ (vectors * np.sqrt(np.clip(values, 0.0, None))).T
+    at, draws = np.asarray(among, dtype=np.int64), draws_of(predictions, among)
     best = np.bincount(draws.argmin(1), minlength=len(at)) / DRAWS
     within = draws[:, at == picked][:, 0] - draws.min(1) <= AS_GOOD * predictions.seed_sd
     return best, float(within.mean())
+
+
+def draws_of(predictions: Predictions, among: Sequence[int]) -> NDArray[np.float64]:
+    """[D, K] draws of fixed seed of the deviations of ``among`` from their joint Gaussian."""
+    at = np.asarray(among, dtype=np.int64)
+    values, vectors = np.linalg.eigh(predictions.covariance[np.ix_(at, at)])
+    normal = np.random.default_rng(0).standard_normal((DRAWS, len(at)))
+    return np.asarray(predictions.deviation[at] + normal @ (vectors * np.sqrt(np.clip(values, 0.0, None))).T)
 
 
 def confirm(

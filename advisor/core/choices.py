@@ -11,6 +11,8 @@ DEVICES = ("auto", "cpu", "cuda", "disk")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 FORMAT_NAMES = ("peft", "axolotl", "llama-factory", "unsloth", "trl")  # the keys of advisor.export.FORMATS
 PREDICTED, OBJECTIVE, SPECTRAL_RATIO, CONDITION_NUMBER = "predicted", "objective", "spectral-ratio", "condition-number"
+NO_RUN, PILOT_ONLY, SOME_RUNS = "probe", "pilot", "runs"
+EFFORTS = {NO_RUN: 0, PILOT_ONLY: 1, SOME_RUNS: 4}  # and how many real runs each makes at most
 STRATEGIES = {
     PREDICTED: "the cheapest selection that is not predicted to be worse than the best",
     OBJECTIVE: "smallest V(K) = σz'(K+σI)⁻¹z, the training objective of kernel ridge regression; "

@@ -18,11 +18,14 @@ from advisor.core.choices import (
     AUTO,
     DEVICES,
     DTYPES,
+    EFFORTS,
     FORMAT_NAMES,
     GRANULARITIES,
     HEADS,
     KERNELS,
     METHODS,
+    NO_RUN,
+    PILOT_ONLY,
     PREDICTED,
     STRATEGIES,
 )
@@ -282,17 +285,35 @@ class Workers(Checked):
 class Confirm(Workers):
     """Real runs of ``recommend``."""
 
-    confirm: int = whole(
-        0,
-        "Train up to this many selections for real and correct the predictions by the results; 0: none. On two held-out tasks "
-        "this did not rank selections better.",
+    effort: str = text(
+        NO_RUN,
+        "How much to spend. probe: no training. pilot: one real run of all modules, which also measures what the best candidates "
+        "are worth alone. runs: the pilot, then real runs of the best candidates.",
+        panel=RUNS,
+        choices=tuple(EFFORTS),
+    )
+    confirm: int | None = whole(
+        None,
+        "Make up to this many real runs, the pilot included, and correct the predictions by the results; 0: none. On two tasks "
+        "kept back an earlier version did not rank selections better by it.",
         0,
         1000,
         panel=RUNS,
+        unset="as many as --effort says: probe 0, pilot 1, runs 4",
     )
     confirm_rows: int | None = whole(
-        None, "Number of training rows of each of these runs.", 1, MOST_ROWS, panel=RUNS, unset="at most 512"
+        None, "Number of training rows of each of these runs.", 1, MOST_ROWS, panel=RUNS, unset="at most 2048"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.confirm is not None and (self.effort == PILOT_ONLY or (self.effort != NO_RUN and not self.confirm)):
+            raise BadInput(f"--effort {self.effort} and --confirm {self.confirm} contradict each other.", "Leave one out.")
+
+    @property
+    def real_runs(self) -> int:
+        """How many real runs may be made."""
+        return EFFORTS[self.effort] if self.confirm is None else self.confirm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,12 +390,12 @@ class Recommend(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.confirm and self.strategy != PREDICTED:
+        if self.real_runs and self.strategy != PREDICTED:
             raise BadInput(
-                f"--confirm corrects predictions, but --strategy {self.strategy} does not choose by them.", "Leave one out."
+                f"Real runs correct predictions, but --strategy {self.strategy} does not choose by them.", "Leave one out."
             )
-        if self.confirm_rows is not None and not self.confirm:
-            raise BadInput("--confirm-rows needs --confirm.", "Add --confirm N.")
+        if self.confirm_rows is not None and not self.real_runs:
+            raise BadInput("--confirm-rows needs real runs.", "Add --effort pilot, or --confirm N.")
         if self.demo and (self.model is not None or self.data is not None):
             raise BadInput("--demo brings its own model and data.", "Leave out --demo, or MODEL and --data.")
 

@@ -15,6 +15,9 @@ METRICS = {  # the first one is the default
     "seq2seq": ("token_accuracy",),
 }
 TASKS = tuple(METRICS)
+PASSES_A_STEP = 3  # a training step is a forward pass and a backward pass of twice its work
+PILOT_EVAL_ROWS = 160  # a pilot run measures selections on this many rows: all on the same ones, so few do
+PILOT_SCALES = (1.0, 2.0)  # and with what is left on at these scales
 LANGUAGE_TASKS = ("causal-lm", "seq2seq")  # tokens are predicted, there is no new head, and the loss is over target tokens
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from io import StringIO
 from rich.console import Console
 
 from advisor.advice.confirm import Confirmation, short_recipe
+from advisor.advice.effort import measuring_steps, most_to_win, run_steps
 from advisor.advice.recommend import STABLE, Recommendation
-from advisor.core.choices import PREDICTED, STRATEGIES
+from advisor.core.choices import EFFORTS, PREDICTED, SOME_RUNS, STRATEGIES
 from advisor.core.targets import Target
 from advisor.core.text import printable
 from advisor.prediction.predictor import LEVEL
-from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Score, Scorer, share_of_loss
 from advisor.report.tables import ALL, TextTable, answer_table
 from advisor.report.words import NOT_KNOWN, Triple, change_known, change_words, count, loss_span, metric_name, metric_span, ranges
@@ -26,8 +25,8 @@ WIDTH, HEIGHT = 80, 24
 MOST_ROWS, LEAST_ROWS = 6, 3  # of the short answer's table
 FEWEST_SENTENCES = 2  # what to adapt, what to expect
 LONGEST_PLACES = 130  # characters; scattered modules are named in the report
-CONFIRM_RUNS = 4
-CONFIRM_CAVEAT = "On two tasks kept back from this project an earlier version ranked worse by it."
+LITTLE = 0.005  # share of the loss that is not worth a run
+CONFIRM_CAVEAT = "On two tasks kept back an earlier version ranked worse by it."
 
 
 @dataclass(frozen=True)
@@ -188,14 +187,19 @@ def next_step(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | 
         )
     if rec.strategy != PREDICTED or (confirmation is not None and confirmation.settled):
         return "Next: train with lora.yaml."
+    recipe = short_recipe(scorer, None) if confirmation is None else confirmation.recipe
+    steps = run_steps(scorer, recipe)
     if confirmation is not None:
-        more = 2 * confirmation.asked
-        return f"Next: add --confirm {more} for more real runs. Finished runs are kept. {CONFIRM_CAVEAT}"
-    recipe = short_recipe(scorer, None)
-    steps = math.ceil(training_rows(scorer.probe, recipe) / recipe.batch_size) * recipe.epochs
+        more = max(EFFORTS[SOME_RUNS], 2 * confirmation.asked)
+        option = "--effort runs" if more == EFFORTS[SOME_RUNS] else f"--confirm {more}"
+        return f"Next: add {option} for up to {more} real runs of {steps} steps each. Finished ones are kept."
+    won = most_to_win(scorer, rec)
+    if won < LITTLE:
+        return f"Next: train with lora.yaml. Real runs could be expected to win less than {LITTLE:.1%} of the loss."
+    measuring = measuring_steps(len(rec.finalists), recipe)
     return (
-        f"Next: add --confirm {CONFIRM_RUNS} to train up to {CONFIRM_RUNS} selections for real, {steps} steps each. That narrows "
-        f"the intervals. {CONFIRM_CAVEAT}"
+        f"Next: add --effort pilot: one real run of all modules ({steps} steps), which also measures {len(rec.finalists)} "
+        f"candidates (at most {measuring} steps more). It can be expected to win at most {won:.0%} of the loss. {CONFIRM_CAVEAT}"
     )
 
 

@@ -13,15 +13,13 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from advisor.core.events import Session, Stage
+from advisor.core.recipe import PILOT_EVAL_ROWS, PILOT_SCALES
 from advisor.core.targets import Selection
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
 from advisor.training.finetune import evaluate, frozen_forward
 from advisor.training.frozen_prefix import PrefixStates
-
-PILOT_EVAL_ROWS = 160  # a selection's loss is compared on the same rows with the others', so few do
-PILOT_SCALES = (1.0, 2.0)
 
 
 def switched_losses(

@@ -353,8 +353,8 @@ def test_runs_of_another_recipe_decide_there_and_leave_the_numbers(both: Both) -
     ("available", "recipe_rows", "asked", "expected"),
     [
         (400, None, None, None),
-        (5000, None, None, 512),
-        (5000, 600, None, 512),
+        (5000, None, None, 2048),
+        (5000, 600, None, 600),
         (5000, 300, None, 300),
         (5000, None, 100, 100),
         (5000, 64, 100, 64),

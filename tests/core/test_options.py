@@ -116,12 +116,23 @@ def test_an_object_is_checked_when_it_is_made_and_holds_plain_values() -> None:
         (options.Pull, {"pull_always": True}),
         (options.Recommend, {"confirm_rows": 5}),
         (options.Recommend, {"confirm": 2, "strategy": "objective"}),
+        (options.Recommend, {"effort": "pilot", "strategy": "objective"}),
+        (options.Recommend, {"effort": "pilot", "confirm": 2}),
+        (options.Recommend, {"effort": "runs", "confirm": 0}),
         (options.Recommend, {"demo": True, "data": "d.csv"}),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(group: type[Checked], given: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="--"):
         group(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "runs"),
+    [({}, 0), ({"effort": "pilot"}, 1), ({"effort": "runs"}, 4), ({"confirm": 7}, 7), ({"effort": "runs", "confirm": 2}, 2)],
+)
+def test_effort_says_how_many_real_runs(given: dict[str, Any], runs: int) -> None:
+    assert options.Recommend(**given).real_runs == runs
 
 
 def test_groups_are_parts_of_a_command() -> None:
