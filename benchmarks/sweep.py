@@ -1,9 +1,10 @@
 """Real LoRA runs of many small groups: the rows that the predictor learns from and is judged by.
 
 A group is a model on a data set with one number of rows and one learning rate. Most get one seed of head-only, all-linear, q,v
-and random selections of one size; a few get 24 selections by two seeds at three rates. Resumable: finished runs are kept in
-the work folder, and a group whose rows file exists is left alone. Rows go to ``benchmarks/rows/development`` and
-``benchmarks/rows/exam``; ``profiles/predictors`` takes the development rows once the figures of docs/validity.md are of them.
+and random selections of one size; a few get 24 selections by two seeds at three rates; each gets a pilot run by a seed of its
+own. Resumable: finished runs are kept in the work folder, and a group whose rows file exists is left alone. Rows go to
+``benchmarks/rows/development`` and ``benchmarks/rows/exam``; ``profiles/predictors`` takes the development rows once the
+figures of docs/validity.md are of them.
 
     python benchmarks/sweep.py WORK --e5 FOLDER [--groups TEXT …] [--exam]
 
@@ -13,6 +14,7 @@ The e5 model is made by ``../shared/models/make_e5.py``.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -29,8 +31,8 @@ from data_split import DEVELOPMENT, EXAM
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Session
 from advisor.core.recipe import recipe_for
-from advisor.core.selections import ALL_LINEAR, HEAD_ONLY, QV, distinct, structured_random, target_sets
-from advisor.core.store import write_text
+from advisor.core.selections import ALL_LINEAR, HEAD_ONLY, QV, all_linear, distinct, structured_random, target_sets
+from advisor.core.store import write_json, write_text
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.demo import demo_model_folder
 from advisor.models.prepare import Source, prepare
@@ -46,6 +48,8 @@ EVALUATION = {name: "validation" for name in ("sst2", "cola", "mrpc", "rte", "st
 SHARE = 0.18  # of all LoRA parameters, the size of the random selections
 EVAL_ROWS = 300
 SELECTION_SEED = 7
+PILOT_SEED = 2  # rows have 0 and 1
+PILOTS = HERE / "results" / "pilots.json"
 
 
 @dataclass(frozen=True)
@@ -131,17 +135,26 @@ def run(group: Group, work: Path, e5: Path, rows_file: Path, workers: int) -> in
     source, session = source_of(group, e5), Session()
     prepared = prepare(source, session, train_limit=group.rows, eval_limit=0)
     loaded, settings = prepared.loaded, LoraSettings()
-    planned = [
-        PlannedRun(selection, settings, seed)
-        for seed in range(group.seeds)
-        for selection in selections_of(group, loaded.targets, loaded.qv_roles())
-    ]
+    selections = selections_of(group, loaded.targets, loaded.qv_roles())
+    planned = [PlannedRun(selection, settings, seed) for seed in range(group.seeds) for selection in selections]
+    pilot = PlannedRun(all_linear(loaded.targets), settings, PILOT_SEED, measured=(*selections[1:], Selection("none", ())))
     recipe = recipe_for(loaded.task, group.rows, None, group.lr, None)
     options: dict[str, Any] = {"eval_rows": EVAL_ROWS, "made_of": prepared.made_of, "workers": workers}
-    runs = calibrate(source, planned, recipe, work / group.name, session, **options)
+    *runs, piloted = calibrate(source, [*planned, pilot], recipe, work / group.name, session, **options)
     probe = run_probe(prepared, ProbeSettings(), work / group.name / "probe", session)
     rows = rows_from_runs(runs, probe)
     write_text(rows_file, "".join(row.as_json() + "\n" for row in rows))
+    result = piloted["result"]
+    pilots = json.loads(PILOTS.read_text(encoding="utf-8"))
+    pilots[rows[0].group] = {
+        "seed": PILOT_SEED,
+        "loss": result["val_loss"],
+        "metric": result["metric"],
+        "run_s": round(result["wall_s"], 1),
+        "switched": dict(zip([s.name for s in pilot.measured], result["switched"], strict=True)),
+        "switched_s": round(result["switched_s"], 1),
+    }
+    write_json(PILOTS, pilots)
     return len(rows)
 
 
