@@ -124,7 +124,7 @@ def main() -> None:
         others = [r for r in rows if task_of(r) != task_of(group.rows[0])]
         for budget in BUDGETS:
             for pilot in dict.fromkeys([None, group.name if group.name in pilots else None]):
-                one = report(others, group, budget, options.confirm, pilot and pilots[pilot])
+                one = report(others, group, budget, options.confirm, pilots[pilot] if pilot else None)
                 found += [] if one is None else [one]
     print(f"{'before → after':44s} budget seeds pilot  of runs  sure  regret: pick    expected best  random  coverage     width")
     for r in found:

@@ -119,7 +119,7 @@ class Run:
         batch = collate(rows, self.loaded)
         start = time.process_time()
         loss, _ = batch_loss(self.model, self.loaded, batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trained, CLIP_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,14 +143,14 @@ class Run:
     def trained_bytes(self, rows: list[EncodedRow]) -> int:
         """Bytes of everything but activations, less those of the model as loaded."""
         loss, _ = batch_loss(self.model, self.loaded, collate(rows, self.loaded))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         gradients = sum(p.grad.nbytes for p in self.trained if p.grad is not None)
         self.optimizer.step()
         state = sum(v.nbytes for s in self.optimizer.state.values() for v in s.values() if v.numel() > 1)
         self.optimizer.zero_grad(set_to_none=True)
         weights = sum(t.nbytes for t in [*self.model.parameters(), *self.model.buffers()])
         before = sum(t.nbytes for t in [*self.loaded.model.parameters(), *self.loaded.model.buffers()])
-        return weights - before + gradients + state
+        return int(weights - before + gradients + state)
 
 
 def bench(case: Case, repeats: int) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def bench(case: Case, repeats: int) -> list[dict[str, Any]]:
     longest, middle = by_length[-size:], by_length[len(by_length) // 2 :][:size]
     tokens, usual = longest[-1].length, middle[-1].length
     runs = [Run(loaded, s) for s in selections(loaded)]
-    results = []
+    results: list[dict[str, Any]] = []
     for run in runs:
         s = run.selection
         cost = estimate_cost(s, targets, SETTINGS, recipe, footprint, case.head_params, usual, tokens)

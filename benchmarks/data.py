@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -158,7 +158,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--only", default="", help="files with this in their path")
     options = parser.parse_args()
-    stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"samples": 0, "verdicts": {}}
+    stored: dict[str, Any] = {"samples": 0, "verdicts": {}}
+    if RESULTS.exists():
+        stored = json.loads(RESULTS.read_text(encoding="utf-8"))
     if options.probe:
         verdicts = dict(stored["verdicts"]) if stored["samples"] == options.samples else {}
         for path in files(options.only):
@@ -177,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -33,6 +33,7 @@ from advisor.core.events import Note, Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Target
+from advisor.export.peft import YAML_FILE
 from advisor.models.encode import collate
 from advisor.models.load import LoadedModel, load_model
 from advisor.models.modules import NEVER_ADAPTED
@@ -40,7 +41,7 @@ from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs
 from advisor.probing.run import ProbeSettings, run_probe
-from advisor.workflow import YAML_FILE, Question, export_formats, measure_pick, recommend_folder
+from advisor.workflow import Question, export_formats, measure_pick, recommend_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -135,7 +136,7 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     errors += [oracle.relative(b, wanted.gradient_block([w])) for b, w in zip(probe.gradient_blocks, weights, strict=True)]
     if probe.head is not None:
         errors.append(oracle.relative(probe.head.weight, wanted.weight_block(head)))
-    return max(errors)
+    return float(max(errors))
 
 
 def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], float, float]:

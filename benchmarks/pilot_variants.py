@@ -29,7 +29,7 @@ from torch import nn
 from validity import SHIPPED, budget_of, correlations, read
 
 from advisor.core.events import Session
-from advisor.core.recipe import TrainingRecipe
+from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
 from advisor.core.selections import all_linear, structured_random
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection, Target
@@ -38,7 +38,7 @@ from advisor.models.forward import batch_loss, label_scale
 from advisor.models.prepare import prepare
 from advisor.prediction.groups import Group, grouped
 from advisor.training import finetune as training
-from advisor.training.pilot import PILOT_EVAL_ROWS, at_work
+from advisor.training.pilot import at_work
 
 RESULTS = Path(__file__).parent / "results" / "pilot_variants.json"
 SEED = 2  # rows have 0 and 1

@@ -104,7 +104,8 @@ def jacrev_seconds(loaded: LoadedModel, rows: list[EncodedRow], lora: bool, cont
 
     def margin(p: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = functional_call(model, p, (), batch).logits[0]
-        return logits[1] - logits[0]
+        difference: torch.Tensor = logits[1] - logits[0]
+        return difference
 
     start = time.perf_counter()
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from types import SimpleNamespace
@@ -56,14 +57,14 @@ def llama(
 
 def quantise(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     """Replace the linear modules of the blocks by NF4 ones with random weights, one at a time."""
-    import bitsandbytes as bnb
+    nn4: Any = importlib.import_module("bitsandbytes.nn")
 
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and ".layers." in name:
             parent, _, own = name.rpartition(".")
-            new = bnb.nn.Linear4bit(module.in_features, module.out_features, bias=False, compute_dtype=dtype, quant_type="nf4")
+            new = nn4.Linear4bit(module.in_features, module.out_features, bias=False, compute_dtype=dtype, quant_type="nf4")
             weight = 0.02 * torch.randn(module.out_features, module.in_features, dtype=dtype)
-            new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+            new.weight = nn4.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
             setattr(model.get_submodule(parent), own, new.to(device))  # which quantises
     model.is_loaded_in_4bit = True
 

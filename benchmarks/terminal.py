@@ -23,6 +23,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,10 @@ def synthetic_probe() -> Probe:
     )
 
 
+def _tell(told: dict[Change, asyncio.Event], change: Change) -> None:
+    told[change].set()
+
+
 async def at_rest(pilot: Pilot[None], app: AdvisorApp) -> None:
     while app.runs or any(app.is_busy(topic) for topic in app.topics) or not app.state.effects_are_fresh:
         await pilot.pause(0.1)
@@ -128,7 +133,7 @@ async def toggles(folder: Path) -> dict[str, list[float]]:
             await asyncio.sleep(0.6)  # a person looks; what each module would do is computed meanwhile
             await at_rest(pilot, app)
             told = {change: asyncio.Event() for change in Change}
-            stop = app.state.subscribe(lambda change, told=told: told[change].set())
+            stop = app.state.subscribe(partial(_tell, told))
             began = time.perf_counter()
             app.simulate_key("space")
             for what, change in (("cell_and_parameters", Change.SELECTION), ("complete", Change.FIGURES)):
@@ -184,7 +189,8 @@ def start(code: str, marks: tuple[bytes, ...]) -> list[float]:
         os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # installed packages are compiled
         os.execv(sys.executable, [sys.executable, "-c", code])
-    began, written, found = time.perf_counter(), b"", []
+    began, written = time.perf_counter(), b""
+    found: list[float] = []
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     try:
         while len(found) < len(marks) and time.perf_counter() - began < 30:

@@ -110,7 +110,7 @@ def bootstrap(score: np.ndarray, loss: np.ndarray, budgets: np.ndarray) -> dict[
     found = [correlations(score[d], loss[d], budgets[d]) for d in draws]
     result: dict[str, list[float] | None] = {}
     for key in ("all", "within"):
-        values = [f[key] for f in found if f[key] is not None and math.isfinite(f[key])]
+        values = [value for f in found if (value := f[key]) is not None and math.isfinite(value)]
         result[key] = [float(q) for q in np.percentile(values, [5, 95])] if len(values) > DRAWS / 2 else None
     return result
 
@@ -395,7 +395,8 @@ def after_a_pilot(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "measured": {k: mean([r["pilot"]["measured"][k] for r in reports]) for k in keys},
         "second_seed": {k: mean([r["second_seed"][k] for r in reports if r["second_seed"]]) for k in keys},
     }
-    for name, of in (("before", lambda r: r), ("after", lambda r: r["pilot"])):
+    stages: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"before": lambda r: r, "after": lambda r: r["pilot"]}
+    for name, of in stages.items():
         pairs = {key: sum(of(r)["differences"][key] for r in reports) for key in reports[0]["differences"]}
         singles = [of(r)["predicted_single_seed" if name == "before" else "single_seed"] for r in reports]
         found[name] = {
