@@ -37,6 +37,7 @@ from advisor.prediction.predictor import LEVEL, Predictions, Predictor, on_scale
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
+DEVELOPMENT_ROWS = HERE / "rows" / "development"
 PEERS = HERE / "results" / "peer_scores.json"
 PILOTS = HERE / "results" / "pilots.json"
 RESULTS = HERE / "results" / "validity.json"

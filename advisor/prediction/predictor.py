@@ -7,8 +7,8 @@ A model a person can read, of a selection S in one group (a model on a task with
     log loss(S) = H − G·(1 − x_S^1.5) + misfit + noise
 
 H is the simulated log loss of training no module (real runs agree within a few per cent), x_S the share of the simulated
-gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around a multiple of the root of the
-simulated one, which grows with the training rows.
+gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around what a small regression over groups
+expects (:mod:`advisor.prediction.gain_level`).
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
 is. A second model maps loss to the metric.
 """
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import ndtr
 from scipy.stats import norm
 from sklearn.linear_model import Ridge
@@ -31,15 +30,13 @@ from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
-from advisor.prediction.gain import curve, expected_gain, log_rows, simulated_gain, trust
-from advisor.prediction.groups import Gain, Group, group_gain, grouped, knows_noise, seed_sd, start_error
+from advisor.prediction.gain import curve, simulated_gain, trust
+from advisor.prediction.gain_level import fit_gain_level
+from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, seed_sd, start_error
 from advisor.prediction.posterior import BISECTIONS, Prior, update
 
 Array = NDArray[np.float64]
 LEVEL = 0.9
-ROWS_ERROR = 0.4  # give or take this one: 0.21 to 0.75 on four tasks, widened as Student's t with so few asks
-RATIO_PRIOR = 0.5  # standard deviation of the prior on the log of the gain ratio's standard deviation, around 0
-LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
 SCORE_RIDGE = 0.3
 # After real runs every standard deviation is taken this many times: the least of 1, 1.3, 1.6 and 2 at which 90 % intervals
@@ -115,7 +112,7 @@ class Predictor:
     """Fit with :meth:`fit`; learned attributes end in an underscore.
 
     Attributes:
-        log_ratio_, log_ratio_sd_: mean and standard deviation over groups of log(real gain/expected gain).
+        gain_level_: what is expected of log G.
         misfit_: standard deviation of a selection's log loss around the curve; noise_: between seeds; both as shares of G.
         start_sd_: standard deviation of log H, real around simulated.
     """
@@ -143,7 +140,7 @@ class Predictor:
                 "Run `advisor calibrate` on another task.",
             )
         gains = [group_gain(g) for g in self.groups_]
-        self.log_ratio_, self.log_ratio_sd_ = _gain_ratio(self.groups_, gains)
+        self.gain_level_ = fit_gain_level(self.groups_, gains)
         clear = [(g, gain) for g, gain in zip(self.groups_, gains, strict=True) if gain.is_clear]
         if not clear:
             raise BadInput("In no calibration group do selections differ clearly.", "Calibrate with a higher --lr.")
@@ -242,12 +239,11 @@ class Predictor:
     def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float]:
         """Median of G, and misfit and noise as shares of it: in log loss they stay what they would be at full trust."""
         believed = trust(context)
-        gain = math.exp(self.log_ratio_) * expected_gain(context)
+        gain = math.exp(self.gain_level_.of(context)[0])
         return gain, self.misfit_ / believed, self.noise_ / believed
 
     def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
-        """Standard deviation of log G: between groups, and of what other numbers of rows do to it."""
-        return math.hypot(self.log_ratio_sd_, ROWS_ERROR * log_rows(context))
+        return self.gain_level_.of(context)[1]
 
     def _score(self, log_loss: Array, above: Array, below: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
         design = np.array([_score_design(x, context) for x in log_loss])
@@ -316,30 +312,6 @@ def on_scale_of(shares: Array, measured: Array, values: Array) -> Array:
         shares, measured: [K] of the same selections. values: [S], of any.
     """
     return np.asarray(np.interp(values, np.sort(measured), np.sort(shares)))
-
-
-def _gain_ratio(groups: Sequence[Group], gains: Sequence[Gain]) -> tuple[float, float]:
-    """Mean and standard deviation of log(real gain/expected gain) that make the groups' gains most likely.
-
-    Gains are measured with an error and may come out negative, so each group's likelihood is integrated over what its
-    real gain may be. Groups that share their data count as one. A weak prior keeps the standard deviation near 1 where
-    tasks are few.
-    """
-    tasks = [g.data for g in groups]
-    weights = np.array([1.0 / tasks.count(task) for task in tasks])
-    values = np.array([gain.value for gain in gains])[:, None]
-    errors = np.array([gain.error for gain in gains])[:, None]
-    expected = np.log([expected_gain(g.context) for g in groups])[:, None]
-    seen = np.exp(-0.5 * ((values - np.exp(LOG_GAINS)) / errors) ** 2)
-
-    def misfit(parameters: Array) -> float:
-        mean, log_sd = parameters
-        sd = math.exp(log_sd)
-        prior = np.exp(-0.5 * ((LOG_GAINS - expected - mean) / sd) ** 2) / sd
-        return float(0.5 * (log_sd / RATIO_PRIOR) ** 2 - weights @ np.log((seen * prior).sum(1) + 1e-300))
-
-    mean, log_sd = minimize(misfit, [0.0, 0.0], method="Nelder-Mead").x
-    return float(mean), math.exp(float(log_sd))
 
 
 def parameter_distances(params: Array, reference: Array) -> Array:

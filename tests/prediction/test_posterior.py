@@ -19,7 +19,7 @@ from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.prediction import posterior as posterior_module
 from advisor.prediction import predictor as predictor_module
-from advisor.prediction.gain import CURVE, curve, expected_gain, simulated_gain
+from advisor.prediction.gain import CURVE, curve, simulated_gain
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
 from advisor.prediction.predictor import Predictions, Predictor, on_scale_of, parameter_distances
 
@@ -208,8 +208,8 @@ def _run_worlds(found: dict[str, list[Any]], predictor: Predictor, count: int, s
         prior = Prior(
             context["log_start"],
             predictor.start_sd_,
-            math.exp(predictor.log_ratio_) * expected_gain(context),
-            predictor.log_ratio_sd_,
+            math.exp(predictor.gain_level_.of(context)[0]),
+            predictor.gain_level_.of(context)[1],
             (simulated / gain) ** 1.5,
             predictor.misfit_**2 * (1 - distances[:-1, :-1]),
             predictor.noise_,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +28,13 @@ from advisor.prediction.gain import (
     simulated_gain,
     trust,
 )
-from advisor.prediction.groups import CLEAR, START_ERROR, Gain, Group, group_gain, grouped, knows_noise, seed_sd
+from advisor.prediction.groups import CLEAR, START_ERROR, Group, group_gain, grouped, knows_noise, seed_sd
 from advisor.prediction.predictor import (
     FAR_FACTOR,
     METRIC_ERROR,
     Estimate,
     Predictions,
     Predictor,
-    _gain_ratio,
     parameter_distances,
     times_gain,
 )
@@ -58,6 +58,11 @@ def distances_of(group: Group) -> np.ndarray:
 
 def predict(predictor: Predictor, group: Group) -> Predictions:
     return predictor.predict(group.simulated, group.context, distances_of(group))
+
+
+def typical_gain(predictor: Predictor, context: Mapping[str, Any]) -> float:
+    """Median of G."""
+    return math.exp(predictor.gain_level_.of(context)[0])
 
 
 def fit(rows: Sequence[CalibrationRow], task: str = "classification") -> Predictor:
@@ -137,8 +142,9 @@ def test_synthetic_rows_too() -> None:
 def test_learns_the_model_the_rows_were_made_from() -> None:
     groups = 60
     predictor = fit(make_rows(groups, 24, seed=7, log_ratio=0.1, ratio_sd=0.5, misfit=0.12, noise=0.06, start_sd=0.02))
-    assert predictor.log_ratio_ == pytest.approx(0.1, abs=3 * 0.5 / math.sqrt(groups))
-    assert predictor.log_ratio_sd_ == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(2 * groups))
+    ratio = typical_gain(predictor, predictor.groups_[0].context) / expected_gain(predictor.groups_[0].context)
+    assert math.log(ratio) == pytest.approx(0.1, abs=3 * 0.5 / math.sqrt(groups))
+    assert predictor.gain_level_.sd == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(2 * groups))
     assert predictor.noise_ == pytest.approx(0.06, rel=0.1)
     assert predictor.misfit_ == pytest.approx(0.12, rel=0.1)
     assert predictor.start_sd_ == pytest.approx(0.02, rel=3 / math.sqrt(2 * groups))
@@ -193,33 +199,11 @@ def test_tiny_simulated_gains_count_as_the_least() -> None:
     assert simulated_gain({"log_start": 0.2, "log_simulated": 0.9}) == LEAST_GAIN
 
 
-def test_a_gain_counts_as_far_as_it_is_known() -> None:
-    """A group that may have gained anything changes nothing; one that surely gained a tenth of the others does."""
-    groups = [replace(group_of([0.0], [-0.5]), name=f"task {i}") for i in range(10)]
-    known = [Gain(0.5 * math.exp(0.1 * i), 0.01, 0.0) for i in range(-4, 5)]
-    mean, sd = _gain_ratio(groups[:9], known)
-    assert mean == pytest.approx(0.5 * math.log(0.5), abs=0.02)  # gains of a half, expected from its root
-    vague, sure = (_gain_ratio(groups, [*known, Gain(0.05, error, 0.0)]) for error in (2.0, 0.005))
-    assert vague == pytest.approx((mean, sd), abs=0.05)
-    assert sure[0] < mean - 0.1
-    assert sure[1] > sd + 0.2
-
-
-def test_groups_that_share_their_data_count_once() -> None:
-    """Two recipes on one task are one task's evidence, whatever the groups are called."""
-    rows = make_rows(4, 16, seed=5, ratio_sd=0.8)
-    twice = [replace(row, group=f"{row.group}, lr 0.003") for row in rows if row.group == "group 0"]
-    named = [replace(row, provenance={**row.provenance, "data": row.group.split(",")[0]}) for row in rows + twice]
-    once, shared, apart = fit(rows), fit(named), fit(rows + twice)
-    assert (shared.log_ratio_, shared.log_ratio_sd_) == pytest.approx((once.log_ratio_, once.log_ratio_sd_), abs=1e-3)
-    assert abs(apart.log_ratio_ - once.log_ratio_) > 0.01
-
-
 def test_predictions_in_closed_form() -> None:
     predictor = fit(make_rows())
     context = predictor.groups_[0].context
     gain = simulated_gain(context)
-    typical = math.exp(predictor.log_ratio_) * expected_gain(context)
+    typical = typical_gain(predictor, context)
     found = predictor.predict(gain * np.array([0.0, 0.25, 1.0]), context, distances(3))
     np.testing.assert_allclose(found.deviation, typical * np.array([0, 0.125, 1]))
     np.testing.assert_allclose(np.log(found.loss.value), context["log_start"] - typical * np.array([1, 0.875, 0]))
@@ -231,7 +215,7 @@ def test_predictions_in_closed_form() -> None:
     assert math.log(found.loss.high[2] / found.loss.value[2]) == pytest.approx(own, rel=1e-3)
     assert math.log(found.loss.value[2] / found.loss.low[2]) == pytest.approx(own, rel=1e-3)
     # all-linear wins between G/r and G·r, r the spread of gains
-    r = math.exp(1.6449 * predictor.log_ratio_sd_)  # at the usual number of rows
+    r = math.exp(1.6449 * predictor.gain_level_.of(context)[1])
     assert math.log(found.loss.high[0] / found.loss.value[0]) == pytest.approx(math.hypot(typical * (1 - 1 / r), own), rel=1e-3)
     assert math.log(found.loss.value[0] / found.loss.low[0]) == pytest.approx(math.hypot(typical * (r - 1), own), rel=1e-3)
 
@@ -382,10 +366,11 @@ def test_far_targets_are_named_and_widened() -> None:
             assert a.value[0] == b.value[0]
         assert far.relative.high[0] - far.relative.low[0] > 0.9 * FAR_FACTOR * (usual.relative.high[0] - usual.relative.low[0])
         assert far.covariance[0, 0] == pytest.approx(FAR_FACTOR**2 * usual.covariance[0, 0])
-    far = predictor.predict(np.zeros(1), {**near, "log_lr": near["log_lr"] + math.log(5)}, distances(1))
-    typical = math.exp(predictor.log_ratio_) * expected_gain(near)
+    far_context = {**near, "log_lr": near["log_lr"] + math.log(5)}
+    far = predictor.predict(np.zeros(1), far_context, distances(1))
+    typical = typical_gain(predictor, far_context)
     own = math.hypot(typical * math.hypot(predictor.misfit_, predictor.noise_), predictor.start_sd_)
-    gain = typical * (1 - math.exp(-1.6449 * FAR_FACTOR * predictor.log_ratio_sd_))
+    gain = typical * (1 - math.exp(-1.6449 * FAR_FACTOR * predictor.gain_level_.of(far_context)[1]))
     assert math.log(far.loss.high[0] / far.loss.value[0]) == pytest.approx(math.hypot(gain, 1.6449 * FAR_FACTOR * own), rel=1e-3)
     within = predictor.predict(np.array([0.1]), {**near, "log_lr": near["log_lr"] + math.log(3.9)}, distances(1))
     assert within.far == ()
@@ -399,7 +384,8 @@ def test_language_models_are_fitted_apart() -> None:
     classifiers, models = make_rows(3, 12), lm_rows(3, log_ratio=-0.8)
     apart = fit(classifiers + models, "causal-lm")
     assert [g.name for g in apart.groups_] == ["lm 0", "lm 1", "lm 2"]
-    assert apart.log_ratio_ == pytest.approx(-0.8, abs=0.4)
+    context = apart.groups_[0].context
+    assert math.log(typical_gain(apart, context) / expected_gain(context)) == pytest.approx(-0.8, abs=0.4)
     assert apart.predict(np.zeros(1), models[0].context, distances(1)).far == ()
     assert [g.name for g in fit(classifiers + models, "regression").groups_] == ["group 0", "group 1", "group 2"]
     borrowed = fit(classifiers, "causal-lm")
@@ -439,8 +425,8 @@ def test_groups_that_gain_nothing_or_lose_widen_the_spread_alone(gain: float) ->
     assert len(both.groups_) == 10
     assert (both.noise_, both.misfit_) == pytest.approx((usual.noise_, usual.misfit_))
     if gain > -0.5:
-        assert both.log_ratio_sd_ > 1.3 * usual.log_ratio_sd_
-        assert both.log_ratio_ < usual.log_ratio_
+        assert both.gain_level_.sd > 1.3 * usual.gain_level_.sd
+        assert typical_gain(both, both.groups_[0].context) < typical_gain(usual, both.groups_[0].context)
     found = predict(both, both.groups_[0])
     for estimate in (found.loss, found.score, found.relative):
         assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
@@ -451,7 +437,7 @@ def test_two_groups_suffice() -> None:
         predictor = fit(make_rows(2, selections, seed=3))
         found = predict(predictor, predictor.groups_[0])
         assert np.isfinite([found.loss.low, found.loss.high, found.relative.low, found.score.low]).all()
-    few, many = (fit(make_rows(groups, seed=3, ratio_sd=0.1)).log_ratio_sd_ for groups in (2, 30))
+    few, many = (fit(make_rows(groups, seed=3, ratio_sd=0.1)).gain_level_.sd for groups in (2, 30))
     assert many < few < 1.2  # two groups do not show how far gains spread
 
 
@@ -503,7 +489,8 @@ def test_the_order_of_rows_does_not_matter() -> None:
     rows = make_rows(3, 10)
     shuffled = [rows[int(i)] for i in np.random.default_rng(0).permutation(len(rows))]
     a, b = (vars(fit(r)) for r in (rows, shuffled))
-    for name in ("log_ratio_", "log_ratio_sd_", "noise_", "misfit_", "start_sd_", "score_sd_", "score_coef_"):
+    assert a["gain_level_"].sd == pytest.approx(b["gain_level_"].sd)
+    for name in ("noise_", "misfit_", "start_sd_", "score_sd_", "score_coef_"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-5, err_msg=name)
 
 

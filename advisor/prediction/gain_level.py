@@ -1,0 +1,73 @@
+"""How much all modules win for real, predicted from the probe by a small regression over groups.
+
+    log G = log(expected gain) + β·φ + N(0, sd²),    β ~ N(0, PRIOR_SD²),
+
+φ = (1, log of the loss of guessing, log of the training rows over the usual ones, log of the learning rate over the usual one).
+Many classes leave more to win than two; the expected gain (:func:`advisor.prediction.gain.expected_gain`) does not see that.
+Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over, by
+expectation-maximisation. Groups of the same data count as one together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advisor.prediction.gain import expected_gain, log_rows
+from advisor.prediction.groups import Gain, Group
+
+Array = NDArray[np.float64]
+LOG_GAINS = np.linspace(-9.0, 2.0, 221)
+PRIOR_SD = (3.0, 0.5, 0.5, 0.5)  # of β, weak: the intercept is free
+USUAL_LR = 1e-3
+PRIOR_SPREAD, PRIOR_WEIGHT = 1.0, 1.0  # sd² is drawn to this one as by so many data sets
+ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class GainLevel:
+    """A fitted regression: ``coef`` β [4], its ``covariance`` [4, 4], and ``sd`` of log G between groups."""
+
+    coef: Array
+    covariance: Array
+    sd: float
+
+    def of(self, context: Mapping[str, Any]) -> tuple[float, float]:
+        """Mean and standard deviation of log G of a group with this context; the latter holds that of β."""
+        phi = gain_features(context)
+        mean = math.log(expected_gain(context)) + float(phi @ self.coef)
+        return mean, math.sqrt(self.sd**2 + float(phi @ self.covariance @ phi))
+
+
+def gain_features(context: Mapping[str, Any]) -> Array:
+    """φ [4] of a group's context."""
+    lr = float(context["log_lr"]) - math.log(USUAL_LR)
+    return np.array([1.0, float(context["log_guess"]), log_rows(context), lr])
+
+
+def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:
+    """The regression that groups with these real gains make likely."""
+    data = [g.data for g in groups]
+    weights = np.array([1.0 / data.count(name) for name in data])
+    values, errors = (np.array([getattr(gain, name) for gain in gains])[:, None] for name in ("value", "error"))
+    seen = np.exp(-0.5 * ((values - np.exp(LOG_GAINS)) / errors) ** 2) + 1e-300
+    expected = np.log([expected_gain(g.context) for g in groups])
+    phi = np.array([gain_features(g.context) for g in groups])
+    prior = np.diag(1.0 / np.square(PRIOR_SD))
+    coef, variance, covariance = np.zeros(len(PRIOR_SD)), 1.0, np.diag(np.square(PRIOR_SD))
+    for _ in range(ROUNDS):
+        centre = expected + phi @ coef
+        chance = seen * np.exp(-0.5 * (LOG_GAINS - centre[:, None]) ** 2 / variance)
+        chance /= chance.sum(1, keepdims=True)
+        mean = chance @ LOG_GAINS
+        own = chance @ LOG_GAINS**2 - mean**2
+        covariance = np.linalg.inv(phi.T @ (weights[:, None] * phi) / variance + prior)
+        coef = covariance @ phi.T @ (weights * (mean - expected)) / variance
+        left = (mean - expected - phi @ coef) ** 2 + own
+        variance = float((weights @ left + PRIOR_WEIGHT * PRIOR_SPREAD**2) / (weights.sum() + PRIOR_WEIGHT))
+    return GainLevel(coef, covariance, math.sqrt(variance))

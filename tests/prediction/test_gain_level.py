@@ -1,0 +1,86 @@
+"""The gain of all modules by a small regression over groups."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import make_rows
+from sklearn.linear_model import BayesianRidge
+
+from advisor.prediction.gain import expected_gain
+from advisor.prediction.gain_level import PRIOR_SD, GainLevel, fit_gain_level, gain_features
+from advisor.prediction.groups import Gain, Group
+from advisor.prediction.predictor import Predictor
+
+
+def groups_of(count: int, seed: int = 0) -> list[Group]:
+    """Each of data of its own, with its own classes, rows and rate."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(count):
+        lr, rows = rng.choice([3e-4, 1e-3, 3e-3]), rng.choice([256, 512, 2048])
+        own = {"log_guess": rng.uniform(-0.4, 1.6), "log_train_rows": math.log(rows), "log_lr": math.log(lr)}
+        context = {
+            "log_start": 0.0,
+            "log_simulated": -0.5,
+            "head_gain": 1.0,
+            **own,
+            "log_lr": math.log(rng.choice([3e-4, 1e-3, 3e-3])),
+        }
+        found.append(Group(f"data {i}", ["0"], np.zeros(1), np.full(1, -0.5), np.ones(1), context, []))
+    return found
+
+
+def centre(level: GainLevel, group: Group) -> float:
+    return level.of(group.context)[0]
+
+
+def test_gains_known_exactly_are_a_weighted_ridge_regression() -> None:
+    """With errors near 0 expectation-maximisation is ridge regression with these priors, at the sd it found."""
+    groups, rng = groups_of(40), np.random.default_rng(1)
+    true = np.array([0.2, 0.6, -0.3, 0.4])
+    phi = np.array([gain_features(g.context) for g in groups])
+    log_gain = np.log([expected_gain(g.context) for g in groups]) + phi @ true + 0.3 * rng.normal(size=40)
+    level = fit_gain_level(groups, [Gain(float(v), 0.03 * float(v), 0.0) for v in np.exp(log_gain)])
+    left = log_gain - np.log([expected_gain(g.context) for g in groups])
+    precision = phi.T @ phi / level.sd**2 + np.diag(1 / np.square(PRIOR_SD))
+    np.testing.assert_allclose(level.coef, np.linalg.solve(precision, phi.T @ left / level.sd**2), atol=0.02)
+    np.testing.assert_allclose(level.covariance, np.linalg.inv(precision), rtol=1e-6)
+    assert level.sd == pytest.approx(0.3, abs=0.12)
+    np.testing.assert_allclose(level.coef, true, atol=0.45)
+    other = BayesianRidge().fit(phi[:, 1:], left)  # another program, with priors of its own
+    np.testing.assert_allclose(level.coef[1:], other.coef_, atol=0.12)
+
+
+def test_a_gain_counts_as_far_as_it_is_known() -> None:
+    """A group that may have gained anything changes nothing; one that surely gained a tenth of the others does."""
+    groups = groups_of(10)
+    known = [Gain(expected_gain(g.context) * math.exp(0.1 * (i - 4)), 0.01, 0.0) for i, g in enumerate(groups[:9])]
+    usual = fit_gain_level(groups[:9], known)
+    tenth = 0.1 * expected_gain(groups[9].context)
+    vague, sure = (fit_gain_level(groups, [*known, Gain(tenth, error, 0.0)]) for error in (2.0, 0.005))
+    assert centre(vague, groups[0]) == pytest.approx(centre(usual, groups[0]), abs=0.06)
+    assert vague.sd == pytest.approx(usual.sd, abs=0.06)
+    assert centre(sure, groups[9]) < centre(usual, groups[9]) - 0.1
+    assert sure.sd > usual.sd + 0.1
+
+
+def test_groups_that_share_their_data_count_once() -> None:
+    """Two recipes on one task are one task's evidence, whatever the groups are called."""
+    rows = make_rows(4, 16, seed=5, ratio_sd=0.8)
+    twice = [replace(row, group=f"{row.group}, again") for row in rows if row.group == "group 0"]
+    named = [replace(row, provenance={**row.provenance, "data": row.group.split(",")[0]}) for row in rows + twice]
+    once, shared, apart = (Predictor().fit(r, "classification").gain_level_ for r in (rows, named, rows + twice))
+    np.testing.assert_allclose(shared.coef, once.coef, atol=1e-3)
+    assert shared.sd == pytest.approx(once.sd, abs=1e-3)
+    assert np.abs(apart.coef - once.coef).max() > 0.01
+
+
+def test_what_is_far_from_all_groups_is_known_less_well() -> None:
+    groups = groups_of(12)
+    level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02, 0.0) for g in groups])
+    usual = groups[0].context
+    assert level.of({**usual, "log_guess": 5.0})[1] > level.of(usual)[1] > level.sd
