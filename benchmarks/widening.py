@@ -1,8 +1,9 @@
-"""How many times the standard deviations after a pilot run are to be taken: the constant ``AFTER_RUNS`` of the predictor.
+"""How many times the predictor's standard deviations are to be taken: its constants ``BEFORE_RUNS`` and ``AFTER_RUNS``.
 
-For each development data set predictions after the pilot run are made from the rows of all others, with each factor of a grid.
-The rule: the least factor at which 90 % intervals of a single run's loss hold 90 % of the real losses, in the mean over data
-sets. To see what the rule is worth, it is also applied with each data set left out, and judged on that one.
+For each development data set predictions before any real run, and after the pilot run, are made from the rows of all others,
+with each factor of a grid. The rule: the least factor at which 90 % intervals hold 90 % of the real losses, and 90 % of the real
+differences to all modules, in the mean over data sets. To see what the rule is worth, it is also applied with each data set
+left out and judged on that one.
 
     python benchmarks/widening.py
 """
@@ -10,73 +11,115 @@ sets. To see what the rule is worth, it is also applied with each data set left 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from data_split import DEVELOPMENT
-from validity import DEVELOPMENT_ROWS, PILOTS, SHIPPED, distances, pilot_shares, read, task_of
+from scipy.stats import norm
+from validity import DEVELOPMENT_ROWS, PILOTS, RESULTS, SHIPPED, distances, pilot_shares, read, task_of
 
 from advisor.core.selections import ALL_LINEAR
+from advisor.core.store import write_json
 from advisor.prediction import predictor
+from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.groups import Group, grouped
 from advisor.prediction.predictor import LEVEL, Predictions, Predictor
 
-FACTORS = tuple(round(0.5 + 0.1 * k, 1) for k in range(16))
+QUANTILE = float(norm.ppf(0.5 + LEVEL / 2))
+FACTORS = tuple(round(0.4 + 0.1 * k, 1) for k in range(15))
+CONSTANTS = {"before": "BEFORE_RUNS", "after": "AFTER_RUNS"}
 
 
-def held(group: Group, found: Predictions) -> tuple[float, float]:
-    """Share of the group's real losses inside their interval, and its mean width relative to the prediction."""
-    at = {name: i for i, name in enumerate(group.selections)}
-    loss = found.loss
-    runs = [(at[r.selection], r.val_loss) for r in group.rows if r.selection in at]
-    inside = [loss.low[i] <= real <= loss.high[i] for i, real in runs]
-    widths = [(loss.high[i] - loss.low[i]) / loss.value[i] for i, _ in runs]
-    return float(np.mean(inside)), float(np.mean(widths))
+@dataclass(frozen=True)
+class Case:
+    """A group, a predictor that knows nothing of its data, and its pilot run."""
+
+    data: str
+    group: Group
+    fitted: Predictor
+    pilot: dict[str, Any]
+
+    def predictions(self, stage: str) -> Predictions:
+        group = self.group
+        if stage == "before":
+            return self.fitted.predict(group.simulated, group.context, distances(group))
+        ran = [group.selections.index(ALL_LINEAR)]
+        shares = pilot_shares(group, self.pilot)
+        return self.fitted.given(group.simulated, group.context, distances(group), ran, [self.pilot["loss"]], shares)
+
+    def held(self, stage: str) -> tuple[float, float, float]:
+        """Of the group's runs: share of losses inside their interval, its mean width relative to the prediction, and the
+        share of differences to all-linear inside theirs, widened by the noise between seeds that the real ones have."""
+        group, found = self.group, self.predictions(stage)
+        at = {name: i for i, name in enumerate(group.selections)}
+        runs = [(at[r.selection], r.val_loss) for r in group.rows if r.selection in at]
+        loss, other = found.loss, found.against_all()
+        inside = np.mean([loss.low[i] <= real <= loss.high[i] for i, real in runs])
+        width = np.mean([(loss.high[i] - loss.low[i]) / loss.value[i] for i, _ in runs])
+        everything = at[ALL_LINEAR]
+        real = group.log_loss - group.log_loss[everything]
+        noise = (
+            QUANTILE * found.seed_sd * np.sqrt(1 / group.seeds + 1 / group.seeds[everything])
+        )  # intervals are of means over seeds
+        low, high = (
+            other.value - np.hypot(other.value - other.low, noise),
+            other.value + np.hypot(other.high - other.value, noise),
+        )
+        apart = np.mean([low[i] <= real[i] <= high[i] for i in range(len(real)) if i != everything])
+        return float(inside), float(width), float(apart)
 
 
-def least(cover: np.ndarray) -> int:
-    """Index of the least factor at which ``cover`` [F, D] holds ``LEVEL`` in the mean over data sets; the last, if none."""
-    enough = np.flatnonzero(cover.mean(1) >= LEVEL)
-    return int(enough[0]) if len(enough) else len(cover) - 1
+def cases(rows: list[CalibrationRow], pilots: dict[str, Any]) -> Iterator[Case]:
+    for group in grouped(rows):
+        data = task_of(group.rows[0])
+        if group.name in pilots and data in DEVELOPMENT:
+            fitted = Predictor().fit([r for r in rows if task_of(r) != data], str(group.context["task"]))
+            yield Case(data, group, fitted, pilots[group.name])
+
+
+def least(table: np.ndarray) -> int:
+    """Index of the factor that the rule takes; the last, if none holds enough. ``table``: [F, D, 3] of :meth:`Case.held`."""
+    means = table.mean(1)
+    enough = np.flatnonzero(np.minimum(means[:, 0], means[:, 2]) >= LEVEL)
+    return int(enough[0]) if len(enough) else len(table) - 1
 
 
 def main() -> None:
     rows = [r for folder in (SHIPPED, DEVELOPMENT_ROWS) for r in read(folder)]
-    pilots = json.loads(PILOTS.read_text(encoding="utf-8"))
-    by_data: dict[str, list[list[tuple[float, float]]]] = {}
-    for group in grouped(rows):
-        data = task_of(group.rows[0])
-        if group.name not in pilots or data not in DEVELOPMENT:
-            continue
-        fitted = Predictor().fit([r for r in rows if task_of(r) != data], str(group.context["task"]))
-        pilot, ran = pilots[group.name], [group.selections.index(ALL_LINEAR)]
-
-        def after(
-            factor: float,
-            group: Group = group,
-            fitted: Predictor = fitted,
-            pilot: dict[str, Any] = pilot,
-            ran: Sequence[int] = ran,
-        ) -> Predictions:
-            predictor.AFTER_RUNS = factor
-            shares = pilot_shares(group, pilot)
-            return fitted.given(group.simulated, group.context, distances(group), ran, [pilot["loss"]], shares)
-
-        by_data.setdefault(data, []).append([held(group, after(factor)) for factor in FACTORS])
-    names = sorted(by_data)
-    means = np.array([np.mean(by_data[name], axis=0) for name in names])  # [D, F, 2]
-    cover, width = means[:, :, 0].T, means[:, :, 1].T
-    print(f"{sum(map(len, by_data.values()))} groups of {len(names)} data sets")
-    print("factor  covers  least  width")
-    for k, factor in enumerate(FACTORS):
-        print(f"{factor:6.1f}  {cover[k].mean():6.1%} {cover[k].min():6.0%} {width[k].mean():6.2f}")
-    chosen = [least(np.delete(cover, d, 1)) for d in range(len(names))]
-    judged = [cover[k, d] for d, k in enumerate(chosen)]
-    print(f"the rule takes {FACTORS[least(cover)]}; with each data set left out {[FACTORS[k] for k in chosen]}")
-    wide = np.mean([width[k, d] for d, k in enumerate(chosen)])
-    print(f"judged on the one left out: covers {np.mean(judged):.1%}, width {wide:.2f}")
-    print({name: round(float(value), 2) for name, value in zip(names, judged, strict=True)})
+    found = list(cases(rows, json.loads(PILOTS.read_text(encoding="utf-8"))))
+    names = sorted({case.data for case in found})
+    print(f"{len(found)} groups of {len(names)} data sets")
+    results: dict[str, Any] = {"groups": len(found), "data_sets": len(names), "factors": FACTORS}
+    for stage, constant in CONSTANTS.items():
+        kept = getattr(predictor, constant)
+        table = np.empty((len(FACTORS), len(names), 3))
+        for k, factor in enumerate(FACTORS):
+            setattr(predictor, constant, factor)
+            held = [case.held(stage) for case in found]
+            table[k] = [np.mean([h for h, case in zip(held, found, strict=True) if case.data == name], 0) for name in names]
+        setattr(predictor, constant, kept)
+        print(f"\n{stage} (now {kept})\nfactor  covers  least  width  differences to all covered")
+        for factor, row in zip(FACTORS, table, strict=True):
+            print(
+                f"{factor:6.1f}  {row[:, 0].mean():6.1%} {row[:, 0].min():6.0%} {row[:, 1].mean():6.2f}  {row[:, 2].mean():6.1%}"
+            )
+        chosen = [least(np.delete(table, d, 1)) for d in range(len(names))]
+        judged = np.array([table[k, d] for d, k in enumerate(chosen)])
+        results[stage] = {
+            "rule": FACTORS[least(table)],
+            "table": table.mean(1).tolist(),
+            "left_out": {
+                "factors": [FACTORS[k] for k in chosen],
+                **dict(zip(("covers", "width", "differences_covered"), judged.mean(0).tolist(), strict=True)),
+            },
+            "by_data": dict(zip(names, judged[:, 0].tolist(), strict=True)),
+        }
+        print(f"the rule takes {FACTORS[least(table)]}; with each data set left out {[FACTORS[k] for k in chosen]}")
+        covers, width, apart = judged.mean(0)
+        print(f"judged on the one left out: covers {covers:.1%} at width {width:.2f}, differences {apart:.1%}")
+    write_json(RESULTS.with_name("widening.json"), results)
 
 
 if __name__ == "__main__":
