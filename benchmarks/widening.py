@@ -60,13 +60,9 @@ class Case:
         width = np.mean([(loss.high[i] - loss.low[i]) / loss.value[i] for i, _ in runs])
         everything = at[ALL_LINEAR]
         real = group.log_loss - group.log_loss[everything]
-        noise = (
-            QUANTILE * found.seed_sd * np.sqrt(1 / group.seeds + 1 / group.seeds[everything])
-        )  # intervals are of means over seeds
-        low, high = (
-            other.value - np.hypot(other.value - other.low, noise),
-            other.value + np.hypot(other.high - other.value, noise),
-        )
+        noise = QUANTILE * found.seed_sd * np.sqrt(1 / group.seeds + 1 / group.seeds[everything])
+        low = other.value - np.hypot(other.value - other.low, noise)
+        high = other.value + np.hypot(other.high - other.value, noise)
         apart = np.mean([low[i] <= real[i] <= high[i] for i in range(len(real)) if i != everything])
         return float(inside), float(width), float(apart)
 
