@@ -25,6 +25,11 @@ WIDTH, HEIGHT = 80, 24
 MOST_ROWS, LEAST_ROWS = 6, 3  # of the short answer's table
 FEWEST_SENTENCES = 2  # what to adapt, what to expect
 LONGEST_PLACES = 130  # characters; scattered modules are named in the report
+NOTHING_LEARNED = 0.01  # log loss that a linear probe on frozen features wins over guessing
+LITTLE_TO_WIN = (
+    "Little can be won here: a linear probe on the frozen model does not beat guessing. In real runs of six such tasks no "
+    "target set lowered the loss by more than 6%."
+)
 LITTLE = 0.005  # share of the loss that is not worth a run
 CONFIRM_CAVEAT = "On two tasks kept back an earlier version ranked worse by it."
 
@@ -74,6 +79,8 @@ def short_verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
     """What to adapt; what that costs or wins against all modules and q,v; whether it can be told from common target sets; the
     level, which is known less well."""
     lines = [what_to_adapt(scorer, rec), what_to_expect(scorer, rec)]
+    if scorer.context["head_gain"] <= NOTHING_LEARNED:
+        lines.append(LITTLE_TO_WIN)
     if told := told_apart(rec):
         lines.append(told)
     if far := rec.front.predictions.far:

@@ -160,6 +160,13 @@ def test_verdict_speaks_up_when_nothing_can_be_told_apart_or_is_unstable(pair: P
     assert "raise --samples" not in "\n".join(verdict(scorer, replace(found, stability=Stability((0.9, 0.8), 20)), None))
 
 
+@pytest.mark.parametrize(("won", "said"), [(-0.02, True), (0.01, True), (0.02, False), (1.0, False)])
+def test_where_a_linear_probe_learns_nothing_the_answer_says_that_little_can_be_won(pair: Pair, won: float, said: bool) -> None:
+    scorer = copy.copy(pair[0])
+    scorer.context = {**scorer.context, "head_gain": won}
+    assert any("does not beat guessing" in line for line in short_verdict(scorer, pair[1])) == said
+
+
 def test_json_is_plain_and_says_what_the_sentences_say(pair: Pair) -> None:
     scorer, found = pair
 
