@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from validity import HERE, SHIPPED, predict, read, task_of
+from validity import SHIPPED, judged, predict, read, task_of
 
 from advisor.core.selections import ALL_LINEAR, QV
-from advisor.prediction.groups import Group, grouped
+from advisor.prediction.groups import Group
 from advisor.prediction.predictor import Predictions
 
 
@@ -33,9 +33,8 @@ def measure(group: Group, predictions: Predictions, reference: str) -> tuple[flo
 
 
 def main() -> None:
-    shipped, held_out = read(SHIPPED), read(HERE / "rows")
-    groups = grouped([*shipped, *held_out])
-    found = [(g, predict([row for row in shipped if task_of(row) != g.data], g)) for g in groups]
+    rows = read(SHIPPED)
+    found = [(g, predict([row for row in rows if task_of(row) != task_of(g.rows[0])], g)) for g in judged(rows)]
     for reference in (ALL_LINEAR, QV):
         for how, as_known in (("gain known", False), ("as shown", True)):
             each = [measure(g, p if as_known else replace(p, log_gain_sd=0.0), reference) for g, p in found]

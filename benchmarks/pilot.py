@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from linearity import source_of
 from torch import nn
-from validity import PILOTS, SHIPPED, read
+from validity import PILOT_SEED, PILOTS, SHIPPED, read
 
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
@@ -35,7 +35,6 @@ from advisor.training.finetune import finetune
 from advisor.training.pilot import switched_losses
 
 HERE = Path(__file__).parent
-SEED = 2  # rows have 0 and 1
 
 
 def pilot(group: Group) -> dict[str, Any] | None:
@@ -62,9 +61,23 @@ def pilot(group: Group) -> dict[str, Any] | None:
         found["switched_s"] = round(time.monotonic() - start, 1)
 
     run = finetune(
-        loaded, all_linear(targets), settings, recipe, prepared.train_rows, prepared.eval_rows, row.metric, SEED, inspect=measure
+        loaded,
+        all_linear(targets),
+        settings,
+        recipe,
+        prepared.train_rows,
+        prepared.eval_rows,
+        row.metric,
+        PILOT_SEED,
+        inspect=measure,
     )
-    return {"seed": SEED, "loss": run.at_best.val_loss, "metric": run.at_best.metric, "run_s": round(run.wall_s, 1), **found}
+    return {
+        "seed": PILOT_SEED,
+        "loss": run.at_best.val_loss,
+        "metric": run.at_best.metric,
+        "run_s": round(run.wall_s, 1),
+        **found,
+    }
 
 
 def main() -> None:

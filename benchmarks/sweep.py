@@ -27,6 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 from data_split import DEVELOPMENT, EXAM
+from validity import PILOT_SEED, PILOTS
 
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Session
@@ -48,8 +49,6 @@ EVALUATION = {name: "validation" for name in ("sst2", "cola", "mrpc", "rte", "st
 SHARE = 0.18  # of all LoRA parameters, the size of the random selections
 EVAL_ROWS = 300
 SELECTION_SEED = 7
-PILOT_SEED = 2  # rows have 0 and 1
-PILOTS = HERE / "results" / "pilots.json"
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def run(group: Group, work: Path, e5: Path, rows_file: Path, workers: int) -> in
     options: dict[str, Any] = {"eval_rows": EVAL_ROWS, "made_of": prepared.made_of, "workers": workers}
     *runs, piloted = calibrate(source, [*planned, pilot], recipe, work / group.name, session, **options)
     probe = run_probe(prepared, ProbeSettings(), work / group.name / "probe", session)
-    rows = rows_from_runs(runs, probe)
+    rows = rows_from_runs([*runs, piloted], probe)  # the pilot is a second seed of all modules
     write_text(rows_file, "".join(row.as_json() + "\n" for row in rows))
     result = piloted["result"]
     pilots = json.loads(PILOTS.read_text(encoding="utf-8"))

@@ -41,6 +41,7 @@ DEVELOPMENT_ROWS = HERE / "rows" / "development"
 PEERS = HERE / "results" / "peer_scores.json"
 PILOTS = HERE / "results" / "pilots.json"
 RESULTS = HERE / "results" / "validity.json"
+PILOT_SEED = 2  # rows have 0 and 1
 FEWEST = 6  # runs a budget needs for a rank correlation inside it
 RANKED = 8  # selections a group needs to count in the mean rank correlation
 DRAWS = 500
@@ -61,6 +62,11 @@ def read(folder: Path) -> list[CalibrationRow]:
     for path in sorted(folder.glob("*.jsonl")):
         rows += parse_rows(path.read_text(encoding="utf-8").splitlines(), path.name)
     return rows
+
+
+def judged(rows: Sequence[CalibrationRow]) -> list[Group]:
+    """Groups as predictions are judged by: without their pilot run, which predictions after it have seen."""
+    return grouped([row for row in rows if row.seed != PILOT_SEED])
 
 
 def task_of(row: CalibrationRow) -> str:
@@ -309,7 +315,7 @@ def leave_out(
 ) -> list[dict[str, Any]]:
     """Reports of every group, from the rows that share neither its task (or model) as ``key`` says."""
     found = []
-    for group in grouped(rows):
+    for group in judged(rows):
         rest = [r for r in rows if key(r) != key(group.rows[0])]
         try:
             found.append(report(rest, group, peers, pilots))

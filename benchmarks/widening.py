@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from data_split import DEVELOPMENT
 from scipy.stats import norm
-from validity import DEVELOPMENT_ROWS, PILOTS, RESULTS, SHIPPED, distances, pilot_shares, read, task_of
+from validity import DEVELOPMENT_ROWS, PILOTS, RESULTS, SHIPPED, distances, judged, pilot_shares, read, task_of
 
 from advisor.core.selections import ALL_LINEAR
 from advisor.core.store import write_json
 from advisor.prediction import predictor
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.groups import Group, grouped
+from advisor.prediction.groups import Group
 from advisor.prediction.predictor import LEVEL, Predictions, Predictor
 
 QUANTILE = float(norm.ppf(0.5 + LEVEL / 2))
@@ -68,7 +68,7 @@ class Case:
 
 
 def cases(rows: list[CalibrationRow], pilots: dict[str, Any]) -> Iterator[Case]:
-    for group in grouped(rows):
+    for group in judged(rows):
         data = task_of(group.rows[0])
         if group.name in pilots and data in DEVELOPMENT:
             fitted = Predictor().fit([r for r in rows if task_of(r) != data], str(group.context["task"]))
