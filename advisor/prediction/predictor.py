@@ -39,10 +39,6 @@ Array = NDArray[np.float64]
 LEVEL = 0.9
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
 SCORE_RIDGE = 0.3
-# Every standard deviation is taken so many times, before any real run and after one: the least factors at which 90 % intervals
-# of a run's loss hold 90 % of the real losses, in the mean over development data sets, each predicted from the others
-# (benchmarks/widening.py).
-BEFORE_RUNS, AFTER_RUNS = 1.0, 1.6
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
 
@@ -166,7 +162,7 @@ class Predictor:
             distances: [S + 1, S + 1] share of parameters in which two selections differ, all-linear last.
         """
         far = self._far(context)
-        widen = BEFORE_RUNS * (FAR_FACTOR if far else 1.0)
+        widen = FAR_FACTOR if far else 1.0
         quantile = float(norm.ppf(0.5 + LEVEL / 2))
         forgone = curve(simulated / simulated_gain(context))
         typical, misfit, noise = self._typical(context)
@@ -207,7 +203,7 @@ class Predictor:
                 (:func:`on_scale_of`), all-linear last; NaN where none did. It and the simulated share count alike.
         """
         far = self._far(context)
-        widen = (AFTER_RUNS if observed else BEFORE_RUNS) * (FAR_FACTOR if far else 1.0)
+        widen = FAR_FACTOR if far else 1.0
         quantile = float(norm.ppf(0.5 + LEVEL / 2))
         typical, misfit, noise = self._typical(context)
         forgone = curve(np.append(simulated, 0.0) / simulated_gain(context))

@@ -26,7 +26,7 @@ from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.gain import FEATURE, curve, simulated_gain
 from advisor.prediction.payload import plain
-from advisor.prediction.predictor import AFTER_RUNS, Estimate, Predictions
+from advisor.prediction.predictor import Estimate, Predictions
 from advisor.prediction.scorer import Scorer
 from advisor.report.confirmation import CAVEAT, confirm_entry, confirm_table, confirmed
 from advisor.report.words import duration
@@ -163,7 +163,7 @@ def test_scorer_given_runs_predicts_them_and_keeps_them_on_a_subsample(both: Bot
     assert len(after.deviation) == 5
     assert after.loss.value[3] == pytest.approx(0.5, rel=0.05)
     widths = [np.log(found.loss.high[3] / found.loss.low[3]) for found in (after, plain)]
-    assert widths[0] < 0.4 * AFTER_RUNS * widths[1]
+    assert widths[0] < 0.4 * widths[1]
     assert scorer.runs == ()
     assert scorer.predict(rec.pool[:5]).loss.value.tolist() == plain.loss.value.tolist()
     again = given.on(scorer.probe)

@@ -18,7 +18,6 @@ from scipy.stats import multivariate_normal, norm
 from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.prediction import posterior as posterior_module
-from advisor.prediction import predictor as predictor_module
 from advisor.prediction.gain import CURVE, curve, simulated_gain
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
 from advisor.prediction.predictor import Predictions, Predictor, on_scale_of, parameter_distances
@@ -186,17 +185,9 @@ def fitted() -> Predictor:
 
 @cache
 def worlds(count: int = 150, selections: int = 20) -> dict[str, Array]:
-    """Regret of the pick and coverage of the intervals before and after four runs, in worlds as the model has them, which
-    need no ``AFTER_RUNS``."""
+    """Regret of the pick and coverage of the intervals before and after four runs, in worlds as the model has them."""
     found: dict[str, list[Any]] = {"before": [], "after": [], "covered_before": [], "covered_after": [], "width": []}
     predictor = fitted()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor_module, "AFTER_RUNS", 1.0)
-        _run_worlds(found, predictor, count, selections)
-    return {key: np.array(values) for key, values in found.items()}
-
-
-def _run_worlds(found: dict[str, list[Any]], predictor: Predictor, count: int, selections: int) -> None:
     for seed in range(count):
         rng = np.random.default_rng(seed)
         context = predictor.groups_[seed % len(predictor.groups_)].context
@@ -230,6 +221,7 @@ def _run_worlds(found: dict[str, list[Any]], predictor: Predictor, count: int, s
         for name, p in (("covered_before", before), ("covered_after", after)):
             found[name].append(np.mean((p.loss.low <= np.exp(judge)) & (np.exp(judge) <= p.loss.high)))
         found["width"].append(np.median(np.log(after.loss.high / after.loss.low) / np.log(before.loss.high / before.loss.low)))
+    return {key: np.array(values) for key, values in found.items()}
 
 
 def test_regret_falls() -> None:
