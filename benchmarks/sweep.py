@@ -2,9 +2,9 @@
 
 A group is a model on a data set with one number of rows and one learning rate. Most get one seed of head-only, all-linear, q,v
 and random selections of one size; a few get 24 selections by two seeds at three rates; each gets a pilot run by a seed of its
-own. Resumable: finished runs are kept in the work folder, and a group whose rows file exists is left alone. Rows go to
-``benchmarks/rows/development`` and ``benchmarks/rows/exam``; ``profiles/predictors`` takes the development rows once the
-figures of docs/validity.md are of them.
+own. Resumable: finished runs are kept in the work folder, and a group whose rows file exists is left alone. Rows of
+development data go to ``profiles/predictors`` and are shipped, so the figures of docs/validity.md are to be made anew; rows of
+exam data go to ``benchmarks/rows/exam``.
 
     python benchmarks/sweep.py WORK --e5 FOLDER [--groups TEXT …] [--exam]
 
@@ -27,7 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 from data_split import DEVELOPMENT, EXAM
-from validity import PILOT_SEED, PILOTS
+from validity import PILOT_SEED, PILOTS, SHIPPED
 
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Session
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    folder = HERE / "rows" / ("exam" if options.exam else "development")
+    folder = HERE / "rows" / "exam" if options.exam else SHIPPED
     for group in EXAMS if options.exam else [*SMALL, *RATES]:
         rows_file = folder / f"{group.name}.jsonl"
         if rows_file.exists() or not any(part in group.name for part in options.groups):

@@ -37,7 +37,6 @@ from advisor.prediction.predictor import LEVEL, Predictions, Predictor, on_scale
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
-DEVELOPMENT_ROWS = HERE / "rows" / "development"
 PEERS = HERE / "results" / "peer_scores.json"
 PILOTS = HERE / "results" / "pilots.json"
 RESULTS = HERE / "results" / "validity.json"
@@ -204,7 +203,7 @@ def differences(group: Group, found: Predictions) -> dict[str, Any]:
     could be claimed to do so with ``LEVEL`` probability."""
     predicted_sd = found.seed_sd
     sd = seed_sd(group) or predicted_sd
-    told = right = alike = alike_right = surely_alike = 0
+    told = right = alike = alike_right = surely_alike = surely_right = 0
     for i in range(len(group.selections)):
         for j in range(i):
             real, predicted = group.log_loss[i] - group.log_loss[j], found.deviation[i] - found.deviation[j]
@@ -217,7 +216,9 @@ def differences(group: Group, found: Predictions) -> dict[str, Any]:
                 variance = found.covariance[i, i] + found.covariance[j, j] - 2 * found.covariance[i, j]
                 spread = math.sqrt(max(float(variance), 1e-24))
                 within = norm.cdf([(2 * predicted_sd - predicted) / spread, (-2 * predicted_sd - predicted) / spread])
-                surely_alike += int(within[0] - within[1] >= LEVEL)
+                if within[0] - within[1] >= LEVEL:
+                    surely_alike += 1
+                    surely_right += int(abs(real) < 2 * sd)
     return {
         "pairs": told + alike,
         "told": told,
@@ -225,6 +226,7 @@ def differences(group: Group, found: Predictions) -> dict[str, Any]:
         "alike": alike,
         "alike_right": alike_right,
         "surely_alike": surely_alike,
+        "surely_right": surely_right,
     }
 
 
@@ -342,14 +344,14 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over groups (pairs and regrets pooled); rank correlations over those of at least ``RANKED`` selections."""
     reports = [r for r in reports if "predicted" in r]
     ranked = [r for r in reports if r["selections"] >= RANKED]
-    names = sorted(set.intersection(*(set(r["scores"]) for r in reports)))
+    names = sorted(set.intersection(*(set(r["scores"]) for r in ranked)))
 
     def mean(values: Sequence[float | None]) -> float | None:
         known = [v for v in values if v is not None]
         return float(np.mean(known)) if known else None
 
-    counts = ("pairs", "told", "told_right", "alike", "alike_right", "surely_alike")
-    pairs = {key: sum(r["differences"][key] for r in reports) for key in counts}
+    counts = ("pairs", "told", "told_right", "alike", "alike_right", "surely_alike", "surely_right")
+    pairs = {key: sum(r["differences"].get(key, 0) for r in reports) for key in counts}
     cells = [cell for r in reports for cell in r["regrets"]]
     regret: dict[str, Any] = {}
     for name in sorted(set.intersection(*(set(c["regret"]) for c in cells))) if cells else []:
@@ -368,6 +370,7 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "after_a_pilot_two_seeds": after_a_pilot([r for r in piloted if r["second_seed"]])
         if any(r["second_seed"] for r in piloted)
         else None,
+        "after_a_pilot_everywhere": after_a_pilot([r for r in reports if r["pilot"]]) if piloted else None,
         "groups": len(reports),
         "groups_ranked": len(ranked),
         "predicted": {k: mean([r["predicted"][k] for r in ranked]) for k in ("all", "within")},
@@ -384,6 +387,7 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "told_right": pairs["told_right"] / max(1, pairs["told"]),
         "alike_right": pairs["alike_right"] / max(1, pairs["alike"]),
         "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
+        "surely_alike_right": pairs["surely_right"] / max(1, pairs["surely_alike"]),
         "regret": regret,
     }
 
@@ -404,7 +408,8 @@ def after_a_pilot(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     stages: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"before": lambda r: r, "after": lambda r: r["pilot"]}
     for name, of in stages.items():
-        pairs = {key: sum(of(r)["differences"][key] for r in reports) for key in reports[0]["differences"]}
+        keys_of_pairs = reports[0]["differences"] if name == "before" else reports[0]["pilot"]["differences"]
+        pairs = {key: sum(of(r)["differences"].get(key, 0) for r in reports) for key in {*keys_of_pairs, "surely_right"}}
         singles = [of(r)["predicted_single_seed" if name == "before" else "single_seed"] for r in reports]
         found[name] = {
             "predicted": {k: mean([of(r)["predicted"][k] for r in reports]) for k in keys},
@@ -424,6 +429,7 @@ def after_a_pilot(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "told_right": pairs["told_right"] / max(1, pairs["told"]),
             "alike_right": pairs["alike_right"] / max(1, pairs["alike"]),
             "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
+            "surely_alike_right": pairs["surely_right"] / max(1, pairs["surely_alike"]),
         }
     return found
 

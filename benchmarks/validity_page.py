@@ -158,12 +158,13 @@ def pilot_table(total: dict[str, Any]) -> str:
     for label, key in (
         ("{} groups with two seeds", "after_a_pilot_two_seeds"),
         ("all {} of at least eight selections", "after_a_pilot"),
+        ("all {}, small ones too", "after_a_pilot_everywhere"),
     ):
         found = total[key]
         for name, at in (("predicted", "before"), ("adapters switched off", None), ("**predicted after the pilot**", "after")):
             label_of = f"{label.format(found['groups'])}: {name}"
             if at is None:
-                lines.append([label_of, pair(found["measured"]), "", "", "", ""])
+                lines.append([label_of, pair(found["measured"]), *[""] * 6])
                 continue
             i = found[at]["intervals"]
             lines.append(
@@ -174,11 +175,14 @@ def pilot_table(total: dict[str, Any]) -> str:
                     widths(i),
                     f"{found[at]['told_share']:.0%}",
                     f"{found[at]['told_right']:.0%}",
+                    f"{found[at]['surely_alike_share']:.0%}",
+                    f"{found[at]['surely_alike_right']:.0%}",
                 ]
             )
         if found["second_seed"]["within"] is not None and key == "after_a_pilot_two_seeds":
-            lines.append(["a second seed of the same runs", pair(found["second_seed"]), "", "", "", ""])
-    return table(("", "all budgets / within one", "interval covers", "its width (constant's)", "told apart", "rightly"), lines)
+            lines.append(["a second seed of the same runs", pair(found["second_seed"]), *[""] * 6])
+    claims = ("told apart", "rightly", "could be called alike", "rightly")
+    return table(("", "all budgets / within one", "interval covers", "its width (constant's)", *claims), lines)
 
 
 def peers_table(reports: Sequence[dict[str, Any]]) -> str:

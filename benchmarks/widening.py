@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from data_split import DEVELOPMENT
 from scipy.stats import norm
-from validity import DEVELOPMENT_ROWS, PILOTS, RESULTS, SHIPPED, distances, judged, pilot_shares, read, task_of
+from validity import PILOTS, RESULTS, SHIPPED, distances, judged, pilot_shares, read, task_of
 
 from advisor.core.selections import ALL_LINEAR
 from advisor.core.store import write_json
@@ -87,7 +87,7 @@ def least(table: np.ndarray) -> int:
 
 
 def main() -> None:
-    rows = [r for folder in (SHIPPED, DEVELOPMENT_ROWS) for r in read(folder)]
+    rows = read(SHIPPED)
     found = list(cases(rows, json.loads(PILOTS.read_text(encoding="utf-8"))))
     names = sorted({case.data for case in found})
     print(f"{len(found)} groups of {len(names)} data sets")
