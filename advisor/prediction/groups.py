@@ -108,9 +108,19 @@ def knows_noise(groups: Sequence[Group]) -> bool:
 
 def seed_sd(group: Group) -> float | None:
     """Standard deviation of log loss between seeds of one selection, pooled over those that were run twice; None if none."""
+    variances = [float(np.var(losses, ddof=1)) for losses in _repeated(group)]
+    return math.sqrt(float(np.mean(variances))) if variances else None
+
+
+def repeats(group: Group) -> int:
+    """Degrees of freedom of :func:`seed_sd`."""
+    return sum(len(losses) - 1 for losses in _repeated(group))
+
+
+def _repeated(group: Group) -> list[list[float]]:
+    """Log losses of each selection that was run more than once."""
     by_selection: dict[str, list[float]] = {}
     for row in group.rows:
         if row.selection != HEAD_ONLY:
             by_selection.setdefault(row.selection, []).append(math.log(row.val_loss))
-    variances = [float(np.var(losses, ddof=1)) for losses in by_selection.values() if len(losses) > 1]
-    return math.sqrt(float(np.mean(variances))) if variances else None
+    return [losses for losses in by_selection.values() if len(losses) > 1]

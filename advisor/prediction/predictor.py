@@ -32,7 +32,7 @@ from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
 from advisor.prediction.gain import curve, simulated_gain, trust
 from advisor.prediction.gain_level import fit_gain_level
-from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, seed_sd, start_error
+from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, repeats, seed_sd, start_error
 from advisor.prediction.posterior import BISECTIONS, Prior, update
 
 Array = NDArray[np.float64]
@@ -141,11 +141,12 @@ class Predictor:
         clear = [(g, gain) for g, gain in zip(self.groups_, gains, strict=True) if gain.is_clear]
         if not clear:
             raise BadInput("In no calibration group do selections differ clearly.", "Calibrate with a higher --lr.")
-        noises = [(seed_sd(g), gain.value) for g, gain in clear]
-        known = [(sd / value) ** 2 for sd, value in noises if sd is not None]
+        known = [((sd / gain.value) ** 2, repeats(g)) for g, gain in clear if (sd := seed_sd(g)) is not None]
         if not known:
             raise BadInput("No calibration row was run with a second seed: noise is unknown.", "Calibrate with --seeds 2.")
-        self.noise_ = math.sqrt(float(np.mean(known)))
+        shares, freedom = np.array(known).T
+        # A group's variance is known to 2σ⁴/freedom, and variances of groups differ by about as much as they are large.
+        self.noise_ = math.sqrt(float(np.average(shares, weights=freedom / (freedom + 2))))
         excess = [(gain.misfit / gain.value) ** 2 - self.noise_**2 * float(np.mean(1 / g.seeds)) for g, gain in clear]
         self.misfit_ = math.sqrt(max(float(np.mean(excess)), 0.25 * self.noise_**2))
         starts = [e for e in map(start_error, self.groups_) if e is not None]
