@@ -71,9 +71,12 @@ def fit(rows: Sequence[CalibrationRow], task: str = "classification") -> Predict
 
 def rank_correlations(rows: Sequence[CalibrationRow]) -> tuple[float, float]:
     """Means over groups, each left out of the fit, of the rank correlation of actual loss with predicted, and with size:
-    within one budget where the group has six runs of one, since over all budgets size alone goes far."""
+    within one budget where the group has six runs of one, since over all budgets size alone goes far. Groups of fewer than
+    eight selections have no rank correlation worth the name."""
     predicted, size = [], []
     for group in grouped(rows):
+        if len(group.selections) < 8:
+            continue
         predictor = fit([row for row in rows if row.group != group.name], str(group.context["task"]))
         found = predict(predictor, group).deviation
         params = {row.selection: row.params for row in group.rows}
