@@ -45,10 +45,11 @@ def confirm_in(
         steps, finalists = run_steps(scorer, recipe), len(rec.finalists)
         total = steps * settings.real_runs + measuring_steps(finalists, recipe)
         seconds = total * step_seconds(prepared, recipe.batch_size)
+        many = f"Up to {settings.real_runs} real LoRA runs" if settings.real_runs > 1 else "A real LoRA run"
+        first = "The first" if settings.real_runs > 1 else "It"
         session.note(
-            f"Up to {settings.real_runs} real LoRA runs of {steps} steps on {training_rows(scorer.probe, recipe)} training rows. "
-            f"The first trains all modules and measures {finalists} candidates. This takes as long as {total} steps of training "
-            f"all modules at most, roughly {duration(seconds)}.",
+            f"{many} of {steps} steps on {training_rows(scorer.probe, recipe)} training rows. {first} trains all modules and measures "
+            f"{finalists} candidates. This takes as long as {total} steps of training all modules at most, roughly {duration(seconds)}.",
             brief=True,
         )
         run_all = real_runs(source, made_of, recipe, out / CONFIRM_FOLDER, settings.workers, session)
