@@ -45,11 +45,11 @@ def confirm_in(
         steps, finalists = run_steps(scorer, recipe), len(rec.finalists)
         total = steps * settings.real_runs + measuring_steps(finalists, recipe)
         seconds = total * step_seconds(prepared, recipe.batch_size)
-        several, rows = settings.real_runs > 1, training_rows(scorer.probe, recipe)
+        many, rows = settings.real_runs > 1, training_rows(scorer.probe, recipe)
         session.note(
-            f"{f'Up to {settings.real_runs} real LoRA runs' if several else 'A real LoRA run'} of {steps} steps on {rows} training "
-            f"rows. {'The first' if several else 'It'} trains all modules and measures {finalists} candidates. This takes as long as "
-            f"{total} steps of training all modules at most, roughly {duration(seconds)}.",
+            f"{f'Up to {settings.real_runs} real LoRA runs' if many else 'A real LoRA run'} of {steps} steps on {rows} training "
+            f"rows. {'The first' if many else 'It'} trains all modules and measures {finalists} candidates. This takes as long "
+            f"as {total} steps of training all modules at most, roughly {duration(seconds)}.",
             brief=True,
         )
         run_all = real_runs(source, made_of, recipe, out / CONFIRM_FOLDER, settings.workers, session)
