@@ -17,8 +17,11 @@ from advisor.export.script import notebook_code, read_script
 from advisor.models.peft import CONFIG_FILE
 
 MOST_BYTES = 2_000_000
-_ABOUT_LORA = re.compile(r"lora|peft|target_(modules|parameters)|modules_to_save|adapter(_|$)|(rank|alpha)_pattern")
-_PEFT_KEYS = ("r", "rank", "alpha", "exclude_modules", "layers_to_transform", "layers_pattern", "task_type")
+_ABOUT_LORA = re.compile(r"(?i)[ld]ora|peft|target_(modules|parameters)|modules_to_save|adapter(_|$)|(rank|alpha)_pattern")
+_PEFT_KEYS = (
+    *("r", "rank", "alpha", "exclude_modules", "layers_to_transform", "layers_pattern", "layer_replication", "task_type", "bias"),
+    *("fan_in_fan_out", "trainable_token_indices", "ensure_weight_tying"),
+)
 
 
 def read_config(path: Path) -> tuple[Path, dict[str, Any], str | None]:
@@ -73,14 +76,15 @@ def parse(data: bytes, name: str) -> tuple[dict[str, Any], str | None]:
 
 
 def format_of(content: Mapping[str, Any], formats: Mapping[str, Format]) -> Format:
-    """The format whose keys the content has, the first of several.
+    """The format that most of the content's keys mark; of two the other than PEFT, whose keys may be a slip in another's file.
 
     Raises:
         BadInput: of none.
     """
-    for candidate in formats.values():
-        if candidate.marks & set(content):
-            return candidate
+    marks = {name: (len(each.marks & set(content)), name != "peft") for name, each in formats.items()}
+    best = max(marks, key=lambda name: marks[name])
+    if marks[best][0]:
+        return formats[best]
     raise BadInput("this is no config of a known format.", f"Say which: --format {'|'.join(formats)}.")
 
 
@@ -123,12 +127,23 @@ def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> dict[str, 
     return {key: f"Did you mean {words[0]}?" if words else "Leave it out." for key, words in near.items()}
 
 
-def linear_names(model: Any) -> list[str]:
-    """Last name parts of all modules of a ``…Linear…`` class, less the output embedding: what tools mean by "all linear"."""
-    output = model.get_output_embeddings()
-    return sorted(
-        {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if "Linear" in type(m).__name__ and m is not output}
-    )
+def linear_names(model: Any, output: str = "lm_head") -> list[str]:
+    """Last name parts of all modules of a ``…Linear…`` class: what tools mean by "all linear".
+
+    Args:
+        output: what the tool calls the output embedding, which it leaves out; some families have another name for theirs.
+    """
+    linear = [name for name, module in model.named_modules() if "Linear" in type(module).__name__ and output not in name]
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
+
+
+def embeddings(model: Any) -> tuple[str, ...]:
+    """Names of a model's input and output embeddings."""
+    try:
+        pair = (model.get_input_embeddings(), model.get_output_embeddings())
+    except NotImplementedError:
+        return ()
+    return tuple(name for name, module in model.named_modules() if any(module is m for m in pair))
 
 
 def _refuse(constant: str) -> NoReturn:

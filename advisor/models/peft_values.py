@@ -18,28 +18,32 @@ _CHECKED = ("r", "lora_alpha", "layer_replication", "task_type", "peft_type")  #
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
 
 
-def check_values(arguments: Mapping[str, Any]) -> None:
+def check_values(arguments: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> None:
     """Refuse what ``LoraConfig`` would take and should not.
+
+    Args:
+        keys: what the user's file calls an argument, where that is not its own name.
 
     Raises:
         BadInput: a rank is no whole number from 1 to ``MOST_RANK``, an alpha no positive finite number, a dropout no number
             from 0 to 1, a value of another type than PEFT's own annotation, a choice is none of PEFT's, or a key of a pattern
             is no regex.
     """
-    _check_kinds(arguments)
-    _check_numbers(arguments)
+    called = {key: (keys or {}).get(key, key) for key in arguments}
+    _check_kinds(arguments, called)
+    _check_numbers(arguments, called)
     for pattern in ("rank_pattern", "alpha_pattern"):
         if pattern in arguments and arguments[pattern] is None:
-            raise BadInput(f"{pattern} is null, which PEFT does not take.", "Leave it out, or write {}.")
+            raise BadInput(f"{called[pattern]} is null, which PEFT does not take.", "Leave it out, or write {}.")
         for key in arguments.get(pattern) or ():
-            _check_regex(pattern, key)
+            _check_regex(called[pattern], key)
 
 
-def _check_numbers(arguments: Mapping[str, Any]) -> None:
+def _check_numbers(arguments: Mapping[str, Any], called: Mapping[str, str]) -> None:
     def all_of(key: str, pattern: str) -> list[tuple[str, Any]]:
         own = arguments.get(pattern)
-        found = [(f"{pattern} of {name!r}", number) for name, number in own.items()] if isinstance(own, Mapping) else []
-        return [*([(key, arguments[key])] if key in arguments else []), *found]
+        found = [(f"{called[pattern]} of {name!r}", number) for name, number in own.items()] if isinstance(own, Mapping) else []
+        return [*([(called[key], arguments[key])] if key in arguments else []), *found]
 
     for what, rank in all_of("r", "rank_pattern"):
         if type(rank) is not int or not 1 <= rank <= MOST_RANK:
@@ -49,10 +53,11 @@ def _check_numbers(arguments: Mapping[str, Any]) -> None:
             raise BadInput(f"{what} is {str(alpha)[:40]}, not a positive number.", "Correct it.")
     dropout = arguments.get("lora_dropout")
     if dropout is not None and not 0 <= dropout < 1:  # PEFT takes a negative one, or a NaN, for none
-        raise BadInput(f"lora_dropout is {dropout}, no number from 0 to 1, without 1.", "Correct it.")
+        what = f"{called['lora_dropout']} is {dropout}"
+        raise BadInput(f"{what}, which is not from 0 to 1 and below 1.", "Correct it.")
 
 
-def _check_kinds(arguments: Mapping[str, Any]) -> None:
+def _check_kinds(arguments: Mapping[str, Any], called: Mapping[str, str]) -> None:
     """Types, truth values and choices, as PEFT's own annotations give them."""
     from peft import LoraConfig
 
@@ -61,16 +66,16 @@ def _check_kinds(arguments: Mapping[str, Any]) -> None:
         kind = kinds.get(key)
         if kind is bool and isinstance(value, str | list | dict | float):
             raise BadInput(
-                f"{key} is {str(value)[:40]!r}, which is neither true nor false.", "Write true or false without quotes."
+                f"{called[key]} is {str(value)[:40]!r}, which is neither true nor false.", "Write true or false without quotes."
             )
         choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
         if not choices and key not in _CHECKED and not _fits(value, kind):
-            raise BadInput(f"{key} is {str(value)[:60]}, not {_in_words(kind)}.", "Correct it.")
+            raise BadInput(f"{called[key]} is {repr(value)[:60]}, not {_in_words(kind)}.", "Correct it.")
         if not choices or isinstance(value, bool) or value is None or _is_choice(value, choices):
             continue
         near = difflib.get_close_matches(str(value).lower(), choices, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"It knows {', '.join(choices)}."
-        raise BadInput(f"{key} is {str(value)[:40]!r}, which PEFT does not know.", hint)
+        raise BadInput(f"{called[key]} is {str(value)[:40]!r}, which PEFT does not know.", hint)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import struct
@@ -85,7 +86,7 @@ def changed_json(random: Random, content: Any, times: int = 2) -> Any:
             if isinstance(at, dict) and random.random() < 0.2:
                 del at[key]
             else:
-                at[key] = random.choice(VALUES)
+                at[key] = copy.deepcopy(random.choice(VALUES))
             break
     return content
 
