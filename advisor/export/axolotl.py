@@ -147,7 +147,7 @@ FORMAT = Format(
     "axolotl",
     "axolotl",
     "Merge these keys into your training YAML; leave lora_target_linear out, it would add every linear module.",
-    frozenset({"adapter", "base_model", "lora_target_linear"}),  # lora_r is a key of TRL too
+    frozenset({"adapter", "base_model", "lora_target_linear", "lora_r"}),  # lora_r is a key of TRL too
     "revision_of_model",
     render,
     loads,

@@ -118,7 +118,7 @@ FORMAT = Format(
     "trl",
     "TRL",
     "Merge these keys into the YAML of `trl sft --config`; an only entry is taken for a regex.",
-    frozenset({"use_peft", "lora_task_type"}),
+    frozenset({"use_peft", "lora_task_type", "lora_r", "lora_target_modules"}),
     "model_revision",
     render,
     loads,

@@ -69,7 +69,8 @@ def _check_kinds(arguments: Mapping[str, Any], called: Mapping[str, str]) -> Non
                 f"{called[key]} is {str(value)[:40]!r}, which is neither true nor false.", "Write true or false without quotes."
             )
         choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
-        if not choices and key not in _CHECKED and not _fits(value, kind):
+        apart = key == "modules_to_save" and isinstance(value, str)  # PEFT takes it, character by character; verify says so
+        if not (choices or apart or key in _CHECKED or _fits(value, kind)):
             raise BadInput(f"{called[key]} is {repr(value)[:60]}, not {_in_words(kind)}.", "Correct it.")
         if not choices or isinstance(value, bool) or value is None or _is_choice(value, choices):
             continue
