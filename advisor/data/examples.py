@@ -102,7 +102,7 @@ def _chat(cells: Sequence[Any], place: str) -> Example | str:
             learned.append(turn.get("weight") != 0 and all(turn.get(key) is not False for key in LEARNED))
     while messages and (messages[-1][0] != "assistant" or missing(messages[-1][1]) or not learned[len(messages) - 1]):
         messages.pop()
-    return Example(messages=tuple(messages)) if messages else "without an answer by the assistant to be learned"
+    return Example(messages=tuple(messages)) if messages else "without an answer by the assistant"
 
 
 def _more_than_text(cells: Sequence[Any]) -> str | None:

@@ -430,9 +430,9 @@ def campaign(
     counts: Counter[str] = Counter()
     wanted = {"kill": kills, "full": full, "race": races}
     cases = sorted((i / many, kind) for kind, many in wanted.items() for i in range(many))  # of all kinds from the start
-    drawn = [
-        (number, kind, scenarios[number % len(scenarios)]) for number, (_, kind) in enumerate(cases) if only in (None, number)
-    ]
+    quick = [name for name in scenarios if name != "confirm"]
+    order = [*quick, *quick, *(name for name in scenarios if name == "confirm")]  # which takes as long as the others together
+    drawn = [(number, kind, order[number % len(order)]) for number, (_, kind) in enumerate(cases) if only in (None, number)]
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         it = Campaign(Path(folder))
         it.prepare(list(dict.fromkeys(name for _, _, name in drawn)))
