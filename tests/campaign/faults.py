@@ -41,7 +41,7 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OM
 
 LIMIT_S = 300.0  # of one command
 ORPHANS_S = 20.0  # after which no process may be alive
-TIMES = re.compile(r"_s$|_bytes$")  # fields that are measured anew each time
+TIMES = re.compile(r"_s$|_bytes$|^checksum$")  # fields that are measured anew each time, and what is computed from them
 UNCOMPARED = {"report.md", "report.html"}  # say those times; their being there is compared
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SHORT = ("--samples", "8", "--max-length", "8", "--device", "cpu")
