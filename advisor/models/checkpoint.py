@@ -10,12 +10,15 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
-from torch import nn
+
 
 from advisor.core.errors import BadInput, loading
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MIB = 2**20
 MOST_BYTES = {".json": 512 * MIB, ".jinja": 4 * MIB}  # a tokenizer's vocabulary may be large
@@ -87,11 +90,11 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise BadInput(f"{file}: its content is {json.dumps(content)[:40]}, not an object.", "Copy the model's config.json anew.")
-    checkfields(content, str(file), largest_tensor(folder))
+    check_fields(content, str(file), largest_tensor(folder))
     return content
 
 
-def checkfields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_LARGEST) -> None:
+def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_LARGEST) -> None:
     """``largest``: what the largest tensor of the weights holds at most.
 
     Raises:
