@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-
 from advisor.core.errors import BadInput, loading
 
 if TYPE_CHECKING:
