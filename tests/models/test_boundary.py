@@ -47,7 +47,9 @@ def sharded(name: Any) -> Change:
     def change(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "model-1.safetensors")
         names = load_file(folder / "model-1.safetensors")
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, name)}))
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, name)})
+        )
 
     return change
 
