@@ -35,7 +35,7 @@ def locked(folder: Path, session: Session) -> Iterator[None]:
         BadInput: the folder cannot be made or written to, holds a model, or another process has been in there for a day.
         Interrupted: cancelled while waiting.
     """
-    _refuse_model(folder)
+    _refuse_other(folder)
     path = folder / LOCK_FILE
     lock = FileLock(path)
     with writing(folder):
@@ -132,12 +132,16 @@ def write_files(
     return [folder / name for name in files]
 
 
-def _refuse_model(folder: Path) -> None:
+def _refuse_other(folder: Path) -> None:
     """Raises:
-    BadInput: ``folder`` holds a model, which files of ours would make another one, or keep from being loaded.
+    BadInput: ``folder`` is a file, or holds a model or an adapter's weights, which files of ours would make something else of.
     """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise BadInput(f"{folder}: this is no folder.", "Choose another --out.")
     if (folder / "config.json").exists() and any(folder.glob("model*.safetensors")):
         raise BadInput(f"{folder}: this folder holds a model.", "Choose another --out.")
+    if any(folder.glob("adapter_model.*")):
+        raise BadInput(f"{folder}: this folder holds a trained adapter's weights.", "Choose another --out.")
 
 
 def require_ours(folder: Path, names: Sequence[str]) -> None:
@@ -146,7 +150,7 @@ def require_ours(folder: Path, names: Sequence[str]) -> None:
     Raises:
         BadInput: names the first file that we did not write, or that was changed since; or the folder holds a model.
     """
-    _refuse_model(folder)
+    _refuse_other(folder)
     written = _written(folder)
     for name in names:
         path = folder / name
