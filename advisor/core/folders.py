@@ -32,9 +32,10 @@ def locked(folder: Path, session: Session) -> Iterator[None]:
     Reading needs no lock. A process that is killed leaves the lock file, which then locks nothing.
 
     Raises:
-        BadInput: the folder cannot be made or written to, or another process has been in there for a day.
+        BadInput: the folder cannot be made or written to, holds a model, or another process has been in there for a day.
         Interrupted: cancelled while waiting.
     """
+    _refuse_other(folder)
     path = folder / LOCK_FILE
     lock = FileLock(path)
     with writing(folder):
@@ -131,12 +132,25 @@ def write_files(
     return [folder / name for name in files]
 
 
+def _refuse_other(folder: Path) -> None:
+    """Raises:
+    BadInput: ``folder`` is a file, or holds a model or an adapter's weights, which files of ours would make something else of.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise BadInput(f"{folder}: this is no folder.", "Choose another --out.")
+    if (folder / "config.json").exists() and any(folder.glob("model*.safetensors")):
+        raise BadInput(f"{folder}: this folder holds a model.", "Choose another --out.")
+    if any(folder.glob("adapter_model.*")):
+        raise BadInput(f"{folder}: this folder holds a trained adapter's weights.", "Choose another --out.")
+
+
 def require_ours(folder: Path, names: Sequence[str]) -> None:
-    """Check that writing files of these names replaces nothing of the user's.
+    """Check that writing files of these names replaces nothing of the user's, nor lies in a model's folder.
 
     Raises:
-        BadInput: names the first file that we did not write, or that was changed since.
+        BadInput: names the first file that we did not write, or that was changed since; or the folder holds a model.
     """
+    _refuse_other(folder)
     written = _written(folder)
     for name in names:
         path = folder / name

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from advisor.core.errors import BadInput, NotFinite
-from advisor.core.reading import CHECKSUM, check_seal, sealed
+from advisor.core.reading import CHECKSUM, check_regular, check_seal, sealed
 from advisor.core.store import PROBE_FILE, read_json, replacing, write_json
 from advisor.core.targets import Target
 
@@ -151,6 +151,7 @@ def _read_blocks(path: Path, digest: str | None) -> dict[str, np.ndarray]:
     Raises:
         BadInput: the file is missing, damaged, or not the one that was written.
     """
+    check_regular(path, "probe's blocks")
     try:
         arrays = load_file(path)
         if digest is not None and _digest(path) != digest:

@@ -21,15 +21,28 @@ def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
     """The content of a regular file; ``what`` names it in messages, e.g. ``probe``.
 
     Raises:
-        BadInput: the file is missing, unreadable, a folder or device, or larger than ``most`` bytes.
+        BadInput: the file is missing, unreadable, a folder, pipe or device, or larger than ``most`` bytes.
+    """
+    size = check_regular(path, what)
+    if size > most:
+        raise BadInput(f"{path}: the {what} has {size:,} bytes; at most {most:,} are read.", "Check the path.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: the {what} cannot be read: {error.strerror}.", "Check the path.") from error
+
+
+def check_regular(path: Path, what: str) -> int:
+    """The size of a regular file in bytes; to be called before anything opens it, as opening a pipe never ends.
+
+    Raises:
+        BadInput: the file is missing, or a folder, pipe or device.
     """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise BadInput(f"{path}: this is not a regular file, so the {what} is not read.", "Give a file.")
-        if found.st_size > most:
-            raise BadInput(f"{path}: the {what} has {found.st_size:,} bytes; at most {most:,} are read.", "Check the path.")
-        return path.read_bytes()
+        return found.st_size
     except FileNotFoundError as error:
         raise BadInput(f"{path}: no such file, so there is no {what} to read.", "Check the path.") from error
     except OSError as error:

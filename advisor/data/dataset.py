@@ -12,7 +12,9 @@ from textwrap import shorten
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.data.examples import Example, example_of
+from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.text import printable
+from advisor.data.examples import Example, example_of, unread_fields
 from advisor.data.schema import Schema, infer_schema
 from advisor.data.tables import ROWS_KEPT, read_table
 
@@ -93,6 +95,9 @@ def load_dataset(
             left_out[example] += 1
         else:
             examples.append(example)
+    fields = sorted(set().union(*(unread_fields(row.get(schema.text_columns[-1])) for row in table.rows)))
+    if fields and schema.task in LANGUAGE_TASKS:
+        notes.append(f"Not read in turns: {printable(', '.join(fields), 120)}.")
     dropped = [f"Left out: {n} {'row' if n == 1 else 'rows'} {reason}." for reason, n in left_out.items()]
     if not examples:
         raise BadInput(

@@ -9,11 +9,15 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.text import printable
 from advisor.data.images import ImageFile
 from advisor.data.labels import class_name, missing, number
 from advisor.data.schema import Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
+TEXTS = {"text", "output_text"}  # types of parts of a turn; OpenAI also writes input_text
+LEARNED = ("train", "training", "loss")  # fields of a turn that trainers leave out where they are false, as of weight 0
+TURN_FIELDS = {"role", "content", "from", "value", "name", "id", "weight", "tool_calls", "function_call", *LEARNED}
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,15 @@ def _label(value: Any, schema: Schema, place: str) -> int | float:
 
 def _chat(cells: Sequence[Any], place: str) -> Example | str:
     """Turns of all ``cells``: lists of them, or a text, which is the system's."""
-    messages = []
+    messages, learned = [], []
     if other := _more_than_text(cells):
         return other
     for cell in cells:
         for turn in cell if isinstance(cell, list) else [] if missing(cell) else [{"role": "system", "content": cell}]:
             role, content = _turn(turn, place)
             messages.append((CHAT_ROLES.get(role, role), _text(content, place, "messages")))
-    while messages and (messages[-1][0] != "assistant" or missing(messages[-1][1])):
+            learned.append(turn.get("weight") != 0 and all(turn.get(key) is not False for key in LEARNED))
+    while messages and (messages[-1][0] != "assistant" or missing(messages[-1][1]) or not learned[len(messages) - 1]):
         messages.pop()
     return Example(messages=tuple(messages)) if messages else "without an answer by the assistant"
 
@@ -104,12 +109,26 @@ def _more_than_text(cells: Sequence[Any]) -> str | None:
     """Why a conversation cannot be learned as text: a turn holds an image or the like, or calls a tool."""
     for turn in (turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)):
         parts = [part for key in ("content", "value") if isinstance(turn.get(key), list) for part in turn[key]]
-        kinds = {str(part.get("type", "")).split("_")[0] for part in parts if isinstance(part, dict)}
-        if other := sorted(kinds & {"image", "video", "audio"}):
-            return f"with {'an' if other[0][0] in 'aio' else 'a'} {other[0]} in a turn (only text is read)"
+        kinds = sorted({str(part.get("type", "text")).removeprefix("input_") for part in parts if isinstance(part, dict)} - TEXTS)
+        if any(kind.startswith("tool") for kind in kinds):
+            return "with a tool call in a turn (only text is read)"
+        if kinds:
+            kind = printable(kinds[0].split("_")[0], 20)
+            named = {"image": "an image", "audio": "an audio", "video": "a video"}.get(kind, f"a part of type {kind}")
+            return f"with {named} in a turn (only text is read)"
         if turn.get("tool_calls") or turn.get("function_call") or turn.get("from") == "function_call":
             return "with a tool call in a turn (only text is read)"
     return None
+
+
+def unread_fields(cell: Any) -> set[str]:
+    """Fields of a conversation's turns that hold something and are not read."""
+    turns = [turn for turn in cell if isinstance(turn, dict)] if isinstance(cell, list) else []
+    return {key for turn in turns for key, value in turn.items() if key not in TURN_FIELDS and not missing(value) and value != []}
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and "text" in part and part.get("type", "text") in (*TEXTS, "input_text")
 
 
 def _turn(turn: Any, place: str) -> tuple[str, Any]:
@@ -121,8 +140,9 @@ def _turn(turn: Any, place: str) -> tuple[str, Any]:
     for role, content in (("role", "content"), ("from", "value")):
         if isinstance(turn, dict) and isinstance(turn.get(role), str) and content in turn:
             value = turn[content]
-            if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
-                value = "\n".join(_text(part.get("text"), place, "messages") for part in value)
+            if isinstance(value, list) and all(isinstance(part, str) or _is_text(part) for part in value):
+                parts = (part if isinstance(part, str) else part.get("text") for part in value)
+                value = "\n".join(_text(part, place, "messages") for part in parts)
             return turn[role], value
     raise BadInput(
         f"{place}: a message lacks role or content.",

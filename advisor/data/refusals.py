@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import TASKS
+from advisor.data.formats import TEXT_NAMES
+from advisor.data.images import ImageFile
 from advisor.data.labels import missing, number
 from advisor.data.tables import Table
 
 CHATS = ("messages", "conversations", "conversation")
 OTHER_TASKS = {
     "Token classification": (
-        *((words, tags) for words in ("tokens", "words") for tags in ("ner_tags", "pos_tags", "ner", "tags", "labels")),
+        *(
+            (words, tags)
+            for words in ("tokens", "words")
+            for tags in ("ner_tags", "pos_tags", "bio_tags", "ner", "tags", "labels")
+        ),
         ("text", "entities"),
         ("text", "spans"),
     ),
+    "Text that is tokenised already": (("input_ids",),),
+    "Speech": tuple(("audio", text) for text in ("text", "sentence", "transcription", "transcript")),
     "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
-    "Multiple choice": (("choices", "answerkey"), ("choices", "answer"), ("endings", "label")),
+    "Multiple choice": (
+        *(
+            ("choices", "answerkey"),
+            ("choices", "answer"),
+            ("endings", "label"),
+            ("question", "choices"),
+            ("question", "options"),
+        ),
+        ("a", "b", "c", "answer"),
+    ),
     "Preference data": (
         ("chosen", "rejected"),
         ("chosen_response", "rejected_response"),
@@ -26,13 +44,22 @@ OTHER_TASKS = {
         ("preferred", "rejected"),
         ("response_0", "response_1"),
         ("response_a", "response_b"),
+        ("responses", "scores"),
+        ("answers", "scores"),
+        ("instruction", "completions"),
+        ("prompt", "completions"),
     ),
     "Pairs of texts for embeddings": (("anchor", "positive"), ("query", "positive"), ("query", "pos"), ("sentence", "positive")),
     "Translation": (("translation",),),
 }
 ANSWERED = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), *((chat,) for chat in CHATS))
+METADATA_NAMES = (*("id", "idx", "index", "source", "url", "lang", "language", "split", "fold", "date", "timestamp"),)
+ROWS_LOOKED_AT = 1_000
 DESIRED = ("label", "labels", "desirable", "is_desirable", "kto_tag")
-BESIDE_TURNS = ("image", "images", "audio", "audios", "video", "videos", "tools")
+PAIRS = tuple(  # values of a column that answers yes or no
+    map(set, (("0", "1"), ("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("-1", "1"), ("good", "bad"), ("up", "down")))
+)
+IN_A_SENTENCE = re.compile(r"(O|[BIESLU]-\S+)")  # tags of words: B-PER, I-PER, O
 
 
 def find(table: Table, names: Iterable[str | None], exclude: Sequence[str] = ()) -> str | None:
@@ -52,8 +79,15 @@ def find_all(table: Table, groups: Iterable[Sequence[str]], exclude: Sequence[st
 
 def refuse_other_tasks(table: Table, label_column: str | None) -> None:
     """Raises:
-    BadInput: the columns are those of a task that is not supported.
+    BadInput: the columns are those of a task that is not supported, or conversations are written as text.
     """
+    for chat in (column for column in table.columns if column.lower() in CHATS):
+        given = [cell for cell in table.column(chat) if not missing(cell)]
+        if given and all(isinstance(cell, str) and cell.lstrip().startswith(("[", "{")) for cell in given):
+            raise BadInput(
+                f"{table.source}: {chat} holds JSON written as text, not a list of turns.",
+                "Write each row's list itself, as JSONL.",
+            )
     for kind, groups in OTHER_TASKS.items():
         found = find_all(table, groups)
         if found:
@@ -61,6 +95,13 @@ def refuse_other_tasks(table: Table, label_column: str | None) -> None:
                 f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",
                 f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
             )
+    image = find(table, ("image", "img", "pixel_values"))
+    if image and find(table, TEXT_NAMES) is None and not any(isinstance(cell, ImageFile) for cell in table.column(image)):
+        raise BadInput(
+            f"{table.source}: images in a column ({image}) are not read.",
+            "Give a folder with a subfolder of image files for each class, or name the texts with --text-column.",
+        )
+    _refuse_tagged_words(table)
     answered, desired = find_all(table, ANSWERED), find(table, DESIRED)
     if answered and desired and label_column is None and _two_valued(table.column(desired)):
         raise BadInput(
@@ -74,26 +115,49 @@ def refuse_several_labels(table: Table, label: str, others: Sequence[str]) -> No
     """Raises:
     BadInput: ``label``, which nobody named, is one of several columns of 0 and 1.
     """
-    alike = [column for column in others if _two_valued(table.column(column))]
+    alike = [column for column in others if _answers(table.column(column))]
     if label in alike and len(alike) > 1:
+        what = " and ".join(sorted(_answers(table.column(label))))
         raise BadInput(
-            f"{table.source}: {len(alike)} columns hold 0 and 1 only ({', '.join(alike)}), and one label a row is learned.",
+            f"{table.source}: {len(alike)} columns hold {what} only ({', '.join(alike)}), and one label a row is learned.",
             f"Name it, such as --label-column {label}; to learn all, make one column of their combinations.",
         )
 
 
+def _refuse_tagged_words(table: Table) -> None:
+    """Raises:
+    BadInput: rows are words with a tag each: lists of the same lengths, or lines that end in a tag.
+    """
+    rows = table.rows[:ROWS_LOOKED_AT]
+    lists = [c for c in table.columns if all(isinstance(r.get(c), list) and r[c] and _plain(r[c]) for r in rows)]
+    alike = [c for c in lists[1:] if all(len(r[c]) == len(r[lists[0]]) for r in rows)]
+    last = table.columns[-1]
+    ends = [str(row[last]).split()[-1] for row in rows if not missing(row.get(last)) and not isinstance(row[last], list | dict)]
+    tags = ends if ends and all(map(IN_A_SENTENCE.fullmatch, ends)) and any(end != "O" for end in ends) else []
+    if (alike and any(len(r[lists[0]]) > 1 for r in rows) and "input_ids" not in lists) or tags:
+        where = f"columns {lists[0]} and {alike[0]}" if alike else f"column {last}: {', '.join(list(dict.fromkeys(tags))[:3])}"
+        raise BadInput(f"{table.source}: Token classification ({where}) is not supported.", f"The tasks are {', '.join(TASKS)}.")
+
+
+def _plain(values: Sequence[Any]) -> bool:
+    return not any(isinstance(value, list | dict) for value in values)
+
+
 def unread_columns(table: Table, texts: Sequence[str]) -> tuple[str, ...]:
-    """Columns beside chats that hold images, sounds or tools and are not empty."""
-    if not any(isinstance(value, list) for value in table.column(texts[-1])):
-        return ()
-    return tuple(c for c in table.columns if c.lower() in BESIDE_TURNS and c not in texts and any(table.column(c)))
+    """Columns of rows that a language model learns which it does not read, empty ones and metadata left out."""
+    beside = (column for column in table.columns if column not in texts and column.lower() not in METADATA_NAMES)
+    return tuple(column for column in beside if any(not missing(cell) and cell != [] for cell in table.column(column)))
+
+
+def _answers(values: Sequence[Any]) -> set[str]:
+    """The values of a column that answers yes or no in one of the usual ways, in lower case; empty of any other column."""
+    given = [v for v in values if not missing(v)]
+    if not _plain(given):
+        return set()
+    seen = {f"{parsed:g}" if (parsed := number(v)) is not None else str(v).strip().lower() for v in given}
+    return seen if seen and any(seen <= pair for pair in PAIRS) else set()
 
 
 def _two_valued(values: Sequence[Any]) -> bool:
-    """Whether all cells that are not empty are 0 or 1, or true or false, and both are there."""
-    truths = {"true": 1.0, "false": 0.0}
-    given = [v for v in values if not missing(v)]
-    if any(isinstance(v, list | dict) for v in given):
-        return False
-    seen = {float(v) if isinstance(v, bool) else truths.get(str(v).strip().lower(), number(v)) for v in given}
-    return seen == {0.0, 1.0}
+    """Whether a column answers yes or no, and both are there."""
+    return len(_answers(values)) == 2

@@ -15,7 +15,15 @@ from advisor.core.recipe import LANGUAGE_TASKS, METRICS, TASKS
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
 from advisor.data.images import ImageFile
 from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels
-from advisor.data.refusals import CHATS, find, find_all, refuse_other_tasks, refuse_several_labels, unread_columns
+from advisor.data.refusals import (
+    CHATS,
+    METADATA_NAMES,
+    find,
+    find_all,
+    refuse_other_tasks,
+    refuse_several_labels,
+    unread_columns,
+)
 from advisor.data.tables import Table
 
 TEXT_PAIRS = (
@@ -46,19 +54,6 @@ UNLABELLED_PROMPT_COMPLETION = (
     ("article", "highlights"),
     *((text, "summary") for text in ("article", "document", "dialogue", "text")),
     ("source", "target"),
-)
-METADATA_NAMES = (
-    "id",
-    "idx",
-    "index",
-    "source",
-    "url",
-    "lang",
-    "language",
-    "split",
-    "fold",
-    "date",
-    "timestamp",
 )
 
 
@@ -160,11 +155,21 @@ def infer_schema(
     if class_names:
         shown = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
         notes.append(f"There are {len(class_names)} classes: {shown}.")
-    if unread := unread_columns(table, texts):
-        notes.append(f"Not read: {', '.join(unread)}; only the text of the turns is.")
+    if unread := unread_columns(table, texts) if chosen in LANGUAGE_TASKS else ():
+        shown = ", ".join(unread[:8]) + (", …" if len(unread) > 8 else "")
+        notes.append(f"Not read: {shown}{'; only the text of the turns is' if _holds_chats(table, texts[-1]) else ''}.")
+    if combined := _combined(class_names):
+        notes.append(f"The class {combined!r} combines others, and is learned as a class of its own.")
     if metric is None:
         notes.append(f"The metric is {schema.metric}.")
     return schema, notes
+
+
+def _combined(class_names: Sequence[str]) -> str | None:
+    """The first class whose name lists names of other classes."""
+    known = set(class_names)
+    parts = ((name, [part.strip() for part in re.split(r"[,;|]", name)]) for name in class_names)
+    return next((name for name, each in parts if len(each) > 1 and known.issuperset(each)), None)
 
 
 def _image_column(table: Table) -> str | None:

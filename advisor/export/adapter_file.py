@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from advisor.core.errors import BadInput
+from advisor.core.errors import BadInput, reason
+from advisor.core.reading import check_regular
 from advisor.models.peft import Resolved
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT takes the first that there is
 PREFIX = "base_model.model."
-START = (".lora_B.weight", ".lora_embedding_A")  # what PEFT sets to zero before training
+FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")  # zero: no effect, as before training
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -30,14 +31,16 @@ class Adapter:
     Attributes:
         file: its name.
         shapes: of each tensor, by its name in the file.
-        untrained: modules that still are at their start, so that LoRA changes nothing.
+        idle: modules whose A or B is all zero, as B is before training, so that LoRA changes nothing.
         broken: tensors with a NaN or an infinity.
+        whole: tensors of whole numbers.
     """
 
     file: str
     shapes: Shapes
-    untrained: tuple[str, ...]
+    idle: tuple[str, ...]
     broken: tuple[str, ...]
+    whole: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Difference:
     """An adapter's tensors beside those of PEFT's model; names without ``PREFIX``, after PEFT's own conversion of old names.
 
     Attributes:
-        held: tensors that fit.
+        held: tensors that fit. beside: others that PEFT loads too, such as embeddings that nothing in the config names.
         missing: tensors that PEFT has and the file does not.
         extra: tensors of the file that PEFT has no place for.
         sizes: the file's and the model's shape of tensors that differ.
@@ -53,6 +56,7 @@ class Difference:
     """
 
     held: Shapes
+    beside: tuple[str, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     sizes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -73,20 +77,32 @@ def read_adapter(folder: Path) -> Adapter | None:
     path = next((folder / name for name in WEIGHTS_FILES if os.path.lexists(folder / name)), None)
     if path is None:
         return None
+    check_regular(path, "file of weights")
     shapes: Shapes = {}
-    untrained, broken = [], []
+    idle, broken, whole = [], [], []
     try:
         for key, tensor in _tensors(path):
             name = key.removeprefix(PREFIX)
             shapes[key] = tuple(tensor.shape)
-            if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            if not tensor.is_floating_point():
+                whole.append(name)
+            elif not torch.isfinite(tensor.float()).all():
                 broken.append(name)
-            if name.endswith(START) and not tensor.float().any():
-                untrained.append(name.rpartition(".lora_")[0])
-    except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{path}: the adapter's weights cannot be read: {reason}.", "Save the adapter again.") from error
-    return Adapter(path.name, shapes, tuple(untrained), tuple(broken))
+            if name.endswith(FACTORS) and not tensor.float().any():
+                idle.append(name.rpartition(".lora_")[0])
+    except pickle.UnpicklingError as error:
+        raise BadInput(f"{path}: it holds more than tensors, so it is not read.", "Save it as safetensors.") from error
+    except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, KeyError) as error:
+        raise BadInput(f"{path}: the adapter's weights cannot be read: {reason(error)}.", "Save the adapter again.") from error
+    return Adapter(path.name, shapes, tuple(dict.fromkeys(idle)), tuple(broken), tuple(whole))
+
+
+def unread_weights(folder: Path) -> list[str]:
+    """Files of weights beside a config that PEFT does not load: other names, shards, and a ``.bin`` beside safetensors."""
+    there = [name for name in WEIGHTS_FILES if (folder / name).exists()]
+    model = (folder / "config.json").exists()  # the base model's own weights lie there too
+    found = [path.name for kind in ("*.safetensors", "*.bin", "*.pt") for path in sorted(folder.glob(kind))]
+    return [name for name in found if name not in there[:1] and (name.startswith("adapter") or not model)]
 
 
 def _tensors(path: Path) -> Any:
@@ -123,6 +139,7 @@ def difference(adapter: Adapter, model: Any) -> Difference:
         as_named = (first, next(name for name in needed if ".lora_" in name))
     return Difference(
         held={_bare(name): shape for name, shape in found.items() if name in wanted},
+        beside=tuple(_bare(name) for name in found if name in places and name not in wanted),
         missing=tuple(map(_bare, missing)),
         extra=tuple(map(_bare, extra)),
         sizes={_bare(name): both for name, both in sizes.items()},
@@ -184,9 +201,11 @@ def tensor_surprises(adapter: Adapter, found: Difference, resolved: Resolved, em
         surprises += _module_surprises(found, resolved) + _full_surprises(found, resolved)
     surprises += _size_surprises(found, embeddings)
     modules = {name.rpartition(".lora_")[0] for name in adapter.shapes if ".lora_" in name}
-    if adapter.untrained:
-        many = f"{len(adapter.untrained)} of {len(modules)}"
-        surprises.append(f"B is all zero in {many} modules (first: {adapter.untrained[0]}): LoRA changes nothing there.")
+    if adapter.idle:
+        many = f"{len(adapter.idle)} of {len(modules)}"
+        surprises.append(f"A or B is all zero in {many} modules (first: {adapter.idle[0]}): LoRA changes nothing there.")
+    if adapter.whole:
+        surprises.append(f"{len(adapter.whole)} tensors hold whole numbers, not weights (first: {adapter.whole[0]}).")
     if adapter.broken:
         surprises.append(f"{len(adapter.broken)} tensors hold a NaN or an infinity (first: {adapter.broken[0]}).")
     return surprises
@@ -240,6 +259,7 @@ def _size_surprises(found: Difference, embeddings: Sequence[str]) -> list[str]:
         )
     others = {name: both for name, both in found.sizes.items() if name not in ranks}
     rows = {name: both for name, both in others.items() if name.startswith(tuple(f"{e}." for e in embeddings))}
+    rows = {name: both for name, both in rows.items() if ".token_adapter." not in name}
     if rows:
         name, (there, here) = next(iter(rows.items()))
         surprises.append(

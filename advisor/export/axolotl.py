@@ -1,9 +1,9 @@
 """axolotl: keys of its YAML.
 
 Its rules, read off ``src/axolotl/loaders/adapter.py`` and ``src/axolotl/utils/schemas/peft.py`` (2026): the keys go to
-``LoraConfig`` one by one; a text in ``lora_target_modules`` stays one, so it is a regex; ``lora_target_linear`` adds the
-last name parts of all linear modules; alphas are whole numbers; the model is a causal LM, or with ``reward_model`` a
-sequence classifier of one output.
+``LoraConfig`` one by one, after pydantic has made numbers of texts and truth values of words; a text in
+``lora_target_modules`` stays one, so it is a regex; ``lora_target_linear`` adds the last name parts of all linear modules;
+alphas are whole numbers; the model is a causal LM, or with ``reward_model`` a sequence classifier of one output.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pydantic import PositiveInt, TypeAdapter, ValidationError
+
 from advisor.core.errors import BadInput
 from advisor.export.peft import arguments_of
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
-from advisor.export.read import linear_names, texts, unknown_keys, value
+from advisor.export.read import linear_names, unknown_keys
 
 RENAMED = {
     "lora_r": "r",
@@ -37,6 +39,21 @@ RENAMED = {
     "peft_trainable_token_indices": "trainable_token_indices",
     "peft_ensure_weight_tying": "ensure_weight_tying",
 }
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("lora_r", "lora_alpha"), int),
+    "lora_dropout": float,
+    **dict.fromkeys(("lora_target_modules", "lora_target_parameters"), str | list[str]),
+    "lora_modules_to_save": list[str],
+    **dict.fromkeys(("lora_rank_pattern", "lora_alpha_pattern"), dict[str, PositiveInt]),
+    "peft_layers_to_transform": list[int],
+    "peft_layers_pattern": list[str],
+    "peft_layer_replication": list[tuple[int, int]],
+    "peft_init_lora_weights": bool | str,
+    "peft_trainable_token_indices": list[int] | dict[str, list[int]],
+    **dict.fromkeys(("lora_fan_in_fan_out", "peft_use_rslora", "peft_use_dora", "peft_ensure_weight_tying"), bool),
+    **dict.fromkeys(("lora_target_linear", "load_in_4bit", "load_in_8bit", "merge_lora", "reward_model"), bool),
+}
+OUTPUTS = {"gpt_neox": "embed_out"}  # what it takes for the output embedding; of other families lm_head
 # Keys that the schema has besides, none of which changes what gets LoRA.
 OTHERS = (
     *("adapter", "lora_model_dir", "lora_target_linear", "lora_on_cpu", "loraplus_lr_ratio", "loraplus_lr_embedding"),
@@ -63,7 +80,7 @@ def render(plan: Plan) -> Rendered:
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
     """See the top of this file."""
-    return ("classification", 1) if value(content, "reward_model", bool, False) else ("causal-lm", None)
+    return ("classification", 1) if _read(content).get("reward_model") else ("causal-lm", None)
 
 
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
@@ -75,31 +92,47 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         raise BadInput(f"adapter is {adapter!r}.", "Only lora and qlora can be verified.")
     unknown = unknown_keys(content, (*RENAMED, *OTHERS))
     surprises = [f"axolotl has no key {key}, and drops it. {hint}" for key, hint in unknown.items()]
+    read = _read(content)
     for key in ("lora_r", "lora_alpha"):
-        if content.get(key) is None:
+        if key not in read:
             raise BadInput(f"there is no {key}, which axolotl has no default for.", f"Add {key}.")
+    if adapter == "qlora" and not read.get("merge_lora") and (read.get("load_in_8bit") or not read.get("load_in_4bit")):
+        raise BadInput("adapter is qlora without load_in_4bit: true, which axolotl refuses.", "Add it, or write `adapter: lora`.")
+    if read.get("lora_target_parameters") and read.get("lora_dropout"):
+        raise BadInput("lora_target_parameters with a lora_dropout is refused by axolotl.", "Write `lora_dropout: 0`.")
     if content.get("lora_model_dir"):
         surprises.append("With lora_model_dir axolotl goes on with that adapter, whose own config decides what gets LoRA.")
     if content.get("unfrozen_parameters"):
         surprises.append("unfrozen_parameters trains further weights in full, which are not counted here.")
-    arguments = {name: content[key] for key, name in RENAMED.items() if content.get(key) is not None}
-    for key in ("lora_r", "lora_alpha"):
-        value(content, key, int)
-    entries = value(content, "lora_target_modules", (str, list), [])
-    for entry in texts(content, "lora_target_modules") or [] if isinstance(entries, list) else []:
+    arguments = {name: read[key] for key, name in RENAMED.items() if key in read}
+    entries = read.get("lora_target_modules", [])
+    for entry in entries if isinstance(entries, list) else []:
         if not _compiles(entry):
             raise BadInput(f"lora_target_modules: axolotl takes {entry!r} for a regex, which it is not.", "Escape it.")
-    if value(content, "lora_target_linear", bool, False):
-        linear = linear_names(model)
+    if read.get("lora_target_linear"):
+        linear = linear_names(model, OUTPUTS.get(model.config.model_type, "lm_head"))
         surprises.append(f"lora_target_linear adds every linear module: {', '.join(linear)}.")
         entries = sorted({*(entries if isinstance(entries, list) else [entries]), *linear})
     arguments["target_modules"] = entries
-    for key in ("lora_rank_pattern", "lora_alpha_pattern"):
-        numbers = value(content, key, dict, {}).values()
-        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
-            raise BadInput(f"{key} takes positive whole numbers only.", "Correct it.")
-    arguments["task_type"] = "CAUSAL_LM" if loads(content)[0] == "causal-lm" else "SEQ_CLS"
-    return Passed(arguments, tuple(surprises))
+    arguments["task_type"] = "SEQ_CLS" if read.get("reward_model") else "CAUSAL_LM"
+    return Passed(arguments, tuple(surprises), {name: key for key, name in RENAMED.items()})
+
+
+def _read(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as axolotl's pydantic schema makes them of the file's; what is not there, or null, is left out.
+
+    Raises:
+        BadInput: it refuses one; names the key.
+    """
+    read = {}
+    for key, kind in KINDS.items():
+        if content.get(key) is not None:
+            try:
+                read[key] = TypeAdapter(kind).validate_python(content[key])
+            except ValidationError as error:
+                said = error.errors(include_url=False)[0]["msg"].replace("Input should", "it should")
+                raise BadInput(f"{key} is {repr(content[key])[:60]}: {said}.", "Correct it.") from error
+    return read
 
 
 def _compiles(pattern: str) -> bool:
@@ -114,7 +147,7 @@ FORMAT = Format(
     "axolotl",
     "axolotl",
     "Merge these keys into your training YAML; leave lora_target_linear out, it would add every linear module.",
-    frozenset({"adapter", "base_model", "lora_target_linear"}),  # lora_r is a key of TRL too
+    frozenset({"adapter", "base_model", "lora_target_linear", "lora_r"}),  # lora_r is a key of TRL too
     "revision_of_model",
     render,
     loads,

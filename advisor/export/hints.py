@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ALL_LINEAR = "all-linear"
+MOST_COMPARED = 5_000  # ends of names
+_WEIGHTS = (".weight", ".bias")
 _REGEX = re.compile(r"[\\^$*+?()\[\]{}|]")
 
 
@@ -27,9 +29,11 @@ def reason(entry: str, names: Sequence[str], others: Mapping[str, Sequence[str]]
         return _of_regex(entry, names)
     if not entry.replace(".", ""):
         return "It is no name."
-    if found := _with_other_start(entry, names):
-        return found
-    if entry.endswith((".weight", ".bias")):
+    if found := [name for name in names if name == entry or name.endswith(f".{entry}")]:
+        return "It names what only holds modules." if any(name.startswith(f"{found[0]}.") for name in names) else ""
+    if other := _with_other_start(entry, names):
+        return other
+    if entry.endswith(_WEIGHTS) and not any(name.endswith(_WEIGHTS) for name in names):
         return f"It names a weight: write the module, {entry.rpartition('.')[0]!r}."
     for class_name, theirs in (others or {}).items():
         if any(name == entry or name.endswith(f".{entry}") for name in theirs):
@@ -37,8 +41,14 @@ def reason(entry: str, names: Sequence[str], others: Mapping[str, Sequence[str]]
     if containing := [name for name in names if entry in name.rsplit(".", 1)[-1]]:
         last = containing[0].rsplit(".", 1)[-1]
         return f"It is a part of {last!r}: an entry must be a whole name, or the end of one after a dot."
-    lasts = sorted({name.rsplit(".", 1)[-1] for name in names if not name.rsplit(".", 1)[-1].isdigit()})
-    near = difflib.get_close_matches(entry.rsplit(".", 1)[-1].lower(), lasts, 1, 0.75)
+    return _near(entry, names)
+
+
+def _near(entry: str, names: Sequence[str]) -> str:
+    """The end of a name, of as many parts, that looks most like the entry."""
+    parts = entry.count(".") + 1
+    ends = {".".join(name.split(".")[-parts:]) for name in names if not name.rsplit(".", 1)[-1].isdigit()}
+    near = difflib.get_close_matches(entry.lower(), sorted(ends)[:MOST_COMPARED], 1, 0.75)
     return f"Did you mean {near[0]!r}?" if near else ""
 
 

@@ -1,7 +1,7 @@
 """LLaMA-Factory: keys of its YAML.
 
 Its rules, read off ``src/llamafactory/hparams/finetuning_args.py`` and ``src/llamafactory/model/adapter.py`` (2026):
-``lora_target`` and ``additional_target`` are split at commas and stripped, so every entry is a name and never a regex;
+``lora_target`` and ``additional_target`` are lists, or split at commas and stripped, so every entry is a name and never a regex;
 ``all`` alone is every linear module; rank, alpha (whole, default twice the rank), dropout and rsLoRA go to ``LoraConfig``
 with task ``CAUSAL_LM``; there are no patterns, layers, exclusions or expert parameters.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
-from advisor.export.read import linear_names, unknown_keys, value
+from advisor.export.read import embeddings, linear_names, texts, unknown_keys, value
 
 ALL = "all"
 KNOWN = (
@@ -85,13 +85,17 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         raise BadInput(f"LLaMA-Factory has no key {key}, and refuses the file.", hint + more)
     surprises = []
     rank = value(content, "lora_rank", int, 8)
-    targets = split(value(content, "lora_target", str, ALL))
+    given = _names(content, "lora_target")
+    targets = [ALL] if given is None else given
     if targets == [ALL]:
         targets = linear_names(model)
         surprises.append(f"lora_target: {ALL} stands for every linear module: {', '.join(targets)}.")
-    else:
-        targets = _of_images(targets, content, model, surprises)
-    saved = value(content, "additional_target", str)
+    targets = _of_images(targets, content, model, surprises)
+    saved = _names(content, "additional_target")
+    if saved is None and content.get("resize_vocab"):
+        saved = sorted({name.rsplit(".", 1)[-1] for name in embeddings(model)})
+        surprises.append(f"With resize_vocab LLaMA-Factory trains {', '.join(saved)} in full.")
+    _check_stage(content, surprises)
     if content.get("use_llama_pro"):
         surprises.append("use_llama_pro narrows lora_target to every few layers, which is not shown here.")
     if content.get("adapter_name_or_path") and not content.get("create_new_adapter"):
@@ -100,15 +104,42 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         )
     arguments = {
         "r": rank,
-        "lora_alpha": value(content, "lora_alpha", int) or 2 * rank,
+        "lora_alpha": value(content, "lora_alpha", (int, float)) or 2 * rank,
         "lora_dropout": value(content, "lora_dropout", (int, float), 0.0),
         "use_rslora": value(content, "use_rslora", bool, False),
         "use_dora": value(content, "use_dora", bool, False),
         "target_modules": targets,
-        "modules_to_save": None if saved is None else split(saved),
+        "modules_to_save": saved,
         "task_type": "CAUSAL_LM",
     }
-    return Passed(arguments, tuple(surprises))
+    return Passed(
+        arguments, tuple(surprises), {"r": "lora_rank", "target_modules": "lora_target", "modules_to_save": "additional_target"}
+    )
+
+
+def _names(content: Mapping[str, Any], key: str) -> list[str] | None:
+    found = value(content, key, (str, list))
+    return split(found) if isinstance(found, str) else texts(content, key)
+
+
+def _check_stage(content: Mapping[str, Any], surprises: list[str]) -> None:
+    """Adds to ``surprises`` what a stage or another library trains besides.
+
+    Raises:
+        BadInput: LLaMA-Factory refuses the keys together.
+    """
+    stage = content.get("stage", "sft")
+    if found := [key for key in ("use_galore", "use_apollo", "use_badam") if content.get(key)]:
+        raise BadInput(f"LLaMA-Factory refuses {found[0]} with LoRA.", "Leave one out.")
+    if stage == "ppo" and content.get("reward_model") is None:
+        raise BadInput("stage is ppo, and there is no reward_model.", "Add one.")
+    reference = stage == "dpo" and content.get("pref_loss") not in ("orpo", "simpo")
+    if content.get("pissa_init") and (stage in ("ppo", "kto") or reference):
+        raise BadInput(f"LLaMA-Factory refuses pissa_init in stage {stage}.", "Leave it out.")
+    if stage in ("rm", "ppo"):
+        surprises.append(f"In stage {stage} LLaMA-Factory also trains a value head, v_head, which is not counted here.")
+    if content.get("use_unsloth"):
+        surprises.append("With use_unsloth the names go to unsloth, whose own rules are not shown here.")
 
 
 def _of_images(targets: list[str], content: Mapping[str, Any], model: Any, surprises: list[str]) -> list[str]:

@@ -67,7 +67,8 @@ def render(plan: Plan) -> Rendered:
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
     """The task that ``task_type`` stands for."""
     if content.get("peft_type", "LORA") != "LORA":
-        raise BadInput(f"peft_type is {content['peft_type']!r}.", "Only LORA can be verified.")
+        kind = str(content["peft_type"])[:40]
+        raise BadInput(f"peft_type is {kind!r}.", "Write LORA." if kind.upper() == "LORA" else "Only LORA can be verified.")
     task_type = content.get("task_type")
     if task_type is not None and str(task_type) not in TASKS:
         near = difflib.get_close_matches(str(task_type).upper(), TASKS, 1)

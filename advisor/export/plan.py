@@ -178,10 +178,12 @@ class Passed:
     Attributes:
         arguments: those it hands to ``LoraConfig``.
         surprises: what it does that the author of the file probably did not mean, one sentence each.
+        keys: what the file calls an argument, where that is not its own name.
     """
 
     arguments: dict[str, Any]
     surprises: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

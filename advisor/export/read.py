@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
-from advisor.core.errors import BadInput
+from advisor.core.errors import BadInput, reason
+from advisor.core.reading import parse_yaml, read_bytes
 from advisor.export.plan import Format
-from advisor.export.script import read_script
+from advisor.export.script import notebook_code, read_script
 from advisor.models.peft import CONFIG_FILE
 
-MOST_BYTES, MOST_NODES = 2_000_000, 200_000
-_ABOUT_LORA = re.compile(r"lora|peft|target_(modules|parameters)|modules_to_save|adapter(_|$)|(rank|alpha)_pattern")
-_PEFT_KEYS = ("r", "rank", "alpha", "exclude_modules", "layers_to_transform", "layers_pattern", "task_type")
+MOST_BYTES = 2_000_000
+_ABOUT_LORA = re.compile(r"(?i)[ld]ora|peft|target_(modules|parameters)|modules_to_save|adapter(_|$)|(rank|alpha)_pattern")
+_PEFT_KEYS = (
+    *("r", "rank", "alpha", "exclude_modules", "layers_to_transform", "layers_pattern", "layer_replication", "task_type", "bias"),
+    *("fan_in_fan_out", "trainable_token_indices", "ensure_weight_tying"),
+)
 
 
 def read_config(path: Path) -> tuple[Path, dict[str, Any], str | None]:
@@ -30,52 +33,58 @@ def read_config(path: Path) -> tuple[Path, dict[str, Any], str | None]:
     Raises:
         BadInput: no such file, too large, not of that syntax, or no mapping of arguments.
     """
-    if path.is_dir():
-        path = path / CONFIG_FILE
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise BadInput(f"{path}: the config cannot be read: {error.strerror}.", "Check the path.") from error
-    if len(data) > MOST_BYTES:
-        raise BadInput(f"{path}: more than {MOST_BYTES:,} bytes are too many for a config.", "Give the config file alone.")
-    return path, *parse(data, str(path))
+    if os.path.isdir(path):
+        path = _within(path)
+    return path, *parse(read_bytes(path, "config", MOST_BYTES), str(path))
+
+
+def _within(folder: Path) -> Path:
+    """The ``adapter_config.json`` of a folder.
+
+    Raises:
+        BadInput: there is none; names a checkpoint below that has one.
+    """
+    path = folder / CONFIG_FILE
+    below = sorted(folder.glob(f"*/{CONFIG_FILE}")) if not os.path.lexists(path) else []
+    if below:
+        raise BadInput(f"{path}: no such file, so there is no config to read.", f"Give {below[-1].parent}, which has one.")
+    return path
 
 
 def parse(data: bytes, name: str) -> tuple[dict[str, Any], str | None]:
     """Content of a config file called ``name``, and for a Python snippet the name of its format.
 
     Raises:
-        BadInput: not of the syntax that the name's end says (``.py``, ``.yaml``, ``.yml``, else JSON), or no mapping.
+        BadInput: not of the syntax that the name's end says (``.py``, ``.ipynb``, ``.yaml``, ``.yml``, else JSON), or no mapping.
     """
     found: str | None = None
     content: Any
     try:
         if name.endswith(".py"):
             found, content = read_script(data)
+        elif name.endswith(".ipynb"):
+            found, content = read_script(notebook_code(data))
         elif name.endswith((".yaml", ".yml")):
-            content = yaml.safe_load(data)
+            content = parse_yaml(data)
         else:
             content = json.loads(data, parse_constant=_refuse)
-    except (yaml.YAMLError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        where = " ".join(str(error).split())[:300]
-        raise BadInput(f"{name}: the config cannot be understood: {where}.", "Correct it.") from error
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise BadInput(f"{name}: the config cannot be understood: {reason(error)}.", "Correct it.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadInput(f"{name}: the config is no mapping of arguments.", "Write `r: 8` and so on.")
-    if sum(1 for _ in zip(_nodes(content), range(MOST_NODES + 1), strict=False)) > MOST_NODES:
-        raise BadInput(f"{name}: the config holds more than {MOST_NODES:,} values.", "Check its anchors.")
     return content, found
 
 
 def format_of(content: Mapping[str, Any], formats: Mapping[str, Format]) -> Format:
-    """The format whose keys the content has, the first of several.
+    """The format that most of the content's keys mark; of two the other than PEFT, whose keys may be a slip in another's file.
 
     Raises:
         BadInput: of none.
     """
-    for candidate in formats.values():
-        if candidate.marks & set(content):
-            return candidate
+    marks = {name: (len(each.marks & set(content)), name != "peft") for name, each in formats.items()}
+    best = max(marks, key=lambda name: marks[name])
+    if marks[best][0]:
+        return formats[best]
     raise BadInput("this is no config of a known format.", f"Say which: --format {'|'.join(formats)}.")
 
 
@@ -118,25 +127,24 @@ def unknown_keys(content: Mapping[str, Any], known: Iterable[str]) -> dict[str, 
     return {key: f"Did you mean {words[0]}?" if words else "Leave it out." for key, words in near.items()}
 
 
-def linear_names(model: Any) -> list[str]:
-    """Last name parts of all modules of a ``…Linear…`` class, less the output embedding: what tools mean by "all linear"."""
-    output = model.get_output_embeddings()
-    return sorted(
-        {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if "Linear" in type(m).__name__ and m is not output}
-    )
+def linear_names(model: Any, output: str = "lm_head") -> list[str]:
+    """Last name parts of all modules of a ``…Linear…`` class: what tools mean by "all linear".
+
+    Args:
+        output: what the tool calls the output embedding, which it leaves out; some families have another name for theirs.
+    """
+    linear = [name for name, module in model.named_modules() if "Linear" in type(module).__name__ and output not in name]
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
+
+
+def embeddings(model: Any) -> tuple[str, ...]:
+    """Names of a model's input and output embeddings."""
+    try:
+        pair = (model.get_input_embeddings(), model.get_output_embeddings())
+    except NotImplementedError:
+        return ()
+    return tuple(name for name, module in model.named_modules() if any(module is m for m in pair))
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def _nodes(content: Any) -> Iterator[Any]:
-    """Every value inside, an alias counted each time it is used; cycles never end."""
-    pending = [content]
-    while pending:
-        found = pending.pop()
-        yield found
-        if isinstance(found, dict):
-            pending += found.values()
-        elif isinstance(found, list | tuple | set):
-            pending += found

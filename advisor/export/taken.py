@@ -21,6 +21,7 @@ from advisor.models.config import only_task, task_of_class, trained_as
 from advisor.models.load import meta_model
 from advisor.models.modules import find_head
 from advisor.models.peft import CONFIG_FILE
+from advisor.models.peft_values import check_values
 
 NO_HEAD = (*LANGUAGE_TASKS, "images-and-text", "features")
 
@@ -144,6 +145,7 @@ def _take(
     passed = target.passed(content, model)
     arguments, surprises = _known_arguments(passed.arguments, path)
     surprises += passed.surprises
+    check_values(arguments, passed.keys)
     try:
         applied = apply_config(model, arguments)
     except BadInput as error:

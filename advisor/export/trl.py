@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from advisor.core.errors import BadInput
@@ -68,7 +69,8 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
     """See the top of this file; arguments of a snippet's ``LoraConfig`` go to PEFT as they are."""
     if _is_snippet(content):
         return peft.passed(content, model)
-    if value(content, "use_peft", bool, False) is not True:
+    read = {key: _as_argparse(found) for key, found in content.items()}
+    if value(read, "use_peft", bool, False) is not True:
         raise BadInput("use_peft is not true, so TRL trains the whole model.", "Write `use_peft: true`.")
     for key, hint in unknown_keys(content, KNOWN).items():
         raise BadInput(f"TRL has no key {key}, and refuses the file.", hint)
@@ -81,28 +83,42 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         if re.fullmatch(r"\w+", targets):
             surprises.append(f"TRL takes the only entry {targets!r} for a regex of the full name: write '.*\\.{targets}'.")
     arguments = {
-        "r": value(content, "lora_r", int, 16),
-        "lora_alpha": value(content, "lora_alpha", int, 32),
-        "lora_dropout": value(content, "lora_dropout", (int, float), 0.05),
-        "use_rslora": value(content, "use_rslora", bool, False),
-        "use_dora": value(content, "use_dora", bool, False),
+        "r": value(read, "lora_r", int, 16),
+        "lora_alpha": value(read, "lora_alpha", (int, float), 32),
+        "lora_dropout": value(read, "lora_dropout", (int, float), 0.05),
+        "use_rslora": value(read, "use_rslora", bool, False),
+        "use_dora": value(read, "use_dora", bool, False),
         "target_modules": targets,
         "target_parameters": texts(content, "lora_target_parameters"),
         "modules_to_save": texts(content, "lora_modules_to_save"),
         "task_type": value(content, "lora_task_type", str, "CAUSAL_LM"),
     }
-    return Passed(arguments, tuple(surprises))
+    return Passed(
+        arguments, tuple(surprises), {name: f"lora_{name}" for name in arguments if not name.startswith(("lora", "use"))}
+    )
+
+
+def _as_argparse(found: Any) -> Any:
+    """A text that stands for a number or a truth value, as the YAML's texts pass through ``argparse``."""
+    if not isinstance(found, str):
+        return found
+    if found.lower() in ("true", "false", "yes", "no"):
+        return found.lower() in ("true", "yes")
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(found)
+    return found
 
 
 def _is_snippet(content: Mapping[str, Any]) -> bool:
-    return "r" in content or "target_modules" in content
+    return "use_peft" not in content and ("r" in content or "target_modules" in content)
 
 
 FORMAT = Format(
     "trl",
     "TRL",
     "Merge these keys into the YAML of `trl sft --config`; an only entry is taken for a regex.",
-    frozenset({"use_peft", "lora_task_type"}),
+    frozenset({"use_peft", "lora_task_type", "lora_r", "lora_target_modules"}),
     "model_revision",
     render,
     loads,

@@ -153,8 +153,14 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
     """See the top of this file."""
     family, studio = model.config.model_type, "lora" in content
     other = family not in FAMILIES
+    surprises = []
     if studio:
-        content = dict(value(content, "lora", dict))
+        training = value(content, "training", dict, {})
+        if (kind := training.get("training_type", "lora")) not in ("lora", "qlora"):
+            raise BadInput(f"training_type is {str(kind)[:40]!r}.", "Only lora can be verified.")
+        content = dict(value(content, "lora", dict, {}))
+        surprises += [f"unsloth Studio has no key {key} for LoRA." for key in content if key not in _STUDIO]
+        content = {key: content[key] for key in content if key in _STUDIO}
         content["target_modules"] = split(value(content, "target_modules", str, ",".join(PROJECTIONS)))
         content["r"] = value(content, "lora_r", int, 64)
         content["lora_alpha"] = value(content, "lora_alpha", int, 16)
@@ -162,7 +168,6 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
     rank = value(content, "r", int, 16)
     if rank < 1:
         raise BadInput(f"r is {rank}: unsloth wants a positive one.", "Correct it.")
-    surprises = []
     listed = value(content, "target_modules", (list, tuple, str), list(PROJECTIONS))
     if isinstance(listed, str) and not other:
         surprises.append(f"unsloth takes the text {listed[:60]!r} apart, character by character: write a list of names.")
@@ -218,6 +223,10 @@ def _read(entries: list[str], content: Mapping[str, Any], model: Any, surprises:
     return read
 
 
+_STUDIO = (
+    *("lora_r", "lora_alpha", "lora_dropout", "target_modules", "vision_all_linear", "use_rslora", "use_loftq"),
+    *(key for key, _, _ in (*MODEL_PARTS, *BLOCK_PARTS)),
+)
 # Keywords of unsloth's own, and of Studio's section, that are none of LoraConfig's.
 _DROPPED = frozenset(
     {

@@ -12,10 +12,12 @@ from advisor.core.errors import BadInput
 from advisor.core.targets import Target
 from advisor.core.text import printable
 from advisor.export import surprises as said
-from advisor.export.adapter_file import tensor_surprises
+from advisor.export.adapter_file import tensor_surprises, unread_weights
 from advisor.export.applied import matches, text_part
+from advisor.export.read import embeddings
 from advisor.export.taken import Taken, take
 from advisor.models.modules import find_targets
+from advisor.models.peft import CONFIG_FILE
 
 # What PEFT adds to modules_to_save by itself, and saves so.
 ADDED = {task: ("classifier", "score") for task in ("SEQ_CLS", "TOKEN_CLS")} | {"QUESTION_ANS": ("qa_outputs",)}
@@ -155,9 +157,16 @@ def verify(
     notes += _notes(took)
     saved_params = resolved.saved_params
     if took.adapter and took.difference:
-        surprises += tensor_surprises(took.adapter, took.difference, resolved, _embeddings(it.model))
+        surprises += tensor_surprises(took.adapter, took.difference, resolved, embeddings(it.model))
         lora = {name.rpartition(".lora_")[0] for name in took.adapter.shapes if ".lora_" in name}
         notes.append(f"{took.adapter.file} holds LoRA for {len(lora)} modules.")
+        beside = [name for name in took.difference.beside if name.startswith(tuple(f"{e}." for e in embeddings(it.model)))]
+        if beside:
+            notes.append(f"{took.adapter.file} also holds {', '.join(beside)} in full, which PEFT loads over the model's own.")
+    elif arguments.get("inference_mode") is True:
+        notes.append("The config is a trained adapter's, and none of its weights are beside it: nothing was compared.")
+    if unread := unread_weights(took.path.parent) if took.path.name == CONFIG_FILE else []:
+        notes.append(f"Not compared: {said.some(unread)}, which PEFT does not load as the adapter's weights.")
     if resolved.other_params:
         surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
     suffixes = {entry: sum(name != entry for name in names) for entry, names in answers.items()}
@@ -239,16 +248,7 @@ def _notes(took: Taken) -> list[str]:
     return notes
 
 
-def _embeddings(model: Any) -> tuple[str, ...]:
-    """Names of the input and output embeddings."""
-    try:
-        pair = (model.get_input_embeddings(), model.get_output_embeddings())
-    except NotImplementedError:
-        return ()
-    return tuple(name for name, module in model.named_modules() if any(module is m for m in pair))
-
-
 def _tied(model: Any) -> tuple[str, ...]:
     """The input and output embeddings, where they share their weight."""
-    found = _embeddings(model) if getattr(model.config, "tie_word_embeddings", False) else ()
+    found = embeddings(model) if getattr(model.config, "tie_word_embeddings", False) else ()
     return found if len(found) > 1 else ()

@@ -10,11 +10,14 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
 from advisor.core.errors import BadInput, loading
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MIB = 2**20
 MOST_BYTES = {".json": 512 * MIB, ".jinja": 4 * MIB}  # a tokenizer's vocabulary may be large
@@ -22,6 +25,9 @@ CONFIG_BYTES = 16 * MIB
 MOST_LAYERS = 2_000
 MOST_EXPERTS = 100_000  # over all layers
 MOST_POSITIONS = 2**27
+MOST_LABELS = 1_000_000
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 PACKED = 8  # weights that one stored value may hold (4 bits in 32)
 UNKNOWN_LARGEST = 2**34  # values of a tensor, where the weights are not at hand
 COUNTS = re.compile(r"(num_(hidden_|decoder_|encoder_)?layers|n_layers?|(encoder|decoder)_layers|depth)")
@@ -33,9 +39,13 @@ POSITIVE = re.compile(
     r"hidden_size|d_model|n_embd|vocab_size|intermediate_size|num_hidden_layers|n_layers?|num_layers|(num_attention|n)_heads?"
     r"|num_key_value_heads|(encoder|decoder)_(layers|attention_heads)"
 )
+SHARES = re.compile(r"(\w*_)?(dropout|pdrop|drop_path_rate|drop_rate)(_(rate|prob))?")
 KINDS: dict[str, tuple[type, str]] = {
-    **dict.fromkeys(("id2label", "label2id"), (dict, "an object")),
-    **dict.fromkeys(("model_type", "hidden_act"), (str, "a text")),
+    **dict.fromkeys(
+        ("id2label", "label2id", "quantization_config", "auto_map", "rope_parameters", "rope_scaling"), (dict, "an object")
+    ),
+    **dict.fromkeys(("text_config", "vision_config", "audio_config"), (dict, "an object")),
+    **dict.fromkeys(("model_type", "hidden_act", "dtype", "torch_dtype"), (str, "a text")),
     "architectures": (list, "a list"),
 }
 
@@ -91,13 +101,15 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
     """
     hint = "Correct config.json, or copy the model's own."
     experts = 1
-    for path, value in _fields(content):
+    for path, value in fields(content):
         field = path.rpartition(".")[2]
         kind = KINDS.get(field)
         if kind and value is not None and not isinstance(value, kind[0]):
             raise BadInput(f"{where}: {path} is {_shown(value)}, not {kind[1]}.", hint)
         if field == "architectures" and not all(isinstance(name, str) for name in value or ()):
             raise BadInput(f"{where}: {path} is {_shown(value)}, not a list of class names.", hint)
+        if SHARES.fullmatch(field) and type(value) in (int, float) and not 0 <= value <= 1:
+            raise BadInput(f"{where}: {path} is {_shown(value)}; it must be from 0 to 1.", hint)
         positive = POSITIVE.fullmatch(field) is not None
         if positive and value is not None and not isinstance(value, list) and type(value) is not int:
             raise BadInput(f"{where}: {path} is {_shown(value)}, not a whole number.", hint)
@@ -108,15 +120,46 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
         if re.fullmatch(r"(num|n)_\w*experts", field):
             experts = max(experts, value)
         most = MOST_POSITIONS if POSITIONS.fullmatch(field) else MOST_LAYERS if COUNTS.fullmatch(field) else None
+        most = MOST_LABELS if field == "num_labels" else most  # transformers makes up a name for each
         if most is not None and value > most:
             raise BadInput(f"{where}: {path} is {_shown(value)}; more than {most:,} are not read.", hint)
         if SIZES.fullmatch(field) and value > largest:
             raise BadInput(
                 f"{where}: {path} is {_shown(value)}, and the largest tensor of the weights has at most {largest:,} values.", hint
             )
-    layers = max((v for p, v in _fields(content) if COUNTS.fullmatch(p.rpartition(".")[2]) and type(v) is int), default=1)
+    layers = max((v for p, v in fields(content) if COUNTS.fullmatch(p.rpartition(".")[2]) and type(v) is int), default=1)
     if layers * experts > MOST_EXPERTS:
         raise BadInput(f"{where}: {layers:,} layers of {experts:,} experts are more than are read.", hint)
+
+
+def check_index(folder: Path) -> None:
+    """Raises:
+    BadInput: the index of a model's shards is damaged, or names a file that is not beside it.
+    """
+    file = folder / INDEX
+    if (folder / WEIGHTS).exists() or not file.exists():
+        return
+    with loading(f"{file} cannot be read", "Copy the file anew."):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise BadInput(f"{file}: weight_map is no object that names a file for each tensor.", "Copy the file anew.")
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name:
+            raise BadInput(f"{file}: weight_map names {name!r}, which is not beside it.", "Copy the file anew.")
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder}: {name} is missing, which {INDEX} names.", "Copy all files of the model.")
+
+
+def misfit(folder: Path, empty: nn.Module) -> str | None:
+    """The first tensor of the weights that has another shape than the model of ``config.json`` gives it, in a sentence."""
+    own, start = dict(empty.named_parameters()), f"{getattr(empty, 'base_model_prefix', '')}."
+    for name, shape in tensor_shapes(folder).items():
+        wanted = own.get(name, own.get(start + name))
+        if wanted is not None and tuple(wanted.shape) != shape:
+            there, here = (" x ".join(map(str, each)) for each in (shape, wanted.shape))
+            return f"{name} is {there} in the *.safetensors files, and {here} by config.json"
+    return None
 
 
 def largest_tensor(folder: Path) -> int:
@@ -150,12 +193,12 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _fields(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def fields(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every field by its dotted path, those of nested objects too."""
     for key, value in content.items():
         yield f"{prefix}{key}", value
         if isinstance(value, Mapping):
-            yield from _fields(value, f"{prefix}{key}.")
+            yield from fields(value, f"{prefix}{key}.")
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,7 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import Target, block_of
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
-from advisor.models.checkpoint import stored_weights
+from advisor.models.checkpoint import check_index, fields, misfit, stored_weights
 from advisor.models.config import (
     auto_class,
     check_class,
@@ -208,6 +208,8 @@ def load_model(
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)
     placed, scratch = {}, None
+    if Path(name).exists():
+        check_index(Path(name))
     empty = _empty(name, config, task, trust_remote_code)
     _check_size(name, empty)
     if quantised or device in ("auto", DISK):
@@ -222,9 +224,14 @@ def load_model(
     hint = needed if Path(name).exists() else hub_hint
     with loading(f"{name}: cannot be loaded as a {task} model", hint), quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = auto_class(config, task).from_pretrained(
-            name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
-        )
+        try:
+            model, info = auto_class(config, task).from_pretrained(
+                name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
+            )
+        except RuntimeError as error:  # transformers names the tensors in a log only
+            if not Path(name).exists() or (found := misfit(Path(name), empty)) is None:
+                raise
+            raise BadInput(f"{name}: {found}.", "Give the config.json that belongs to these weights.") from error
     model.requires_grad_(False).eval()
     keep_unpacked(model)
     if not placed:
@@ -332,7 +339,8 @@ def _empty(name: str, config: Any, task: str, trust_remote_code: bool) -> nn.Mod
                     copy.deepcopy(config), trust_remote_code=trust_remote_code
                 )
         except LookupError as error:  # names the value only
-            field = next((f for f, value in config.to_dict().items() if error.args and value == error.args[0]), None)
+            values = fields(config.to_dict())
+            field = next((f for f, value in values if error.args and isinstance(value, str) and value == error.args[0]), None)
             if field is None:
                 raise
             raise BadInput(f"{name}: config.json: {field} is {error.args[0]!r}, which is not known.", "Correct it.") from error

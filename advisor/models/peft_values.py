@@ -1,4 +1,4 @@
-"""Values of a LoRA config that PEFT computes with, or drops, without a word: each is refused by its key and its value."""
+"""Values of a LoRA config that PEFT computes with, drops, or stumbles over far from the cause: each is refused by its key."""
 
 from __future__ import annotations
 
@@ -6,34 +6,44 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from advisor.core.errors import BadInput
 
 MOST_RANK = 1_000_000  # more is a slip of the pen
 # PEFT takes these in any case, and one that its own type does not name; pissa also with a number of iterations.
 _ANY_CASE, _UNNAMED = ("gaussian", "olora", "mica"), "lora_ga"
+_CHECKED = ("r", "lora_alpha", "layer_replication", "task_type", "peft_type")  # elsewhere, with better words
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
 
 
-def check_values(arguments: Mapping[str, Any]) -> None:
+def check_values(arguments: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> None:
     """Refuse what ``LoraConfig`` would take and should not.
 
+    Args:
+        keys: what the user's file calls an argument, where that is not its own name.
+
     Raises:
-        BadInput: a rank is no whole number from 1 to ``MOST_RANK``, an alpha no positive finite number, a truth value is a
-            text, a choice is none of PEFT's, or a key of a pattern is no regex.
+        BadInput: a rank is no whole number from 1 to ``MOST_RANK``, an alpha no positive finite number, a dropout no number
+            from 0 to 1, a value of another type than PEFT's own annotation, a choice is none of PEFT's, or a key of a pattern
+            is no regex.
     """
-    _check_numbers(arguments)
-    _check_kinds(arguments)
+    called = {key: (keys or {}).get(key, key) for key in arguments}
+    _check_kinds(arguments, called)
+    _check_numbers(arguments, called)
     for pattern in ("rank_pattern", "alpha_pattern"):
+        if pattern in arguments and arguments[pattern] is None:
+            raise BadInput(f"{called[pattern]} is null, which PEFT does not take.", "Leave it out, or write {}.")
         for key in arguments.get(pattern) or ():
-            _check_regex(pattern, key)
+            _check_regex(called[pattern], key)
 
 
-def _check_numbers(arguments: Mapping[str, Any]) -> None:
+def _check_numbers(arguments: Mapping[str, Any], called: Mapping[str, str]) -> None:
     def all_of(key: str, pattern: str) -> list[tuple[str, Any]]:
         own = arguments.get(pattern)
-        found = [(f"{pattern} of {name!r}", number) for name, number in own.items()] if isinstance(own, Mapping) else []
-        return [*([(key, arguments[key])] if key in arguments else []), *found]
+        found = [(f"{called[pattern]} of {name!r}", number) for name, number in own.items()] if isinstance(own, Mapping) else []
+        return [*([(called[key], arguments[key])] if key in arguments else []), *found]
 
     for what, rank in all_of("r", "rank_pattern"):
         if type(rank) is not int or not 1 <= rank <= MOST_RANK:
@@ -41,10 +51,14 @@ def _check_numbers(arguments: Mapping[str, Any]) -> None:
     for what, alpha in all_of("lora_alpha", "alpha_pattern"):
         if type(alpha) not in (int, float) or not 0 < alpha < math.inf or alpha > 1e300:
             raise BadInput(f"{what} is {str(alpha)[:40]}, not a positive number.", "Correct it.")
+    dropout = arguments.get("lora_dropout")
+    if dropout is not None and not 0 <= dropout < 1:  # PEFT takes a negative one, or a NaN, for none
+        what = f"{called['lora_dropout']} is {dropout}"
+        raise BadInput(f"{what}, which is not from 0 to 1 and below 1.", "Correct it.")
 
 
-def _check_kinds(arguments: Mapping[str, Any]) -> None:
-    """Truth values and choices, as PEFT's own annotations give them."""
+def _check_kinds(arguments: Mapping[str, Any], called: Mapping[str, str]) -> None:
+    """Types, truth values and choices, as PEFT's own annotations give them."""
     from peft import LoraConfig
 
     kinds = get_type_hints(LoraConfig)
@@ -52,14 +66,49 @@ def _check_kinds(arguments: Mapping[str, Any]) -> None:
         kind = kinds.get(key)
         if kind is bool and isinstance(value, str | list | dict | float):
             raise BadInput(
-                f"{key} is {str(value)[:40]!r}, which is neither true nor false.", "Write true or false without quotes."
+                f"{called[key]} is {str(value)[:40]!r}, which is neither true nor false.", "Write true or false without quotes."
             )
         choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
+        apart = key == "modules_to_save" and isinstance(value, str)  # PEFT takes it, character by character; verify says so
+        if not (choices or apart or key in _CHECKED or _fits(value, kind)):
+            raise BadInput(f"{called[key]} is {repr(value)[:60]}, not {_in_words(kind)}.", "Correct it.")
         if not choices or isinstance(value, bool) or value is None or _is_choice(value, choices):
             continue
         near = difflib.get_close_matches(str(value).lower(), choices, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"It knows {', '.join(choices)}."
-        raise BadInput(f"{key} is {str(value)[:40]!r}, which PEFT does not know.", hint)
+        raise BadInput(f"{called[key]} is {str(value)[:40]!r}, which PEFT does not know.", hint)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether ``value``, as JSON, YAML or a script gives it, is of an annotated type; of PEFT's own classes None, or an object.
+
+    A whole number is also a number or a truth value, and a tuple or set a list.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in inner)
+    if origin is list:
+        return isinstance(value, list | tuple | set) and all(_fits(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if kind is bool:
+        return isinstance(value, bool) or value in (0, 1)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if kind in (str, dict, type(None)):
+        return isinstance(value, kind)
+    return value is None or isinstance(value, dict | str) or not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    """A type such as ``list[str] | None`` as a user calls it; null, which leaves a key out, goes without saying."""
+    parts = [part for part in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)) if part is not type(None)]
+    words = []
+    for part in parts:
+        origin, inner = get_origin(part), get_args(part)
+        of = f" of {_WORDS[inner[-1]].removeprefix('a ')}s" if origin is list and inner[-1] in (int, str) else ""
+        words.append(f"{_WORDS.get(origin or part, 'such an object')}{of}")
+    return " or ".join(words)
 
 
 def _is_choice(value: Any, choices: list[str]) -> bool:

@@ -35,9 +35,17 @@ import itertools
 from campaign.inputs import KINDS, SMALL, Ground
 
 WORK_S, WAIT_S = 60, 180  # of the processor, which other processes do not shorten; of the clock
-OF_A_PROBE = {"probe", "recommendation", "selections", "options"}
+OF_A_PROBE = {"probe", "recommendation", "rows", "selections", "options", "adapter"}
+OF_A_RECOMMENDATION = {"recommendation", "options", "adapter"}
 LONGEST = 600  # characters of an error line
 RIGHT = {0: "ok", 1: "surprise", 2: "exit 2", 3: "exit 3", 4: "exit 4", 5: "exit 5"}
+MODELS = {
+    "llama": "causal-lm",
+    "bert": "classification",
+    "gpt2": "causal-lm",
+    "mixtral": "causal-lm",
+    "modernbert": "classification",
+}
 DIRECT = 0.9  # share of data files that are read and tokenised only, without a probe
 
 
@@ -63,20 +71,23 @@ class Ended:
 def make_ground(folder: Path, kinds: Collection[str]) -> Ground:
     """Sound models and data, and what else inputs of ``kinds`` are changed from, made in ``folder``."""
     from architectures import build
+    from fakes import make_rows
 
     folder.mkdir(parents=True, exist_ok=True)
-    models = {name: build(name, folder / name, task=task) for name, task in (("llama", "causal-lm"), ("bert", "classification"))}
+    models = {name: build(name, folder / name, task=task) for name, task in MODELS.items()}
     data, chats = folder / "data.jsonl", folder / "chats.jsonl"
     words = ("red cat ran", "blue dog slept", "big house sad")
     data.write_text("".join(json.dumps({"text": f"{words[i % 3]} {i}", "label": i % 2}) + "\n" for i in range(40)))
     turns = [{"role": "user", "content": "red cat"}, {"role": "assistant", "content": "blue dog"}]
     chats.write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(40)))
-    ground = Ground(models, data, chats, folder / "probe", folder / "recommendation")
+    rows = tuple(row.as_json() for row in make_rows(2, 3, 2))
+    ground = Ground(models, data, chats, folder / "probe", folder / "recommendation", rows)
     steps = []
     if OF_A_PROBE.intersection(kinds):
         steps.append(["probe", str(models["llama"]), "--data", str(data), *SMALL, "--out", str(ground.probe)])
-    if "recommendation" in kinds:
-        steps.append(["recommend", str(ground.probe), "--out", str(ground.recommendation)])
+    if OF_A_RECOMMENDATION.intersection(kinds):
+        formats = "peft,axolotl,llama-factory,unsloth,trl"
+        steps.append(["recommend", str(ground.probe), "--format", formats, "--out", str(ground.recommendation)])
     for arguments in steps:
         code, _, err = command(arguments)
         if code != 0:
@@ -148,7 +159,9 @@ def _alarm() -> Iterator[None]:
 def run_one(kind: str, seed: int, ground: Ground, folder: Path, loaded: Any) -> Ended:
     """Make the input in ``folder`` and run it."""
     from advisor.models.config import quiet
+    from advisor.prediction.calibration_rows import user_rows_folder
 
+    shutil.rmtree(user_rows_folder(), ignore_errors=True)  # of the input before
     random = Random(f"{kind}:{seed}")
     arguments = KINDS[kind][0](random, ground, folder)
     (folder / "arguments.json").write_text(json.dumps(arguments))

@@ -298,3 +298,30 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int) -> None:
             assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        (("config.json", "model.safetensors"), "holds a model"),
+        (("config.json", "model-00001-of-00002.safetensors"), "holds a model"),
+        (("adapter_model.safetensors",), "holds a trained adapter's weights"),
+        (("adapter_model.bin",), "holds a trained adapter's weights"),
+    ],
+)
+def test_nothing_is_written_beside_weights_that_it_would_change(tmp_path: Path, there: tuple[str, ...], says: str) -> None:
+    for name in there:
+        (tmp_path / name).write_text("weights")
+    with pytest.raises(BadInput, match=says):
+        put(tmp_path, NEW)
+    with pytest.raises(BadInput, match=says), locked(tmp_path, Session()):
+        raise AssertionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(there)
+
+
+def test_a_file_or_a_link_to_nothing_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("file", "link"):
+        with pytest.raises(BadInput, match="this is no folder"):
+            put(tmp_path / name, NEW)

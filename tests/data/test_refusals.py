@@ -18,6 +18,7 @@ from advisor.data.dataset import load_dataset
 TEXTS = [f"the red cat {i}" for i in range(30)]
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
 ASKED = {"role": "user", "content": "x"}
+SAID = {"role": "assistant", "content": "y"}
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> str:
@@ -39,6 +40,23 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> str:
         (lambda i: {"messages": [ASKED, CALL]}, "30 rows with a tool call in a turn"),
         (lambda i: {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]}, "tool call"),
         (lambda i: {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "an image in a turn"),
+        (lambda i: {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "an audio in a turn"),
+        (lambda i: {"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "a tool call in a turn"),
+        (lambda i: {"messages": [{"role": "user", "content": [{"type": "thinking"}]}]}, "a part of type thinking in a turn"),
+        (lambda i: {"messages": [ASKED, {**SAID, "weight": 0}]}, "without an answer by the assistant"),
+        (lambda i: {"messages": [ASKED, {**SAID, "train": False}]}, "without an answer by the assistant"),
+        (lambda i: {"messages": json.dumps([ASKED, SAID])}, "messages holds JSON written as text"),
+        (lambda i: {"text": TEXTS[i], "a": "YN"[i % 2], "b": "YN"[i // 2 % 2]}, r"n and y only \(a, b\)"),
+        (lambda i: {"text": TEXTS[i], "a": i % 2 * 2 - 1, "b": i // 2 % 2 * 2 - 1}, r"-1 and 1 only \(a, b\)"),
+        (lambda i: {"text": TEXTS[i], "a": i % 2, "b": 0}, r"0 and 1 only \(a, b\)"),
+        (lambda i: {"prompt": "x", "completion": TEXTS[i], "label": ("good", "bad")[i % 2]}, "preference data"),
+        (lambda i: {"prompt": "x", "completions": ["a", "b"], "labels": [True, False]}, "Preference data"),
+        (lambda i: {"sentence": ["a", "b"], "marks": ["O", "B"]}, "Token classification .columns sentence and marks"),
+        (lambda i: {"text": ("the O", "cat B-ANIMAL")[i % 2]}, "Token classification .column text: O, B-ANIMAL"),
+        (lambda i: {"question": TEXTS[i], "A": "1", "B": "2", "C": "3", "answer": "A"}, "Multiple choice"),
+        (lambda i: {"audio": "a.wav", "sentence": TEXTS[i]}, "Speech"),
+        (lambda i: {"input_ids": [1, 2], "labels": [1, 2]}, "tokenised already"),
+        (lambda i: {"image": "a.jpg", "label": i % 2}, r"images in a column \(image\)"),
         (lambda i: {"text": TEXTS[i], "label": (1e308, -1e308, 0.5)[i % 3]}, "line 1: the label 1e\\+308 is too far from zero"),
     ],
 )
@@ -52,6 +70,31 @@ def test_rows_for_something_else_are_refused_with_the_reason(
 def test_a_named_label_is_taken_where_several_would_do(tmp_path: Path) -> None:
     data = write(tmp_path, [{"text": TEXTS[i], "toxic": i % 2, "obscene": i // 2 % 2} for i in range(30)])
     assert load_dataset(data, label_column="toxic").schema.label_column == "toxic"
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (lambda i: {"messages": [ASKED, {**SAID, "reasoning_content": "hm"}]}, "Not read in turns: reasoning_content."),
+        (lambda i: {"messages": [ASKED, SAID], "tools": [{"name": "f"}]}, "Not read: tools; only the text of the turns is."),
+        (lambda i: {"prompt": "x", "completion": TEXTS[i], "reward": i / 7}, "Not read: reward."),
+        (lambda i: {"text": TEXTS[i], "labels": ("a", "b", "a,b")[i % 3]}, "The class 'a,b' combines others"),
+    ],
+)
+def test_what_is_not_read_is_said(tmp_path: Path, row: Callable[[int], dict[str, Any]], says: str) -> None:
+    notes = load_dataset(write(tmp_path, [row(i) for i in range(30)])).notes
+    assert any(says in note for note in notes), notes
+
+
+def test_texts_in_parts_are_joined_whatever_their_type_is_called(tmp_path: Path) -> None:
+    parts = ["a", {"text": "b"}, {"type": "input_text", "text": "c"}, {"type": "output_text", "text": "d"}]
+    rows = [{"messages": [{"role": "user", "content": parts}, SAID]}] * 30
+    assert load_dataset(write(tmp_path, rows)).examples[0].messages == (("user", "a\nb\nc\nd"), ("assistant", "y"))
+
+
+def test_only_the_last_answer_that_is_to_be_learned_ends_a_row(tmp_path: Path) -> None:
+    rows = [{"messages": [ASKED, SAID, ASKED, {**SAID, "content": "z", "weight": 0}]}] * 30
+    assert load_dataset(write(tmp_path, rows)).examples[0].messages == (("user", "x"), ("assistant", "y"))
 
 
 LABELS = [i % 2 for i in range(30)]

@@ -41,6 +41,19 @@ def config(**fields: Any) -> Change:
     return change
 
 
+def sharded(name: Any) -> Change:
+    """The weights in a shard, and an index that names another for all."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        names = load_file(folder / "model-1.safetensors")
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, name)})
+        )
+
+    return change
+
+
 def pipe(name: str) -> Change:
     def change(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -67,6 +80,15 @@ def template(text: str) -> Change:
         (config(hidden_act="sillu"), "hidden_act is 'sillu', which is not known"),
         (config(architectures=[0.5]), "architectures is .0.5., not a list of class names"),
         (config(id2label=[1, 2]), "id2label is .1, 2., not an object"),
+        (config(attention_dropout=5), "attention_dropout is 5; it must be from 0 to 1"),
+        (config(num_labels=10**9), "num_labels is 1,000,000,000; more than 1,000,000"),
+        (config(quantization_config="gptq"), "quantization_config is 'gptq', not an object"),
+        (config(rope_parameters=3), "rope_parameters is 3, not an object"),
+        (config(rope_parameters={"rope_type": "odd"}), "rope_parameters.rope_type is 'odd', which is not known"),
+        (config(num_key_value_heads=4), "k_proj.weight is 12 x 24 in the .*files, and 24 x 24 by config.json"),
+        (sharded("model-2.safetensors"), "model-2.safetensors is missing, which model.safetensors.index.json names"),
+        (sharded("../config.json"), "weight_map names '../config.json', which is not beside it"),
+        (sharded(3), "weight_map is no object that names a file"),
         (lambda folder: (folder / "config.json").write_text("null"), "its content is null"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json cannot be read"),
         (config(quantization_config={"quant_method": "gptq", "bits": 4}), "stored quantised .gptq."),

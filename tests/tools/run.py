@@ -68,6 +68,7 @@ INSTALLED = {
         (
             *("accelerate<=1.11.0", "datasets<=4.0.0", "einops", "fire", "numpy", "omegaconf", "packaging", "pandas"),
             *("peft==0.18.1", "protobuf", "pydantic", "pyyaml", "safetensors", "scipy", "sentencepiece", "tiktoken"),
+            "pillow",
             *("transformers==5.6.0", "trl==0.24.0", "tyro<0.9.0", "fastapi", "uvicorn", "sse-starlette", "av<=16.0.0"),
         ),
         "llama_factory.yaml",
