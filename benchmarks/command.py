@@ -201,7 +201,8 @@ def measure(case: dict[str, Any], shared: Path, repeats: int) -> dict[str, Any]:
 
         def passes() -> dict[str, float]:
             found, out, _ = timed_process([sys.executable, __file__, "--bare", model, data, *options], environment)
-            return json.loads(out.splitlines()[-1]) | {"peak_mb": found["peak_mb"]}
+            printed: dict[str, float] = json.loads(out.splitlines()[-1])
+            return printed | {"peak_mb": found["peak_mb"]}
 
         found: dict[str, Any] = {"help": timed_process([*program, "--help"], environment)[0]}
         found["imports"] = [imports()]

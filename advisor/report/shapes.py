@@ -146,7 +146,7 @@ def figure_of(shapes: Sequence[Shape], width: int, height: int) -> Figure:
     from matplotlib.patches import Rectangle
 
     with style.context(["default", {"text.parse_math": False, "font.family": ["DejaVu Sans"], "font.size": TEXT}]):
-        figure = _notebook_figure()(figsize=(width / 72, height / 72), dpi=72, facecolor=COLOURS["paper"])
+        figure: Figure = _notebook_figure()(figsize=(width / 72, height / 72), dpi=72, facecolor=COLOURS["paper"])
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.axis("off")
@@ -214,10 +214,8 @@ class Scale:
         if not self.log:
             return linear_ticks(self.low, self.high)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        if self.high < 125 * self.low:
-            factors, stride = (1, 2, 5), 1
-        else:
-            factors, stride = (1,), max(1, math.ceil((last - first) / 8))
+        narrow = self.high < 125 * self.low
+        factors, stride = ((1, 2, 5), 1) if narrow else ((1,), max(1, math.ceil((last - first) / 8)))
         found = [factor * 10.0**power for power in range(first, last + 1) if power % stride == 0 for factor in factors]
         return [value for value in found if self.low <= value <= self.high]
 
