@@ -7,7 +7,8 @@ fitted on with one forward and one backward pass over the probe rows, in batches
 are processor times (user and system) of the process and its children, because the machine may be busy; seconds by the clock
 stand beside them. The peak of memory is measured from outside. A last cold and a last warm run say where the time goes.
 
-    python benchmarks/command.py [--only sst2] [--page]
+    python benchmarks/command.py [--only sst2]
+    python benchmarks/command.py --page    # the section of docs/scaling.md anew, nothing measured
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "command.json"
+RESULTS, PAGE = HERE / "results" / "command.json", HERE.parent / "docs" / "scaling.md"
 CASES: dict[str, dict[str, Any]] = {
     "MiniLM on sst2": {"model": "minilm", "data": "sst2/train.jsonl", "options": ["--train-rows", "512"]},
     "tinytalk3m on tiny_chat": {
@@ -46,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 WARM = {"same": [], "budget": ["--budget", "10%"], "rank": ["--rank", "4"], "rate": ["--lr", "0.0005"]}
+KINDS = {"cold_stages": "cold", "warm_stages": "other budget"}
 IMPORTS = "import torch, transformers; from transformers import {name}, AutoTokenizer"
 # Where the work is called from, and what it is called in the table; what is within another counts for itself only.
 STAGES = {
@@ -229,19 +231,52 @@ def least(found: Any, key: str = "cpu_s") -> float:
     return min(float(each[key]) for each in (found if isinstance(found, list) else [found]))
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> list[str]:
     """Processor seconds, and what they are in units of the bare runs."""
     lines = [
-        "| | imports | bare passes | cold | (cold − imports) / bare | the same | budget | rank | rate | dearest warm − imports |",
+        "| | imports | bare | cold | (cold − imports) / bare | same again | other budget | other rank | other rate | peak, MB |",
         "| --- |" + " ---: |" * 9,
     ]
     for name, found in results.items():
-        start, passes = least(found["imports"]), least(found["bare"], "passes")
-        warm = [least(found[kind]) for kind in WARM]
-        cold = least(found["cold"])
-        numbers = [start, passes, cold, (cold - start) / passes, *warm, max(warm) - start]
-        lines.append(f"| {name} | " + " | ".join(f"{number:.1f}" for number in numbers) + " |")
-    return "\n".join(lines)
+        start, passes, cold = least(found["imports"]), least(found["bare"], "passes"), least(found["cold"])
+        numbers = [start, passes, cold, (cold - start) / passes, *(least(found[kind]) for kind in WARM)]
+        peak = max(each["peak_mb"] for each in found["cold"])
+        lines.append(f"| {name} | " + " | ".join(f"{number:.1f}" for number in numbers) + f" | {peak} |")
+    return lines
+
+
+def stages(results: dict[str, Any]) -> list[str]:
+    """Where a cold command and one at another budget spend their processor seconds."""
+    names = dict.fromkeys(stage for found in results.values() for stage in found["cold_stages"])
+    columns = [(found[kind], f"{name}, {label}") for name, found in results.items() for kind, label in KINDS.items()]
+    lines = ["| | " + " | ".join(label for _, label in columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    return [*lines, *(f"| {name} | " + " | ".join(f"{spent.get(name, 0):.1f}" for spent, _ in columns) + " |" for name in names)]
+
+
+def write_page(report: dict[str, Any]) -> None:
+    """The section of docs/scaling.md, which is its last."""
+    text, title = PAGE.read_text(encoding="utf-8"), "## Whole commands\n"
+    now = report["now"]
+    lines = [
+        title,
+        "Written by `benchmarks/command.py`: `advisor recommend` as a user types it, on one core of a busy 2-core machine, in",
+        "processor seconds. *Imports* are `torch`, `transformers` and the model's class. *Bare* is one forward pass over the",
+        "training rows that a new head is fitted on, and one forward and backward pass over the probe's rows. *Cold* probes; the",
+        "columns after it find the probe in the cache, and load no model. The peak is the cold command's, Python and torch with",
+        f"about {round(max(least(found['imports'], 'peak_mb') for found in now.values()), -1):.0f} MB among it.",
+        "",
+        *table(now),
+        "",
+        "Before the changes of this version:",
+        "",
+        *table({name: report["before"][name] for name in now if name in report["before"]}),
+        "",
+        "Where the time goes now, each stage without those within it:",
+        "",
+        *stages(now),
+    ]
+    head = text[: text.index(title)] if title in text else text.rstrip() + "\n\n"
+    PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -254,14 +289,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--page", action="store_true", help="the section of the page anew, nothing measured")
     given = parser.parse_args()
-    results = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
+    report: dict[str, Any] = (
+        json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"now": {}, "before": {}}
+    )
     for name, case in CASES.items():
-        if given.only in name:
-            results[name] = measure(case, given.shared, given.repeats)
-            given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            print(name, json.dumps(results[name], indent=1))
-    print(table(results))
+        if given.only in name and not given.page:
+            report["now"][name] = measure(case, given.shared, given.repeats)
+            given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print("\n".join([*table(report["now"]), "", *stages(report["now"])]))
+    if given.out == RESULTS:
+        write_page(report)
 
 
 if __name__ == "__main__":
