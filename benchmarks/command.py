@@ -51,7 +51,8 @@ KINDS = {"cold_stages": "cold", "warm_stages": "other budget"}
 IMPORTS = "import torch, transformers; from transformers import {name}, AutoTokenizer"
 # Where the work is called from, and what it is called in the table; what is within another counts for itself only.
 STAGES = {
-    "advisor.probe_cache:prepare_for_probe": "model and rows",
+    "advisor.probe_cache:prepare_for_probe": "config and identity",
+    "advisor.models.prepare:_with_model": "model and rows",
     "advisor.models.prepare:read_data": "data",
     "advisor.probing.run:_fit_head": "head's fit",
     "advisor.probing.run:head_features": "frozen features",
