@@ -123,7 +123,7 @@ def recommend(given: RecommendArguments) -> Recommended:
         prepared = probe_cache.prepare_for_probe(source, session, how.samples)
         if given.real_runs:
             prepared.loaded.require_in_memory()
-        recipe = recipe_for(prepared.loaded.task, **values(given, options.Recipe))
+        recipe = recipe_for(prepared.train.schema.task, **values(given, options.Recipe))
         schema = prepared.train.schema
         columns = ", ".join(schema.text_columns) + (f" → {schema.label_column}" if schema.label_column else "")
         session.note(f"Read as {schema.task}: {columns}; metric {schema.metric}. Recipe: {recipe}.", brief=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import platformdirs
@@ -16,7 +14,7 @@ from advisor.core.store import APP, PROBE_FILE, is_probe, writing
 from advisor.data.demo import demo_dataset_file, demo_model_folder
 from advisor.data.schema import Schema
 from advisor.models.prepare import Prepared, Source, prepare
-from advisor.probing.run import HEAD_ROWS, ProbeSettings, probe_identity, probe_samples, run_probe
+from advisor.probing.run import HEAD_ROWS, ProbeSettings, cache_key, probe_samples, run_probe
 
 
 def demo_inputs() -> tuple[str, str]:
@@ -27,7 +25,7 @@ def demo_inputs() -> tuple[str, str]:
 
 
 def prepare_for_probe(source: Source, session: Session, samples: int | None) -> Prepared:
-    """Load model and data; as many training rows as the head's linear probe and the sample need."""
+    """Data and, once it is asked for, the model; as many training rows as the head's linear probe and the sample need."""
     settings = ProbeSettings(samples=samples)
 
     def rows_needed(schema: Schema) -> int:
@@ -37,13 +35,12 @@ def prepare_for_probe(source: Source, session: Session, samples: int | None) -> 
 
 
 def cache_folder(prepared: Prepared, settings: ProbeSettings) -> Path:
-    """Where the user's cache keeps this probe, keyed by weights, data and settings."""
-    identity = json.dumps(probe_identity(prepared, settings), sort_keys=True)
-    return Path(platformdirs.user_cache_dir(APP)) / "probes" / hashlib.sha256(identity.encode()).hexdigest()[:24]
+    """Where the user's cache keeps this probe, keyed by weights, data and settings; the model need not be loaded."""
+    return Path(platformdirs.user_cache_dir(APP)) / "probes" / cache_key(prepared, settings)
 
 
 def probe_cached(prepared: Prepared, settings: ProbeSettings, session: Session) -> Probe:
-    """The probe from the user's cache, or a new one put there; one that is damaged is made anew."""
+    """The probe from the user's cache, for which no model is loaded, or a new one put there; a damaged one is made anew."""
     folder = cache_folder(prepared, settings)
     try:
         return run_probe(prepared, settings, folder, session)

@@ -39,6 +39,7 @@ from advisor.prediction.scorer import Scorer
 from advisor.probe_cache import made_from, prepare_for_probe
 from advisor.probing.run import ProbeSettings, measure_selections
 from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
+from advisor.report.html import report_html
 from advisor.report.payload import RecommendationFile, ResolvedEntry, format_entry, recommendation_file
 from advisor.report.tables import PICK, TextTable, report_markdown, tables
 from advisor.report.verdict import answer, short_verdict, verdict
@@ -280,8 +281,6 @@ def write(
     session: Session,
 ) -> tuple[str, ...]:
     """The files of the folder ``out``, swapped in together; their names are returned."""
-    from advisor.report.html import report_html  # loads matplotlib
-
     files = {name: file.text for whole in proven.whole.values() for name, file in whole.files.items()}
     yaml_text = proven.rendered["peft"].files[YAML_FILE].text
     files[REPORT_FILE] = report_markdown(scorer, sentences, shown_tables, yaml_text)

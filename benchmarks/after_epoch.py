@@ -86,7 +86,8 @@ def measure(group: Group, work: Path, e5: Path | None) -> dict[str, Any] | None:
         inspect=keep,
     )
     merged = kept["model"].merge_and_unload().requires_grad_(False).eval()
-    after = replace(prepared, loaded=replace(loaded, model=merged, fingerprint="after one epoch"))
+    trained = replace(prepared.with_model, loaded=replace(loaded, model=merged))
+    after = replace(prepared, load=lambda: trained, made_of={**prepared.made_of, "model_fingerprint": "after one epoch"})
     folder = work / re.sub(r"\W", "_", group.name)
     probe = run_probe(after, ProbeSettings(), folder, Session())
     view = probe_view(probe, settings, recipe)

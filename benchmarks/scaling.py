@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scaling.json"
 PAGE = HERE.parent / "docs" / "scaling.md"
 PLOT = HERE.parent / "docs" / "scaling.svg"
+COMMANDS = "## Whole commands\n"
 VOCABULARY = 1024  # so that the output layer does not hide the blocks of small models
 BASE = {"layers": 4, "width": 256, "rows": 16, "tokens": 64}
 SWEEPS: dict[str, tuple[int, ...]] = {
@@ -229,7 +230,9 @@ def main() -> None:
     report["extrapolated"] = extrapolated(points)
     assert all(math.isfinite(v) for v in report["exponents"].values())
     RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(report), encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8")
+    commands = before[before.index(COMMANDS) :]  # made by benchmarks/command.py
+    PAGE.write_text(page(report).rstrip() + "\n\n" + commands, encoding="utf-8")
     draw(points, PLOT)
 
 

@@ -37,6 +37,8 @@ class Candidate:
         return f"rank {min(found)}" if len(found) == 1 else f"ranks {min(found)}–{max(found)} by module"
 
     def module_settings(self, name: str) -> LoraSettings:
+        if name not in self.ranks and name not in self.alphas:  # as most are
+            return self.settings
         return replace(
             self.settings,
             rank=self.ranks.get(name, self.settings.rank),

@@ -93,6 +93,14 @@ class IdentityFields(Own):
     settings: dict[Name, Any] = Field(default_factory=dict)
 
 
+class SaidFields(Own):
+    """A note or warning on the model and its rows, which a command that finds the probe repeats."""
+
+    text: Text
+    warning: bool
+    brief: bool
+
+
 class ProbeFile(Own):
     """``probe.json``: what was probed and how; the kernel blocks are in ``blocks.safetensors``."""
 
@@ -123,6 +131,7 @@ class ProbeFile(Own):
     peers: PeerFields | None = None
     identity: IdentityFields
     source: dict[Name, Any] = Field(default_factory=dict)
+    said: list[SaidFields] = Field(default_factory=list)
     advisor: Text
     torch: Text
     targets: Annotated[list[TargetFields], Field(min_length=1)]

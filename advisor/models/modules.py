@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
 import torch
-from peft import LoraConfig, LoraModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
+from advisor.models.peft import without_bitsandbytes
 
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
 QV_NAMES = (
@@ -24,8 +25,6 @@ EXPERTS = "experts"  # what transformers calls the module that holds them, often
 # Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
 # token of a given row.
 NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
-
-PLAIN_LORA = LoraConfig()
 
 
 def block_names(targets: Sequence[Target]) -> tuple[str, ...]:
@@ -100,11 +99,21 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
 
 def peft_wraps(model: Any, name: str) -> bool:
     """Whether PEFT lets modules of this last name have LoRA; in Mamba and its kin some are used without being called."""
+    lora_model, config = _plain_lora()
     try:
-        LoraModel._check_target_module_compatiblity(None, PLAIN_LORA, model, name)  # type: ignore[arg-type]
+        lora_model._check_target_module_compatiblity(None, config, model, name)
     except ValueError:
         return False
     return True
+
+
+@cache
+def _plain_lora() -> tuple[Any, Any]:
+    """PEFT's class of LoRA models, and a config without anything set."""
+    with without_bitsandbytes():
+        from peft import LoraConfig, LoraModel
+
+    return LoraModel, LoraConfig()
 
 
 def uncalled(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> frozenset[str]:

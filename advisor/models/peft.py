@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +130,27 @@ class Resolved:
         return {n: LoraSettings(r, self.alphas[n], self.rslora).scale for n, r in self.ranks.items()}
 
 
+@contextmanager
+def without_bitsandbytes() -> Iterator[None]:
+    """PEFT finds no bitsandbytes here, and does again afterwards; unless it is loaded already, as for quantised weights.
+
+    Where it is installed PEFT would import it, and that torch's compiler, which takes longer than PEFT itself; for plain
+    weights it does nothing.
+    """
+    if "bitsandbytes" in sys.modules:
+        yield
+        return
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    try:
+        yield
+    finally:
+        del sys.modules["bitsandbytes"]
+        from peft import import_utils
+
+        for asked in (import_utils.is_bnb_available, import_utils.is_bnb_4bit_available):
+            asked.cache_clear()  # else PEFT remembers the answer
+
+
 def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
     """What ``LoraConfig(**arguments)`` does with ``model``, which should be on the meta device; see :func:`apply`."""
     return read_off(*apply(model, arguments))
@@ -143,10 +166,12 @@ def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[st
         BadInput: a value is none that PEFT knows, PEFT refuses the config, or nothing in the model matches it.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
+
+    with without_bitsandbytes():
+        from peft import LoraConfig, get_peft_model
 
     check_values(arguments)
-    with warnings.catch_warnings(record=True) as caught, torch.device("meta"):
+    with without_bitsandbytes(), warnings.catch_warnings(record=True) as caught, torch.device("meta"):
         warnings.simplefilter("ignore")  # deprecations are no concern of the user's
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("always", RuntimeWarning)

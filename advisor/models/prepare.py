@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.core.events import Session
+from advisor.core.events import Note, Session, Warn
 from advisor.data.dataset import Dataset, load_dataset, overlap, sample_rows, split_evaluation
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
-from advisor.models.config import language_task
+from advisor.models.config import language_task_of, load_config
 from advisor.models.encode import EncodedRow, encode, resolve_max_length
+from advisor.models.identity import model_fingerprint
 from advisor.models.load import LoadedModel, load_model
+from advisor.models.placement import pick_device, pick_dtype
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,58 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A loaded model with tokenised training and evaluation rows.
+class WithModel:
+    """The model, and the rows as it reads them; a row that was dropped in tokenising is missing. ``said``: notes and warnings."""
 
-    ``train`` and ``evaluation`` are the datasets the rows come from; a row that was dropped in tokenising is
-    missing from the rows only. ``available_rows`` is how many training rows the source has (an estimate where a large
-    file was sampled). ``made_of`` identifies what was prepared, wherever it lies: ``model_fingerprint`` of all the model's
-    files, ``data_fingerprint`` and ``eval_fingerprint`` of all rows, those that were not sampled too.
-    """
-
-    source: Source
     loaded: LoadedModel
-    train: Dataset
-    evaluation: Dataset
     train_rows: list[EncodedRow]
     eval_rows: list[EncodedRow]
     max_length: int
+    said: tuple[Note | Warn, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Training and evaluation data, and a model that is loaded, with tokenised rows, when it is first asked for.
+
+    ``train`` and ``evaluation`` are the datasets the rows come from. ``available_rows`` is how many training rows the source has
+    (an estimate where a large file was sampled). ``made_of`` identifies what was prepared, wherever it lies:
+    ``model_fingerprint`` of all the model's files, ``data_fingerprint`` and ``eval_fingerprint`` of all rows, those that were
+    not sampled too. ``revision``: of a hub model. ``load`` raises BadInput where the model cannot be used.
+    """
+
+    source: Source
+    train: Dataset
+    evaluation: Dataset
     available_rows: int
     made_of: Mapping[str, str]
+    revision: str | None
+    load: Callable[[], WithModel]
+
+    @cached_property
+    def with_model(self) -> WithModel:
+        return self.load()
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.with_model.loaded
+
+    @property
+    def train_rows(self) -> list[EncodedRow]:
+        return self.with_model.train_rows
+
+    @property
+    def eval_rows(self) -> list[EncodedRow]:
+        return self.with_model.eval_rows
+
+    @property
+    def max_length(self) -> int:
+        return self.with_model.max_length
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights, as it was asked for, without loading them."""
+        return str(pick_dtype(self.source.dtype, pick_device(self.source.device))).removeprefix("torch.")
 
 
 def read_data(source: Source, session: Session, language: str = "causal-lm") -> tuple[Dataset, Dataset]:
@@ -109,15 +146,17 @@ def prepare(
     train_limit: int | Callable[[Schema], int] | None = None,
     eval_limit: int | None = None,
 ) -> Prepared:
-    """Load everything ``source`` names; at most the given numbers of rows are kept and tokenised.
+    """Read the data that ``source`` names, at most the given numbers of rows, and load the model when it is asked for.
 
     ``train_limit`` may depend on what the data turned out to be; ``eval_limit`` 0 leaves evaluation untokenised.
 
     Raises:
-        BadInput: the model or the data cannot be used.
+        BadInput: the data cannot be used, or a file of the model cannot be read.
     """
+    config = None
     try:
-        language = language_task(source.model, revision=source.revision, trust_remote_code=source.trust_remote_code)
+        config = load_config(source.model, {"trust_remote_code": source.trust_remote_code, "revision": source.revision})
+        language = language_task_of(config)
     except BadInput:  # loading the model says so, after what is wrong with the data
         language = "causal-lm"
     train, evaluation = read_data(source, session, language)
@@ -129,10 +168,31 @@ def prepare(
         train = sample_rows(train, count, source.seed)
     if eval_limit:
         evaluation = sample_rows(evaluation, eval_limit, source.seed)
+    revision = getattr(config, "_commit_hash", None)
+
+    def load() -> WithModel:
+        return _with_model(source, train, evaluation, eval_limit != 0, session)
+
+    try:
+        fingerprint = model_fingerprint(source.model, revision, source.quantised)
+    except BadInput:
+        load()  # says what is wrong with the model as well as it can
+        raise
+    made_of = {"model_fingerprint": fingerprint, **made_of}
+    return Prepared(source, train, evaluation, available_rows, made_of, revision, load)
+
+
+def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_evaluation: bool, session: Session) -> WithModel:
+    said: list[Note | Warn] = []
+
+    def say(event: Note | Warn) -> None:
+        said.append(event)
+        session.emit(event)
+
     loaded = load_model(
         source.model,
-        schema.task,
-        num_labels=len(schema.class_names) or 1,
+        train.schema.task,
+        num_labels=len(train.schema.class_names) or 1,
         device=source.device,
         dtype=source.dtype,
         revision=source.revision,
@@ -141,17 +201,16 @@ def prepare(
         seed=source.seed,
     )
     for number, text in enumerate(loaded.notes):
-        session.note(text, brief=number > 0)  # what is left out, or must be kept in mind while training
+        say(Note(text, brief=number > 0))  # what is left out, or must be kept in mind while training
     for text in loaded.warnings:
-        session.warn(text)
+        say(Warn(text))
     max_length = resolve_max_length(source.max_length, loaded)
     train_rows, notes = encode(train, loaded, max_length)
     for note in notes:
-        session.note(f"Training data: {note}", brief=True)
+        say(Note(f"Training data: {note}", brief=True))
     eval_rows: list[EncodedRow] = []
-    if eval_limit != 0:
+    if encode_evaluation:
         eval_rows, notes = encode(evaluation, loaded, max_length)
         for note in notes:
-            session.note(f"Evaluation data: {note}", brief=True)
-    made_of = {"model_fingerprint": loaded.fingerprint, **made_of}
-    return Prepared(source, loaded, train, evaluation, train_rows, eval_rows, max_length, available_rows, made_of)
+            say(Note(f"Evaluation data: {note}", brief=True))
+    return WithModel(loaded, train_rows, eval_rows, max_length, tuple(said))

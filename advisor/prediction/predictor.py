@@ -22,9 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
-from scipy.stats import norm
-from sklearn.linear_model import Ridge
+from scipy.special import ndtr, ndtri
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
@@ -92,7 +90,7 @@ class Predictions:
 
     def distinguishable(self, i: int, j: int, level: float = LEVEL) -> bool:
         """The interval of the predicted difference of i and j excludes 0."""
-        half_width = float(norm.ppf(0.5 + level / 2)) * math.sqrt(self._variance(i, j))
+        half_width = float(ndtri(0.5 + level / 2)) * math.sqrt(self._variance(i, j))
         return bool(abs(self.deviation[i] - self.deviation[j]) > half_width)
 
     def first(self, count: int) -> Predictions:
@@ -164,7 +162,7 @@ class Predictor:
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
-        quantile = float(norm.ppf(0.5 + LEVEL / 2))
+        quantile = float(ndtri(0.5 + LEVEL / 2))
         forgone = curve(simulated / simulated_gain(context))
         typical, misfit, noise = self._typical(context)
         ratio = math.exp(quantile * widen * self._log_gain_sd(context))
@@ -205,7 +203,7 @@ class Predictor:
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
-        quantile = float(norm.ppf(0.5 + LEVEL / 2))
+        quantile = float(ndtri(0.5 + LEVEL / 2))
         typical, misfit, noise = self._typical(context)
         forgone = curve(np.append(simulated, 0.0) / simulated_gain(context))
         if measured is not None:
@@ -338,8 +336,7 @@ def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
                 design.append(_score_design(math.log(row.val_loss), row.context))
                 target.append(_score_target(row))
                 weights.append(1.0 / len(group.rows))
-        model = Ridge(alpha=SCORE_RIDGE / len(members), fit_intercept=False)
-        return np.asarray(model.fit(np.array(design), np.array(target), sample_weight=np.array(weights)).coef_)
+        return _ridge(np.array(design), np.array(target), np.array(weights), SCORE_RIDGE / len(members))
 
     errors = []
     for i, held in enumerate(groups):
@@ -347,6 +344,12 @@ def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
         residuals = [_score_target(r) - _score_design(math.log(r.val_loss), r.context) @ coef for r in held.rows]
         errors.append(float(np.mean(np.square(residuals))))
     return fit(groups), math.sqrt(float(np.mean(errors)))
+
+
+def _ridge(design: Array, target: Array, weights: Array, penalty: float) -> Array:
+    """The coefficients that minimise Σ_i w_i (y_i − x_i·c)² + penalty·‖c‖²."""
+    weighted = design.T * weights
+    return np.asarray(np.linalg.solve(weighted @ design + penalty * np.eye(design.shape[1]), weighted @ target))
 
 
 def _score_target(row: CalibrationRow) -> float:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 
 MATERIALISE, TOKEN_GRAM, KRONECKER = "materialise", "token-gram", "kronecker"
-TILE_FLOATS = 16_000_000  # floats held at once by one tile of materialised gradients (64 MB)
+TILE_FLOATS = 4_000_000  # floats held at once by one tile of materialised gradients (16 MB, which a cache may hold)
+STRIPS = 4  # of rows in which a Gram matrix is made, each up to its diagonal
 ELEMENT_COST = 12.0  # multiply-adds a memory-bound element of the token Gram is worth
 
 Piece = tuple[torch.Tensor, torch.Tensor]
@@ -65,8 +66,11 @@ def materialise(pieces: Sequence[Piece]) -> torch.Tensor:
             torch.bmm(g[..., low : low + width].transpose(1, 2), x, out=view[start:stop])
             start = stop
         flat = view.reshape(n, width * a)
-        block.addmm_(flat, flat.T)
-    return block
+        for rows in torch.arange(n).tensor_split(STRIPS):
+            if len(rows):
+                low_row, stop = int(rows[0]), int(rows[-1]) + 1
+                block[low_row:stop, :stop].addmm_(flat[low_row:stop], flat[:stop].T)
+    return block.tril() + block.tril(-1).T
 
 
 def token_gram(pieces: Sequence[Piece]) -> torch.Tensor:

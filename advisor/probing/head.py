@@ -5,20 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import KFold, StratifiedKFold
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from advisor.core.events import Session, Stage
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import capturing, fewer_rows
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of standardised features; scikit-learn's C
 RIDGES = tuple(float(a) for a in np.logspace(-1, 5, 13))
@@ -115,6 +114,9 @@ def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: b
     Args:
         features: [rows, h]; labels: [rows] class ids, or standardised values when ``classes`` is 0.
     """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler(with_mean=use_bias).fit(features)
     scaled = scaler.transform(features)
     if classes == 0:
@@ -140,11 +142,16 @@ def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: b
 
 
 def _logistic(inverse_penalty: float, use_bias: bool) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=inverse_penalty, fit_intercept=use_bias, max_iter=300, tol=1e-3)
 
 
 def _cross_validate(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[list[float], list[float]]:
     """Held-out cross-entropy and accuracy for each penalty; a class missing from a fold gets probability 1e-6."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import KFold, StratifiedKFold
+
     smallest = int(np.bincount(labels)[np.unique(labels)].min())
     splitter = StratifiedKFold if smallest >= FOLDS else KFold
     folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(features, labels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import torch
 
 from advisor.core.choices import HEADS, METHODS
 from advisor.core.errors import BadInput, OutOfMemory, lacks_memory
-from advisor.core.events import Session
+from advisor.core.events import Note, Session, Warn
 from advisor.core.folders import locked, sweep
 from advisor.core.probe import (
     BLOCKS_FILE,
@@ -98,13 +99,23 @@ def probe_samples(settings: ProbeSettings, classes: int) -> int:
 
 def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
     """What must agree for one probe to stand for another: weights, data, settings."""
+    dtype = str(prepared.loaded.dtype).removeprefix("torch.")
+    return {**_asked_identity(prepared, settings), "max_length": prepared.max_length, "dtype": dtype}
+
+
+def _asked_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
+    """As much of it as is known without the model."""
     return {
         "model_fingerprint": prepared.made_of["model_fingerprint"],
         "data_fingerprint": prepared.made_of["data_fingerprint"],
-        "max_length": prepared.max_length,
-        "dtype": str(prepared.loaded.dtype).removeprefix("torch."),
         "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"},
     }
+
+
+def cache_key(prepared: Prepared, settings: ProbeSettings) -> str:
+    """Of what was asked for, without the model: two that agree in it have the same :func:`probe_identity`."""
+    asked = {**_asked_identity(prepared, settings), "max_length": prepared.source.max_length, "dtype": prepared.dtype}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session: Session) -> Probe:
@@ -118,17 +129,27 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
         OutOfMemory: not even one row fits.
         Interrupted: cancelled; finished micro-batches and modules are kept.
     """
-    identity = probe_identity(prepared, settings)
     if not is_probe(folder):
         with locked(folder, session):
             if not is_probe(folder):  # another process may have made it meanwhile
-                return _new_probe(prepared, settings, folder, identity, session)
+                return _new_probe(prepared, settings, folder, probe_identity(prepared, settings), session)
     probe = load_probe(folder)
-    _check_identity(probe.info.get("identity") or {}, identity, folder)
+    identity = probe.info.get("identity") or {}
+    _check_identity(identity, _asked_identity(prepared, settings), folder)
+    if not _asked_alike(probe, prepared):
+        _check_identity(identity, probe_identity(prepared, settings), folder)
     probe = _where_it_lies_now(probe, prepared, folder)
     sweep(folder, PARTIAL)
+    for said in probe.info.get("said", ()):
+        session.emit(Warn(said["text"]) if said["warning"] else Note(said["text"], said["brief"]))
     session.note(f"Probe found in {folder}; nothing to compute.")
     return probe
+
+
+def _asked_alike(probe: Probe, prepared: Prepared) -> bool:
+    """Whether length and type of the weights need not be looked up in the model: the probe's were asked for in the same words."""
+    asked, dtype = probe.info.get("source") or {}, (probe.info.get("identity") or {}).get("dtype")
+    return "max_length" in asked and asked["max_length"] == prepared.source.max_length and dtype == prepared.dtype
 
 
 def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identity: dict[str, Any], session: Session) -> Probe:
@@ -170,7 +191,7 @@ def _begun(path: Path, session: Session) -> dict[str, Any] | None:
 
 def _where_it_lies_now(probe: Probe, prepared: Prepared, folder: Path) -> Probe:
     """The probe with the names that model and data were found under, which may have moved; the folder follows."""
-    now = json.loads(json.dumps({key: _provenance(prepared)[key] for key in ("model", "revision", "data", "source")}))
+    now = json.loads(json.dumps(_place(prepared)))
     if now.items() <= probe.info.items():
         return probe
     moved = replace(probe, info={**probe.info, **now})
@@ -420,15 +441,22 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "reads": loaded.reads,
         "metric": schema.metric,
         "class_names": list(schema.class_names),
-        "model": loaded.name,
         "model_type": loaded.model.config.model_type,
-        "revision": loaded.revision,
         "model_parameters": loaded.parameters,
         "qv_roles": list(loaded.qv_roles()),
         "head": list(loaded.head),
         "head_parameters": sum(p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters()),
-        "data": prepared.train.source,
         "train_rows": prepared.available_rows,
         "device": str(loaded.device),
-        "source": prepared.source.as_dict(),
+        "said": [
+            {"text": event.text, "warning": isinstance(event, Warn), "brief": isinstance(event, Note) and event.brief}
+            for event in prepared.with_model.said
+        ],
+        **_place(prepared),
     }
+
+
+def _place(prepared: Prepared) -> dict[str, Any]:
+    """Where model and data are found, which may move."""
+    source = prepared.source
+    return {"model": source.model, "revision": prepared.revision, "data": prepared.train.source, "source": source.as_dict()}

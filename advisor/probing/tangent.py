@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from advisor.core.events import Session, Stage
@@ -78,6 +77,8 @@ class Tangent:
         seed: int = 0,
     ) -> Tangent:
         """Copy ``loaded`` and draw A with ``seed``; quantised weights become plain, half-precision ones float32."""
+        from peft import LoraConfig, get_peft_model  # here, so that a probe without this check does not load it
+
         model = copy.deepcopy(loaded.model)
         if loaded.quantised:
             model = model.dequantize()

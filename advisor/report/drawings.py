@@ -1,77 +1,39 @@
-"""Figures of a recommendation as SVG elements for an HTML page: text stays text, colours are the page's CSS variables.
-
-Drawn by matplotlib without pyplot, in CSS pixels. The same numbers give the same bytes. What a figure says is never said by
-colour alone: marks differ in shape, lines in dashes.
+"""The figures of a recommendation, laid out in pixels. What a figure says is never said by colour alone: marks differ in shape,
+lines in dashes. The same numbers give the same bytes.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
-from xml.etree import ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from advisor.report.shapes import (
+    SHAPES,
+    TEXT,
+    Box,
+    Dot,
+    Line,
+    Scale,
+    Shape,
+    Text,
+    figure_of,
+    linear_labels,
+    svg_of,
+)
 from advisor.report.words import count
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours of a figure: of text, axes, grid, the pick, and what lies behind."""
-
-    ink: str
-    muted: str
-    line: str
-    pick: str
-    paper: str
-
-    def style(self, background: str) -> dict[str, Any]:
-        """For matplotlib."""
-        return {
-            "svg.fonttype": "none",
-            "text.parse_math": False,
-            "font.family": ["DejaVu Sans"],
-            "font.size": TEXT,
-            "text.color": self.ink,
-            "axes.labelcolor": self.ink,
-            "axes.edgecolor": self.muted,
-            "axes.facecolor": "none",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": self.line,
-            "grid.linewidth": 0.8,
-            "xtick.color": self.muted,
-            "ytick.color": self.muted,
-            "xtick.labelcolor": self.ink,
-            "ytick.labelcolor": self.ink,
-            "figure.facecolor": background,
-            "savefig.facecolor": background,
-        }
-
-
-PAGE = Palette("#000001", "#000002", "#000003", "#000004", "#000005")  # stand for the page's variables
-VARIABLES = {getattr(PAGE, field.name): field.name for field in fields(Palette)}
-WHITE = Palette("#1b1f24", "#6a737d", "#d8dee4", "#0757b0", "#ffffff")
-TEXT = 11.5  # pixels
-CHARACTER = 6.4  # mean width of one
+CHARACTER = 6.4  # mean width of a character in pixels
 HEAT = 0.55  # opacity of the largest share; text stays readable on it in light and dark
 WIDTH = 520  # pixels of the figures that stand in pairs
-SHAPES = {"pick": "D", "all": "o", "baseline": "v", "common": "s", "peer": "^"}  # as the captions of the page say
+TICK = 3.5  # length in pixels
 
 
 @dataclass(frozen=True)
@@ -99,54 +61,21 @@ class Mark:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a figure shows, to be drawn for the page or on white.
-
-    Attributes:
-        name: makes its ids unique in the page. size: width, height. margins: left, right, top, bottom of the axes.
-        pixels: the axes' units are pixels, y downwards.
-    """
+    """A figure, to be shown on the page or on white; ``name`` makes its ids unique in the page."""
 
     name: str
     title: str
     description: str
     size: tuple[float, float]
-    margins: tuple[float, float, float, float]
-    draw: Callable[[Axes, Palette], None]
-    pixels: bool = False
+    shapes: Sequence[Shape]
 
     def svg(self) -> str:
         """An ``<svg>`` element in the page's colours."""
-        out = io.BytesIO()
-        with style.context(["default", {**PAGE.style("none"), "svg.hashsalt": self.name}]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's font, not ours, is seen
-            figure = self._drawn(PAGE)
-            FigureCanvasSVG(figure)
-            figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        return _embedded(ElementTree.fromstring(out.getvalue()), self.name, self.title, self.description, math.ceil(self.size[0]))
+        return svg_of(self.shapes, self.name, self.title, self.description, *map(math.ceil, self.size))
 
     def figure(self) -> Figure:
-        """On white, for ``savefig``; a notebook shows it."""
-        with style.context(["default", WHITE.style(WHITE.paper)]):
-            return self._drawn(WHITE)
-
-    def _drawn(self, paint: Palette) -> Figure:
-        width, height = math.ceil(self.size[0]), math.ceil(self.size[1])
-        left, right, top, bottom = self.margins
-        figure = NotebookFigure(figsize=(width / 72, height / 72), dpi=72)
-        axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height))
-        if self.pixels:
-            axes.set(xlim=(0, width), ylim=(height, 0))
-        self.draw(axes, paint)
-        return figure
-
-
-class NotebookFigure(Figure):
-    """A figure that a notebook shows whether or not pyplot was set up there."""
-
-    def _repr_png_(self) -> bytes:
-        out = io.BytesIO()
-        self.savefig(out, format="png", dpi=110)
-        return out.getvalue()
+        """By matplotlib, on white, for ``savefig``; a notebook shows it."""
+        return figure_of(self.shapes, *map(math.ceil, self.size))
 
 
 def heat_map(cells: Sequence[Cell]) -> Drawing:
@@ -164,21 +93,17 @@ def heat_map(cells: Sequence[Cell]) -> Drawing:
     top = 24 + (0.64 * CHARACTER * max(map(len, heads)) if slanted else 0)
     right = 0.77 * CHARACTER * len(heads[-1]) if slanted else 4
     largest = max(sum(cell.share for cell in here) for here in places.values()) or 1.0
-
-    def draw(axes: Axes, paint: Palette) -> None:
-        axes.axis("off")
-        axes.text(0, top - 8, "layer", color=paint.muted, va="baseline")
-        for column, head in enumerate(heads):
-            middle = left + (column + 0.5) * width
-            turned = {"rotation": 40, "rotation_mode": "anchor", "ha": "left"} if slanted else {"ha": "center"}
-            axes.text(middle, top - 8, head, va="baseline", **turned)
-        for row, layer in enumerate(layers):
-            y = top + row * height
-            axes.text(left - 12, y + height / 2, "–" if layer is None else str(layer), ha="right", va="center_baseline")
-            for column, role in enumerate(roles):
-                if (layer, role) in places:
-                    here = places[layer, role]
-                    _draw_cell(axes, paint, left + column * width, y, width, height, here, texts[layer, role], largest)
+    shapes: list[Shape] = [Text(0, top - 8, "layer", colour="muted")]
+    for column, head in enumerate(heads):
+        anchor, turned = ("start", 40.0) if slanted else ("middle", 0.0)
+        shapes.append(Text(left + (column + 0.5) * width, top - 8, head, anchor, turned=turned))
+    for row, layer in enumerate(layers):
+        y = top + row * height
+        shapes.append(Text(left - 12, y + height / 2, "–" if layer is None else str(layer), "end", middle=True))
+        for column, role in enumerate(roles):
+            if (layer, role) in places:
+                x, here = left + column * width, places[layer, role]
+                shapes += _cell(x, y, width, height, here, texts[layer, role], largest)
 
     picked = sum(cell.picked for cell in cells)
     best = max(cells, key=lambda cell: cell.share)
@@ -188,9 +113,7 @@ def heat_map(cells: Sequence[Cell]) -> Drawing:
         f"Layers down, roles across. {picked} of {len(cells)} modules are picked, marked by a dot and a frame. The largest "
         f"share, {best.share:.1%}, has {best.role}{'' if best.layer is None else f' of layer {best.layer}'}.",
         (left + len(roles) * width + right, top + len(layers) * height + 4),
-        (0, 0, 0, 0),
-        draw,
-        pixels=True,
+        shapes,
     )
 
 
@@ -202,19 +125,15 @@ def _cell_text(here: Sequence[Cell]) -> str:
     return share + some + ranks
 
 
-def _draw_cell(
-    axes: Axes, paint: Palette, x: float, y: float, width: float, height: float, here: Sequence[Cell], text: str, largest: float
-) -> None:
+def _cell(x: float, y: float, width: float, height: float, here: Sequence[Cell], text: str, largest: float) -> list[Shape]:
     opacity = HEAT * sum(cell.share for cell in here) / largest
     picked = any(cell.picked for cell in here)
-    field, frame = (Rectangle((x + 1.5, y + 1.5), width - 3, height - 3, clip_on=False) for _ in range(2))
-    field.set(facecolor=paint.pick, alpha=opacity, linewidth=0)
-    frame.set(facecolor="none", edgecolor=paint.ink if picked else paint.line, linewidth=1.8 if picked else 0.8)
-    axes.add_patch(field)
-    axes.add_patch(frame)
+    edge, edge_width = ("ink", 1.8) if picked else ("line", 0.8)
+    shapes: list[Shape] = [Box(x + 1.5, y + 1.5, width - 3, height - 3, "pick", opacity, edge, edge_width)]
     if picked:
-        axes.plot(x + 11, y + height / 2, "o", color=paint.ink, markersize=6, clip_on=False)
-    axes.text(x + width - 7, y + height / 2, text, ha="right", va="center_baseline", weight="bold" if picked else "normal")
+        shapes.append(Dot(x + 11, y + height / 2, "dot", 6, "ink", "ink", 0.0))
+    shapes.append(Text(x + width - 7, y + height / 2, text, "end", bold=picked, middle=True))
+    return shapes
 
 
 def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: str) -> Drawing:
@@ -226,54 +145,33 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
     height = max(400.0, 70 + line * len(named))
     values = [value for _, value in front] + [value for _, value in named]
     sizes = [params for params, _ in front] + [params for params, _ in named]
-
-    def draw(axes: Axes, paint: Palette) -> None:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,), numticks=20))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(float(f"{x:.3g}"))))
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-        axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
-        low, high = min(values), max(values)
-        margin = 0.06 * (high - low) or 0.01
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_xlabel("LoRA parameters (log scale)")
-        axes.step(*zip(*front, strict=True), where="post", color=paint.muted, linewidth=1.2)
-        axes.plot(*zip(*front, strict=True), "o", color=paint.muted, markersize=4, linestyle="none")
-        order = sorted(named, key=lambda place: place[1])
-        to_pixels = axes.transData.transform
-        wanted = [float(to_pixels(place)[1]) for place in order]
-        bottom, top = (float(v) for v in axes.transAxes.transform([(0, 0), (0, 1)])[:, 1])
-        spread = _spread(wanted, line, bottom, top)
-        column = float(axes.transAxes.transform((1, 0))[0]) + 16
-        back = axes.transData.inverted().transform
-        for place, y in zip(order, spread, strict=True):
-            here = named[place]
-            kind = min((mark.kind for mark in here), key=list(SHAPES).index)
-            is_pick = kind == "pick"
-            end = back((column - 3, y))
-            colour, edge, lead = (paint.pick, paint.paper, paint.pick) if is_pick else (paint.ink, paint.ink, paint.line)
-            axes.plot((place[0], end[0]), (place[1], end[1]), color=lead, linewidth=0.9, clip_on=False, zorder=1)
-            axes.plot(
-                *place,
-                SHAPES[kind],
-                color=colour,
-                markersize=10 if is_pick else 5.5,
-                markeredgecolor=edge,
-                fillstyle="full" if is_pick else "none",
-                markeredgewidth=1.3,
-                clip_on=False,
-                zorder=5 if is_pick else 4,
-            )
-            x, middle = back((column, y))
-            axes.text(
-                x,
-                middle,
-                _cut(" = ".join(dict.fromkeys(mark.label for mark in here)), 24),
-                va="center_baseline",
-                weight="bold" if is_pick else "normal",
-                color=colour,
-            )
+    margin = 0.06 * (max(values) - min(values)) or 0.01
+    across = Scale(min(sizes) / 1.25, max(sizes) * 1.25, 46, WIDTH - labels, log=True)
+    up = Scale(min(values) - margin, max(values) + margin, height - 42, 14)
+    shapes = _axes(across, up, [count(float(f"{x:.3g}")) for x in across.ticks()], linear_labels(up.ticks()))
+    shapes.append(Text((across.start + across.end) / 2, height - 10, "LoRA parameters (log scale)", "middle"))
+    at = [(across.at(params), up.at(value)) for params, value in front]
+    steps = [at[0]]
+    for x, y in at[1:]:
+        steps += [(x, steps[-1][1]), (x, y)]
+    shapes += [Line(steps, "muted", 1.2), *(Dot(x, y, "dot", 4, "muted", "muted", 0.0) for x, y in at)]
+    order = sorted(named, key=lambda place: -place[1])
+    spread = _spread([up.at(value) for _, value in order], line, up.end, up.start)
+    column = across.end + 16
+    front_most: list[Shape] = []
+    for place, y in zip(order, spread, strict=True):
+        kind = min((mark.kind for mark in named[place]), key=list(SHAPES).index)
+        is_pick = kind == "pick"
+        colour = "pick" if is_pick else "ink"
+        x, middle = across.at(place[0]), up.at(place[1])
+        shapes.append(Line(((x, middle), (column - 3, y)), "pick" if is_pick else "line", 0.9))
+        edge = "paper" if is_pick else "ink"
+        front_most.insert(
+            0 if not is_pick else len(front_most),
+            Dot(x, middle, kind, 10 if is_pick else 5.5, "pick" if is_pick else "none", edge, 1.3),
+        )
+        label = _cut(" = ".join(dict.fromkeys(mark.label for mark in named[place])), 24)
+        shapes.append(Text(column, y, label, colour=colour, bold=is_pick, middle=True))
 
     pick = next(mark for mark in marks if mark.kind == "pick")
     return Drawing(
@@ -283,8 +181,7 @@ def pareto(front: Sequence[tuple[int, float]], marks: Sequence[Mark], metric: st
         f"{front[-1][1]:.3f}. The pick has {count(pick.params)} parameters and {pick.metric[0]:.3f}. Common target sets and the "
         "picks of other methods are marked.",
         (WIDTH, height),
-        (46, labels, 14, 42),
-        draw,
+        [*shapes, *front_most],
     )
 
 
@@ -292,24 +189,6 @@ def spectra(lines: Sequence[tuple[str, Sequence[float]]], sigma: float) -> Drawi
     """Descending eigenvalues on a log scale, and σ; the first line is the pick's. Below σ/100 nothing is drawn."""
     top = max(max(values) for _, values in lines)
     floor = min(sigma, top) / 100
-
-    def draw(axes: Axes, paint: Palette) -> None:
-        if top <= 0:
-            axes.text(0.5, 0.5, "All eigenvalues are zero.", transform=axes.transAxes, ha="center")
-            return
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=9))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}" if 1e-4 < y < 1e6 else f"{y:.0e}"))
-        for (label, values), colour, width, dashes in zip(lines, (paint.pick, paint.ink), (2.2, 1.5), ("-", "--"), strict=True):
-            drawn = [(i, value) for i, value in enumerate(values, 1) if value >= floor]
-            if drawn:
-                axes.plot(*zip(*drawn, strict=True), dashes, color=colour, linewidth=width, label=label)
-        axes.axhline(sigma, color=paint.muted, linewidth=1.2, linestyle=":", label=f"σ = {sigma:.3g}")
-        axes.set_ylim(floor * 0.8, max(top, sigma) * 1.6)
-        axes.set_xlabel("number of the eigenvalue, largest first")
-        axes.legend(frameon=False, loc="upper right")
-
     (_, pick), (_, full) = lines
     return Drawing(
         "spectra",
@@ -317,42 +196,61 @@ def spectra(lines: Sequence[tuple[str, Sequence[float]]], sigma: float) -> Drawi
         f"{len(pick)} eigenvalues each. The largest is {pick[0]:.3g} of the pick and {full[0]:.3g} of all modules; above the "
         f"ridge σ = {sigma:.3g} lie {sum(v > sigma for v in pick)} and {sum(v > sigma for v in full)}.",
         (WIDTH, 400),
-        (52, 10, 14, 42),
-        draw,
+        _spectra(lines, sigma, floor, top) if top > 0 else [Text(WIDTH / 2, 200, "All eigenvalues are zero.", "middle")],
     )
+
+
+def _spectra(lines: Sequence[tuple[str, Sequence[float]]], sigma: float, floor: float, top: float) -> list[Shape]:
+    drawn = [[(i, value) for i, value in enumerate(values, 1) if value >= floor] for _, values in lines]
+    longest = max(len(points) for points in drawn)
+    margin = 0.05 * (longest - 1) or 0.5
+    across, up = Scale(1 - margin, longest + margin, 52, WIDTH - 10), Scale(floor * 0.8, max(top, sigma) * 1.6, 358, 14, log=True)
+    whole = [x for x in across.ticks() if x == round(x) and x >= 1]
+    labels = [f"{y:g}" if 1e-4 < y < 1e6 else f"{y:.0e}" for y in up.ticks()]
+    shapes = _axes(across, up, [f"{x:.0f}" for x in whole], labels, at=whole)
+    shapes.append(Text((across.start + across.end) / 2, 390, "number of the eigenvalue, largest first", "middle"))
+    level = up.at(sigma)
+    shown: list[tuple[str, str, float, tuple[float, ...]]] = []
+    for (label, _), points, colour, width, dashes in zip(
+        lines, drawn, ("pick", "ink"), (2.2, 1.5), ((), (5.5, 2.4)), strict=True
+    ):
+        if points:
+            shapes.append(Line([(across.at(i), up.at(value)) for i, value in points], colour, width, dashes))
+            shown.append((label, colour, width, dashes))
+    shapes.append(Line(((across.start, level), (across.end, level)), "muted", 1.2, (1.2, 2)))
+    shown.append((f"σ = {sigma:.3g}", "muted", 1.2, (1.2, 2)))
+    start = across.end - 40 - CHARACTER * max(len(label) for label, *_ in shown)
+    for row, (label, colour, width, dashes) in enumerate(shown):
+        y = up.end + 14 + 17 * row
+        shapes += [Line(((start, y), (start + 23, y)), colour, width, dashes), Text(start + 32, y, label, middle=True)]
+    return shapes
 
 
 def intervals(marks: Sequence[Mark], quantity: str, which: str) -> Drawing:
     """One row a selection: value and interval of ``which``, ``metric`` or ``loss``; hollow: cannot be told from the pick."""
     row, labels = 25.0, 10 + CHARACTER * min(27, max(len(mark.label) for mark in marks))
     triples: list[Triple] = [getattr(mark, which) for mark in marks]
-    pick = triples[0]
-
-    def draw(axes: Axes, paint: Palette) -> None:
-        axes.set_ylim(len(marks) - 0.5, -0.5)
-        axes.set_yticks(range(len(marks)), [_cut(mark.label, 27) for mark in marks])
-        axes.tick_params(axis="y", length=0)
-        axes.get_yticklabels()[0].set(weight="bold", color=paint.pick)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="y", visible=False)
-        axes.axvline(pick[0], color=paint.pick, linewidth=1, linestyle=":")
-        for y, (mark, (value, low, high)) in enumerate(zip(marks, triples, strict=True)):
-            colour = paint.pick if y == 0 else paint.ink
-            axes.plot((low, high), (y, y), color=colour, linewidth=2.6 if y == 0 else 1.4, solid_capstyle="butt", zorder=2)
-            for end in (low, high):
-                axes.plot((end, end), (y - 0.16, y + 0.16), color=colour, linewidth=1.4, zorder=2)
-            axes.plot(
-                value,
-                y,
-                SHAPES[mark.kind],
-                markersize=8 if y == 0 else 6.5,
-                markeredgecolor=colour,
-                zorder=3,
-                markerfacecolor=paint.paper if mark.alike else colour,
-                markeredgewidth=1.5,
-            )
-
+    low, high = min(t[1] for t in triples), max(t[2] for t in triples)
+    margin = 0.05 * (high - low) or 0.01
+    across = Scale(low - margin, high + margin, labels, WIDTH - 14)
+    bottom = 6 + row * len(marks)
+    shapes: list[Shape] = []
+    ticks = across.ticks()
+    for value, label in zip(ticks, linear_labels(ticks), strict=True):
+        x = across.at(value)
+        shapes += [Line(((x, 6), (x, bottom)), "line", 0.8), Line(((x, bottom), (x, bottom + TICK)), "muted", 0.8)]
+        shapes.append(Text(x, bottom + TICK + TEXT + 1, label, "middle"))
+    shapes.append(Line(((across.start, bottom), (across.end, bottom)), "muted", 0.8))
+    middle = across.at(triples[0][0])
+    shapes.append(Line(((middle, 6), (middle, bottom)), "pick", 1.0, (1, 1.7)))
+    for i, (mark, (value, least, most)) in enumerate(zip(marks, triples, strict=True)):
+        y, colour = 6 + row * (i + 0.5), "ink" if i else "pick"
+        shapes.append(Text(labels - 7, y, _cut(mark.label, 27), "end", colour, bold=i == 0, middle=True))
+        ends = across.at(least), across.at(most)
+        shapes.append(Line(((ends[0], y), (ends[1], y)), colour, 1.4 if i else 2.6))
+        shapes += [Line(((x, y - 0.16 * row), (x, y + 0.16 * row)), colour, 1.4) for x in ends]
+        fill = "paper" if mark.alike else colour
+        shapes.append(Dot(across.at(value), y, mark.kind, 6.5 if i else 8, fill, colour, 1.5))
     return Drawing(
         f"intervals-{which}",
         f"Predicted {quantity} with intervals, the pick and others",
@@ -361,9 +259,26 @@ def intervals(marks: Sequence[Mark], quantity: str, which: str) -> Drawing:
         )
         + ". Hollow marks cannot be told from the pick.",
         (WIDTH, 14 + row * len(marks) + 30),
-        (labels, 14, 6, 28),
-        draw,
+        shapes,
     )
+
+
+def _axes(
+    across: Scale, up: Scale, x_labels: Sequence[str], y_labels: Sequence[str], at: Sequence[float] | None = None
+) -> list[Shape]:
+    """Grid, ticks, their labels, and the two axes; ``at``: the ticks across, if not those of the scale."""
+    shapes: list[Shape] = []
+    for value, label in zip(across.ticks() if at is None else at, x_labels, strict=True):
+        x = across.at(value)
+        shapes += [Line(((x, up.start), (x, up.end)), "line", 0.8), Line(((x, up.start), (x, up.start + TICK)), "muted", 0.8)]
+        shapes.append(Text(x, up.start + TICK + TEXT + 1, label, "middle"))
+    for value, label in zip(up.ticks(), y_labels, strict=True):
+        y = up.at(value)
+        shapes += [Line(((across.start, y), (across.end, y)), "line", 0.8)]
+        shapes += [Line(((across.start - TICK, y), (across.start, y)), "muted", 0.8)]
+        shapes.append(Text(across.start - TICK - 3.5, y, label, "end", middle=True))
+    shapes.append(Line(((across.start, up.end), (across.start, up.start), (across.end, up.start)), "muted", 0.8))
+    return shapes
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -385,41 +300,3 @@ def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _embedded(root: ElementTree.Element, name: str, title: str, description: str, width: int) -> str:
-    """A stand-alone SVG as an element of a page: no namespaces, style sheet or idle ids; the page's colours; a title."""
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}style", "}metadata")):
-                parent.remove(child)
-    text = " ".join(value for element in root.iter() for value in element.attrib.values())
-    used = set(re.findall(r"#([\w-]+)", text))
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        plain = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
-        if plain.get("id") not in used:
-            plain.pop("id", None)
-        element.attrib = {key: _of_the_page(value, name) for key, value in plain.items()}
-        if "id" in plain:
-            element.set("id", f"{name}-{plain['id']}")
-    box = root.get("viewBox", "")
-    root.attrib = {
-        "class": "figure",
-        "viewBox": box,
-        "role": "img",
-        "aria-labelledby": f"{name}-title {name}-desc",
-        "style": f"width: {width}px; min-width: {round(0.68 * width)}px",
-    }
-    for position, (tag, words) in enumerate((("title", title), ("desc", description))):
-        element = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
-        element.text = words
-        root.insert(position, element)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _of_the_page(value: str, name: str) -> str:
-    """An attribute with the page's colours, and references to this figure's ids."""
-    for colour, variable in VARIABLES.items():
-        value = value.replace(colour, f"var(--{variable})")
-    return re.sub(r"#(?=[\w-])", f"#{name}-", value)

@@ -16,7 +16,8 @@ EFFICIENCY = 0.4
 TRAVEL = 0.0085  # Σ lr·EFFICIENCY after which adapted modules move the outputs as fast as the kernel says
 STABLE = {"regression": 1.0, "classification": 4.0}  # times 1/λmax, the longest simulated step
 STRIDE, MIN_STEPS, MAX_STEPS = 2.4, 8, 80
-CHUNK_FLOATS = 500_000  # outputs simulated at once: a few arrays of this size stay in the cache
+CHUNK_FLOATS = 500_000  # outputs, or entries of kernels, simulated at once: a few arrays of this size stay in the cache
+FEW_COLUMNS = 64
 POWER_STEPS = 30
 
 
@@ -67,7 +68,7 @@ def simulate(kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.i
     Returns:
         Losses in nats, or half squared errors of standardised values.
     """
-    chunk = max(1, CHUNK_FLOATS // (y.size * len(np.unique(folds))))
+    chunk = max(1, CHUNK_FLOATS // max(y.size * len(np.unique(folds)), len(y) ** 2))
     parts = []
     for i in range(0, len(kernels), chunk):
         run = _Run.of(kernels[i : i + chunk], task, y, f0, folds)
@@ -88,11 +89,11 @@ def simulate_recipe(kernels: Array, head: Array, task: str, y: Array, folds: NDA
     Args:
         kernels: [S, n, n] of the selections' modules. head: [n, n].
     """
-    chunk = max(1, CHUNK_FLOATS // (y.size * len(np.unique(folds))))
-    parts = []
+    chunk = max(1, CHUNK_FLOATS // max(y.size * len(np.unique(folds)), len(y) ** 2))
+    parts, fixed = [], None
     for i in range(0, len(kernels), chunk):
         run = _Run.of(kernels[i : i + chunk], task, y, np.zeros_like(y), folds)
-        modules, fixed = run.largest_eigenvalues(run.kernels), run.largest_eigenvalues(head[None])
+        modules, fixed = run.largest_eigenvalues(run.kernels), run.largest_eigenvalues(head[None]) if fixed is None else fixed
         wanted = run.scaled_up(schedule.steps)
         parts.append(
             run.best(
@@ -135,13 +136,17 @@ class _Run:
         """One step of sizes [S, folds] (or what broadcasts to it); losses [S] held out and in training after it."""
         count, n = self.f.shape[:2]
         flat = (self.slope * self.train[None, :, :, None]).reshape(count, n, -1)
-        moved = growth * (self.kernels @ flat)
-        if head.ndim:
-            moved = moved + head @ flat
+        if head.ndim and flat.shape[2] >= FEW_COLUMNS:  # then a second product costs more than a sum of matrices
+            moved = (growth * self.kernels + head) @ flat
+        else:
+            moved = growth * (self.kernels @ flat)
+            if head.ndim:
+                moved += head @ flat
         self.f -= size[:, None, :, None] * moved.reshape(self.f.shape)
         loss, self.slope = _loss(self.f, self.task, self.y)
         out = 1.0 - self.train
-        return (loss * (out / out.sum(0))).sum(1).mean(1), (loss * (self.train / self.train.sum(0))).sum(1).mean(1)
+        held_out, seen = (np.einsum("snf,nf->s", loss, part / part.sum(0) / part.shape[1]) for part in (out, self.train))
+        return held_out, seen
 
     def best(self, curve: Iterable[tuple[Array, Array]]) -> Simulation:
         losses, train_losses = (np.array(part) for part in zip(*curve, strict=True))  # [T, S]
@@ -197,8 +202,9 @@ def _loss(f: Array, task: str, y: Array) -> tuple[Array, Array]:
         return 0.5 * (slope**2).sum(-1), slope
     if y.shape[1] == 1:  # ±1 margins; a causal LM's targets are all +1
         margin = f * y[None, :, None, :]
-        slope = -y[None, :, None, :] * _sigmoid(-margin)
-        return np.logaddexp(0.0, -margin)[..., 0], slope
+        rest = np.exp(-np.abs(margin))
+        slope = -y[None, :, None, :] * (np.where(margin > 0, rest, 1.0) / (1.0 + rest))
+        return (np.maximum(-margin, 0.0) + np.log1p(rest))[..., 0], slope
     shifted = f - f.max(-1, keepdims=True)
     exponent = np.exp(shifted)
     total = exponent.sum(-1, keepdims=True)
@@ -208,10 +214,6 @@ def _loss(f: Array, task: str, y: Array) -> tuple[Array, Array]:
     loss = np.log(total[..., 0]) - shifted[:, rows, :, target].transpose(1, 0, 2)
     slope[:, rows, :, target] -= 1.0
     return loss, slope
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
 
 
 def _largest_eigenvalues(kernels: Array, train: Array) -> Array:
@@ -225,5 +227,5 @@ def _largest_eigenvalues(kernels: Array, train: Array) -> Array:
     for _ in range(POWER_STEPS):
         vector = vector / np.where(norm > 0, norm, 1.0)[:, None, :]
         vector = (kernels @ vector) * train
-        norm = np.linalg.norm(vector, axis=1)
+        norm = np.sqrt(np.einsum("snf,snf->sf", vector, vector))
     return np.asarray(norm)

@@ -46,9 +46,19 @@ def test_the_maths_does_not_load_torch() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_matplotlib_is_loaded_only_to_write_a_report() -> None:
-    done = python("import sys; import advisor.report.tables, advisor.workflow, tui.engine; print('matplotlib' in sys.modules)")
-    assert done.stdout.strip() == "False", done.stderr
+def test_what_few_commands_need_is_not_loaded_with_the_others() -> None:
+    """matplotlib draws figures for notebooks alone, scikit-learn fits new heads, and bitsandbytes is for quantised weights."""
+    done = python(
+        "import sys; import advisor.api, advisor.probe_cache, advisor.real_runs, advisor.workflow, tui.engine\n"
+        "from advisor.models.modules import peft_wraps\n"
+        "from torch import nn\n"
+        "assert peft_wraps(nn.Module(), 'query')\n"
+        "print([m for m in ('matplotlib', 'sklearn', 'pandas', 'scipy.stats', 'datasets', 'bitsandbytes') if m in sys.modules])\n"
+        "from peft import import_utils\n"
+        "from importlib.util import find_spec\n"
+        "print(import_utils.is_bnb_available() == (find_spec('bitsandbytes') is not None))\n"
+    )
+    assert done.stdout.splitlines() == ["[]", "True"], done.stdout + done.stderr
 
 
 def test_import_contracts_hold() -> None:

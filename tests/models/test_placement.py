@@ -267,7 +267,7 @@ def dequantised(prepared: Prepared) -> Prepared:
         for name, module in prepared.loaded.model.named_modules():
             if (weight := getattr(module, "weight", None)) is not None and name:
                 plain.get_submodule(name).weight.copy_(plain_weight(module) if weight.dim() == 2 else weight)
-    return replace(prepared, loaded=replace(prepared.loaded, model=plain))
+    return replace(prepared, load=lambda: replace(prepared.with_model, loaded=replace(prepared.loaded, model=plain)))
 
 
 @pytest.mark.usefixtures("quantising")

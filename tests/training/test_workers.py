@@ -373,3 +373,29 @@ def test_on_a_real_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         list(run_all([600], partial(ray_actors, time.sleep, address="local"), 1, session))
     with pytest.raises(BadInput, match="no cluster there"), ray_actors(work, 1, "auto"):
         pass
+
+
+def slow_work(item: int) -> int:
+    time.sleep(1.0)
+    return item
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_loses_no_item_and_none_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local cluster of three nodes, one of which is killed while all are at work."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    room = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**room, "include_dashboard": False})
+    try:
+        others = [cluster.add_node(**room) for _ in range(2)]
+        cluster.wait_for_nodes()
+        found: list[tuple[int, Any]] = []
+        for item, result in run_all(range(12), partial(ray_actors, slow_work, address=cluster.address), 3, Session()):
+            found.append((item, result))
+            if len(found) == 3:
+                cluster.remove_node(others[0], allow_graceful=False)
+        assert sorted(found) == [(item, item) for item in range(12)]
+    finally:
+        cluster.shutdown()
