@@ -46,7 +46,7 @@ from advisor.workflow import Question, export_formats, measure_pick, recommend_f
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
-FUSED = {"qkv": "query, key, value", "gate_up": "gate, up"}
+FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
 SETTINGS = LoraSettings(rank=4, alpha=8)
 TOLERANCE = 1e-5
 STEP = 0.01  # share of the loss that one step would take away, were the loss linear
@@ -119,7 +119,8 @@ def examine(model: Path, kind: str, folder: Path) -> Found:
 def never_adapted(loaded: LoadedModel) -> tuple[str, ...]:
     """Names of modules that no selection may hold: the head or the output embeddings, and what no family adapts."""
     modules = dict(loaded.model.named_modules())
-    parts = dict.fromkeys(part for name in modules for part in name.split(".") if part in NEVER_ADAPTED)
+    held = {part for t in loaded.targets for part in t.name.split(".")}  # a stack of experts is adapted, single experts are not
+    parts = dict.fromkeys(part for name in modules for part in name.split(".") if part in NEVER_ADAPTED and part not in held)
     output = loaded.model.get_output_embeddings()
     return tuple(dict.fromkeys([*parts, *loaded.head, *(name for name, m in modules.items() if m is output)]))
 
@@ -129,7 +130,7 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     loaded = prepared.loaded
     linears = tuple(f"{name}." for name in head_linears(loaded))  # ModernBERT's head also has a norm, which is not probed
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
-    weights = [f"{t.name}.weight" for t in loaded.targets]
+    weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
     texts = oracle.tokenised(loaded.tokenizer or loaded.image_processor, rows, kind)
     wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]
@@ -160,7 +161,8 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter -= rate * gradient
         after = loss()
-    return tuple(model.base_model.targeted_module_names), float(before.detach()), float(after)
+    applied = (*model.base_model.targeted_module_names, *model.base_model.targeted_parameter_names)
+    return applied, float(before.detach()), float(after)
 
 
 def line(name: str, found: Sequence[Found]) -> list[str]:

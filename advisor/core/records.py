@@ -20,7 +20,9 @@ class TargetFields(Written):
     group: Literal["attention", "mlp", "other"]
     in_features: Positive
     out_features: Positive
-    kind: Literal["linear", "conv1d"] = "linear"
+    kind: Literal["linear", "conv1d", "experts"] = "linear"
+    experts: Count = 0
+    active: Count = 0
 
 
 class SelectionFields(Written):

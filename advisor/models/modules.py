@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 import torch
 from peft import LoraConfig, LoraModel
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
+from advisor.models.experts import called_module, stack_shapes
 
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
 QV_NAMES = (
@@ -21,8 +24,8 @@ QV_NAMES = (
     *("query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn"),
 )
 EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
-# Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
-# token of a given row.
+# Modules never adapted in any family: sentence poolers, the routers of mixtures of experts, and experts that are modules of
+# their own, most of which see no token of a given row. Stacks of experts are adapted, each as one.
 NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
 
 PLAIN_LORA = LoraConfig()
@@ -48,23 +51,34 @@ def input_embeddings(model: Any) -> list[nn.Module]:
     return tied or [given]
 
 
-def experts_left_out(model: nn.Module) -> tuple[str, ...]:
-    """A sentence on the experts of a mixture, which get no LoRA, and how PEFT gives them some; empty where there are none."""
+def experts_notes(model: nn.Module, targets: Sequence[Target]) -> list[str]:
+    """A sentence on the stacks of experts among the targets, and one on experts that get no LoRA; none where there are none."""
     weights = dict(model.named_parameters())
-    experts = {name: p for name, p in weights.items() if EXPERTS in name.split(".")}
-    if not experts:
-        return ()
-    share = sum(p.numel() for p in experts.values()) / sum(p.numel() for p in weights.values())
-    stacks = dict.fromkeys(".".join(name.split(".")[-3:]) for name, p in experts.items() if p.ndim == 3)  # experts, out, in
-    way = f" PEFT trains them beside it with target_parameters={list(stacks)}." if stacks else ""
-    return (
-        f"Mixture of experts: {len(experts)} expert weights ({share:.0%} of the parameters; first: {next(iter(experts))}) are "
-        f"not probed and get no LoRA. What is said is about the other modules only.{way}",
-    )
+    total = sum(p.numel() for p in weights.values())
+    stacks = [t for t in targets if t.experts]
+    notes = []
+    if stacks:
+        share = sum(weights[t.name].numel() for t in stacks) / total
+        notes.append(
+            f"Mixture of experts: {len(stacks)} stacks of {stacks[0].experts} experts ({share:.0%} of the parameters), "
+            f"{stacks[0].active} of which a token goes through. LoRA adapts a stack as a whole (PEFT's target_parameters)."
+        )
+    names = tuple(t.name for t in stacks)
+    left = {n: p for n, p in weights.items() if EXPERTS in n.split(".") and not n.startswith(names)}
+    if left:
+        share = sum(p.numel() for p in left.values()) / total
+        kinds = dict.fromkeys(".".join(name.split(".")[-3:]) for name, p in left.items() if p.ndim == 3)
+        way = f" PEFT trains them beside it with target_parameters={list(kinds)}." if kinds else ""
+        notes.append(
+            f"Mixture of experts: {len(left)} expert weights ({share:.0%} of the parameters; first: {next(iter(left))}) are "
+            f"not probed and get no LoRA. What is said is about the others only.{way}"
+        )
+    return notes
 
 
 def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None) -> tuple[Target, ...]:
-    """What PEFT's ``all-linear`` wraps, less poolers, routers, experts and the head, in model order.
+    """What PEFT's ``all-linear`` means to wrap, less poolers, routers, single experts, the head and what PEFT cannot be given by
+    name, and the stacks of experts that its ``target_parameters`` take; in model order.
 
     ``profile`` stands in for the one of the model's family.
 
@@ -72,6 +86,31 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
         BadInput: the model has none.
     """
     profile = profile or family_profile(model.config.model_type)
+    linears = _linears(model, head, profile)
+    for name in _taken_for_experts(model, linears):
+        del linears[name]
+    stacks = {name: shape for name, *shape in stack_shapes(model)}
+    first_layers = _first_layers([*linears, *stacks])
+    targets = []
+    for name, module in linears.items():
+        layer, role, group = _place(name, first_layers, profile)
+        if isinstance(module, Conv1D):
+            in_features, out_features, kind = module.weight.shape[0], module.weight.shape[1], "conv1d"
+        else:
+            in_features, out_features, kind = module.in_features, module.out_features, "linear"
+        targets.append(Target(name, layer, role, group, in_features, out_features, kind))
+    for name, (experts, in_features, out_features) in stacks.items():
+        layer, last = _place(name, first_layers, None)[0], name.rsplit(".", 1)[-1]
+        role = f"{EXPERTS}.{last.removesuffix('_proj')}"
+        targets.append(Target(name, layer, role, "mlp", in_features, out_features, EXPERTS, experts))
+    if not targets:
+        raise BadInput(f"{type(model).__name__} has no linear module that LoRA could adapt.", "Use another model.")
+    order = {name: index for index, name in enumerate(n for n, _ in model.named_modules())}
+    return tuple(sorted(targets, key=lambda t: order[t.name.rpartition(".")[0] if t.experts else t.name]))
+
+
+def _linears(model: Any, head: tuple[str, ...], profile: dict[str, Any] | None) -> dict[str, Any]:
+    """The linear modules that PEFT lets have LoRA, by name, without those that are never adapted."""
     never = NEVER_ADAPTED + tuple(profile["never"] if profile else ())
     output_embeddings = model.get_output_embeddings()
     linears: dict[str, Any] = {}
@@ -81,21 +120,29 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
         parts = name.split(".")
         if any(name == h or name.startswith(h + ".") for h in head) or any(p in never for p in parts):
             continue
-        if not peft_wraps(model, parts[-1]):
-            continue
-        linears[name] = module
-    first_layers = _first_layers(linears)
-    targets = []
-    for name, module in linears.items():
-        layer, role, group = _place(name, first_layers, profile)
-        if isinstance(module, Conv1D):
-            in_features, out_features, kind = module.weight.shape[0], module.weight.shape[1], "conv1d"
-        else:
-            in_features, out_features, kind = module.in_features, module.out_features, "linear"
-        targets.append(Target(name, layer, role, group, in_features, out_features, kind))
-    if not targets:
-        raise BadInput(f"{type(model).__name__} has no linear module that LoRA could adapt.", "Use another model.")
-    return tuple(targets)
+        if peft_wraps(model, parts[-1]):
+            linears[name] = module
+    return linears
+
+
+def _taken_for_experts(model: Any, names: Iterable[str]) -> list[str]:
+    """Those names that PEFT takes for the old names of experts, and gives the stacks LoRA in their place."""
+    named = list(names)
+    config = LoraConfig(target_modules=list(named))
+    convert_peft_config_for_transformers(config, model, None)
+    kept = set(config.target_modules or ())
+    return [name for name in named if name not in kept]
+
+
+def taken_for_experts_note(model: Any, head: tuple[str, ...]) -> list[str]:
+    """A sentence on linear modules that PEFT cannot be given by name; none where it can."""
+    lost = _taken_for_experts(model, _linears(model, head, family_profile(model.config.model_type)))
+    if not lost:
+        return []
+    kinds = ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in lost))
+    return [
+        f"Left out: {len(lost)} modules whose names PEFT takes for old names of experts, which would get LoRA instead: {kinds}."
+    ]
 
 
 def peft_wraps(model: Any, name: str) -> bool:
@@ -107,22 +154,26 @@ def peft_wraps(model: Any, name: str) -> bool:
     return True
 
 
-def uncalled(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> frozenset[str]:
-    """Names of the targets that a pass over ``batch`` does not call: faster code reads their weights, so LoRA's part of
-    their forward pass would never run."""
-    called: set[str] = set()
+def called(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> tuple[Target, ...]:
+    """The targets that a pass over ``batch`` calls, stacks with the number of experts that a token goes through. Of others
+    faster code reads the weights, so LoRA's part of their forward pass would never run."""
+    rows: dict[str, int] = {}
 
     def noting(name: str) -> Callable[..., None]:
-        return lambda *_: called.add(name)
+        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            rows[name] = inputs[0].shape[:-1].numel()
 
-    handles = [model.get_submodule(t.name).register_forward_hook(noting(t.name)) for t in targets]
+        return note
+
+    handles = [called_module(model, t.name).register_forward_hook(noting(t.name)) for t in targets]
     try:
         with torch.no_grad():
             model(**batch)
     finally:
         for handle in handles:
             handle.remove()
-    return frozenset(t.name for t in targets if t.name not in called)
+    tokens = next(iter(batch.values())).shape[:2].numel()
+    return tuple(replace(t, active=rows[t.name] // tokens) if t.experts else t for t in targets if t.name in rows)
 
 
 def family_profile(model_type: str) -> dict[str, Any] | None:
