@@ -28,17 +28,18 @@ class ExpertStack(nn.Module):
 
     def __init__(self, owner: nn.Module, name: str) -> None:
         super().__init__()
-        self.__dict__.update(owner=owner, name=name)  # no submodule: the owner holds this stack
+        self.weight_name = name
+        self.__dict__["owner"] = owner  # no submodule: the owner holds this stack
 
     def forward(self, x: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
         owner: Any = self.owner
-        weight = getattr(owner, self.name)
-        bias = getattr(owner, f"{self.name}_bias") if owner.has_bias else None
+        weight = getattr(owner, self.weight_name)
+        bias = getattr(owner, f"{self.weight_name}_bias") if owner.has_bias else None
         order = torch.argsort(experts, stable=True)
         numbers = torch.arange(len(weight), device=experts.device)
         counts = (experts == numbers[:, None]).sum(1).tolist()
         parts = []
-        for expert, part in enumerate(x[order].split(counts)):
+        for expert, part in enumerate(torch.split(x[order], counts)):
             if len(part):
                 product = part @ (weight[expert] if owner.is_transposed else weight[expert].T)
                 parts.append(product if bias is None else product + bias[expert])
@@ -110,7 +111,7 @@ def _forward(module: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor
     output = last(inner, experts)
     if module.has_post_expert_norm:
         output = module.post_expert_norm(output)
-    weighted = output * top_k_weights.reshape(-1, 1)
+    weighted: torch.Tensor = output * top_k_weights.reshape(-1, 1)
     return weighted.view(len(hidden_states), k, -1).sum(1).to(hidden_states.dtype)
 
 

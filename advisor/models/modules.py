@@ -140,9 +140,8 @@ def taken_for_experts_note(model: Any, head: tuple[str, ...]) -> list[str]:
     if not lost:
         return []
     kinds = ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in lost))
-    return [
-        f"Left out: {len(lost)} modules whose names PEFT takes for old names of experts, which would get LoRA instead: {kinds}."
-    ]
+    why = "whose names PEFT takes for old names of experts, which would get LoRA instead"
+    return [f"Left out: {len(lost)} modules {why}: {kinds}."]
 
 
 def peft_wraps(model: Any, name: str) -> bool:

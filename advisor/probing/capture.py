@@ -1,9 +1,10 @@
 """Inputs x and output gradients g of chosen modules, from a frozen model, through hooks that are always removed.
 
 Shapes: x is [examples, tokens, a], g is [examples, tokens, b]; a module called twice gives twice the tokens, so that
-Σ_t g_t x_tᵀ stays its full weight gradient. A stack of experts sees a token once for each expert that it goes through. Both are handed over, module by module, as soon as the backward pass has
-them, so that they need not all be held at once. Blocks may be recomputed in the backward pass instead of keeping what
-it needs of them: the memory of one block at a time, for one more forward pass; x and g are the same.
+Σ_t g_t x_tᵀ stays its full weight gradient. A stack of experts sees a token once for each expert that it goes through.
+Both are handed over, module by module, as soon as the backward pass has them, so that they need not all be held at once.
+Blocks may be recomputed in the backward pass instead of keeping what it needs of them: the memory of one block at a time,
+for one more forward pass; x and g are the same.
 """
 
 from __future__ import annotations

@@ -338,11 +338,11 @@ def _label_scale(prepared: Prepared) -> tuple[float, float]:
 
 def _layers(loaded: LoadedModel, seed: int) -> list[Layer]:
     """The targets, then the head's linear modules, whose biases count."""
-    found: list[tuple[Any, ...]] = [(t.name, t.in_features, t.out_features, False, t.experts, t.slots) for t in loaded.targets]
+    found = [Layer(t.name, t.in_features, t.out_features, False, 0, t.experts, t.slots) for t in loaded.targets]
     for name in head_linears(loaded):
         linear: Any = loaded.model.get_submodule(name)
-        found.append((name, linear.in_features, linear.out_features, linear.bias is not None))
-    return [Layer(*fields[:4], seed * 1_000_003 + index, *fields[4:]) for index, fields in enumerate(found)]
+        found.append(Layer(name, linear.in_features, linear.out_features, linear.bias is not None, 0))
+    return [replace(layer, seed=seed * 1_000_003 + index) for index, layer in enumerate(found)]
 
 
 def _choose_method(spool: Spool, settings: ProbeSettings, prepared: Prepared, session: Session) -> Spool:

@@ -2,9 +2,9 @@
 
 A micro-batch file ``rows-<start>-<stop>.safetensors`` holds, per module, ``x/<name>`` [B, T, a] and ``g/<name>``
 [B, T, P·b] (exact), or ``features/<name>`` [P, B, k·k] (sketch), where the P scalars are the output scalars and,
-unless ∇ℓ is a multiple of ∇f, the loss last; of a stack of experts also ``e/<name>`` [B, T], the expert of each token; besides ``f0``, ``losses``, ``labels``, ``pooled``. An x that several
-modules share is stored once, its name in the file's metadata. ``module-<index>.safetensors`` holds a finished
-module's blocks.
+unless ∇ℓ is a multiple of ∇f, the loss last; of a stack of experts also ``e/<name>`` [B, T], the expert of each token;
+besides ``f0``, ``losses``, ``labels``, ``pooled``. An x that several modules share is stored once, its name in the file's
+metadata. ``module-<index>.safetensors`` holds a finished module's blocks.
 """
 
 from __future__ import annotations
