@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
 import torch
 import yaml
-from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, build
+from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, WRITERS, build
 from peft import LoraConfig, get_peft_model
 
 from advisor.advice.budget import parse_budget
@@ -83,6 +83,8 @@ def kinds_of(name: str) -> tuple[str, ...]:
         return ("images",)
     if name in ENCODER_DECODERS:
         return ("seq2seq",)
+    if name in WRITERS:
+        return ("causal-lm",)
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 

@@ -327,7 +327,8 @@ LANGUAGE_MODELS = ("gpt2", "gpt_neo", "opt", "llama")
 ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert", "vit")
 ENCODER_DECODERS = ("t5",)
 DECODERS = tuple(name for name in FAMILIES if name not in (*ENCODERS, *ENCODER_DECODERS))
-CLASSIFIERS = tuple(name for name in FAMILIES if name not in ENCODER_DECODERS)
+WRITERS = ("olmoe", "granitemoe")  # transformers has no classifier of these
+CLASSIFIERS = tuple(name for name in FAMILIES if name not in (*ENCODER_DECODERS, *WRITERS))
 LANGUAGE_HEADS = {"causal-lm": "CausalLM", "seq2seq": "Seq2SeqLM"}
 
 
