@@ -279,7 +279,7 @@ FAMILIES = {
             "moe_intermediate_size": 16,
             "n_group": 2,
             "topk_group": 1,
-            "first_k_dense_replace": 1,
+            "first_k_dense_replace": 0,
             "q_lora_rank": 10,
             "kv_lora_rank": 12,
             "qk_rope_head_dim": 4,
