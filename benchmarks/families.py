@@ -34,9 +34,9 @@ from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Target
 from advisor.export.peft import YAML_FILE
+from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.encode import collate
 from advisor.models.load import LoadedModel, load_model
-from advisor.models.modules import NEVER_ADAPTED
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs

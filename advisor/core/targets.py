@@ -18,7 +18,7 @@ class Target:
         name: full name, as in ``model.named_modules()``; of a stack as in ``model.named_parameters()``.
         layer: number of the block it sits in, None outside any block; a decoder's blocks follow its encoder's.
         role: friendly name shared by all layers, e.g. ``query`` or ``mlp.up``.
-        group: ``attention``, ``mlp`` or ``other``.
+        group: ``attention``, ``mlp``, ``recurrent`` (state spaces, linear attention, short convolutions) or ``other``.
         in_features: input width a.
         out_features: output width b.
         kind: ``linear`` (weight b×a), ``conv1d`` (GPT-2's, weight a×b) or ``experts`` (a stack of such weights).

@@ -40,7 +40,7 @@ from advisor.models.modules import (
     find_head,
     find_targets,
     input_embeddings,
-    taken_for_experts_note,
+    left_out_notes,
 )
 from advisor.models.placement import (
     DISK,
@@ -242,7 +242,7 @@ def load_model(
     head = find_head(model) if task not in LANGUAGE_TASKS else ()
     targets = find_targets(model, head)
     targets, left_out = _called(name, model, targets, tokenizer, image_processor)
-    notes += [*experts_notes(model, targets), *taken_for_experts_note(model, head), *left_out, *_stacks(targets)]
+    notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *_stacks(targets)]
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]

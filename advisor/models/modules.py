@@ -8,14 +8,13 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from peft import LoraConfig, LoraModel
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
+from advisor.models.adaptable import EXPERTS, left_out, linear_modules, recurrent_parts, refused, taken_for_experts
 from advisor.models.experts import called_module, stack_shapes
 
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
@@ -23,12 +22,6 @@ QV_NAMES = (
     *("query", "value", "q_proj", "v_proj", "query_proj", "value_proj", "q_lin", "v_lin", "q", "v"),
     *("query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn"),
 )
-EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
-# Modules never adapted in any family: sentence poolers, the routers of mixtures of experts, and experts that are modules of
-# their own, most of which see no token of a given row. Stacks of experts are adapted, each as one.
-NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
-
-PLAIN_LORA = LoraConfig()
 
 
 def block_names(targets: Sequence[Target]) -> tuple[str, ...]:
@@ -86,14 +79,14 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
         BadInput: the model has none.
     """
     profile = profile or family_profile(model.config.model_type)
-    linears = _linears(model, head, profile)
-    for name in _taken_for_experts(model, linears):
+    linears = linear_modules(model, head, profile["never"] if profile else ())
+    for name in {*refused(model, linears), *taken_for_experts(model, linears)}:
         del linears[name]
     stacks = {name: shape for name, *shape in stack_shapes(model)}
     first_layers = _first_layers([*linears, *stacks])
-    targets = []
+    targets, recurrent = [], recurrent_parts(model)
     for name, module in linears.items():
-        layer, role, group = _place(name, first_layers, profile)
+        layer, role, group = _place(name, first_layers, profile, recurrent)
         if isinstance(module, Conv1D):
             in_features, out_features, kind = module.weight.shape[0], module.weight.shape[1], "conv1d"
         else:
@@ -109,48 +102,10 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
     return tuple(sorted(targets, key=lambda t: order[t.name.rpartition(".")[0] if t.experts else t.name]))
 
 
-def _linears(model: Any, head: tuple[str, ...], profile: dict[str, Any] | None) -> dict[str, Any]:
-    """The linear modules that PEFT lets have LoRA, by name, without those that are never adapted."""
-    never = NEVER_ADAPTED + tuple(profile["never"] if profile else ())
-    output_embeddings = model.get_output_embeddings()
-    linears: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D) or module is output_embeddings:
-            continue
-        parts = name.split(".")
-        if any(name == h or name.startswith(h + ".") for h in head) or any(p in never for p in parts):
-            continue
-        if peft_wraps(model, parts[-1]):
-            linears[name] = module
-    return linears
-
-
-def _taken_for_experts(model: Any, names: Iterable[str]) -> list[str]:
-    """Those names that PEFT takes for the old names of experts, and gives the stacks LoRA in their place."""
-    named = list(names)
-    config = LoraConfig(target_modules=list(named))
-    convert_peft_config_for_transformers(config, model, None)
-    kept = set(config.target_modules or ())
-    return [name for name in named if name not in kept]
-
-
-def taken_for_experts_note(model: Any, head: tuple[str, ...]) -> list[str]:
-    """A sentence on linear modules that PEFT cannot be given by name; none where it can."""
-    lost = _taken_for_experts(model, _linears(model, head, family_profile(model.config.model_type)))
-    if not lost:
-        return []
-    kinds = ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in lost))
-    why = "whose names PEFT takes for old names of experts, which would get LoRA instead"
-    return [f"Left out: {len(lost)} modules {why}: {kinds}."]
-
-
-def peft_wraps(model: Any, name: str) -> bool:
-    """Whether PEFT lets modules of this last name have LoRA; in Mamba and its kin some are used without being called."""
-    try:
-        LoraModel._check_target_module_compatiblity(None, PLAIN_LORA, model, name)  # type: ignore[arg-type]
-    except ValueError:
-        return False
-    return True
+def left_out_notes(model: Any, head: tuple[str, ...]) -> list[str]:
+    """Sentences on the linear modules that PEFT does not take."""
+    profile = family_profile(model.config.model_type)
+    return left_out(model, linear_modules(model, head, profile["never"] if profile else ()))
 
 
 def called(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> tuple[Target, ...]:
@@ -201,8 +156,10 @@ def _stacks(targets: Sequence[Target]) -> list[str]:
     return ["Layers " + ", ".join(f"{min(found)} to {max(found)} are {stack}" for stack, found in layers.items()) + "."]
 
 
-def _place(name: str, first_layers: Mapping[str, int], profile: dict[str, Any] | None) -> tuple[int | None, str, str]:
-    """Layer number, role and group of a module from its name."""
+def _place(
+    name: str, first_layers: Mapping[str, int], profile: dict[str, Any] | None, recurrent: tuple[str, ...] = ()
+) -> tuple[int | None, str, str]:
+    """Layer number, role and group of a module from its name; ``recurrent``: how names of recurrent parts begin."""
     place = block_of(name)
     if place is None:
         return None, name.rsplit(".", 1)[-1], "other"
@@ -211,6 +168,8 @@ def _place(name: str, first_layers: Mapping[str, int], profile: dict[str, Any] |
     if known:
         group, role = known.split("/")
         return layer, role, group
+    if recurrent and name.startswith(recurrent):
+        return layer, tail, "recurrent"
     if "attn" in tail or "attention" in tail.lower():
         return layer, tail, "attention"
     return layer, tail, "mlp"

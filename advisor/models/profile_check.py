@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from advisor.core.profiles import read_profile
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import block_of
+from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.load import meta_model
-from advisor.models.modules import NEVER_ADAPTED, find_head, find_targets
+from advisor.models.modules import find_head, find_targets
 
 
 @dataclass(frozen=True)
