@@ -20,7 +20,7 @@ class ModelProfile(Written):
     family: Text = Field(description="The family's name, for people.")
     model_types: NotEmpty[Name] = Field(description="The values of model_type in config.json that this is for.")
     roles: Annotated[dict[Name, Text], Field(min_length=1)] = Field(
-        description="What follows the block's number in a module's name, and its group/role; groups: attention, mlp, recurrent, other."
+        description="What follows the block's number in a module's name, and its group/role: attention, mlp, recurrent or other."
     )
     qv: list[Name] = Field(description='The roles that stand for "q,v".')
     never: list[Name] = Field(default_factory=list, description="Linear modules that LoRA must not adapt.")

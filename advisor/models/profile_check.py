@@ -117,7 +117,8 @@ def _left_out(model: Any, head: tuple[str, ...], never: list[str], adapted: set[
         elif entry:
             found[name] = f"never: {entry}"
         else:
-            found[name] = f"{next(part for part in parts if part in NEVER_ADAPTED)}, in no family"
+            barred = next((part for part in parts if part in NEVER_ADAPTED), None)
+            found[name] = f"{barred}, in no family" if barred else "PEFT does not take it by this name"
     return found
 
 
