@@ -51,7 +51,7 @@ def left_out(model: Any, linears: Iterable[str]) -> list[str]:
     """A sentence on each kind of linear module that PEFT does not take."""
     names, notes = list(linears), []
     for lost, why in (
-        (refused(model, names), "that PEFT refuses LoRA, as their weights are read without calling them"),
+        (refused(model, names), "that PEFT gives no LoRA, because their weights are read without calling them"),
         (taken_for_experts(model, names), "whose names PEFT takes for old names of experts, which would get LoRA instead"),
     ):
         if lost:
@@ -70,7 +70,7 @@ def peft_wraps(model: Any, name: str) -> bool:
 
 
 def recurrent_parts(model: nn.Module) -> tuple[str, ...]:
-    """Names, each with a point at its end, of modules that carry a state from token to token or a short convolution does."""
+    """Names, each with a point at its end, of modules that hold a convolution over tokens or a recurrence's decay."""
     return tuple(
         f"{name}."
         for name, module in model.named_modules()

@@ -29,6 +29,7 @@ from advisor.models.modules import find_targets
 from advisor.models.peft import lora_arguments, prove
 from advisor.models.prepare import Source, prepare
 from advisor.probing import footprint
+from advisor.probing.cost_estimate import _matrices
 from advisor.theory.training_cost import activation_bytes, estimate_cost
 from advisor.training.finetune import finetune
 
@@ -194,3 +195,14 @@ def test_a_step_costs_more_where_whole_stacks_are_added_up(advised: tuple[Any, P
         return estimate_cost(stacks, targets, SETTINGS, recipe, print_, 0, 16.0, 16).time_vs_all_linear
 
     assert 0 < share(64) < share(1) <= 1
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_the_estimate_before_a_probe_counts_the_experts_of_a_token(tiny_model: TinyModel, name: str) -> None:
+    folder = tiny_model(name, "causal-lm")
+    targets = load(folder).targets
+    router = 4 * targets[0].in_features  # of each layer
+    wanted = sum(t.in_features * t.out_features * t.slots for t in targets) + router * len({t.layer for t in targets})
+    if name == "gpt_oss":  # its biases are matrices too, one row an expert
+        wanted += sum(t.experts * t.out_features for t in targets)
+    assert sum(a * b for a, b in _matrices(folder)) == wanted
