@@ -41,6 +41,7 @@ from advisor.models.modules import (
     find_targets,
     input_embeddings,
     left_out_notes,
+    random_parts,
 )
 from advisor.models.placement import (
     DISK,
@@ -247,12 +248,7 @@ def load_model(
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
     _check_blocks(name, model, frozen_new)
-    warnings = []
-    if frozen_new:
-        warnings.append(
-            f"{len(frozen_new)} tensors outside the head are not in the checkpoint and stay at random values "
-            f"(first: {frozen_new[0]})."
-        )
+    warnings = random_parts(frozen_new, head)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

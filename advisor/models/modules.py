@@ -102,6 +102,30 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
     return tuple(sorted(targets, key=lambda t: order[t.name.rpartition(".")[0] if t.experts else t.name]))
 
 
+def random_parts(missing: Sequence[str], head: Sequence[str]) -> list[str]:
+    """Sentences on weights outside the head that the checkpoint lacks; the way out of a pooler's, which the head reads.
+
+    Args:
+        missing: names of the weights. head: modules that are trained in full.
+    """
+    pooler = [key for key in missing if "pooler" in key.split(".")]
+    others = [key for key in missing if key not in set(pooler)]
+    said = []
+    if pooler and head:
+        place = pooler[0].split(".")
+        name = ".".join(place[: place.index("pooler") + 1])
+        said.append(
+            f"{name} is not in the checkpoint, as in most sentence encoders. The head reads its output, and PEFT leaves it "
+            f"random and frozen. Train it in full too: add 'pooler' to modules_to_save, beside {', '.join(head)}. Or use "
+            "a model whose classifier averages the tokens or reads the first one. What is predicted here is for the random, frozen pooler."
+        )
+    if others:
+        said.append(
+            f"{len(others)} tensors outside the head are not in the checkpoint and stay at random values (first: {others[0]})."
+        )
+    return said
+
+
 def left_out_notes(model: Any, head: tuple[str, ...]) -> list[str]:
     """Sentences on the linear modules that PEFT does not take."""
     profile = family_profile(model.config.model_type)

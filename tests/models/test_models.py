@@ -359,3 +359,21 @@ def test_the_embedded_minilm_loads(minilm: Path) -> None:
     assert len(loaded.targets) == 36
     assert loaded.head_is_new
     assert not loaded.warnings
+
+
+def test_an_encoder_without_a_pooler_is_told_the_way_out(tmp_path: Path) -> None:
+    """As most sentence encoders are saved: the classifier's pooler is drawn at random, and PEFT freezes it."""
+    folder = build("bert", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "pooler" not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded = load(folder)
+    assert len(loaded.warnings) == 1
+    assert loaded.warnings[0].startswith("bert.pooler is not in the checkpoint")
+    assert "add 'pooler' to modules_to_save, beside classifier" in loaded.warnings[0]
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier", "pooler"])
+    wrapped: Any = get_peft_model(loaded.model, config)
+    trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
+    assert any("pooler.modules_to_save" in name for name in trained)
+    assert not load(build("bert", tmp_path / "whole")).warnings
