@@ -116,8 +116,9 @@ def random_parts(missing: Sequence[str], head: Sequence[str]) -> list[str]:
         name = ".".join(place[: place.index("pooler") + 1])
         said.append(
             f"{name} is not in the checkpoint, as in most sentence encoders. The head reads its output, and PEFT leaves it "
-            f"random and frozen. Train it in full too: add 'pooler' to modules_to_save, beside {', '.join(head)}. Or use "
-            "a model whose classifier averages the tokens or reads the first one. What is predicted here is for the random, frozen pooler."
+            f"random and frozen. Train it in full too: add 'pooler' to modules_to_save, beside {', '.join(head)}. Or use a "
+            "model whose classifier averages the tokens or reads the first one. What is predicted here is for the random, "
+            "frozen pooler."
         )
     if others:
         said.append(
