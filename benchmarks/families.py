@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
 import torch
 import yaml
-from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, WRITERS, build
+from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, HYBRIDS, WRITERS, build
 from peft import LoraConfig, get_peft_model
 
 from advisor.advice.budget import parse_budget
@@ -46,6 +46,7 @@ from advisor.workflow import Question, export_formats, measure_pick, recommend_f
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
+ALL = {**FAMILIES, **HYBRIDS}
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
 SETTINGS = LoraSettings(rank=4, alpha=8)
 TOLERANCE = 1e-5
@@ -79,12 +80,12 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
+    if name in WRITERS or name in HYBRIDS:
+        return ("causal-lm",)
     if FAMILIES[name].processor:
         return ("images",)
     if name in ENCODER_DECODERS:
         return ("seq2seq",)
-    if name in WRITERS:
-        return ("causal-lm",)
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
@@ -177,7 +178,7 @@ def line(name: str, found: Sequence[Found]) -> list[str]:
     applied = all(set(each.chosen) == set(each.applied) for each in found)
     lowered = all(each.loss_after < each.loss_before for each in found)
     return [
-        FAMILIES[name].title,
+        ALL[name].title,
         f"`{first.model_type}`",
         ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images"),
         str(len(first.targets)),
@@ -208,9 +209,9 @@ def table(names: Sequence[str], before: str = "") -> str:
     """Every family of ``tests/architectures.py``, the named ones run now, the others as on the page ``before``."""
     kept = {row.split("|")[1].strip(): row for row in before.partition(BEGIN)[2].partition(END)[0].splitlines() if "|" in row}
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    for name in FAMILIES:
+    for name in ALL:
         if name not in names:
-            lines.append([cell.strip() for cell in kept[FAMILIES[name].title].strip("|").split("|")])
+            lines.append([cell.strip() for cell in kept[ALL[name].title].strip("|").split("|")])
             continue
         found = []
         for kind in kinds_of(name):
@@ -244,12 +245,12 @@ def families_on(text: str) -> list[tuple[str, ...]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(FAMILIES)}")
+    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(ALL)}")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(FAMILIES):  # not by `choices`, which refuse an empty list
+    if unknown := set(options.names) - set(ALL):  # not by `choices`, which refuse an empty list
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     before = PAGE.read_text(encoding="utf-8")
-    made = table(options.names or list(FAMILIES), before)
+    made = table(options.names or list(ALL), before)
     if options.write:
         PAGE.write_text(page(before, made), encoding="utf-8")

@@ -321,6 +321,95 @@ FAMILIES = {
         processor={"size": {"height": 16, "width": 16}},
     ),
 }
+_STATES = {"mamba_n_heads": 4, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_d_conv": 3, "mamba_chunk_size": 8}
+
+
+def _hybrid(title: str, config: str, **fields: Any) -> Family:
+    return Family(title, config, fields, _QWEN_SPECIALS)
+
+
+# Families with recurrent parts, without profiles: written texts only.
+HYBRIDS = {
+    "mamba": _hybrid(
+        "Mamba", "MambaConfig", hidden_size=WIDTH, num_hidden_layers=2, state_size=4, conv_kernel=3, time_step_rank=3
+    ),
+    "mamba2": _hybrid(
+        "Mamba-2",
+        "Mamba2Config",
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        state_size=8,
+        num_heads=HEADS,
+        head_dim=12,
+        n_groups=2,
+        chunk_size=8,
+    ),
+    "jamba": _hybrid(
+        "Jamba",
+        "JambaConfig",
+        **{**_DECODER, "num_hidden_layers": 4},
+        num_experts=4,
+        num_experts_per_tok=2,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=4,
+        mamba_d_conv=3,
+        mamba_dt_rank=3,
+    ),
+    "falcon_h1": _hybrid("Falcon-H1", "FalconH1Config", **_DECODER, **_STATES, head_dim=8, mamba_d_ssm=24, mamba_d_head=6),
+    "granitemoehybrid": _hybrid(
+        "Granite-4 hybrid",
+        "GraniteMoeHybridConfig",
+        **_DECODER,
+        **_STATES,
+        mamba_d_head=12,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=20,
+        layer_types=["mamba", "attention"],
+        logits_scaling=1.0,
+    ),
+    "zamba2": _hybrid(
+        "Zamba2",
+        "Zamba2Config",
+        **{**_SIZES, "num_hidden_layers": 4},
+        num_key_value_heads=HEADS,
+        n_mamba_heads=4,
+        mamba_ngroups=1,
+        mamba_d_state=8,
+        mamba_d_conv=3,
+        chunk_size=8,
+        num_mem_blocks=1,
+        adapter_rank=4,
+        layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
+    ),
+    "qwen3_next": _hybrid(
+        "Qwen3-Next",
+        "Qwen3NextConfig",
+        **_DECODER,
+        **_EXPERTS,
+        head_dim=8,
+        shared_expert_intermediate_size=20,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=6,
+        linear_value_head_dim=5,
+        linear_conv_kernel_dim=3,
+    ),
+    "lfm2": _hybrid("LFM2", "Lfm2Config", **_DECODER, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
+    "rwkv": _hybrid(
+        "RWKV",
+        "RwkvConfig",
+        hidden_size=WIDTH,
+        attention_hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=2,
+        context_length=POSITIONS,
+    ),
+}
 # These go through every module's tests; all of FAMILIES through test_models.py and test_families.py.
 ARCHITECTURES = ("bert", "roberta", "gpt2", "gpt_neo", "opt", "llama")
 LANGUAGE_MODELS = ("gpt2", "gpt_neo", "opt", "llama")
@@ -350,7 +439,7 @@ def build(
         with_head: save the classifier's head too; without it the checkpoint is the bare base model, so that
             loading draws a new head.
     """
-    family = FAMILIES[name]
+    family = (FAMILIES | HYBRIDS)[name]
     reader = _tokenizer(name) if family.processor is None else transformers.ViTImageProcessor(**family.processor)
     ids = {
         f"{part}_token_id": reader.convert_tokens_to_ids(token)
@@ -376,7 +465,7 @@ def build(
 
 def _tokenizer(name: str) -> Any:
     """A WordPiece tokenizer with the family's special tokens that covers any plain English text."""
-    family = FAMILIES[name]
+    family = (FAMILIES | HYBRIDS)[name]
     characters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
     pieces = [f"##{character}" for character in string.ascii_lowercase + string.digits]
     tokens = dict.fromkeys([*family.specials.values(), *WORDS.split(), *characters, *pieces])

@@ -55,9 +55,13 @@ def left_out(model: Any, linears: Iterable[str]) -> list[str]:
         (taken_for_experts(model, names), "whose names PEFT takes for old names of experts, which would get LoRA instead"),
     ):
         if lost:
-            kinds = ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in lost))
-            notes.append(f"Left out: {len(lost)} modules {why}: {kinds}.")
+            notes.append(f"Left out: {len(lost)} modules {why}: {kinds(lost)}.")
     return notes
+
+
+def kinds(names: Iterable[str]) -> str:
+    """What the modules are called within their blocks, each name once."""
+    return ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in names))
 
 
 def peft_wraps(model: Any, name: str) -> bool:

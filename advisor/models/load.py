@@ -17,6 +17,7 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import Target, block_of
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
+from advisor.models.adaptable import kinds
 from advisor.models.checkpoint import stored_weights
 from advisor.models.config import (
     auto_class,
@@ -301,8 +302,8 @@ def _called(
     names = {t.name for t in found}
     if not (idle := [t.name for t in targets if t.name not in names]):
         return found, []
-    kinds = ", ".join(dict.fromkeys(n.rsplit(".", 1)[-1] for n in idle))
-    note = f"Left out: {len(idle)} modules whose weights are read without calling them, where LoRA has no effect: {kinds}."
+    why = "whose weights are read without calling them, where LoRA has no effect"
+    note = f"Left out: {len(idle)} modules {why}: {kinds(idle)}."
     return found, [note]
 
 

@@ -10,7 +10,7 @@ import families
 import oracle
 import pytest
 import transformers
-from architectures import ARCHITECTURES, FAMILIES, Family, build
+from architectures import ARCHITECTURES, FAMILIES, HYBRIDS, Family, build
 from command import advisor
 
 from advisor.core.profiles import load_profiles
@@ -43,6 +43,20 @@ def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_p
     assert {t.role for t in found.targets if not t.experts} == listed - ({"query"} if name == "deepseek_v3" else set())
     assert any(ROW_BY_ROW in note for note in found.notes) == (name == "deberta_v2")
     assert any("stacks of 4 experts" in note for note in found.notes) == any(t.experts for t in found.targets)
+
+
+@pytest.mark.parametrize("name", [n if n in ("mamba", "lfm2") else pytest.param(n, marks=pytest.mark.slow) for n in HYBRIDS])
+def test_a_hybrid_from_discovery_to_a_training_step(tmp_path: Path, name: str) -> None:
+    found = families.examine(build(name, tmp_path / "model", task="causal-lm"), "causal-lm", tmp_path)
+    assert found.error <= families.TOLERANCE
+    assert set(found.applied) == set(found.chosen)
+    assert found.loss_after < found.loss_before
+    groups = {t.group for t in found.targets}
+    assert "recurrent" in groups
+    assert ("attention" in groups) == (name not in ("mamba", "mamba2", "rwkv"))
+    said = " ".join(found.notes)
+    assert ("PEFT gives no LoRA" in said) == (name in ("mamba", "mamba2", "falcon_h1"))
+    assert ("take" in said) == (name == "qwen3_next") or "old names of experts" not in said
 
 
 def bert_like(config: str, **fields: object) -> Family:
@@ -141,10 +155,10 @@ def test_every_profile_is_of_a_family_that_is_tried() -> None:
 
 
 def model_type(name: str) -> str:
-    return str(getattr(transformers, FAMILIES[name].config).model_type)
+    return str(getattr(transformers, families.ALL[name].config).model_type)
 
 
 def test_the_page_lists_every_family_with_its_model_type() -> None:
     text = families.PAGE.read_text(encoding="utf-8")
-    assert families.families_on(text) == [(FAMILIES[name].title, f"`{model_type(name)}`") for name in FAMILIES]
+    assert families.families_on(text) == [(family.title, f"`{model_type(name)}`") for name, family in families.ALL.items()]
     assert "**" not in text.partition(families.BEGIN)[2].partition(families.END)[0]  # what failed is bold
