@@ -89,13 +89,17 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
-def examine(model: Path, kind: str, folder: Path) -> Found:
-    """Discover, probe, recommend, export, apply and train one step; files go into ``folder``."""
+def examine(model: Path, kind: str, folder: Path, dtype: str = "float32") -> Found:
+    """Discover, probe, recommend, export, apply and train one step; files go into ``folder``.
+
+    Args:
+        dtype: of the model that is probed. Recurrences round so much in float32 that they are checked in float64.
+    """
     notes: list[str] = []
     session = Session(lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     path, rows = oracle.write_rows(folder, kind)
     task = oracle.TASKS.get(kind, "classification")
-    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu"), session)
+    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype), session)
     loaded = prepared.loaded
     settings = ProbeSettings(method="materialise", micro_batch=5, linearity=False)
     probe = run_probe(prepared, settings, folder / "probe", session)
@@ -218,7 +222,7 @@ def table(names: Sequence[str], before: str = "") -> str:
             with tempfile.TemporaryDirectory() as folder:
                 task = oracle.TASKS.get(kind, "classification")
                 model = build(name, Path(folder) / "model", task=task)
-                found.append(examine(model, kind, Path(folder)))
+                found.append(examine(model, kind, Path(folder), "float64" if name in HYBRIDS else "float32"))
         lines.append(line(name, found))
         print(" | ".join(lines[-1]), flush=True)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -47,7 +47,7 @@ def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_p
 
 @pytest.mark.parametrize("name", [n if n in ("mamba", "lfm2") else pytest.param(n, marks=pytest.mark.slow) for n in HYBRIDS])
 def test_a_hybrid_from_discovery_to_a_training_step(tmp_path: Path, name: str) -> None:
-    found = families.examine(build(name, tmp_path / "model", task="causal-lm"), "causal-lm", tmp_path)
+    found = families.examine(build(name, tmp_path / "model", task="causal-lm"), "causal-lm", tmp_path, "float64")
     assert found.error <= families.TOLERANCE
     assert set(found.applied) == set(found.chosen)
     assert found.loss_after < found.loss_before
