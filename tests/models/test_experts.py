@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.export import FORMATS
+from advisor.export.baseline import read_baseline
 from advisor.export.plan import Plan
 from advisor.export.proof import prove_file
 from advisor.export.verify import verify
@@ -195,6 +197,16 @@ def test_a_step_costs_more_where_whole_stacks_are_added_up(advised: tuple[Any, P
         return estimate_cost(stacks, targets, SETTINGS, recipe, print_, 0, 16.0, 16).time_vs_all_linear
 
     assert 0 < share(64) < share(1) <= 1
+
+
+def test_a_config_with_stacks_can_be_the_baseline(advised: tuple[Any, Path], tmp_path: Path) -> None:
+    found, folder = advised
+    own = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(own))
+    candidate = read_baseline(tmp_path, found.scorer.probe, trust_remote_code=False)
+    roles = {t.name: t.role for t in found.scorer.probe.targets}
+    assert {roles[name] for name in candidate.selection.targets} == {"query", "experts.down"}
+    assert len(candidate.selection.targets) == 4
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
