@@ -34,7 +34,7 @@ PLACEMENT = (
 
 
 def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
-    """The user's own PEFT config as a candidate: the modules and stacks PEFT really adapts with it, at the ranks and alphas it does.
+    """The user's own PEFT config as a candidate: what PEFT really adapts with it, at the ranks and alphas it does.
 
     Raises:
         BadInput: no such file, not a LoRA config, it wraps modules that are not adaptable here, or an alpha is no

@@ -200,7 +200,7 @@ def test_a_step_costs_more_where_whole_stacks_are_added_up(advised: tuple[Any, P
 
 
 def test_a_config_with_stacks_can_be_the_baseline(advised: tuple[Any, Path], tmp_path: Path) -> None:
-    found, folder = advised
+    found, _ = advised
     own = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(own))
     candidate = read_baseline(tmp_path, found.scorer.probe, trust_remote_code=False)
