@@ -83,8 +83,17 @@ class Recommended(Shown):
 
     @property
     def target_modules(self) -> list[str]:
-        """Full names of the modules to adapt, in model order."""
-        return list(self.advice.picked.candidate.selection.targets)
+        """Full names of the modules to adapt, in model order, as PEFT's ``target_modules`` takes them."""
+        return self._chosen(stacks=False)
+
+    @property
+    def target_parameters(self) -> list[str]:
+        """Full names of the stacks of experts to adapt, as PEFT's ``target_parameters`` takes them."""
+        return self._chosen(stacks=True)
+
+    def _chosen(self, stacks: bool) -> list[str]:
+        chosen = set(self.advice.picked.candidate.selection.targets)
+        return [t.name for t in self.scorer.probe.targets if t.name in chosen and bool(t.experts) == stacks]
 
     def figures(self) -> dict[str, Figure]:
         """The figures of ``report.html`` by name, for a notebook or ``savefig``."""

@@ -162,7 +162,7 @@ def recommend_folder(
     """
     decision = decide(probe, asked, session, confirmation_of)
     proven = prove(decision, asked, session)
-    session.note(f"PEFT applies the config to exactly the {len(proven.pick.wrapped)} chosen modules.")
+    session.note(f"PEFT applies the config to exactly the {len(proven.pick.adapted)} chosen modules.")
     warnings, notes = said_of_files(decision, proven)
     for text in notes:
         session.note(text)
@@ -264,7 +264,7 @@ def describe(
         confirm=None if confirmation is None else confirm_entry(confirmation, scorer),
         plan=proven.plan,
         arguments=arguments_of(proven.plan),
-        resolved=ResolvedEntry(len(proven.pick.wrapped), proven.pick.lora_params),
+        resolved=ResolvedEntry(len(proven.pick.adapted), proven.pick.lora_params),
         formats={name: format_entry(whole, proven.instead[name]) for name, whole in proven.whole.items()},
         warnings=warnings,
     )

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
 import torch
 import yaml
-from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, build
+from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, HYBRIDS, WRITERS, build
 from peft import LoraConfig, get_peft_model
 
 from advisor.advice.budget import parse_budget
@@ -34,9 +34,9 @@ from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Target
 from advisor.export.peft import YAML_FILE
+from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.encode import collate
 from advisor.models.load import LoadedModel, load_model
-from advisor.models.modules import NEVER_ADAPTED
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs
@@ -46,7 +46,8 @@ from advisor.workflow import Question, export_formats, measure_pick, recommend_f
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
-FUSED = {"qkv": "query, key, value", "gate_up": "gate, up"}
+ALL = {**FAMILIES, **HYBRIDS}
+FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
 SETTINGS = LoraSettings(rank=4, alpha=8)
 TOLERANCE = 1e-5
 STEP = 0.01  # share of the loss that one step would take away, were the loss linear
@@ -79,6 +80,8 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
+    if name in WRITERS or name in HYBRIDS:
+        return ("causal-lm",)
     if FAMILIES[name].processor:
         return ("images",)
     if name in ENCODER_DECODERS:
@@ -86,13 +89,17 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
-def examine(model: Path, kind: str, folder: Path) -> Found:
-    """Discover, probe, recommend, export, apply and train one step; files go into ``folder``."""
+def examine(model: Path, kind: str, folder: Path, dtype: str = "float32") -> Found:
+    """Discover, probe, recommend, export, apply and train one step; files go into ``folder``.
+
+    Args:
+        dtype: of the model that is probed. Recurrences round so much in float32 that they are checked in float64.
+    """
     notes: list[str] = []
     session = Session(lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     path, rows = oracle.write_rows(folder, kind)
     task = oracle.TASKS.get(kind, "classification")
-    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu"), session)
+    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype), session)
     loaded = prepared.loaded
     settings = ProbeSettings(method="materialise", micro_batch=5, linearity=False)
     probe = run_probe(prepared, settings, folder / "probe", session)
@@ -119,7 +126,8 @@ def examine(model: Path, kind: str, folder: Path) -> Found:
 def never_adapted(loaded: LoadedModel) -> tuple[str, ...]:
     """Names of modules that no selection may hold: the head or the output embeddings, and what no family adapts."""
     modules = dict(loaded.model.named_modules())
-    parts = dict.fromkeys(part for name in modules for part in name.split(".") if part in NEVER_ADAPTED)
+    held = {part for t in loaded.targets for part in t.name.split(".")}  # a stack of experts is adapted, single experts are not
+    parts = dict.fromkeys(part for name in modules for part in name.split(".") if part in NEVER_ADAPTED and part not in held)
     output = loaded.model.get_output_embeddings()
     return tuple(dict.fromkeys([*parts, *loaded.head, *(name for name, m in modules.items() if m is output)]))
 
@@ -129,7 +137,7 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     loaded = prepared.loaded
     linears = tuple(f"{name}." for name in head_linears(loaded))  # ModernBERT's head also has a norm, which is not probed
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
-    weights = [f"{t.name}.weight" for t in loaded.targets]
+    weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
     texts = oracle.tokenised(loaded.tokenizer or loaded.image_processor, rows, kind)
     wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]
@@ -160,7 +168,8 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter -= rate * gradient
         after = loss()
-    return tuple(model.base_model.targeted_module_names), float(before.detach()), float(after)
+    applied = (*model.base_model.targeted_module_names, *model.base_model.targeted_parameter_names)
+    return applied, float(before.detach()), float(after)
 
 
 def line(name: str, found: Sequence[Found]) -> list[str]:
@@ -173,7 +182,7 @@ def line(name: str, found: Sequence[Found]) -> list[str]:
     applied = all(set(each.chosen) == set(each.applied) for each in found)
     lowered = all(each.loss_after < each.loss_before for each in found)
     return [
-        FAMILIES[name].title,
+        ALL[name].title,
         f"`{first.model_type}`",
         ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images"),
         str(len(first.targets)),
@@ -204,16 +213,16 @@ def table(names: Sequence[str], before: str = "") -> str:
     """Every family of ``tests/architectures.py``, the named ones run now, the others as on the page ``before``."""
     kept = {row.split("|")[1].strip(): row for row in before.partition(BEGIN)[2].partition(END)[0].splitlines() if "|" in row}
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    for name in FAMILIES:
+    for name in ALL:
         if name not in names:
-            lines.append([cell.strip() for cell in kept[FAMILIES[name].title].strip("|").split("|")])
+            lines.append([cell.strip() for cell in kept[ALL[name].title].strip("|").split("|")])
             continue
         found = []
         for kind in kinds_of(name):
             with tempfile.TemporaryDirectory() as folder:
                 task = oracle.TASKS.get(kind, "classification")
                 model = build(name, Path(folder) / "model", task=task)
-                found.append(examine(model, kind, Path(folder)))
+                found.append(examine(model, kind, Path(folder), "float64" if name in HYBRIDS else "float32"))
         lines.append(line(name, found))
         print(" | ".join(lines[-1]), flush=True)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -240,12 +249,12 @@ def families_on(text: str) -> list[tuple[str, ...]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(FAMILIES)}")
+    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(ALL)}")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(FAMILIES):  # not by `choices`, which refuse an empty list
+    if unknown := set(options.names) - set(ALL):  # not by `choices`, which refuse an empty list
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     before = PAGE.read_text(encoding="utf-8")
-    made = table(options.names or list(FAMILIES), before)
+    made = table(options.names or list(ALL), before)
     if options.write:
         PAGE.write_text(page(before, made), encoding="utf-8")

@@ -255,6 +255,40 @@ FAMILIES = {
         _QWEN_SPECIALS,
     ),
     "qwen3_moe": Family("Qwen3-MoE", "Qwen3MoeConfig", {**_DECODER, **_EXPERTS, "head_dim": 8}, _QWEN_SPECIALS),
+    "olmoe": Family("OLMoE", "OlmoeConfig", {**_DECODER, "num_experts": 4, "num_experts_per_tok": 2}, _QWEN_SPECIALS),
+    "granitemoe": Family(
+        "Granite-MoE",
+        "GraniteMoeConfig",
+        {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2, "logits_scaling": 1.0, "embedding_multiplier": 1.5},
+        _QWEN_SPECIALS,
+    ),
+    "gpt_oss": Family(
+        "GPT-OSS",
+        "GptOssConfig",
+        {**_DECODER, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6},
+        _QWEN_SPECIALS,
+    ),
+    "deepseek_v3": Family(
+        "DeepSeek-V3",
+        "DeepseekV3Config",
+        {
+            **_DECODER,
+            "num_key_value_heads": HEADS,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 0,
+            "q_lora_rank": 10,
+            "kv_lora_rank": 12,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 6,
+            "v_head_dim": 5,
+        },
+        _LLAMA_SPECIALS,
+        *_LLAMA_FORM,
+    ),
     "t5": Family(
         "T5",
         "T5Config",
@@ -287,13 +321,103 @@ FAMILIES = {
         processor={"size": {"height": 16, "width": 16}},
     ),
 }
+_STATES = {"mamba_n_heads": 4, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_d_conv": 3, "mamba_chunk_size": 8}
+
+
+def _hybrid(title: str, config: str, **fields: Any) -> Family:
+    return Family(title, config, fields, _QWEN_SPECIALS)
+
+
+# Families with recurrent parts, without profiles: written texts only.
+HYBRIDS = {
+    "mamba": _hybrid(
+        "Mamba", "MambaConfig", hidden_size=WIDTH, num_hidden_layers=2, state_size=4, conv_kernel=3, time_step_rank=3
+    ),
+    "mamba2": _hybrid(
+        "Mamba-2",
+        "Mamba2Config",
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        state_size=8,
+        num_heads=HEADS,
+        head_dim=12,
+        n_groups=2,
+        chunk_size=8,
+    ),
+    "jamba": _hybrid(
+        "Jamba",
+        "JambaConfig",
+        **{**_DECODER, "num_hidden_layers": 4},
+        num_experts=4,
+        num_experts_per_tok=2,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=4,
+        mamba_d_conv=3,
+        mamba_dt_rank=3,
+    ),
+    "falcon_h1": _hybrid("Falcon-H1", "FalconH1Config", **_DECODER, **_STATES, head_dim=8, mamba_d_ssm=24, mamba_d_head=6),
+    "granitemoehybrid": _hybrid(
+        "Granite-4 hybrid",
+        "GraniteMoeHybridConfig",
+        **_DECODER,
+        **_STATES,
+        mamba_d_head=12,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=20,
+        layer_types=["mamba", "attention"],
+        logits_scaling=1.0,
+    ),
+    "zamba2": _hybrid(
+        "Zamba2",
+        "Zamba2Config",
+        **{**_SIZES, "num_hidden_layers": 4},
+        num_key_value_heads=HEADS,
+        n_mamba_heads=4,
+        mamba_ngroups=1,
+        mamba_d_state=8,
+        mamba_d_conv=3,
+        chunk_size=8,
+        num_mem_blocks=1,
+        adapter_rank=4,
+        layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
+    ),
+    "qwen3_next": _hybrid(
+        "Qwen3-Next",
+        "Qwen3NextConfig",
+        **_DECODER,
+        **_EXPERTS,
+        head_dim=8,
+        shared_expert_intermediate_size=20,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=6,
+        linear_value_head_dim=5,
+        linear_conv_kernel_dim=3,
+    ),
+    "lfm2": _hybrid("LFM2", "Lfm2Config", **_DECODER, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
+    "rwkv": _hybrid(
+        "RWKV",
+        "RwkvConfig",
+        hidden_size=WIDTH,
+        attention_hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=2,
+        context_length=POSITIONS,
+    ),
+}
 # These go through every module's tests; all of FAMILIES through test_models.py and test_families.py.
 ARCHITECTURES = ("bert", "roberta", "gpt2", "gpt_neo", "opt", "llama")
 LANGUAGE_MODELS = ("gpt2", "gpt_neo", "opt", "llama")
 ENCODERS = ("bert", "roberta", "distilbert", "deberta_v2", "modernbert", "vit")
 ENCODER_DECODERS = ("t5",)
 DECODERS = tuple(name for name in FAMILIES if name not in (*ENCODERS, *ENCODER_DECODERS))
-CLASSIFIERS = tuple(name for name in FAMILIES if name not in ENCODER_DECODERS)
+WRITERS = ("olmoe", "granitemoe")  # transformers has no classifier of these
+CLASSIFIERS = tuple(name for name in FAMILIES if name not in (*ENCODER_DECODERS, *WRITERS))
 LANGUAGE_HEADS = {"causal-lm": "CausalLM", "seq2seq": "Seq2SeqLM"}
 
 
@@ -315,7 +439,7 @@ def build(
         with_head: save the classifier's head too; without it the checkpoint is the bare base model, so that
             loading draws a new head.
     """
-    family = FAMILIES[name]
+    family = (FAMILIES | HYBRIDS)[name]
     reader = _tokenizer(name) if family.processor is None else transformers.ViTImageProcessor(**family.processor)
     ids = {
         f"{part}_token_id": reader.convert_tokens_to_ids(token)
@@ -341,7 +465,7 @@ def build(
 
 def _tokenizer(name: str) -> Any:
     """A WordPiece tokenizer with the family's special tokens that covers any plain English text."""
-    family = FAMILIES[name]
+    family = (FAMILIES | HYBRIDS)[name]
     characters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
     pieces = [f"##{character}" for character in string.ascii_lowercase + string.digits]
     tokens = dict.fromkeys([*family.specials.values(), *WORDS.split(), *characters, *pieces])

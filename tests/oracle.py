@@ -132,7 +132,7 @@ def looped_reference(
     model = copy.deepcopy(model).double().eval().requires_grad_(False)
     model.set_attn_implementation("eager")
     model.set_experts_implementation("eager")  # the faster ones have no float64
-    chosen = [model.get_parameter(name).requires_grad_(True) for name in parameters]
+    chosen = [_own(model, name) for name in parameters]
     values, rows = [], []
     for text in texts:
         logits = model(**text.inputs()).logits[0]
@@ -143,6 +143,14 @@ def looped_reference(
         rows.append([torch.stack([g.flatten() for g in grads]) for grads in zip(*found, strict=True)])
     stacked = {name: torch.stack(j) for name, j in zip(parameters, zip(*rows, strict=True), strict=True)}
     return _reference(torch.stack(values), stacked)
+
+
+def _own(model: nn.Module, name: str) -> nn.Parameter:
+    """A parameter by itself, where modules share one (Zamba2): LoRA adapts the calls of one module."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    parameter = nn.Parameter(model.get_parameter(name).detach().clone())
+    setattr(module, name.rpartition(".")[2], parameter)
+    return parameter
 
 
 def reference(model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], output: Outputs, loss: Outputs) -> Reference:

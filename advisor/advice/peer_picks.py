@@ -124,7 +124,7 @@ def module_scores(probe: Probe, rank: int = LoraSettings().rank) -> dict[str, Ar
     norms = gradient_norms(probe)
     layers = np.array([-1 if t.layer is None else t.layer for t in probe.targets])
     found[GRADIENT_NORM] = np.sqrt(((layers[:, None] == layers) * norms**2).sum(1))
-    sizes = np.array([t.in_features * t.out_features for t in probe.targets], dtype=np.float64)
+    sizes = np.array([t.in_features * t.out_features * t.weights for t in probe.targets], dtype=np.float64)
     found[FISHER] = np.einsum("mii->m", probe.gradient_blocks, dtype=np.float64) / (probe.samples * sizes)
     return found
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from advisor.core.checked import Name, Text, Written
 from advisor.core.recipe import LANGUAGE_TASKS, METRICS
 
-GROUPS = ("attention", "mlp", "other")
+GROUPS = ("attention", "mlp", "recurrent", "other")
 Item = TypeVar("Item")
 NotEmpty = Annotated[list[Item], Field(min_length=1)]
 
@@ -20,7 +20,7 @@ class ModelProfile(Written):
     family: Text = Field(description="The family's name, for people.")
     model_types: NotEmpty[Name] = Field(description="The values of model_type in config.json that this is for.")
     roles: Annotated[dict[Name, Text], Field(min_length=1)] = Field(
-        description="What follows the block's number in a module's name, and its group/role: attention/…, mlp/… or other/…."
+        description="What follows the block's number in a module's name, and its group/role: attention, mlp, recurrent or other."
     )
     qv: list[Name] = Field(description='The roles that stand for "q,v".')
     never: list[Name] = Field(default_factory=list, description="Linear modules that LoRA must not adapt.")

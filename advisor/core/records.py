@@ -17,10 +17,12 @@ class TargetFields(Written):
     name: Name
     layer: Count | None
     role: Name
-    group: Literal["attention", "mlp", "other"]
+    group: Literal["attention", "mlp", "recurrent", "other"]
     in_features: Positive
     out_features: Positive
-    kind: Literal["linear", "conv1d"] = "linear"
+    kind: Literal["linear", "conv1d", "experts"] = "linear"
+    experts: Count = 0
+    active: Count = 0
 
 
 class SelectionFields(Written):

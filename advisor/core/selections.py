@@ -23,7 +23,8 @@ def all_linear(targets: Sequence[Target]) -> Selection:
 
 
 def target_sets(targets: Sequence[Target], qv_roles: Sequence[str]) -> list[Selection]:
-    """The target sets that people copy: all-linear, q,v, attention, MLP, halves of the layers, and q,v on the last layers.
+    """The target sets that people copy: all-linear, q,v, attention, MLP, recurrent parts, experts, all but experts, halves of the
+    layers, and q,v on the last layers.
 
     Target sets that come out empty or equal to an earlier one are left out.
     """
@@ -36,6 +37,9 @@ def target_sets(targets: Sequence[Target], qv_roles: Sequence[str]) -> list[Sele
         _where(QV, targets, lambda t: t.role in qv),
         _where("attention", targets, lambda t: t.group == "attention"),
         _where("mlp", targets, lambda t: t.group == "mlp"),
+        _where("recurrent", targets, lambda t: t.group == "recurrent"),
+        _where("experts", targets, lambda t: t.experts > 0),
+        _where("all but experts", targets, lambda t: not t.experts),
         _where(_stretch("last", half), targets, lambda t: t.layer in last_half),
         _where(_stretch("first", half), targets, lambda t: t.layer in first_half),
         _where(_stretch("last", quarter), targets, lambda t: t.layer in last_quarter),

@@ -1,4 +1,4 @@
-"""Adaptable modules and selections of them, as plain data (no torch)."""
+"""Adaptable modules and stacks of experts, and selections of them, as plain data (no torch)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from advisor.core.errors import BadInput
 
 @dataclass(frozen=True)
 class Target:
-    """One adaptable module.
+    """One adaptable module, or the stacked weights of all experts of a layer.
 
     Attributes:
-        name: full name, as in ``model.named_modules()``.
+        name: full name, as in ``model.named_modules()``; of a stack as in ``model.named_parameters()``.
         layer: number of the block it sits in, None outside any block; a decoder's blocks follow its encoder's.
         role: friendly name shared by all layers, e.g. ``query`` or ``mlp.up``.
-        group: ``attention``, ``mlp`` or ``other``.
+        group: ``attention``, ``mlp``, ``recurrent`` (state spaces, linear attention, short convolutions) or ``other``.
         in_features: input width a.
         out_features: output width b.
-        kind: ``linear`` (weight b×a) or ``conv1d`` (GPT-2's, weight a×b).
+        kind: ``linear`` (weight b×a), ``conv1d`` (GPT-2's, weight a×b) or ``experts`` (a stack of such weights).
+        experts: how many weights a stack holds, 0 for a module. active: how many of them a token goes through, 0 where
+            no pass has told.
     """
 
     name: str
@@ -31,10 +33,26 @@ class Target:
     in_features: int
     out_features: int
     kind: str = "linear"
+    experts: int = 0
+    active: int = 0
+
+    @property
+    def weights(self) -> int:
+        """How many matrices it stands for: those of a stack, else one."""
+        return max(1, self.experts)
+
+    @property
+    def slots(self) -> int:
+        """How many of its matrices a token goes through."""
+        return max(1, self.active)
 
     def lora_params(self, rank: int) -> int:
-        """Trainable LoRA parameters at ``rank``: rank·(a + b)."""
-        return rank * (self.in_features + self.out_features)
+        """Trainable LoRA parameters at ``rank``: rank·(a + b) for each matrix, as PEFT counts them."""
+        return rank * (self.in_features + self.out_features) * self.weights
+
+    def b_params(self, rank: int) -> int:
+        """Those of LoRA's B alone, which move first."""
+        return rank * self.out_features * self.weights
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,11 @@ class Selection:
         """LoRA parameters of this selection at ``rank``, single modules at their own in ``ranks`` (head excluded)."""
         chosen, own = set(self.targets), ranks or {}
         return sum(t.lora_params(own.get(t.name, rank)) for t in targets if t.name in chosen)
+
+    def active_params(self, targets: Sequence[Target], rank: int, ranks: Mapping[str, int] | None = None) -> int:
+        """Those among them that one token goes through: of a stack of experts only the experts that it is sent to."""
+        chosen, own = set(self.targets), ranks or {}
+        return sum(t.lora_params(own.get(t.name, rank)) * t.slots // t.weights for t in targets if t.name in chosen)
 
 
 def block_of(name: str) -> tuple[str, int, str] | None:

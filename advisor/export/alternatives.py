@@ -114,7 +114,7 @@ def best_for(
 
 def cost_of_file(scorer: Scorer, picked: Candidate, resolved: Resolved) -> str:
     """What is predicted of a lossy file, which its tool resolves so, beside the pick."""
-    first = resolved.wrapped[0]
+    first = resolved.adapted[0]
     settings = LoraSettings(resolved.ranks[first], resolved.alphas[first], resolved.rslora)
     ranks = {name: rank for name, rank in resolved.ranks.items() if rank != settings.rank}
     alphas = {name: alpha for name, alpha in resolved.alphas.items() if alpha != settings.alpha}

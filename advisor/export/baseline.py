@@ -22,6 +22,7 @@ PLACEMENT = (
     "lora_alpha",
     "use_rslora",
     "target_modules",
+    "target_parameters",
     "layers_to_transform",
     "layers_pattern",
     "exclude_modules",
@@ -33,7 +34,7 @@ PLACEMENT = (
 
 
 def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidate:
-    """The user's own PEFT config as a candidate: the modules PEFT really wraps with it, at the ranks and alphas it does.
+    """The user's own PEFT config as a candidate: what PEFT really adapts with it, at the ranks and alphas it does.
 
     Raises:
         BadInput: no such file, not a LoRA config, it wraps modules that are not adaptable here, or an alpha is no
@@ -47,7 +48,7 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
         resolved = resolve(model, {key: arguments[key] for key in PLACEMENT if arguments.get(key) is not None})
     except BadInput as error:
         raise BadInput(f"{path}: {error.what}", error.hint) from error
-    names = in_model_order(resolved.wrapped, probe.targets, str(path))
+    names = in_model_order(resolved.adapted, probe.targets, str(path))
     settings = LoraSettings(
         int(arguments.get("r", 8)), float(arguments.get("lora_alpha", 8)), bool(arguments.get("use_rslora", False))
     )

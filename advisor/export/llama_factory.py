@@ -29,6 +29,8 @@ def render(plan: Plan) -> Rendered:
     found = Findings(plan, "LLaMA-Factory")
     found.language_models_only()
     unsplittable(found)
+    if plan.stacks:
+        found.add("impossible", f"LLaMA-Factory has no key for weights of experts, such as {plan.stacks[0]}.")
     if plan.names == (ALL,):
         found.add("impossible", f"A module named {ALL!r} alone stands for every linear module.")
     settings = found.flat()

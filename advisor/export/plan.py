@@ -59,6 +59,18 @@ class Plan:
         return self.selection.targets
 
     @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks of experts among them, which PEFT takes in ``target_parameters``."""
+        stacks = {t.name for t in self.targets if t.experts}
+        return tuple(name for name in self.names if name in stacks)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The others, which it takes in ``target_modules``."""
+        stacks = set(self.stacks)
+        return tuple(name for name in self.names if name not in stacks)
+
+    @property
     def others(self) -> tuple[str, ...]:
         """The adaptable modules that are not chosen."""
         chosen = set(self.names)

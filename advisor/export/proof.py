@@ -32,11 +32,9 @@ def prove_file(target: Format, name: str, file: RenderedFile, plan: Plan, model:
         resolved = resolve(model, passed.arguments)
     except BadInput as error:
         raise _fault(target, name, error.what) from error
-    if differing := sorted(set(resolved.wrapped) ^ set(plan.names)):
-        counts = f"{len(resolved.wrapped)} modules, not {len(plan.names)}"
+    if differing := sorted(set(resolved.adapted) ^ set(plan.names)):
+        counts = f"{len(resolved.adapted)} modules, not {len(plan.names)}"
         raise _fault(target, name, f"it adapts {counts} (first that differs: {differing[0]})")
-    if resolved.parameters:
-        raise _fault(target, name, f"{resolved.parameters[0]}, an expert parameter, gets LoRA")
     if differing := sorted(set(resolved.saved) ^ set(plan.head)):
         raise _fault(target, name, f"other modules are trained in full (first that differs: {differing[0]})")
     if resolved.other_params:

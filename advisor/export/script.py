@@ -156,9 +156,9 @@ def _value(node: ast.expr, known: dict[str, list[ast.expr | None]], key: str | N
     match node:
         case ast.Constant():
             return node.value
-        case ast.Name(id=name) if len(values := known.get(name, [])) == 1 and values[0] is not None:
-            return inner(values[0])
-        case ast.Name(id=name) if values:
+        case ast.Name(id=name) if values := known.get(name, []):
+            if len(values) == 1 and values[0] is not None:
+                return inner(values[0])
             why = "assigned more than once, or changed" if len(values) > 1 else "no plain value"
             raise ValueError(f"{key or '**'} is {name}, which is {why}: write its value there")
         case ast.Attribute(attr=attr) if ast.unparse(node.value).split(".")[-1] in ("TaskType", "PeftType"):

@@ -31,7 +31,7 @@ def render(plan: Plan) -> Rendered:
     found.language_models_only()
     snippet.language_models_only()
     settings = found.flat()
-    entries = list(plan.names)
+    entries = list(plan.modules)
     if plan.overlaps or len(entries) == 1:  # one item is taken for a regex
         entries = ["|".join(re.escape(name) for name in entries)]
     content = {
@@ -44,6 +44,7 @@ def render(plan: Plan) -> Rendered:
         "lora_dropout": 0.0,
         "use_rslora": settings.rslora,
         "lora_target_modules": entries,
+        **({"lora_target_parameters": list(plan.stacks)} if plan.stacks else {}),
     }
     arguments = peft.arguments_of(plan)
     body = "from peft import LoraConfig\n\npeft_config = " + call(

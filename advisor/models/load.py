@@ -17,6 +17,7 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import Target, block_of
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
+from advisor.models.adaptable import kinds
 from advisor.models.checkpoint import check_index, fields, misfit, stored_weights
 from advisor.models.config import (
     auto_class,
@@ -28,17 +29,20 @@ from advisor.models.config import (
     other_class,
     quiet,
 )
+from advisor.models.experts import called_module, open_experts
 from advisor.models.identity import model_fingerprint
 from advisor.models.modules import (
     QV_NAMES,
     _stacks,
     block_names,
-    experts_left_out,
+    called,
+    experts_notes,
     family_profile,
     find_head,
     find_targets,
     input_embeddings,
-    uncalled,
+    left_out_notes,
+    random_parts,
 )
 from advisor.models.placement import (
     DISK,
@@ -109,7 +113,7 @@ class LoadedModel:
     def image_tokens(self) -> int:
         """Tokens that the first target sees of an image: patches, and a class token where there is one."""
         first, seen = self.targets[0], [0]
-        handle = self.model.get_submodule(first.name).register_forward_hook(
+        handle = called_module(self.model, first.name).register_forward_hook(
             lambda module, inputs, output: seen.append(inputs[0].numel() // first.in_features)
         )
         try:
@@ -234,12 +238,12 @@ def load_model(
             raise BadInput(f"{name}: {found}.", "Give the config.json that belongs to these weights.") from error
     model.requires_grad_(False).eval()
     keep_unpacked(model)
+    open_experts(model)
     if not placed:
         model.to(torch_device)
     where = _places(model) if placed else f"on {torch_device}"
     notes = [
         f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
-        *experts_left_out(model),
         *other_class(config, task),
     ]
     if tokenizer is not None:
@@ -247,17 +251,12 @@ def load_model(
     head = find_head(model) if task not in LANGUAGE_TASKS else ()
     targets = find_targets(model, head)
     targets, left_out = _called(name, model, targets, tokenizer, image_processor)
-    notes += [*left_out, *_stacks(targets)]
+    notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *_stacks(targets)]
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
     _check_blocks(name, model, frozen_new)
-    warnings = []
-    if frozen_new:
-        warnings.append(
-            f"{len(frozen_new)} tensors outside the head are not in the checkpoint and stay at random values "
-            f"(first: {frozen_new[0]})."
-        )
+    warnings = random_parts(frozen_new, head)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -306,12 +305,13 @@ def _called(
         BadInput: the pass fails.
     """
     with loading(f"{name}: a pass over a short text or blank image fails", "Check the model's files with transformers itself."):
-        idle = uncalled(model, targets, _short_input(model, tokenizer, image_processor))
-    if not idle:
-        return targets, []
-    kinds = ", ".join(dict.fromkeys(n.rsplit(".", 1)[-1] for n in idle))
-    note = f"Left out: {len(idle)} modules whose weights are read without calling them, where LoRA has no effect: {kinds}."
-    return tuple(t for t in targets if t.name not in idle), [note]
+        found = called(model, targets, _short_input(model, tokenizer, image_processor))
+    names = {t.name for t in found}
+    if not (idle := [t.name for t in targets if t.name not in names]):
+        return found, []
+    why = "whose weights are read without calling them, where LoRA has no effect"
+    note = f"Left out: {len(idle)} modules {why}: {kinds(idle)}."
+    return found, [note]
 
 
 def meta_model(

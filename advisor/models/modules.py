@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,17 +14,14 @@ from transformers.pytorch_utils import Conv1D
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
-from advisor.models.peft import without_bitsandbytes
+from advisor.models.adaptable import EXPERTS, left_out, linear_modules, recurrent_parts, refused, taken_for_experts
+from advisor.models.experts import called_module, stack_shapes
 
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
 QV_NAMES = (
     *("query", "value", "q_proj", "v_proj", "query_proj", "value_proj", "q_lin", "v_lin", "q", "v"),
     *("query_key_value", "qkv_proj", "qkv", "Wqkv", "c_attn"),
 )
-EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
-# Never adapted in any family: sentence poolers, the routers of mixtures of experts, and the experts, most of which see no
-# token of a given row.
-NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
 
 
 def block_names(targets: Sequence[Target]) -> tuple[str, ...]:
@@ -47,23 +44,34 @@ def input_embeddings(model: Any) -> list[nn.Module]:
     return tied or [given]
 
 
-def experts_left_out(model: nn.Module) -> tuple[str, ...]:
-    """A sentence on the experts of a mixture, which get no LoRA, and how PEFT gives them some; empty where there are none."""
+def experts_notes(model: nn.Module, targets: Sequence[Target]) -> list[str]:
+    """A sentence on the stacks of experts among the targets, and one on experts that get no LoRA; none where there are none."""
     weights = dict(model.named_parameters())
-    experts = {name: p for name, p in weights.items() if EXPERTS in name.split(".")}
-    if not experts:
-        return ()
-    share = sum(p.numel() for p in experts.values()) / sum(p.numel() for p in weights.values())
-    stacks = dict.fromkeys(".".join(name.split(".")[-3:]) for name, p in experts.items() if p.ndim == 3)  # experts, out, in
-    way = f" PEFT trains them beside it with target_parameters={list(stacks)}." if stacks else ""
-    return (
-        f"Mixture of experts: {len(experts)} expert weights ({share:.0%} of the parameters; first: {next(iter(experts))}) are "
-        f"not probed and get no LoRA. What is said is about the other modules only.{way}",
-    )
+    total = sum(p.numel() for p in weights.values())
+    stacks = [t for t in targets if t.experts]
+    notes = []
+    if stacks:
+        share = sum(weights[t.name].numel() for t in stacks) / total
+        notes.append(
+            f"Mixture of experts: {len(stacks)} stacks of {stacks[0].experts} experts ({share:.0%} of the parameters), "
+            f"{stacks[0].active} of which a token goes through. LoRA adapts a stack as a whole (PEFT's target_parameters)."
+        )
+    names = tuple(t.name for t in stacks)
+    left = {n: p for n, p in weights.items() if EXPERTS in n.split(".") and not n.startswith(names)}
+    if left:
+        share = sum(p.numel() for p in left.values()) / total
+        kinds = dict.fromkeys(".".join(name.split(".")[-3:]) for name, p in left.items() if p.ndim == 3)
+        way = f" PEFT trains them beside it with target_parameters={list(kinds)}." if kinds else ""
+        notes.append(
+            f"Mixture of experts: {len(left)} expert weights ({share:.0%} of the parameters; first: {next(iter(left))}) are "
+            f"not probed and get no LoRA. What is said is about the others only.{way}"
+        )
+    return notes
 
 
 def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None) -> tuple[Target, ...]:
-    """What PEFT's ``all-linear`` wraps, less poolers, routers, experts and the head, in model order.
+    """What PEFT's ``all-linear`` means to wrap, less poolers, routers, single experts, the head and what PEFT cannot be given by
+    name, and the stacks of experts that its ``target_parameters`` take; in model order.
 
     ``profile`` stands in for the one of the model's family.
 
@@ -71,67 +79,80 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
         BadInput: the model has none.
     """
     profile = profile or family_profile(model.config.model_type)
-    never = NEVER_ADAPTED + tuple(profile["never"] if profile else ())
-    output_embeddings = model.get_output_embeddings()
-    linears: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D) or module is output_embeddings:
-            continue
-        parts = name.split(".")
-        if any(name == h or name.startswith(h + ".") for h in head) or any(p in never for p in parts):
-            continue
-        if not peft_wraps(model, parts[-1]):
-            continue
-        linears[name] = module
-    first_layers = _first_layers(linears)
-    targets = []
+    linears = linear_modules(model, head, profile["never"] if profile else ())
+    for name in {*refused(model, linears), *taken_for_experts(model, linears)}:
+        del linears[name]
+    stacks = {name: shape for name, *shape in stack_shapes(model)}
+    first_layers = _first_layers([*linears, *stacks])
+    targets, recurrent = [], recurrent_parts(model)
     for name, module in linears.items():
-        layer, role, group = _place(name, first_layers, profile)
+        layer, role, group = _place(name, first_layers, profile, recurrent)
         if isinstance(module, Conv1D):
             in_features, out_features, kind = module.weight.shape[0], module.weight.shape[1], "conv1d"
         else:
             in_features, out_features, kind = module.in_features, module.out_features, "linear"
         targets.append(Target(name, layer, role, group, in_features, out_features, kind))
+    for name, (experts, in_features, out_features) in stacks.items():
+        layer, last = _place(name, first_layers, None)[0], name.rsplit(".", 1)[-1]
+        role = f"{EXPERTS}.{last.removesuffix('_proj')}"
+        targets.append(Target(name, layer, role, "mlp", in_features, out_features, EXPERTS, experts))
     if not targets:
         raise BadInput(f"{type(model).__name__} has no linear module that LoRA could adapt.", "Use another model.")
-    return tuple(targets)
+    order = {name: index for index, name in enumerate(n for n, _ in model.named_modules())}
+    return tuple(sorted(targets, key=lambda t: order[t.name.rpartition(".")[0] if t.experts else t.name]))
 
 
-def peft_wraps(model: Any, name: str) -> bool:
-    """Whether PEFT lets modules of this last name have LoRA; in Mamba and its kin some are used without being called."""
-    lora_model, config = _plain_lora()
-    try:
-        lora_model._check_target_module_compatiblity(None, config, model, name)
-    except ValueError:
-        return False
-    return True
+def random_parts(missing: Sequence[str], head: Sequence[str]) -> list[str]:
+    """Sentences on weights outside the head that the checkpoint lacks; the way out of a pooler's, which the head reads.
+
+    Args:
+        missing: names of the weights. head: modules that are trained in full.
+    """
+    pooler = [key for key in missing if "pooler" in key.split(".")]
+    others = [key for key in missing if key not in set(pooler)]
+    said = []
+    if pooler and head:
+        place = pooler[0].split(".")
+        name = ".".join(place[: place.index("pooler") + 1])
+        said.append(
+            f"{name} is not in the checkpoint, as in most sentence encoders. The head reads its output, and PEFT leaves it "
+            f"random and frozen. Train it in full too: add 'pooler' to modules_to_save, beside {', '.join(head)}. Or use a "
+            "model whose classifier averages the tokens or reads the first one. What is predicted here is for the random, "
+            "frozen pooler."
+        )
+    if others:
+        said.append(
+            f"{len(others)} tensors outside the head are not in the checkpoint and stay at random values (first: {others[0]})."
+        )
+    return said
 
 
-@cache
-def _plain_lora() -> tuple[Any, Any]:
-    """PEFT's class of LoRA models, and a config without anything set."""
-    with without_bitsandbytes():
-        from peft import LoraConfig, LoraModel
-
-    return LoraModel, LoraConfig()
+def left_out_notes(model: Any, head: tuple[str, ...]) -> list[str]:
+    """Sentences on the linear modules that PEFT does not take."""
+    profile = family_profile(model.config.model_type)
+    return left_out(model, linear_modules(model, head, profile["never"] if profile else ()))
 
 
-def uncalled(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> frozenset[str]:
-    """Names of the targets that a pass over ``batch`` does not call: faster code reads their weights, so LoRA's part of
-    their forward pass would never run."""
-    called: set[str] = set()
+def called(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> tuple[Target, ...]:
+    """The targets that a pass over ``batch`` calls, stacks with the number of experts that a token goes through. Of others
+    faster code reads the weights, so LoRA's part of their forward pass would never run."""
+    rows: dict[str, int] = {}
 
     def noting(name: str) -> Callable[..., None]:
-        return lambda *_: called.add(name)
+        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            rows[name] = inputs[0].shape[:-1].numel()
 
-    handles = [model.get_submodule(t.name).register_forward_hook(noting(t.name)) for t in targets]
+        return note
+
+    handles = [called_module(model, t.name).register_forward_hook(noting(t.name)) for t in targets]
     try:
         with torch.no_grad():
             model(**batch)
     finally:
         for handle in handles:
             handle.remove()
-    return frozenset(t.name for t in targets if t.name not in called)
+    tokens = next(iter(batch.values())).shape[:2].numel()
+    return tuple(replace(t, active=rows[t.name] // tokens) if t.experts else t for t in targets if t.name in rows)
 
 
 def family_profile(model_type: str) -> dict[str, Any] | None:
@@ -160,8 +181,10 @@ def _stacks(targets: Sequence[Target]) -> list[str]:
     return ["Layers " + ", ".join(f"{min(found)} to {max(found)} are {stack}" for stack, found in layers.items()) + "."]
 
 
-def _place(name: str, first_layers: Mapping[str, int], profile: dict[str, Any] | None) -> tuple[int | None, str, str]:
-    """Layer number, role and group of a module from its name."""
+def _place(
+    name: str, first_layers: Mapping[str, int], profile: dict[str, Any] | None, recurrent: tuple[str, ...] = ()
+) -> tuple[int | None, str, str]:
+    """Layer number, role and group of a module from its name; ``recurrent``: how names of recurrent parts begin."""
     place = block_of(name)
     if place is None:
         return None, name.rsplit(".", 1)[-1], "other"
@@ -170,6 +193,8 @@ def _place(name: str, first_layers: Mapping[str, int], profile: dict[str, Any] |
     if known:
         group, role = known.split("/")
         return layer, role, group
+    if recurrent and name.startswith(recurrent):
+        return layer, tail, "recurrent"
     if "attn" in tail or "attention" in tail.lower():
         return layer, tail, "attention"
     return layer, tail, "mlp"

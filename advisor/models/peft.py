@@ -40,7 +40,8 @@ def lora_arguments(
     """Plain arguments: ``LoraConfig(**arguments)`` adapts exactly ``selection`` and trains ``head`` in full.
 
     Full module names are emitted. PEFT matches list entries exactly or as a ``.``-suffix; where a chosen name
-    is such a suffix of a target that is not chosen, one anchored regex is emitted instead.
+    is such a suffix of a target that is not chosen, one anchored regex is emitted instead. Stacks of experts go into
+    ``target_parameters``.
 
     Args:
         ranks, alphas: of single modules by full name, where they differ from the settings'.
@@ -53,7 +54,9 @@ def lora_arguments(
     if not selection.targets:
         raise BadInput(f"{selection.name}: it has no modules, so there is no LoRA config.", "Select some.")
     chosen = set(selection.targets)
-    others = [t.name for t in targets if t.name not in chosen]
+    stacks = [t.name for t in targets if t.name in chosen and t.experts]
+    modules = [name for name in selection.targets if name not in set(stacks)]
+    others = [t.name for t in targets if t.name not in chosen and not t.experts]
     arguments: dict[str, Any] = {
         "peft_type": "LORA",
         **({"task_type": TASK_TYPES[task]} if reads == "text" else {}),
@@ -65,8 +68,10 @@ def lora_arguments(
         "use_rslora": settings.rslora,
         "bias": "none",
         "fan_in_fan_out": any(t.kind == "conv1d" for t in targets if t.name in chosen),
-        "target_modules": _target_modules(selection.targets, others),
+        "target_modules": _target_modules(modules, others),
     }
+    if stacks:
+        arguments["target_parameters"] = stacks
     if ranks:
         arguments["rank_pattern"] = {_pattern_key(name): rank for name, rank in ranks.items()}
     if alphas:
@@ -123,6 +128,11 @@ class Resolved:
     parameters: tuple[str, ...]
     tokens: Mapping[str, int]
     token_params: int
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """Modules and single weights that get LoRA."""
+        return self.wrapped + self.parameters
 
     @property
     def scales(self) -> dict[str, float]:
@@ -251,13 +261,13 @@ def prove(
         resolved = resolve(model, arguments)
     except BadInput as error:
         raise _fault(selection, error.what) from error
-    if differing := sorted(set(resolved.wrapped) ^ set(selection.targets)):
-        counts = f"{len(resolved.wrapped)} modules, not {len(selection.targets)}"
+    if differing := sorted(set(resolved.adapted) ^ set(selection.targets)):
+        counts = f"{len(resolved.adapted)} modules, not {len(selection.targets)}"
         raise _fault(selection, f"PEFT adapts {counts} (first that differs: {differing[0]})")
     if differing := sorted(set(resolved.saved) ^ set(arguments.get("modules_to_save", ()))):
         raise _fault(selection, f"other modules are trained in full (first that differs: {differing[0]})")
     own = ranks or {}
-    for name in resolved.wrapped:
+    for name in resolved.adapted:
         if (found := resolved.ranks[name]) != (wanted := own.get(name, rank)):
             raise _fault(selection, f"PEFT adapts {name} with rank {found}, not {wanted}")
     expected = selection.params(targets, rank, own)

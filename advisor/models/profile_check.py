@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from advisor.core.profiles import read_profile
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import block_of
+from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.load import meta_model
-from advisor.models.modules import NEVER_ADAPTED, find_head, find_targets
+from advisor.models.modules import find_head, find_targets
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def _left_out(model: Any, head: tuple[str, ...], never: list[str], adapted: set[
         elif entry:
             found[name] = f"never: {entry}"
         else:
-            found[name] = f"{next(part for part in parts if part in NEVER_ADAPTED)}, in no family"
+            barred = next((part for part in parts if part in NEVER_ADAPTED), None)
+            found[name] = f"{barred}, in no family" if barred else "PEFT does not take it by this name"
     return found
 
 

@@ -47,6 +47,7 @@ class ScoreEntry:
     """What is predicted of one selection.
 
     Attributes:
+        params: LoRA parameters. active_params: those that one token goes through; None where that is all of them.
         rank_pattern, alpha_pattern: by full module name; None where all modules have the common ones.
         relative: expected loss against all-linear in seed standard deviations, higher is better.
         vs_all_linear: the same as the share by which the loss is higher (0.1: 10 % higher), whatever the gain of LoRA.
@@ -54,6 +55,7 @@ class ScoreEntry:
 
     name: str
     params: int
+    active_params: int | None = None
     params_with_head: int
     rank: int
     alpha: float
@@ -93,6 +95,7 @@ def score_fields(score: Score, scorer: Scorer) -> dict[str, Any]:
     return {
         "name": score.name,
         "params": score.cost.params,
+        "active_params": score.cost.active_params if score.cost.active_params < score.cost.params else None,
         "params_with_head": score.cost.params_with_head,
         "rank": candidate.settings.rank,
         "alpha": candidate.settings.alpha,

@@ -46,7 +46,7 @@ def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> 
         recipe=recipe_kernels(
             scaled * probe.weight_blocks,
             scaled * probe.gradient_blocks,
-            np.array([settings.rank * t.out_features for t in probe.targets], dtype=np.float64),
+            np.array([t.b_params(settings.rank) for t in probe.targets], dtype=np.float64),
             probe.task,
             probe.y,
             recipe.batch_size,

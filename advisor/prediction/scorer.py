@@ -237,13 +237,15 @@ class Scorer:
     def cost(self, candidate: Candidate) -> Cost:
         """Parameters, memory and time of training the candidate; time as if all modules had its common rank."""
         base = self._cost(candidate.selection, candidate.settings)
-        params, memory = base.params, base.memory_bytes
+        params, active, memory = base.params, base.active_params, base.memory_bytes
         for name in set(candidate.ranks) & set(candidate.selection.targets):  # both are sums of a part per module's rank
             alone = Selection(name, (name,))
             own, common = (self._cost(alone, s) for s in (candidate.module_settings(name), candidate.settings))
             params += own.params - common.params
+            active += own.active_params - common.active_params
             memory += own.memory_bytes - common.memory_bytes
-        return replace(base, params=params, params_with_head=base.params_with_head - base.params + params, memory_bytes=memory)
+        with_head = base.params_with_head - base.params + params
+        return replace(base, params=params, active_params=active, params_with_head=with_head, memory_bytes=memory)
 
     @cached_property
     def footprint(self) -> TrainingFootprint:

@@ -1,9 +1,10 @@
 """Inputs x and output gradients g of chosen modules, from a frozen model, through hooks that are always removed.
 
 Shapes: x is [examples, tokens, a], g is [examples, tokens, b]; a module called twice gives twice the tokens, so that
-Σ_t g_t x_tᵀ stays its full weight gradient. Both are handed over, module by module, as soon as the backward pass has
-them, so that they need not all be held at once. Blocks may be recomputed in the backward pass instead of keeping what
-it needs of them: the memory of one block at a time, for one more forward pass; x and g are the same.
+Σ_t g_t x_tᵀ stays its full weight gradient. A stack of experts sees a token once for each expert that it goes through.
+Both are handed over, module by module, as soon as the backward pass has them, so that they need not all be held at once.
+Blocks may be recomputed in the backward pass instead of keeping what it needs of them: the memory of one block at a time,
+for one more forward pass; x and g are the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from advisor.core.errors import NotFinite, OutOfMemory, lacks_memory
 from advisor.core.events import Session
+from advisor.models.experts import called_module
 from advisor.models.modules import input_embeddings
 
 Take = Callable[[str, torch.Tensor, torch.Tensor], None]
@@ -33,6 +35,7 @@ class _Call:
         x: its input; None where it was handed over, or will be recomputed. g: the gradient of its output, once it is known.
         x_like, g_like: tensors without memory, of their shapes.
         size: largest absolute output, NaN or infinite where an output is.
+        experts: of a stack, the expert of each token.
         recomputed: its block runs again in every backward pass, which brings x.
     """
 
@@ -42,6 +45,7 @@ class _Call:
     g_like: torch.Tensor
     size: torch.Tensor
     recomputed: bool
+    experts: torch.Tensor | None = None
 
 
 class Capture:
@@ -80,7 +84,7 @@ class Capture:
                 return output
             kept = None if self._block is not None else x
             size = torch.linalg.vector_norm(leaf.detach(), torch.inf)
-            call = _Call(kept, None, _without_memory(x), _without_memory(leaf), size, self._block is not None)
+            call = _Call(kept, None, _without_memory(x), _without_memory(leaf), size, self._block is not None, *inputs[1:2])
             self._calls[name].append(call)
             if self._block is not None:
                 self._block.append(call)
@@ -146,6 +150,11 @@ class Capture:
 
         self.backward(scalar, examples, keep_graph, take)
         return found
+
+    def experts(self, name: str, examples: int) -> torch.Tensor | None:
+        """Of a stack of experts, the expert of each token, [examples, tokens] as in its x; of a module None."""
+        parts = [call.experts for call in self._calls[name] if call.experts is not None]
+        return torch.cat([part.reshape(examples, -1) for part in parts], 1) if parts else None
 
     def _arrived(self, name: str, call: _Call, g: torch.Tensor) -> None:
         call.g = g.detach()
@@ -245,7 +254,7 @@ def capturing(model: nn.Module, names: Sequence[str], blocks: Sequence[str] = ()
         recompute: whether it is at first.
     """
     capture = Capture(names, recompute)
-    modules = [model.get_submodule(name) for name in names]
+    modules = [called_module(model, name) for name in names]
     parts: list[Any] = [model.get_submodule(name) for name in blocks]
     own = [part.__dict__.get("forward") for part in parts]  # accelerate puts one there
     # Nothing above the first captured module takes part, even if someone (PEFT does) made the embeddings require gradients.

@@ -7,6 +7,7 @@ said: no simple count predicted that within a factor of ten on busy CPUs; the fi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
 NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler", "shared.weight", "relative_attention_bias")
 EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.probing.outputs
 HEAD_ROWS = 512  # as advisor.probing.run
+PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")  # what configs call the experts of a token
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,32 @@ def estimate_probe(
     return ProbeCost(rows, round(tokens), backward, 2.0 * size * tokens * (1 + backward) + head, 4.0 * tokens * widths)
 
 
+def _active_experts(model: Path) -> int:
+    """How many experts a token goes through, by the config; 1 where it does not say."""
+    try:
+        fields = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        return int(next((fields[key] for key in PER_TOKEN if fields.get(key)), 1))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return 1  # loading it will say what is wrong
+
+
 def _matrices(model: Path) -> list[tuple[int, int]]:
-    """Shapes of the weight matrices that the files' headers name, without embeddings and heads."""
-    found = []
+    """Shapes of the weight matrices that a token goes through, by the files' headers, without embeddings and heads."""
+    found, active = [], _active_experts(model)
     for path in sorted(model.glob("*.safetensors")):
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(min(length, 100_000_000)))
-            found += [
-                (int(fields["shape"][1]), int(fields["shape"][0]))
-                for name, fields in header.items()
-                if name != "__metadata__" and len(fields["shape"]) == 2 and not any(part in name for part in NOT_ADAPTED)
-            ]
+            for name, fields in header.items():
+                if name == "__metadata__" or any(part in name for part in NOT_ADAPTED):
+                    continue
+                *stack, rows, columns = [0, 0, *fields["shape"]][-3:]
+                expert = re.search(r"\.experts\.(\d+)\.", name)
+                if len(fields["shape"]) == 2 and (expert is None or int(expert[1]) < active):
+                    found.append((int(columns), int(rows)))
+                elif len(fields["shape"]) == 3 and ".experts." in name:
+                    found += [(int(columns), int(rows))] * min(active, int(stack[0]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return []  # not a safetensors file: loading it will say so
     return found

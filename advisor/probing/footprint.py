@@ -12,6 +12,7 @@ from torch import nn
 
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.models.encode import EncodedRow, collate
+from advisor.models.experts import called_module
 from advisor.models.forward import batch_loss, bf16_autocast
 from advisor.models.load import LoadedModel
 from advisor.models.modules import input_embeddings
@@ -161,7 +162,7 @@ class _Recorder:
     def __enter__(self) -> _Recorder:
         model: Any = self.loaded.model
         for index, name in enumerate(self.names):
-            self._handles.append(model.get_submodule(name).register_forward_pre_hook(self._enter(index)))
+            self._handles.append(called_module(model, name).register_forward_pre_hook(self._enter(index)))
         for name in self.loaded.head:
             self._handles.append(model.get_submodule(name).register_forward_pre_hook(self._enter(len(self.names))))
         return self
@@ -208,7 +209,7 @@ class _Recorder:
 
         handles = [model.register_forward_hook(count_logits)]
         if start != HEAD_ALONE:
-            first = input_embeddings(model) if start is None else [model.get_submodule(self.names[start])]
+            first = input_embeddings(model) if start is None else [called_module(model, self.names[start])]
             handles += [module.register_forward_hook(_start_graph) for module in first]
         try:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

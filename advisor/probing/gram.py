@@ -6,7 +6,7 @@ between pieces. Blocks come out float64-safe float32, [n, n], in the pieces' ord
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -42,6 +42,18 @@ def drop_idle_tokens(x: torch.Tensor, g: torch.Tensor) -> Piece:
     order = torch.argsort(active.to(torch.uint8), dim=1, descending=True, stable=True)[:, :longest]
     index = order[..., None]
     return x.gather(1, index.expand(-1, -1, x.shape[-1])), g.gather(1, index.expand(-1, -1, g.shape[-1]))
+
+
+def by_expert(pieces: Sequence[Piece], experts: Sequence[torch.Tensor], count: int) -> Iterator[list[Piece]]:
+    """The pieces of each of ``count`` experts alone; exact. Within a stack an expert is a linear module with its own tokens.
+
+    Args:
+        experts: the expert of each token, [B, T], of each piece.
+    """
+    for expert in range(count):
+        own = [which == expert for which in experts]
+        if any(bool(active.any()) for active in own):
+            yield [drop_idle_tokens(x, g * active[..., None]) for (x, g), active in zip(pieces, own, strict=True)]
 
 
 def with_bias(x: torch.Tensor) -> torch.Tensor:
@@ -114,6 +126,20 @@ def sketch_features(x: torch.Tensor, g: torch.Tensor, projections: tuple[torch.T
     small_x = (x @ project_x.to(x.dtype)).float()
     small_g = (g @ project_g.to(g.dtype)).float()
     return torch.bmm(small_g.transpose(1, 2), small_x).flatten(1)
+
+
+def stack_features(
+    x: torch.Tensor, g: torch.Tensor, experts: torch.Tensor, projections: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """The same of a stack of experts, [B, k·k]: x has a map of its own for each expert, project_x [experts·a, k]."""
+    project_x, project_g = projections
+    maps = project_x.view(-1, x.shape[-1], project_x.shape[-1])
+    small_x = x.new_zeros(*x.shape[:-1], maps.shape[-1])
+    for expert, own in enumerate(maps):
+        active = experts == expert
+        small_x[active] = x[active] @ own.to(x.dtype)
+    small_g = (g @ project_g.to(g.dtype)).float()
+    return torch.bmm(small_g.transpose(1, 2), small_x.float()).flatten(1)
 
 
 def gram(features: torch.Tensor) -> torch.Tensor:

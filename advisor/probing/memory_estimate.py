@@ -105,7 +105,7 @@ def peak_bytes(loaded: LoadedModel, spool: Spool, kept: Kept) -> float:
     n, tokens = len(spool.rows), sum(row.length for row in spool.rows)
     stored = 2 * 4 * n * n * len(layers)
     if spool.sketch_size is None:
-        widest = max(layer.in_features + spool.scalars * layer.out_features for layer in layers)
+        widest = max(layer.slots * (layer.in_features + spool.scalars * layer.out_features) for layer in layers)
         tile = min(gram.TILE_FLOATS, n * max(layer.in_features * layer.out_features for layer in layers))
         contraction = tokens * widest * (item + (4 if item != 4 else 0)) + 4 * tile + 4 * n * n
     else:
@@ -118,7 +118,7 @@ def linearity_bytes(loaded: LoadedModel, spool: Spool, kept: Kept, rows: Sequenc
     three Jacobians in LoRA's B of all modules and the head, and one pass, whose graph stays for all directions."""
     directions = spool.outputs.count
     tokens = _padded(batch, max(row.length for row in rows))
-    moved = sum(rank * t.out_features for t in loaded.targets)
+    moved = sum(t.b_params(rank) for t in loaded.targets)
     moved += sum(p.numel() for name in loaded.head for p in loaded.model.get_submodule(name).parameters())
     graph, _, _, gradients = (once + each * tokens for once, each in _growths(kept))
     one_pass = graph + max(gradients * directions, _logit_copies(loaded, tokens))
@@ -129,7 +129,7 @@ def peers_bytes(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> float:
     """Bytes above what is used now while the peers' scores are measured on ``rows``: the inputs that EVA looks at, and the
     output of one forward pass."""
     read = sum(row.length for row in rows)
-    inputs = 4 * min(read, EVA_TOKENS) * sum(t.in_features for t in loaded.targets)
+    inputs = 4 * min(read, EVA_TOKENS) * sum(t.in_features for t in loaded.targets if not t.experts)
     return float(min(inputs, EVA_BYTES) + loaded.dtype.itemsize * min(read, BATCH_TOKENS) * _logits(loaded))
 
 

@@ -36,7 +36,8 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     """The ``peers`` field of a probe: ``spectrum``, ``kappatune`` and ``plop``, a number or None for each target, and
     ``eva``: ``ratios`` (None or [64] a target) and the number of ``tokens`` they come from.
 
-    None: the weight is too large or not plain numbers, or the number is not finite.
+    None: the weight is too large or not plain numbers, the number is not finite, or it is a stack of experts, which none of
+    these methods knows.
 
     Raises:
         Interrupted: cancelled.
@@ -48,13 +49,13 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     norms: list[float] = []
     for target in targets:
         session.check()
-        weight = plain_weight(loaded.model.get_submodule(target.name))
+        weight = None if target.experts else plain_weight(loaded.model.get_submodule(target.name))
         norms.append(math.nan if weight is None else float(weight.norm()))
         values = _singular_values(weight)
         spectrum.append(None if values is None else _finite(spectrum_score(values, target.in_features, target.out_features)))
         kappas.append(None if values is None else _finite(condition_number(values)))
         stage.advance()
-    if skipped := kappas.count(None):
+    if skipped := sum(kappa is None and not t.experts for kappa, t in zip(kappas, targets, strict=True)):
         session.note(f"Peers: no singular values of {skipped} of {len(targets)} weights (too large here, or not plain numbers).")
     keep = _kept_tokens(rows, EVA_TOKENS)
     found: dict[str, _Inputs] = {}
@@ -189,10 +190,12 @@ def _kept_tokens(rows: Sequence[EncodedRow], most: int) -> list[list[bool]]:
 
 
 def _turns(targets: Sequence[Target], tokens: int) -> Iterator[list[int]]:
-    """Consecutive targets whose kept inputs fit into ``EVA_BYTES`` together, at least one a turn."""
+    """Consecutive modules whose kept inputs fit into ``EVA_BYTES`` together, at least one a turn; stacks of experts have none."""
     turn: list[int] = []
     held = 0
     for i, target in enumerate(targets):
+        if target.experts:
+            continue
         needed = 4 * tokens * target.in_features
         if turn and held + needed > EVA_BYTES:
             yield turn

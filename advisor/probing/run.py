@@ -359,11 +359,11 @@ def _label_scale(prepared: Prepared) -> tuple[float, float]:
 
 def _layers(loaded: LoadedModel, seed: int) -> list[Layer]:
     """The targets, then the head's linear modules, whose biases count."""
-    found = [(t.name, t.in_features, t.out_features, False) for t in loaded.targets]
+    found = [Layer(t.name, t.in_features, t.out_features, False, 0, t.experts, t.slots) for t in loaded.targets]
     for name in head_linears(loaded):
         linear: Any = loaded.model.get_submodule(name)
-        found.append((name, linear.in_features, linear.out_features, linear.bias is not None))
-    return [Layer(*fields, seed=seed * 1_000_003 + index) for index, fields in enumerate(found)]
+        found.append(Layer(name, linear.in_features, linear.out_features, linear.bias is not None, 0))
+    return [replace(layer, seed=seed * 1_000_003 + index) for index, layer in enumerate(found)]
 
 
 def _choose_method(spool: Spool, settings: ProbeSettings, prepared: Prepared, session: Session) -> Spool:
@@ -388,7 +388,9 @@ def _choose_method(spool: Spool, settings: ProbeSettings, prepared: Prepared, se
             "Use --method kronecker, fewer --samples, or a shorter --max-length.",
         )
     tokens = sum(row.length for row in spool.rows)
-    flops = 2.0 * tokens * (1 + spool.scalars) * sum(layer.in_features * layer.out_features for layer in spool.layers)
+    flops = (
+        2.0 * tokens * (1 + spool.scalars) * sum(layer.slots * layer.in_features * layer.out_features for layer in spool.layers)
+    )
     how = f"Kronecker sketch, k = {settings.sketch_size}" if sketch else f"exact, {needed / 1e9:.2f} GB of disk"
     spool = replace(spool, sketch_size=settings.sketch_size if sketch else None)
     session.note(

@@ -2,9 +2,9 @@
 
 A micro-batch file ``rows-<start>-<stop>.safetensors`` holds, per module, ``x/<name>`` [B, T, a] and ``g/<name>``
 [B, T, P·b] (exact), or ``features/<name>`` [P, B, k·k] (sketch), where the P scalars are the output scalars and,
-unless ∇ℓ is a multiple of ∇f, the loss last; besides ``f0``, ``losses``, ``labels``, ``pooled``. An x that several
-modules share is stored once, its name in the file's metadata. ``module-<index>.safetensors`` holds a finished
-module's blocks.
+unless ∇ℓ is a multiple of ∇f, the loss last; of a stack of experts also ``e/<name>`` [B, T], the expert of each token;
+besides ``f0``, ``losses``, ``labels``, ``pooled``. An x that several modules share is stored once, its name in the file's
+metadata. ``module-<index>.safetensors`` holds a finished module's blocks.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ RECOMPUTED = "activations are computed again in the backward pass instead of bei
 
 @dataclass(frozen=True)
 class Layer:
-    """A captured module: its widths, whether a bias belongs to its block, and the seed of its sketch."""
+    """A captured module: its widths, whether a bias belongs to its block, and the seed of its sketch; of a stack, how many
+    experts it holds and a token goes through."""
 
     name: str
     in_features: int
     out_features: int
     bias: bool
     seed: int
+    experts: int = 0
+    slots: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Spool:
     def bytes_needed(self, item_size: int) -> int:
         """Disk for the exact spool, an upper bound: idle tokens and shared inputs are not stored."""
         tokens = sum(row.length for row in self.rows)
-        widths = sum(layer.in_features + self.scalars * layer.out_features for layer in self.layers)
+        widths = sum(layer.slots * (layer.in_features + self.scalars * layer.out_features) for layer in self.layers)
         return tokens * widths * item_size
 
     def read(self, key: str) -> torch.Tensor:
@@ -205,9 +208,11 @@ class Spool:
         gradients: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
         features: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
 
+        routes = {name: route for name in layers if (route := capture.experts(name, len(rows))) is not None}
+
         def take(name: str, x: torch.Tensor, g: torch.Tensor) -> None:
             if self.sketch_size is not None:
-                features[name].append(self._sketched(layers[name], x, g))
+                features[name].append(self._sketched(layers[name], x, g, routes.get(name)))
             if self.sketch_size is None or name == last:
                 inputs[name] = x
                 gradients[name].append(g)
@@ -228,7 +233,11 @@ class Spool:
                 continue
             parts = gradients.pop(layer.name)
             g = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-            x, g = gram.drop_idle_tokens(inputs.pop(layer.name), g)
+            x = inputs.pop(layer.name)
+            if layer.name in routes:
+                tensors[f"e/{layer.name}"] = routes[layer.name].short()
+            else:
+                x, g = gram.drop_idle_tokens(x, g)
             # Where attention and MLP run side by side (GPT-J, GPT-NeoX) one tensor is the gradient of both.
             tensors[f"g/{layer.name}"] = g.clone() if g.data_ptr() in written else g
             written.add(g.data_ptr())
@@ -240,9 +249,12 @@ class Spool:
                 tensors[f"x/{layer.name}"] = x
         return {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, shared
 
-    def _sketched(self, layer: Layer, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """Sketch features of one scalar's gradients, [B, k·k]."""
+    def _sketched(self, layer: Layer, x: torch.Tensor, g: torch.Tensor, experts: torch.Tensor | None) -> torch.Tensor:
+        """Sketch features of one scalar's gradients, [B, k·k]; ``experts`` of a stack's tokens, [B, T]."""
         assert self.sketch_size is not None
+        if experts is not None:
+            widths = (layer.experts * layer.in_features, layer.out_features)
+            return gram.stack_features(x, g, experts, gram.sketch_projections(*widths, self.sketch_size, layer.seed, x.device))
         x, g = gram.drop_idle_tokens(x, g)
         x = gram.with_bias(x) if layer.bias else x
         width = layer.in_features + layer.bias
@@ -261,6 +273,14 @@ class Spool:
             x, g = x.to(device), g.to(device)
             result.append((gram.with_bias(x) if layer.bias else x, g))
         return result
+
+    def experts(self, layer: Layer, device: torch.device) -> list[torch.Tensor]:
+        """Of a stack, the expert of each of its pieces' tokens, [B, T]."""
+        found = []
+        for path in self.files():
+            with safe_open(path, "pt") as file:
+                found.append(file.get_tensor(f"e/{layer.name}").to(device))
+        return found
 
     def contract(
         self, slopes: torch.Tensor | None, method: str, device: torch.device, session: Session
@@ -301,15 +321,29 @@ class Spool:
             method = gram.KRONECKER
         else:
             pieces = self.pieces(layer, device)
-            # Σ_p J_p J_pᵀ is one block: that of the P output gradients side by side.
-            cut = self.outputs.count * layer.out_features
-            if method == "auto":
-                shapes = [x.shape for x, _ in pieces]
-                method = gram.cheapest_method([s[1] for s in shapes], [s[0] for s in shapes], shapes[0][2], cut)
-            block = gram.exact_block([(x, g[..., :cut]) for x, g in pieces], method)
-            own = block if slopes is not None else gram.exact_block([(x, g[..., cut:]) for x, g in pieces], method)
+            parts_of = [pieces] if not layer.experts else gram.by_expert(pieces, self.experts(layer, device), layer.experts)
+            block = own = torch.zeros(len(self.rows), len(self.rows), device=device)
+            used: list[str] = []
+            for part in parts_of:
+                one, two, how = self._contract_part(layer, part, slopes is None, method)
+                block, own = block + one, own + two
+                used.append(how)
+            method = max(set(used), key=used.count) if used else gram.MATERIALISE
         block = self.outputs.weight * block
         return block, (block * torch.outer(slopes, slopes).to(device) if slopes is not None else own), method
+
+    def _contract_part(
+        self, layer: Layer, pieces: list[gram.Piece], with_own: bool, method: str
+    ) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """Blocks W and G of a linear module, or of one expert of a stack; W in the place of G unless that has its own passes."""
+        # Σ_p J_p J_pᵀ is one block: that of the P output gradients side by side.
+        cut = self.outputs.count * layer.out_features
+        if method == "auto":
+            shapes = [x.shape for x, _ in pieces]
+            method = gram.cheapest_method([s[1] for s in shapes], [s[0] for s in shapes], shapes[0][2], cut)
+        block = gram.exact_block([(x, g[..., :cut]) for x, g in pieces], method)
+        own = gram.exact_block([(x, g[..., cut:]) for x, g in pieces], method) if with_own else block
+        return block, own, method
 
     def estimate_errors(self, loaded: LoadedModel, layers: Sequence[Layer]) -> Mapping[str, float]:
         """Relative Frobenius error of the output blocks as stored (sketch, sign projections), on the first rows.
@@ -327,12 +361,16 @@ class Spool:
                 passes = [capture.pairs(values[:, p].sum(), len(rows), p + 1 < count) for p in range(count)]
                 found = {}
                 for layer in layers:
-                    pairs = [each.pop(layer.name) for each in passes]
+                    pairs, route = [each.pop(layer.name) for each in passes], capture.experts(layer.name, len(rows))
                     if spool is exact or self.sketch_size is None:
                         x = gram.with_bias(pairs[0][0]) if layer.bias else pairs[0][0]
-                        block = gram.exact_block([(x, torch.cat([g for _, g in pairs], -1))], gram.MATERIALISE)
+                        pieces = [(x, torch.cat([g for _, g in pairs], -1))]
+                        parts = [pieces] if route is None else gram.by_expert(pieces, [route], layer.experts)
+                        block = sum(
+                            (gram.exact_block(part, gram.MATERIALISE) for part in parts), torch.zeros((), device=x.device)
+                        )
                     else:
-                        grams = [gram.gram(self._sketched(layer, x, g)) for x, g in pairs]
+                        grams = [gram.gram(self._sketched(layer, x, g, route)) for x, g in pairs]
                         block = sum(grams[1:], grams[0])
                     found[layer.name] = (spool.outputs.weight * block).cpu()
                 blocks_of.append(found)

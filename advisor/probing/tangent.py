@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from advisor.core.events import Session, Stage
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.encode import EncodedRow, collate
+from advisor.models.experts import lora_layer
 from advisor.models.load import LoadedModel
 from advisor.models.modules import input_embeddings
 from advisor.models.peft import lora_arguments
@@ -102,8 +104,9 @@ class Tangent:
         layers: dict[str, tuple[str, torch.Tensor | None, float]] = {}
         movable: dict[str, nn.Parameter] = {}
         for target in loaded.targets:
-            wrapped = base.get_submodule(target.name)
-            layers[target.name] = (f"{target.name}.base_layer", wrapped.lora_A["default"].weight, wrapped.scaling["default"])
+            wrapped = lora_layer(base, target.name)
+            inner = target.name if target.experts else f"{target.name}.base_layer"
+            layers[target.name] = (inner, wrapped.lora_A["default"].weight, wrapped.scaling["default"])
             movable[target.name] = wrapped.lora_B["default"].weight
         for name in head_linears(loaded):
             owner = next(head for head in loaded.head if name == head or name.startswith(f"{head}."))
@@ -167,6 +170,7 @@ class Tangent:
             return {}
         wanted = {name.split("/")[0] for name in names}
         hooked = {name: layer for name, layer in self.layers.items() if name in wanted}
+        stacks = {t.name: t.experts for t in self.loaded.targets}
         with capturing(self.model, [inner for inner, _, _ in hooked.values()]) as capture:
 
             def rows_of(batch: dict[str, torch.Tensor], _: int) -> Vector:
@@ -179,7 +183,7 @@ class Tangent:
                 for name, (inner, a, scale) in hooked.items():
                     g = torch.stack([each[inner][1] for each in passes], 1)  # [B, P, T, b]
                     x = passes[0][inner][0]
-                    x = x if a is None else scale * (x @ a.T)
+                    x = x if a is None else scale * _through(a, x, capture.experts(inner, count), stacks.get(name, 0))
                     weight = torch.einsum("bpto,bti->bpoi", g, x).flatten(2).flatten(0, 1)
                     found[name if a is not None else f"{name}/weight"] = weight
                     if a is None:
@@ -328,6 +332,15 @@ class Tangent:
         if self.outputs.classes > 2:
             return torch.as_tensor(logits - logits.mean(1, keepdim=True))
         return forward_outputs(self.outputs, logits, batch["labels"])[0]
+
+
+def _through(a: torch.Tensor, x: torch.Tensor, experts: torch.Tensor | None, count: int) -> torch.Tensor:
+    """What LoRA's B reads, A·x [B, T, rank]. Of a stack of ``count`` experts PEFT's A holds one expert's rows after another's,
+    and B's columns go by rank, then expert: [B, T, rank·count], zero but for each token's own expert."""
+    if experts is None:
+        return x @ a.T
+    own = torch.stack([x @ part.T for part in a.chunk(count)], -1)  # [B, T, rank, count]
+    return (own * functional.one_hot(experts, count)[:, :, None]).flatten(2)
 
 
 def batch_of(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> int:

@@ -80,7 +80,7 @@ def make_kernels(
     if kind == "adam":
         norms = np.sqrt(np.clip(scales * np.asarray(gradient_blocks, np.float64).sum((1, 2)), 0.0, None))
         silent = tuple(t.name for t, norm in zip(targets, norms, strict=True) if norm == 0)
-        parameters = np.array([settings.rank * t.out_features for t in targets], np.float64)
+        parameters = np.array([t.b_params(settings.rank) for t in targets], np.float64)
         scales = scales * np.divide(np.sqrt(parameters), norms, out=np.zeros_like(norms), where=norms > 0)
         if head is not None and head[1] > 0:
             head_scale = float(np.sqrt(head[2])) / head[1]

@@ -46,7 +46,7 @@ class TrainingFootprint:
         other_macs: multiply-adds per token of the output embedding (0 for classifiers).
         measured_on: the padded batches (rows, tokens) measured.
         seen: share of those tokens that each target sees, aligned with ``targets``; empty: all. Where a source is longer
-            than its target, a decoder's modules see fewer than its encoder's.
+            than its target, a decoder's modules see fewer than its encoder's; a stack of experts sees a token several times.
     """
 
     weight_bytes: int
@@ -91,13 +91,15 @@ class Cost:
     """The cost of training one selection.
 
     Attributes:
-        params: LoRA parameters, as PEFT counts them.
+        params: LoRA parameters, as PEFT counts and stores them.
+        active_params: those among them that one token goes through; fewer where experts are adapted.
         params_with_head: the same plus the parameters of a head trained in full.
         memory_bytes: estimated peak memory of a training step, in bytes.
         time_vs_all_linear: estimated time of a step as a share of that of adapting every module.
     """
 
     params: int
+    active_params: int
     params_with_head: int
     memory_bytes: int
     time_vs_all_linear: float
@@ -116,9 +118,9 @@ def estimate_cost(
     """The cost of training ``selection`` and the head as :func:`advisor.training.finetune.finetune` does.
 
     Memory is that of the largest batch there can be: ``recipe.batch_size`` rows padded to ``max_tokens``; buffers that
-    live for one operation are left out, but for the loss's, as are allocator and framework overheads. Time is
-    that of a batch of ``mean_tokens``. No modules means the head alone; without a head either (a causal LM)
-    nothing is trained: the weights only, and no time.
+    live for one operation are left out, but for the loss's and the gradient of a whole stack of experts, as are allocator
+    and framework overheads. Time is that of a batch of ``mean_tokens``. No modules means the head alone; without a head
+    either (a causal LM) nothing is trained: the weights only, and no time.
 
     Args:
         head_params: parameters of the head trained in full, 0 for a causal LM.
@@ -130,13 +132,18 @@ def estimate_cost(
         footprint.weight_bytes
         + trained_bytes(selection, targets, settings, footprint, head_params)
         + activation_bytes(selection, targets, settings, footprint, recipe.batch_size, max_tokens)
-        + (loss_bytes(footprint, recipe.batch_size, max_tokens) if selection.targets or head_params else 0.0)
+        + max(
+            loss_bytes(footprint, recipe.batch_size, max_tokens) if selection.targets or head_params else 0.0,
+            stack_gradient_bytes(selection, targets, footprint),
+        )
     )
     everything = Selection("all-linear", tuple(t.name for t in targets))
     work, most = (
-        _work(s, targets, settings, footprint, mean_tokens) if s.targets or head_params else 0.0 for s in (selection, everything)
+        _work(s, targets, settings, footprint, mean_tokens, recipe.batch_size) if s.targets or head_params else 0.0
+        for s in (selection, everything)
     )
-    return Cost(params, params + head_params, round(memory), work / most)
+    active = selection.active_params(targets, settings.rank)
+    return Cost(params, active, params + head_params, round(memory), work / most)
 
 
 def trained_bytes(
@@ -173,11 +180,14 @@ def activation_bytes(
       autocast each keeps its own bfloat16 cast;
     - A's output, which B's gradient needs: [tokens, rank] in the compute type;
     - under autocast, the bfloat16 casts of A and B.
+
+    Of a stack of experts PEFT makes a sum W + BA in every step, which is kept as the weights were, in bfloat16 under autocast;
+    the input of each expert is a copy, and there is no output of A.
     """
     if not selection.targets:
         return amount(footprint.head_saved_alone, batch_size, tokens)
     itemsize = 2 if footprint.autocast else 4
-    width = {t.name: t.in_features for t in targets}
+    known = {t.name: t for t in targets}
     chosen = set(selection.targets)
     adapted = [i for i, name in enumerate(footprint.targets) if name in chosen]
     first, read = adapted[0], [footprint.inputs[i] for i in adapted]
@@ -185,11 +195,14 @@ def activation_bytes(
     if read.count(read[0]) == 1:
         total -= amount(footprint.spared_alone[first], batch_size, tokens)
     for position, index in enumerate(adapted):
-        tokens_seen = footprint.share_seen(index) * tokens
+        target, tokens_seen = known[footprint.targets[index]], footprint.share_seen(index) * tokens
         shared = footprint.input_kept_by[index] >= first or footprint.inputs[index] in read[:position]
-        if footprint.lora_casts or not shared:
-            total += itemsize * width[footprint.targets[index]] * batch_size * tokens_seen
-        total += itemsize * settings.rank * batch_size * tokens_seen
+        if footprint.lora_casts or target.experts or not shared:
+            total += itemsize * target.in_features * batch_size * tokens_seen
+        if not target.experts:
+            total += itemsize * settings.rank * batch_size * tokens_seen
+        elif not footprint.autocast:
+            total += footprint.weight_itemsize * stack_size(target)
     return total + (itemsize * selection.params(targets, settings.rank) if footprint.autocast else 0)
 
 
@@ -199,6 +212,17 @@ def loss_bytes(footprint: TrainingFootprint, batch_size: int, tokens: int) -> fl
     What is kept besides (the log-softmax) is among the activations. For a large vocabulary this is much.
     """
     return 2 * 4 * amount(footprint.logits, batch_size, tokens)
+
+
+def stack_size(target: Target) -> int:
+    """Weights of a whole stack of experts; 0 for a module."""
+    return target.experts * target.in_features * target.out_features
+
+
+def stack_gradient_bytes(selection: Selection, targets: Sequence[Target], footprint: TrainingFootprint) -> float:
+    """Bytes of the gradient of W + BA of the largest adapted stack of experts, which lives until it is B's and A's."""
+    chosen = set(selection.targets)
+    return float(footprint.weight_itemsize * max((stack_size(t) for t in targets if t.name in chosen), default=0))
 
 
 def amount(growth: Growth, batch_size: float, tokens: float) -> float:
@@ -219,6 +243,7 @@ def _work(
     settings: LoraSettings,
     footprint: TrainingFootprint,
     tokens: float,
+    batch_size: int,
 ) -> float:
     """Work of one step per token, in multiply-adds.
 
@@ -226,7 +251,9 @@ def _work(
       ``MACS_PER_BYTE`` for each byte it keeps;
     - backward, from the first adapted module on: the same again (frozen weights need no gradient of their own);
     - LoRA: 3·rank·(a+b) multiply-adds (forward and two gradients), and the bytes its small kernels move: x, and the
-      output, twice each way.
+      output, twice each way;
+    - LoRA of a stack of experts: the whole weight's gradient, a·b multiply-adds; and once a step, whatever the tokens, BA and
+      its two gradients, 3·rank·a·b for each expert, and the stack's bytes, which are read, added, and written with its gradient.
     """
     shapes = {t.name: t for t in targets}
     forward = [
@@ -241,6 +268,10 @@ def _work(
     itemsize = 2 if footprint.autocast else 4
     for name in selection.targets:
         a, b = shapes[name].in_features, shapes[name].out_features
+        if size := stack_size(shapes[name]):
+            once = size * (3 * settings.rank + 4 * footprint.weight_itemsize * MACS_PER_BYTE)
+            work += seen[name] * a * b + once / (batch_size * tokens)
+            continue
         work += seen[name] * (3 * settings.rank * (a + b) + 4 * itemsize * MACS_PER_BYTE * (a + b))
     return work
 

@@ -102,7 +102,7 @@ def test_sizes_and_ceilings() -> None:
 
 def test_allows() -> None:
     def cost(params: int, memory: int = 0) -> Cost:
-        return Cost(params, params, memory, 1.0)
+        return Cost(params, params, params, memory, 1.0)
 
     assert parse_budget("1k").allows(cost(1000), 50, TARGETS, 8)
     assert not parse_budget("1k").allows(cost(1001), 1, TARGETS, 8)

@@ -111,3 +111,18 @@ def test_random_selections_differ_and_are_structured() -> None:
     own = np.mean([len({role[n] for n in s.targets}) / len(s.targets) for s in drawn])
     uniform = np.mean([len({role[n] for n in rng.choice(names, len(s.targets), replace=False)}) / len(s.targets) for s in drawn])
     assert own < uniform
+
+
+def test_experts_and_recurrent_parts_are_target_sets_where_there_are_any() -> None:
+    hybrid = (
+        Target("0.q", 0, "query", "attention", 8, 8),
+        Target("0.up", 0, "up", "mlp", 8, 8),
+        Target("0.experts", 0, "experts.up", "mlp", 8, 8, "experts", 4, 2),
+        Target("1.in", 1, "mamba.in_proj", "recurrent", 8, 8),
+    )
+    found = {s.name: s.targets for s in target_sets(hybrid, ())}
+    assert found["recurrent"] == ("1.in",)
+    assert found["experts"] == ("0.experts",)
+    assert found["all but experts"] == ("0.q", "0.up", "1.in")
+    assert found["mlp"] == ("0.up", "0.experts")
+    assert not {"recurrent", "experts", "all but experts"} & {s.name for s in target_sets(LLAMA, ("query",))}

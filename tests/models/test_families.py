@@ -10,7 +10,7 @@ import families
 import oracle
 import pytest
 import transformers
-from architectures import ARCHITECTURES, FAMILIES, Family, build
+from architectures import ARCHITECTURES, FAMILIES, HYBRIDS, Family, build
 from command import advisor
 
 from advisor.core.profiles import load_profiles
@@ -39,9 +39,24 @@ def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_p
     assert_works(found)
     profile = family_profile(found.model_type)
     assert profile is not None
-    assert {t.role for t in found.targets} == {place.split("/")[1] for place in profile["roles"].values()}
+    listed = {place.split("/")[1] for place in profile["roles"].values()}
+    assert {t.role for t in found.targets if not t.experts} == listed - ({"query"} if name == "deepseek_v3" else set())
     assert any(ROW_BY_ROW in note for note in found.notes) == (name == "deberta_v2")
-    assert any("expert" in note for note in found.notes) == ("experts" in found.never)
+    assert any("stacks of 4 experts" in note for note in found.notes) == any(t.experts for t in found.targets)
+
+
+@pytest.mark.parametrize("name", [n if n in ("mamba", "lfm2") else pytest.param(n, marks=pytest.mark.slow) for n in HYBRIDS])
+def test_a_hybrid_from_discovery_to_a_training_step(tmp_path: Path, name: str) -> None:
+    found = families.examine(build(name, tmp_path / "model", task="causal-lm"), "causal-lm", tmp_path, "float64")
+    assert found.error <= families.TOLERANCE
+    assert set(found.applied) == set(found.chosen)
+    assert found.loss_after < found.loss_before
+    groups = {t.group for t in found.targets}
+    assert "recurrent" in groups
+    assert ("attention" in groups) == (name not in ("mamba", "mamba2", "rwkv"))
+    said = " ".join(found.notes)
+    assert ("PEFT gives no LoRA" in said) == (name in ("mamba", "mamba2", "falcon_h1"))
+    assert ("take" in said) == (name == "qwen3_next") or "old names of experts" not in said
 
 
 def bert_like(config: str, **fields: object) -> Family:
@@ -68,7 +83,6 @@ UNLISTED = {  # the roles that names give
     "bloom": (llama_like("BloomConfig", n_layer=2, n_head=3), FUSED),
     "stablelm": (llama_like("StableLmConfig", num_key_value_heads=3), QKVO | GATED),
     "starcoder2": (llama_like("Starcoder2Config", num_key_value_heads=3), QKVO | {"mlp.c_fc", "mlp.c_proj"}),
-    "gpt_oss": (llama_like("GptOssConfig", num_key_value_heads=3, head_dim=8, num_local_experts=4), QKVO),
     "bart": (FAMILIES["roberta"]._replace(config="BartConfig", fields=BART), ATTENTIONS | {"fc1", "fc2"}),
     "electra": (bert_like("ElectraConfig", embedding_size=16), BERTS | {"embeddings_project"}),
 }
@@ -141,10 +155,10 @@ def test_every_profile_is_of_a_family_that_is_tried() -> None:
 
 
 def model_type(name: str) -> str:
-    return str(getattr(transformers, FAMILIES[name].config).model_type)
+    return str(getattr(transformers, families.ALL[name].config).model_type)
 
 
 def test_the_page_lists_every_family_with_its_model_type() -> None:
     text = families.PAGE.read_text(encoding="utf-8")
-    assert families.families_on(text) == [(FAMILIES[name].title, f"`{model_type(name)}`") for name in FAMILIES]
+    assert families.families_on(text) == [(family.title, f"`{model_type(name)}`") for name, family in families.ALL.items()]
     assert "**" not in text.partition(families.BEGIN)[2].partition(families.END)[0]  # what failed is bold

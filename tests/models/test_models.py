@@ -31,14 +31,18 @@ HEADS = {  # the others: score
     "vit": ("classifier",),
 }
 APART = frozenset({"query", "key", "value", "output"})
+STACKED = frozenset({"experts.gate_up", "experts.down"})
 ROLES = {
     **dict.fromkeys(FAMILIES, APART | {"gate", "up", "down"}),
     **dict.fromkeys(["bert", "roberta", "gpt_neo", "opt", "distilbert", "deberta_v2", "gptj", "vit"], APART | {"up", "down"}),
     **dict.fromkeys(["gpt2", "gpt_neox"], frozenset({"qkv", "output", "up", "down"})),
     **dict.fromkeys(["modernbert", "phi3"], frozenset({"qkv", "output", "gate_up", "down"})),
-    **dict.fromkeys(["mixtral", "qwen3_moe"], APART),  # the rest are experts
+    **dict.fromkeys(["mixtral", "qwen3_moe", "gpt_oss"], APART | STACKED),
+    "qwen2_moe": APART | STACKED | {"gate", "up", "down"},
+    "deepseek_v3": STACKED | {"query_a", "query_b", "kv_a", "kv_b", "output"},
 }
-MLP = {"gate", "up", "gate_up", "down"}
+QV = {"gpt2": {"qkv"}, "gpt_neox": {"qkv"}, "modernbert": {"qkv"}, "phi3": {"qkv"}, "deepseek_v3": {"query", "query_b", "kv_b"}}
+MLP = {"gate", "up", "gate_up", "down", *STACKED}
 CASES = [(name, "classification") for name in CLASSIFIERS] + [(name, "causal-lm") for name in DECODERS]
 CASES += [(name, "seq2seq") for name in ENCODER_DECODERS]
 PEFT_TASKS = {"causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
@@ -63,8 +67,9 @@ def test_targets_are_what_all_linear_wraps_less_poolers(tiny_model: TinyModel, n
     )
     oracle: Any = get_peft_model(loaded.model, config)
     wrapped = [n for n in oracle.base_model.targeted_module_names if not left_out(n, loaded.head)]
-    assert [t.name for t in loaded.targets] == wrapped
-    for target in loaded.targets:
+    linear = [t for t in loaded.targets if not t.experts]
+    assert [t.name for t in linear] == wrapped
+    for target in linear:
         layer = oracle.base_model.model.get_submodule(target.name)
         assert (target.in_features, target.out_features) == (layer.in_features, layer.out_features)
         assert target.kind == ("conv1d" if type(layer.base_layer).__name__ == "Conv1D" else "linear")
@@ -81,7 +86,7 @@ def test_every_layer_has_every_role_of_the_family_in_attention_or_mlp(tiny_model
         assert set(groups) == ROLES[name]
         assert {role for role, group in groups.items() if group == "mlp"} == ROLES[name] & MLP
         assert set(groups.values()) <= {"attention", "mlp"}
-    assert set(loaded.qv_roles()) == ({"qkv"} if "qkv" in ROLES[name] else {"query", "value"})
+    assert set(loaded.qv_roles()) == QV.get(name, {"query", "value"})
 
 
 def test_a_decoders_layers_follow_its_encoders(tiny_model: TinyModel) -> None:
@@ -143,16 +148,19 @@ def test_an_unlisted_family_falls_back_to_names(tiny_model: TinyModel, monkeypat
 
 
 @pytest.mark.parametrize("name", ["qwen2_moe", "mixtral", "llama"])
-def test_experts_are_left_out_with_a_sentence(tiny_model: TinyModel, name: str) -> None:
+def test_stacks_of_experts_are_named_in_a_sentence(tiny_model: TinyModel, name: str) -> None:
     loaded = load(tiny_model(name))
     said = [note for note in loaded.notes if "expert" in note]
     weights = {n: p.numel() for n, p in loaded.model.named_parameters()}
     experts = {n: size for n, size in weights.items() if ".experts." in n}
-    assert bool(said) == bool(experts) == (name != "llama")
-    if experts:
-        share = sum(experts.values()) / sum(weights.values())
-        assert said[0].startswith(f"Mixture of experts: {len(experts)} expert weights ({share:.0%} of the parameters")
-        assert f"first: {next(iter(experts))})" in said[0]
+    assert {t.name for t in loaded.targets if t.experts} == set(experts)
+    if not experts:
+        assert not said
+        return
+    share = sum(experts.values()) / sum(weights.values())
+    assert said[0].startswith(
+        f"Mixture of experts: {len(experts)} stacks of 4 experts ({share:.0%} of the parameters), 2 of which"
+    )
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -351,3 +359,21 @@ def test_the_embedded_minilm_loads(minilm: Path) -> None:
     assert len(loaded.targets) == 36
     assert loaded.head_is_new
     assert not loaded.warnings
+
+
+def test_an_encoder_without_a_pooler_is_told_the_way_out(tmp_path: Path) -> None:
+    """As most sentence encoders are saved: the classifier's pooler is drawn at random, and PEFT freezes it."""
+    folder = build("bert", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "pooler" not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded = load(folder)
+    assert len(loaded.warnings) == 1
+    assert loaded.warnings[0].startswith("bert.pooler is not in the checkpoint")
+    assert "add 'pooler' to modules_to_save, beside classifier" in loaded.warnings[0]
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier", "pooler"])
+    wrapped: Any = get_peft_model(loaded.model, config)
+    trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
+    assert any("pooler.modules_to_save" in name for name in trained)
+    assert not load(build("bert", tmp_path / "whole")).warnings
