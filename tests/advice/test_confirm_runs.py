@@ -100,7 +100,7 @@ def test_runs_are_told_apart_by_their_keys(three: list[Candidate], tmp_path: Pat
         (["--confirm", "-1"], "--confirm must be a whole number from 0"),
         (["--confirm", "2", "--confirm-rows", "0"], "--confirm-rows must be a whole number from 1"),
         (["--confirm", "2", "--workers", "0"], "--workers must be a whole number from 1"),
-        (["--confirm-rows", "8"], "--confirm-rows needs --confirm"),
+        (["--confirm-rows", "8"], "--confirm-rows needs real runs"),
         (["--confirm", "2", "--strategy", "objective"], "--strategy objective"),
     ],
 )
@@ -181,7 +181,7 @@ def test_from_the_command_line(bert_command: list[object], in_this_process: list
     assert repeated == written | {"checksum": repeated["checksum"]}
     assert shown["linearity"] is None  # nobody asked for it
     assert "Real runs on 16 training rows" in again.out
-    assert "Confirming by up to 2 real LoRA runs on 16 training rows" in again.err
+    assert "Up to 2 real LoRA runs of" in again.err
     # a folder of other runs is refused, not mixed
     assert "another model, data or setting" in refused(2, *command, "--lr", 0.01)
     plain = advisor(*bert_command, "--out", tmp_path / "plain", "--json")

@@ -50,7 +50,7 @@ def test_what_few_commands_need_is_not_loaded_with_the_others() -> None:
     """matplotlib draws figures for notebooks alone, scikit-learn fits new heads, and bitsandbytes is for quantised weights."""
     done = python(
         "import sys; import advisor.api, advisor.probe_cache, advisor.real_runs, advisor.workflow, tui.engine\n"
-        "from advisor.models.modules import peft_wraps\n"
+        "from advisor.models.adaptable import peft_wraps\n"
         "from torch import nn\n"
         "assert peft_wraps(nn.Module(), 'query')\n"
         "print([m for m in ('matplotlib', 'sklearn', 'pandas', 'scipy.stats', 'datasets', 'bitsandbytes') if m in sys.modules])\n"

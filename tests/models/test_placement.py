@@ -200,7 +200,7 @@ def test_models_that_accelerate_laid_out_give_the_same_probe(ready: Ready, tmp_p
     here = ready("llama", "causal-lm")
     loaded = here.loaded
     model = by_accelerate(loaded, how, tmp_path / "weights")
-    there = replace(here, loaded=replace(loaded, model=model))
+    there = replace(here, load=lambda: replace(here.with_model, loaded=replace(loaded, model=model)))
     assert there.loaded.offloaded
     assert_same(probed(there, tmp_path / "there"), probed(here, tmp_path / "here"))
     assert measure_peers(there.loaded, here.train_rows[:4], Session()) == measure_peers(loaded, here.train_rows[:4], Session())
