@@ -152,15 +152,15 @@ def test_damaged_images_are_left_out_and_said(tiny_model: TinyModel, folder: Pat
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(BadInput, match=r"000.png cannot be read: it is no image.*Remove or replace it"):
-        prepare(Source(str(tiny_model("vit")), str(folder), eval_data=str(folder), device="cpu"), Session())
+        prepare(Source(str(tiny_model("vit")), str(folder), eval_data=str(folder), device="cpu"), Session()).load()
 
 
 def test_images_and_texts_are_not_taken_for_each_other(tiny_model: TinyModel, folder: Path, tmp_path: Path) -> None:
     texts, _ = oracle.write_rows(tmp_path, "binary")
     with pytest.raises(BadInput, match=r"holds images, and .* reads text"):
-        prepare(Source(str(tiny_model("bert")), str(folder), device="cpu"), Session())
+        prepare(Source(str(tiny_model("bert")), str(folder), device="cpu"), Session()).load()
     with pytest.raises(BadInput, match=r"holds text, and .* reads images"):
-        prepare(Source(str(tiny_model("vit")), str(texts), device="cpu"), Session())
+        prepare(Source(str(tiny_model("vit")), str(texts), device="cpu"), Session()).load()
 
 
 def test_a_model_of_images_without_its_processor(tiny_model: TinyModel, tmp_path: Path) -> None:
