@@ -49,11 +49,7 @@ SETTINGS = LoraSettings(rank=4, alpha=8)
 RECIPE = TrainingRecipe(train_rows=192, epochs=2, lr=5e-3, batch_size=16)
 MAX_LENGTH = 64
 EVAL_ROWS = 96
-SHARES, DRAWS, BATCHES = (
-    (0.09, 0.18, 0.36),
-    4,
-    2,
-)  # sizes of the random selections, of all LoRA parameters; draws of each in a batch
+SHARES, DRAWS = (0.09, 0.18, 0.36), 4  # sizes of the random selections, of all LoRA parameters, and how many of each
 
 
 def make_mixture(folder: Path) -> Path:
@@ -115,13 +111,12 @@ def selections(targets: Sequence[Target], qv_roles: Sequence[str]) -> list[Selec
         *(Selection(role, tuple(t.name for t in stacks if t.role == role)) for role in dict.fromkeys(t.role for t in stacks)),
         *(Selection(f"experts of layer {k}", tuple(t.name for t in stacks if t.layer == k)) for k in layers),
     ]
-    total, drawn = sum(t.lora_params(SETTINGS.rank) for t in targets), []
-    for batch in range(BATCHES):
-        rng = np.random.default_rng(batch)
-        for share in SHARES:
-            for draw in range(batch * DRAWS, (batch + 1) * DRAWS):
-                name = f"random {share:.0%} #{draw}"
-                drawn.append(structured_random(targets, int(share * total), SETTINGS.rank, rng, name))
+    rng, total = np.random.default_rng(0), sum(t.lora_params(SETTINGS.rank) for t in targets)
+    drawn = [
+        structured_random(targets, int(share * total), SETTINGS.rank, rng, f"random {share:.0%} #{draw}")
+        for share in SHARES
+        for draw in range(DRAWS)
+    ]
     return distinct([Selection(HEAD_ONLY, ()), *target_sets(targets, qv_roles), *named, *drawn])
 
 
