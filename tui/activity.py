@@ -39,10 +39,12 @@ class Activity:
                 self._stage_started[event.stage] = (self.clock(), event.done)
             self.progress[event.stage], self.stage = event, event.stage
             return None
-        return f"⚠ {event.text}" if isinstance(event, Warn) else f"· {event.text}" if isinstance(event, Note) else None
+        return said(event)
 
     def headline(self) -> str:
         """The state in one line."""
+        from advisor.report.words import duration  # not before the first paint: it is not light
+
         if self.outcome:
             return self.outcome
         if self.stopping:
@@ -74,10 +76,9 @@ def outcome(error: Exception | None) -> str:
     return f"Failed: {error}" if isinstance(error, AdvisorError) else "Failed: unexpected error."
 
 
-def duration(seconds: float) -> str:
-    """75 → 1:15 min."""
-    whole = max(int(seconds + 0.5), 0)
-    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"
+def said(event: Event) -> str | None:
+    """A line for the log; None of progress."""
+    return f"⚠ {event.text}" if isinstance(event, Warn) else f"· {event.text}" if isinstance(event, Note) else None
 
 
 def memory() -> str:

@@ -575,7 +575,7 @@ async def test_recommend_in_the_interface_writes_the_folder_once(make_app: MakeA
     written = []
     gate = threading.Event()
 
-    def write(opened, inputs, session):
+    def write(opened, inputs, out, session):
         written.append((opened.folder, inputs.budget))
         gate.wait(10)
         return (tmp_path / "recommendation" / "lora.yaml",)
