@@ -20,20 +20,24 @@ def bars(rows: Sequence[Against], width: int, with_axis: bool = True) -> list[Co
 
     if not rows:
         return []
-    half = reach(row.change for row in rows)
-    texts = [(f"loss vs {row.other}", change_span(row.change)) for row in rows]
+    half = reach(row.change for row in rows if row.change is not None)
+    texts = [(f"loss vs {row.other}", "…" if row.change is None else change_span(row.change)) for row in rows]
     name, said = (min(max(len(text[i]) for text in texts), LABELS) for i in (0, 1))
     left = width - name - said - 4
     lines = []
     for row, (label, words) in zip(rows, texts, strict=True):
         if left >= 2 * LEAST:
             head = f"{_cut(label, name):<{name}}  {words:<{said}}  "
-            lines.append(Content.assemble(head, interval(row.change, left, half)))
+            lines.append(Content.assemble(head, _bar(row, left, half)))
         else:
-            lines += [Content(f"{_cut(label, max(width - len(words) - 1, 8))} {words}"), interval(row.change, width, half)]
+            lines += [Content(f"{_cut(label, max(width - len(words) - 1, 8))} {words}"), _bar(row, width, half)]
     if with_axis:
         lines.append(Content.assemble(" " * (name + said + 4), axis(left, half)) if left >= 2 * LEAST else axis(width, half))
     return lines
+
+
+def _bar(row: Against, width: int, half: float) -> Content:
+    return Content("") if row.change is None else interval(row.change, width, half)
 
 
 def headline(found: Headline, width: int, is_low: bool) -> Content:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.core.choices import PREDICTED
 from advisor.core.events import Event, Progress, Session
 from advisor.core.option import options_of
 from advisor.core.options import Scoring
@@ -86,6 +87,8 @@ class Answers(Jobs):
         if self.start_run("search", job, partial(self._found, opened)):
             self._searched = wanted
             self.searching = "searching for the best selection"
+            for screen in self.places_in_view():
+                screen.run_began("search")
         else:
             self.cancel("search")  # its end brings us here again
 
@@ -108,6 +111,10 @@ class Answers(Jobs):
         opened, rec, inputs, asked = state.opened, state.recommendation, state.inputs, self.runs_asked
         if opened is None or rec is None:
             self.notify("There is no pick yet to confirm.", severity="warning", markup=False)
+            return
+        if rec.strategy != PREDICTED:
+            said = f"Real runs correct predictions, but --strategy {rec.strategy} does not choose by them."
+            self.notify(said, severity="warning", markup=False)
             return
 
         def tell(standing: Standing) -> None:

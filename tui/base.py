@@ -171,6 +171,9 @@ class AdvisorScreen(Screen[None]):
     def show_event(self, run: str, event: Event) -> None:
         """Something a run reported (see :meth:`tui.app.AdvisorApp.start_run`), while this screen is in view."""
 
+    def run_began(self, run: str) -> None:
+        """A run began while this screen is in view."""
+
     def run_ended(self, run: str, error: Exception | None) -> None:
         """A run ended, well or by ``error``, while this screen is in view; :meth:`state_changed` follows."""
 

@@ -264,6 +264,8 @@ class ConfirmScreen(AdvisorScreen):
             except BadInput as error:
                 self.problems[name] = str(error)
             field.set_class(name in self.problems, "wrong")
+        if values.get("confirm") == self.advisor.runs_asked:
+            del values["confirm"]  # nobody has changed it
         folder = self.query_one("#folder", RunField).value.strip()
         if not folder:
             self.problems["folder"] = "Name a folder."

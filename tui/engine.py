@@ -102,10 +102,11 @@ SETTLED, OPEN, UNLIKE = "Settled", "Cannot tell", "Outside calibration"
 
 @dataclass(frozen=True)
 class Against:
-    """How much higher the expected validation loss is than another selection's, as a share of it: (value, low, high)."""
+    """How much higher the expected validation loss is than another selection's, as a share of it: (value, low, high); None while
+    that is not known."""
 
     other: str
-    change: Triple
+    change: Triple | None
 
 
 @dataclass(frozen=True)

@@ -252,6 +252,10 @@ class ExploreScreen(AdvisorScreen):
         if opened is not None and current is not None:
             self.advisor.ask("effects", lambda: engine.effects(opened, current, pick), state.show_effects)
 
+    def run_began(self, run: str) -> None:
+        if run == "search":
+            self._draw_headline()
+
     def run_ended(self, run: str, error: Exception | None) -> None:
         if run == "search":
             self._draw_headline()

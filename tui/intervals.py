@@ -26,7 +26,7 @@ def interval(change: Triple, width: int, half: float) -> Content:
     middle = width // 2
 
     def column(share: float) -> int:
-        return middle + round(math.log1p(max(share, -0.99)) / half * middle)
+        return middle + round(math.log1p(min(max(share, -0.99), 1e9)) / half * middle)
 
     value, low, high = map(column, change)
     cells = [" "] * width

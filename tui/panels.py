@@ -83,14 +83,13 @@ def selection_text(state: State, budget: Budget | None) -> str:
 
 
 def against(state: State) -> list[Against]:
-    """The selection beside all modules and beside the pick, which is what the headline is about; nothing while that is being
-    computed."""
+    """The selection beside all modules and beside the pick, which is what the headline is about."""
     figures, effects = state.figures, state.effects
-    if figures is None or not state.is_fresh or state.is_pick:
+    if state.is_pick or state.current is None:
         return []
-    found = [Against("all", figures.vs_all)]
-    if effects is not None and state.effects_are_fresh and effects.vs_pick is not None:
-        found.append(Against("pick", effects.vs_pick))
+    found = [Against("all", figures.vs_all if figures is not None and state.is_fresh else None)]
+    if state.pick is not None:
+        found.append(Against("pick", effects.vs_pick if effects is not None and state.effects_are_fresh else None))
     return found
 
 

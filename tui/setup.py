@@ -262,7 +262,7 @@ class SetupScreen(AdvisorScreen):
         return field.has_focus and bool(HUB_ID.fullmatch(data)) and not data.endswith(DATA_SUFFIXES) and not Path(data).exists()
 
     def on_descendant_blur(self, event: DescendantBlur) -> None:
-        if self.is_complete and event.widget.id == "data":
+        if event.widget.id == "data" and self.is_complete and self.is_running and self.query("#data"):
             self._preview_soon(0.0)
 
     def _what_is_read(self) -> tuple[Any, ...]:

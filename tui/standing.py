@@ -73,6 +73,8 @@ def runs_text(standing: Standing | None, done: Sequence[DoneRun], live: Sequence
     for ended in standing.runs if standing else ():
         if ended.problem:
             lines.append(Content.styled(f"✗ {ended.name}: {ended.problem}", "$text-error"))
+    if lines:
+        lines.append(Content.styled("validation loss in colour, training loss grey", "$text-muted"))
     return Content("\n").join(lines)
 
 
@@ -86,9 +88,8 @@ def finalists_text(standing: Standing, width: int, most: int = MOST_FINALISTS) -
     names = [_name(f, standing) for f in shown]
     name = max(map(len, names), default=0)
     left = width - name - 16
-    lines = [
-        Content.styled(f"{'finalists':<{name}}  best    loss predicted of a run, {BEFORE} before, {AFTER} now", "$text-muted")
-    ]
+    said = f"best   loss  {BEFORE}{BEFORE} before the runs  {AFTER}{AFTER} now"
+    lines = [Content.styled(f"{'finalists':<{name}}  {said}", "$text-muted")]
     for finalist, label in zip(shown, names, strict=True):
         style = "bold" if finalist is first else ""
         head = f"{label:<{name}}  {finalist.best:>4.0%}   {finalist.after[0]:.3f} "

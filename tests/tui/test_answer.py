@@ -108,7 +108,7 @@ async def test_budget_and_rank_are_asked_for_from_any_screen_and_everything_foll
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         params = app.state.params
-        for place in ("explore", "pareto", "compare", "export", "confirm"):
+        for place in ("explore", "confirm"):
             app.action_show(place)
             await settled(pilot)
             await pilot.press("b")
