@@ -132,6 +132,8 @@ class Answers(Jobs):
         if self.state.opened is opened and self.state.recommendation is rec:
             self._searched = (found.opened, *self._searched[1:])
             self.state.take_runs(found)
+        else:
+            self.notify("Something else is asked now. The runs are kept, and count once they are asked for again.", markup=False)
 
     def on_stood(self, message: Stood) -> None:
         self.standing = message.standing

@@ -289,7 +289,7 @@ class AdvisorApp(Answers):
             last = self.selection_for(opened)
         else:
             last = (self.kept.selection, self.kept.is_chosen) if self.kept.probe == str(folder) else (None, False)
-        self.ask("open", lambda: self.load(self.engine.open(folder, inputs), *last), self.show_opened)
+        self.ask("open", lambda: self.load(self.engine.open(folder, inputs), *last), self._arrive)
 
     def selection_for(self, opened: Opened) -> tuple[dict[str, Any] | None, bool]:
         """What is selected, and whether by the user; at the common rank, it follows a change of that."""
@@ -315,7 +315,7 @@ class AdvisorApp(Answers):
     def action_start_probe(self) -> None:
         """Probe what ``inputs`` says, then go to Explore."""
         inputs = self.state.inputs
-        if self.start_run("probe", lambda s: self.load(self.engine.probe(inputs, s)), self.show_opened):
+        if self.start_run("probe", lambda s: self.load(self.engine.probe(inputs, s)), self._arrive):
             self.activity = Activity()
             self.attempts += 1
             self.add_log_line(f"── Attempt {self.attempts}: {inputs.model} on {inputs.data}")
@@ -341,11 +341,16 @@ class AdvisorApp(Answers):
         opened = found[0]
         self.cancel("search")
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
+        self.standing = None
         self.state.open(*found)
         self.search()
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # what a session keeps need not be looked through again while one toggles
+
+    def _arrive(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:
+        """Look at another probe, in Explore."""
+        self.show_opened(found)
         if self.current_mode in ("setup", "probe"):
             self.switch_mode("explore")
 

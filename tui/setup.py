@@ -362,11 +362,11 @@ def preview_text(found: Preview) -> Content:
         Content.styled(f"{found.task}{classes}, metric {found.metric}", "bold"),
         Content(f"{found.total:,} rows; text from {', '.join(found.text_columns)}{label}; columns: {', '.join(found.columns)}"),
     ]
+    lines += [Content(found.cost)] if found.cost else []
     for row in found.rows:
         *texts, last = row
         lines.append(Content(f"· {' | '.join(_short(t) for t in texts)}" + (f" → {_short(last, 24)}" if texts else _short(last))))
     lines += [Content.styled(note, "dim") for note in found.notes if "Left out" in note]
-    lines += [Content(""), Content(found.cost)] if found.cost else []
     return Content("\n").join(lines)
 
 

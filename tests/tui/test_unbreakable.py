@@ -176,10 +176,10 @@ async def test_queued_keys_land_in_the_field_they_were_typed_for(make_app: MakeA
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        send(app, *"model", "tab", *"data", "enter", *"rows", "shift+tab", "end", "x", "ctrl+u", *"new", "tab", "tab", "q")
+        send(app, *"model", "tab", *"data", "enter", *"9modules", "shift+tab", "end", "x", "ctrl+u", *"new", "tab", "tab", "q")
         await settled(pilot)
         inputs = app.state.inputs
-        assert (inputs.model, inputs.data, inputs.eval_data) == ("model", "new", "rows")
+        assert (inputs.model, inputs.data, inputs.budget) == ("model", "new", "9modules")
 
 
 async def test_queued_keys_go_to_the_screen_that_those_before_them_opened(make_app: MakeApp) -> None:
