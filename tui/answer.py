@@ -49,7 +49,8 @@ def headline(found: Headline, width: int, is_low: bool) -> Content:
     lines = [Content.styled(line, "bold") for line in adapt]
     if not is_low:
         lines += [Content(line) for line in wrapped(found.level, width)]
-    lines += bars(found.against, width, with_axis=not is_low)
+    drawn = bars(found.against, width, with_axis=not is_low)
+    lines += drawn[::2] if is_low and len(drawn) == 2 * len(found.against) else drawn  # the words alone where there is no room
     verdict, following = f"{sign} {found.sureness}. {found.why}", f"→ {found.next}"
     if is_low:
         verdict, following = _cut(verdict, width), _cut(following.split(". ")[0].rstrip(".") + ".", width)

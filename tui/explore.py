@@ -99,7 +99,7 @@ class ExploreScreen(AdvisorScreen):
     CSS = """
     ExploreScreen #headline { height: auto; max-height: 50%; padding: 0 1; }
     ExploreScreen #inspect { height: 2; padding: 0 1; background: $panel; color: $text; }
-    ExploreScreen.-narrow #inspect { height: 3; }
+    ExploreScreen.-narrow.-high #inspect { height: 3; }
     ExploreScreen #main { height: 1fr; }
     ExploreScreen #map { width: 1fr; height: 1fr; }
     ExploreScreen #filter { display: none; height: 1; border: none; background: $boost; padding: 0 1; }
@@ -115,6 +115,8 @@ class ExploreScreen(AdvisorScreen):
     ExploreScreen.-wide #side { width: 40%; min-width: 52; max-width: 84; }
     ExploreScreen.-narrow #main { layout: vertical; }
     ExploreScreen.-narrow #side { width: 100%; height: 50%; border-left: none; border-top: solid $border; }
+    ExploreScreen.-narrow.-low #side { height: 3; border-top: none; background: $boost; }
+    ExploreScreen.-narrow.-low.-theory #side { height: 50%; }
     """
 
     def __init__(self) -> None:

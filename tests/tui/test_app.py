@@ -55,7 +55,7 @@ async def test_the_session_is_there_again(make_app: MakeApp, engine, tmp_path: P
     async with again.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         assert again.state.inputs == Inputs(model="m", budget="12modules")
-        assert (again.theme, again.state.measure) == ("textual-light", "agreement")
+        assert (again.theme, again.state.measure) == ("textual-light", "gain")
         again.open_probe(engine.folder)
         await settled(pilot)
         assert again.state.chosen == mine
