@@ -246,7 +246,10 @@ class ConfirmScreen(AdvisorScreen):
 
     @on(Input.Submitted)
     def submitted(self) -> None:
+        """Start, and leave the fields, so that Escape stops."""
         self.action_start()
+        if not self.problems:
+            self.query_one("#side").focus()
 
     @on(Input.Changed)
     def changed(self) -> None:

@@ -144,6 +144,7 @@ async def test_how_many_runs_and_where_is_asked_below(make_app: MakeApp, engine)
         app.screen.query_one("#folder", Input).value = "there"
         await pilot.press("enter")
         await settled(pilot)
+        assert app.screen.focused.id == "side"  # so that Escape stops
         assert app.runs_folder == Path("there")
         assert engine.asked.count("run") == 1
         assert app.state.inputs.confirm == 1
