@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.core.choices import PREDICTED
+from advisor.core.choices import EFFORTS, PREDICTED, SOME_RUNS
 from advisor.core.events import Event, Progress, Session
 from advisor.core.option import options_of
 from advisor.core.options import Scoring
@@ -101,9 +101,7 @@ class Answers(Jobs):
     @property
     def runs_asked(self) -> int:
         """How many real runs are allowed."""
-        from advisor.report.verdict import CONFIRM_RUNS
-
-        return self.state.inputs.confirm or CONFIRM_RUNS
+        return self.state.inputs.real_runs or EFFORTS[SOME_RUNS]
 
     def start_confirm(self) -> None:
         """Make real runs, and take what they come to."""

@@ -17,6 +17,7 @@ from textual.events import Print
 from textual.screen import Screen
 from textual.widget import AwaitMount
 
+from advisor.core.choices import NO_RUN
 from advisor.core.errors import AdvisorError
 from tui.activity import Activity, outcome, said
 from tui.answers import Answers
@@ -226,8 +227,9 @@ class AdvisorApp(Answers):
     def _write(self) -> None:
         """Write the recommendation's folder, once."""
         opened, found, out = self.state.opened, self.state.confirmation, self.runs_folder
-        inputs = replace(self.state.inputs, confirm=0 if found is None else found.asked)
-        inputs = inputs if inputs.confirm else replace(inputs, confirm_rows=None)
+        rows = None if found is None else self.state.inputs.confirm_rows
+        asked = 0 if found is None else found.asked
+        inputs = replace(self.state.inputs, effort=NO_RUN, confirm=asked, confirm_rows=rows)
         assert opened is not None
 
         def written(files: tuple[Path, ...]) -> None:

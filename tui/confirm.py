@@ -113,7 +113,7 @@ class ConfirmScreen(AdvisorScreen):
             yield Static("runs", markup=False)
             yield RunField(str(self.advisor.runs_asked), id="confirm", compact=True)
             yield Static("rows", markup=False)
-            yield RunField(str(inputs.confirm_rows or ""), placeholder="at most 512", id="confirm_rows", compact=True)
+            yield RunField(str(inputs.confirm_rows or ""), placeholder="at most 2048", id="confirm_rows", compact=True)
             yield Static("folder", markup=False)
             yield RunField(str(self.advisor.runs_folder), id="folder", compact=True)
 

@@ -28,7 +28,7 @@ def run(asked: Terminal, probe_folder: Path | None = None, start: bool = False, 
             recommendation to its folder.
     """
     app = AdvisorApp(
-        inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo, writes=writes, confirms=bool(asked.confirm)
+        inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo, writes=writes, confirms=bool(asked.real_runs)
     )
     app.run()
     if app.written:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from advisor.prediction.scorer import share_of_loss
 from advisor.report.tables import ALL
-from advisor.report.verdict import checked, level, next_step, qv_index, told_apart, unlike, what_to_adapt
+from advisor.report.verdict import checked, level, little_to_win, next_step, qv_index, told_apart, unlike, what_to_adapt
 from tui.engine import OPEN, SETTLED, UNLIKE, Against, Headline
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BY_KEYS = {
     "samples": "press 1, set Probe rows to {} and probe again",
+    "pilot": "press 6",
+    "runs": "press 6",
     "confirm": "press 6",
     "train": "press 7 to export it, then train",
 }
@@ -30,6 +32,7 @@ def headline(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | N
         change = share_of_loss(rec.equal_budget.predictions.difference(0, index))
         against.append(Against(rec.equal_budget[index].name, change))
     sureness, why = _how_sure(rec, confirmation)
+    why = " ".join(filter(None, [little_to_win(scorer), why]))
     return Headline(
         adapt=what_to_adapt(scorer, rec),
         level=level(scorer, rec.picked),

@@ -12,7 +12,7 @@ from textual.widgets import Input
 from tui_helpers import settled, shown_text
 
 from advisor.advice.confirm import CONFIRM_ROWS
-from advisor.report.verdict import short_verdict
+from advisor.report.verdict import BY_OPTIONS, little_to_win, next_step, short_verdict, told_apart
 from advisor.report.words import change_span
 from tui.answer import bars, headline
 from tui.app import AdvisorApp
@@ -22,6 +22,7 @@ from tui.heatmap import HeatMap
 from tui.inputs import Inputs
 from tui.intervals import BAR, VALUE, interval, reach
 from tui.sift import sifted
+from tui.wording import BY_KEYS
 
 MakeApp = Callable[..., AdvisorApp]
 
@@ -65,13 +66,12 @@ async def test_the_headline_says_what_the_command_says(make_app: MakeApp) -> Non
         await settled(pilot)
         said = " ".join(shown_text(app, "#headline").split())
         scorer, rec = app.state.opened.scorer, app.state.recommendation
-        adapt, _, apart, *_, level = short_verdict(scorer, rec)
+        adapt, *_, level = short_verdict(scorer, rec)
         assert adapt in said
         assert level in said
-        assert f"Cannot tell. {apart}" in said
+        assert f"Cannot tell. {' '.join(filter(None, [little_to_win(scorer), told_apart(rec)]))}" in said
         assert f"loss vs all modules {change_span(rec.picked.vs_all)}" in said
-        assert "press 6 to train up to 4 selections for real" in said
-        assert "an earlier version ranked worse" in said
+        assert next_step(scorer, rec, None, BY_KEYS) in said
 
 
 async def test_how_sure_it_is_follows_what_is_known(make_app: MakeApp, engine) -> None:
@@ -215,5 +215,6 @@ def test_words_of_a_filter_must_all_hold() -> None:
 
 
 def test_the_command_and_the_screen_agree_on_short_runs() -> None:
-    assert CONFIRM_ROWS == 512  # as the field's placeholder says
-    assert Inputs().confirm == 0
+    assert CONFIRM_ROWS == 2048  # as the field's placeholder says
+    assert Inputs().real_runs == 0
+    assert BY_KEYS.keys() == BY_OPTIONS.keys()

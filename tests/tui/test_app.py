@@ -403,7 +403,7 @@ def test_what_only_recommend_knows_is_refused_and_not_dropped(
     assert "Leave out --tui" in said
 
 
-@pytest.mark.parametrize("given", [[], ["--rank", "4", "--budget", "10%", "--text-column", "a", "--confirm", "3"]])
+@pytest.mark.parametrize("given", [[], ["--rank", "4", "--budget", "10%", "--text-column", "a", "--effort", "runs"]])
 def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", *given])
@@ -413,7 +413,7 @@ def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.
         main()
     gc.enable()
     ((inputs, how),) = seen
-    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_column=("a",), confirm=3) if given else Inputs("m", "d"))
+    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_column=("a",), effort="runs") if given else Inputs("m", "d"))
     assert how == {"start": True, "demo": False, "writes": True}
 
 
