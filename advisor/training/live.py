@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ class LiveRun:
     """A run under way.
 
     Attributes:
-        step, steps: done and in all. losses: training losses, the latest last, thinned. epochs: validation losses, from before
-            training on; at: after how many steps. started, written: seconds since 1970.
+        step, steps: done and in all. losses: training losses, the latest last, thinned.
+        epochs: validation losses, from before training on; at: after how many steps.
+        started, written: seconds since 1970, of the start and of the latest of these. seen: when it last showed that it is at
+            work, as while it measures.
     """
 
     key: str
@@ -39,6 +41,7 @@ class LiveRun:
     at: tuple[int, ...]
     started: float
     written: float
+    seen: float = 0.0
 
     @property
     def eta_s(self) -> float | None:
@@ -47,7 +50,7 @@ class LiveRun:
 
     def is_under_way(self, now: float) -> bool:
         patience = max(PATIENCE_S, PATIENCE_STEPS * (self.written - self.started) / max(self.step, 1))
-        return now - self.written <= patience
+        return now - max(self.written, self.seen) <= patience
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class LiveFile:
         self._losses: list[float] = []
         self._at: list[int] = []
         self._started = time.time()
-        self._written = 0.0
+        self._written = self._seen = 0.0
+        self._last: LiveRun | None = None
 
     def tell(self, step: int, steps: int, loss: float | None, epochs: Sequence[float]) -> None:
         """After a step with its training loss, or after an epoch (None)."""
@@ -84,7 +88,17 @@ class LiveFile:
         self._written = now
         stride = max(math.ceil(len(self._losses) / POINTS), 1)
         losses = tuple(self._losses[::-1][::stride][::-1])
-        found = LiveRun(self.key, self.name, step, steps, losses, tuple(epochs), tuple(self._at), self._started, now)
+        self._last = LiveRun(self.key, self.name, step, steps, losses, tuple(epochs), tuple(self._at), self._started, now)
+        self._write(self._last)
+
+    def at_work(self) -> None:
+        """It does something else, such as measuring."""
+        now = time.time()
+        if self._last is not None and now - self._seen >= EVERY_S:
+            self._seen = now
+            self._write(replace(self._last, seen=now))
+
+    def _write(self, found: LiveRun) -> None:
         part = self.path.with_suffix(".part")
         with suppress(OSError, ValueError):
             part.write_text(json.dumps(asdict(found), allow_nan=False), encoding="utf-8")
@@ -124,6 +138,7 @@ def runs_under_way(folder: Path) -> list[LiveRun]:
                 tuple(map(int, row["at"])),
                 float(row["started"]),
                 float(row["written"]),
+                float(row["seen"]),
             )
             if run.is_under_way(time.time()):
                 found.append(run)

@@ -333,14 +333,15 @@ class Runner:
         prepared, prefix = self._prepare()
         metric = prepared.train.schema.metric
         switched: dict[str, Any] = {}
+        told = None if self.live_folder is None else live.LiveFile(self.live_folder, run.key, run.selection.name)
 
         def measure(model: nn.Module, _: Mapping[str, torch.Tensor]) -> None:
             start = time.monotonic()
+            alive = Session(emit=lambda _: None if told is None else told.at_work())
             rows = prepared.train_rows, prepared.eval_rows
-            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, Session())
+            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, alive)
             switched["switched_s"] = round(time.monotonic() - start, 2)
 
-        told = None if self.live_folder is None else live.LiveFile(self.live_folder, run.key, run.selection.name)
         result = finetune(
             prepared.loaded,
             run.selection,

@@ -176,6 +176,10 @@ def test_a_run_tells_what_it_has_reached_and_no_more_once_it_is_over(tmp_path: P
     (found,) = runs_under_way(tmp_path)
     assert (found.step, found.epochs, found.at) == (2, (1.5, 0.7), (0, 2))
     assert found.losses == (0.9, 0.8)
+    live.at_work()  # measures
+    (found,) = runs_under_way(tmp_path)
+    assert found.seen >= found.written
+    assert found.is_under_way(found.seen + 29.0)
     live.remove()
     assert runs_under_way(tmp_path) == []
 
