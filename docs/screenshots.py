@@ -112,4 +112,12 @@ if __name__ == "__main__":
     parser.add_argument("--look", action="append", type=look, help="e.g. 200x60:textual-light; may be repeated")
     parser.add_argument("--runs", action="store_true", help="make real runs first, which takes minutes; default without --probe")
     given = parser.parse_args()
-    asyncio.run(main(given.probe, given.out, [key for key in given.keys.split(",") if key], given.look or LOOKS, given.runs or not given.probe))
+    asyncio.run(
+        main(
+            given.probe,
+            given.out,
+            [key for key in given.keys.split(",") if key],
+            given.look or LOOKS,
+            given.runs or not given.probe,
+        )
+    )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from advisor.core.targets import Target
 
 OF_THE_SELECTION = ("worth", "gain", "bound")  # measures that change with it
+WIDE = 70  # columns, from which on a mark is explained
 LEAST_SHARE = 0.0005  # of the loss: shown as none
 
 
@@ -125,6 +126,7 @@ def inspected(state: State, modules: Sequence[int], width: int, budget: Budget |
     pick = ""
     if state.pick is not None and (target.name in state.pick.selection.targets) != bool(inside):
         pick = f" {ADDED} The pick leaves it out." if inside else f" {DROPPED} The pick adapts it."
+        pick = pick if width >= WIDE else pick[:2]
     name = _end(target.name, max(width - len(about) - len(pick) - 5, 12))
     return f"{CHOSEN if inside else LEFT_OUT} {name} · {about}{pick}\n{why(state, index, budget)}"
 
