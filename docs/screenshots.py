@@ -28,9 +28,11 @@ LOOKS: tuple[Look, ...] = (
     ((120, 40), "textual-dark", ALL),
     ((120, 40), "textual-light", ALL),
     ((80, 24), "textual-dark", ("explore",)),
+    ((80, 24), "textual-dark", ("confirm",)),
     ((50, 20), "textual-light", ("explore",)),
 )
-PATIENCE = 1800  # seconds for probe and search together
+PATIENCE = 1800  # seconds for probe and search together, and for the real runs
+RUNS, RUN_ROWS = 3, 128  # real runs for the picture of Confirm, and training rows of each
 
 
 async def settled(pilot: Pilot[None], app: AdvisorApp) -> None:
@@ -67,7 +69,7 @@ def look(text: str) -> Look:
     return (width, height), theme, ALL
 
 
-async def main(probe: Path | None, out: Path, keys: list[str], looks: Sequence[Look]) -> None:
+async def main(probe: Path | None, out: Path, keys: list[str], looks: Sequence[Look], runs: bool) -> None:
     out, probe = out.resolve(), probe and probe.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +84,14 @@ async def main(probe: Path | None, out: Path, keys: list[str], looks: Sequence[L
             await settled(pilot, app)
             if app.state.opened is None:
                 raise SystemExit(f"No probe was opened: {app.screen}")
+            if runs:
+                app.state.set_inputs(confirm=RUNS, confirm_rows=RUN_ROWS)
+                app.action_show("confirm")
+                await pilot.pause(1)
+                app.start_confirm()
+                await settled(pilot, app)
+                app.action_show("explore")
+                await settled(pilot, app)
             for key in keys:
                 await pilot.press(key)
             await settled(pilot, app)
@@ -100,5 +110,14 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "screenshots")
     parser.add_argument("--keys", default="down,down,right,right", help="pressed in Explore first, separated by commas")
     parser.add_argument("--look", action="append", type=look, help="e.g. 200x60:textual-light; may be repeated")
+    parser.add_argument("--runs", action="store_true", help="make real runs first, which takes minutes; default without --probe")
     given = parser.parse_args()
-    asyncio.run(main(given.probe, given.out, [key for key in given.keys.split(",") if key], given.look or LOOKS))
+    asyncio.run(
+        main(
+            given.probe,
+            given.out,
+            [key for key in given.keys.split(",") if key],
+            given.look or LOOKS,
+            given.runs or not given.probe,
+        )
+    )

@@ -7,6 +7,7 @@ import gc
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,13 +17,12 @@ from textual.events import Print
 from textual.screen import Screen
 from textual.widget import AwaitMount
 
+from advisor.core.choices import NO_RUN
 from advisor.core.errors import AdvisorError
-from advisor.core.option import options_of
-from advisor.core.options import Scoring
-from tui.activity import Activity, outcome
+from tui.activity import Activity, outcome, said
+from tui.answers import Answers
 from tui.base import OF_EVERY_APP, AdvisorScreen, Context, Place
 from tui.inputs import Inputs
-from tui.jobs import Jobs
 from tui.keep import Kept, read_session, session_file, write_session
 from tui.lineup import Lineup
 from tui.state import Change, State, entry
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
 MERE_MOVES = ("app.focus", "app.next_place")
-SCORED_AT = tuple(options_of(Scoring))
 
 
 def palette() -> type[Provider]:
@@ -48,7 +47,7 @@ def palette() -> type[Provider]:
     return Commands
 
 
-class AdvisorApp(Jobs):
+class AdvisorApp(Answers):
     """``advisor tui``."""
 
     TITLE = "LoRA layer advisor"
@@ -58,6 +57,7 @@ class AdvisorApp(Jobs):
         Place("explore", "Explore", "tui.explore", "ExploreScreen", True),
         Place("pareto", "Pareto", "tui.pareto", "ParetoScreen", True),
         Place("compare", "Compare", "tui.compare", "CompareScreen", True),
+        Place("confirm", "Confirm", "tui.confirm", "ConfirmScreen", True),
         Place("export", "Export", "tui.export", "ExportScreen", True),
     )
     MODES: ClassVar[dict[str, Callable[[], Screen[Any]]]] = {place.mode: place.load for place in PLACES}  # type: ignore[assignment]
@@ -86,12 +86,14 @@ class AdvisorApp(Jobs):
         start: bool = False,
         demo: bool = False,
         writes: bool = False,
+        confirms: bool = False,
     ) -> None:
         """
         Args:
             inputs: what Setup shows at first; None: what the last session had.
             probe_folder: open this probe in Explore. start: probe ``inputs`` at once. demo: fill in the embedded model
-                and data. writes: write the first recommendation to its folder, as the command does.
+                and data. writes: write the first recommendation to its folder, as the command does. confirms: make real runs
+                first.
         """
         super().__init__()
         self._engine = engine
@@ -103,9 +105,8 @@ class AdvisorApp(Jobs):
         self.recent = list(self.kept.recent)
         self.activity: Activity | None = None
         self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
-        self._opened_at: tuple[Any, ...] = ()
         self.probe_folder, self._start, self._demo = probe_folder, start, demo
-        self._writes = writes
+        self._writes, self._confirms = writes, confirms
         self.written: tuple[Path, ...] = ()  # the recommendation's files
         self._keep_timer: Any = None
         self.attempts = 0  # probes started in this session
@@ -170,8 +171,8 @@ class AdvisorApp(Jobs):
         if isinstance(self.screen, AdvisorScreen) or mode != self.current_mode:
             if self.can_show(mode):
                 self.switch_mode(mode)
-                if self.state.opened is not None and mode not in ("setup", "probe") and self._opened_at != self._scored_at():
-                    self.open_probe(self.state.opened.folder)  # Setup names another rank or recipe now
+                if mode not in ("setup", "probe"):
+                    self.follow_inputs()  # Setup may name another rank, recipe or budget now
             else:
                 self.notify("First open a probe: Setup lists recent ones.", severity="warning", markup=False)
 
@@ -212,25 +213,32 @@ class AdvisorApp(Jobs):
     def _state_changed(self, change: Change) -> None:
         if change in (Change.PROBE, Change.SELECTION, Change.INPUTS, Change.MEASURE, Change.NAMED):
             self.keep_soon()
-        if change is Change.RECOMMENDATION and self._writes:
+        if change is Change.RECOMMENDATION and self._confirms:
+            self._confirms = False
+            self.action_show("confirm")
+            self.call_later(self.start_confirm)
+        elif change is Change.RECOMMENDATION and self._writes:
             self._write()
-        for screen in self._in_view():
+        for screen in self.places_in_view():
             if change in (Change.PROBE, Change.INPUTS):
                 screen.query_one(Context).show()
             screen.state_changed(change)
 
     def _write(self) -> None:
         """Write the recommendation's folder, once."""
-        opened, inputs = self.state.opened, self.state.inputs
+        opened, found, out = self.state.opened, self.state.confirmation, self.runs_folder
+        rows = None if found is None else self.state.inputs.confirm_rows
+        asked = 0 if found is None else found.asked
+        inputs = replace(self.state.inputs, effort=NO_RUN, confirm=asked, confirm_rows=rows)
         assert opened is not None
 
         def written(files: tuple[Path, ...]) -> None:
             self.written = files
             self.notify(f"Recommendation written to {files[0].parent}: {', '.join(f.name for f in files)}.", markup=False)
 
-        self._writes = not self.start_run("write", lambda s: self.engine.write(opened, inputs, s), written)
+        self._writes = not self.start_run("write", lambda s: self.engine.write(opened, inputs, out, s), written)
 
-    def _in_view(self) -> list[AdvisorScreen]:
+    def places_in_view(self) -> list[AdvisorScreen]:
         """The screen of the present place, also under a dialog."""
         return [screen for screen in self.screen_stack if isinstance(screen, AdvisorScreen) and screen.is_mounted]
 
@@ -242,18 +250,25 @@ class AdvisorApp(Jobs):
 
     def run_ended(self, name: str, error: Exception | None) -> None:
         """Keep how it ended, and let the screen in view redraw."""
+        super().run_ended(name, error)
         if name == "probe" and self.activity is not None:
             self.activity.outcome = outcome(error)
-        for screen in self._in_view():
+        if name == "confirm" and error is not None and self._writes and self.state.recommendation is not None:
+            self._write()  # as predicted
+        for screen in self.places_in_view():
             screen.run_ended(name, error)
             screen.state_changed(None)
 
     def on_happened(self, message: Happened) -> None:
+        self.heard(message.run, message.event)
+        line = None
         if message.run == "probe" and self.activity is not None:
             line = self.activity.take(message.event)
-            if line is not None:
-                self.add_log_line(line)
-        for screen in self._in_view():
+        elif message.run == "confirm":
+            line = said(message.event)
+        if line is not None:
+            self.add_log_line(line)
+        for screen in self.places_in_view():
             screen.show_event(message.run, message.event)
 
     def on_print(self, event: Print) -> None:
@@ -264,22 +279,25 @@ class AdvisorApp(Jobs):
 
     def add_log_line(self, line: str) -> None:
         self.log_lines.append(line)
-        for screen in self._in_view():
+        for screen in self.places_in_view():
             screen.add_log_line(line)
 
     # --- probes -------------------------------------------------------------------------------------------------------
 
     def open_probe(self, folder: Path) -> None:
         """Load a probe from disk, then go to Explore."""
-        inputs, last = self.state.inputs, self._selection_for(folder)
-        self.ask("open", lambda: self._load(self.engine.open(folder, inputs), *last), self._show_opened)
+        inputs, opened = self.state.inputs, self.state.opened
+        if opened is not None and opened.folder == folder:
+            last = self.selection_for(opened)
+        else:
+            last = (self.kept.selection, self.kept.is_chosen) if self.kept.probe == str(folder) else (None, False)
+        self.ask("open", lambda: self.load(self.engine.open(folder, inputs), *last), self._arrive)
 
-    def _selection_for(self, folder: Path) -> tuple[dict[str, Any] | None, bool]:
-        """What was selected when this probe was last looked at, and whether by the user; at the common rank, it follows a
-        change of that."""
-        opened, current = self.state.opened, self.state.current
-        if opened is None or current is None or opened.folder != folder:
-            return (self.kept.selection, self.kept.is_chosen) if self.kept.probe == str(folder) else (None, False)
+    def selection_for(self, opened: Opened) -> tuple[dict[str, Any] | None, bool]:
+        """What is selected, and whether by the user; at the common rank, it follows a change of that."""
+        current = self.state.current
+        if current is None:
+            return None, False
         found = entry(current)
         if current.settings == opened.scorer.settings:
             found = {key: value for key, value in found.items() if key not in ("rank", "alpha", "rslora")}
@@ -299,7 +317,7 @@ class AdvisorApp(Jobs):
     def action_start_probe(self) -> None:
         """Probe what ``inputs`` says, then go to Explore."""
         inputs = self.state.inputs
-        if self.start_run("probe", lambda s: self._load(self.engine.probe(inputs, s)), self._show_opened):
+        if self.start_run("probe", lambda s: self.load(self.engine.probe(inputs, s)), self._arrive):
             self.activity = Activity()
             self.attempts += 1
             self.add_log_line(f"── Attempt {self.attempts}: {inputs.model} on {inputs.data}")
@@ -308,7 +326,7 @@ class AdvisorApp(Jobs):
             what = "has not stopped yet: press F5 again once it has" if self.activity and self.activity.stopping else "is running"
             self.notify(f"The last probe {what}.", severity="warning", markup=False)
 
-    def _load(
+    def load(
         self, opened: Opened, selection: dict[str, Any] | None = None, is_chosen: bool = False
     ) -> tuple[Opened, Candidate, list[Candidate], bool]:
         """With the selection to begin with: the given one, if it still fits. In a thread."""
@@ -321,19 +339,20 @@ class AdvisorApp(Jobs):
         usual = self.engine.target_sets(opened)
         return opened, next((c for c in usual if c.selection.name == "q,v"), usual[0]), named, False
 
-    def _scored_at(self) -> tuple[Any, ...]:
-        """The inputs that a scorer is made for."""
-        return tuple(getattr(self.state.inputs, name) for name in SCORED_AT)
-
-    def _show_opened(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:
+    def show_opened(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:
         opened = found[0]
-        self._opened_at = self._scored_at()
         self.cancel("search")
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
+        self.standing = None
         self.state.open(*found)
+        self.search()
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # what a session keeps need not be looked through again while one toggles
+
+    def _arrive(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:
+        """Look at another probe, in Explore."""
+        self.show_opened(found)
         if self.current_mode in ("setup", "probe"):
             self.switch_mode("explore")
 

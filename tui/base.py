@@ -23,7 +23,7 @@ from tui.lineup import Lineup
 from tui.state import Change, State
 
 if TYPE_CHECKING:
-    from tui.engine import Engine
+    from tui.engine import Engine, Standing
 
 OF_EVERY_APP = ("copy_text", "help_quit")  # actions of Textual's own that need no mention
 
@@ -54,17 +54,24 @@ class Advisor(Protocol):
     log_lines: deque[str]
     probe_folder: Path | None  # to be opened at the start
     visits: int  # how often the user went to a place
+    searching: str  # what the search at hand is doing
+    standing: Standing | None  # after the real runs so far
+    runs_folder: Path  # the recommendation's folder, in which real runs are kept
 
     @property
     def engine(self) -> Engine: ...
     @property
     def current_mode(self) -> str: ...
+    @property
+    def runs_asked(self) -> int: ...
+    def start_confirm(self) -> None: ...
     def can_show(self, mode: str) -> bool: ...
     def ask(self, topic: str, job: Callable[[], Any], done: Callable[[Any], None]) -> None: ...
     def is_busy(self, topic: str) -> bool: ...
     def start_run(self, name: str, job: Callable[[Session], Any], done: Callable[[Any], None]) -> bool: ...
     def cancel(self, name: str) -> bool: ...
     def open_probe(self, folder: Path) -> None: ...
+    def follow_inputs(self) -> None: ...
     def fill_demo(self) -> None: ...
     def action_start_probe(self) -> None: ...
     def show_error(self, error: BaseException) -> None: ...
@@ -126,9 +133,10 @@ class AdvisorScreen(Screen[None]):
     SHOWS_PROBE = True  # its context is the open probe's, else what Setup says
     HELP = ""  # what F1 says where the focused widget has none of its own
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-normal"), (120, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high"), (50, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", "Help", key_display="?"),
+        Binding("b", "ask", "Budget", tooltip="Budget, rank and recipe"),
         Binding("ctrl+pagedown", "app.next_place(1)", "Next screen", show=False, priority=True),
         Binding("ctrl+pageup", "app.next_place(-1)", "Previous screen", show=False, priority=True),
     ]
@@ -163,8 +171,14 @@ class AdvisorScreen(Screen[None]):
     def show_event(self, run: str, event: Event) -> None:
         """Something a run reported (see :meth:`tui.app.AdvisorApp.start_run`), while this screen is in view."""
 
+    def run_began(self, run: str) -> None:
+        """A run began while this screen is in view."""
+
     def run_ended(self, run: str, error: Exception | None) -> None:
         """A run ended, well or by ``error``, while this screen is in view; :meth:`state_changed` follows."""
+
+    def show_standing(self) -> None:
+        """Another real run has ended, while this screen is in view."""
 
     def add_log_line(self, line: str) -> None:
         """A library printed a line, or the probe noted something, while this screen is in view."""
@@ -183,6 +197,12 @@ class AdvisorScreen(Screen[None]):
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.query_one(Places).show)
+
+    def action_ask(self) -> None:
+        """Another budget, rank or recipe."""
+        from tui.ask import AskBar
+
+        self.app.push_screen(AskBar(self.state.inputs))
 
     def action_undo(self) -> None:
         if not self.state.undo():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GLYPHS = "·░▒▓█"
-TELLING = 0.02  # of the largest value: what a number may be rounded by and still say something
+TELLING = 0.03  # of the largest value: what a number may be rounded by and still say something
 SHORT = {"query": "q", "key": "k", "value": "v", "output": "o"}
 CHOSEN, LEFT_OUT, PARTLY, UNKNOWN = "●", "○", "◐", "?"
 ADDED, DROPPED = "⊕", "⊖"  # unlike the pick
@@ -22,11 +22,12 @@ class Measure:
     """What colours the heat-map.
 
     Attributes:
-        scale: what a cell's number is multiplied by. digits: after the point.
+        short: where there is less room. scale: what a cell's number is multiplied by. digits: after the point.
     """
 
     key: str
     label: str
+    short: str
     unit: str
     scale: float
     digits: int
@@ -37,40 +38,53 @@ MEASURES = {
     measure.key: measure
     for measure in (
         Measure(
+            "worth",
+            "loss saved per 1% of parameters",
+            "saved per param",
+            "%",
+            1,
+            2,
+            "Loss saved per 1% of parameters: predicted loss without the module against that with it, the rest as selected, "
+            "in percent, for each percent of all LoRA parameters that it takes. What a budget is best spent on.",
+        ),
+        Measure(
+            "gain",
+            "loss saved",
+            "loss saved",
+            "%",
+            100,
+            1,
+            "Loss saved: predicted loss without the module against that with it, the rest as selected, in percent.",
+        ),
+        Measure(
             "share",
+            "kernel share",
             "kernel share",
             "%",
             100,
             1,
-            "Kernel share: the module's part of the trace of the kernel of all "
-            "modules, in percent. How much adapting it can move the outputs on your data.",
+            "Kernel share: the module's part of the trace of the kernel of all modules, in percent. How much adapting it can "
+            "move the outputs on your data.",
         ),
         Measure(
             "agreement",
             "gradient agreement",
+            "agreement",
             "%",
             100,
             0,
-            "Gradient agreement: mean product of two examples' gradients "
-            "over their mean square, in percent. 100: all examples pull the module the same way; 0: unrelated.",
-        ),
-        Measure(
-            "gain",
-            "predicted gain",
-            "sd",
-            1,
-            2,
-            "Predicted gain: predicted loss without the module less that with it, the "
-            "rest as selected, in standard deviations between seeds. Below 1 it drowns in noise.",
+            "Gradient agreement: mean product of two examples' gradients over their mean square, in percent. 100: all examples "
+            "pull the module the same way; 0: unrelated.",
         ),
         Measure(
             "bound",
             "bound width",
+            "bound width",
             "%",
             100,
             0,
-            "Bound width: how far toggling the module can move the kernel objective V "
-            "at most, in percent of V. Narrow: the module is certain to change little.",
+            "Bound width: how far toggling the module can move the kernel objective V at most, in percent of V. Narrow: the "
+            "module is certain to change little.",
         ),
     )
 }

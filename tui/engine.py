@@ -5,7 +5,7 @@ Methods block and are called off the event loop (:meth:`tui.app.AdvisorApp.ask`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
+    from advisor.advice.confirm import Confirmation
     from advisor.advice.explain import ModuleRow
     from advisor.advice.peer_picks import PeerPick
     from advisor.advice.recommend import Recommendation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from advisor.theory.bounds import Bound
     from advisor.theory.kernels import Array
     from advisor.theory.training_cost import Cost
+    from advisor.training.live import DoneRun, LiveRun
 
 Triple = tuple[float, float, float]
 
@@ -71,6 +73,7 @@ class Opened:
         shares: of the trace of the kernel over all modules. agreements: of the gradients between examples, NaN where a
             gradient is zero. ranks: effective rank of each module's block, between 0 and n.
         peers: each peer's score of each module, higher is better, NaN where unknown.
+        inputs: rank and recipe of these are what is scored.
     """
 
     folder: Path
@@ -79,6 +82,7 @@ class Opened:
     agreements: Array
     ranks: Array
     peers: dict[str, Array]
+    inputs: Inputs
 
     @property
     def probe(self) -> Probe:
@@ -93,12 +97,41 @@ class Opened:
         return str(self.scorer.probe.info["metric"])
 
 
+SETTLED, OPEN, UNLIKE = "Settled", "Cannot tell", "Outside calibration"
+
+
+@dataclass(frozen=True)
+class Against:
+    """How much higher the expected validation loss is than another selection's, as a share of it: (value, low, high); None while
+    that is not known."""
+
+    other: str
+    change: Triple | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The answer, in the words of ``advisor recommend``.
+
+    Attributes:
+        adapt: what to adapt, a sentence. level: metric and loss of one run. against: the pick beside others.
+        sureness: one of ``SETTLED``, ``OPEN``, ``UNLIKE``; why: a sentence. next: what would make it surer.
+    """
+
+    adapt: str
+    level: str
+    against: tuple[Against, ...]
+    sureness: str
+    why: str
+    next: str
+
+
 @dataclass(frozen=True, eq=False)
 class Figures:
     """What is said of one selection at once.
 
     Attributes:
-        metric, loss, relative: (value, low, high), see :class:`advisor.prediction.scorer.Score`.
+        metric, loss, vs_all: (value, low, high), see :class:`advisor.prediction.scorer.Score`.
         alike: it cannot be told from the recommended selection; None where that was not asked.
         condition: κ(K+σI). effective_rank: of K. spectrum: eigenvalues of K, descending; the head's block counts.
         certificate: bound C. far: reasons to trust the prediction less.
@@ -107,7 +140,7 @@ class Figures:
     candidate: Candidate
     metric: Triple
     loss: Triple
-    relative: Triple
+    vs_all: Triple
     alike: bool | None
     cost: Cost
     condition: float
@@ -122,16 +155,67 @@ class Effects:
     """What toggling each module would do to one selection, in model order.
 
     Attributes:
-        rows: shares, and the exact change of V with its bound. gains: predicted loss without the module over that with
-            it, in seed standard deviations; positive: the module helps. alike: the selection cannot be told from
-            ``reference``, the recommended one; None before there is one.
+        rows: shares, and the exact change of V with its bound. gains: log of the predicted loss without the module over that
+            with it; positive: the module helps. noise: standard deviation of log loss between seeds.
+        vs_pick: how much higher the loss is than that of ``reference``, the recommended one; alike: the two cannot be told
+            apart; None before there is one.
     """
 
     candidate: Candidate
     reference: Candidate | None
     rows: tuple[ModuleRow, ...]
     gains: Array
+    noise: float
+    vs_pick: Triple | None
     alike: bool | None
+
+
+@dataclass(frozen=True)
+class RealLoss:
+    """A real run that ended: what was trained, its loss and metric (None: it failed, ``problem`` says why), and seconds."""
+
+    name: str
+    loss: float | None
+    metric: float | None
+    seconds: float
+    problem: str
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A finalist's predicted loss without and with the real runs, and how probably it is the best of them."""
+
+    candidate: Candidate
+    before: Triple
+    after: Triple
+    best: float
+    was_pick: bool
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How it stands after the real runs so far.
+
+    Attributes:
+        asked: runs that are allowed. finalists: those left, the present pick first.
+        sure: probability that the pick is as good as the best of them; settled: that is enough.
+    """
+
+    asked: int
+    runs: tuple[RealLoss, ...]
+    finalists: tuple[Finalist, ...]
+    sure: float
+    settled: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmed:
+    """What real runs came to: the probe scored in their light, the recommendation with the new pick, the answer in words."""
+
+    opened: Opened
+    recommendation: Recommendation
+    confirmation: Confirmation
+    headline: Headline
 
 
 @dataclass(frozen=True)
@@ -175,11 +259,33 @@ class Engine(Protocol):
     def read(self, opened: Opened, entries: Any, where: str) -> list[Candidate]:
         """Candidates of a selection file's content; ``where`` names it in messages."""
 
-    def write(self, opened: Opened, inputs: Inputs, session: Session) -> tuple[Path, ...]:
+    def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
         """Write the recommendation's folder, as ``advisor recommend`` does; returns the files."""
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
         """Search within the budget of ``inputs``."""
+
+    def rescored(self, opened: Opened, inputs: Inputs) -> Opened:
+        """The same probe at another rank and recipe."""
+
+    def headline(self, opened: Opened, recommendation: Recommendation, confirmation: Confirmation | None) -> Headline:
+        """The answer in words."""
+
+    def confirm(
+        self,
+        opened: Opened,
+        recommendation: Recommendation,
+        inputs: Inputs,
+        asked: int,
+        folder: Path,
+        session: Session,
+        tell: Callable[[Standing], None],
+    ) -> Confirmed:
+        """Up to ``asked`` real runs, kept in ``folder``, those included that it holds already; ``tell`` hears how it stands after
+        each. Where the session is cancelled, what is done decides."""
+
+    def watch(self, folder: Path) -> tuple[list[LiveRun], list[DoneRun]]:
+        """Real runs of a folder, under way and finished, whoever started them."""
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
         """What is said of a selection; whether it can be told from ``reference``, the recommended one, takes longer."""

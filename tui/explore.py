@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.cells import cell_len
 from textual import on
@@ -12,19 +11,21 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
+from advisor.core.errors import BadInput
 from advisor.core.events import Event, Progress
+from advisor.core.option import options_of
+from tui.answer import bars, headline
 from tui.base import AdvisorScreen
 from tui.cells import MEASURES
 from tui.heatmap import Grid, HeatMap
-from tui.panels import inspected, legend, measure_is_stale, measure_values, selection_text, spectrum_text, terms
+from tui.inputs import Inputs
+from tui.panels import against, inspected, legend, measure_is_stale, measure_values, selection_text
 from tui.ranking import LEAST, Ranking, Sized
+from tui.sift import HELP, sifted
 from tui.state import Change
-
-if TYPE_CHECKING:
-    from advisor.advice.recommend import Recommendation
-    from tui.engine import Opened
+from tui.theory import spectrum_text, terms, theory_text
 
 HIGHEST_SPECTRUM, SPECTRUM_AROUND = 20, 6  # lines of the plot, and of what stands around it
 EFFECTS_AFTER = 0.4  # seconds without a change until what each module would do is computed
@@ -34,34 +35,44 @@ class Side(VerticalScroll):
     """What stands beside the map."""
 
     HELP_TEXT = (
-        "What is said of the selection at hand; below it the module under the map's cursor, and what toggling it would do; then "
-        "the eigenvalues of the selection's kernel, largest first, against the recommended one's. w explains every term."
+        "What is said of the selection at hand, beside all modules and beside the pick; below it the module under the map's "
+        "cursor, and why it is in or out. t shows the theory. w explains every term."
     )
 
 
 class Panel(Static):
-    """A piece of text on the side."""
+    """A piece of text."""
 
     def __init__(self, id: str) -> None:
         super().__init__("", id=id, markup=False)
-        self._text = ""
+        self._text = Content("")
 
     def on_resize(self) -> None:
         self.post_message(Sized())
 
-    def show(self, text: str, bold_title: bool = False) -> None:
-        """Show another text; the screen is laid out anew only if that takes another number of lines."""
+    def show(self, text: str | Content, bold_title: bool = False) -> None:
+        """Show another text; the screen is laid out anew only if that takes another number of lines than there are."""
+        if isinstance(text, str):
+            title, line_end, rest = text.partition("\n") if bold_title else ("", "", text)
+            text = Content.assemble((title, "bold"), line_end + rest)
         if text == self._text:
             return
-        before, self._text = self.lines, text
-        title, line_end, rest = text.partition("\n") if bold_title else ("", "", text)
-        self.update(Content.assemble((title, "bold"), line_end + rest), layout=self.lines != before)
+        self._text = text
+        height = self.styles.height
+        self.update(text, layout=height is not None and height.is_auto and self.size.height != self.lines)
 
     @property
     def lines(self) -> int:
         """How many it takes."""
         width = max(self.size.width, 1)
-        return sum(max(math.ceil(cell_len(line) / width), 1) for line in self._text.split("\n"))
+        return sum(max(math.ceil(cell_len(line) / width), 1) for line in self._text.plain.split("\n"))
+
+
+class FilterInput(Input):
+    """Which modules of the map are not dim; Enter goes to the map, Escape drops the filter."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.drop_filter", "Drop the filter", show=False)]
+    HELP_TEXT = HELP
 
 
 class ExploreScreen(AdvisorScreen):
@@ -71,46 +82,60 @@ class ExploreScreen(AdvisorScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "measure", "Measure"),
         Binding("u,ctrl+z", "undo", "Undo", key_display="u"),
-        Binding("ctrl+r,ctrl+y", "redo", "Redo", key_display="^r"),
+        Binding("ctrl+r,ctrl+y", "redo", "Redo", key_display="^r", show=False),
         Binding("r", "reset", "Pick"),
-        Binding("o", "load", "Load"),
+        Binding("o", "load", "Load", show=False),
         Binding("s", "save", "Keep"),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("plus", "rank(2)", "Rank × 2", show=False, key_display="+"),
+        Binding("minus", "rank(0.5)", "Rank ÷ 2", show=False, key_display="-"),
         Binding("a", "all", "All modules", show=False),
         Binding("n", "none", "No modules", show=False),
         Binding("d", "forget", "Forget a kept selection", show=False),
         Binding("y", "copy", "Copy the modules' names", show=False),
-        Binding("w", "words", "Terms", show=True),
+        Binding("t", "theory", "Theory"),
+        Binding("w", "words", "Terms", show=False),
     ]
     CSS = """
+    ExploreScreen #headline { height: auto; max-height: 50%; padding: 0 1; }
+    ExploreScreen #inspect { height: 2; padding: 0 1; background: $panel; color: $text; }
+    ExploreScreen.-narrow.-high #inspect { height: 3; }
     ExploreScreen #main { height: 1fr; }
     ExploreScreen #map { width: 1fr; height: 1fr; }
+    ExploreScreen #filter { display: none; height: 1; border: none; background: $boost; padding: 0 1; }
     ExploreScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
     ExploreScreen #side { width: 38; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
     ExploreScreen #side { scrollbar-gutter: stable; }
     ExploreScreen #side Static { height: auto; }
-    ExploreScreen #selection, ExploreScreen #inspect { margin-bottom: 1; }
+    ExploreScreen #against { margin-bottom: 1; }
+    ExploreScreen #theory, ExploreScreen #spectrum { display: none; }
+    ExploreScreen.-wide.-tall #theory, ExploreScreen.-wide.-tall #spectrum { display: block; margin-bottom: 1; }
+    ExploreScreen.-theory #theory, ExploreScreen.-theory #spectrum { display: block; margin-bottom: 1; }
+    ExploreScreen.-theory #selection, ExploreScreen.-theory #against { display: none; }
     ExploreScreen.-wide #side { width: 40%; min-width: 52; max-width: 84; }
     ExploreScreen.-narrow #main { layout: vertical; }
     ExploreScreen.-narrow #side { width: 100%; height: 50%; border-left: none; border-top: solid $border; }
+    ExploreScreen.-narrow.-low #side { height: 3; border-top: none; background: $boost; }
+    ExploreScreen.-narrow.-low.-theory #side { height: 50%; }
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.under: tuple[int, ...] = ()
-        self.searching = ""
         self._effects_timer: Any = None
-        self._searched: tuple[Any, ...] = ()
 
     def body(self) -> ComposeResult:
+        yield Panel("headline")
         with Horizontal(id="main"):
             with Vertical(id="map"):
                 yield Static("", id="legend", markup=False)
                 yield HeatMap()
                 yield Ranking()
+                yield FilterInput(placeholder=HELP, id="filter", compact=True)
             with Side(id="side"):
-                yield Panel("selection")
-                yield Panel("inspect")
-                yield Panel("spectrum")
+                for name in ("selection", "against", "theory", "spectrum"):
+                    yield Panel(name)
+        yield Panel("inspect")
 
     def on_mount(self) -> None:
         self.query_one(HeatMap).focus()
@@ -135,15 +160,16 @@ class ExploreScreen(AdvisorScreen):
         if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED, Change.RECOMMENDATION):
             pick = None if state.pick is None else self._indices(frozenset(state.pick.selection.targets))
             heatmap.show_chosen(self._indices(state.chosen), pick)
+            self._sift()
         if change is Change.RECOMMENDATION:
             self._draw_legend()
-        if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED):
+        if change is None or change in (Change.PROBE, Change.SELECTION, Change.NAMED, Change.RECOMMENDATION):
             self._compute()
         if change not in (Change.INPUTS, Change.FIGURES):
             self._draw_ranking()
+        if change in (None, Change.PROBE, Change.RECOMMENDATION):
+            self._draw_headline()
         self._draw_side()
-        if change in (None, Change.PROBE):
-            self._search()
 
     def _indices(self, names: frozenset[str]) -> frozenset[int]:
         """In model order."""
@@ -158,6 +184,7 @@ class ExploreScreen(AdvisorScreen):
     @on(Sized)
     def resized(self) -> None:
         """What is drawn to the size of its widget, once that has it."""
+        self._draw_headline()
         self._draw_ranking()
         self._draw_side()
 
@@ -171,17 +198,35 @@ class ExploreScreen(AdvisorScreen):
             labels = dict(zip(heatmap.grid.layers, heatmap.grid.labels, strict=True))
             ranking.show(self.state.targets, labels, measure_values(self.state), heatmap.chosen, MEASURES[self.state.measure])
 
+    def _draw_headline(self) -> None:
+        """The answer; while another is searched for, how far that is."""
+        panel, found = self.query_one("#headline", Panel), self.state.headline
+        if self.advisor.searching or found is None:
+            budget = self.state.inputs.budget
+            what = self.advisor.searching or "no pick: nothing fits, or the search failed"
+            panel.show(Content.styled(f"… {what}, budget {budget}", "bold"))
+        else:
+            panel.show(headline(found, panel.size.width, self.has_class("-low")))
+
     def _draw_side(self) -> None:
-        self.query_one("#selection", Panel).show(selection_text(self.state, self._budget(), self.searching), bold_title=True)
         self._draw_inspected()
-        panel = self.query_one("#spectrum", Panel)
-        above = sum(self.query_one(f"#{name}", Panel).lines + 1 for name in ("selection", "inspect"))
+        if self.query_one("#theory").display:
+            self._draw_theory()
+        if self.has_class("-theory"):
+            return
+        self.query_one("#selection", Panel).show(selection_text(self.state, self._budget()), bold_title=True)
+        panel = self.query_one("#against", Panel)
+        panel.show(Content("\n").join(bars(against(self.state), panel.size.width, with_axis=False)))
+
+    def _draw_theory(self) -> None:
+        theory, spectrum = self.query_one("#theory", Panel), self.query_one("#spectrum", Panel)
+        theory.show(theory_text(self.state, self.under[0] if len(self.under) == 1 else None), bold_title=True)
+        above = sum(p.lines + 1 for p in self.query("#side Panel").results(Panel) if p.display and p is not spectrum)
         room = self.query_one("#side").size.height - above - SPECTRUM_AROUND
-        panel.show(spectrum_text(self.state, panel.size.width, max(5, min(room, HIGHEST_SPECTRUM))))
+        spectrum.show(spectrum_text(self.state, spectrum.size.width, max(5, min(room, HIGHEST_SPECTRUM))))
 
     def _budget(self) -> Any:
         from advisor.advice.budget import parse_budget
-        from advisor.core.errors import BadInput
 
         try:
             return parse_budget(self.state.inputs.budget)
@@ -209,32 +254,17 @@ class ExploreScreen(AdvisorScreen):
         if opened is not None and current is not None:
             self.advisor.ask("effects", lambda: engine.effects(opened, current, pick), state.show_effects)
 
-    def _search(self) -> None:
-        """Look for a recommendation beside everything else."""
-        engine, inputs, opened = self.advisor.engine, self.state.inputs, self.state.opened
-        wanted = opened, inputs.budget, inputs.granularity, inputs.strategy, inputs.seed
-        if opened is None or wanted == self._searched:
-            return
-        if self.advisor.start_run("search", lambda s: engine.recommend(opened, inputs, s), partial(self._found, opened)):
-            self._searched = wanted
-            self.searching = "searching for the best selection"
-        else:
-            self.advisor.cancel("search")  # its end brings us here again
-
-    def _found(self, opened: Opened, recommendation: Recommendation) -> None:
-        self.searching = ""
-        if self.state.opened is opened:
-            self.state.recommend(recommendation)
-            self._compute()
+    def run_began(self, run: str) -> None:
+        if run == "search":
+            self._draw_headline()
 
     def run_ended(self, run: str, error: Exception | None) -> None:
-        if run == "search" and error is not None:
-            self.searching = ""
+        if run == "search":
+            self._draw_headline()
 
     def show_event(self, run: str, event: Event) -> None:
-        if run == "search" and run in self.advisor.runs and isinstance(event, Progress):
-            self.searching = f"searching: {event.stage.lower()} {event.done} of {event.total}"
-            self._draw_side()
+        if run == "search" and isinstance(event, Progress):
+            self._draw_headline()
 
     # --- what the user does -------------------------------------------------------------------------------------------
 
@@ -246,6 +276,8 @@ class ExploreScreen(AdvisorScreen):
     def moved(self, message: HeatMap.Moved) -> None:
         self.under = message.modules
         self._draw_inspected()
+        if self.query_one("#theory").display:
+            self._draw_theory()
 
     @on(Ranking.Clicked)
     def go_to(self, message: Ranking.Clicked) -> None:
@@ -255,7 +287,7 @@ class ExploreScreen(AdvisorScreen):
 
     def _draw_inspected(self) -> None:
         panel = self.query_one("#inspect", Panel)
-        panel.show(inspected(self.state, self.under, panel.size.width))
+        panel.show(inspected(self.state, self.under, panel.size.width, self._budget()))
 
     def action_measure(self) -> None:
         keys = list(MEASURES)
@@ -319,6 +351,54 @@ class ExploreScreen(AdvisorScreen):
         """The full names of the modules, one a line."""
         self.app.copy_to_clipboard("\n".join(self.state.current.selection.targets if self.state.current else ()))
         self.notify(f"{len(self.state.chosen)} module names copied.", markup=False)
+
+    def action_filter(self) -> None:
+        """Type which modules to look at."""
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def action_drop_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.value, field.display = "", False
+        self.query_one(HeatMap).focus()
+
+    @on(Input.Submitted, "#filter")
+    def filter_kept(self, event: Input.Submitted) -> None:
+        """To the map, at the first module that is left."""
+        event.input.display = bool(event.value.strip())
+        heatmap = self.query_one(HeatMap)
+        heatmap.focus()
+        if heatmap.sieve and not heatmap.sieve.intersection(heatmap.modules_at(*heatmap.cursor)):
+            heatmap.action_next(1)
+
+    @on(Input.Changed, "#filter")
+    def filter_changed(self) -> None:
+        self._sift()
+
+    def _sift(self) -> None:
+        """Dim what the filter leaves out."""
+        heatmap, text = self.query_one(HeatMap), self.query_one("#filter", Input).value
+        labels = dict(zip(heatmap.grid.layers, heatmap.grid.labels, strict=True))
+        heatmap.show_sieve(sifted(text, self.state.targets, labels, heatmap.chosen, heatmap.pick))
+
+    def action_rank(self, factor: float) -> None:
+        """Another rank for all, alpha with it; everything is scored anew."""
+        option, inputs = options_of(Inputs), self.state.inputs
+        rank = max(round(inputs.rank * factor), 1)
+        try:
+            values = {"rank": option["rank"].check(rank), "alpha": option["alpha"].check(inputs.alpha * rank / inputs.rank)}
+        except BadInput as error:
+            self.notify(str(error), severity="warning", markup=False)
+            return
+        if rank != inputs.rank:
+            self.state.set_inputs(**values)
+            self.advisor.follow_inputs()
+
+    def action_theory(self) -> None:
+        """The theory in place of the selection, or back."""
+        self.toggle_class("-theory")
+        self.call_after_refresh(self._draw_side)
 
     def action_words(self) -> None:
         from tui.dialogs import TextDialog

@@ -32,6 +32,8 @@ NAMES = (
     "revision",
     "device",
 )
+FIRST = ("model", "data", "budget", "rank")  # what one is asked at first; the others are folded
+PLACES = ("model", "data", "eval_data")  # fields that name a file, a folder or a hub id
 FIELDS: tuple[Option, ...] = tuple(options_of(Inputs)[name] for name in NAMES)
 READING = ("data", *options_of(Columns))  # the fields that say how the data is read
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -93,7 +94,8 @@ class HeatMap(ScrollView, can_focus=True):
         "Each cell is a module: ● on a strong ground adapted, ○ not; ⊕ adapted and ⊖ not, where the pick does otherwise. "
         "· ░ ▒ ▓ █ and the number say how much of the chosen measure it has (legend above). Move with the arrows or h j k l. "
         "Space toggles the module; on a layer's or a role's name it toggles all of them. A click moves there, a second one "
-        "toggles."
+        "toggles. [ and ] go to the adapted module before and after. / filters: then the others are dim, and Space on a name "
+        "and [ ] go by what is left."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter", "toggle_here", "Toggle", key_display="space"),
@@ -107,6 +109,8 @@ class HeatMap(ScrollView, can_focus=True):
         Binding("pagedown", "move(8,0)", "Down 8", show=False),
         Binding("ctrl+home", "move(-999,0)", "To the roles", show=False),
         Binding("ctrl+end", "move(999,0)", "Last layer", show=False),
+        Binding("right_square_bracket", "next(1)", "Next adapted", show=False, key_display="]"),
+        Binding("left_square_bracket", "next(-1)", "Previous adapted", show=False, key_display="["),
     ]
     DEFAULT_CSS = """
     HeatMap { height: 1fr; background: $background; color: $foreground; scrollbar-size: 0 1; }
@@ -141,15 +145,16 @@ class HeatMap(ScrollView, can_focus=True):
         self.pick: frozenset[int] | None = None
         self.values: Sequence[float] = ()
         self.measure: Measure | None = None
+        self.sieve: frozenset[int] | None = None  # modules that are not dim; None: all
         self.cell_height = 1
         self.is_stale = False  # the values are of an earlier selection
         self._levels: list[float | None] = []
-        self._shades: dict[tuple[float | None, bool, bool], Style] = {}
+        self._shades: dict[tuple[float | None, bool, bool, bool], Style] = {}
         self._number_widths: dict[int, int] = {}  # by the cells' width
 
     def show_grid(self, grid: Grid) -> None:
         """Another probe."""
-        self.grid, self.chosen, self.pick, self.values, self._levels = grid, frozenset(), None, (), []
+        self.grid, self.chosen, self.pick, self.sieve, self.values, self._levels = grid, frozenset(), None, None, (), []
         self._number_widths.clear()
         self.set_reactive(HeatMap.cursor, (0, 0))
         self._resize()
@@ -157,7 +162,8 @@ class HeatMap(ScrollView, can_focus=True):
 
     def show_values(self, values: Sequence[float], measure: Measure, is_stale: bool = False) -> None:
         """Colour by these, in model order; NaN: unknown. What is stale is dimmed."""
-        self.values, self.measure, self._levels, self.is_stale = values, measure, levels(values), is_stale
+        self.values, self.measure, self.is_stale = values, measure, is_stale
+        self._levels = levels(values) if any(map(math.isfinite, values)) else []  # marks alone while nothing is known
         self._shades.clear()
         self._number_widths.clear()
         self.refresh()
@@ -171,6 +177,13 @@ class HeatMap(ScrollView, can_focus=True):
         for row in {row for (row, _), members in self.grid.cells.items() if changed.intersection(members)}:
             top = row * self.cell_height + 1 - self.scroll_offset.y
             self.refresh(Region(0, top, self.size.width, self.cell_height))
+
+    def show_sieve(self, sieve: frozenset[int] | None) -> None:
+        """Dim all but these; None: none."""
+        if sieve != self.sieve:
+            self.sieve = sieve
+            self.refresh()
+            self.post_message(self.Moved(self.modules_at(*self.cursor)))
 
     def notify_style_update(self) -> None:
         """Another theme."""
@@ -204,12 +217,11 @@ class HeatMap(ScrollView, can_focus=True):
         self.refresh()
 
     def modules_at(self, row: int, column: int) -> tuple[int, ...]:
-        """Indices of the modules at a cell, of a layer at column −1, of a role at row −1."""
-        if row < 0 and column < 0:
-            return ()
-        if row < 0:
-            return self.grid.column(column)
-        return self.grid.row(row) if column < 0 else self.grid.cells.get((row, column), ())
+        """Indices of the modules at a cell; of a layer at column −1, of a role at row −1 those that are not dim."""
+        if row >= 0 and column >= 0:
+            return self.grid.cells.get((row, column), ())
+        found = () if row < 0 and column < 0 else self.grid.column(column) if row < 0 else self.grid.row(row)
+        return found if self.sieve is None else tuple(i for i in found if i in self.sieve)
 
     def validate_cursor(self, cursor: tuple[int, int]) -> tuple[int, int]:
         row, column = cursor
@@ -232,6 +244,14 @@ class HeatMap(ScrollView, can_focus=True):
         if (row + down, column) == (-1, -1) or (row, column + right) == (-1, -1):
             return
         self.cursor = (row + down, column + right)
+
+    def action_next(self, step: int) -> None:
+        """To the next cell with an adapted module, or where there is a filter with one that is not dim."""
+        wanted = self.chosen if self.sieve is None else self.sieve
+        places = sorted(place for place, members in self.grid.cells.items() if wanted.intersection(members))
+        ahead = [place for place in places if (place > self.cursor if step > 0 else place < self.cursor)]
+        if places:
+            self.cursor = (ahead or places)[0 if step > 0 else -1]
 
     def action_toggle_here(self) -> None:
         if modules := self.modules_at(*self.cursor):
@@ -298,19 +318,21 @@ class HeatMap(ScrollView, can_focus=True):
         text = f" {bar(level or 0.0, width - 2)}" if part else f" {mark}{glyph(level) if known else ' '}"
         if not part and digits and known and self.measure:
             text += number(max(self.values[i] for i in members), self.measure, min(width - 3, NUMBER))
-        key = level, bool(inside), bool(unlike)
+        dim = self.sieve is not None and not self.sieve.intersection(members)
+        key = level, bool(inside), bool(unlike), dim
         if key not in self._shades:
             self._shades[key] = self._shade(*key)
         return text, self._shades[key]
 
-    def _shade(self, level: float | None, chosen: bool, unlike: bool) -> Style:
+    def _shade(self, level: float | None, chosen: bool, unlike: bool, dim: bool) -> Style:
         """The ground says whether the module is adapted, and within that a little of its level; the ink whether that is unlike
         the pick. Terminals' own colours cannot be mixed: there the marks alone speak."""
+        dim = dim or self.is_stale
         low, high, other = (self.get_component_styles(f"heatmap--{name}") for name in ("low", "high", "unlike"))
         if low.background.ansi is not None or high.background.ansi is not None:
-            return self.rich_style + Style(bold=chosen or unlike, dim=self.is_stale)
+            return self.rich_style + Style(bold=(chosen or unlike) and not dim, dim=dim)
         start, span = ADAPTED if chosen else NOT_ADAPTED
         ground: Color = low.background.blend(high.background, start + span * (level or 0.0))
         ink = ground.get_contrast_text(1.0 if chosen else 0.75)
         colour = (ground + ink).blend(other.color, 0.6) if unlike else ground + ink
-        return Style(color=colour.rich_color, bgcolor=ground.rich_color, bold=chosen or unlike, dim=self.is_stale)
+        return Style(color=colour.rich_color, bgcolor=ground.rich_color, bold=(chosen or unlike) and not dim, dim=dim)

@@ -15,6 +15,10 @@ from tui.keys import InOrder
 from tui.work import Happened, Latest, in_thread
 
 KEPT = "What the probe has stored is kept: probing the same again goes on from there. The phase at hand may begin anew."
+ASKED_ABOUT = {  # before they are stopped
+    "probe": ("A probe is running", f"Quit? The probe stops after its present batch. {KEPT}"),
+    "confirm": ("Real runs are under way", "Quit? The run at hand is lost. Finished ones are kept, and count next time."),
+}
 WAITED_FOR = {"probe", "write"}  # runs that leave something behind
 
 
@@ -140,17 +144,15 @@ class Jobs(InOrder):
     # --- leaving ------------------------------------------------------------------------------------------------------
 
     async def action_quit(self) -> None:
-        """Quit; during a probe, ask first. Then say what is waited for; once that is said, quit without waiting."""
+        """Quit; during a probe or real runs, ask first. Then say what is waited for; once that is said, quit without waiting."""
         from tui.dialogs import Question
 
-        if "probe" not in self.runs or self.is_leaving:
+        running = next((name for name in ASKED_ABOUT if name in self.runs), None)
+        if running is None or self.is_leaving:
             self.leave()
         elif not isinstance(self.screen, Question):
-            question = Question(
-                "A probe is running",
-                f"Quit? The probe stops after its present batch. {KEPT}",
-                {"stay": "Stay", "quit": "Stop and quit"},
-            )
+            title, text = ASKED_ABOUT[running]
+            question = Question(title, text, {"stay": "Stay", "quit": "Stop and quit"})
             self.push_screen(question, lambda answer: self.leave() if answer == "quit" else None)
 
     def leave(self) -> None:

@@ -12,7 +12,7 @@ import platformdirs
 from advisor.core.errors import AdvisorError
 from advisor.core.store import APP, read_json, write_json
 from tui.inputs import Inputs
-from tui.state import State, entry
+from tui.state import MEASURES, State, entry
 
 SCHEMA = 1
 RECENT = 12
@@ -31,7 +31,7 @@ class Kept:
     probe: str | None = None
     selection: dict[str, Any] | None = None
     is_chosen: bool = True
-    measure: str = "share"
+    measure: str = MEASURES[0]
     theme: str | None = None
     recent: tuple[str, ...] = ()
 
@@ -56,7 +56,7 @@ def read_session(path: Path) -> Kept:
         probe=probe if isinstance(probe, str) else None,
         selection=selection if isinstance(selection, dict) else None,
         is_chosen=bool(found.get("is_chosen", True)),
-        measure=str(found.get("measure", "share")),
+        measure=str(found.get("measure", MEASURES[0])),
         theme=theme if isinstance(theme, str) else None,
         recent=tuple(str(folder) for folder in recent) if isinstance(recent, list) else (),
     )

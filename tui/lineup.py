@@ -161,12 +161,12 @@ def apart(entry: Entry, figures: Figures | None, pick: Figures | None) -> str:
         return "…"
     if figures.alike:
         return "not known"
-    return "yes, better" if figures.relative[0] > pick.relative[0] else "yes, worse"
+    return "yes, better" if figures.vs_all[0] < pick.vs_all[0] else "yes, worse"
 
 
 def details(state: State, entry: Entry, figures: Figures | None, pick: Figures | None, budget: Budget | None) -> list[str]:
     """What is said of one entry, line by line; the first is its name."""
-    from advisor.report.words import count, gigabytes, span
+    from advisor.report.words import change_span, count, gigabytes, loss_span, metric_span
 
     candidate, opened = entry.candidate, state.opened
     assert opened is not None
@@ -180,9 +180,9 @@ def details(state: State, entry: Entry, figures: Figures | None, pick: Figures |
     if figures is None:
         return [*lines, "being computed…"]
     lines += [
-        f"{opened.metric[:8]:<8} {span(figures.metric)}",
-        f"loss     {span(figures.loss)}",
-        f"vs all   {figures.relative[0]:+.1f} sd ({figures.relative[1]:+.1f} to {figures.relative[2]:+.1f})",
+        f"{opened.metric[:8]:<8} {metric_span(figures.metric, opened.metric)}",
+        f"loss     {loss_span(figures.loss)}",
+        f"vs all   {change_span(figures.vs_all)}",
         f"memory   {gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
     ]
     told = apart(entry, figures, pick)
@@ -257,7 +257,7 @@ class Column:
 
 def columns(metric: str, pick: Figures | None) -> list[Column]:
     """All columns; the first, the selection's name and marks, is known without figures."""
-    from advisor.report.words import count, gigabytes, span
+    from advisor.report.words import change_span, count, gigabytes, loss_span, metric_span
 
     def share(figures: Figures) -> float:
         return 1.0 if figures.certificate.low is None else 1 - figures.certificate.low
@@ -274,7 +274,7 @@ def columns(metric: str, pick: Figures | None) -> list[Column]:
             "metric",
             metric,
             f"Predicted {metric} of one real LoRA run with your recipe, with a 90 % interval.",
-            lambda e, f: span(f.metric, 2),
+            lambda e, f: metric_span(f.metric, metric, 2),
             lambda e, f: -f.metric[0],
         ),
         Column(
@@ -289,16 +289,15 @@ def columns(metric: str, pick: Figures | None) -> list[Column]:
             "loss",
             "loss",
             "Predicted validation loss of one run, with a 90 % interval.",
-            lambda e, f: span(f.loss, 2),
+            lambda e, f: loss_span(f.loss, 2),
             lambda e, f: f.loss[0],
         ),
         Column(
-            "relative",
-            "vs all",
-            "Expected loss against adapting every module, in standard deviations between seeds; higher "
-            "is better, within ±2 nobody would see it.",
-            lambda e, f: f"{f.relative[0]:+.1f}",
-            lambda e, f: -f.relative[0],
+            "vs_all",
+            "loss vs all",
+            "Expected validation loss against adapting every module: so much higher (+) or lower (-), with a 90 % interval.",
+            lambda e, f: change_span(f.vs_all),
+            lambda e, f: f.vs_all[0],
         ),
         Column(
             "memory",

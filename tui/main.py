@@ -27,7 +27,9 @@ def run(asked: Terminal, probe_folder: Path | None = None, start: bool = False, 
         probe_folder: open this probe. start: probe at once. demo: fill in the embedded model and data. writes: write the
             recommendation to its folder.
     """
-    app = AdvisorApp(inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo, writes=writes)
+    app = AdvisorApp(
+        inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo, writes=writes, confirms=bool(asked.real_runs)
+    )
     app.run()
     if app.written:
         print(f"Written to {app.written[0].parent}: {', '.join(path.name for path in app.written)}")

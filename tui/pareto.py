@@ -117,7 +117,7 @@ class ParetoScreen(LineupScreen):
 
     def wanted(self, found: list[Column]) -> list[Column]:
         by_id = {column.id: column for column in found}
-        return [by_id[key] for key in ("params", "loss" if self.shows_loss else "metric", "apart", "relative")]
+        return [by_id[key] for key in ("params", "loss" if self.shows_loss else "metric", "apart", "vs_all")]
 
     def draw_under(self) -> None:
         opened = self.state.opened

@@ -11,7 +11,7 @@ GUTTER = 8  # columns left of the plot, with the axis
 BELOW = 2  # lines below it
 SMALLEST = (12, 3)  # columns and lines of the plot itself
 AXIS, LINE, INTERVAL, CURSOR = "axis", "line", "interval", "cursor"
-_BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row of the dot, from U+2800 on
+BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row of the dot, from U+2800 on
 
 Limits = tuple[float, float]
 UNLIMITED: Limits = (-math.inf, math.inf)
@@ -115,9 +115,9 @@ def plot(
     labelled = {0, rows // 2, rows - 1}
     lines = []
     for row in range(rows):
-        text = _value(up.at(1 - row / (rows - 1)), up.high - up.low) if row in labelled else ""
+        text = value_text(up.at(1 - row / (rows - 1)), up.high - up.low) if row in labelled else ""
         axis = text.rjust(GUTTER - 2)[: GUTTER - 2] + (" ┤" if row in labelled else " │")
-        lines.append(_joined([(axis, AXIS), *(cells.get((row, column), (" ", "")) for column in range(columns))]))
+        lines.append(joined([(axis, AXIS), *(cells.get((row, column), (" ", "")) for column in range(columns))]))
     lines.append([(" " * (GUTTER - 1) + "└" + "─" * columns, AXIS)])
     lines.append([(" " * GUTTER + _ticks(across, columns), AXIS)])
     return lines
@@ -129,7 +129,7 @@ def _steps(corners: Sequence[tuple[float, float]], columns: int, rows: int) -> d
 
     def dot(x: int, y: int) -> None:
         place = (y // 4, x // 2)
-        dots[place] = dots.get(place, 0) | _BRAILLE[x % 2][y % 4]
+        dots[place] = dots.get(place, 0) | BRAILLE[x % 2][y % 4]
 
     middles = [
         (2 * round(x * (columns - 1)), 4 * round((1 - y) * (rows - 1)) + 2) for x, y in corners
@@ -155,7 +155,7 @@ def _bar(point: Point, up: Scale, column: int, rows: int) -> dict[tuple[int, int
     return bar
 
 
-def _joined(runs: Sequence[Run]) -> list[Run]:
+def joined(runs: Sequence[Run]) -> list[Run]:
     """Neighbours of one style as one."""
     joined: list[Run] = []
     for text, style in runs:
@@ -166,7 +166,7 @@ def _joined(runs: Sequence[Run]) -> list[Run]:
     return joined
 
 
-def _value(value: float, size: float) -> str:
+def value_text(value: float, size: float) -> str:
     """With as many digits as tell the ends of an axis of this length apart."""
     digits = max(0, min(4, 2 - math.floor(math.log10(size)) if size > 0 else 2))
     return f"{value:.{digits}f}"

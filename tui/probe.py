@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import ProgressBar, RichLog, Static
 
 from advisor.core.events import Event, Progress
-from tui.activity import memory
+from tui.activity import DONE, memory
 from tui.base import AdvisorScreen
 from tui.state import Change
 
@@ -84,7 +84,7 @@ class ProbeScreen(AdvisorScreen):
             return
         self.query_one("#headline", Static).update(activity.headline())
         if now is not None:
-            bar.update(total=now.total, progress=now.done)
+            bar.update(total=1.0, progress=1.0 if activity.outcome == DONE else activity.share())
         used = memory()
         detail = "  ".join(part for part in (now.detail if now else "", f"memory {used}" if used else "") if part)
         self.query_one("#detail", Static).update("" if activity.outcome else detail)

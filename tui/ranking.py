@@ -66,6 +66,7 @@ class Ranking(Static):
         longest = min(max(map(cell_len, names.values())), width // 2)
         heights = levels(values)
         title = f"most {measure.label}: {len(self.shown)} of {len(targets)} modules"
+        title = title if len(title) <= width else f"most {measure.short}"
         drawn = [Content(""), Content.styled(title, "$text-muted")]
         for i in self.shown:
             mark, style = (CHOSEN, "bold") if i in chosen else (LEFT_OUT, "")

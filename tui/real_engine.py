@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tui.engine import Effects, Exported, Figures, Opened, Preview, Recent
+from tui.engine import Confirmed, Effects, Exported, Figures, Headline, Opened, Preview, Recent, Standing
 from tui.inputs import Inputs
 from tui.state import entry
 
 if TYPE_CHECKING:
+    from advisor.advice.confirm import Confirmation
     from advisor.advice.peer_picks import PeerPick
     from advisor.advice.recommend import Recommendation
     from advisor.core.candidate import Candidate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from advisor.data.schema import Schema
     from advisor.export.plan import Plan, Rendered
     from advisor.models.peft import Resolved
+    from advisor.training.live import DoneRun, LiveRun
 
 PREVIEW_ROWS = 5
 SELECTIONS_FILE = "selections.json"
@@ -187,7 +189,11 @@ class RealEngine:
             agreements(scorer),
             block_ranks(scorer),
             module_scores(probe, inputs.rank),
+            inputs,
         )
+
+    def rescored(self, opened: Opened, inputs: Inputs) -> Opened:
+        return self._opened(opened.folder, opened.probe, inputs)
 
     def target_sets(self, opened: Opened) -> list[Candidate]:
         from advisor.core.candidate import Candidate
@@ -228,32 +234,58 @@ class RealEngine:
             seed=inputs.seed,
         )
 
-    def write(self, opened: Opened, inputs: Inputs, session: Session) -> tuple[Path, ...]:
+    def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
         from advisor import api
         from advisor.core import options
         from advisor.core.option import values
 
-        groups = (options.Budget, options.Strategy, options.Scoring, options.Seed, options.Trust)  # the probe has the rest
+        # the probe has the rest
+        groups = (options.Budget, options.Strategy, options.Scoring, options.Confirm, options.Seed, options.Trust)
         asked = {name: value for group in groups for name, value in values(inputs, group).items()}
-        written = api.recommend(opened.folder, session=session, **asked)
+        written = api.recommend(opened.folder, session=session, out=out, **asked)
         return tuple(written.folder / name for name in written.files)
 
+    def headline(self, opened: Opened, recommendation: Recommendation, confirmation: Confirmation | None) -> Headline:
+        from tui.wording import headline
+
+        return headline(opened.scorer, recommendation, confirmation)
+
+    def confirm(
+        self,
+        opened: Opened,
+        recommendation: Recommendation,
+        inputs: Inputs,
+        asked: int,
+        folder: Path,
+        session: Session,
+        tell: Callable[[Standing], None],
+    ) -> Confirmed:
+        from tui.real_confirm import confirm
+
+        return confirm(opened, recommendation, inputs, asked, folder, session, tell)
+
+    def watch(self, folder: Path) -> tuple[list[LiveRun], list[DoneRun]]:
+        from advisor.training.live import finished_runs, runs_under_way
+
+        return runs_under_way(folder), finished_runs(folder)
+
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
+        from advisor.prediction.scorer import share_of_loss
         from advisor.theory.spectrum import Spectrum
 
         scorer = opened.scorer
         predictions = scorer.predict([candidate] if reference is None else [candidate, reference])
         weights = scorer.block_weights([candidate], scorer.kernels.kind)
         spectrum = Spectrum.of(scorer.kernels.of(weights)[0])
-        metric, loss, relative = (
+        metric, loss, against = (
             (float(e.value[0]), float(e.low[0]), float(e.high[0]))
-            for e in (predictions.score, predictions.loss, predictions.relative)
+            for e in (predictions.score, predictions.loss, predictions.against_all())
         )
         return Figures(
             candidate=candidate,
             metric=metric,
             loss=loss,
-            relative=relative,
+            vs_all=share_of_loss(against),
             alike=None if reference is None else not predictions.distinguishable(0, 1),
             cost=scorer.cost(candidate),
             condition=spectrum.condition_number(scorer.sigma),
@@ -267,6 +299,7 @@ class RealEngine:
         import numpy as np
 
         from advisor.advice.explain import module_rows
+        from advisor.prediction.scorer import share_of_loss
 
         chosen = set(candidate.selection.targets)
         toggled = []
@@ -275,13 +308,15 @@ class RealEngine:
             targets = tuple(t.name for t in opened.targets if t.name in kept)
             toggled.append(replace(candidate, selection=replace(candidate.selection, targets=targets)))
         found = opened.scorer.predict([candidate, *toggled, *([] if reference is None else [reference])])
-        change = (found.deviation[1 : 1 + len(toggled)] - found.deviation[0]) / found.seed_sd
+        change = found.deviation[1 : 1 + len(toggled)] - found.deviation[0]
         inside = np.array([t.name in chosen for t in opened.targets])
         return Effects(
             candidate,
             reference,
             tuple(module_rows(opened.scorer, candidate)),
             np.asarray(np.where(inside, change, -change)),
+            float(found.seed_sd),
+            None if reference is None else share_of_loss(found.difference(0, 1 + len(toggled))),
             None if reference is None else not found.distinguishable(0, 1 + len(toggled)),
         )
 

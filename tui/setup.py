@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Container, Horizontal, VerticalScroll
 from textual.content import Content
+from textual.events import DescendantBlur
+from textual.suggester import Suggester
 from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, Select, Static
 from textual.widgets.option_list import Option
 
 from advisor.core.option import Option as Field
 from tui.base import AdvisorScreen, Context, Places, name_of
-from tui.form import FIELDS, READING, is_choice, parsed, shown
+from tui.form import FIELDS, FIRST, PLACES, READING, is_choice, parsed, shown
 from tui.lists import Options
+from tui.paths import DATA_SUFFIXES, completions
 from tui.state import Change
+from tui.work import in_thread
 
 if TYPE_CHECKING:
     from tui.engine import Preview, Recent
 
+WELCOME = "Which modules should LoRA adapt? Name your model and data, then press F5."
+MORE, FEWER = "▸ More: columns, recipe, probe (F3)", "▾ Fewer (F3)"
 NO_DATA = "Name a model and data to begin, or press F2 for the demo."
+HUB_ID = re.compile(r"[\w-]+(/[\w.-]*)*")
 PREVIEW_AFTER = 0.3  # seconds without typing until the data is read
+
+
+class PathSuggester(Suggester):
+    """Completes a path from what is on disk; → takes what is offered."""
+
+    def __init__(self, folders_only: bool) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+        self.folders_only = folders_only
+
+    async def get_suggestion(self, value: str) -> str | None:
+        found = await in_thread(lambda: completions(value, self.folders_only))
+        return next((path for path in found if path != value), None)
 
 
 class TextField(Input):
@@ -34,8 +55,10 @@ class TextField(Input):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.leave_field", "Leave field", show=False)]
 
     def __init__(self, field: Field, value: str) -> None:
-        super().__init__(value, placeholder=field.blank or field.unset, id=field.name, compact=True)
-        self.HELP_TEXT = f"{field.label}. {field.help}"
+        suggester = PathSuggester(field.name == "model") if field.name in PLACES else None
+        placeholder = field.blank or field.unset
+        super().__init__(value, placeholder=placeholder, id=field.name, compact=True, suggester=suggester)
+        self.HELP_TEXT = f"{field.label}. {field.help}" + (" → takes the path that is offered." if suggester else "")
 
 
 class ChoiceField(Select[str]):
@@ -60,16 +83,25 @@ class SetupScreen(AdvisorScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f5", "probe", "Probe", key_display="F5"),
         Binding("f2", "demo", "Demo", key_display="F2"),
+        Binding("f3", "unfold", "More", key_display="F3"),
     ]
     CSS = """
     SetupScreen #welcome { padding: 1 2; text-style: bold; }
     SetupScreen #columns { height: 1fr; }
-    SetupScreen #form { layout: grid; grid-size: 2; grid-columns: 14 1fr; grid-rows: 1; height: auto; padding: 0 1; }
-    SetupScreen .label { height: 1; color: $text-muted; }
-    SetupScreen TextField { height: 1; background: $panel; border: none; padding: 0 1; }
+    SetupScreen #hello { padding: 0 1; height: auto; color: $text-primary; text-style: bold; }
+    SetupScreen .form { layout: vertical; height: auto; padding: 0 1; }
+    SetupScreen .row { height: 1; }
+    SetupScreen #form { margin-top: 1; }
+    SetupScreen #more { display: none; }
+    SetupScreen #more.-unfolded { display: block; }
+    SetupScreen #unfold { margin: 1 0 0 1; }
+    SetupScreen .problem { display: none; height: auto; color: $text-error; padding: 0 0 0 14; }
+    SetupScreen .problem.-said { display: block; }
+    SetupScreen .label { height: 1; width: 14; color: $text-muted; }
+    SetupScreen TextField { height: 1; width: 1fr; background: $panel; border: none; padding: 0 1; }
     SetupScreen TextField:focus { background: $surface-lighten-1; text-style: none; }
     SetupScreen TextField.wrong { color: $text-error; text-style: underline; }
-    SetupScreen ChoiceField { height: 1; }
+    SetupScreen ChoiceField { height: 1; width: 1fr; }
     SetupScreen ChoiceField SelectCurrent { padding: 0 1; }
     SetupScreen #left { width: 1fr; height: 1fr; }
     SetupScreen #right { width: 1fr; height: 1fr; }
@@ -107,12 +139,22 @@ class SetupScreen(AdvisorScreen):
 
     def body(self) -> ComposeResult:
         inputs = self.state.inputs
+        yield Static(WELCOME, id="hello", markup=False)
         with Horizontal(id="columns"):
-            with VerticalScroll(id="left", can_focus=False), Vertical(id="form"):
-                for field in FIELDS:
-                    yield Static(field.label, classes="label", markup=False)
-                    value = shown(inputs, field)
-                    yield ChoiceField(field, value) if is_choice(field) else TextField(field, value)
+            with VerticalScroll(id="left", can_focus=False):
+                for form, fields in (
+                    ("form", [field for field in FIELDS if field.name in FIRST]),
+                    ("more", [field for field in FIELDS if field.name not in FIRST]),
+                ):
+                    if form == "more":
+                        yield Button(MORE, id="unfold", compact=True)
+                    with Container(id=form, classes="form"):
+                        for field in sorted(fields, key=lambda f: FIRST.index(f.name) if f.name in FIRST else 0):
+                            value = shown(inputs, field)
+                            with Horizontal(classes="row"):
+                                yield Static(field.label, classes="label", markup=False)
+                                yield ChoiceField(field, value) if is_choice(field) else TextField(field, value)
+                            yield Static("", id=f"problem-{field.name}", classes="problem", markup=False)
             with VerticalScroll(id="right", can_focus=False):
                 yield Static("Recent probes", classes="heading", id="recent-heading")
                 yield Options(id="recent", compact=True)
@@ -133,6 +175,14 @@ class SetupScreen(AdvisorScreen):
         self.state_changed(None)
         if self.advisor.probe_folder is not None:
             self._say(f"Opening the probe in {self.advisor.probe_folder} …")
+
+    def action_unfold(self, is_open: bool | None = None) -> None:
+        """Show or fold what is rarely needed."""
+        more = self.query_one("#more")
+        more.set_class(not more.has_class("-unfolded") if is_open is None else is_open, "-unfolded")
+        self.query_one("#unfold", Button).label = FEWER if more.has_class("-unfolded") else MORE
+        if self.focused is not None and self.focused in more.query("*") and not more.has_class("-unfolded"):
+            self.query_one("#model").focus()
 
     def state_changed(self, change: Change | None) -> None:
         if not self.is_complete:
@@ -170,13 +220,19 @@ class SetupScreen(AdvisorScreen):
         self._say_problems()
 
     def _say_problems(self) -> None:
-        """What is wrong with the fields, which are marked."""
-        wrong = {**self.problems, **{name: text for name, text in self.unreadable.items() if name == "model"}}
-        for widget in self.query(TextField):
-            widget.set_class(widget.id in {*wrong, *self.unreadable}, "wrong")
+        """What is wrong with a field stands below it; what is folded and wrong unfolds."""
+        wrong = {**self.unreadable, **self.problems}
+        for field in FIELDS:
+            said = self.query_one(f"#problem-{field.name}", Static)
+            if str(said.render()) != wrong.get(field.name, ""):
+                said.update(wrong.get(field.name, ""))
+                said.set_class(field.name in wrong, "-said")
+            self.query_one(f"#{field.name}").set_class(field.name in wrong, "wrong")
+        if wrong.keys() - set(FIRST):
+            self.action_unfold(True)
         # What is said of the demo stays until it is filled in, of a probe until it is open.
-        if wrong or not (self.advisor.is_busy("demo") or self.advisor.is_busy("open")):
-            self._say("  ".join(wrong.values()))
+        if not (self.advisor.is_busy("demo") or self.advisor.is_busy("open")):
+            self._say("")
 
     def _say(self, text: str) -> None:
         self.query_one("#message", Static).update(text)
@@ -190,12 +246,24 @@ class SetupScreen(AdvisorScreen):
         if self._preview_timer is not None:
             self._preview_timer.stop()
         self.unreadable = {}
+        if self._is_being_typed(str(inputs.data or "")):
+            self._preview_timer = None  # a hub id is looked up once one has left the field
+            return
         if not inputs.data:
             self.preview, self._read = None, None
             self.query_one("#preview", Static).update(NO_DATA)
         if not inputs.data and not inputs.model:
             return
         self._preview_timer = self.set_timer(max(delay, 0.01), self._ask_preview)
+
+    def _is_being_typed(self, data: str) -> bool:
+        """Whether it may become the id of a hub data set: nothing on disk is called so, and the field is not left."""
+        field = self.query_one("#data", TextField)
+        return field.has_focus and bool(HUB_ID.fullmatch(data)) and not data.endswith(DATA_SUFFIXES) and not Path(data).exists()
+
+    def on_descendant_blur(self, event: DescendantBlur) -> None:
+        if event.widget.id == "data" and self.is_complete and self.is_running and self.query("#data"):
+            self._preview_soon(0.0)
 
     def _what_is_read(self) -> tuple[Any, ...]:
         """The inputs that the preview and the cost of the probe depend on."""
@@ -223,10 +291,10 @@ class SetupScreen(AdvisorScreen):
             return  # of what stood there a moment ago
         problem, preview = found
         self.preview = None if isinstance(preview, str) else preview
-        self.unreadable = {"model": f"Model: {problem}"} if problem else {}
+        self.unreadable = {"model": problem} if problem else {}
         if isinstance(preview, str):
-            self.unreadable["data"] = f"Data: {preview}"
-            self.query_one("#preview", Static).update(f"Cannot be read: {preview}")
+            self.unreadable["data"] = preview
+            self.query_one("#preview", Static).update("")
         elif preview is not None:
             self.query_one("#preview", Static).update(preview_text(preview))
         self._say_problems()
@@ -252,10 +320,8 @@ class SetupScreen(AdvisorScreen):
 
     @on(Button.Pressed)
     def pressed(self, event: Button.Pressed) -> None:
-        if event.button.id == "probe":
-            self.action_probe()
-        else:
-            self.action_demo()
+        actions = {"probe": self.action_probe, "demo": self.action_demo, "unfold": self.action_unfold}
+        actions[event.button.id or ""]()
 
     @on(Input.Submitted)
     def submitted(self) -> None:
@@ -273,7 +339,10 @@ class SetupScreen(AdvisorScreen):
         missing = [name for name in ("model", "data") if not getattr(inputs, name)]
         wrong = {name: f"{name.capitalize()} is missing." for name in missing} | self.problems | self.unreadable
         for name, text in wrong.items():
-            self._say(text)
+            if name in missing:
+                self._say(text)
+            if name not in FIRST:
+                self.action_unfold(True)
             self.query_one(f"#{name}", Widget).focus()
             return
         self.advisor.action_start_probe()
@@ -293,11 +362,11 @@ def preview_text(found: Preview) -> Content:
         Content.styled(f"{found.task}{classes}, metric {found.metric}", "bold"),
         Content(f"{found.total:,} rows; text from {', '.join(found.text_columns)}{label}; columns: {', '.join(found.columns)}"),
     ]
+    lines += [Content(found.cost)] if found.cost else []
     for row in found.rows:
         *texts, last = row
         lines.append(Content(f"· {' | '.join(_short(t) for t in texts)}" + (f" → {_short(last, 24)}" if texts else _short(last))))
     lines += [Content.styled(note, "dim") for note in found.notes if "Left out" in note]
-    lines += [Content(""), Content(found.cost)] if found.cost else []
     return Content("\n").join(lines)
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
+    from advisor.advice.confirm import Confirmation
     from advisor.advice.recommend import Recommendation
     from advisor.core.candidate import Candidate
     from advisor.core.targets import Target
-    from tui.engine import Effects, Figures, Opened
+    from tui.engine import Confirmed, Effects, Figures, Headline, Opened
 
-MEASURES = ("share", "agreement", "gain", "bound")
+MEASURES = ("worth", "gain", "share", "agreement", "bound")
 EDITED = "my selection"
 HISTORY = 500
 
@@ -61,6 +62,7 @@ class State:
         opened: the probe that is looked at, with its scorer; None before there is one.
         current: the selection at hand with its rank and alpha; None exactly while ``opened`` is.
         recommendation: the search's result, None until it is there.
+        headline: the answer in words, likewise. confirmation: what real runs said, where some were made.
         pick_figures: as ``figures``, of the recommended selection, once they were computed.
         figures: prediction, cost and kernel numbers of the selection they name, perhaps not yet the current one.
         effects: per-module numbers of the selection they name, likewise.
@@ -74,6 +76,8 @@ class State:
         self.opened: Opened | None = None
         self.current: Candidate | None = None
         self.recommendation: Recommendation | None = None
+        self.headline: Headline | None = None
+        self.confirmation: Confirmation | None = None
         self.figures: Figures | None = None
         self.pick_figures: Figures | None = None
         self.effects: Effects | None = None
@@ -175,7 +179,7 @@ class State:
     def open(self, opened: Opened, current: Candidate, named: Iterable[Candidate] = (), is_chosen: bool = False) -> None:
         """Look at another probe; everything said of the last one is dropped."""
         self.opened, self.current, self.is_chosen = opened, current, is_chosen
-        self.recommendation = self.figures = self.pick_figures = self.effects = None
+        self.recommendation = self.headline = self.confirmation = self.figures = self.pick_figures = self.effects = None
         self.named = {candidate.selection.name: candidate for candidate in named}
         self._undo, self._redo = [], []
         self._tell(Change.PROBE)
@@ -242,12 +246,21 @@ class State:
         self.current = candidate
         self._tell(Change.SELECTION)
 
-    def recommend(self, recommendation: Recommendation) -> None:
-        """Take the search's result; it becomes the current selection unless the user has chosen something already."""
-        self.recommendation = recommendation
+    def recommend(
+        self, recommendation: Recommendation, headline: Headline | None = None, confirmation: Confirmation | None = None
+    ) -> None:
+        """Take the result of a search, or of real runs; it becomes the current selection unless the user has chosen something
+        already."""
+        was_pick = self.is_pick
+        self.recommendation, self.headline, self.confirmation = recommendation, headline, confirmation
         self._tell(Change.RECOMMENDATION)
-        if not self.is_chosen and self.current is not None:
+        if self.current is not None and (was_pick or not self.is_chosen):
             self._set_current(recommendation.picked.candidate)
+
+    def take_runs(self, found: Confirmed) -> None:
+        """Take what real runs came to: from now on everything is predicted in their light."""
+        self.opened, self.figures, self.pick_figures, self.effects = found.opened, None, None, None
+        self.recommend(found.recommendation, found.headline, found.confirmation)
 
     def show_figures(self, figures: Figures) -> None:
         """Take what was computed, of the current or of an earlier selection, or of the recommended one."""

@@ -13,6 +13,7 @@ from typing import Any
 from textual.message import Message
 
 from advisor.core.events import Event, Progress
+from tui.engine import Standing
 
 _threads: set[threading.Thread] = set()  # that have not ended
 
@@ -65,6 +66,14 @@ class Happened(Message):
         if not isinstance(message, Happened) or not isinstance(self.event, Progress):
             return False
         return isinstance(message.event, Progress) and (message.run, message.event.stage) == (self.run, self.event.stage)
+
+
+class Stood(Message):
+    """How it stands after another real run."""
+
+    def __init__(self, standing: Standing) -> None:
+        super().__init__()
+        self.standing = standing
 
 
 class Latest:

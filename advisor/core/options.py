@@ -401,7 +401,7 @@ class Recommend(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terminal(Seed, Scoring, Strategy, Budget, Probing, ModelOrProbe, ModelAndData):
+class Terminal(Seed, Scoring, Confirm, Strategy, Budget, Probing, ModelOrProbe, ModelAndData):
     """What the terminal interface asks for."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
@@ -32,6 +32,13 @@ LITTLE_TO_WIN = (
 )
 LITTLE = 0.005  # share of the loss that is not worth a run
 CONFIRM_CAVEAT = "On two tasks kept back an earlier version ranked worse by it."
+BY_OPTIONS = {
+    "samples": "add --samples {}",
+    "pilot": "add --effort pilot",
+    "runs": "add --effort runs",
+    "confirm": "add --confirm {}",
+    "train": "train with lora.yaml",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def answer(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | Non
     """The short answer; ``folder``, ``files``: where the recommendation is written, and the names of its files."""
     sentences = short_verdict(scorer, rec)
     if confirmation is not None:
-        sentences.insert(2, _checked(confirmation))
+        sentences.insert(2, checked(confirmation))
     written = f"Written to {folder}: {', '.join(files)}. Everything else stands in report.html, or add --verbose."
     after = (written, next_step(scorer, rec, confirmation))
     rows = MOST_ROWS
@@ -79,13 +86,24 @@ def short_verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
     """What to adapt; what that costs or wins against all modules and q,v; whether it can be told from common target sets; the
     level, which is known less well."""
     lines = [what_to_adapt(scorer, rec), what_to_expect(scorer, rec)]
-    if scorer.context["head_gain"] <= NOTHING_LEARNED:
-        lines.append(LITTLE_TO_WIN)
+    if little := little_to_win(scorer):
+        lines.append(little)
     if told := told_apart(rec):
         lines.append(told)
-    if far := rec.front.predictions.far:
-        lines.append(f"This task is unlike the calibration runs ({'; '.join(far)}), so trust the ranking less.")
+    if far := unlike(rec):
+        lines.append(far)
     return [*lines, level(scorer, rec.picked)]
+
+
+def little_to_win(scorer: Scorer) -> str:
+    """That no target set is likely to help; empty where one may."""
+    return LITTLE_TO_WIN if scorer.context["head_gain"] <= NOTHING_LEARNED else ""
+
+
+def unlike(rec: Recommendation) -> str:
+    """That the task is outside what predictions were calibrated on, and why; empty where it is not."""
+    far = rec.front.predictions.far
+    return f"This task is unlike the calibration runs ({'; '.join(far)}), so trust the ranking less." if far else ""
 
 
 def what_to_adapt(scorer: Scorer, rec: Recommendation) -> str:
@@ -163,7 +181,7 @@ def told_apart(rec: Recommendation) -> str:
     return f"{rec.alike} of {others} common target sets at this budget cannot be told apart from it."
 
 
-def _checked(found: Confirmation) -> str:
+def checked(found: Confirmation) -> str:
     """What real runs said, in one sentence."""
     if not found.runs:
         return "All real runs failed, so the pick is as predicted."
@@ -184,28 +202,34 @@ def level(scorer: Scorer, score: Score) -> str:
     return " ".join([*lines, *([f"The level of {unknown} is {NOT_KNOWN}."] if unknown else [])])
 
 
-def next_step(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | None) -> str:
-    """The one thing that would make the answer surer, with its cost."""
+def next_step(
+    scorer: Scorer, rec: Recommendation, confirmation: Confirmation | None, ways: Mapping[str, str] = BY_OPTIONS
+) -> str:
+    """The one thing that would make the answer surer, with its cost.
+
+    Args:
+        ways: how one probes more rows, makes real runs, takes the answer as it is; ``{}`` stands for how many.
+    """
     samples = scorer.probe.samples
     if rec.stability.mean < STABLE and 2 * samples <= int(scorer.probe.info["train_rows"]):
         return (
-            f"Next: add --samples {2 * samples}. The pick changes with the sample: its modules stay picked in "
+            f"Next: {ways['samples'].format(2 * samples)}. The pick changes with the sample: its modules stay picked in "
             f"{rec.stability.mean:.0%} of subsamples. The probe takes twice as long."
         )
     if rec.strategy != PREDICTED or (confirmation is not None and confirmation.settled):
-        return "Next: train with lora.yaml."
+        return f"Next: {ways['train']}."
     recipe = short_recipe(scorer, None) if confirmation is None else confirmation.recipe
     steps = run_steps(scorer, recipe)
     if confirmation is not None:
         more = max(EFFORTS[SOME_RUNS], 2 * confirmation.asked)
-        option = "--effort runs" if more == EFFORTS[SOME_RUNS] else f"--confirm {more}"
-        return f"Next: add {option} for up to {more} real runs of {steps} steps each. Finished ones are kept."
+        option = ways["runs"] if more == EFFORTS[SOME_RUNS] else ways["confirm"].format(more)
+        return f"Next: {option} for up to {more} real runs of {steps} steps each. Finished ones are kept."
     won = most_to_win(scorer, rec)
     if won < LITTLE:
-        return f"Next: train with lora.yaml. Real runs could be expected to win less than {LITTLE:.1%} of the loss."
+        return f"Next: {ways['train']}. Real runs could be expected to win less than {LITTLE:.1%} of the loss."
     measuring = measuring_steps(len(rec.finalists), recipe)
     return (
-        f"Next: add --effort pilot: one real run of all modules ({steps} steps), which also measures {len(rec.finalists)} "
+        f"Next: {ways['pilot']}: one real run of all modules ({steps} steps), which also measures {len(rec.finalists)} "
         f"candidates (at most {measuring} steps more). It can be expected to win at most {won:.0%} of the loss. {CONFIRM_CAVEAT}"
     )
 

@@ -25,6 +25,9 @@ from advisor.models.load import LoadedModel
 from advisor.models.peft import lora_arguments
 from advisor.training.frozen_prefix import Forward, PrefixStates, States
 
+Tell = Callable[[int, int, float | None, Sequence[float]], None]
+"""Told of a run: steps done and in all, the training loss of the last one, validation losses from before training on."""
+
 EVAL_BATCH = 64
 CLIP_NORM = 1.0  # transformers' Trainer clips at 1.0 by default
 
@@ -70,6 +73,7 @@ def finetune(
     ranks: Mapping[str, int] | None = None,
     alphas: Mapping[str, float] | None = None,
     prefix: PrefixStates | None = None,
+    tell: Tell | None = None,
 ) -> RunResult:
     """Fine-tune a copy of ``loaded`` with LoRA on ``selection`` and the head, and evaluate after every epoch.
 
@@ -78,7 +82,8 @@ def finetune(
     Epoch 0 in the result is the untrained model (train_loss NaN). ``inspect`` is called once, after the last epoch, with
     the trained model in eval mode and θ0, the value of each trainable parameter before training, by name. ``ranks`` and
     ``alphas`` are those of single modules, where they differ from the settings'. ``prefix`` keeps what the frozen blocks
-    compute from run to run of the same model and rows; by default it is kept for this run alone.
+    compute from run to run of the same model and rows; by default it is kept for this run alone. ``tell`` is called after every
+    step, and after every evaluation without a training loss.
 
     Raises:
         BadInput: the model's weights are not all in memory.
@@ -113,6 +118,13 @@ def finetune(
     warmup = max(1, round(recipe.warmup * total))
     lengths = [row.length for row in train]
     rng = np.random.default_rng(seed)
+    step = 0
+
+    def told(loss: float | None) -> None:
+        if tell is not None:
+            tell(step, total, loss, [epoch.val_loss for epoch in epochs])
+
+    told(None)
     if trainable:
         optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -138,12 +150,15 @@ def finetune(
                 optimizer.zero_grad(set_to_none=True)
                 loss_sum += loss.item() * weight
                 weight_sum += weight
+                step += 1
+                told(loss.item())
             evaluated = evaluate(model, loaded, evaluation, metric, batch_of, eval_states)
             epochs.append(Epoch(loss_sum / weight_sum, *evaluated, _distance(named, initial)))
             if not math.isfinite(epochs[-1].val_loss):
                 raise NotFinite(
                     f"{selection.name}: the validation loss is {epochs[-1].val_loss} after epoch {epoch + 1}.", "Lower --lr."
                 )
+            told(None)
     first = 1 if trainable else 0  # a trained run reports a trained epoch
     best = min(range(first, len(epochs)), key=lambda i: epochs[i].val_loss)
     wall_s = time.monotonic() - start

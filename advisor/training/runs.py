@@ -26,13 +26,14 @@ from advisor.core.selections import HEAD_ONLY, distinct, structured_random, targ
 from advisor.core.store import read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.models.prepare import Prepared, Source, prepare
+from advisor.training import live
 from advisor.training.run_schema import CalibrationFields, FailureFields, PlannedFields, RunFields
 from advisor.training.workers import processes, ray_actors, run_all
 
 if TYPE_CHECKING:
     from advisor.training.frozen_prefix import PrefixStates
 
-RUNS_FILE, FAILED_FILE = "runs.jsonl", "failed.jsonl"
+RUNS_FILE, FAILED_FILE = live.RUNS_FILE, "failed.jsonl"
 RUN_SCHEMA = 1
 PLACES = ("model", "data", "eval_data", "revision", "trust_remote_code")  # of a source: where what it is made of comes from
 DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
@@ -149,17 +150,20 @@ def _calibrate(
     done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
     todo = [run for run in planned if run.key not in done]
     stage = Stage(session, "Real LoRA runs", len(planned), len(planned) - len(todo))
-    work = Runner(source, recipe, eval_rows)
+    work = Runner(source, recipe, eval_rows, live.begin(out) if todo else None)
     pool = partial(processes, work) if ray is None else partial(ray_actors, work, address=ray, gpus=source.device != "cpu")
-    for run, outcome in run_all(todo, pool, workers, session):
-        name = run.selection.name
-        if isinstance(outcome, AdvisorError):
-            _append(out / FAILED_FILE, _failure(run, recipe, outcome))
-            session.warn(f"The real run of {name} failed and is left out: {outcome}")
-            stage.advance(f"{name}: failed")
-        else:
-            _append(out / RUNS_FILE, outcome)
-            stage.advance(f"{name}: validation loss {outcome['result']['val_loss']:.4f}")
+    try:
+        for run, outcome in run_all(todo, pool, workers, session):
+            name = run.selection.name
+            if isinstance(outcome, AdvisorError):
+                _append(out / FAILED_FILE, _failure(run, recipe, outcome))
+                session.warn(f"The real run of {name} failed and is left out: {outcome}")
+                stage.advance(f"{name}: failed")
+            else:
+                _append(out / RUNS_FILE, outcome)
+                stage.advance(f"{name}: validation loss {outcome['result']['val_loss']:.4f}")
+    finally:
+        live.end(out)
     return read_runs(out)
 
 
@@ -282,8 +286,9 @@ def short_name(path: str) -> str:
 class Runner:
     """Does planned runs in one worker; model, rows and the states of frozen blocks are made for the first and kept."""
 
-    def __init__(self, source: Source, recipe: TrainingRecipe, eval_rows: int) -> None:
-        self.source, self.recipe, self.eval_rows = source, recipe, eval_rows
+    def __init__(self, source: Source, recipe: TrainingRecipe, eval_rows: int, live_folder: Path | None = None) -> None:
+        """``live_folder``: where runs say what they have reached, see :mod:`advisor.training.live`."""
+        self.source, self.recipe, self.eval_rows, self.live_folder = source, recipe, eval_rows, live_folder
         self._ready: tuple[Prepared, PrefixStates] | None = None
 
     def __call__(self, run: PlannedRun) -> dict[str, Any]:
@@ -328,11 +333,13 @@ class Runner:
         prepared, prefix = self._prepare()
         metric = prepared.train.schema.metric
         switched: dict[str, Any] = {}
+        told = None if self.live_folder is None else live.LiveFile(self.live_folder, run.key, run.selection.name)
 
         def measure(model: nn.Module, _: Mapping[str, torch.Tensor]) -> None:
             start = time.monotonic()
+            alive = Session(emit=lambda _: None if told is None else told.at_work())
             rows = prepared.train_rows, prepared.eval_rows
-            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, Session())
+            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, alive)
             switched["switched_s"] = round(time.monotonic() - start, 2)
 
         result = finetune(
@@ -348,7 +355,10 @@ class Runner:
             alphas=run.alphas,
             prefix=prefix,
             inspect=measure if run.measured else None,
+            tell=None if told is None else told.tell,
         )
+        if told is not None:
+            told.remove()
         best = result.at_best
         epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
         return {

@@ -9,11 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
+from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
@@ -78,9 +80,16 @@ def run_all(items: Iterable[Item], pool: Pool, workers: int, session: Session) -
 _work: Work | None = None  # of a worker process
 
 
-def _start(work: bytes) -> None:
-    """Begin a worker process: it ends with its parent, however that ends. What the work needs is loaded after that."""
+def _start(work: bytes, is_quiet: bool) -> None:
+    """Begin a worker process: it ends with its parent, however that ends. What the work needs is loaded after that.
+
+    ``is_quiet``: what it and its libraries print is dropped.
+    """
     global _work
+    if is_quiet:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _work = ForkingPickler.loads(work)
 
@@ -110,11 +119,25 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _screen_is_taken() -> bool:
+    """Whether our stderr is no file, as while a terminal interface or a notebook shows it: then what processes print would go
+    over that."""
+    try:
+        return sys.stderr.fileno() < 0
+    except (AttributeError, OSError, ValueError):
+        return True
+
+
 @contextmanager
 def processes(work: Work, count: int) -> Iterator[Submit]:
     """``count`` processes of this machine. Ctrl-C does not reach them: the parent ends them."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(bytes(ForkingPickler.dumps(work)),))
+    is_quiet = _screen_is_taken()
+    if is_quiet:
+        with redirect_stderr(None):  # else it would be handed a stderr that is no file
+            resource_tracker.ensure_running()
+    given = (bytes(ForkingPickler.dumps(work)), is_quiet)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=given)
 
     def submit(item: Any) -> Future[Any]:
         with _without_interrupts():

@@ -120,7 +120,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise FAILS[run.selection.name]
         return run_row(run)
 
-    monkeypatch.setattr(module, "Runner", lambda source, recipe, eval_rows: do)
+    monkeypatch.setattr(module, "Runner", lambda *given: do)
     monkeypatch.setattr(module, "processes", one_thread)
     monkeypatch.setattr("test_calibrate.FAILS", {})
     return begun

@@ -278,3 +278,26 @@ def test_metrics_of_degenerate_predictions_are_numbers() -> None:
 def test_results_are_json_once_trained(ready: Callable[..., Prepared]) -> None:
     best = run(ready("bert", "three"), NOTHING).at_best
     json.dumps([best.train_loss, best.val_loss, best.metric], allow_nan=False)
+
+
+def test_a_run_tells_every_step_and_every_evaluation(ready: Callable[..., Prepared]) -> None:
+    prepared, told = ready("bert", "binary"), list[tuple[int, int, float | None, list[float]]]()
+    result = finetune(
+        prepared.loaded,
+        all_linear(prepared.loaded.targets),
+        SETTINGS,
+        TrainingRecipe(epochs=2, lr=5e-3, batch_size=4),
+        prepared.train_rows,
+        prepared.eval_rows,
+        "accuracy",
+        0,
+        tell=lambda step, steps, loss, epochs: told.append((step, steps, loss, list(epochs))),
+    )
+    steps = 2 * math.ceil(len(prepared.train_rows) / 4)
+    assert {each[1] for each in told} == {steps}
+    assert [step for step, _, loss, _ in told if loss is not None] == list(range(1, steps + 1))
+    assert [epochs for *_, loss, epochs in told if loss is None] == [
+        [epoch.val_loss for epoch in result.epochs[: count + 1]] for count in range(3)
+    ]
+    first = [loss for *_, loss, _ in told if loss is not None][: steps // 2]
+    assert math.isclose(float(np.mean(first)), result.epochs[1].train_loss, rel_tol=0.2)  # whose mean counts rows

@@ -16,10 +16,11 @@ import pytest
 from tui_helpers import FROZEN
 
 from advisor.advice.budget import parse_budget
+from advisor.advice.confirm import short_recipe
 from advisor.advice.explain import agreements, block_ranks
 from advisor.advice.peer_picks import PeerPick, module_scores
 from advisor.advice.recommend import Recommendation, Stability, compare, module_shares
-from advisor.core.candidate import Candidate
+from advisor.core.candidate import Candidate, RealRun
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Session, Stage
 from advisor.core.selections import all_linear
@@ -30,8 +31,9 @@ from advisor.export.plan import Plan, Rendered
 from advisor.models.peft import Resolved
 from advisor.prediction.scorer import Scorer
 from tui.app import AdvisorApp
-from tui.engine import Exported, Figures, Opened, Preview, Recent
+from tui.engine import Confirmed, Exported, Figures, Opened, Preview, Recent, Standing
 from tui.inputs import Inputs
+from tui.real_confirm import Runs, conclude
 from tui.real_engine import RealEngine
 
 
@@ -98,6 +100,9 @@ class FakeEngine(RealEngine):
             stage.advance(f"layer [{batch}]")
         return self.open(self.folder, inputs)
 
+    def rescored(self, opened: Opened, inputs: Inputs) -> Opened:
+        return self.open(opened.folder, inputs)
+
     def open(self, folder: Path, inputs: Inputs) -> Opened:
         self._called("open")
         scorer = self.scorer
@@ -111,6 +116,7 @@ class FakeEngine(RealEngine):
             agreements(scorer),
             block_ranks(scorer),
             module_scores(scorer.probe),
+            inputs,
         )
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
@@ -144,6 +150,38 @@ class FakeEngine(RealEngine):
             granularity="module",
             strategy="predicted",
         )
+
+    def confirm(
+        self,
+        opened: Opened,
+        recommendation: Recommendation,
+        inputs: Inputs,
+        asked: int,
+        folder: Path,
+        session: Session,
+        tell: Callable[[Standing], None],
+    ) -> Confirmed:
+        """Runs whose loss falls with the number of modules; between them ``gate`` is waited for."""
+        self._called("confirm")
+
+        def run_all(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
+            if self.gate is not None:
+                self.gate.wait(10)
+            session.check()
+            self.asked.append("run")
+            many = len(opened.targets)
+            switched = {s.targets: 0.6 - 0.2 * len(s.targets) / many for s in measured}
+            return [RealRun(c, 0.5 - 0.1 * len(c.selection.targets) / many, 0.8, 2.0, switched, 0.5) for c in candidates]
+
+        recipe = short_recipe(opened.scorer, inputs.confirm_rows)
+        runs = Runs(opened.scorer, recommendation, recipe, asked, 1, run_all, tell)
+        tell(runs.standing())
+        return conclude(opened, recommendation, inputs, runs)
+
+    def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
+        self._called("write")
+        self.wrote = inputs, out
+        return (out / "lora.yaml",)
 
     def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
         self._called("compare")

@@ -55,7 +55,7 @@ async def test_the_session_is_there_again(make_app: MakeApp, engine, tmp_path: P
     async with again.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         assert again.state.inputs == Inputs(model="m", budget="12modules")
-        assert (again.theme, again.state.measure) == ("textual-light", "agreement")
+        assert (again.theme, again.state.measure) == ("textual-light", "gain")
         again.open_probe(engine.folder)
         await settled(pilot)
         assert again.state.chosen == mine
@@ -376,7 +376,7 @@ def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path
 def test_the_command_shares_the_options_of_recommend() -> None:
     by_name = {c.name: c.callback.groups for c in command_line.registered_commands}
     recommend, tui = ({name for group in by_name[command] for name in options_of(group)} for command in ("recommend", "tui"))
-    own = {"baseline", "effort", "confirm", "confirm_rows", "workers", "out", "format", "as_json", "verbose", "in_tui"}
+    own = {"baseline", "out", "format", "as_json", "verbose", "in_tui"}
     assert recommend - tui == own
     assert tui <= recommend
 
@@ -385,8 +385,6 @@ def test_the_command_shares_the_options_of_recommend() -> None:
     "option",
     [
         "--baseline b.json",
-        "--confirm 2",
-        "--workers 2",
         "--out o",
         "--format trl",
         "--json",
@@ -405,7 +403,7 @@ def test_what_only_recommend_knows_is_refused_and_not_dropped(
     assert "Leave out --tui" in said
 
 
-@pytest.mark.parametrize("given", [[], ["--rank", "4", "--budget", "10%", "--text-column", "a"]])
+@pytest.mark.parametrize("given", [[], ["--rank", "4", "--budget", "10%", "--text-column", "a", "--effort", "runs"]])
 def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", *given])
@@ -415,7 +413,7 @@ def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.
         main()
     gc.enable()
     ((inputs, how),) = seen
-    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_column=("a",)) if given else Inputs("m", "d"))
+    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_column=("a",), effort="runs") if given else Inputs("m", "d"))
     assert how == {"start": True, "demo": False, "writes": True}
 
 

@@ -45,7 +45,7 @@ async def test_every_format_shows_its_files_and_how_true_they_are(
     app = make_app(opened=True)
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
-        await pilot.press("6")
+        await pilot.press("7")
         await settled(pilot)
         screen = shown(app)
         plan = app.engine.plan(app.state.opened, app.state.current, app.state.recommendation)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ async def test_saving_shows_the_paths_and_overwriting_asks(make_app: Callable[..
     app = make_app(opened=True)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        await pilot.press("6")
+        await pilot.press("7")
         await settled(pilot)
         out = tmp_path / "new [b]folder[/b]"
         app.screen.query_one("#folder", Input).value = str(out)
@@ -99,7 +99,7 @@ async def test_a_folder_that_cannot_be_written_is_a_dialog(make_app: Callable[..
     (tmp_path / "file").write_text("")
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        await pilot.press("6")
+        await pilot.press("7")
         await settled(pilot)
         app.screen.query_one("#folder", Input).value = str(tmp_path / "file" / "below")
         await pilot.press("e", "enter")
@@ -115,7 +115,7 @@ async def test_what_cannot_be_resolved_is_said_beside_the_preview(
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("6")
+        await pilot.press("7")
         await settled(pilot)
         assert bad.what in said(app, "resolved")
         assert "target_modules" in said(app, "preview")
@@ -128,7 +128,7 @@ async def test_an_empty_selection_has_no_config(make_app: Callable[..., AdvisorA
         current = app.state.current
         assert current is not None
         app.state.choose(replace(current, selection=Selection("nothing", ())))
-        await pilot.press("6")
+        await pilot.press("7")
         await settled(pilot)
         assert "no modules" in said(app, "preview")
         app.screen.query_one("#folder", Input).value = str(tmp_path / "out")
@@ -147,7 +147,7 @@ async def test_copy_copies_the_file_that_is_shown(make_app: Callable[..., Adviso
     monkeypatch.setattr(app, "copy_to_clipboard", copied.append)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        await pilot.press("6")
+        await pilot.press("7")
         await settled(pilot)
         await pilot.press("y", "f", "y")
         assert "target_modules" in yaml.safe_load(copied[0])
@@ -167,7 +167,7 @@ async def test_beside_what_a_format_cannot_say_lies_what_it_can(
     monkeypatch.setattr(engine, "files", wait_and_search)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        await pilot.press("6", "end")
+        await pilot.press("7", "end")
         for _ in range(TRIES):
             await pilot.pause(0.02)
             if "is being searched" in said(app, "fidelity"):
@@ -222,7 +222,7 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
     out = tmp_path / "tui"
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("r", "6")
+        await pilot.press("r", "7")
         await settled(pilot)
         assert "exactly those selected" in said(app, "resolved")
         app.screen.query_one("#folder", Input).value = str(out)

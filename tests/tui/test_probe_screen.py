@@ -13,7 +13,7 @@ from tui_helpers import settled, shown_text
 
 from advisor.core.errors import NotFinite, OutOfMemory
 from advisor.core.events import Note, Progress, Warn
-from tui.activity import Activity, duration
+from tui.activity import PHASES, Activity
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, Question
 from tui.inputs import Inputs
@@ -38,7 +38,7 @@ async def test_a_probe_ends_in_the_explorer(make_app: MakeApp) -> None:
         assert "· Probing m on d." in app.log_lines
         await pilot.press("2")
         assert shown_text(app, "#headline") == "Done."
-        assert app.screen.query_one(ProgressBar).progress == 4
+        assert app.screen.query_one(ProgressBar).progress == 1.0
 
 
 async def test_escape_stops_and_says_so_until_the_engine_has(make_app: MakeApp, engine) -> None:
@@ -121,12 +121,22 @@ def test_activity_tells_stage_speed_and_what_remains() -> None:
     activity.take(Progress("Probe", 2, 10))
     now[0] = 104.0
     assert activity.take(Progress("Probe", 6, 10, "layer 3", eta_s=75.0)) is None
-    assert activity.headline() == "Probe: 6 of 10, 1/s, 1:15 min left, 4 s so far"
+    assert activity.headline() == "Probe: 6 of 10, 1/s, 1.2 min left, 4 s so far"
     assert (activity.take(Note("n")), activity.take(Warn("w"))) == ("· n", "⚠ w")
     activity.stopping = True
     assert activity.headline().startswith("Stopping…")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (3601, "60:01 min")])
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_progress_in_all_never_falls_and_names_the_phase() -> None:
+    activity, shares = Activity(clock=lambda: 0.0), []
+    phases = [name for name in PHASES if not name.startswith("Linearity")]
+    for stage in phases:
+        for done in (0, 1, 2):
+            activity.take(Progress(stage, done, 2))
+            shares.append(activity.share())
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert activity.headline().startswith("Phase 4 of 4, peers' scores (modules): 2 of 2")
+    skipped = Activity(clock=lambda: 0.0)  # a language model has no head
+    skipped.take(Progress(phases[1], 0, 2))
+    assert skipped.headline().startswith("Phase 1 of 3")

@@ -14,6 +14,7 @@ from advisor.core.errors import BadInput
 from tui.app import AdvisorApp
 from tui.engine import Recent
 from tui.inputs import Inputs
+from tui.paths import completions
 from tui.real_engine import RealEngine, language_of
 from tui.setup import recent_line
 
@@ -40,7 +41,7 @@ async def test_data_that_cannot_be_read_is_said_below_it_not_in_a_dialog(make_ap
         await settled(pilot)
         await pilot.pause(0.05)
         await settled(pilot)
-        assert "Cannot be read: d.csv: no such file [x]. Check the path." in shown_text(app, "#preview")
+        assert shown_text(app, "#problem-data") == "d.csv: no such file [x]. Check the path."
 
 
 async def test_a_wrong_number_is_said_and_keeps_the_probe_from_starting(make_app: MakeApp, engine) -> None:
@@ -49,11 +50,60 @@ async def test_a_wrong_number_is_said_and_keeps_the_probe_from_starting(make_app
         await settled(pilot)
         app.screen.query_one("#rank", Input).value = "eight"
         await pilot.pause()
-        assert "Rank must be a whole number from 1 to 65536, got eight." in shown_text(app, "#message")
+        assert "Rank must be a whole number from 1 to 65536, got eight." in shown_text(app, "#problem-rank")
         await pilot.press("f5")
         await settled(pilot)
         assert "probe" not in engine.asked
         assert app.screen.focused.id == "rank"
+
+
+async def test_four_fields_are_asked_first_and_what_is_wrong_unfolds(make_app: MakeApp) -> None:
+    app = make_app(Inputs(model="m", data="d"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        shown = [field.id for field in app.screen.query(Input) if field.is_on_screen and field.region.area]
+        assert shown == ["model", "data", "budget", "rank"]
+        app.screen.query_one("#epochs", Input).value = "none"
+        await pilot.pause()
+        assert app.screen.query_one("#more").has_class("-unfolded")
+        assert "Epochs" in shown_text(app, "#problem-epochs")
+        app.screen.query_one("#epochs", Input).value = ""
+        await pilot.press("f3")
+        await pilot.pause()
+        assert not app.screen.query_one("#more").has_class("-unfolded")
+
+
+async def test_a_path_is_completed(make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "rows [x].csv").write_text("")
+    (tmp_path / "rows.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert completions("row", folders_only=False) == ["rows [x].csv"]
+    assert completions("row", folders_only=True) == []
+    assert completions(f"{tmp_path}/mod", folders_only=True) == [f"{tmp_path}/models/"]
+    assert completions("", folders_only=False) == completions("no/such/", folders_only=False) == completions("a\0b", False) == []
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press(*"mod")
+        await pilot.pause(0.3)
+        await pilot.press("right", "tab", *"row")
+        await pilot.pause(0.3)
+        await pilot.press("right")
+        assert (app.state.inputs.model, app.state.inputs.data) == ("models/", "rows [x].csv")
+
+
+async def test_a_hub_id_is_looked_up_once_the_field_is_left(make_app: MakeApp, engine) -> None:
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("tab", *"glue/sst2")
+        await pilot.pause(0.1)
+        assert "preview" not in engine.asked
+        await pilot.press("tab")
+        await pilot.pause(0.1)
+        await settled(pilot)
+        assert engine.asked.count("preview") == 1
 
 
 async def test_the_probe_needs_model_and_data(make_app: MakeApp, engine) -> None:

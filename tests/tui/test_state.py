@@ -25,7 +25,9 @@ def opened_state(names: list[str] | None = None) -> State:
     state = State()
     none = fakes.np.zeros(len(TARGETS))
     chosen = tuple(NAMES[:3] if names is None else names)
-    state.open(Opened(Path("probe"), SCORER, none, none, none, {}), Candidate(Selection("start", chosen), LoraSettings()))
+    state.open(
+        Opened(Path("probe"), SCORER, none, none, none, {}, Inputs()), Candidate(Selection("start", chosen), LoraSettings())
+    )
     return state
 
 

@@ -24,8 +24,9 @@ NAMED = (
     *("up", "down", "left", "right", "home", "end", "pageup", "pagedown", "ctrl+home", "ctrl+end"),
     *("enter", "enter", "enter", "space", "space", "escape", "tab", "shift+tab", "backspace", "delete"),
     *("f1", "f2", "f5", "ctrl+p", "ctrl+u", "ctrl+w", "ctrl+a", "ctrl+k", "ctrl+z", "ctrl+y", "ctrl+r", "ctrl+c", "ctrl+v"),
-    *("ctrl+pageup", "ctrl+pagedown"),
+    *("ctrl+pageup", "ctrl+pagedown", "f3", "slash", "plus", "minus", "right_square_bracket", "left_square_bracket"),
 )
+DOUBLED = ("enter", "enter", "escape", "space", "tab", *"sodbte", "f5", "ctrl+p", "slash", "question_mark")
 SIZES = [(80, 24), (120, 40), (50, 20), (200, 60), (20, 6), (1, 1), (3, 50), (300, 3)]
 PASTES = ("900%", "", "a\nb\tc", "[bold]x[/bold]", "/no/such/folder", "\x1b[31m", "漢字" * 50, "x" * 500)
 
@@ -70,7 +71,7 @@ class Storm:
 
     async def twice(self) -> None:
         self.counts["doubled"] += 2
-        key = self.random.choice(("enter", "enter", "escape", "space", "tab", "s", "o", "d", "f5", "ctrl+p", "question_mark"))
+        key = self.random.choice(DOUBLED)
         self.send(key)
         self.send(key)
 
@@ -156,6 +157,6 @@ async def test_a_long_storm_breaks_nothing(engine: Any, tmp_path: Any, seed: int
     if seed % 4 == 2:  # an engine that refuses half of what it is asked
         engine.fails = {name: BadInput(f"{name} [b]fails[/b].", "Hint.") for name in ("preview", "compare", "peers", "export")}
     if seed % 4 == 0:
-        engine.fails = {name: ZeroDivisionError(name) for name in ("recommend", "resolve", "recent", "files")}
+        engine.fails = {name: ZeroDivisionError(name) for name in ("recommend", "resolve", "recent", "files", "confirm")}
     raging = await storm(engine, tmp_path, seed, 2000)
     assert len(raging.seen) >= 6

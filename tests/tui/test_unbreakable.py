@@ -176,10 +176,10 @@ async def test_queued_keys_land_in_the_field_they_were_typed_for(make_app: MakeA
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        send(app, *"model", "tab", *"data", "enter", *"rows", "shift+tab", "end", "x", "ctrl+u", *"new", "tab", "tab", "q")
+        send(app, *"model", "tab", *"data", "enter", *"9modules", "shift+tab", "end", "x", "ctrl+u", *"new", "tab", "tab", "q")
         await settled(pilot)
         inputs = app.state.inputs
-        assert (inputs.model, inputs.data, inputs.eval_data) == ("model", "new", "rows")
+        assert (inputs.model, inputs.data, inputs.budget) == ("model", "new", "9modules")
 
 
 async def test_queued_keys_go_to_the_screen_that_those_before_them_opened(make_app: MakeApp) -> None:
@@ -370,7 +370,8 @@ async def test_a_budget_that_cannot_be_is_refused_at_once_and_never_kept(
         await settled(pilot)
         app.screen.query_one("#budget", Input).value = budget
         await pilot.pause()
-        assert shown_text(app, "#message").startswith(f"Budget {budget}:")
+        assert shown_text(app, "#problem-budget").startswith(f"Budget {budget}:")
+        assert app.screen.query_one("#problem-budget").display
         assert app.screen.query_one("#budget").has_class("wrong")
         await pilot.press("f5")
         await settled(pilot)
@@ -393,7 +394,7 @@ async def test_a_model_folder_that_is_not_there_is_said_on_setup(make_app: MakeA
         await settled(pilot)
         await pilot.pause(0.05)
         await settled(pilot)
-        assert f"{tmp_path / 'gone'}: no such folder" in shown_text(app, "#message")
+        assert f"{tmp_path / 'gone'}: no such folder" in shown_text(app, "#problem-model")
         await pilot.press("f5")
         await settled(pilot)
         assert "probe" not in engine.asked
@@ -403,7 +404,7 @@ async def test_a_model_folder_that_is_not_there_is_said_on_setup(make_app: MakeA
         app.screen.query_one("#model", Input).value = str(tmp_path / "there")
         await pilot.pause(0.05)
         await settled(pilot)
-        assert shown_text(app, "#message") == ""
+        assert not app.screen.query_one("#problem-model").display
 
 
 @pytest.mark.parametrize("name", ["gpt2", "owner/name", None, "no-such-name"])
@@ -421,12 +422,11 @@ async def test_data_that_cannot_be_read_are_not_probed_and_clearing_them_clears_
         await pilot.press("f5")
         await settled(pilot)
         assert "probe" not in engine.asked
-        assert bad.what in shown_text(app, "#message")
+        assert bad.what in shown_text(app, "#problem-data")
         assert app.screen.focused.id == "data"
         await pilot.press("ctrl+u")
         await settled(pilot)
-        assert "Cannot be read" not in shown_text(app, "#preview")
-        assert shown_text(app, "#message") == ""
+        assert shown_text(app, "#problem-data") == ""
         assert not app.screen.query_one("#data").has_class("wrong")
 
 
@@ -477,21 +477,21 @@ async def test_numbers_of_the_last_selection_go_with_it(make_app: MakeApp, engin
     gate = threading.Event()
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("m", "m")  # predicted gain: it is of the selection too
-        before = app.state.figures
-        old = f"{before.loss[0]:.2f}"
+        await pilot.press("m")  # loss saved: it is of the selection too
+        old = f"{app.state.figures.metric[0]:.2f}"
         assert old in shown_text(app, "#selection")
         for name, asks in (("figures", engine.figures), ("effects", engine.effects)):
             monkeypatch.setattr(engine, name, lambda *given, asks=asks: asks(*given) if gate.wait(10) else None)
         await pilot.press("space")
         lines = shown_text(app, "#selection").splitlines()
-        assert not [line for line in lines if line.startswith(("accuracy", "loss", "vs all", "memory", "κ")) and "…" not in line]
+        assert not [line for line in lines if line.startswith(("accuracy", "loss", "memory")) and "…" not in line]
+        assert "loss vs all …" in " ".join(shown_text(app, "#against").split())
         assert app.screen.query_one(HeatMap).is_stale
-        assert "predicted gain …" in shown_text(app, "#legend")
+        assert "loss saved …" in shown_text(app, "#legend")
         gate.set()
         await settled(pilot)
         assert not app.screen.query_one(HeatMap).is_stale
-        assert f"{app.state.figures.loss[0]:.2f}" in shown_text(app, "#selection")
+        assert f"{app.state.figures.metric[0]:.2f}" in shown_text(app, "#selection")
 
 
 LLAMA = ("query", "key", "value", "output", "gate", "up", "down")
@@ -556,7 +556,7 @@ async def test_saving_twice_asks_nothing_of_what_nobody_touched(make_app: MakeAp
     app = make_app(opened=True)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        await pilot.press("6")
+        await pilot.press("7")
         await settled(pilot)
         app.screen.query_one("#folder", Input).value = str(tmp_path / "out")
         await pilot.press("s")
@@ -575,7 +575,7 @@ async def test_recommend_in_the_interface_writes_the_folder_once(make_app: MakeA
     written = []
     gate = threading.Event()
 
-    def write(opened, inputs, session):
+    def write(opened, inputs, out, session):
         written.append((opened.folder, inputs.budget))
         gate.wait(10)
         return (tmp_path / "recommendation" / "lora.yaml",)

@@ -1,0 +1,220 @@
+"""The answer over the map: its words are the command's, its bars lie where the numbers say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import fakes
+import pytest
+from textual.widgets import Input
+from tui_helpers import settled, shown_text
+
+from advisor.advice.confirm import CONFIRM_ROWS
+from advisor.report.verdict import BY_OPTIONS, little_to_win, next_step, short_verdict, told_apart
+from advisor.report.words import change_span
+from tui.answer import bars, headline
+from tui.app import AdvisorApp
+from tui.ask import AskBar
+from tui.engine import OPEN, SETTLED, UNLIKE, Against, Headline
+from tui.heatmap import HeatMap
+from tui.inputs import Inputs
+from tui.intervals import BAR, VALUE, interval, reach
+from tui.sift import sifted
+from tui.wording import BY_KEYS
+
+MakeApp = Callable[..., AdvisorApp]
+
+
+def test_a_bar_lies_where_its_numbers_are() -> None:
+    half = reach([(0.1, -0.2, 0.5)])
+    line = interval((0.1, -0.2, 0.5), 41, half).plain
+    assert len(line) == 41
+    assert line.index(VALUE) > 20  # higher: right of the middle
+    assert line.index(BAR) < 20 < line.rindex(BAR)
+    better = interval((-0.3, -0.5, -0.1), 41, reach([(-0.3, -0.5, -0.1)])).plain
+    assert better.rindex(BAR) < 20
+    assert better[20] == "│"
+
+
+@pytest.mark.parametrize("change", [(0.0, -0.999, 1e9), (float("inf"), 0.5, float("inf")), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("width", [0, 5, 12, 40, 200])
+def test_any_interval_can_be_drawn(change: tuple[float, float, float], width: int) -> None:
+    assert len(interval(change, width, reach([change])).plain) in (0, width)
+
+
+@pytest.mark.parametrize("width", [20, 40, 78, 200])
+def test_bars_keep_to_their_width(width: int) -> None:
+    rows = [Against("all modules", (0.14, -0.19, 1.11)), Against("attention, last 3 layers", (-0.3, -0.7, -0.05))]
+    for line in bars(rows, width):
+        assert len(line.plain) <= max(width, 30)
+        assert all(not line.plain.strip() or set(line.plain) for line in bars(rows, width))
+
+
+def test_a_low_screen_gets_few_lines() -> None:
+    found = Headline("Adapt 1. " * 30, "Expected.", (Against("all modules", (0.1, 0.0, 0.2)),), OPEN, "Why. " * 30, "Next. " * 30)
+    low = headline(found, 78, is_low=True).plain.split("\n")
+    assert len(low) == 4
+    assert all(len(line) <= 78 for line in low)
+    assert len(headline(found, 78, is_low=False).plain.split("\n")) > 8
+
+
+async def test_the_headline_says_what_the_command_says(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(200, 60)) as pilot:
+        await settled(pilot)
+        said = " ".join(shown_text(app, "#headline").split())
+        scorer, rec = app.state.opened.scorer, app.state.recommendation
+        adapt, *_, level = short_verdict(scorer, rec)
+        assert adapt in said
+        assert level in said
+        assert f"Cannot tell. {' '.join(filter(None, [little_to_win(scorer), told_apart(rec)]))}" in said
+        assert f"loss vs all modules {change_span(rec.picked.vs_all)}" in said
+        assert next_step(scorer, rec, None, BY_KEYS) in said
+
+
+async def test_how_sure_it_is_follows_what_is_known(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        opened, rec = app.state.opened, app.state.recommendation
+        far = replace(rec.front, predictions=replace(rec.front.predictions, far=("few rows",)))
+        assert engine.headline(opened, replace(rec, front=far), None).sureness == UNLIKE
+        assert engine.headline(opened, replace(rec, alike=0), None).sureness == SETTLED
+        assert engine.headline(opened, rec, None).sureness == OPEN
+
+
+async def test_while_another_pick_is_searched_for_the_last_one_is_not_said(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert "Adapt 6 of 24 modules" in shown_text(app, "#headline")
+        engine.gate = threading.Event()
+        await pilot.press("b", "ctrl+u", *"12modules", "enter")
+        while "search" not in app.runs:
+            await pilot.pause(0.02)
+        await pilot.pause(0.05)
+        assert "searching" in shown_text(app, "#headline")
+        assert "Adapt" not in shown_text(app, "#headline")
+        engine.gate.set()
+        await settled(pilot)
+        assert "budget 12modules" in " ".join(shown_text(app, "#headline").split())
+
+
+async def test_budget_and_rank_are_asked_for_from_any_screen_and_everything_follows(make_app: MakeApp, monkeypatch) -> None:
+    monkeypatch.setattr("tui.ask.FOLLOW_AFTER", 0.01)
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        params = app.state.params
+        for place in ("explore", "confirm"):
+            app.action_show(place)
+            await settled(pilot)
+            await pilot.press("b")
+            assert isinstance(app.screen, AskBar), place
+            app.screen.query_one("#rank", Input).value = "4"
+            await pilot.pause(0.1)
+            await settled(pilot)
+            assert app.state.opened.scorer.settings.rank == 4  # without leaving the field
+            assert app.state.params == params / 2
+            await pilot.press("escape")
+            await settled(pilot)
+            assert app.state.opened.scorer.settings.rank == 8
+            assert app.state.params == params
+
+
+async def test_what_cannot_be_asked_for_is_said_and_not_taken(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("b", "ctrl+u", *"lots", "enter")
+        assert isinstance(app.screen, AskBar)
+        assert "not understood" in shown_text(app, "#said")
+        assert app.state.inputs.budget == "25%"
+
+
+async def test_plus_and_minus_change_the_rank_and_keep_the_scale(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("plus")
+        await settled(pilot)
+        assert (app.state.inputs.rank, app.state.inputs.alpha) == (16, 32)
+        await pilot.press(*["minus"] * 6)
+        await settled(pilot)
+        assert (app.state.inputs.rank, app.state.inputs.alpha) == (1, 2)
+        assert app.state.opened.scorer.settings.rank == 1
+
+
+async def test_the_cell_under_the_cursor_says_why(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        effects = app.state.effects
+        for key, row in (("ctrl+end", 3), ("ctrl+home", 0)):
+            await pilot.press(key, "down") if key == "ctrl+home" else await pilot.press(key)
+            heatmap = app.screen.query_one(HeatMap)
+            heatmap.cursor = (row, 0)
+            await pilot.pause()
+            index = heatmap.modules_at(row, 0)[0]
+            said = shown_text(app, "#inspect")
+            share = fakes.np.expm1(effects.gains[index] if row == 3 else -effects.gains[index])
+            assert f"{abs(share):.1%}" in said or "no different" in said
+            assert said.splitlines()[1].startswith("In: without" if row == 3 else "Out: with")
+
+
+async def test_t_shows_the_theory_with_a_sentence_each_and_goes_back(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert not app.screen.query_one("#theory").display
+        assert "κ" not in shown_text(app, "#selection")
+        await pilot.press("t")
+        await pilot.pause(0.1)
+        said = shown_text(app, "#theory")
+        for term in ("condition number κ", "effective rank", "certificate", "kernel share", "bound B"):
+            assert term in said
+        assert said.count(".\n") >= 4
+        assert "eigenvalues above σ" in shown_text(app, "#spectrum")
+        await pilot.press("t")
+        assert not app.screen.query_one("#theory").display
+
+
+async def test_a_filter_dims_and_space_on_a_name_takes_what_is_left(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "slash", *"value", "enter")
+        heatmap = app.screen.query_one(HeatMap)
+        assert heatmap.sieve == {i for i, t in enumerate(app.state.targets) if t.role == "value"}
+        assert heatmap.cursor == (0, 2)
+        await pilot.press("home", "space")
+        assert {t.role for t in app.state.targets if t.name in app.state.chosen} == {"value"}
+        await pilot.press("right_square_bracket", "right_square_bracket")
+        assert heatmap.cursor[1] == 2
+        await pilot.press("slash", "escape")
+        assert heatmap.sieve is None
+        assert app.screen.focused is heatmap
+
+
+def test_words_of_a_filter_must_all_hold() -> None:
+    targets = fakes.bert_targets(4)
+    labels: dict[int | None, str] = {i: str(i) for i in range(4)}
+    names = {t.name: i for i, t in enumerate(targets)}
+
+    def found(text: str) -> frozenset[int] | None:
+        return sifted(text, targets, labels, frozenset({0, 1}), frozenset({1, 2}))
+
+    assert found("  ") is None
+    assert found("query 2") == {names["encoder.layer.2.attention.self.query"]}
+    assert found("in") == {0, 1}
+    assert found("differs") == {0, 2}
+    assert found("out key 0") == frozenset()
+    assert found("[red]") == frozenset()
+
+
+def test_the_command_and_the_screen_agree_on_short_runs() -> None:
+    assert CONFIRM_ROWS == 2048  # as the field's placeholder says
+    assert Inputs().real_runs == 0
+    assert BY_KEYS.keys() == BY_OPTIONS.keys()

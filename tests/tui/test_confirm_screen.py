@@ -1,0 +1,226 @@
+"""Confirm: real runs started, watched and stopped; what they say changes the answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input
+from tui_helpers import settled, shown_text
+
+from advisor.training.live import LiveFile, LiveRun, begin, end, finished_runs, runs_under_way
+from tui.app import AdvisorApp
+from tui.curves import Curve, curves
+from tui.inputs import Inputs
+from tui.standing import left_in_all, smoothed
+
+MakeApp = Callable[..., AdvisorApp]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are kept in the folder one is in."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+async def test_real_runs_change_the_answer(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        before, scorer = app.state.recommendation, app.state.opened.scorer
+        await pilot.press("6")
+        await settled(pilot)
+        assert "a pilot of all modules, then the finalists" in shown_text(app, "#status")
+        assert "known on development data only" in shown_text(app, "#caveat")
+        await pilot.press("f5")
+        await settled(pilot)
+        found = app.state.confirmation
+        assert found.runs[0].role == "pilot"
+        assert 1 <= len(found.runs) <= 4
+        assert app.state.recommendation is not before
+        assert app.state.opened.scorer is not scorer  # the fake's recipe is the advice's own: everything is predicted anew
+        assert app.state.opened.scorer.runs
+        standing = app.standing
+        assert len(standing.runs) == engine.asked.count("run") == len(found.runs)
+        first = standing.finalists[0]
+        assert first.after[2] - first.after[1] < first.before[2] - first.before[1]  # the interval has shrunk
+        said = shown_text(app, "#verdict")
+        assert f"{len(found.runs)} real runs" in said
+        assert "probability" in said
+        assert engine.asked.count("recommend") == 1  # no search begins anew
+        await pilot.press("3")
+        await settled(pilot)
+        assert "real runs" in shown_text(app, "#headline")
+
+
+async def test_escape_stops_and_what_is_done_decides(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        engine.gate = threading.Event()
+        engine.gate.set()
+        wait = engine.gate.wait
+        first_done = threading.Event()
+
+        def gate(timeout: float) -> bool:
+            if "run" in engine.asked and not first_done.is_set():
+                first_done.set()
+                engine.gate.clear()
+            return wait(timeout)
+
+        engine.gate.wait = gate
+        await pilot.press("f5")
+        while not first_done.is_set():
+            await pilot.pause(0.02)
+        await pilot.press("escape")
+        assert "Stopping" in shown_text(app, "#status")  # at once
+        engine.gate.set()
+        await settled(pilot)
+        assert engine.asked.count("run") == 1
+        assert len(app.state.confirmation.runs) == 1
+        assert "1 real run " in shown_text(app, "#verdict")
+
+
+async def test_stopping_before_the_first_run_leaves_the_answer(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        before = app.state.recommendation
+        engine.gate = threading.Event()
+        await pilot.press("6", "f5", "f5", "escape")
+        engine.gate.set()
+        await settled(pilot)
+        assert app.state.recommendation is before
+        assert app.state.confirmation is None
+        assert engine.asked.count("confirm") == 1
+
+
+async def test_runs_of_another_process_are_seen(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        folder = Path("recommendation/confirm")
+        row = {
+            "key": "a",
+            "selection": {"name": "all-linear", "targets": []},
+            "result": {"val_loss": 0.5, "metric": 0.8, "wall_s": 7.0, "epochs": [[None, 0.9, 0.3], [0.7, 0.5, 0.8]]},
+        }
+        live = LiveFile(begin(folder), "b", "mine [x]")
+        (folder / "runs.jsonl").write_text(json.dumps(row) + "\n{", encoding="utf-8")
+        live.tell(0, 10, None, [0.9])
+        for step in range(1, 6):
+            live._written = 0.0
+            live.tell(step, 10, 1.0 / step, [0.9])
+        await pilot.press("6")
+        await pilot.pause(0.6)
+        await settled(pilot)
+        said = shown_text(app, "#runs")
+        assert "1 pilot (all modules): loss 0.500" in said
+        assert "2 mine [x]: step 5 of 10" in said
+        assert "Another process trains" in shown_text(app, "#status")
+        assert set(shown_text(app, "#curves")) & set(map(chr, range(0x2801, 0x2900)))
+        end(folder)
+        await pilot.pause(0.6)
+        await settled(pilot)
+        assert "step 5" not in shown_text(app, "#runs")
+
+
+async def test_how_many_runs_and_where_is_asked_below(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("6", "e", "ctrl+u", *"many")
+        assert "Runs" in shown_text(app, "#status")
+        await pilot.press("enter")
+        assert "confirm" not in engine.asked
+        await pilot.press("ctrl+u", "1")
+        app.screen.query_one("#folder", Input).value = "there"
+        await pilot.press("enter")
+        await settled(pilot)
+        assert app.screen.focused.id == "side"  # so that Escape stops
+        assert app.runs_folder == Path("there")
+        assert engine.asked.count("run") == 1
+        assert app.state.inputs.confirm == 1
+
+
+async def test_recommend_tui_confirm_runs_and_then_writes(make_app: MakeApp, engine) -> None:
+    app = make_app(Inputs(model="m", data="d", confirm=2), start=True, writes=True, confirms=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for _ in range(100):
+            await settled(pilot)
+            if app.written:
+                break
+            await pilot.pause(0.05)
+        assert app.current_mode == "confirm"
+        assert engine.asked.index("confirm") < engine.asked.index("write")
+        assert engine.wrote[0].confirm == 2
+        assert app.written == (Path("recommendation/lora.yaml"),)
+
+
+def test_a_run_tells_what_it_has_reached_and_no_more_once_it_is_over(tmp_path: Path) -> None:
+    live = LiveFile(begin(tmp_path), "k", "name")
+    live.tell(0, 4, None, [1.5])
+    (found,) = runs_under_way(tmp_path)
+    assert (found.step, found.steps, found.epochs, found.at, found.losses) == (0, 4, (1.5,), (0,), ())
+    live.tell(1, 4, 0.9, [1.5])
+    live.tell(2, 4, 0.8, [1.5])  # too soon to be written
+    live.tell(2, 4, None, [1.5, 0.7])
+    (found,) = runs_under_way(tmp_path)
+    assert (found.step, found.epochs, found.at) == (2, (1.5, 0.7), (0, 2))
+    assert found.losses == (0.9, 0.8)
+    live.at_work()  # measures
+    (found,) = runs_under_way(tmp_path)
+    assert found.seen >= found.written
+    assert found.is_under_way(found.seen + 29.0)
+    live.remove()
+    assert runs_under_way(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": 1}'])
+def test_damaged_files_of_runs_are_left_out(tmp_path: Path, text: str) -> None:
+    (begin(tmp_path) / "x.json").write_text(text, encoding="utf-8")
+    (tmp_path / "runs.jsonl").write_text(f"{text}\n", encoding="utf-8")
+    assert runs_under_way(tmp_path) == []
+    assert finished_runs(tmp_path) == []
+
+
+def test_a_run_without_a_word_for_long_is_over(tmp_path: Path) -> None:
+    run = LiveRun("k", "n", 10, 100, (), (), (), started=0.0, written=100.0)  # 10 s a step
+    assert run.eta_s == 900.0
+    assert run.is_under_way(299.0)
+    assert not run.is_under_way(301.0)
+    (begin(tmp_path) / "k.json").write_text(json.dumps(asdict(run)), encoding="utf-8")
+    assert runs_under_way(tmp_path) == []  # of 1970
+
+
+def test_time_left_counts_what_is_under_way_and_what_may_follow() -> None:
+    run = LiveRun("k", "n", 50, 100, (), (), (), started=0.0, written=10.0)
+    assert left_in_all(None, 4, [], []) is None
+    assert left_in_all(None, 4, [], [run]) == 10.0 + 3 * 20.0
+
+
+@pytest.mark.parametrize("width", [0, 10, 24, 100])
+@pytest.mark.parametrize("height", [0, 4, 30])
+def test_curves_fit_and_fall_as_the_losses_do(width: int, height: int) -> None:
+    lines = curves([Curve(((0.0, 1.0), (0.5, 0.4), (1.0, 0.2)), "a"), Curve(((0.0, 0.9),), "b")], width, height)
+    assert len(lines) in (0, height)
+    assert all(sum(len(text) for text, _ in line) == width for line in lines)
+    if lines:
+        drawn = ["".join(text for text, style in line if style == "a") for line in lines]
+        used = [row for row, text in enumerate(drawn) if text.strip()]
+        assert used[0] < used[-1]
+    assert curves([Curve(((0.0, float("nan")),), "a")], 80, 20) == []
+    assert curves([], 80, 20) == []
+
+
+def test_training_losses_are_smoothed() -> None:
+    assert smoothed([1.0, 0.0], 0.5) == [1.0, 0.5]
+    assert smoothed([]) == []

@@ -1,0 +1,285 @@
+"""Confirm: real runs, as they go: loss curves, what they say of the finalists, how sure the pick is now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import Resize
+from textual.widgets import Input, ProgressBar, Static
+
+from advisor.core.errors import BadInput
+from advisor.core.events import Event, Progress
+from advisor.core.option import options_of
+from tui.answer import SIGNS
+from tui.base import AdvisorScreen
+from tui.curves import curves
+from tui.engine import OPEN, SETTLED
+from tui.inputs import Inputs
+from tui.standing import drawn, finalists_text, left_in_all, names_of, runs_text
+from tui.state import Change
+
+if TYPE_CHECKING:
+    from advisor.training.live import DoneRun, LiveRun
+
+LOOK_EVERY = 0.5  # seconds between looks at the folder of runs
+STYLES = {"": "", "axis": "$text-muted"}  # of a plot; a curve's style is a colour
+
+
+class RunField(Input):
+    """Escape leaves it, so that the single-key commands work."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.leave_field", "Leave field", show=False)]
+
+
+class Curves(Static):
+    """Loss curves, drawn to their size."""
+
+    def __init__(self) -> None:
+        super().__init__("", id="curves", markup=False)
+        self.done: list[DoneRun] = []
+        self.live: list[LiveRun] = []
+
+    def show(self, done: list[DoneRun], live: list[LiveRun]) -> None:
+        self.done, self.live = done, live
+        self.on_resize()
+
+    def on_resize(self, event: Resize | None = None) -> None:
+        lines = curves(drawn(self.done, self.live), self.size.width, self.size.height)
+        text = [Content.assemble(*((part, STYLES.get(style, style)) for part, style in line)) for line in lines]
+        self.update(Content("\n").join(text) if text else "No run has begun: its losses are drawn here.", layout=False)
+
+
+class ConfirmScreen(AdvisorScreen):
+    """Start, watch and stop real runs."""
+
+    HELP = (
+        "Real runs make the answer surer. F5 starts them: first a pilot that trains all modules and measures every finalist. "
+        "Then come the pick, a common target set, and whatever is most probably the best, until the pick is settled or as many "
+        "runs as you allow are done. Escape stops: finished runs are kept and decide. Runs that `advisor recommend --confirm` "
+        "made in the same folder count, and it finds yours. e goes to the fields."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f5", "start", "Start", key_display="F5"),
+        Binding("escape", "stop", "Stop"),
+        Binding("e", "edit", "Fields"),
+        Binding("y", "copy", "Copy", show=False),
+    ]
+    CSS = """
+    ConfirmScreen #verdict { padding: 0 1; height: auto; text-style: bold; }
+    ConfirmScreen #status { padding: 0 1; height: auto; }
+    ConfirmScreen ProgressBar { padding: 0 1; width: 100%; height: 1; }
+    ConfirmScreen ProgressBar Bar { width: 1fr; }
+    ConfirmScreen #main { height: 1fr; }
+    ConfirmScreen #left { width: 1fr; height: 1fr; }
+    ConfirmScreen #curves { height: 1fr; color: $text-muted; }
+    ConfirmScreen #runs { height: auto; max-height: 8; padding: 0 1; }
+    ConfirmScreen #side { width: 1fr; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
+    ConfirmScreen #side Static { height: auto; margin-bottom: 1; }
+    ConfirmScreen #caveat { color: $text-muted; }
+    ConfirmScreen #fields { height: 1; }
+    ConfirmScreen #fields Static { width: auto; padding: 0 1; color: $text-muted; }
+    ConfirmScreen RunField { width: 1fr; height: 1; border: none; background: $boost; padding: 0 1; }
+    ConfirmScreen RunField:focus { background: $surface-lighten-1; text-style: none; }
+    ConfirmScreen RunField.wrong { color: $text-error; text-style: underline; }
+    ConfirmScreen.-normal #main, ConfirmScreen.-narrow #main { layout: vertical; }
+    ConfirmScreen.-normal #side, ConfirmScreen.-narrow #side { width: 100%; border-left: none; border-top: solid $border; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[DoneRun] = []
+        self.live: list[LiveRun] = []
+        self.problems: dict[str, str] = {}
+
+    def body(self) -> ComposeResult:
+        inputs = self.state.inputs
+        yield Static("", id="verdict", markup=False)
+        yield Static("", id="status", markup=False)
+        yield ProgressBar(show_eta=False, show_percentage=False)
+        with Horizontal(id="main"):
+            with Vertical(id="left"):
+                yield Curves()
+                yield Static("", id="runs", markup=False)
+            with VerticalScroll(id="side", can_focus=True):
+                yield Static("", id="finalists", markup=False)
+                yield Static("", id="caveat", markup=False)
+        with Horizontal(id="fields"):
+            yield Static("runs", markup=False)
+            yield RunField(str(self.advisor.runs_asked), id="confirm", compact=True)
+            yield Static("rows", markup=False)
+            yield RunField(str(inputs.confirm_rows or ""), placeholder="at most 2048", id="confirm_rows", compact=True)
+            yield Static("folder", markup=False)
+            yield RunField(str(self.advisor.runs_folder), id="folder", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#side").focus()
+        self.set_interval(LOOK_EVERY, self._look)
+
+    def on_resize(self) -> None:
+        super().on_resize()
+        self.call_after_refresh(self._draw)
+
+    def state_changed(self, change: Change | None) -> None:
+        if change in (None, Change.PROBE, Change.RECOMMENDATION):
+            self._look()
+            self._draw()
+
+    def show_event(self, run: str, event: Event) -> None:
+        if run in ("confirm", "search") and isinstance(event, Progress):
+            self._draw()
+
+    def run_ended(self, run: str, error: Exception | None) -> None:
+        self._draw()
+
+    def show_standing(self) -> None:
+        self._draw()
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """At the folder, whoever runs there."""
+        if self.app.screen is not self or self.advisor.is_busy("watch"):
+            return
+        engine, folder = self.advisor.engine, self.advisor.runs_folder / "confirm"
+        self.advisor.ask("watch", lambda: engine.watch(folder), self._seen)
+
+    def _seen(self, found: tuple[list[LiveRun], list[DoneRun]]) -> None:
+        if found != (self.live, self.done) or "confirm" in self.advisor.runs:
+            self.live, self.done = found
+            self._draw()
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        if not self.is_mounted or self.state.opened is None:
+            return
+        standing = self.advisor.standing
+        self.query_one("#verdict", Static).update(self._verdict())
+        self.query_one("#status", Static).update(self._status())
+        bar = self.query_one(ProgressBar)
+        bar.display = "confirm" in self.advisor.runs
+        share = sum(run.step / max(run.steps, 1) for run in self.live)
+        bar.update(total=self.advisor.runs_asked, progress=(len(standing.runs) if standing else 0) + share)
+        self.query_one(Curves).show(self.done, self.live)
+        self.query_one("#runs", Static).update(runs_text(standing, self.done, self.live, names_of(standing)))
+        panel = self.query_one("#finalists", Static)
+        width = max(self.query_one("#side").scrollable_content_region.width, 20)
+        if standing is not None:
+            panel.update(finalists_text(standing, width))
+        else:
+            panel.update("What the runs say of the finalists stands here once they have begun.")
+        self.query_one("#caveat", Static).update(self._caveat())
+
+    def _caveat(self) -> str:
+        """What is known of such runs: in full once they are done."""
+        from advisor.report.confirmation import CAVEAT, confirmed
+
+        opened, found = self.state.opened, self.state.confirmation
+        if opened is None or found is None:
+            return CAVEAT
+        return "\n\n".join(confirmed(found, opened.scorer))
+
+    def _verdict(self) -> Content:
+        """How sure the pick is now."""
+        standing, found = self.advisor.standing, self.state.headline
+        if "confirm" in self.advisor.runs and standing is not None and standing.runs:
+            sign, style = SIGNS[SETTLED if standing.settled else OPEN]
+            many = len(standing.finalists)
+            return Content.styled(
+                f"{sign} With a probability of {standing.sure:.0%} the pick is as good as the best of {many} finalists.", style
+            )
+        if found is None:
+            return Content("… the pick is being searched for" if self.advisor.searching else "There is no pick to confirm.")
+        sign, style = SIGNS[found.sureness]
+        return Content.styled(f"{sign} {found.sureness}. {found.why}", style)
+
+    def _status(self) -> str:
+        from advisor.report.words import duration
+
+        if self.problems:
+            return "  ".join(self.problems.values())
+        asked, standing = self.advisor.runs_asked, self.advisor.standing
+        running = self.advisor.runs.get("confirm")
+        if running is None:
+            if self.live:
+                return "Another process trains in this folder; its runs count once they are done."
+            there = f"{len(self.done)} finished in this folder. " if self.done else ""
+            return (
+                f"{there}F5 makes up to {asked} real runs: a pilot of all modules, then the finalists. Escape stops, and keeps."
+            )
+        if running.cancel.is_set():
+            return "Stopping… finished runs are kept, and decide."
+        ended = len(standing.runs) if standing else 0
+        parts = [f"Run {min(ended + 1, asked)} of at most {asked}"]
+        if not self.live:
+            parts.append("loading model and data" if standing is None else "starting")
+        for run in self.live:
+            parts.append(f"step {run.step} of {run.steps}")
+        left = left_in_all(standing, asked, self.done, self.live)
+        parts += [] if left is None else [f"at most {duration(left)} left in all"]
+        return ", ".join(parts) + "."
+
+    # --- what the user does -------------------------------------------------------------------------------------------
+
+    def action_start(self) -> None:
+        if self._read():
+            self.advisor.start_confirm()
+            self._draw()
+
+    def action_stop(self) -> None:
+        """Stop at once; what is done is kept."""
+        if self.advisor.cancel("confirm"):
+            self._draw()
+
+    def action_edit(self) -> None:
+        self.query_one("#confirm").focus()
+
+    def action_leave_field(self) -> None:
+        self._read()
+        self.query_one("#side").focus()
+
+    @on(Input.Submitted)
+    def submitted(self) -> None:
+        """Start, and leave the fields, so that Escape stops."""
+        self.action_start()
+        if not self.problems:
+            self.query_one("#side").focus()
+
+    @on(Input.Changed)
+    def changed(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Take what the fields say; False where something cannot be read, which is said."""
+        options, values = options_of(Inputs), {}
+        self.problems = {}
+        for name, label in (("confirm", "Runs"), ("confirm_rows", "Rows")):
+            field = self.query_one(f"#{name}", RunField)
+            try:
+                text = field.value.strip()
+                values[name] = options[name].check(text, label) if text else options[name].default
+            except BadInput as error:
+                self.problems[name] = str(error)
+            field.set_class(name in self.problems, "wrong")
+        if values.get("confirm") == self.advisor.runs_asked:
+            del values["confirm"]  # nobody has changed it
+        folder = self.query_one("#folder", RunField).value.strip()
+        if not folder:
+            self.problems["folder"] = "Name a folder."
+        else:
+            self.advisor.runs_folder = Path(folder).expanduser()
+        if any(getattr(self.state.inputs, name) != value for name, value in values.items()):
+            self.state.set_inputs(**values)
+        self.query_one("#status", Static).update(self._status())
+        return not self.problems
+
+    def action_copy(self) -> None:
+        lines: list[Any] = [self._verdict().plain, self._status(), self._caveat()]
+        self.app.copy_to_clipboard("\n".join(lines))
+        self.notify("Copied.", markup=False)

@@ -1,0 +1,55 @@
+"""Losses against the progress of training, as lines of characters with the name of their style: pure functions (no Textual)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tui.plot import AXIS, BRAILLE, GUTTER, Run, Scale, joined, value_text
+
+SMALLEST = (12, 3)  # columns and lines of the plot itself
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values at places 0 … 1 of a run, and the name of a style."""
+
+    points: tuple[tuple[float, float], ...]
+    style: str
+
+
+def curves(found: Sequence[Curve], width: int, height: int) -> list[list[Run]]:
+    """``height`` lines of ``width`` characters; none where there is nothing to draw or too little room. The last curve is on
+    top."""
+    columns, rows = width - GUTTER, height - 2
+    values = [value for curve in found for _, value in curve.points if math.isfinite(value)]
+    if columns < SMALLEST[0] or rows < SMALLEST[1] or not values:
+        return []
+    up = Scale.of(values, margin=0.05, limits=(0.0, math.inf))
+    cells: dict[tuple[int, int], Run] = {}
+    for curve in found:
+        dots: dict[tuple[int, int], int] = {}
+        places = [
+            (round(x * (2 * columns - 1)), round((1 - up.place(value)) * (4 * rows - 1)))
+            for x, value in curve.points
+            if math.isfinite(value)
+        ]
+        for (x0, y0), (x1, y1) in pairwise(places if len(places) > 1 else places * 2):
+            steps = max(abs(x1 - x0), abs(y1 - y0), 1)
+            for step in range(steps + 1):
+                x, y = round(x0 + (x1 - x0) * step / steps), round(y0 + (y1 - y0) * step / steps)
+                cell = (y // 4, x // 2)
+                dots[cell] = dots.get(cell, 0) | BRAILLE[x % 2][y % 4]
+        cells |= {cell: (chr(0x2800 + bits), curve.style) for cell, bits in dots.items()}
+    labelled = {0, rows // 2, rows - 1}
+    lines = []
+    for row in range(rows):
+        text = value_text(up.at(1 - row / (rows - 1)), up.high - up.low) if row in labelled else ""
+        axis = text.rjust(GUTTER - 2)[: GUTTER - 2] + (" ┤" if row in labelled else " │")
+        lines.append(joined([(axis, AXIS), *(cells.get((row, column), (" ", "")) for column in range(columns))]))
+    lines.append([(" " * (GUTTER - 1) + "└" + "─" * columns, AXIS)])
+    ticks = "start" + "training".center(max(columns - 8, 0)) + "end"
+    lines.append([(" " * GUTTER + ticks[:columns], AXIS)])
+    return lines
