@@ -162,7 +162,8 @@ def recommend_folder(
     """
     decision = decide(probe, asked, session, confirmation_of)
     proven = prove(decision, asked, session)
-    session.note(f"PEFT applies the config to exactly the {len(proven.pick.adapted)} chosen modules.")
+    chosen = len(proven.pick.adapted)
+    session.note(f"PEFT applies the config to exactly the {f'{chosen} chosen modules' if chosen != 1 else 'one chosen module'}.")
     warnings, notes = said_of_files(decision, proven)
     for text in notes:
         session.note(text)

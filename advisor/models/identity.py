@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
+from advisor.core.errors import BadInput
 from advisor.core.file_hash import file_hash
 
 # Config, weights, tokenizer with chat template, image processor, and a model's own code; as transformers names them.
@@ -47,12 +49,15 @@ def model_fingerprint(name: str, revision: str | None, quantised: str | None) ->
         name: folder, or hub id whose files are in the hub's cache. revision: commit of the hub model.
 
     Raises:
-        BadInput: a file cannot be read.
+        BadInput: a file cannot be read, or the name is neither a folder nor a hub id.
     """
     folder = Path(name)
     made_of: list[object] = [quantised]
     if not folder.is_dir():
-        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        try:
+            config = try_to_load_from_cache(name, "config.json", revision=revision)
+        except HFValidationError:
+            raise BadInput(f"{name}: no such folder.", "Give a model folder or a hub id such as org/name.") from None
         folder = Path(config).parent if isinstance(config, str) else folder
         if not any(folder.glob("*.safetensors")):  # converted by the hub, and kept in a snapshot of its own
             made_of += [name, revision]

@@ -103,7 +103,7 @@ def test_a_classifier_has_none_in_tools_for_language_models(advice: Advice) -> N
     if advice.name == "bert":
         assert found == []
     if advice.name == "gpt_neox":
-        assert found == ["unsloth_studio.yaml"]  # which takes whole roles of this family
+        assert "unsloth_studio.yaml" in found  # which takes whole roles of this family
 
 
 def test_export_writes_the_same_bytes(advice: Advice, tmp_path: Path) -> None:
