@@ -1,0 +1,90 @@
+"""What a simulated LoRA run does to rows it does not train on: change of their loss, KL drift, and a cap (docs/keep.md).
+
+A *cross block* of module m is C_m[r, i] = ⟨∇ρ_r, ∇ℓ_i⟩ over the module's weight, with ρ_r a scalar of reference row r and ℓ_i
+the loss of training row i. It is scaled by the same factor as the training rows' own block G_m, and adds up over modules just
+so. The simulated run moves the weights by Δθ = −Σ_i a_i ∇ℓ_i, a_i ≥ 0 the *pull* of row i summed over all steps; then ρ_r
+moves by −Σ_m Σ_i C_m[r, i] a_i to first order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advisor.theory.simulate import Schedule
+
+Array = NDArray[np.float64]
+CHUNK_FLOATS = 4_000_000  # floats of summed cross blocks held at once
+
+
+def pulls(kernels: Array, losses: Array, schedule: Schedule) -> Array:
+    """a [S, n]: how far each training row has pulled on the weights by the end of the simulated run on all n rows.
+
+    The run is :func:`advisor.theory.simulate.simulate_losses`' without folds: a step of size h adds h·ℓ_j(t)/ℓ_j(0) to row j's
+    pull and lowers each ℓ_i by G_ij times that.
+
+    Args:
+        kernels: [S, n, n] of loss gradients, scaled as Adam steps. losses: [n] at θ0, nats.
+    """
+    left = np.broadcast_to(losses, kernels.shape[:2]).copy()
+    first = np.where(losses > 0, losses, np.inf)
+    total = np.zeros_like(left)
+    for step, growth in zip(schedule.steps, schedule.growth, strict=True):
+        pull = growth * step * np.clip(left / first, 0.0, 1.0)
+        total += pull
+        left -= (kernels @ pull[..., None])[..., 0]
+    return total
+
+
+def moves(weights: Array, cross: Array, pulled: Array) -> Array:
+    """First-order change [S, r] of each reference scalar.
+
+    Args:
+        weights: [S, M] multiples of the modules' blocks, 0 where a module is not adapted.
+        cross: [M, r, n] scaled cross blocks. pulled: a, [S, n].
+    """
+    modules, rows, n = cross.shape
+    flat = cross.reshape(modules, rows * n)
+    most = max(1, CHUNK_FLOATS // (rows * n))
+    parts = [
+        -((weights[i : i + most] @ flat).reshape(-1, rows, n) @ pulled[i : i + most, :, None])[..., 0]
+        for i in range(0, len(weights), most)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, rows))
+
+
+def kl_drift(score_moves: Array, tokens: Array) -> Array:
+    """½·ΔθᵀFΔθ [S], nats a token: the mean KL divergence from the model before, to second order, over the reference rows.
+
+    F is the Fisher matrix of the model's own predictions. Its quadratic form is estimated from score gradients: the loss
+    gradients of the same rows with every target token drawn from what the model predicts there. A row's loss is the mean over its
+    T tokens, whose draws are independent, so the square of its move has expectation (2/T)·KL.
+
+    Args:
+        score_moves: [S, r] moves of losses of sampled targets; a row may be there with several draws.
+        tokens: [r] target tokens T of each (1 for a classifier).
+    """
+    return np.asarray(0.5 * (score_moves**2 * tokens).mean(1))
+
+
+def drift_cap(weights: Array, cross: Array, tokens: Array, pulled: Array) -> Array:
+    """What :func:`kl_drift` cannot exceed for *any* pulls of the same size ‖a‖: ½·σmax²·‖a‖²/r, [S].
+
+    σmax is the largest singular value of the selection's cross block with rows multiplied by √T.
+    """
+    caps = []
+    for row, pull in zip(weights, pulled, strict=True):
+        summed = np.tensordot(row, cross, 1) * np.sqrt(tokens)[:, None]
+        caps.append(0.5 * np.linalg.norm(summed, 2) ** 2 * float(pull @ pull) / len(tokens))
+    return np.array(caps)
+
+
+def fisher_traces(score_energies: Array, tokens: Array) -> Array:
+    """tr F_m [M], a token: mean over reference rows of T·‖u‖², u the score gradient in the module's weight.
+
+    Half of it, LoRA-scaled, is the drift of a random step of unit variance an entry, whatever the training rows are.
+
+    Args:
+        score_energies: [M, r], ‖u_r‖².
+    """
+    return np.asarray((score_energies * tokens).mean(1))
