@@ -23,7 +23,7 @@ from advisor.core.option import changed, options_of, shared, values
 if TYPE_CHECKING:
     from advisor.core.events import Session
     from advisor.core.targets import LoraSettings
-    from advisor.models.prepare import Source
+    from advisor.models.prepare import Prepared, Source
     from advisor.probing.run import ProbeSettings
     from advisor.results import ProbeResult, Recommended
 
@@ -62,7 +62,7 @@ def probe(given: ProbeArguments) -> ProbeResult:
 
     Args:
         model: folder or hub id.
-        data, eval_data: a file, folder or hub id; or rows: a ``datasets.Dataset`` or ``DatasetDict``, a pandas
+        data, eval_data, keep: a file, folder or hub id; or rows: a ``datasets.Dataset`` or ``DatasetDict``, a pandas
             ``DataFrame``, or a list of dictionaries.
         out: the probe's folder; None: in the user's cache, where ``recommend`` finds it too.
         session: gets progress, notes and warnings; None: they are shown on stderr or in the notebook.
@@ -78,7 +78,7 @@ def probe(given: ProbeArguments) -> ProbeResult:
         from advisor.probing.run import run_probe
         from advisor.results import ProbeResult
 
-        prepared = probe_cache.prepare_for_probe(source, session, settings.samples)
+        prepared = _with_kept(probe_cache.prepare_for_probe(source, session, settings.samples), given, session)
         folder = probe_cache.cache_folder(prepared, settings) if given.out is None else Path(given.out)
         return ProbeResult(folder, run_probe(prepared, settings, folder, session))
 
@@ -88,7 +88,7 @@ def recommend(given: RecommendArguments) -> Recommended:
     """Probe ``model`` on ``data``, recommend target modules under ``budget``, and write the folder ``out``.
 
     Args:
-        model, data, eval_data, session: as :func:`probe` takes them; or ``model`` is the folder of a probe, which says the
+        model, data, eval_data, keep, session: as :func:`probe` takes them; or ``model`` is the folder of a probe, which says the
             rest that :func:`probe` asks for.
         out: the recommendation's folder; None: ``recommendation``.
         format: names of formats, in a list or separated by commas.
@@ -120,7 +120,9 @@ def recommend(given: RecommendArguments) -> Recommended:
         settings = lora_settings(given)
         folder = options.out_of(given, "recommendation")
         workflow.require_place(folder)
-        prepared = probe_cache.prepare_for_probe(source, session, how.samples)
+        if given.max_forgetting is not None and given.keep is None and (probed is None or load_probe(probed).keep is None):
+            raise BadInput("--max-forgetting needs rows to keep.", "Add --keep, or name a probe that was made with it.")
+        prepared = _with_kept(probe_cache.prepare_for_probe(source, session, how.samples), given, session)
         if given.real_runs:
             prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.train.schema.task, **values(given, options.Recipe))
@@ -142,6 +144,7 @@ def recommend(given: RecommendArguments) -> Recommended:
             trust_remote_code=given.trust_remote_code,
             formats=given.formats,
             own_ranks=given.rank == AUTO,
+            max_forgetting=given.max_forgetting,
         )
         return workflow.recommend_folder(
             found,
@@ -151,6 +154,16 @@ def recommend(given: RecommendArguments) -> Recommended:
             linearity_of=workflow.measure_pick(prepared, how, settings, session) if given.linearity else None,
             confirmation_of=real_runs.confirm_in(folder, prepared, given, session) if given.real_runs else None,
         )
+
+
+def _with_kept(prepared: Prepared, given: options.Keep, session: Session) -> Prepared:
+    """With the rows to keep, where any are named."""
+    if given.keep is None:
+        return prepared
+    from advisor.data.in_memory import data_place
+    from advisor.models.prepare import with_kept
+
+    return with_kept(prepared, data_place(given.keep), session)
 
 
 def _refuse_beside_probe(given: options.Recommend, folder: Path) -> None:

@@ -42,7 +42,7 @@ from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
 from advisor.report.html import report_html
 from advisor.report.payload import RecommendationFile, ResolvedEntry, format_entry, recommendation_file
 from advisor.report.tables import PICK, TextTable, report_markdown, tables
-from advisor.report.verdict import answer, short_verdict, verdict
+from advisor.report.verdict import answer, kept, short_verdict, verdict
 from advisor.results import Recommended
 from advisor.theory.linearity import Linearity
 
@@ -89,6 +89,7 @@ class Question:
         baseline: the user's own config. kernel, sigma: of bounds and shares.
         formats: keys of ``FORMATS`` to write besides ``peft``.
         own_ranks: give each module a rank of its own, at the parameters of the settings' rank (``--rank auto``).
+        max_forgetting: the most that the pick may disturb the probe's rows to keep.
     """
 
     settings: LoraSettings
@@ -103,6 +104,7 @@ class Question:
     trust_remote_code: bool = False
     formats: tuple[str, ...] = ()
     own_ranks: bool = False
+    max_forgetting: float | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def decide(
         baseline=asked.baseline,
         seed=asked.seed,
         spread=auto_ranks(probe) if asked.own_ranks else None,
+        max_forgetting=asked.max_forgetting,
     )
     if confirmation_of is None:
         return Decision(scorer, advice, None)
@@ -208,7 +211,7 @@ def prove(decision: Decision, asked: Question, session: Session) -> Proven:
         AdvisorError: a file does not do what was selected, which is a fault of the advisor's.
     """
     scorer, advice = decision.scorer, decision.advice
-    plan = plan_of(advice.picked.candidate, scorer.probe, short_verdict(scorer, advice)[:2])
+    plan = plan_of(advice.picked.candidate, scorer.probe, [*short_verdict(scorer, advice)[:2], *kept(advice)])
     model = empty_model(scorer.probe, asked.trust_remote_code)
     rendered = render_all(plan, ("peft", *asked.formats))
     resolved = {name: resolve_files(name, found, plan, model) for name, found in rendered.items()}

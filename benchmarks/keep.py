@@ -1,7 +1,7 @@
 """Does the probe predict what real runs forget? Judged by the runs of ``benchmarks/keep_runs.py``; figures of docs/keep.md.
 
-Of each pair the training rows of the probe, the first reference rows and two draws of score rows are probed together. Real
-forgetting is measured on other reference rows. Results go to ``results/keep.json``.
+Of each pair the training rows and the first reference rows are probed together, as ``--keep`` does. Real forgetting is measured on
+other reference rows. Results go to ``results/keep.json``.
 
     python benchmarks/keep.py WORK [--pairs TEXT …]
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,72 +24,41 @@ from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, 
 from advisor.core.events import Session
 from advisor.core.probe import Probe
 from advisor.core.store import write_json
-from advisor.core.targets import LoraSettings
-from advisor.data.dataset import sample_rows
-from advisor.models.encode import encode
+from advisor.core.targets import LoraSettings, Selection
+from advisor.models.prepare import Kept
+from advisor.prediction.disturbance import disturbances
 from advisor.prediction.probe_view import probe_view
-from advisor.probing.keep import target_tokens, with_sampled_targets
-from advisor.probing.outputs import make_outputs
-from advisor.probing.run import DEFAULT_SAMPLES, ProbeSettings, _layers, run_probe
-from advisor.probing.spool import Spool
-from advisor.theory.features import adam_scales, recipe_loss
-from advisor.theory.forgetting import drift_cap, fisher_traces, kl_drift, moves, pulls
+from advisor.probing.run import ProbeSettings, run_probe
+from advisor.theory.features import recipe_loss
+from advisor.theory.forgetting import fisher_traces
 from advisor.theory.kernels import Array, lora_constant
 
 RESULTS = Path(__file__).parent / "results" / "keep.json"
-DRAWS = 2
 
 
-def probed(pair: Pair, work: Path) -> tuple[Probe, dict[str, Array]]:
-    """The pair's probe, and blocks of training, reference and score rows together: G [M, N, N], losses [N], tokens [N]."""
+def probed(pair: Pair, work: Path) -> Probe:
+    """The pair's probe, with the first of the reference rows as rows to keep."""
     prepared, reference = prepared_pair(pair)
-    loaded = prepared.loaded
-    probe = run_probe(prepared, ProbeSettings(), work / f"{pair.name}-probe", Session())
-    path = work / f"{pair.name}.npz"
-    if not path.exists():
-        train, _ = encode(sample_rows(prepared.train, DEFAULT_SAMPLES, 0), loaded, prepared.max_length)
-        kept = reference[:PROBED]
-        rows = [*train, *kept, *(row for seed in range(DRAWS) for row in with_sampled_targets(loaded, kept, seed))]
-        order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
-        with tempfile.TemporaryDirectory() as folder:
-            layers = _layers(loaded, 0)
-            outputs = make_outputs(loaded.task, 0, 0)
-            spool = Spool(Path(folder), [rows[i] for i in order], layers, outputs, 0.0, 1.0, None, None)
-            spool.fill(loaded, Session())
-            _, gradient, _ = spool.contract(None, "auto", loaded.device, Session())
-            losses = spool.read("losses").double().numpy()
-        back = np.argsort(order)
-        tokens = np.array([target_tokens(row) for row in rows], dtype=np.float64)
-        np.savez(path, blocks=gradient.numpy()[:, back][:, :, back], losses=losses[back], tokens=tokens)
-    return probe, dict(np.load(path))
+    kept = Kept(pair.keep, tuple(reference[:PROBED]), pair.keep)
+    return run_probe(replace(prepared, kept=kept), ProbeSettings(), work / f"{pair.name}-probe", Session())
 
 
-def predictions(probe: Probe, arrays: dict[str, Array], masks: Array) -> dict[str, Array]:
+def predictions(probe: Probe, selections: Sequence[Selection]) -> dict[str, Array]:
     """Every quantity [S] that may say how much a selection forgets: the larger, the more."""
-    settings, n = LoraSettings(), probe.samples
-    view = probe_view(probe, settings, recipe(probe.task))
-    np.testing.assert_allclose(arrays["losses"][:n], probe.losses, rtol=1e-3)
+    settings, keep, how = LoraSettings(), probe.keep, recipe(probe.task)
+    assert keep is not None
+    view = probe_view(probe, settings, how)
+    masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
+    found = disturbances(probe, keep, view, settings, how, masks)
+    kl, loss = np.array([d.kl for d in found]), np.array([d.loss for d in found])
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
-    blocks = constants[:, None, None] * arrays["blocks"].astype(np.float64)
-    own = blocks[:, :n, :n]
-    parameters = np.array([settings.rank * t.out_features for t in probe.targets], dtype=np.float64)
-    batch = recipe(probe.task).batch_size
-    scales = adam_scales(own.sum((1, 2)), np.einsum("mii->m", own), parameters, n, batch)[:, None, None]
-    kernels = np.tensordot(masks, scales * own, 1)
-    pulled = pulls(kernels, probe.losses, view.schedule)
-    cross_loss, cross_score = scales * blocks[:, n : n + PROBED, :n], scales * blocks[:, n + PROBED :, :n]
-    tokens = arrays["tokens"][n + PROBED :]
-    loss = moves(masks, cross_loss, pulled).mean(1)
-    kl = kl_drift(moves(masks, cross_score, pulled), tokens)
-    fisher = constants * fisher_traces(np.einsum("mii->mi", arrays["blocks"])[:, n + PROBED :], tokens)
     peers = selection_scores(probe, masks)
     return {
-        "loss": loss,
+        "loss, first order": loss - kl,
         "kl": kl,
-        "loss + kl": loss + kl,
-        "cap": drift_cap(masks, cross_score, tokens, pulled),
-        "fisher trace": masks @ fisher,
-        "parameters": masks @ np.array([t.lora_params(settings.rank) for t in probe.targets]),
+        "loss, second order": loss,
+        "fisher trace": masks @ (constants * fisher_traces(keep.energies.astype(np.float64), keep.tokens)),
+        "parameters": masks @ np.array([t.lora_params(settings.rank) for t in probe.targets], dtype=np.float64),
         "kappatune": -peers[KAPPATUNE],
         "gradient norm (peer)": peers[GRADIENT_NORM],
         "gradient norm": np.sqrt(masks @ (constants * gradient_norms(probe) ** 2)),
@@ -100,13 +70,12 @@ def predictions(probe: Probe, arrays: dict[str, Array], masks: Array) -> dict[st
 def judged(pair: Pair, work: Path) -> dict[str, Any]:
     """The figures of one pair so far."""
     lines = [json.loads(line) for line in (work / f"{pair.name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    probe, arrays = probed(pair, work)
+    probe = probed(pair, work)
     by_name: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         by_name.setdefault(line["selection"], []).append(line)
     selections = [s for s in selections_of(probe.targets, LoraSettings().rank) if s.name in by_name]
-    masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
-    predicted = predictions(probe, arrays, masks)
+    predicted = predictions(probe, selections)
 
     def real(take: Any, seed: int | None = None) -> Array:
         return np.array(

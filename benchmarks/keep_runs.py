@@ -1,6 +1,6 @@
 """Real LoRA runs that are asked what they forget: loss and KL on reference rows that are not trained on, before and after.
 
-A pair is a model, a task and a reference. Of each pair: random selections of one size, 256 rows, 3 epochs, learning rate 1e-3,
+A pair is a model, a task and a reference. Of each pair: random selections of one size, 128 rows, 3 epochs, learning rate 1e-3,
 and as many seeds as asked for. Resumable: one line a run in ``WORK/<pair>.jsonl``. ``benchmarks/keep.py`` judges by them.
 
     python benchmarks/keep_runs.py WORK [--pairs TEXT …] [--seeds 1]
@@ -39,7 +39,7 @@ from advisor.training.frozen_prefix import PrefixStates
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = {"stories": "stories260K", "tiny": "tinytalk3m"}
-ROWS, RATE, EVAL_ROWS = 256, 1e-3, 64
+ROWS, RATE, EVAL_ROWS = 128, 1e-3, 64
 REFERENCE_ROWS, PROBED = 160, 64  # the first PROBED of them are probed, the others are held out
 SHARE, SELECTIONS = 0.18, 20
 SELECTION_SEED, MAX_LENGTH = 11, 64

@@ -57,6 +57,7 @@ class Recommendation:
         alike: how many of ``equal_budget`` after the pick cannot be told from it.
         pool: all candidates that were scored, all-linear first. costs: of each.
         finalists: indices in ``pool`` of the pick, and of what the strategy ranks first within the budget.
+        max_forgetting: the most that they may disturb the rows to keep, None: any.
     """
 
     all_linear: Score
@@ -73,6 +74,7 @@ class Recommendation:
     budget: Budget
     granularity: str
     strategy: str
+    max_forgetting: float | None = None
 
     @property
     def considered(self) -> int:
@@ -90,10 +92,12 @@ def recommend(
     baseline: Candidate | None = None,
     seed: int = 0,
     spread: Callable[[Candidate], Candidate] | None = None,
+    max_forgetting: float | None = None,
 ) -> Recommendation:
     """Search, score, pick, and say how stable that is.
 
     Args:
+        max_forgetting: the most that the pick may disturb the probe's rows to keep, KL in nats per token.
         spread: gives the modules of what the search found ranks of their own, see :func:`advisor.advice.ranks.auto_ranks`.
         strategy: ``predicted`` picks the cheapest candidate as good as the one predicted best, the others of
             ``STRATEGIES`` the lowest of their own criterion.
@@ -109,7 +113,7 @@ def recommend(
         pool = [spread(candidate) for candidate in pool]
     predictions = scorer.predict(pool)
     costs = [scorer.cost(candidate) for candidate in pool]
-    finalists, best = choose(scorer, pool, costs, predictions, budget, granularity, strategy)
+    finalists, best = choose(scorer, pool, costs, predictions, budget, granularity, strategy, max_forgetting)
     return _advice(
         scorer,
         scorer,
@@ -124,6 +128,7 @@ def recommend(
         strategy=strategy,
         baseline=baseline,
         seed=seed,
+        max_forgetting=max_forgetting,
     )
 
 
@@ -135,14 +140,17 @@ def choose(
     budget: Budget,
     granularity: str,
     strategy: str,
+    max_forgetting: float | None = None,
 ) -> tuple[tuple[int, ...], int]:
     """Indices in ``pool``: the pick followed by what the strategy ranks first within the budget; the one predicted best.
 
     Raises:
-        BudgetTooSmall: nothing fits.
+        BudgetTooSmall: nothing fits, or all disturb the rows to keep too much.
     """
     params = np.array([cost.params for cost in costs])
     allowed = _allowed(scorer, budget, pool, costs)
+    if max_forgetting is not None:
+        allowed = _gentle(scorer, pool, allowed, max_forgetting)
     picked, best = pick(predictions, params, allowed)
     ranked = sorted(allowed, key=lambda i: predictions.deviation[i])
     if strategy != PREDICTED:
@@ -180,6 +188,7 @@ def reconsider(
         strategy=rec.strategy,
         baseline=own,
         seed=seed,
+        max_forgetting=rec.max_forgetting,
     )
 
 
@@ -198,6 +207,7 @@ def _advice(
     strategy: str,
     baseline: Candidate | None,
     seed: int,
+    max_forgetting: float | None,
 ) -> Recommendation:
     """Everything said of the pick, the first of ``finalists``, see :func:`recommend` and :func:`reconsider`."""
     candidates = [pool[i] for i in finalists]
@@ -221,6 +231,7 @@ def _advice(
         budget=budget,
         granularity=granularity,
         strategy=strategy,
+        max_forgetting=max_forgetting,
     )
 
 
@@ -281,6 +292,22 @@ def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: S
             "Raise --budget, or lower --batch-size or --max-length.",
         )
     return allowed
+
+
+def _gentle(scorer: Scorer, pool: Sequence[Candidate], allowed: Sequence[int], most: float) -> list[int]:
+    """Those of ``allowed`` that are predicted to disturb the rows to keep by at most ``most``.
+
+    Raises:
+        BudgetTooSmall: there are none.
+    """
+    kl = [found.kl for found in scorer.disturbances([pool[i] for i in allowed])]
+    gentle = [i for i, value in zip(allowed, kl, strict=True) if value <= most]
+    if not gentle:
+        raise BudgetTooSmall(
+            f"No selection is predicted to disturb the rows to keep by at most {most:g}; the least is {min(kl):.2g}.",
+            "Raise --max-forgetting, or lower --lr or --epochs.",
+        )
+    return gentle
 
 
 def _equal_budget(

@@ -188,6 +188,30 @@ class Probing(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keep(Checked):
+    keep: Any = place(
+        None,
+        "Rows that the model should still do well after training, in any form that --data has: how much each selection is "
+        "predicted to disturb them is shown. Causal language models only.",
+        panel=DATA,
+        blank="file, folder or hub id",
+        label="To keep",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling(Checked):
+    max_forgetting: float | None = real(
+        None,
+        "With rows to keep: pick only among selections that are predicted to disturb them by at most this KL divergence from the "
+        "model before, in nats per target token.",
+        1e-9,
+        1e3,
+        unset="none",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seed(Checked):
     seed: int = whole(0, "Random seed; the same seed gives the same answer.", 0, MOST_SEED)
 
@@ -366,13 +390,28 @@ class Called:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Out, Seed, Probing, ModelAndData):
+class Probe(Out, Seed, Keep, Probing, ModelAndData):
     """Options of ``probe``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommend(
-    Formats, Out, Seed, Kernel, Confirm, Recipe, Lora, Demo, Baseline, Strategy, Budget, Probing, ModelOrProbe, ModelAndData
+    Formats,
+    Out,
+    Seed,
+    Kernel,
+    Confirm,
+    Recipe,
+    Lora,
+    Demo,
+    Baseline,
+    Strategy,
+    Ceiling,
+    Budget,
+    Keep,
+    Probing,
+    ModelOrProbe,
+    ModelAndData,
 ):
     """Options of ``recommend``."""
 

@@ -39,6 +39,25 @@ class HeadBlock:
     fresh_gradient_params: int
 
 
+@dataclass(frozen=True)
+class KeepBlocks:
+    """Reference rows beside the n training rows of a probe (docs/keep.md).
+
+    Attributes:
+        loss: ⟨∇ρ_r, ∇ℓ_i⟩ in each module's weight, ρ_r a reference row's loss, float32 [M, r, n].
+        score: the same with the loss of target tokens that the model drew itself, [M, r, n].
+        energies: squared norms of these rows' own gradients, [M, r].
+        losses: [r] losses of the reference rows at θ0, nats. tokens: [r] target tokens of each.
+    """
+
+    loss: np.ndarray
+    score: np.ndarray
+    energies: np.ndarray
+    losses: np.ndarray
+    tokens: np.ndarray
+
+
+KEEP_PREFIX = "keep_"
 HEAD_FIELDS = tuple(field.name for field in fields(HeadBlock) if field.name != "weight")
 
 
@@ -55,6 +74,7 @@ class Probe:
         losses: [n] loss of each example at θ0 in nats or half squared errors.
         folds: [n] fold 0..3 of each example, stratified.
         info: provenance and settings, as in ``probe.json``.
+        keep: of the rows that the model should keep doing well, None where none were named.
     """
 
     targets: tuple[Target, ...]
@@ -68,6 +88,7 @@ class Probe:
     losses: np.ndarray
     folds: np.ndarray
     info: Mapping[str, Any]
+    keep: KeepBlocks | None = None
 
     @property
     def samples(self) -> int:
@@ -97,6 +118,8 @@ def save_probe(probe: Probe, folder: Path) -> None:
     }
     if probe.head is not None:
         arrays["head"] = probe.head.weight
+    if probe.keep is not None:
+        arrays |= {KEEP_PREFIX + field.name: getattr(probe.keep, field.name) for field in fields(KeepBlocks)}
     with replacing(folder / BLOCKS_FILE, needed=sum(a.nbytes for a in arrays.values())) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
     save_info(probe, folder)
@@ -128,7 +151,10 @@ def load_probe(folder: Path) -> Probe:
     check_seal(info, str(where), HINT)
     arrays = _read_blocks(path, content.files.get(BLOCKS_FILE))
     targets = tuple(Target(**t) for t in info["targets"])
-    _check_arrays(arrays, path, targets, len(content.class_names), content.task, content.head_block is not None)
+    kept = content.keep
+    _check_arrays(
+        arrays, path, targets, len(content.class_names), content.task, content.head_block is not None, kept.rows if kept else 0
+    )
     head = info.get("head_block")
     return Probe(
         targets=targets,
@@ -137,6 +163,7 @@ def load_probe(folder: Path) -> Probe:
         head=HeadBlock(arrays["head"], **{name: head[name] for name in HEAD_FIELDS}) if head else None,
         **{name: arrays[name] for name in ("labels", "y", "f0", "z", "losses", "folds")},
         info={key: value for key, value in info.items() if key not in ("targets", "head_block", "files", CHECKSUM)},
+        keep=KeepBlocks(**{field.name: arrays[KEEP_PREFIX + field.name] for field in fields(KeepBlocks)}) if kept else None,
     )
 
 
@@ -162,7 +189,13 @@ def _read_blocks(path: Path, digest: str | None) -> dict[str, np.ndarray]:
 
 
 def _check_arrays(
-    arrays: Mapping[str, np.ndarray], path: Path, targets: Sequence[Target], classes: int, task: str, has_head: bool
+    arrays: Mapping[str, np.ndarray],
+    path: Path,
+    targets: Sequence[Target],
+    classes: int,
+    task: str,
+    has_head: bool,
+    kept: int,
 ) -> None:
     """Raises:
     BadInput: an array is missing, of another shape or kind, or holds a number that cannot be; names it, and the module.
@@ -174,6 +207,9 @@ def _check_arrays(
     expected |= {"weight": (m, n, n), "gradient": (m, n, n)} | dict.fromkeys(("y", "f0", "z"), (n, columns))
     if has_head:
         expected["head"] = (n, n)
+    if kept:
+        shapes = {"loss": (m, kept, n), "score": (m, kept, n), "energies": (m, kept), "losses": (kept,), "tokens": (kept,)}
+        expected |= {KEEP_PREFIX + name: shape for name, shape in shapes.items()}
     for name, shape in expected.items():
         if name not in arrays:
             raise BadInput(f"{path}: {name} is missing.", HINT)
@@ -196,7 +232,10 @@ def require_finite_blocks(probe: Probe) -> None:
     """Raises:
     NotFinite: names the first module whose block holds NaN or infinity.
     """
-    for kind, blocks in (("weight", probe.weight_blocks), ("loss-gradient", probe.gradient_blocks)):
+    kinds = [("weight", probe.weight_blocks), ("loss-gradient", probe.gradient_blocks)]
+    if probe.keep is not None:
+        kinds += [("reference", probe.keep.loss), ("reference", probe.keep.score)]
+    for kind, blocks in kinds:
         bad = ~np.isfinite(blocks).all(axis=(1, 2))
         if bad.any():
             name = probe.targets[int(np.argmax(bad))].name

@@ -83,11 +83,19 @@ class PeerFields(Own):
     eva: EvaFields
 
 
+class KeepFields(Own):
+    """The rows that the model should keep doing well; their blocks are in the other file."""
+
+    data: Text
+    rows: Positive
+
+
 class IdentityFields(Own):
     """What must agree for one probe to stand for another."""
 
     model_fingerprint: Text
     data_fingerprint: Text
+    keep_fingerprint: Text | None = None
     max_length: Positive | None = None
     dtype: Text | None = None
     settings: dict[Name, Any] = Field(default_factory=dict)
@@ -129,6 +137,7 @@ class ProbeFile(Own):
     estimate_error: NotNegative | None
     linearity: list[LinearityFields] = Field(default_factory=list)
     peers: PeerFields | None = None
+    keep: KeepFields | None = None
     identity: IdentityFields
     source: dict[Name, Any] = Field(default_factory=dict)
     said: list[SaidFields] = Field(default_factory=list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,8 @@ from advisor.models.encode import EncodedRow, encode, resolve_max_length
 from advisor.models.identity import model_fingerprint
 from advisor.models.load import LoadedModel, load_model
 from advisor.models.placement import pick_device, pick_dtype
+
+KEPT_ROWS = 64  # reference rows that are probed
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A sample of the rows that the model should keep doing well; ``fingerprint`` identifies all of them."""
+
+    data: Dataset
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class WithModel:
     """The model, and the rows as it reads them; a row that was dropped in tokenising is missing. ``said``: notes and warnings."""
 
@@ -63,7 +73,8 @@ class Prepared:
     ``train`` and ``evaluation`` are the datasets the rows come from. ``available_rows`` is how many training rows the source has
     (an estimate where a large file was sampled). ``made_of`` identifies what was prepared, wherever it lies:
     ``model_fingerprint`` of all the model's files, ``data_fingerprint`` and ``eval_fingerprint`` of all rows, those that were
-    not sampled too. ``revision``: of a hub model. ``load`` raises BadInput where the model cannot be used.
+    not sampled too. ``revision``: of a hub model. ``load`` raises BadInput where the model cannot be used. ``kept``: see
+    :func:`with_kept`.
     """
 
     source: Source
@@ -73,6 +84,7 @@ class Prepared:
     made_of: Mapping[str, str]
     revision: str | None
     load: Callable[[], WithModel]
+    kept: Kept | None = None
 
     @cached_property
     def with_model(self) -> WithModel:
@@ -214,3 +226,21 @@ def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_eval
         for note in notes:
             say(Note(f"Evaluation data: {note}", brief=True))
     return WithModel(loaded, train_rows, eval_rows, max_length, tuple(said))
+
+
+def with_kept(prepared: Prepared, place: str, session: Session) -> Prepared:
+    """The same with rows that the model should keep doing well; a sample of ``KEPT_ROWS``, read by columns of their own.
+
+    Raises:
+        BadInput: they cannot be read, or the task is not one of causal language models.
+    """
+    task, seed = prepared.train.schema.task, prepared.source.seed
+    if task != "causal-lm":
+        raise BadInput(f"--keep: the task is {task}, and forgetting is predicted for causal language models only.", "Leave it out.")
+    try:
+        data = load_dataset(place, task=task, language=task, seed=seed)
+    except BadInput as error:
+        raise BadInput(f"Rows to keep: {error.what}", error.hint.replace("--data", "--keep")) from error
+    sample = sample_rows(data, KEPT_ROWS, seed)
+    session.note(f"To keep: {len(sample.examples)} rows of {data.source}.")
+    return replace(prepared, kept=Kept(sample, data.fingerprint))

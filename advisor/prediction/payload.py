@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from advisor.prediction.disturbance import Disturbance
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer, Scores
 from advisor.theory.bounds import Bound
@@ -51,6 +52,7 @@ class ScoreEntry:
         rank_pattern, alpha_pattern: by full module name; None where all modules have the common ones.
         relative: expected loss against all-linear in seed standard deviations, higher is better.
         vs_all_linear: the same as the share by which the loss is higher (0.1: 10 % higher), whatever the gain of LoRA.
+        disturbs: what it does to the rows of ``--keep``; None where there are none.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ScoreEntry:
     bounds: tuple[Bound, ...]
     cost: CostEntry
     warnings: tuple[str, ...]
+    disturbs: Disturbance | None = None
 
     def rank_of(self, module: str) -> int:
         return (self.rank_pattern or {}).get(module, self.rank)
@@ -107,6 +110,7 @@ def score_fields(score: Score, scorer: Scorer) -> dict[str, Any]:
         "bounds": score.bounds,
         "cost": CostEntry(score.cost.memory_bytes, score.cost.time_vs_all_linear),
         "warnings": score.warnings,
+        "disturbs": score.disturbs,
     }
 
 

@@ -87,11 +87,13 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
 def subsample(probe: Probe, keep: NDArray[np.int64]) -> Probe:
     """The same probe on some of its examples, from the stored blocks."""
     head = probe.head and replace(probe.head, weight=probe.head.weight[np.ix_(keep, keep)])
+    beside = probe.keep and replace(probe.keep, loss=probe.keep.loss[..., keep], score=probe.keep.score[..., keep])
     return replace(
         probe,
         weight_blocks=probe.weight_blocks[:, keep][:, :, keep],
         gradient_blocks=probe.gradient_blocks[:, keep][:, :, keep],
         head=head,
+        keep=beside,
         **{name: getattr(probe, name)[keep] for name in ("labels", "y", "f0", "z", "losses", "folds")},
     )
 

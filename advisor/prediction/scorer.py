@@ -15,6 +15,7 @@ from advisor.core.errors import BadInput
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
+from advisor.prediction.disturbance import Disturbance, disturbances
 from advisor.prediction.gain import FEATURE, curve, simulated_gain
 from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of, parameter_distances
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
@@ -35,7 +36,8 @@ class Score:
     """All that is said of one candidate; estimates are (value, low, high).
 
     ``relative``: expected loss against all-linear in seed standard deviations, higher is better. ``vs_all``: the same as the
-    share by which the loss is higher (0.1: 10 % higher), whatever the gain.
+    share by which the loss is higher (0.1: 10 % higher), whatever the gain. ``disturbs``: what it does to the rows to keep, None
+    where the probe has none.
     """
 
     candidate: Candidate
@@ -46,6 +48,7 @@ class Score:
     vs_all: tuple[float, float, float]
     bounds: tuple[Bound, ...]
     warnings: tuple[str, ...]
+    disturbs: Disturbance | None = None
 
     @property
     def name(self) -> str:
@@ -183,6 +186,7 @@ class Scorer:
         """Predictions, certificate and cost of each candidate."""
         predictions = self.predict(candidates)
         against_all = predictions.against_all()
+        disturbs = self.disturbances(candidates) or [None] * len(candidates)
         scores = []
         for i, candidate in enumerate(candidates):
             scores.append(
@@ -195,9 +199,17 @@ class Scorer:
                     share_of_loss(_triple(against_all, i)),
                     bounds=self.bounds(candidate),
                     warnings=tuple(f"Far from the calibration rows: {reason}." for reason in predictions.far),
+                    disturbs=disturbs[i],
                 )
             )
         return Scores(tuple(scores), predictions)
+
+    def disturbances(self, candidates: Sequence[Candidate]) -> Sequence[Disturbance]:
+        """Of each candidate; none where the probe has no rows to keep."""
+        if (keep := self.probe.keep) is None or not candidates:
+            return ()
+        weights = self.block_weights(candidates, "adam")
+        return disturbances(self.probe, keep, self.view, self.settings, self.recipe, weights)
 
     def bounds(self, candidate: Candidate, linearity: Linearity | None = None) -> tuple[Bound, ...]:
         """What the theory says of the candidate, with the head's block and, where there is one, without it.

@@ -42,6 +42,7 @@ from advisor.models.prepare import Prepared
 from advisor.probing import gram
 from advisor.probing.footprint import measure_training
 from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
+from advisor.probing.keep import keep_blocks, with_sampled_targets
 from advisor.probing.memory_estimate import linearity_bytes, measure_kept, peak_bytes, peers_bytes, resident_bytes, used_now
 from advisor.probing.outputs import loss_slope, make_outputs, residual, targets_of
 from advisor.probing.peer_scores import measure_peers
@@ -98,14 +99,16 @@ def probe_samples(settings: ProbeSettings, classes: int) -> int:
 
 
 def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
-    """What must agree for one probe to stand for another: weights, data, settings."""
+    """What must agree for one probe to stand for another: weights, data, settings, and rows to keep where any are named."""
     dtype = str(prepared.loaded.dtype).removeprefix("torch.")
     return {**_asked_identity(prepared, settings), "max_length": prepared.max_length, "dtype": dtype}
 
 
 def _asked_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
     """As much of it as is known without the model."""
+    kept = {} if prepared.kept is None else {"keep_fingerprint": prepared.kept.fingerprint}
     return {
+        **kept,
         "model_fingerprint": prepared.made_of["model_fingerprint"],
         "data_fingerprint": prepared.made_of["data_fingerprint"],
         "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"},
@@ -155,7 +158,9 @@ def _asked_alike(probe: Probe, prepared: Prepared) -> bool:
 def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identity: dict[str, Any], session: Session) -> Probe:
     """Probe into ``folder``. All that is not whole lies in a folder of its own there, from which it is moved at the end."""
     partial = folder / PARTIAL
-    begun = {**identity, "device": prepared.loaded.device.type}  # sketches of two kinds of device do not go together
+    kept = identity.get("keep_fingerprint")  # None is another one than any
+    # Sketches of two kinds of device do not go together.
+    begun = {**identity, "keep_fingerprint": kept, "device": prepared.loaded.device.type}
     if (found := _begun(partial / "identity.json", session)) is not None:
         _check_identity(found, begun, folder)
         session.note(f"Resuming the interrupted probe in {folder}.")
@@ -219,7 +224,9 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     sample = sample_rows(prepared.train, probe_samples(settings, classes), settings.seed)
     if sample is not prepared.train:
         session.note(f"Probe: {sample.notes[-1]}")
-    rows, _ = encode(sample, loaded, prepared.max_length)
+    own_rows, _ = encode(sample, loaded, prepared.max_length)
+    n, kept = len(own_rows), _kept_rows(prepared, session)
+    rows = [*own_rows, *kept, *with_sampled_targets(loaded, kept, settings.seed)]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     layers = _layers(loaded, settings.seed)
     spool = Spool(
@@ -252,6 +259,10 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "Check the model's weights: zeros in one place are enough.",
         )
 
+    of_all_rows = gradient[:m].numpy()[..., back, :][..., back] if kept else None
+    losses = spool.read("losses").double().numpy()[back]
+    back = back[:n]
+
     def reordered(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array[..., back, :][..., back])
 
@@ -272,24 +283,36 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         y=y,
         f0=f0,
         z=residual(outputs, y, f0),
-        losses=spool.read("losses").double().numpy()[back],
+        losses=losses[:n],
         folds=stratified_folds(labels, settings.seed),
         info={
             "identity": identity,
             **_provenance(prepared),
             "head_kind": head_kind,
             "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
-            "mean_tokens": float(np.mean([row.length for row in rows])),
+            "mean_tokens": float(np.mean([row.length for row in own_rows])),
             "max_tokens": max(row.length for row in prepared.train_rows),
-            "footprint": asdict(measure_training(loaded, rows)),
+            "footprint": asdict(measure_training(loaded, own_rows)),
             "methods": methods,
             "estimate_error": estimate_error,
             "linearity": [found.as_dict() for found in linearity],
             "peers": measure_peers(loaded, _few_rows(prepared, settings), session),
+            **({} if prepared.kept is None else {"keep": {"data": prepared.kept.data.source, "rows": len(kept)}}),
         },
+        keep=None if of_all_rows is None else keep_blocks(of_all_rows, losses, rows, n, len(kept)),
     )
     require_finite_blocks(probe)
     return probe
+
+
+def _kept_rows(prepared: Prepared, session: Session) -> list[EncodedRow]:
+    """The rows to keep, tokenised; none where none were named."""
+    if prepared.kept is None:
+        return []
+    rows, notes = encode(prepared.kept.data, prepared.loaded, prepared.max_length)
+    for note in notes:
+        session.note(f"Rows to keep: {note}", brief=True)
+    return rows
 
 
 def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:

@@ -123,6 +123,7 @@ class RecommendationFile:
         baseline: name of the user's config in ``equal_budget``. alike_at_equal_budget: how many cannot be told from the pick.
         peers: what other methods pick, by method. front: the Pareto front, cheapest first.
         far: why the task is unlike all calibration runs. peft: arguments of ``LoraConfig``.
+        max_forgetting: the ceiling on what the pick may disturb the rows to keep, left out where there is none.
     """
 
     schema: int
@@ -155,6 +156,7 @@ class RecommendationFile:
     plan: Plan
     formats: Mapping[str, FormatEntry]
     warnings: tuple[str, ...]
+    max_forgetting: float | None = None
 
     def json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -215,6 +217,7 @@ def recommendation_file(
         plan=plan,
         formats=formats,
         warnings=tuple(warnings),
+        max_forgetting=rec.max_forgetting,
     )
 
 

@@ -22,6 +22,11 @@ from advisor.prediction.scorer import Score, Scorer
 from advisor.report.words import change_span, count, gigabytes, metric_span
 
 PICK, ALL = "the pick", "all modules"
+DISTURBS = "disturbs"
+DISTURBS_MEANS = (
+    "predicted KL divergence from the model before, in nats per target token of the rows to keep. It ranks selections; real runs "
+    "may lie a factor of two or more away (docs/keep.md)."
+)
 CHOSEN, LEFT_OUT = "●", "·"
 PLAIN_WIDTH = 120
 LEAST_NAME = 12  # columns of a name, if it has so long a word; longer words fold in a narrow terminal
@@ -109,10 +114,11 @@ def plain_text(lines: Sequence[str], tables: Sequence[TextTable]) -> str:
 def score_table(
     title: str, scores: Sequence[Score], metric: str, marked: Sequence[int] = (), names: Sequence[str] = ()
 ) -> TextTable:
-    """One row a selection: size, expected loss against all modules, predicted metric and loss, cost."""
+    """One row a selection: size, expected loss against all modules, predicted metric and loss, cost; with rows to keep, how much
+    it disturbs them."""
     return TextTable(
         title,
-        ("target set", "params", "loss vs all", metric, "loss", "memory", "time"),
+        ("target set", "params", "loss vs all", metric, "loss", "memory", "time", *disturbs_column(scores)),
         tuple(
             (
                 names[i] if names else s.name,
@@ -122,11 +128,22 @@ def score_table(
                 f"{s.loss[0]:.3g}",
                 gigabytes(s.cost.memory_bytes),
                 f"{s.cost.time_vs_all_linear:.0%}",
+                *disturbs_cell(s),
             )
             for i, s in enumerate(scores)
         ),
         frozenset(marked),
     )
+
+
+def disturbs_column(scores: Sequence[Score]) -> tuple[str, ...]:
+    """The heading of :func:`disturbs_cell`, where there are rows to keep."""
+    return (DISTURBS,) if any(s.disturbs is not None for s in scores) else ()
+
+
+def disturbs_cell(score: Score) -> tuple[str, ...]:
+    """KL divergence on the rows to keep, in nats per token."""
+    return () if score.disturbs is None else (f"{score.disturbs.kl:.2g}",)
 
 
 def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:
@@ -139,7 +156,7 @@ def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:
     shown = [(PICK, rec.picked), *shown, *((equal[i].name, equal[i]) for i in (*usual, *others))][:rows]
     return TextTable(
         f"Validation loss against all modules ({LEVEL:.0%} interval)",
-        ("target set", "params", "loss", "memory", "step time"),
+        ("target set", "params", "loss", "memory", "step time", *disturbs_column([rec.picked])),
         tuple(
             (
                 name,
@@ -147,6 +164,7 @@ def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:
                 change_span(score.vs_all),
                 gigabytes(score.cost.memory_bytes),
                 f"{score.cost.time_vs_all_linear:.0%}",
+                *disturbs_cell(score),
             )
             for name, score in shown
         ),
@@ -221,6 +239,7 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Te
         "- `loss vs all`: expected validation loss against that of all modules; a positive number means a higher loss.\n"
         "- Metric and loss are of one run. `time`: of a training step against all modules. Intervals are 90 %.\n"
         "- `not known`: the interval is so wide that it says nothing.\n"
-        "- Memory and time are estimates; docs/method.md gives their measured error.",
+        + ("" if scorer.probe.keep is None else f"- `{DISTURBS}`: {DISTURBS_MEANS}\n")
+        + "- Memory and time are estimates; docs/method.md gives their measured error.",
     ]
     return "\n\n".join(sections) + "\n"

@@ -192,6 +192,18 @@ def checked(found: Confirmation) -> str:
     )
 
 
+def kept(rec: Recommendation) -> list[str]:
+    """What the pick does to the rows to keep, beside all modules; nothing where there are none."""
+    pick, full = rec.picked.disturbs, rec.all_linear.disturbs
+    if pick is None or full is None:
+        return []
+    ceiling = "" if rec.max_forgetting is None else f"; at most {rec.max_forgetting:g} was allowed"
+    return [
+        f"Rows to keep: the pick is predicted to disturb them by {pick.kl:.2g} nats per token (KL divergence from the model "
+        f"before), {ALL} by {full.kl:.2g}{ceiling}. Their loss is predicted to change by {pick.loss:+.2g} and {full.loss:+.2g}."
+    ]
+
+
 def level(scorer: Scorer, score: Score) -> str:
     """Metric and loss of one run, where they are known."""
     metric = str(scorer.probe.info["metric"])
@@ -248,6 +260,7 @@ def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) ->
             f"objective of the linearised, regularised problem by at most {1 - bound.low:.1%}."
         )
     lines.append("Linearity was not measured; --linearity does." if linearity is None else linearity.sentence("the pick"))
+    lines += kept(rec)
     stable = rec.stability.mean
     lines.append(
         f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.theory.simulate import Schedule
+from advisor.theory.simulate import EFFICIENCY, Schedule
 
 Array = NDArray[np.float64]
 CHUNK_FLOATS = 4_000_000  # floats of summed cross blocks held at once
@@ -20,8 +20,9 @@ CHUNK_FLOATS = 4_000_000  # floats of summed cross blocks held at once
 def pulls(kernels: Array, losses: Array, schedule: Schedule) -> Array:
     """a [S, n]: how far each training row has pulled on the weights by the end of the simulated run on all n rows.
 
-    The run is :func:`advisor.theory.simulate.simulate_losses`' without folds: a step of size h adds h·ℓ_j(t)/ℓ_j(0) to row j's
-    pull and lowers each ℓ_i by G_ij times that.
+    The run is :func:`advisor.theory.simulate.simulate_losses`' without folds. A step of size h lowers each ℓ_i by h·Σ_j G_ij·s_j,
+    s_j = ℓ_j(t)/ℓ_j(0), and adds h·s_j/``EFFICIENCY`` to row j's pull: losses fall by that share of what Adam's steps promise,
+    but the weights go the whole way.
 
     Args:
         kernels: [S, n, n] of loss gradients, scaled as Adam steps. losses: [n] at θ0, nats.
@@ -33,7 +34,7 @@ def pulls(kernels: Array, losses: Array, schedule: Schedule) -> Array:
         pull = growth * step * np.clip(left / first, 0.0, 1.0)
         total += pull
         left -= (kernels @ pull[..., None])[..., 0]
-    return total
+    return total / EFFICIENCY
 
 
 def moves(weights: Array, cross: Array, pulled: Array) -> Array:

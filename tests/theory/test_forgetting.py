@@ -13,7 +13,7 @@ from fakes import random_psd
 from torch.func import jacrev, jvp, vmap
 
 from advisor.theory.forgetting import drift_cap, fisher_traces, kl_drift, moves, pulls
-from advisor.theory.simulate import Schedule
+from advisor.theory.simulate import EFFICIENCY, Schedule
 
 VOCABULARY, WIDTH, HIDDEN, TOKENS = 5, 4, 6, 2
 TRAIN, KEPT = 7, 4
@@ -166,14 +166,14 @@ def test_pulls_equal_the_loop() -> None:
             slope = np.array([min(1.0, max(0.0, now / was)) if was else 0.0 for now, was in zip(left, losses, strict=True)])
             total += growth * step * slope
             left = left - growth * step * kernel @ slope
-        np.testing.assert_allclose(found[s], total)
+        np.testing.assert_allclose(found[s], total / EFFICIENCY)
     assert (found[:, 2] == 0).all()
 
 
 def test_without_movement_every_row_pulls_all_the_way() -> None:
     schedule = Schedule.of(1e-3, 60, fresh_head=False)
     found = pulls(np.zeros((1, TRAIN, TRAIN)), np.ones(TRAIN), schedule)
-    np.testing.assert_allclose(found, schedule.steps.sum())
+    np.testing.assert_allclose(found, schedule.steps.sum() / EFFICIENCY)
 
 
 # --- cap and trace ------------------------------------------------------------------------------------------------------
