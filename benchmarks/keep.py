@@ -1,7 +1,7 @@
 """Does the probe predict what real runs forget? Judged by the runs of ``benchmarks/keep_runs.py``; figures of docs/keep.md.
 
-Of each pair the training rows and the first reference rows are probed together, as ``--keep`` does. Real forgetting is measured on
-other reference rows. Results go to ``results/keep.json``.
+Of each pair the training rows and the first reference rows are probed together, as ``--keep`` does. Real forgetting is measured
+on other reference rows. Results go to ``results/keep.json``.
 
     python benchmarks/keep.py WORK [--pairs TEXT …]
 """
@@ -74,7 +74,7 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
     by_name: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         by_name.setdefault(line["selection"], []).append(line)
-    selections = [s for s in selections_of(probe.targets, LoraSettings().rank) if s.name in by_name]
+    selections = [s for s in selections_of(pair, probe.targets, LoraSettings().rank) if s.name in by_name]
     predicted = predictions(probe, selections)
 
     def real(take: Any, seed: int | None = None) -> Array:

@@ -1,0 +1,139 @@
+"""How much selections disturb rows to keep: from a probe's blocks to scores, tables, JSON, and a ceiling on the pick."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import candidate, make_probe, make_scorer
+
+from advisor.advice import recommend as module
+from advisor.advice.budget import parse_budget
+from advisor.advice.recommend import Recommendation, recommend
+from advisor.core.errors import BudgetTooSmall
+from advisor.core.events import Session
+from advisor.core.probe import KeepBlocks, Probe
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.targets import LoraSettings
+from advisor.prediction.payload import score_json
+from advisor.prediction.scorer import Scorer
+from advisor.report.tables import DISTURBS, answer_table, report_markdown, tables
+from advisor.report.verdict import kept, verdict
+from advisor.theory.kernels import lora_constant
+
+KEPT = 9
+
+
+def probe_with_rows_to_keep(seed: int = 0) -> Probe:
+    probe = make_probe("causal-lm", n=24, layers=2, seed=seed)
+    rng = np.random.default_rng(seed)
+    m, n = len(probe.targets), probe.samples
+    sizes = np.sqrt(np.einsum("mii->m", probe.gradient_blocks) / n)[:, None, None] * np.exp(rng.normal(size=(m, 1, 1)))
+    cross = {name: (sizes * rng.normal(size=(m, KEPT, n))).astype(np.float32) for name in ("loss", "score")}
+    energies = np.ones((m, KEPT), dtype=np.float32)
+    return replace(
+        probe, keep=KeepBlocks(**cross, energies=energies, losses=np.ones(KEPT), tokens=rng.integers(1, 9, KEPT) * 1.0)
+    )
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return make_scorer(probe_with_rows_to_keep(), recipe=TrainingRecipe(train_rows=96, epochs=1, lr=3e-4))
+
+
+def run(scorer: Scorer, **options: Any) -> Recommendation:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STABILITY_DRAWS", 2)
+        return recommend(scorer, parse_budget("60%"), Session(), **options)
+
+
+def test_disturbance_is_the_closed_form_of_one_row_after_the_other(scorer: Scorer) -> None:
+    """Weights moved by hand: modules, training rows and reference rows one by one, pulls from a plain loop."""
+    probe, settings, recipe = scorer.probe, scorer.settings, scorer.recipe
+    keep, n = probe.keep, probe.samples
+    assert keep is not None
+    chosen = [0, 3, 7]
+    scaled = []
+    for m in chosen:
+        block = lora_constant(probe.targets[m], settings) * probe.gradient_blocks[m].astype(np.float64)
+        mean, each = block.sum() / n**2, np.trace(block) / n
+        size = n * np.sqrt(mean + (each - mean) / recipe.batch_size)
+        scaled.append(np.sqrt(settings.rank * probe.targets[m].out_features) / size)
+    kernel = sum(
+        s * lora_constant(probe.targets[m], settings) * probe.gradient_blocks[m].astype(np.float64)
+        for m, s in zip(chosen, scaled, strict=True)
+    )
+    left, pulled = probe.losses.copy(), np.zeros(n)
+    for step in scorer.view.schedule.steps:
+        share = np.clip(left / probe.losses, 0, 1)
+        pulled += step * share / 0.4
+        left -= step * kernel @ share
+    kl = loss = 0.0
+    for r in range(KEPT):
+        moved = {"loss": 0.0, "score": 0.0}
+        for m, s in zip(chosen, scaled, strict=True):
+            for name in moved:
+                constant = s * lora_constant(probe.targets[m], settings)
+                moved[name] -= float(constant * getattr(keep, name)[m, r].astype(np.float64) @ pulled)
+        kl += 0.5 * keep.tokens[r] * moved["score"] ** 2 / KEPT
+        loss += moved["loss"] / KEPT
+    found = scorer.score([candidate(probe, chosen)])[0].disturbs
+    assert found is not None
+    assert found.kl == pytest.approx(kl)
+    assert found.loss == pytest.approx(loss + kl)
+
+
+def test_nothing_adapted_disturbs_nothing_and_faster_training_more(scorer: Scorer) -> None:
+    nothing, some = scorer.disturbances([candidate(scorer.probe, []), candidate(scorer.probe, [1, 2])])
+    assert (nothing.kl, nothing.loss) == (0.0, 0.0)
+    faster = scorer.at(replace(scorer.recipe, lr=2 * scorer.recipe.lr)).disturbances([candidate(scorer.probe, [1, 2])])[0]
+    assert faster.kl > some.kl > 0
+
+
+def test_rank_that_keeps_the_scale_follows_the_block(scorer: Scorer) -> None:
+    """At twice the rank at the same alpha/rank a step moves the outputs twice as far, to first order."""
+    slow = scorer.at(replace(scorer.recipe, lr=1e-8))  # no loss falls, so that all pulls are the same
+    settings = LoraSettings().at_rank(16)
+    low, high = slow.disturbances([candidate(scorer.probe, [4]), candidate(scorer.probe, [4], settings)])
+    assert high.kl == pytest.approx(4 * low.kl, rel=1e-4)
+
+
+def test_a_ceiling_is_kept(scorer: Scorer) -> None:
+    free = run(scorer)
+    assert free.picked.disturbs is not None
+    assert free.max_forgetting is None
+    ceiling = 0.5 * free.picked.disturbs.kl
+    gentle = run(scorer, max_forgetting=ceiling)
+    disturbed = [scorer.disturbances([gentle.pool[i]])[0].kl for i in gentle.finalists]
+    assert max(disturbed) <= ceiling
+    assert gentle.picked.disturbs is not None
+    assert gentle.picked.disturbs.kl <= ceiling
+    assert run(scorer, max_forgetting=1e9).picked == free.picked
+    with pytest.raises(BudgetTooSmall, match=r"by at most 1e-12; the least is"):
+        run(scorer, max_forgetting=1e-12)
+
+
+def test_every_table_and_the_json_say_it(scorer: Scorer) -> None:
+    found = run(scorer, max_forgetting=1e9)
+    shown = [*tables(scorer, found)[:2], answer_table(scorer, found, 5)]
+    assert all(table.columns[-1] == DISTURBS for table in shown)
+    assert found.picked.disturbs is not None
+    assert shown[0].rows[0][-1] == f"{found.picked.disturbs.kl:.2g}"
+    entry = score_json(found.picked, scorer)
+    assert entry["disturbs"] == {"kl": found.picked.disturbs.kl, "loss": found.picked.disturbs.loss}
+    sentence = kept(found)[0]
+    assert sentence in verdict(scorer, found, None)
+    assert "at most 1e+09 was allowed" in sentence
+    assert f"`{DISTURBS}`" in report_markdown(scorer, [], [], "")
+
+
+def test_without_rows_to_keep_nothing_is_said() -> None:
+    scorer = make_scorer(make_probe("causal-lm", n=24, layers=2))
+    found = run(scorer)
+    assert found.picked.disturbs is None
+    assert not kept(found)
+    assert all(DISTURBS not in table.columns for table in [*tables(scorer, found), answer_table(scorer, found, 5)])
+    assert "disturbs" not in score_json(found.picked, scorer)
+    assert DISTURBS not in report_markdown(scorer, [], [], "")
