@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from keep_runs import PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
 from advisor.core.events import Session
@@ -43,9 +43,9 @@ def probed(pair: Pair, work: Path) -> Probe:
     return run_probe(replace(prepared, kept=kept), ProbeSettings(), work / f"{pair.name}-probe", Session())
 
 
-def predictions(probe: Probe, selections: Sequence[Selection]) -> dict[str, Array]:
+def predictions(pair: Pair, probe: Probe, selections: Sequence[Selection]) -> dict[str, Array]:
     """Every quantity [S] that may say how much a selection forgets: the larger, the more."""
-    settings, keep, how = LoraSettings(), probe.keep, recipe(probe.task)
+    settings, keep, how = LoraSettings(), probe.keep, recipe(pair, probe.task)
     assert keep is not None
     view = probe_view(probe, settings, how)
     masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
@@ -75,7 +75,7 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
     for line in lines:
         by_name.setdefault(line["selection"], []).append(line)
     selections = [s for s in selections_of(pair, probe.targets, LoraSettings().rank) if s.name in by_name]
-    predicted = predictions(probe, selections)
+    predicted = predictions(pair, probe, selections)
 
     def real(take: Any, seed: int | None = None) -> Array:
         return np.array(
@@ -95,8 +95,36 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
         "real": {name: [round(float(v), 6) for v in values] for name, values in measured.items()},
         "predicted": {name: [float(f"{v:.6g}") for v in values] for name, values in predicted.items()},
         "spearman": {kind: {name: rank(values, measured[kind]) for name, values in predicted.items()} for kind in measured},
-        "learned_against_forgotten": rank(measured["learned"], measured["loss"]),
+        "kl_at_equal_learning": {
+            name: partial(values, measured["kl"], measured["learned"]) for name, values in predicted.items()
+        },
+        "size": {
+            "kl": round(float(np.median(predicted["kl"] / measured["kl"])), 2),
+            "loss": round(float(np.median(np.abs(predicted["loss, second order"] - measured["loss"]))), 3),
+        },
+        "ceilings": ceilings(predicted, measured),
     }
+
+
+def ceilings(predicted: dict[str, Array], measured: dict[str, Array]) -> list[dict[str, float]]:
+    """What the selection of the largest simulated gain under a ceiling on predicted KL really learned and disturbed; ceilings are
+    quantiles of the predictions."""
+    found = []
+    for share in (1.0, 0.75, 0.5, 0.25):
+        ceiling = np.quantile(predicted["kl"], share)
+        allowed = predicted["kl"] <= ceiling
+        pick = int(np.argmax(np.where(allowed, predicted["simulated gain"], -np.inf)))
+        entry = {"share": share, "ceiling": float(ceiling), "learned": measured["learned"][pick], "kl": measured["kl"][pick]}
+        found.append({name: round(float(value), 4) for name, value in entry.items()})
+    return found
+
+
+def partial(a: Array, b: Array, given: Array) -> float | None:
+    """Rank correlation of a and b with that of ``given`` taken out of both."""
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a, b, given)]
+    left = [r - (r @ ranks[2]) / (ranks[2] @ ranks[2]) * ranks[2] for r in ranks[:2]]
+    size = float(np.linalg.norm(left[0]) * np.linalg.norm(left[1]))
+    return round(float(left[0] @ left[1]) / size, 3) if size > 1e-9 else None
 
 
 def rank(a: Array, b: Array) -> float | None:

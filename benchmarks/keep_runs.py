@@ -1,7 +1,8 @@
 """Real LoRA runs that are asked what they forget: loss and KL on reference rows that are not trained on, before and after.
 
-A pair is a model, a task and a reference. Of each pair: random selections of one size, 128 rows, 3 epochs, learning rate 1e-3,
-and as many seeds as asked for. Resumable: one line a run in ``WORK/<pair>.jsonl``. ``benchmarks/keep.py`` judges by them.
+A pair is a model, a task and a reference. Of each pair: random selections of one size, 128 rows (64 for the larger model), 3
+epochs, learning rate 1e-3, and as many seeds as asked for. Resumable: one line a run in ``WORK/<pair>.jsonl``.
+``benchmarks/keep.py`` judges by them.
 
     python benchmarks/keep_runs.py WORK [--pairs TEXT …] [--seeds 1]
 """
@@ -39,7 +40,7 @@ from advisor.training.frozen_prefix import PrefixStates
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = {"stories": "stories260K", "tiny": "tinytalk3m"}
-ROWS, RATE, EVAL_ROWS = 128, 1e-3, 64
+ROWS, RATE, EVAL_ROWS = {"stories": 128, "tiny": 64}, 1e-3, 64
 REFERENCE_ROWS, PROBED = 160, 64  # the first PROBED of them are probed, the others are held out
 SHARE, SELECTIONS = 0.18, 20
 FILLED = {"stories": 0.97, "tiny": 0.92}  # least share of the budget: what modules of few widths can fill
@@ -91,7 +92,7 @@ def prepared_pair(pair: Pair) -> tuple[Prepared, list[EncodedRow]]:
         max_length=MAX_LENGTH,
         device="cpu",
     )
-    prepared = prepare(source, Session(), train_limit=ROWS, eval_limit=EVAL_ROWS)
+    prepared = prepare(source, Session(), train_limit=ROWS[pair.model], eval_limit=EVAL_ROWS)
     reference = load_dataset(str(SHARED / "data" / pair.keep / "train.jsonl"), task=prepared.train.schema.task)
     rows, _ = encode(sample_rows(reference, REFERENCE_ROWS, 0), prepared.loaded, MAX_LENGTH)
     return prepared, rows
@@ -123,8 +124,8 @@ def compared(
     return found
 
 
-def recipe(task: str) -> TrainingRecipe:
-    return recipe_for(task, ROWS, None, RATE, None)
+def recipe(pair: Pair, task: str) -> TrainingRecipe:
+    return recipe_for(task, ROWS[pair.model], None, RATE, None)
 
 
 def run_pair(pair: Pair, work: Path, seed: int) -> None:
@@ -148,7 +149,7 @@ def run_pair(pair: Pair, work: Path, seed: int) -> None:
             loaded,
             selection,
             settings,
-            recipe(loaded.task),
+            recipe(pair, loaded.task),
             prepared.train_rows,
             prepared.eval_rows,
             prepared.train.schema.metric,
