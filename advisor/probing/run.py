@@ -226,7 +226,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         session.note(f"Probe: {sample.notes[-1]}")
     own_rows, _ = encode(sample, loaded, prepared.max_length)
     n, kept = len(own_rows), _kept_rows(prepared, session)
-    rows = [*own_rows, *kept, *with_sampled_targets(loaded, kept, settings.seed)]
+    rows = [*own_rows, *kept, *with_sampled_targets(loaded, kept, settings.seed, session)]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     layers = _layers(loaded, settings.seed)
     spool = Spool(

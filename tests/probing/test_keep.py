@@ -14,7 +14,7 @@ import pytest
 import torch
 from probes import Stop, same
 
-from advisor.core.errors import BadInput, Interrupted
+from advisor.core.errors import BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Session
 from advisor.core.probe import BLOCKS_FILE, KeepBlocks, load_probe, save_probe
 from advisor.models.encode import IGNORED, EncodedRow
@@ -29,9 +29,9 @@ PICKED = [30, 4, 17, 8, 22]  # rows of the training file that are also to be kep
 
 def test_only_targets_change_and_a_seed_repeats_them(encoded: Callable[..., Any]) -> None:
     prepared, rows = encoded("llama", "causal-lm")
-    drawn = with_sampled_targets(prepared.loaded, rows, 0)
-    assert drawn == with_sampled_targets(prepared.loaded, rows, 0)
-    assert drawn != with_sampled_targets(prepared.loaded, rows, 1)
+    drawn = with_sampled_targets(prepared.loaded, rows, 0, Session())
+    assert drawn == with_sampled_targets(prepared.loaded, rows, 0, Session())
+    assert drawn != with_sampled_targets(prepared.loaded, rows, 1, Session())
     for row, other in zip(rows, drawn, strict=True):
         assert other.ids == row.ids
         assert target_tokens(other) == target_tokens(row) > 0
@@ -46,7 +46,7 @@ def test_targets_are_drawn_from_the_models_own_prediction(encoded: Callable[...,
     with torch.no_grad():
         loaded.model.lm_head.weight.mul_(20)  # else an untrained model likes all tokens alike
     ids = rows[0].ids[:5]
-    drawn = with_sampled_targets(loaded, [EncodedRow(ids, token_labels=(IGNORED, *ids[1:]))] * count, 0)
+    drawn = with_sampled_targets(loaded, [EncodedRow(ids, token_labels=(IGNORED, *ids[1:]))] * count, 0, Session())
     with torch.no_grad():
         p = torch.softmax(loaded.model(input_ids=torch.tensor([ids])).logits[0].double(), -1).numpy()
     for t in range(1, 5):
@@ -94,7 +94,7 @@ def test_score_blocks_equal_float64_autograd(kept: Callable[[], Prepared], tmp_p
     prepared = kept()
     keep = keep_of(run_probe(prepared, SETTINGS, tmp_path / "p", Session()))
     assert prepared.kept is not None
-    loaded, drawn = prepared.loaded, with_sampled_targets(prepared.loaded, prepared.kept.rows, SETTINGS.seed)
+    loaded, drawn = prepared.loaded, with_sampled_targets(prepared.loaded, prepared.kept.rows, SETTINGS.seed, Session())
     rows = [*drawn, *prepared.train_rows]
     texts = [oracle.Text(row.ids, row.token_labels) for row in rows]
     names = [f"{t.name}.weight" for t in loaded.targets]
@@ -105,6 +105,25 @@ def test_score_blocks_equal_float64_autograd(kept: Callable[[], Prepared], tmp_p
         assert oracle.relative(keep.score[m], scores @ train.T) < 1e-4
         assert oracle.relative(keep.energies[m], (scores**2).sum(1)) < 1e-4
     assert keep.tokens.tolist() == [target_tokens(row) for row in drawn]
+
+
+def test_a_model_that_is_not_finite_is_named_and_lack_of_memory_said(
+    kept: Callable[[], Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = kept()
+    name = broken.loaded.targets[3].name
+    with torch.no_grad():
+        broken.loaded.model.get_submodule(name).weight.fill_(torch.nan)
+    with pytest.raises(NotFinite, match=name):
+        run_probe(broken, SETTINGS, tmp_path / "p", Session())
+
+    def no_room(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    prepared = kept()
+    monkeypatch.setattr(prepared.loaded.model, "forward", no_room)
+    with pytest.raises(OutOfMemory, match="One row of"):
+        run_probe(prepared, SETTINGS, tmp_path / "q", Session())
 
 
 def test_a_sketch_has_them_too(kept: Callable[[], Prepared], tmp_path: Path) -> None:
