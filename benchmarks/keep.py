@@ -49,7 +49,7 @@ def predictions(pair: Pair, probe: Probe, selections: Sequence[Selection]) -> di
     assert keep is not None
     view = probe_view(probe, settings, how)
     masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
-    found = disturbances(probe, keep, view, settings, how, masks)
+    found = disturbances(probe, keep, view, settings, how, dict.fromkeys(("adam", "lora-expected"), masks))
     kl, loss = np.array([d.kl for d in found]), np.array([d.loss for d in found])
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
     peers = selection_scores(probe, masks)
@@ -100,21 +100,21 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
         },
         "size": {
             "kl": round(float(np.median(predicted["kl"] / measured["kl"])), 2),
-            "loss": round(float(np.median(np.abs(predicted["loss, second order"] - measured["loss"]))), 3),
+            "loss_error": round(float(np.mean(np.abs(predicted["loss, second order"] - measured["loss"]))), 3),
         },
         "ceilings": ceilings(predicted, measured),
     }
 
 
 def ceilings(predicted: dict[str, Array], measured: dict[str, Array]) -> list[dict[str, float]]:
-    """What the selection of the largest simulated gain under a ceiling on predicted KL really learned and disturbed; ceilings are
-    quantiles of the predictions."""
+    """What the selection of the largest simulated gain under a ceiling on the predicted change of loss really learned, and by how
+    much the loss of the rows to keep changed; ceilings are quantiles of the predictions."""
     found = []
     for share in (1.0, 0.75, 0.5, 0.25):
-        ceiling = np.quantile(predicted["kl"], share)
-        allowed = predicted["kl"] <= ceiling
+        ceiling = np.quantile(predicted["loss, second order"], share)
+        allowed = predicted["loss, second order"] <= ceiling
         pick = int(np.argmax(np.where(allowed, predicted["simulated gain"], -np.inf)))
-        entry = {"share": share, "ceiling": float(ceiling), "learned": measured["learned"][pick], "kl": measured["kl"][pick]}
+        entry = {"share": share, "ceiling": float(ceiling), "learned": measured["learned"][pick], "loss": measured["loss"][pick]}
         found.append({name: round(float(value), 4) for name, value in entry.items()})
     return found
 

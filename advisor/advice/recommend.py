@@ -57,7 +57,7 @@ class Recommendation:
         alike: how many of ``equal_budget`` after the pick cannot be told from it.
         pool: all candidates that were scored, all-linear first. costs: of each.
         finalists: indices in ``pool`` of the pick, and of what the strategy ranks first within the budget.
-        max_forgetting: the most that they may disturb the rows to keep, None: any.
+        max_forgetting: the most by which they may raise the loss of the rows to keep, None: any.
     """
 
     all_linear: Score
@@ -97,7 +97,7 @@ def recommend(
     """Search, score, pick, and say how stable that is.
 
     Args:
-        max_forgetting: the most that the pick may disturb the probe's rows to keep, KL in nats per token.
+        max_forgetting: the most by which the pick may raise the loss of the probe's rows to keep, nats per token.
         spread: gives the modules of what the search found ranks of their own, see :func:`advisor.advice.ranks.auto_ranks`.
         strategy: ``predicted`` picks the cheapest candidate as good as the one predicted best, the others of
             ``STRATEGIES`` the lowest of their own criterion.
@@ -145,7 +145,7 @@ def choose(
     """Indices in ``pool``: the pick followed by what the strategy ranks first within the budget; the one predicted best.
 
     Raises:
-        BudgetTooSmall: nothing fits, or all disturb the rows to keep too much.
+        BudgetTooSmall: nothing fits, or all raise the loss of the rows to keep too much.
     """
     params = np.array([cost.params for cost in costs])
     allowed = _allowed(scorer, budget, pool, costs)
@@ -295,16 +295,17 @@ def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: S
 
 
 def _gentle(scorer: Scorer, pool: Sequence[Candidate], allowed: Sequence[int], most: float) -> list[int]:
-    """Those of ``allowed`` that are predicted to disturb the rows to keep by at most ``most``.
+    """Those of ``allowed`` that are predicted to raise the loss of the rows to keep by at most ``most``.
 
     Raises:
         BudgetTooSmall: there are none.
     """
-    kl = [found.kl for found in scorer.disturbances([pool[i] for i in allowed])]
-    gentle = [i for i, value in zip(allowed, kl, strict=True) if value <= most]
+    rises = [found.loss for found in scorer.disturbances([pool[i] for i in allowed])]
+    gentle = [i for i, rise in zip(allowed, rises, strict=True) if rise <= most]
     if not gentle:
         raise BudgetTooSmall(
-            f"No selection is predicted to disturb the rows to keep by at most {most:g}; the least is {min(kl):.2g}.",
+            f"No selection is predicted to raise the loss of the rows to keep by at most {most:g}; the least is "
+            f"{min(rises):.2g}.",
             "Raise --max-forgetting, or lower --lr or --epochs.",
         )
     return gentle

@@ -208,8 +208,7 @@ class Scorer:
         """Of each candidate; none where the probe has no rows to keep."""
         if (keep := self.probe.keep) is None or not candidates:
             return ()
-        weights = self.block_weights(candidates, "adam")
-        return disturbances(self.probe, keep, self.view, self.settings, self.recipe, weights)
+        return disturbances(self.probe, keep, self.view, self.settings, self.recipe, self.weights(candidates).blocks)
 
     def bounds(self, candidate: Candidate, linearity: Linearity | None = None) -> tuple[Bound, ...]:
         """What the theory says of the candidate, with the head's block and, where there is one, without it.

@@ -123,7 +123,7 @@ class RecommendationFile:
         baseline: name of the user's config in ``equal_budget``. alike_at_equal_budget: how many cannot be told from the pick.
         peers: what other methods pick, by method. front: the Pareto front, cheapest first.
         far: why the task is unlike all calibration runs. peft: arguments of ``LoraConfig``.
-        max_forgetting: the ceiling on what the pick may disturb the rows to keep, left out where there is none.
+        max_forgetting: the most by which the pick may raise the loss of the rows to keep, left out where any.
     """
 
     schema: int

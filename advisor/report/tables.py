@@ -24,8 +24,8 @@ from advisor.report.words import change_span, count, gigabytes, metric_span
 PICK, ALL = "the pick", "all modules"
 DISTURBS = "disturbs"
 DISTURBS_MEANS = (
-    "predicted KL divergence from the model before, in nats per target token of the rows to keep. It ranks selections; real runs "
-    "may lie a factor of two or more away (docs/keep.md)."
+    "predicted change of the loss of the rows to keep, and KL divergence from the model before, in nats per target token. They "
+    "rank selections; real changes were mostly larger (docs/keep.md)."
 )
 CHOSEN, LEFT_OUT = "●", "·"
 PLAIN_WIDTH = 120
@@ -142,8 +142,8 @@ def disturbs_column(scores: Sequence[Score]) -> tuple[str, ...]:
 
 
 def disturbs_cell(score: Score) -> tuple[str, ...]:
-    """KL divergence on the rows to keep, in nats per token."""
-    return () if score.disturbs is None else (f"{score.disturbs.kl:.2g}",)
+    """Change of the loss of the rows to keep, and their KL divergence."""
+    return () if (found := score.disturbs) is None else (f"{found.loss:+.2g} (KL {found.kl:.2g})",)
 
 
 def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:

@@ -197,10 +197,10 @@ def kept(rec: Recommendation) -> list[str]:
     pick, full = rec.picked.disturbs, rec.all_linear.disturbs
     if pick is None or full is None:
         return []
-    ceiling = "" if rec.max_forgetting is None else f"; at most {rec.max_forgetting:g} was allowed"
+    ceiling = "" if rec.max_forgetting is None else f"; at most {rec.max_forgetting:+g} was allowed"
     return [
-        f"Rows to keep: the pick is predicted to disturb them by {pick.kl:.2g} nats per token (KL divergence from the model "
-        f"before), {ALL} by {full.kl:.2g}{ceiling}. Their loss is predicted to change by {pick.loss:+.2g} and {full.loss:+.2g}."
+        f"Rows to keep: with the pick their loss is predicted to change by {pick.loss:+.2g} nats per token, with {ALL} by "
+        f"{full.loss:+.2g}{ceiling}. KL divergence from the model before: {pick.kl:.2g} and {full.kl:.2g}."
     ]
 
 

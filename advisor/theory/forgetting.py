@@ -83,9 +83,18 @@ def drift_cap(weights: Array, cross: Array, tokens: Array, pulled: Array) -> Arr
 def fisher_traces(score_energies: Array, tokens: Array) -> Array:
     """tr F_m [M], a token: mean over reference rows of T·‖u‖², u the score gradient in the module's weight.
 
-    Half of it, LoRA-scaled, is the drift of a random step of unit variance an entry, whatever the training rows are.
-
     Args:
         score_energies: [M, r], ‖u_r‖².
     """
     return np.asarray((score_energies * tokens).mean(1))
+
+
+def random_drift(weights: Array, traces: Array, schedule: Schedule) -> Array:
+    """Expected ½·ΔθᵀFΔθ [S] of steps that have nothing to do with the gradients' directions: each weight of B moves by the sum
+    of all step sizes, its sign at random.
+
+    Args:
+        weights: [S, M] multiples of the modules' blocks. traces: [M], LoRA-scaled tr F_m.
+    """
+    way = float(schedule.steps @ schedule.growth) / EFFICIENCY
+    return np.asarray(0.5 * way**2 * (weights @ traces))

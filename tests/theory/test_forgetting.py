@@ -12,7 +12,7 @@ import torch
 from fakes import random_psd
 from torch.func import jacrev, jvp, vmap
 
-from advisor.theory.forgetting import drift_cap, fisher_traces, kl_drift, moves, pulls
+from advisor.theory.forgetting import drift_cap, fisher_traces, kl_drift, moves, pulls, random_drift
 from advisor.theory.simulate import EFFICIENCY, Schedule
 
 VOCABULARY, WIDTH, HIDDEN, TOKENS = 5, 4, 6, 2
@@ -197,6 +197,8 @@ def test_fisher_trace_is_the_drift_of_random_steps(model: Model) -> None:
     rows, probabilities = model.every_sampling()
     energies = np.stack([(g**2).sum(1).numpy() for g in model.gradients(rows)]) * probabilities * len(probabilities) / KEPT
     found = fisher_traces(energies, np.full(len(probabilities), float(TOKENS)))
+    schedule = Schedule.of(1e-3, 60)
+    drift = random_drift(np.eye(2), found, schedule)
     for m in range(2):
         total = 0.0
         for index in range(model.start[m].numel()):
@@ -204,6 +206,7 @@ def test_fisher_trace_is_the_drift_of_random_steps(model: Model) -> None:
             step[m].view(-1)[index] = 1.0
             total += exact_drift(model, tuple(step))
         assert 0.5 * found[m] == pytest.approx(total)
+        assert drift[m] == pytest.approx(total * (schedule.steps @ schedule.growth / EFFICIENCY) ** 2)
 
 
 def chunked(function: Callable[[], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
