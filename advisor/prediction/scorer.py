@@ -186,7 +186,7 @@ class Scorer:
         """Predictions, certificate and cost of each candidate."""
         predictions = self.predict(candidates)
         against_all = predictions.against_all()
-        disturbs = self.disturbances(candidates) or [None] * len(candidates)
+        disturbs: Sequence[Disturbance | None] = self.disturbances(candidates) or (None,) * len(candidates)
         scores = []
         for i, candidate in enumerate(candidates):
             scores.append(
