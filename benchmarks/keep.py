@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "keep.json"
 def probed(pair: Pair, work: Path) -> Probe:
     """The pair's probe, with the first of the reference rows as rows to keep."""
     prepared, reference = prepared_pair(pair)
-    kept = Kept(pair.keep, tuple(reference[:PROBED]), pair.keep)
+    kept = Kept(replace(reference, examples=reference.examples[:PROBED]), pair.keep)
     return run_probe(replace(prepared, kept=kept), ProbeSettings(), work / f"{pair.name}-probe", Session())
 
 

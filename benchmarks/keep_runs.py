@@ -30,7 +30,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe, recipe_for
 from advisor.core.selections import distinct, structured_random
 from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.data.dataset import load_dataset, sample_rows
+from advisor.data.dataset import Dataset, load_dataset, sample_rows
 from advisor.models.encode import IGNORED, EncodedRow, collate, encode, length_bucketed
 from advisor.models.forward import aligned
 from advisor.models.load import LoadedModel
@@ -84,8 +84,8 @@ def selections_of(pair: Pair, targets: tuple[Target, ...], rank: int) -> list[Se
     return found
 
 
-def prepared_pair(pair: Pair) -> tuple[Prepared, list[EncodedRow]]:
-    """The model with its training rows, and the reference's rows as the model reads them."""
+def prepared_pair(pair: Pair) -> tuple[Prepared, Dataset]:
+    """The model with its training rows, and a sample of the reference."""
     source = Source(
         str(SHARED / "models" / MODELS[pair.model]),
         str(SHARED / "data" / pair.data / "train.jsonl"),
@@ -94,8 +94,7 @@ def prepared_pair(pair: Pair) -> tuple[Prepared, list[EncodedRow]]:
     )
     prepared = prepare(source, Session(), train_limit=ROWS[pair.model], eval_limit=EVAL_ROWS)
     reference = load_dataset(str(SHARED / "data" / pair.keep / "train.jsonl"), task=prepared.train.schema.task)
-    rows, _ = encode(sample_rows(reference, REFERENCE_ROWS, 0), prepared.loaded, MAX_LENGTH)
-    return prepared, rows
+    return prepared, sample_rows(reference, REFERENCE_ROWS, 0)
 
 
 @torch.no_grad()
@@ -132,8 +131,9 @@ def run_pair(pair: Pair, work: Path, seed: int) -> None:
     """The pair's missing runs of one seed."""
     path = work / f"{pair.name}.jsonl"
     done = {(row["selection"], row["seed"]) for row in map(json.loads, path.read_text().splitlines())} if path.exists() else set()
-    prepared, rows = prepared_pair(pair)
+    prepared, reference = prepared_pair(pair)
     loaded, settings = prepared.loaded, LoraSettings()
+    rows, _ = encode(reference, loaded, MAX_LENGTH)
     before = log_probabilities(loaded.model, loaded, rows)
     prefix = PrefixStates(loaded)
     for selection in selections_of(pair, loaded.targets, settings.rank):

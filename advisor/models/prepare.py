@@ -236,7 +236,9 @@ def with_kept(prepared: Prepared, place: str, session: Session) -> Prepared:
     """
     task, seed = prepared.train.schema.task, prepared.source.seed
     if task != "causal-lm":
-        raise BadInput(f"--keep: the task is {task}, and forgetting is predicted for causal language models only.", "Leave it out.")
+        raise BadInput(
+            f"--keep: the task is {task}, and forgetting is predicted for causal language models only.", "Leave it out."
+        )
     try:
         data = load_dataset(place, task=task, language=task, seed=seed)
     except BadInput as error:

@@ -17,7 +17,7 @@ from probes import Stop, same
 from advisor.core.errors import BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Session
 from advisor.core.probe import BLOCKS_FILE, KeepBlocks, load_probe, save_probe
-from advisor.models.encode import IGNORED, EncodedRow
+from advisor.models.encode import IGNORED, EncodedRow, encode
 from advisor.models.prepare import Prepared, with_kept
 from advisor.prediction.probe_view import subsample
 from advisor.probing.keep import target_tokens, with_sampled_targets
@@ -94,7 +94,8 @@ def test_score_blocks_equal_float64_autograd(kept: Callable[[], Prepared], tmp_p
     prepared = kept()
     keep = keep_of(run_probe(prepared, SETTINGS, tmp_path / "p", Session()))
     assert prepared.kept is not None
-    loaded, drawn = prepared.loaded, with_sampled_targets(prepared.loaded, prepared.kept.rows, SETTINGS.seed, Session())
+    loaded, (rows, _) = prepared.loaded, encode(prepared.kept.data, prepared.loaded, prepared.max_length)
+    drawn = with_sampled_targets(loaded, rows, SETTINGS.seed, Session())
     rows = [*drawn, *prepared.train_rows]
     texts = [oracle.Text(row.ids, row.token_labels) for row in rows]
     names = [f"{t.name}.weight" for t in loaded.targets]
