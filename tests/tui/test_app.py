@@ -105,7 +105,7 @@ async def test_a_session_that_no_longer_fits_the_probe_is_left_out(make_app: Mak
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        assert app.state.measure == "share"
+        assert app.state.measure == "worth"
         assert app.state.chosen
 
 
@@ -365,7 +365,7 @@ def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path
                 written += os.read(terminal, 65536)
             except OSError:
                 break
-        if not asked and b"Learning rate" in written:
+        if not asked and b"Budget" in written:
             os.write(terminal, b"\x11")
             asked = True
     os.close(terminal)
@@ -376,7 +376,7 @@ def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path
 def test_the_command_shares_the_options_of_recommend() -> None:
     by_name = {c.name: c.callback.groups for c in command_line.registered_commands}
     recommend, tui = ({name for group in by_name[command] for name in options_of(group)} for command in ("recommend", "tui"))
-    own = {"baseline", "out", "format", "as_json", "verbose", "in_tui"}
+    own = {"baseline", "out", "format", "as_json", "verbose", "in_tui", "keep", "max_forgetting"}
     assert recommend - tui == own
     assert tui <= recommend
 

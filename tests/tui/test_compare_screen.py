@@ -90,7 +90,7 @@ def test_what_cannot_be_told_apart_is_not_known_rather_than_the_same(engine: Any
     wanted = "not known" if not told.distinguishable(0, 1) else f"yes, {'better' if better else 'worse'}"
     assert apart(entry, figures[1], figures[0]) == wanted
     assert apart(entry, replace(figures[1], alike=True), figures[0]) == "not known"
-    worse = replace(figures[1], alike=False, relative=(figures[0].relative[0] - 1, 0, 0))
+    worse = replace(figures[1], alike=False, vs_all=(figures[0].vs_all[0] + 1, 0, 0))
     assert apart(entry, worse, figures[0]) == "yes, worse"
     assert apart(merged([(PICK, "the pick", pick)])[0], figures[0], figures[0]) == "is the pick"
     assert apart(entry, None, figures[0]) == "…"
@@ -161,11 +161,12 @@ async def test_a_click_on_a_header_sorts_and_another_one_inverts(make_app: Calla
             assert names == sorted(names, reverse=inverted)
         assert screen.under == on
         await pilot.press("o", "o", "o", "o", "o")
-        relative = screen.columns[[c.id for c in screen.columns].index(screen.order)]
-        assert relative.id == "relative"
-        assert "▲" in str(screen.table.columns["relative"].label)
-        values = [screen.lineup.figures(entry).relative[0] for entry in screen.entries]  # type: ignore[union-attr]
-        assert values == sorted(values, reverse=True)
+        against_all = screen.columns[[c.id for c in screen.columns].index(screen.order)]
+        assert against_all.id == "vs_all"
+        mark = str(screen.table.columns["vs_all"].label)
+        assert "▲" in mark or "▼" in mark
+        values = [screen.lineup.figures(entry).vs_all[0] for entry in screen.entries]  # type: ignore[union-attr]
+        assert values == sorted(values)
 
 
 async def test_the_columns_follow_the_tables_own_size(make_app: Callable[..., AdvisorApp]) -> None:
