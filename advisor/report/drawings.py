@@ -49,13 +49,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mark:
-    """A selection in a plot; ``kind`` is a key of ``SHAPES``, ``alike``: it cannot be told from the pick."""
+    """A selection in a plot; ``kind`` is a key of ``SHAPES``, ``alike``: it cannot be told from the pick.
+
+    ``difference``: by how many per cent its loss is higher than that of all modules.
+    """
 
     label: str
     kind: str
     params: int
     metric: Triple
-    loss: Triple
+    difference: Triple
     alike: bool = False
 
 
@@ -227,7 +230,7 @@ def _spectra(lines: Sequence[tuple[str, Sequence[float]]], sigma: float, floor: 
 
 
 def intervals(marks: Sequence[Mark], quantity: str, which: str) -> Drawing:
-    """One row a selection: value and interval of ``which``, ``metric`` or ``loss``; hollow: cannot be told from the pick."""
+    """A row a selection: value and interval of ``which``, ``metric`` or ``difference``; hollow: cannot be told from the pick."""
     row, labels = 25.0, 10 + CHARACTER * min(27, max(len(mark.label) for mark in marks))
     triples: list[Triple] = [getattr(mark, which) for mark in marks]
     low, high = min(t[1] for t in triples), max(t[2] for t in triples)

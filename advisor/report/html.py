@@ -31,6 +31,7 @@ from advisor.report.words import change_span, count, duration, gigabytes, loss_s
 from advisor.theory.linearity import NOT, Linearity
 
 T = TypeVar("T")
+MOST_CHANGE = 300  # per cent of a difference that is drawn
 
 
 def report_html(shown: RecommendationFile, yaml_text: str) -> str:
@@ -85,6 +86,7 @@ def _content(shown: RecommendationFile) -> dict[str, object]:
         "linearity_sentence": None if shown.linearity is None else shown.linearity.sentence(PICK),
         "warnings": _warnings(shown, shown.linearity),
         "stable": STABLE,
+        "most_change": MOST_CHANGE,
         "caveat": CAVEAT,
         "picked_modules": _picked_modules(shown),
         "formats": [(FORMATS[name].label, found) for name, found in shown.formats.items()],
@@ -108,8 +110,8 @@ def drawings(shown: RecommendationFile) -> dict[str, Drawing]:
         figures.heat_map(_cells(shown)),
         figures.pareto(front, [*marks, *peers], metric),
         figures.spectra(spectra, kernel.sigma),
+        figures.intervals(marks, "validation loss against all modules, per cent", "difference"),
         figures.intervals(marks, metric, "metric"),
-        figures.intervals(marks, "validation loss", "loss"),
     )
     return {drawing.name: drawing for drawing in found}
 
@@ -126,7 +128,8 @@ def _recipe(shown: RecommendationFile) -> str:
 
 
 def _mark(entry: ScoreEntry, kind: str, label: str, alike: bool = False) -> Mark:
-    return Mark(label, kind, entry.params, entry.predicted.metric.triple, entry.predicted.loss.triple, alike)
+    value, low, high = (min(100 * share, MOST_CHANGE) for share in entry.vs_all_linear.triple)
+    return Mark(label, kind, entry.params, entry.predicted.metric.triple, (value, low, high), alike)
 
 
 def _places(shown: RecommendationFile, picked: Set[str]) -> list[tuple[str, str]]:

@@ -185,7 +185,7 @@ def test_html_shows_every_sentence_and_cell(recommended: Recommended, probed: Pr
 
 def test_figures_are_drawn_on_white(recommended: Recommended, tmp_path: Path) -> None:
     found = recommended.figures()
-    assert set(found) == {"heat-map", "pareto", "spectra", "intervals-metric", "intervals-loss"}
+    assert set(found) == {"heat-map", "pareto", "spectra", "intervals-metric", "intervals-difference"}
     for name, figure in found.items():
         figure.savefig(tmp_path / f"{name}.png")
         pixels = image.imread(tmp_path / f"{name}.png")[..., :3]

@@ -55,7 +55,7 @@ SECTIONS = (
     "config",
     "provenance",
 )
-FIGURES = ("heat-map", "pareto", "spectra", "intervals-metric", "intervals-loss")
+FIGURES = ("heat-map", "pareto", "spectra", "intervals-difference", "intervals-metric")
 TASKS = {"binary": ("classification", 2), "six": ("classification", 6), "regression": ("regression", 0), "lm": ("causal-lm", 0)}
 HOSTILE = '<script>alert("x")</script>&amp;\' onload="y" {{ 7*7 }} $x^{2}$'
 
@@ -502,7 +502,7 @@ def test_real_runs_are_shown(recommended: Recommended) -> None:
     assert "With probability 93%" in text
     assert "from a to b" in text
     assert "The real run of mlp failed: it diverged" in page.one("section", id="warnings").text
-    assert "--confirm 4" not in page.text
+    assert "--effort pilot" not in page.text
     shown["confirm"]["runs"] = []
     assert "All real runs failed" in page_of(shown)
 
