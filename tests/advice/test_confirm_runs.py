@@ -39,7 +39,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
         loss = numbers.setdefault(run.key, len(numbers) + 1) / 10
         return run_row(run, val_loss=loss)
 
-    monkeypatch.setattr(calibrate_module, "Runner", lambda source, recipe, eval_rows: do)
+    monkeypatch.setattr(calibrate_module, "Runner", lambda *_: do)
     monkeypatch.setattr(calibrate_module, "processes", one_thread)
     return fails
 
