@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tui.plot import AXIS, BRAILLE, GUTTER, Run, Scale, joined, value_text
+from tui.plot import BRAILLE, GUTTER, Run, Scale, framed
 
 SMALLEST = (12, 3)  # columns and lines of the plot itself
 
@@ -43,13 +43,5 @@ def curves(found: Sequence[Curve], width: int, height: int) -> list[list[Run]]:
                 cell = (y // 4, x // 2)
                 dots[cell] = dots.get(cell, 0) | BRAILLE[x % 2][y % 4]
         cells |= {cell: (chr(0x2800 + bits), curve.style) for cell, bits in dots.items()}
-    labelled = {0, rows // 2, rows - 1}
-    lines = []
-    for row in range(rows):
-        text = value_text(up.at(1 - row / (rows - 1)), up.high - up.low) if row in labelled else ""
-        axis = text.rjust(GUTTER - 2)[: GUTTER - 2] + (" ┤" if row in labelled else " │")
-        lines.append(joined([(axis, AXIS), *(cells.get((row, column), (" ", "")) for column in range(columns))]))
-    lines.append([(" " * (GUTTER - 1) + "└" + "─" * columns, AXIS)])
     ticks = "start" + "training".center(max(columns - 8, 0)) + "end"
-    lines.append([(" " * GUTTER + ticks[:columns], AXIS)])
-    return lines
+    return framed(cells, columns, rows, up, ticks[:columns])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -112,6 +112,11 @@ def plot(
         for side, arrow in ((column - 1, "▸"), (column + 1, "◂")):
             if 0 <= side < columns and cells.get((row, side), ("", LINE))[1] in (LINE, INTERVAL):
                 cells[row, side] = (arrow, CURSOR)
+    return framed(cells, columns, rows, up, _ticks(across, columns))
+
+
+def framed(cells: Mapping[tuple[int, int], Run], columns: int, rows: int, up: Scale, ticks: str) -> list[list[Run]]:
+    """Lines of a plot's cells with its axes: three labels of ``up`` at the left, ``ticks`` below."""
     labelled = {0, rows // 2, rows - 1}
     lines = []
     for row in range(rows):
@@ -119,7 +124,7 @@ def plot(
         axis = text.rjust(GUTTER - 2)[: GUTTER - 2] + (" ┤" if row in labelled else " │")
         lines.append(joined([(axis, AXIS), *(cells.get((row, column), (" ", "")) for column in range(columns))]))
     lines.append([(" " * (GUTTER - 1) + "└" + "─" * columns, AXIS)])
-    lines.append([(" " * GUTTER + _ticks(across, columns), AXIS)])
+    lines.append([(" " * GUTTER + ticks, AXIS)])
     return lines
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import candidate, make_probe, make_scorer
 from rich.console import Console
@@ -18,12 +20,15 @@ from advisor.advice.budget import parse_budget
 from advisor.advice.recommend import Recommendation, Stability, recommend
 from advisor.core.candidate import Candidate
 from advisor.core.events import Session
+from advisor.core.selections import HEAD_ONLY
 from advisor.core.targets import Selection
 from advisor.export.plan import plan_of
+from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.groups import grouped
 from advisor.prediction.scorer import Scorer
 from advisor.report.payload import ResolvedEntry, recommendation_file
 from advisor.report.tables import CHOSEN, LEFT_OUT, TextTable, answer_table, module_map, report_markdown, score_table, tables
-from advisor.report.verdict import HEIGHT, WIDTH, answer, short_verdict, verdict
+from advisor.report.verdict import HEIGHT, NOTHING_LEARNED, WIDTH, answer, short_verdict, verdict
 from advisor.report.words import NOT_KNOWN, change_span, change_words, count, gigabytes, loss_span, metric_span
 from advisor.theory.linearity import Linearity
 
@@ -165,6 +170,15 @@ def test_where_a_linear_probe_learns_nothing_the_answer_says_that_little_can_be_
     scorer = copy.copy(pair[0])
     scorer.context = {**scorer.context, "head_gain": won}
     assert any("does not beat guessing" in line for line in short_verdict(scorer, pair[1])) == said
+
+
+def test_what_it_says_of_such_data_sets_is_so_in_the_shipped_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")  # no rows of one's own
+    groups = [g for g in grouped(load_rows()) if g.context["head_gain"] <= NOTHING_LEARNED]
+    assert len({g.data for g in groups}) == 5
+    for group in groups:
+        alone = np.mean([math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY])
+        assert 1 - math.exp(group.log_loss.min() - alone) < 0.07, group.name
 
 
 def test_json_is_plain_and_says_what_the_sentences_say(pair: Pair) -> None:
