@@ -72,22 +72,27 @@ CLASSIFIED = [n for n in DEVELOPMENT if n not in ("tiny_chat", "gsm8k", "nl2bash
 WRITTEN = ["nl2bash", "bbh_short", "gsm8k", "tiny_chat"]
 OLD = ("sst2", "cola", "mrpc", "rte", "trec", "stsb")  # have rows at 512 rows, 1e-3
 SHORT = ("snips", "scicite", "emobank_valence", "trec", "atis", "tweet_irony", "clinc150", "movie_review", "codah_endings")
+E5 = ("snips", "scicite", "emobank_valence", "trec", "sst2", "tweet_irony")
 SMALL = [
     *[Group("minilm", d, 256, 2e-3) for d in SHORT],
     *[Group(m, d, 512, 1e-3) for d in WRITTEN for m in ("stories", "tiny") if (m, d) != ("tiny", "tiny_chat")],
-    *[Group("e5", d, 256, 1e-3) for d in ("snips", "scicite", "emobank_valence", "trec", "sst2", "tweet_irony")],
-    *[Group("minilm", d, 256, 1e-3) for d in SHORT],
-    *[Group("minilm", d, 512, 3e-3) for d in SHORT],
-    *[Group(m, d, 256, 3e-3) for d in WRITTEN for m in ("stories", "tiny")],
+    *[Group("minilm", d, 256, 5e-3) for d in SHORT],
+    *[Group("stories", d, 512, lr) for lr in (3e-3, 1e-2) for d in WRITTEN],
+    *[Group("minilm", d, 256, 1e-3) for d in SHORT if d not in ("movie_review", "atis")],  # in RATES
+    *[Group("e5", d, 256, lr) for d in E5 for lr in (1e-3, 3e-3)],
     *[Group("minilm", d, 256, 2e-3) for d in OLD],
-    *[Group("e5", d, 256, 2e-3) for d in ("snips", "scicite", "movie_review", "trec", "stsb", "atis")],
+    *[Group("tiny", d, 256, 3e-3) for d in WRITTEN],
     *[Group("minilm", d, 768, 1e-3) for d in SHORT],
-    *[Group(m, d, 512, 3e-4) for d in WRITTEN for m in ("stories", "tiny")],
 ]
 RATES = [
-    Group(m, d, 512, lr, picks=21, seeds=2)
-    for m, d in (("minilm", "snips"), ("minilm", "scicite"), ("tiny", "nl2bash"), ("stories", "bbh_short"))
-    for lr in (3e-4, 1e-3, 3e-3)
+    Group(m, d, rows, lr, picks=21, seeds=2)
+    for m, d, rows, rates in (
+        ("stories", "nl2bash", 384, (3e-4, 1e-3, 3e-3, 1e-2)),
+        ("minilm", "movie_review", 256, (1e-3, 3e-3, 1e-2)),
+        ("stories", "bbh_short", 384, (3e-4, 1e-3, 3e-3, 1e-2)),
+        ("minilm", "atis", 256, (1e-3, 3e-3, 1e-2)),
+    )
+    for lr in rates
 ]
 EXAMS = [
     *[Group("minilm", d, 512, 2e-3, picks=6) for d in EXAM if d not in ("text2sql_geo", "docstrings", "banking77")],

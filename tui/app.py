@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
+REPORT = "report.html"  # of the recommendation's files
 MERE_MOVES = ("app.focus", "app.next_place")
 
 
@@ -45,6 +48,11 @@ def palette() -> type[Provider]:
     from tui.palette import Commands
 
     return Commands
+
+
+def has_desktop() -> bool:
+    """Whether a browser would open beside the terminal, not in it."""
+    return sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
 
 
 class AdvisorApp(Answers):
@@ -224,8 +232,15 @@ class AdvisorApp(Answers):
                 screen.query_one(Context).show()
             screen.state_changed(change)
 
-    def _write(self) -> None:
-        """Write the recommendation's folder, once."""
+    def write_report(self) -> None:
+        """Write the recommendation's folder as the command does, and open its report."""
+        if self.state.recommendation is None:
+            self.notify("There is no recommendation yet.", severity="warning", markup=False)
+        else:
+            self._write(shows=True)
+
+    def _write(self, shows: bool = False) -> None:
+        """Write the recommendation's folder, once; ``shows``: and open its report in a browser."""
         opened, found, out = self.state.opened, self.state.confirmation, self.runs_folder
         rows = None if found is None else self.state.inputs.confirm_rows
         asked = 0 if found is None else found.asked
@@ -235,6 +250,9 @@ class AdvisorApp(Answers):
         def written(files: tuple[Path, ...]) -> None:
             self.written = files
             self.notify(f"Recommendation written to {files[0].parent}: {', '.join(f.name for f in files)}.", markup=False)
+            report = next((f for f in files if f.name == REPORT), None)
+            if shows and report is not None and has_desktop():
+                self.open_url(report.absolute().as_uri())
 
         self._writes = not self.start_run("write", lambda s: self.engine.write(opened, inputs, out, s), written)
 

@@ -83,13 +83,15 @@ class ExportScreen(AdvisorScreen):
         "Choose a format with the arrows. ✓ exact: the tool trains exactly the selection; ≈ lossy: the same modules, but other "
         "ranks or scales, with what that is predicted to cost; ✗ impossible: the tool would train something else, so the file "
         "only says why. Beside a file that is not exact lies, once there is a recommendation, the best selection that the format "
-        "can say (alternative-…). s saves, y copies the file that is shown, f shows the format's next one, e edits the folder."
+        "can say (alternative-…). s saves, y copies the file that is shown, f shows the format's next one, e edits the folder. "
+        "w writes the whole recommendation as the command does, and opens its report in a browser."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "save", "Save"),
         Binding("y", "copy", "Copy"),
         Binding("f", "next_file", "Next file"),
         Binding("e", "edit_folder", "Folder"),
+        Binding("w", "write_report", "Report"),
     ]
     CSS = """
     ExportScreen #main { height: 1fr; }
@@ -307,6 +309,9 @@ class ExportScreen(AdvisorScreen):
             self.notify(f"{name} copied.", markup=False)
         else:
             self.notify("There is nothing to copy.", severity="warning", markup=False)
+
+    def action_write_report(self) -> None:
+        self.advisor.write_report()
 
     def action_edit_folder(self) -> None:
         self.query_one("#folder", Input).focus()

@@ -256,3 +256,21 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
         assert path.read_bytes() == (tmp_path / "recommend" / path.name).read_bytes()
         assert path.read_bytes() == (tmp_path / "export" / path.name).read_bytes()
     assert all(any(cost in warning for warning in found.json["warnings"]) for cost in costs)
+
+
+async def test_the_report_is_written_and_opened_where_a_browser_can(
+    make_app: Callable[..., AdvisorApp], engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "recommendation" / "report.html"
+    monkeypatch.setattr(engine, "write", lambda opened, inputs, out, session: (report.with_name("lora.yaml"), report))
+    for desktop in (True, False):
+        opened: list[str] = []
+        monkeypatch.setattr("tui.app.has_desktop", lambda shown=desktop: shown)
+        app = make_app(opened=True)
+        monkeypatch.setattr(app, "open_url", opened.append)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settled(pilot)
+            await pilot.press("7", "w")
+            await settled(pilot)
+            assert app.written == (report.with_name("lora.yaml"), report)
+            assert opened == ([report.as_uri()] if desktop else [])
