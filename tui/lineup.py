@@ -17,15 +17,23 @@ if TYPE_CHECKING:
     from advisor.core.targets import Target
     from tui.engine import Figures, Opened
 
-PICK, CURRENT, KEPT, ALL, RECIPE, PEER, FRONT = "pick", "current", "kept", "all", "recipe", "peer", "front"
+PICK, CURRENT, KEPT, ALL, TARGET_SET, PEER, FRONT = (
+    "pick",
+    "current",
+    "kept",
+    "all",
+    "target-set",
+    "peer",
+    "front",
+)
 # In this order a selection that is several of them is called and drawn.
-MARKS = {CURRENT: "◉", PICK: "◆", KEPT: "◇", ALL: "■", RECIPE: "□", PEER: "△", FRONT: CHOSEN}
+MARKS = {CURRENT: "◉", PICK: "◆", KEPT: "◇", ALL: "■", TARGET_SET: "□", PEER: "△", FRONT: CHOSEN}
 MEANINGS = {
     CURRENT: "current",
     PICK: "the pick",
     KEPT: "kept",
     ALL: "all-linear",
-    RECIPE: "recipe",
+    TARGET_SET: "target set",
     PEER: "other method",
     FRONT: "front",
 }
@@ -109,7 +117,7 @@ class Lineup:
         found += [(KEPT, name, candidate) for name, candidate in state.named.items()]
         if rec is not None:
             found.append((ALL, "all-linear", rec.all_linear.candidate))
-            found += [(RECIPE, score.name, score.candidate) for score in list(rec.equal_budget)[1:]]
+            found += [(TARGET_SET, score.name, score.candidate) for score in list(rec.equal_budget)[1:]]
             found += [(PEER, pick.peer, pick.candidate) for pick in self.peers or () if pick.candidate is not None]
         if rec is not None and with_front:
             found += [(FRONT, _own_name(score.candidate), score.candidate) for score in rec.front]

@@ -26,7 +26,7 @@ STYLES = {
     "pick": "bold $text-success",
     "kept": "$text-secondary",
     "all": "$text",
-    "recipe": "$text-accent",
+    "target-set": "$text-accent",
     "peer": "$text-secondary",
     "front": "$text-primary",
 }
@@ -34,6 +34,9 @@ STYLES = {
 
 SHARE: Limits = (0.0, 1.0)
 LIMITS: dict[str, Limits] = {"loss": (0.0, UNLIMITED[1]), "matthews": (-1.0, 1.0), "spearman": (-1.0, 1.0)}  # others: a share
+
+
+ALL_COLUMNS_FIT = 140  # characters across the screen
 
 
 class Plot(Static):
@@ -117,7 +120,8 @@ class ParetoScreen(LineupScreen):
 
     def wanted(self, found: list[Column]) -> list[Column]:
         by_id = {column.id: column for column in found}
-        return [by_id[key] for key in ("params", "loss" if self.shows_loss else "metric", "apart", "vs_all")]
+        keys = ["params", "vs_all", "loss" if self.shows_loss else "metric", "apart"]
+        return [by_id[key] for key in (keys if self.size.width >= ALL_COLUMNS_FIT else keys[:-1])]
 
     def draw_under(self) -> None:
         opened = self.state.opened

@@ -19,7 +19,7 @@ from tui.app import AdvisorApp
 from tui.compare import CompareScreen
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.inputs import Inputs
-from tui.lineup import CURRENT, PEER, PICK, RECIPE, apart, differences, merged
+from tui.lineup import CURRENT, PEER, PICK, TARGET_SET, apart, differences, merged
 
 SIZES = [(120, 40), (80, 24), (50, 20)]
 
@@ -48,8 +48,8 @@ def bracketed() -> fakes.Probe:
 def test_a_selection_that_is_several_things_is_one_entry_with_all_marks() -> None:
     probe = fakes.make_probe()
     same, other = fakes.candidate(probe, [1, 2]), fakes.candidate(probe, [1, 2], LoraSettings(4, 8))
-    entries = merged([(PICK, "the pick", same), (RECIPE, "q,v", same), (CURRENT, "", same), (PEER, "eva", other)])
-    assert [entry.kinds for entry in entries] == [(CURRENT, PICK, RECIPE), (PEER,)]
+    entries = merged([(PICK, "the pick", same), (TARGET_SET, "q,v", same), (CURRENT, "", same), (PEER, "eva", other)])
+    assert [entry.kinds for entry in entries] == [(CURRENT, PICK, TARGET_SET), (PEER,)]
     assert entries[0].marks == "◉◆□"
     assert entries[0].names == ("the pick", "q,v")
     assert entries[1].name == "eva"
@@ -84,7 +84,7 @@ def test_what_cannot_be_told_apart_is_not_known_rather_than_the_same(engine: Any
     probe = opened.probe
     pick, all_of_it = fakes.candidate(probe, range(3)), fakes.candidate(probe, range(24))
     figures = engine.compare(opened, [pick, all_of_it], pick)
-    entry = merged([(RECIPE, "all", all_of_it)])[0]
+    entry = merged([(TARGET_SET, "all", all_of_it)])[0]
     told = opened.scorer.predict([all_of_it, pick])
     better = told.deviation[0] < told.deviation[1]
     wanted = "not known" if not told.distinguishable(0, 1) else f"yes, {'better' if better else 'worse'}"
@@ -109,7 +109,7 @@ async def test_every_selection_once_with_its_figures(make_app: Callable[..., Adv
         screen = shown(app)
         kinds = [kind for entry in screen.entries for kind in entry.kinds]
         assert kinds.count(PICK) == kinds.count(CURRENT) == 1
-        assert RECIPE in kinds
+        assert TARGET_SET in kinds
         assert PEER in kinds
         assert len({entry.id for entry in screen.entries}) == screen.table.row_count == len(screen.entries)
         assert screen.waiting == ""
