@@ -52,17 +52,17 @@ def report(
     everything = held.selections.index(ALL_LINEAR)
     measured, before = None, list[int]()
     if pilot is not None:
-        measured = pilot_shares(held, pilot)
+        measured = pilot_shares(predictor, held, pilot)
         before = [everything]
 
     def predict(runs: Sequence[int]) -> Predictions:
         """Given runs; the first of them is the pilot, where there is one."""
         if not runs:
-            return predictor.predict(held.simulated, held.context, apart)
+            return predictor.predict(held.traits, held.context, apart)
         log_losses = [run[i] for i in runs]
         if pilot is not None:
             log_losses[0] = math.log(pilot["loss"])
-        return predictor.given(held.simulated, held.context, apart, runs, np.exp(log_losses).tolist(), measured)
+        return predictor.given(held.traits, held.context, apart, runs, np.exp(log_losses).tolist(), measured)
 
     first, expected = pick(predict([]), params, allowed)
     next_one, _ = pick(predict(before), params, allowed)

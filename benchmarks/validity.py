@@ -31,7 +31,6 @@ from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
-from advisor.prediction.gain import curve, simulated_gain
 from advisor.prediction.groups import Group, grouped, seed_sd
 from advisor.prediction.predictor import LEVEL, Predictions, Predictor, on_scale_of
 
@@ -93,7 +92,7 @@ def distances(group: Group) -> np.ndarray:
 
 def predict(rows: Sequence[CalibrationRow], held: Group) -> Predictions:
     """Of a group from other rows."""
-    return Predictor().fit(rows, str(held.context["task"])).predict(held.simulated, held.context, distances(held))
+    return Predictor().fit(rows, str(held.context["task"])).predict(held.traits, held.context, distances(held))
 
 
 # --- rank correlation -------------------------------------------------------------------------------------------------
@@ -233,17 +232,18 @@ def differences(group: Group, found: Predictions) -> dict[str, Any]:
 # --- a pilot run ------------------------------------------------------------------------------------------------------
 
 
-def pilot_shares(held: Group, pilot: dict[str, Any]) -> np.ndarray:
+def pilot_shares(predictor: Predictor, held: Group, pilot: dict[str, Any]) -> np.ndarray:
     """[S + 1] what a pilot run measured of a group's selections, as :class:`advisor.prediction.scorer.Scorer` takes it."""
     losses = np.array([pilot["switched"][name] for name in [*held.selections, ALL_LINEAR]])
-    return on_scale_of(curve(held.simulated / simulated_gain(held.context)), losses[:-1], losses)
+    return on_scale_of(predictor.forgone_.of(held.traits, held.context), losses[:-1], losses)
 
 
 def given_pilot(rows: Sequence[CalibrationRow], held: Group, pilot: dict[str, Any]) -> Predictions:
     """Of a group from other rows and one run of all-linear that measured its selections (``benchmarks/pilot.py``)."""
     predictor = Predictor().fit(rows, str(held.context["task"]))
     ran = [held.selections.index(ALL_LINEAR)]
-    return predictor.given(held.simulated, held.context, distances(held), ran, [pilot["loss"]], pilot_shares(held, pilot))
+    measured = pilot_shares(predictor, held, pilot)
+    return predictor.given(held.traits, held.context, distances(held), ran, [pilot["loss"]], measured)
 
 
 # --- one group --------------------------------------------------------------------------------------------------------

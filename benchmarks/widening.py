@@ -48,10 +48,10 @@ class Case:
         level = fitted.gain_level_
         fitted.gain_level_ = replace(level, sd=factor * level.sd, covariance=factor**2 * level.covariance)
         if stage == "before":
-            return fitted.predict(group.simulated, group.context, distances(group))
+            return fitted.predict(group.traits, group.context, distances(group))
         ran = [group.selections.index(ALL_LINEAR)]
-        shares = pilot_shares(group, self.pilot)
-        return fitted.given(group.simulated, group.context, distances(group), ran, [self.pilot["loss"]], shares)
+        shares = pilot_shares(fitted, group, self.pilot)
+        return fitted.given(group.traits, group.context, distances(group), ran, [self.pilot["loss"]], shares)
 
     def held(self, stage: str, factor: float) -> tuple[float, float, float]:
         """Of the group's runs: share of losses inside their interval, its mean width relative to the prediction, and the

@@ -182,6 +182,7 @@ def make_rows(
             metric=metric,
             shares=shares,
             train_rows=512,
+            steps=96,
             lr=1e-3,
             rank=8,
             start=math.exp(start),

@@ -17,6 +17,7 @@ def context_of(
     metric: str,
     shares: Array,
     train_rows: int,
+    steps: int,
     lr: float,
     rank: int,
     start: float,
@@ -28,7 +29,7 @@ def context_of(
 
     Args:
         shares: of the classes among the examples, [C]; empty unless classification.
-        reads: ``text`` or ``images``.
+        steps: of the optimizer. reads: ``text`` or ``images``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
     """
@@ -41,6 +42,7 @@ def context_of(
         "log_guess": log_guess,
         "head_gain": 1.0 if head_loss is None else log_guess - math.log(max(head_loss, 1e-12)),
         "log_train_rows": math.log(train_rows),
+        "log_steps": math.log(steps),
         "log_lr": math.log(lr),
         "log_rank": math.log(rank),
         "log_start": math.log(start),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 FEATURE = "recipe_loss"  # the feature that holds the simulated recipe's log loss
-
+TRAITS = (FEATURE, "params", "depth")  # features of a selection that predictions are made from
 
 CURVE = 1.5  # real runs forgo less than simulated ones where little is forgone
 LEAST_GAIN = 0.03  # simulated gains below count as this: smaller ones are noise of the probe's sample

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.gain import FEATURE, curve, simulated_gain
+from advisor.prediction.gain import TRAITS, curve, simulated_gain
 
 Array = NDArray[np.float64]
 
@@ -25,17 +25,22 @@ class Group:
     """Rows of one model on one task with one recipe, seeds averaged per selection.
 
     Attributes:
-        simulated: [S] simulated log loss, difference to all-linear. log_loss: [S] mean log validation loss.
+        traits: [S, 3] the features ``TRAITS``, differences to all-linear. log_loss: [S] mean log validation loss.
         seeds: [S] runs in that mean.
     """
 
     name: str
     selections: list[str]
-    simulated: Array
+    traits: Array
     log_loss: Array
     seeds: Array
     context: Mapping[str, Any]
     rows: list[CalibrationRow]
+
+    @property
+    def simulated(self) -> Array:
+        """[S] simulated log loss, difference to all-linear."""
+        return np.asarray(self.traits[:, 0])
 
     @property
     def data(self) -> str:
@@ -57,9 +62,13 @@ class Gain:
         return self.value > CLEAR * self.error
 
 
-def group_gain(group: Group) -> Gain:
-    """G of a group by least squares through H: H − log loss = G·(1 − forgone); its error holds that of H."""
-    kept = 1 - curve(group.simulated / simulated_gain(group.context))
+def group_gain(group: Group, forgone: Array | None = None) -> Gain:
+    """G of a group by least squares through H: H − log loss = G·(1 − forgone); its error holds that of H.
+
+    Args:
+        forgone: [S] share that each selection forgoes; None: as simulated.
+    """
+    kept = 1 - (curve(group.simulated / simulated_gain(group.context)) if forgone is None else forgone)
     won = group.context["log_start"] - group.log_loss
     value = float(kept @ won) / float(kept @ kept)
     left = won - value * kept
@@ -91,14 +100,20 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
             Group(
                 name,
                 list(by_selection),
-                np.array([rs[0].features[FEATURE] for rs in by_selection.values()]),
+                np.array([[rs[0].features[trait] for trait in TRAITS] for rs in by_selection.values()]),
                 np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
                 np.array([float(len(rs)) for rs in by_selection.values()]),
-                members[0].context,
+                {"log_steps": _log_steps(members[0]), **members[0].context},
                 members,
             )
         )
     return groups
+
+
+def _log_steps(row: CalibrationRow) -> float:
+    """Log of the optimizer steps of a run; older rows do not say it in their context."""
+    rows, recipe = round(math.exp(row.context["log_train_rows"])), row.recipe
+    return math.log(int(recipe["epochs"]) * math.ceil(rows / int(recipe["batch_size"])))
 
 
 def knows_noise(groups: Sequence[Group]) -> bool:

@@ -1,6 +1,6 @@
 """What a few real runs of one group say of all its selections: an exact Bayesian update of the predictor's model.
 
-    log loss of a run of S = H − G·(1 − r_S) + G·noise·e,    r_S = x_S^1.5 + misfit·u_S
+    log loss of a run of S = H − G·(1 − r_S) + G·noise·e,    r_S = predicted share + misfit·u_S
 
 r_S is the share of the gain G that S forgoes. H is Gaussian, G log-normal, u jointly Gaussian with a correlation of
 1 − distance, e independent. Given G everything is Gaussian and conditioning is textbook linear algebra (Rasmussen and

@@ -4,11 +4,11 @@ Fitted when loaded, from plain rows.
 
 A model a person can read, of a selection S in one group (a model on a task with one recipe):
 
-    log loss(S) = H − G·(1 − x_S^1.5) + misfit + noise
+    log loss(S) = H − G·(1 − r_S) + misfit + noise
 
-H is the simulated log loss of training no module (real runs agree within a few per cent), x_S the share of the simulated
-gain of all-linear that S forgoes, and G the real gain of all-linear: log-normal around what a small regression over groups
-expects (:mod:`advisor.prediction.gain_level`).
+H is the simulated log loss of training no module (real runs agree within a few per cent), r_S the share of the gain of
+all-linear that S forgoes (:mod:`advisor.prediction.forgone`), and G that gain: log-normal around what a small regression over
+groups expects (:mod:`advisor.prediction.gain_level`).
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
 is. A second model maps loss to the metric.
 """
@@ -28,7 +28,8 @@ from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
-from advisor.prediction.gain import curve, simulated_gain, trust
+from advisor.prediction.forgone import fit_forgone
+from advisor.prediction.gain import trust
 from advisor.prediction.gain_level import fit_gain_level
 from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, repeats, seed_sd, start_error
 from advisor.prediction.posterior import BISECTIONS, Prior, update
@@ -107,7 +108,7 @@ class Predictor:
     """Fit with :meth:`fit`; learned attributes end in an underscore.
 
     Attributes:
-        gain_level_: what is expected of log G.
+        forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
         misfit_: standard deviation of a selection's log loss around the curve; noise_: between seeds; both as shares of G.
         start_sd_: standard deviation of log H, real around simulated.
     """
@@ -134,7 +135,10 @@ class Predictor:
                 f"The calibration rows hold {len(self.groups_)} usable model-and-task group(s), two are needed.",
                 "Run `advisor calibrate` on another task.",
             )
-        gains = [group_gain(g) for g in self.groups_]
+        taught = [] if self.borrowed_ else [g for g in self.groups_ if group_gain(g).is_clear]
+        self.forgone_, without = fit_forgone(taught)
+        forgone = [without.get(g.data, self.forgone_).of(g.traits, g.context) for g in self.groups_]  # as of unseen data
+        gains = [group_gain(g, shares) for g, shares in zip(self.groups_, forgone, strict=True)]
         self.gain_level_ = fit_gain_level(self.groups_, gains)
         clear = [(g, gain) for g, gain in zip(self.groups_, gains, strict=True) if gain.is_clear]
         if not clear:
@@ -153,17 +157,17 @@ class Predictor:
         self.tasks_ = {str(g.context["task"]) for g in self.groups_}
         return self
 
-    def predict(self, simulated: Array, context: Mapping[str, Any], distances: Array) -> Predictions:
+    def predict(self, traits: Array, context: Mapping[str, Any], distances: Array) -> Predictions:
         """Predict S selections of one probe.
 
         Args:
-            simulated: [S] simulated log loss, difference to all-linear. context: see :func:`context_of`.
+            traits: [S, 3] the features ``TRAITS``, differences to all-linear. context: see :func:`context_of`.
             distances: [S + 1, S + 1] share of parameters in which two selections differ, all-linear last.
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
         quantile = float(ndtri(0.5 + LEVEL / 2))
-        forgone = curve(simulated / simulated_gain(context))
+        forgone = self.forgone_.of(traits, context)
         typical, misfit, noise = self._typical(context)
         ratio = math.exp(quantile * widen * self._log_gain_sd(context))
         deviation = typical * forgone
@@ -184,7 +188,7 @@ class Predictor:
 
     def given(
         self,
-        simulated: Array,
+        traits: Array,
         context: Mapping[str, Any],
         distances: Array,
         observed: Sequence[int],
@@ -198,14 +202,14 @@ class Predictor:
 
         Args:
             observed: index of the selection of each run. losses: their validation losses.
-            measured: [S + 1] share of the gain that each forgoes as a pilot run measured it, on the scale of the simulated ones
-                (:func:`on_scale_of`), all-linear last; NaN where none did. It and the simulated share count alike.
+            measured: [S + 1] share of the gain that each forgoes as a pilot run measured it, on the scale of the predicted ones
+                (:func:`on_scale_of`), all-linear last; NaN where none did. It and the predicted share count alike.
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
         quantile = float(ndtri(0.5 + LEVEL / 2))
         typical, misfit, noise = self._typical(context)
-        forgone = curve(np.append(simulated, 0.0) / simulated_gain(context))
+        forgone = np.append(self.forgone_.of(traits, context), 0.0)
         if measured is not None:
             forgone = np.where(np.isnan(measured), forgone, (forgone + np.nan_to_num(measured)) / 2)
         covariance = (widen * misfit) ** 2 * (1.0 - distances)
@@ -299,7 +303,7 @@ def _exp(values: Array) -> Array:
 
 def on_scale_of(shares: Array, measured: Array, values: Array) -> Array:
     """Measured values as shares of the gain: the k-th lowest of those ``measured`` of some selections stands for the k-th lowest
-    of the same selections' simulated ``shares``, and what lies between is interpolated.
+    of the same selections' predicted ``shares``, and what lies between is interpolated.
 
     Only the order of a measurement counts so: modules trained alone take over what the others did beside them, to an extent
     that differs between tasks.

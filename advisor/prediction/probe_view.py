@@ -76,6 +76,7 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         if probe.class_names
         else np.empty(0),
         train_rows=training_rows(probe, recipe),
+        steps=recipe.epochs * math.ceil(training_rows(probe, recipe) / recipe.batch_size),
         lr=recipe.lr,
         rank=settings.rank,
         start=float(start),

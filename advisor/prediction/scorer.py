@@ -16,7 +16,7 @@ from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.disturbance import Disturbance, disturbances
-from advisor.prediction.gain import FEATURE, curve, simulated_gain
+from advisor.prediction.gain import TRAITS
 from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of, parameter_distances
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
 from advisor.theory import bounds
@@ -149,23 +149,23 @@ class Scorer:
         return other
 
     def _pilot_scale(self, pilot: RealRun) -> tuple[Array, Array]:
-        """Simulated shares and measured losses [K] of what the pilot run measured."""
+        """Predicted shares and measured losses [K] of what the pilot run measured."""
         measured = [replace(pilot.candidate, selection=Selection("", names)) for names in pilot.switched]
-        simulated = feature_table(self.view, self.weights(measured), (FEATURE,))[:, 0]
-        return curve(simulated / simulated_gain(self.context)), np.array([*pilot.switched.values()])
+        traits = feature_table(self.view, self.weights(measured), TRAITS)
+        return self.predictor.forgone_.of(traits, self.context), np.array([*pilot.switched.values()])
 
     def predict(self, candidates: Sequence[Candidate]) -> Predictions:
         """Predictions alone: what the search calls."""
         weights = self.weights([*candidates, *(run.candidate for run in self.runs)])
-        simulated = feature_table(self.view, weights, (FEATURE,))[:, 0]
+        traits = feature_table(self.view, weights, TRAITS)
         reference = np.array([t.lora_params(self.settings.rank) for t in self.probe.targets], dtype=np.float64)
         distances = parameter_distances(weights.params, reference)
         if not self.runs:
-            return self.predictor.predict(simulated, self.context, distances)
+            return self.predictor.predict(traits, self.context, distances)
         count = len(candidates)
         observed, losses = range(count, count + len(self.runs)), [run.loss for run in self.runs]
         measured = None if self.pilot is None else self._measured([*candidates, *(run.candidate for run in self.runs)])
-        return self.predictor.given(simulated, self.context, distances, observed, losses, measured).first(count)
+        return self.predictor.given(traits, self.context, distances, observed, losses, measured).first(count)
 
     def _measured(self, candidates: Sequence[Candidate]) -> Array:
         """[S + 1] share of the gain that each forgoes by the pilot run, all modules last; NaN where the run did not measure its

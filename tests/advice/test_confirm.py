@@ -24,7 +24,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
-from advisor.prediction.gain import FEATURE, curve, simulated_gain
+from advisor.prediction.gain import TRAITS
 from advisor.prediction.payload import plain
 from advisor.prediction.predictor import Estimate, Predictions
 from advisor.prediction.scorer import Scorer
@@ -223,16 +223,16 @@ def test_a_pilot_moves_what_it_measured_towards_what_it_saw(both: Both) -> None:
     blind, seeing = (scorer.given([replace(pilot, switched=s)]).predict(shown) for s in ({}, switched))
     gain = scorer.context["log_start"] - math.log(pilot.loss)
     moved = (seeing.deviation - blind.deviation) / gain
-    forgone = curve(np.array([share(scorer, c) for c in shown]))
+    forgone = shares_of(scorer, shown)
     alike = sorted([0.0, 1.0, *forgone[:2]])[1:3]  # as shares, in the order that was measured
     np.testing.assert_allclose(moved[:2], (np.array(alike) - forgone[:2]) / 2, rtol=0.25, atol=0.01)
     assert abs(moved[2:]).max() <= 0.1 * max(abs(moved[:2]).max(), 0.1)
 
 
-def share(scorer: Scorer, one: Candidate) -> float:
-    """The simulated share of the gain that a candidate forgoes, before the curve."""
-    simulated = feature_table(scorer.view, scorer.weights([one]), (FEATURE,))[0, 0]
-    return float(simulated) / simulated_gain(scorer.context)
+def shares_of(scorer: Scorer, candidates: Sequence[Candidate]) -> np.ndarray:
+    """The predicted share of the gain that each candidate forgoes."""
+    traits = feature_table(scorer.view, scorer.weights(candidates), TRAITS)
+    return scorer.predictor.forgone_.of(traits, scorer.context)
 
 
 def test_a_budget_of_memory_without_room_for_all_modules_has_no_pilot(both: Both) -> None:
@@ -260,7 +260,7 @@ def test_a_pilot_says_nothing_of_other_ranks(both: Both) -> None:
     seeing = scorer.given([RealRun(rec.pool[0], 0.5, 0.8, 1.0, switched)])
     other = replace(one, ranks={one.selection.targets[0]: 16})
     shares = seeing._measured([one, other, replace(one, settings=LoraSettings(4, 8))])
-    assert shares[0] == pytest.approx(float(curve(np.array([share(scorer, one)]))[0]), abs=1e-9)  # it lies between all and none
+    assert shares[0] == pytest.approx(shares_of(scorer, [one])[0], abs=1e-9)  # it lies between all and none
     assert np.isnan(shares[1:3]).all()
     assert shares[3] == 0  # all modules
 

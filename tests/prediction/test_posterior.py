@@ -18,6 +18,7 @@ from scipy.stats import multivariate_normal, norm
 from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.prediction import posterior as posterior_module
+from advisor.prediction.forgone import ALONE
 from advisor.prediction.gain import CURVE, curve, simulated_gain
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
 from advisor.prediction.predictor import Predictions, Predictor, on_scale_of, parameter_distances
@@ -178,9 +179,20 @@ def test_further_runs_hardly_widen_the_interval_of_one_that_was_run() -> None:
 # --- worlds drawn from the model --------------------------------------------------------------------------------------
 
 
+def traits(simulated: Sequence[float] | Array) -> Array:
+    """[S, 3] of selections of the size and depth of all modules."""
+    return np.column_stack([simulated, np.zeros((len(simulated), 2))])
+
+
+def as_simulated(predictor: Predictor) -> Predictor:
+    """The same predictor, which believes the simulation alone."""
+    predictor.forgone_ = ALONE
+    return predictor
+
+
 @cache
 def fitted() -> Predictor:
-    return Predictor().fit(make_rows(8, 30, seed=1), "classification")
+    return as_simulated(Predictor().fit(make_rows(8, 30, seed=1), "classification"))
 
 
 @cache
@@ -208,7 +220,9 @@ def worlds(count: int = 150, selections: int = 20) -> dict[str, Array]:
         run, judge = draw(prior, rng)
         params = masks.sum(1).astype(np.int64)
 
-        def predict(runs: Sequence[int], world: Any = (simulated, context, distances), losses: Array = run) -> Predictions:
+        world = (traits(simulated), context, distances)
+
+        def predict(runs: Sequence[int], world: Any = world, losses: Array = run) -> Predictions:
             return predictor.given(*world, list(runs), np.exp(losses[list(runs)]))
 
         before = predict([])
@@ -243,8 +257,8 @@ def test_without_runs_the_predictions_are_those_of_the_predictor() -> None:
     like = predictor.groups_[0].context
     for context in (like, {**like, "log_lr": 0.0}):  # the second is far from the rows
         simulated = rng.uniform(0, 0.2, 5)
-        plain = predictor.predict(simulated, context, distances)
-        given = predictor.given(simulated, context, distances, [], [])
+        plain = predictor.predict(traits(simulated), context, distances)
+        given = predictor.given(traits(simulated), context, distances, [], [])
         for name in ("deviation", "covariance"):
             np.testing.assert_allclose(getattr(given, name), getattr(plain, name), atol=1e-9)
         assert given.seed_sd == pytest.approx(plain.seed_sd)
@@ -261,8 +275,8 @@ def test_a_better_run_moves_loss_metric_and_relative_to_the_better() -> None:
     predictor = fitted()
     context, distances = predictor.groups_[0].context, 1 - np.eye(4)
     simulated = np.array([0.05, 0.05, 0.05])
-    plain = predictor.predict(simulated, context, distances)
-    good, bad = (predictor.given(simulated, context, distances, [1], [f * plain.loss.value[1]]) for f in (0.7, 1.3))
+    plain = predictor.predict(traits(simulated), context, distances)
+    good, bad = (predictor.given(traits(simulated), context, distances, [1], [f * plain.loss.value[1]]) for f in (0.7, 1.3))
     assert good.loss.value[1] < plain.loss.value[1] < bad.loss.value[1]
     assert good.score.value[1] > bad.score.value[1]
     assert good.deviation[1] / good.seed_sd < bad.deviation[1] / bad.seed_sd
@@ -275,13 +289,13 @@ def test_a_better_run_moves_loss_metric_and_relative_to_the_better() -> None:
         assert p.loss.high[1] / p.loss.low[1] < plain.loss.high[1] / plain.loss.low[1]
     # all-linear takes part: without a distance to it, the deviation is none
     masks = np.array([[1.0, 1.0], [0.0, 1.0]])
-    same = predictor.given(np.array([0.0, 0.1]), context, parameter_distances(masks, np.ones(2)), [1], [0.5])
+    same = predictor.given(traits([0.0, 0.1]), context, parameter_distances(masks, np.ones(2)), [1], [0.5])
     assert same.deviation[0] == pytest.approx(0)
 
 
 def test_the_first_few() -> None:
     predictor = fitted()
-    whole = predictor.predict(np.array([0.1, 0.2, 0.3]), predictor.groups_[0].context, 1 - np.eye(4))
+    whole = predictor.predict(traits([0.1, 0.2, 0.3]), predictor.groups_[0].context, 1 - np.eye(4))
     part = whole.first(2)
     for name in ("loss", "score", "relative"):
         assert len(getattr(part, name).value) == len(getattr(part, name).low) == len(getattr(part, name).high) == 2
@@ -301,7 +315,7 @@ def test_a_measurement_counts_by_its_order_alone() -> None:
 
 def test_measured_and_simulated_shares_count_alike() -> None:
     """Halfway between what the same predictor says by each alone; NaN leaves the simulated share."""
-    predictor = Predictor().fit(make_rows(groups=4, selections=12), "classification")
+    predictor = as_simulated(Predictor().fit(make_rows(groups=4, selections=12), "classification"))
     context = predictor.groups_[0].context
     gain = simulated_gain(context)
     simulated = np.array([0.2, 0.5, 0.8]) * gain
@@ -309,12 +323,12 @@ def test_measured_and_simulated_shares_count_alike() -> None:
     run = [0], [math.exp(context["log_start"] - 0.2)]
 
     def deviation(measured: Array | None) -> Array:
-        return predictor.given(simulated, context, apart, *run, measured).deviation
+        return predictor.given(traits(simulated), context, apart, *run, measured).deviation
 
     shares = curve(np.append(simulated, 0.0) / gain)
     np.testing.assert_allclose(deviation(shares), deviation(None))
     np.testing.assert_allclose(deviation(np.full(4, np.nan)), deviation(None))
     other = np.array([0.9, 0.1, 0.4, 0.0])
     middle = gain * np.sign((shares + other) / 2) * np.abs((shares + other) / 2) ** (1 / CURVE)
-    found = predictor.given(middle[:3], context, apart, *run).deviation
+    found = predictor.given(traits(middle[:3]), context, apart, *run).deviation
     np.testing.assert_allclose(deviation(other), found)

@@ -17,6 +17,7 @@ from advisor.core.errors import BadInput
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, load_rows
 from advisor.prediction.context import SIGNED_METRICS, context_of, guessing_score
+from advisor.prediction.forgone import ALONE
 from advisor.prediction.gain import (
     FEATURE,
     LEARNABLE,
@@ -56,8 +57,19 @@ def distances_of(group: Group) -> np.ndarray:
     return found
 
 
+def traits(simulated: Sequence[float] | np.ndarray) -> np.ndarray:
+    """[S, 3] of selections of the size and depth of all modules."""
+    return np.column_stack([simulated, np.zeros((len(simulated), 2))])
+
+
+def as_simulated(predictor: Predictor) -> Predictor:
+    """The same predictor, which believes the simulation alone."""
+    predictor.forgone_ = ALONE
+    return predictor
+
+
 def predict(predictor: Predictor, group: Group) -> Predictions:
-    return predictor.predict(group.simulated, group.context, distances_of(group))
+    return predictor.predict(group.traits, group.context, distances_of(group))
 
 
 def typical_gain(predictor: Predictor, context: Mapping[str, Any]) -> float:
@@ -100,13 +112,13 @@ def shuffled_within_groups(rows: Sequence[CalibrationRow], seed: int) -> list[Ca
 
 
 def reduced_to_size(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
-    """The simulated loss replaced by one that says nothing but the number of parameters."""
+    """The simulated loss replaced by one that says nothing but the number of parameters, and the depth by none."""
     most = {row.group: row.params for row in rows if row.selection == ALL_LINEAR}
-    return [
-        replace(row, features={**row.features, FEATURE: simulated_gain(row.context) * (1 - row.params / most[row.group])})
-        for row in rows
-        if row.group in most
-    ]
+
+    def features(row: CalibrationRow) -> dict[str, float]:
+        return {**row.features, FEATURE: simulated_gain(row.context) * (1 - row.params / most[row.group]), "depth": 0.0}
+
+    return [replace(row, features=features(row)) for row in rows if row.group in most]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +142,7 @@ def test_shipped_rows_say_more_than_the_number_of_parameters(shipped: list[Calib
     real, size = rank_correlations(shipped)
     assert real > size + 0.05, f"{real:.3f} against {size:.3f}"
     reduced, _ = rank_correlations(reduced_to_size(shipped))
-    assert reduced == pytest.approx(size, abs=0.02)
+    assert reduced == pytest.approx(size, abs=0.05)
     assert real > reduced + 0.05, f"{real:.3f} against {reduced:.3f}"
 
 
@@ -174,7 +186,7 @@ def test_misfit_with_unequal_numbers_of_seeds() -> None:
 
 def group_of(simulated: Sequence[float], log_loss: Sequence[float], start: float = 0.0, gain: float = 0.5) -> Group:
     context = {"log_start": start, "log_simulated": start - gain, "head_gain": 1.0, "log_train_rows": math.log(512)}
-    return Group("g", [str(i) for i in simulated], np.array(simulated), np.array(log_loss), np.ones(len(simulated)), context, [])
+    return Group("g", [str(i) for i in simulated], traits(simulated), np.array(log_loss), np.ones(len(simulated)), context, [])
 
 
 def test_the_gain_of_a_group_in_closed_form() -> None:
@@ -203,11 +215,11 @@ def test_tiny_simulated_gains_count_as_the_least() -> None:
 
 
 def test_predictions_in_closed_form() -> None:
-    predictor = fit(make_rows())
+    predictor = as_simulated(fit(make_rows()))
     context = predictor.groups_[0].context
     gain = simulated_gain(context)
     typical = typical_gain(predictor, context)
-    found = predictor.predict(gain * np.array([0.0, 0.25, 1.0]), context, distances(3))
+    found = predictor.predict(traits(gain * np.array([0.0, 0.25, 1.0])), context, distances(3))
     np.testing.assert_allclose(found.deviation, typical * np.array([0, 0.125, 1]))
     np.testing.assert_allclose(np.log(found.loss.value), context["log_start"] - typical * np.array([1, 0.875, 0]))
     assert found.seed_sd == pytest.approx(typical * predictor.noise_)
@@ -226,9 +238,7 @@ def test_predictions_in_closed_form() -> None:
 def test_all_linear_has_no_deviation_and_no_relative_interval() -> None:
     predictor = fit(make_rows())
     params = np.array([[8.0, 8.0], [8.0, 0.0]])
-    found = predictor.predict(
-        np.array([0.0, 0.2]), predictor.groups_[0].context, parameter_distances(params, np.array([8.0, 8.0]))
-    )
+    found = predictor.predict(traits([0.0, 0.2]), predictor.groups_[0].context, parameter_distances(params, np.array([8.0, 8.0])))
     assert found.deviation[0] == 0
     assert (found.relative.value[0], found.relative.low[0], found.relative.high[0]) == pytest.approx((0, 0, 0))
     assert found.relative.low[1] < found.relative.value[1] < found.relative.high[1]
@@ -238,8 +248,8 @@ def test_all_linear_has_no_deviation_and_no_relative_interval() -> None:
 def test_predictions_are_monotone_in_the_simulated_loss() -> None:
     """More simulated loss: more loss, a lower metric, a lower relative; below all-linear included."""
     for metric in ("accuracy", "f1", "matthews"):
-        predictor = fit(make_rows(metric=metric))
-        found = predictor.predict(np.linspace(-0.3, 0.8, 23), predictor.groups_[0].context, distances(23))
+        predictor = as_simulated(fit(make_rows(metric=metric)))
+        found = predictor.predict(traits(np.linspace(-0.3, 0.8, 23)), predictor.groups_[0].context, distances(23))
         for falling in (found.relative.value, found.relative.low, -found.loss.value, -found.deviation):
             assert (np.diff(falling) < 0).all()
         assert (np.diff(found.score.value) <= 0).all()
@@ -249,11 +259,11 @@ def test_predictions_are_monotone_in_the_simulated_loss() -> None:
 def test_metrics_are_between_guessing_and_perfect(metric: str) -> None:
     """However far off the simulation is; intervals are ordered."""
     task = "regression" if metric == "spearman" else "classification"
-    predictor = fit(make_rows(task=task, metric=metric, ratio_sd=1.0), task)
+    predictor = as_simulated(fit(make_rows(task=task, metric=metric, ratio_sd=1.0), task))
     context = predictor.groups_[0].context
     for start in (-4.0, context["log_start"], 3.0):
         shifted = {**context, "log_start": start, "log_simulated": start - 0.5}
-        found = predictor.predict(np.linspace(-1, 3, 9), shifted, distances(9))
+        found = predictor.predict(traits(np.linspace(-1, 3, 9)), shifted, distances(9))
         for estimate in (found.loss, found.score, found.relative):
             assert (estimate.low <= estimate.value).all()
             assert (estimate.value <= estimate.high).all()
@@ -272,7 +282,8 @@ def test_more_rows_teach_more_and_are_known_less_well() -> None:
     context = {**predictor.groups_[0].context, "log_train_rows": math.log(512)}
     simulated = np.linspace(0.0, 0.4, 5)
     usual, more, fewer = (
-        predictor.predict(simulated, {**context, "log_train_rows": math.log(rows)}, distances(5)) for rows in (512, 2048, 128)
+        predictor.predict(traits(simulated), {**context, "log_train_rows": math.log(rows)}, distances(5))
+        for rows in (512, 2048, 128)
     )
     assert (more.loss.value < usual.loss.value).all()
     assert (usual.loss.value < fewer.loss.value).all()
@@ -337,7 +348,7 @@ def test_similar_selections_are_told_apart_more_easily() -> None:
     predictor = fit(make_rows(misfit=0.3))
     context = predictor.groups_[0].context
     near = np.array([[0, 0.02, 0.1], [0.02, 0, 0.1], [0.1, 0.1, 0]])
-    a, b = (predictor.predict(np.array([0.0, 0.2]), context, d) for d in (near, distances(2)))
+    a, b = (predictor.predict(traits([0.0, 0.2]), context, d) for d in (near, distances(2)))
     assert np.linalg.eigvalsh(a.covariance)[0] > -1e-12
     spread = [c[0, 0] + c[1, 1] - 2 * c[0, 1] for c in (a.covariance, b.covariance)]
     assert spread[0] == pytest.approx(0.02 * spread[1])
@@ -348,7 +359,7 @@ def test_similar_selections_are_told_apart_more_easily() -> None:
 def test_far_targets_are_named_and_widened() -> None:
     predictor = fit(make_rows())
     near = dict(predictor.groups_[0].context)
-    usual = predictor.predict(np.array([0.1]), near, distances(1))
+    usual = predictor.predict(traits([0.1]), near, distances(1))
     assert usual.far == ()
     changes = {
         "learning rate": {"log_lr": near["log_lr"] + math.log(5)},
@@ -357,7 +368,7 @@ def test_far_targets_are_named_and_widened() -> None:
         "regression": {"task": "regression"},
     }
     for reason, change in changes.items():
-        far = predictor.predict(np.array([0.1]), {**near, **change}, distances(1))
+        far = predictor.predict(traits([0.1]), {**near, **change}, distances(1))
         assert len(far.far) == 1
         assert reason in far.far[0]
         if reason == "training rows":  # they also change the gain itself
@@ -370,12 +381,12 @@ def test_far_targets_are_named_and_widened() -> None:
         assert far.relative.high[0] - far.relative.low[0] > 0.9 * FAR_FACTOR * (usual.relative.high[0] - usual.relative.low[0])
         assert far.covariance[0, 0] == pytest.approx(FAR_FACTOR**2 * usual.covariance[0, 0])
     far_context = {**near, "log_lr": near["log_lr"] + math.log(5)}
-    far = predictor.predict(np.zeros(1), far_context, distances(1))
+    far = predictor.predict(traits([0.0]), far_context, distances(1))
     typical = typical_gain(predictor, far_context)
     own = math.hypot(typical * math.hypot(predictor.misfit_, predictor.noise_), predictor.start_sd_)
     gain = typical * (1 - math.exp(-1.6449 * FAR_FACTOR * predictor.gain_level_.of(far_context)[1]))
     assert math.log(far.loss.high[0] / far.loss.value[0]) == pytest.approx(math.hypot(gain, 1.6449 * FAR_FACTOR * own), rel=1e-3)
-    within = predictor.predict(np.array([0.1]), {**near, "log_lr": near["log_lr"] + math.log(3.9)}, distances(1))
+    within = predictor.predict(traits([0.1]), {**near, "log_lr": near["log_lr"] + math.log(3.9)}, distances(1))
     assert within.far == ()
 
 
@@ -389,13 +400,13 @@ def test_language_models_are_fitted_apart() -> None:
     assert [g.name for g in apart.groups_] == ["lm 0", "lm 1", "lm 2"]
     context = apart.groups_[0].context
     assert math.log(typical_gain(apart, context) / expected_gain(context)) == pytest.approx(-0.8, abs=0.4)
-    assert apart.predict(np.zeros(1), models[0].context, distances(1)).far == ()
+    assert apart.predict(traits([0.0]), models[0].context, distances(1)).far == ()
     assert [g.name for g in fit(classifiers + models, "regression").groups_] == ["group 0", "group 1", "group 2"]
     borrowed = fit(classifiers, "causal-lm")
     one = fit(classifiers + lm_rows(1), "causal-lm")
     assert (len(borrowed.groups_), len(one.groups_)) == (3, 4)
     for predictor in (borrowed, one):
-        (reason,) = predictor.predict(np.zeros(1), models[0].context, distances(1)).far
+        (reason,) = predictor.predict(traits([0.0]), models[0].context, distances(1)).far
         assert "causal-lm" in reason
 
 
@@ -416,7 +427,7 @@ def test_noise_is_borrowed_where_the_clear_groups_have_one_seed() -> None:
     predictor = fit(classifiers + models, "causal-lm")
     assert len(predictor.groups_) == 5
     assert predictor.noise_ == pytest.approx(fit(classifiers).noise_)
-    (reason,) = predictor.predict(np.zeros(1), models[0].context, distances(1)).far
+    (reason,) = predictor.predict(traits([0.0]), models[0].context, distances(1)).far
     assert "too few calibration runs were of a causal-lm task" in reason
     assert knows_noise(grouped(lm_rows(2)))
 
@@ -448,7 +459,7 @@ def test_rows_of_one_class_do_not_break_the_fit() -> None:
     rows = make_rows(3)
     one = [replace(row, score=1.0, context={**row.context, "chance": 1.0}) if row.group == "group 0" else row for row in rows]
     assert np.isfinite(fit(one).score_coef_).all()
-    found = fit(rows).predict(np.array([0.1]), one[0].context, distances(1))
+    found = fit(rows).predict(traits([0.1]), one[0].context, distances(1))
     assert found.score.value[0] == found.score.high[0] == 1.0
 
 
@@ -529,9 +540,17 @@ def test_the_score_of_guessing() -> None:
 
 
 def test_context_is_logarithmic() -> None:
-    common = {"train_rows": 100, "lr": 1e-3, "rank": 4, "start": 0.9, "simulated": 0.5, "head_loss": 0.8}
+    common = {"train_rows": 100, "steps": 24, "lr": 1e-3, "rank": 4, "start": 0.9, "simulated": 0.5, "head_loss": 0.8}
     context = context_of(task="regression", metric="spearman", shares=np.empty(0), **common)  # type: ignore[arg-type]
-    wanted = {"log_train_rows": 100, "log_lr": 1e-3, "log_rank": 4, "log_start": 0.9, "log_simulated": 0.5, "log_guess": 1}
+    wanted = {
+        "log_train_rows": 100,
+        "log_steps": 24,
+        "log_lr": 1e-3,
+        "log_rank": 4,
+        "log_start": 0.9,
+        "log_simulated": 0.5,
+        "log_guess": 1,
+    }
     assert {key: math.exp(context[key]) for key in wanted} == pytest.approx(wanted)
     assert (context["task"], context["metric"], context["chance"]) == ("regression", "spearman", 0.0)
     assert context["head_gain"] == pytest.approx(-math.log(0.8))
@@ -546,13 +565,13 @@ def test_context_is_logarithmic() -> None:
 
 
 def test_what_a_linear_probe_cannot_learn_is_not_promised() -> None:
-    predictor = fit(make_rows())
+    predictor = as_simulated(fit(make_rows()))
     context = predictor.groups_[0].context
     gain = simulated_gain(context)
     simulated = gain * np.array([0.0, 0.5, 1.0])
-    believed = predictor.predict(simulated, {**context, "head_gain": LEARNABLE}, distances(3))
-    half = predictor.predict(simulated, {**context, "head_gain": LEARNABLE / 2}, distances(3))
-    nothing = predictor.predict(simulated, {**context, "head_gain": -0.01}, distances(3))
+    believed = predictor.predict(traits(simulated), {**context, "head_gain": LEARNABLE}, distances(3))
+    half = predictor.predict(traits(simulated), {**context, "head_gain": LEARNABLE / 2}, distances(3))
+    nothing = predictor.predict(traits(simulated), {**context, "head_gain": -0.01}, distances(3))
     np.testing.assert_allclose(half.deviation, believed.deviation / 2)
     np.testing.assert_allclose(nothing.deviation, believed.deviation * LEAST_TRUST)
     for found in (half, nothing):  # noise and misfit stay what they are in log loss
