@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from validity import SHIPPED, budget_of, correlations, judged, predict, read, task_of
+from validity import HIGH_RATES, HIGHEST_RATE, SHIPPED, budget_of, correlations, judged, predict, read, task_of
 
+from advisor.core.selections import ALL_LINEAR, QV
 from advisor.core.store import write_json
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.groups import Group
@@ -53,7 +54,7 @@ def study(members: Sequence[Group], rows: Sequence[CalibrationRow]) -> dict[str,
     rates = [float(g.rows[0].recipe["lr"]) for g in members]
     real = np.array([g.log_loss[i] for g, i in zip(members, at, strict=True)])  # [rates, S]
     simulated = np.array([g.context["log_simulated"] + g.simulated[i] for g, i in zip(members, at, strict=True)])
-    others = [r for r in rows if task_of(r) != task_of(members[0].rows[0])]
+    others = [r for r in rows if task_of(r) != task_of(members[0].rows[0]) and r.recipe["lr"] <= HIGHEST_RATE]
     predicted = np.array([np.log(predict(others, g).loss.value[i]) for g, i in zip(members, at, strict=True)])
     own_best = real.min(0)
     pairs = combinations(range(len(rates)), 2)
@@ -77,12 +78,22 @@ def study(members: Sequence[Group], rows: Sequence[CalibrationRow]) -> dict[str,
             "real losses at the middle rate": correlations(real[default], own_best, budgets),
         },
         "log loss lost by rate": lost,
-        "spread of losses, middle rate and own best": [float(np.std(real[default])), float(np.std(own_best))],
+        "log loss above all modules": {
+            "at each rate": [_above(row, names) for row in real],
+            "at own best rates": _above(own_best, names),
+        },
     }
 
 
+def _above(losses: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Of q,v, and of the random selections in the mean."""
+    everything = losses[names.index(ALL_LINEAR)]
+    random = [loss - everything for loss, name in zip(losses, names, strict=True) if budget_of(name)]
+    return {"q,v": float(losses[names.index(QV)] - everything), "random": float(np.mean(random))}
+
+
 def main() -> None:
-    rows = read(SHIPPED)
+    rows = [*read(SHIPPED), *read(HIGH_RATES)]
     results: dict[str, Any] = {}
     for members in families(judged(rows)):
         found = study(members, rows)

@@ -31,7 +31,7 @@ from healed import RESULTS as HEALED
 from linearity import source_of
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from validity import SHIPPED, budget_of, by_seed, correlations, read
+from validity import SHIPPED, budget_of, by_seed, correlations, predict, read, task_of
 
 from advisor.core.events import Session
 from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
@@ -148,7 +148,8 @@ def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     healed = json.loads(HEALED.read_text(encoding="utf-8")) if HEALED.exists() else {}
-    groups = grouped(read(SHIPPED))
+    rows = read(SHIPPED)
+    groups = grouped(rows)
     for group in () if options.table else groups:
         if group.name not in results and any(part in group.name for part in options.groups):
             found = measure(group)
@@ -162,6 +163,7 @@ def main() -> None:
             continue
         budgets = np.array([budget_of(s) for s in group.selections])
         named = scores(group, results[group.name], healed.get(group.name))
+        named["predicted"] = predict([r for r in rows if task_of(r) != task_of(group.rows[0])], group).deviation
         seeds = [*by_seed(group, lambda r: math.log(r.val_loss)).values()]
         if len(seeds) > 1:
             named["a second seed"] = seeds[0]

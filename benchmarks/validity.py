@@ -36,6 +36,8 @@ from advisor.prediction.predictor import LEVEL, Predictions, Predictor, on_scale
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
+HIGH_RATES = HERE / "rows" / "rates"
+HIGHEST_RATE = 5e-3  # of rows that are shipped
 PEERS = HERE / "results" / "peer_scores.json"
 PILOTS = HERE / "results" / "pilots.json"
 RESULTS = HERE / "results" / "validity.json"
