@@ -1,6 +1,7 @@
 """The peers' scores of every selection in the rows, for ``benchmarks/validity.py``.
 
-A probe of each model on its data, as far as they are here, into the work folder; scores into ``results/peer_scores.json``.
+A probe of each model on its data, as far as they are here, into the work folder; scores into ``results/peer_scores.json``. Groups
+that have scores, or too few selections to be ranked, are left alone.
 
     python benchmarks/peers.py [--work build/peers]
 """
@@ -19,7 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 from linearity import source_of
-from validity import PEERS, SHIPPED, read
+from validity import PEERS, RANKED, SHIPPED, read
 
 from advisor.advice.peer_picks import selection_scores
 from advisor.core.events import Session
@@ -35,8 +36,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/peers"))
     options = parser.parse_args()
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = json.loads(PEERS.read_text(encoding="utf-8")) if PEERS.exists() else {}
     for group in grouped([*read(SHIPPED), *read(HERE / "rows")]):
+        if group.name in result or len(group.selections) < RANKED:
+            continue
         source = source_of(group)
         if source is None:
             print(f"{group.name}: model or data not here, left out")
