@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
 import torch
 import yaml
+import vision_language
 from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, HYBRIDS, WRITERS, build
 from peft import LoraConfig, get_peft_model
 
@@ -46,7 +47,8 @@ from advisor.workflow import Question, export_formats, measure_pick, recommend_f
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
-ALL = {**FAMILIES, **HYBRIDS}
+SEEING = vision_language.FAMILIES
+ALL: dict[str, Any] = {**FAMILIES, **HYBRIDS, **SEEING}
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
 SETTINGS = LoraSettings(rank=4, alpha=8)
 TOLERANCE = 1e-5
@@ -80,6 +82,8 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
+    if name in SEEING:
+        return ("turns",) if SEEING[name].mark else ("columns",)
     if name in WRITERS or name in HYBRIDS:
         return ("causal-lm",)
     if FAMILIES[name].processor:
@@ -89,17 +93,18 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
-def examine(model: Path, kind: str, folder: Path, dtype: str = "float32") -> Found:
+def examine(model: Path, kind: str, folder: Path, dtype: str = "float32", adapt: str = "language") -> Found:
     """Discover, probe, recommend, export, apply and train one step; files go into ``folder``.
 
     Args:
+        adapt: which parts of a model of images and text.
         dtype: of the model that is probed. Recurrences round so much in float32 that they are checked in float64.
     """
     notes: list[str] = []
     session = Session(lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     path, rows = oracle.write_rows(folder, kind)
     task = oracle.TASKS.get(kind, "classification")
-    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype), session)
+    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype, adapt=adapt), session)
     loaded = prepared.loaded
     settings = ProbeSettings(method="materialise", micro_batch=5, linearity=False)
     probe = run_probe(prepared, settings, folder / "probe", session)
@@ -138,7 +143,7 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     linears = tuple(f"{name}." for name in head_linears(loaded))  # ModernBERT's head also has a norm, which is not probed
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
     weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
-    texts = oracle.tokenised(loaded.tokenizer or loaded.image_processor, rows, kind)
+    texts = oracle.tokenised(loaded.processor or loaded.tokenizer or loaded.image_processor, rows, kind)
     wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]
     errors += [oracle.relative(b, wanted.gradient_block([w])) for b, w in zip(probe.gradient_blocks, weights, strict=True)]

@@ -114,7 +114,7 @@ class ProbeFile(Own):
 
     schema_: Literal[1] = Field(alias="schema")
     task: Literal["classification", "regression", "causal-lm", "seq2seq"]
-    reads: Literal["text", "images"] = "text"
+    reads: Literal["text", "images", "images and text"] = "text"
     metric: Name
     class_names: list[Text]
     model: Text

@@ -146,7 +146,7 @@ def _check_stage(content: Mapping[str, Any], surprises: list[str]) -> None:
 
 def _of_images(targets: list[str], content: Mapping[str, Any], model: Any, surprises: list[str]) -> list[str]:
     """What a list becomes of a model of images and text: every module whose name holds an entry, outside what is frozen."""
-    from advisor.export.applied import text_part
+    from advisor.models.vision import text_part
 
     inside = tuple(f"{part}." for part in text_part(model))
     if not inside:

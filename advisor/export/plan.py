@@ -30,7 +30,7 @@ class Plan:
     Attributes:
         settings: common rank, alpha and scaling rule.
         targets: every adaptable module of the model, chosen or not.
-        task: one of ``recipe.TASKS``. reads: ``text`` or ``images``.
+        task: one of ``recipe.TASKS``. reads: see :attr:`advisor.models.load.LoadedModel.reads`.
         head: modules trained in full.
         base_model, model_type: folder or hub id, and its config's ``model_type``.
         revision: commit of the hub model, where the user asked for a revision.

@@ -21,12 +21,15 @@ AUTO_CLASSES = {  # the first one that knows the config's family
     "regression": ("AutoModelForSequenceClassification", IMAGE_CLASS),
     "causal-lm": ("AutoModelForCausalLM",),
     "seq2seq": ("AutoModelForSeq2SeqLM",),
+    "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
     # What PEFT adapts besides, and the advisor only verifies.
-    "images-and-text": ("AutoModelForImageTextToText",),
     "features": ("AutoModel",),
     "token-classification": ("AutoModelForTokenClassification",),
     "question-answering": ("AutoModelForQuestionAnswering",),
 }
+
+
+BOTH = "images-and-text"
 
 
 def load_config(name: str, options: dict[str, Any]) -> Any:
@@ -84,6 +87,18 @@ def auto_class(config: Any, task: str) -> Any:
     return next((c for c in classes if type(config) in c._model_mapping), classes[0])
 
 
+def sees(config: Any) -> bool:
+    """Whether trainers load it as a model of images and text."""
+    both = class_of(config, BOTH)
+    text = class_of(config, "causal-lm")
+    return both is not None and not config.is_encoder_decoder and (text in (None, both) or text not in (config.architectures or ()))
+
+
+def loaded_as(config: Any, task: str) -> str:
+    """The key of ``AUTO_CLASSES`` that a model is loaded by for a task."""
+    return BOTH if task == "causal-lm" and sees(config) else task
+
+
 def trained_as(name: str, task: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, ...]:
     """Keys of ``AUTO_CLASSES`` that trainers may load for ``task``, the likeliest first; two have other names of modules.
 
@@ -94,13 +109,11 @@ def trained_as(name: str, task: str, *, revision: str | None = None, trust_remot
         BadInput: no usable config at ``name``.
     """
     config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
-    both = "images-and-text"
-    if task != "causal-lm" or type(config) not in getattr(transformers, AUTO_CLASSES[both][0])._model_mapping:
+    if task != "causal-lm" or class_of(config, BOTH) is None:
         return (task,)
-    classes = {key: class_of(config, key) for key in (both, task)}
-    if classes[task] in (None, classes[both]):
-        return (both,)
-    return (task, both) if classes[task] in (config.architectures or ()) else (both, task)
+    if class_of(config, task) in (None, class_of(config, BOTH)):
+        return (BOTH,)
+    return (BOTH, task) if sees(config) else (task, BOTH)
 
 
 def task_of_class(name: str, class_name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
@@ -111,8 +124,8 @@ def task_of_class(name: str, class_name: str, *, revision: str | None = None, tr
 
 def other_class(config: Any, task: str) -> list[str]:
     """A sentence on a model of images and text that is taken as one of text alone; empty of any other."""
-    both, own = (class_of(config, key) for key in ("images-and-text", task))
-    if task != "causal-lm" or both in (None, own):
+    both, own = (class_of(config, key) for key in (BOTH, task))
+    if task != "causal-lm" or sees(config) or both in (None, own):
         return []
     return [
         f"Its config also stands for {both}, of images and text, which trainers such as TRL and LLaMA-Factory load and whose "
@@ -130,13 +143,19 @@ def check_class(config: Any, task: str, name: str) -> None:
     """Raises:
     BadInput: transformers has no such model of the family, or it reads images beside text.
     """
-    mapped = auto_class(config, task)
+    mapped = auto_class(config, loaded_as(config, task))
     if type(config) not in mapped._model_mapping:
         if mapped.__name__ in (getattr(config, "auto_map", None) or {}):
             return  # the family's own code
         images = _reads_more_than_text(config)
         found = f"It reads {images} beside text, which is not covered." if images else f"transformers has no {task} model of it."
-        raise BadInput(f"{name}: a model of the family {config.model_type}. {found}", "Use a text-only model, or check the task.")
+        hint = "Use a text-only model, or check the task."
+        if class_of(config, BOTH) and task in ("classification", "regression"):
+            found = f"It reads images and writes text, so {task} is not its task."
+            hint = "Learn the labels as texts: --task causal-lm --label-column LABEL."
+        raise BadInput(f"{name}: a model of the family {config.model_type}. {found}", hint)
+    if loaded_as(config, task) == BOTH:
+        return
     model = mapped._model_mapping[type(config)]
     more = None if of_images(config) or model.config_class is not type(config) else _reads_more_than_text(config)
     if more:
