@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import oracle
 import torch
-import yaml
 import vision_language
+import yaml
 from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, HYBRIDS, WRITERS, build
 from peft import LoraConfig, get_peft_model
 
@@ -104,7 +104,9 @@ def examine(model: Path, kind: str, folder: Path, dtype: str = "float32", adapt:
     session = Session(lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     path, rows = oracle.write_rows(folder, kind)
     task = oracle.TASKS.get(kind, "classification")
-    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype, adapt=adapt), session)
+    prepared = prepare(
+        Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype, adapt=adapt), session
+    )
     loaded = prepared.loaded
     settings = ProbeSettings(method="materialise", micro_batch=5, linearity=False)
     probe = run_probe(prepared, settings, folder / "probe", session)

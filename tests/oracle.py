@@ -223,7 +223,8 @@ ROWS = 36
 def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
     """A JSONL file of ``ROWS`` rows of 1 to 12 words, and the rows. Labels follow length and words, with exceptions.
 
-    ``turns``, ``columns``: conversations with images, and prompts with images. ``images``: a folder of two class folders, of noise that is redder in the one than in the other.
+    ``turns``, ``columns``: conversations with images, and prompts with images. ``images``: a folder of two class
+    folders, of noise that is redder in the one than in the other.
     """
     if kind == "images":
         return folder / "images", write_images(folder / "images")

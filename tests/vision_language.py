@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,15 +16,29 @@ import transformers
 from architectures import DROPOUT, INNER, WIDTH, WORDS
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers.models.smolvlm import processing_smolvlm as smolvlm
 
 LENGTH = 512
 SIDE, PATCH = 16, 4  # pixels of an image as the processor makes it, and of a patch
-SEES = {"hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 2, "num_attention_heads": 4, "attention_dropout": DROPOUT}
+SEES = {
+    "hidden_size": 20,
+    "intermediate_size": 28,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "attention_dropout": DROPOUT,
+}
 SEES |= {"image_size": SIDE, "patch_size": PATCH}
 READS = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": 2, "num_attention_heads": 4}
 READS |= {"num_key_value_heads": 2, "max_position_embeddings": LENGTH, "attention_dropout": DROPOUT}
 GEMMA = {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"]}
-QWEN_SEES = {"depth": 2, "hidden_size": 16, "intermediate_size": 28, "num_heads": 2, "patch_size": PATCH, "out_hidden_size": WIDTH}
+QWEN_SEES = {
+    "depth": 2,
+    "hidden_size": 16,
+    "intermediate_size": 28,
+    "num_heads": 2,
+    "patch_size": PATCH,
+    "out_hidden_size": WIDTH,
+}
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 QWEN_IDS = {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
 QWEN_IDS |= {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
@@ -63,8 +79,8 @@ class Family(NamedTuple):
     mark: str | None
     processor: str
     images: tuple[str, dict[str, Any]]
-    own: dict[str, Any] = {}
-    named: dict[str, str] = {}
+    own: Mapping[str, Any] = MappingProxyType({})
+    named: Mapping[str, str] = MappingProxyType({})
 
 
 FAMILIES = {
@@ -163,6 +179,7 @@ FAMILIES = {
 def build(name: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a random model of family ``name`` into ``folder``, all its weights perturbed, with the files of its processor."""
     family = FAMILIES[name]
+    smolvlm.num2words = smolvlm.num2words or str  # of a package that it asks for, and only videos need
     tokenizer = _tokenizer(family)
     ids = {f"{part}_token_id": tokenizer.convert_tokens_to_ids(token) for part, token in SPECIALS.items() if part != "unk"}
     kind = type(transformers.AutoConfig.for_model(family.model_type))
@@ -201,7 +218,7 @@ def _tokenizer(family: Family) -> Any:
     tokenizer = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=made,
         model_max_length=LENGTH,
-        extra_special_tokens=family.named or [t for t in special if t not in SPECIALS.values()],
+        extra_special_tokens=dict(family.named) or [t for t in special if t not in SPECIALS.values()],
         chat_template=None if family.mark is None else TEMPLATE.replace("MARK", family.mark),
         **{f"{part}_token": token for part, token in SPECIALS.items()},
     )
@@ -209,9 +226,11 @@ def _tokenizer(family: Family) -> Any:
     return tokenizer
 
 
-def write_rows(folder: Path, count: int = 12, *, turns: bool = True, with_texts: bool = True) -> tuple[Path, list[dict[str, Any]]]:
-    """A JSONL file of rows of no, one or two images and a few words, with the images in a folder beside it; and the rows, each with
-    ``images`` (paths), ``before`` (what is written before each of them), ``words`` and ``answer``.
+def write_rows(
+    folder: Path, count: int = 12, *, turns: bool = True, with_texts: bool = True
+) -> tuple[Path, list[dict[str, Any]]]:
+    """A JSONL file of rows of no, one or two images and a few words, with the images in a folder beside it; and the rows, each
+    with ``images`` (paths), ``before`` (what is written before each of them), ``words`` and ``answer``.
 
     Args:
         turns: conversations in parts; else columns ``images``, ``prompt`` with marks, and ``completion``.
@@ -253,7 +272,7 @@ def _in_columns(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(processor: Any, row: dict[str, Any]) -> tuple[list[int], list[int], dict[str, torch.Tensor]]:
-    """Ids, labels and all else that a model reads of a row of :func:`write_rows`, by its processor, without ``advisor.models``."""
+    """Ids, labels and all else that a model reads of a row of :func:`write_rows`, by its processor, not by ``advisor``."""
     tokenizer = processor.tokenizer
     images = [Image.open(row["folder"] / name) for name in row["images"]]
     suffix = "suffix" in inspect.signature(type(processor).__call__).parameters

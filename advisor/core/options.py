@@ -145,7 +145,7 @@ class Loading(Trust):
     load_in_8bit: bool = flag("Quantise the weights to 8 bits (bitsandbytes).", panel=PROBE)
     adapt: str = text(
         LANGUAGE,
-        "Of a model of images and text, the parts that may get LoRA: the language model, the vision tower with the connector, or all.",
+        "Of a model of images and text, what may get LoRA: the language model, the vision tower with the connector, or all.",
         panel=LORA,
         choices=PARTS,
     )

@@ -57,11 +57,12 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
         BadInput: a cell that is no text, label or conversation; ``place`` says where.
     """
     columns = schema.text_columns
-    beside: list[ImageFile] | str = []
+    beside: list[ImageFile] = []
     if folder is not None and schema.task in LANGUAGE_TASKS and columns[0].lower() in IN_ROWS:
-        beside, columns = named_images(row.get(columns[0]), folder), columns[1:]
-        if isinstance(beside, str):
-            return beside
+        found, columns = named_images(row.get(columns[0]), folder), columns[1:]
+        if isinstance(found, str):
+            return found
+        beside = found
     if schema.task in LANGUAGE_TASKS and isinstance(row.get(columns[-1]), list):
         return _chat([row.get(column) for column in columns], place, folder, beside)
     image = row.get(columns[0])
@@ -236,7 +237,9 @@ def _turn(turn: Any, place: str) -> tuple[str, Any]:
     for role, content in (("role", "content"), ("from", "value")):
         if isinstance(turn, dict) and isinstance(turn.get(role), str) and content in turn:
             value = turn[content]
-            if isinstance(value, list) and all(isinstance(part, str) or _kind(part) == "image" or _is_text(part) for part in value):
+            if isinstance(value, list) and all(
+                isinstance(part, str) or _kind(part) == "image" or _is_text(part) for part in value
+            ):
                 value = _joined(value, place)
             elif isinstance(value, str):
                 value = value.replace(MARK, "")

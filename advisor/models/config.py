@@ -89,9 +89,10 @@ def auto_class(config: Any, task: str) -> Any:
 
 def sees(config: Any) -> bool:
     """Whether trainers load it as a model of images and text."""
-    both = class_of(config, BOTH)
-    text = class_of(config, "causal-lm")
-    return both is not None and not config.is_encoder_decoder and (text in (None, both) or text not in (config.architectures or ()))
+    both, text = class_of(config, BOTH), class_of(config, "causal-lm")
+    if both is None or config.is_encoder_decoder:
+        return False
+    return text in (None, both) or text not in (config.architectures or ())
 
 
 def loaded_as(config: Any, task: str) -> str:

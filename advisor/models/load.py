@@ -221,7 +221,7 @@ def load_model(
         config.problem_type = "regression" if task == "regression" else "single_label_classification"
     image_processor = _load_image_processor(name, options) if reads_images else None
     processor = load_processor(name, config, options) if both else None
-    tokenizer = processor.tokenizer if both else None if reads_images else _load_tokenizer(name, options)
+    tokenizer = None if reads_images else getattr(processor, "tokenizer", None) or _load_tokenizer(name, options)
     config.use_cache = False  # of keys and values, for generating text
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)

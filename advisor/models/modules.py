@@ -172,8 +172,8 @@ def profile_of(config: Any) -> dict[str, Any] | None:
 
 
 def adapted(model: Any, targets: tuple[Target, ...], adapt: str) -> tuple[tuple[Target, ...], list[str]]:
-    """The targets in the parts of a model of images and text that ``adapt`` (one of ``choices.PARTS``) names, layers numbered among
-    them, and a sentence on the others; of any other model all.
+    """The targets in the parts of a model of images and text that ``adapt`` (one of ``choices.PARTS``) names, their layers
+    numbered anew, and a sentence on the others; of any other model all.
 
     Raises:
         BadInput: none are there.
@@ -183,17 +183,20 @@ def adapted(model: Any, targets: tuple[Target, ...], adapt: str) -> tuple[tuple[
     kept = [t for t in targets if of[t.name] in wanted]
     others = [part for part in dict.fromkeys(of.values()) if part not in wanted]
     if not kept:
-        raise BadInput(f"--adapt {adapt}: {type(model).__name__} has no linear module there that LoRA could adapt.", "Leave it out.")
+        raise BadInput(
+            f"--adapt {adapt}: {type(model).__name__} has no linear module there that LoRA could adapt.", "Leave it out."
+        )
     first_layers = _first_layers(t.name for t in kept if t.layer is not None)
     places = {t.name: block_of(t.name) for t in kept}
     numbered = tuple(
-        replace(t, layer=first_layers[place[0]] + place[1]) if t.layer is not None and (place := places[t.name]) else t for t in kept
+        replace(t, layer=first_layers[place[0]] + place[1]) if t.layer is not None and (place := places[t.name]) else t
+        for t in kept
     )
     if not others:
         return numbered, []
     named = {VISION: "the vision tower", CONNECTOR: "the connector", LANGUAGE: "the language model"}
-    left = " and ".join(named[part] for part in others)
-    return numbered, [f"{left[0].upper()}{left[1:]} {'are' if len(others) > 1 else 'is'} left as {'they are' if len(others) > 1 else 'it is'} (--adapt)."]
+    left, are = " and ".join(named[part] for part in others), "are left as they are" if len(others) > 1 else "is left as it is"
+    return numbered, [f"{left[0].upper()}{left[1:]} {are}; --adapt all adapts {'them' if len(others) > 1 else 'it'} too."]
 
 
 def _first_layers(names: Iterable[str]) -> dict[str, int]:

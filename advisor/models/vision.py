@@ -57,18 +57,19 @@ def _parts(model: Any, config: Any) -> tuple[str, ...]:
 
 
 def load_processor(name: str, config: Any, options: dict[str, Any]) -> Any:
-    """transformers' processor of texts and images. Where that for videos cannot be loaded, which needs torchvision, it is left out.
+    """transformers' processor of texts and images; without its part for videos where that cannot be loaded, as it needs
+    torchvision.
 
     Raises:
         BadInput: there is none, or a package that it needs is missing.
     """
     hint = "Check its preprocessor_config.json and the tokenizer's files." if Path(name).exists() else hub_hint
     with loading(f"{name}: its processor of images and texts cannot be loaded", hint), quiet():
-        kind = PROCESSOR_MAPPING.get(type(config), None)
+        kind: Any = PROCESSOR_MAPPING.get(type(config), None)
         if kind is None or VIDEOS not in kind.get_attributes():
-            return transformers.AutoProcessor.from_pretrained(name, **options)
+            return transformers.AutoProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
         try:
-            return transformers.AutoProcessor.from_pretrained(name, **options)
+            return transformers.AutoProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
         except ImportError:
             return _without_videos(kind, name, options)
 

@@ -219,8 +219,8 @@ class Capture:
 
 
 class SharedCall(RuntimeError):
-    """A module read a tensor that all rows of the batch share, or the images of them all, so that its gradient is not one row's. A
-    batch of one row has no such trouble."""
+    """A module read a tensor that all rows of the batch share, or the images of them all, so that its gradient is not one row's.
+    A batch of one row has no such trouble."""
 
 
 def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -> int:
