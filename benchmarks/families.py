@@ -179,6 +179,13 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
     return applied, float(before.detach()), float(after)
 
 
+def made(name: str, folder: Path, kind: str) -> Path:
+    """A tiny random model of a family for a kind of task."""
+    if name in SEEING:
+        return vision_language.build(name, folder)
+    return build(name, folder, task=oracle.TASKS.get(kind, "classification"))
+
+
 def line(name: str, found: Sequence[Found]) -> list[str]:
     """A family's line of the table, from its tasks."""
     first = found[0]
@@ -191,8 +198,10 @@ def line(name: str, found: Sequence[Found]) -> list[str]:
     return [
         ALL[name].title,
         f"`{first.model_type}`",
-        ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images"),
-        str(len(first.targets)),
+        ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images")
+        if name not in SEEING
+        else "causal-lm with images",
+        " / ".join(str(len(each.targets)) for each in found) if name in SEEING else str(len(first.targets)),
         ", ".join(roles),
         fused or "–",
         ", ".join(f"`{part}`" for part in never),
@@ -226,10 +235,10 @@ def table(names: Sequence[str], before: str = "") -> str:
             continue
         found = []
         for kind in kinds_of(name):
-            with tempfile.TemporaryDirectory() as folder:
-                task = oracle.TASKS.get(kind, "classification")
-                model = build(name, Path(folder) / "model", task=task)
-                found.append(examine(model, kind, Path(folder), "float64" if name in HYBRIDS else "float32"))
+            for adapt in ("language", "all") if name in SEEING else ("language",):
+                with tempfile.TemporaryDirectory() as folder:
+                    model = made(name, Path(folder) / "model", kind)
+                    found.append(examine(model, kind, Path(folder), "float64" if name in HYBRIDS else "float32", adapt))
         lines.append(line(name, found))
         print(" | ".join(lines[-1]), flush=True)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -262,6 +271,6 @@ if __name__ == "__main__":
     if unknown := set(options.names) - set(ALL):  # not by `choices`, which refuse an empty list
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     before = PAGE.read_text(encoding="utf-8")
-    made = table(options.names or list(ALL), before)
+    found = table(options.names or list(ALL), before)
     if options.write:
-        PAGE.write_text(page(before, made), encoding="utf-8")
+        PAGE.write_text(page(before, found), encoding="utf-8")

@@ -42,6 +42,7 @@ def render(plan: Plan) -> Rendered:
         "model_name_or_path": plan.base_model,
         **({FORMAT.revision: plan.revision} if plan.revision else {}),
         "finetuning_type": "lora",
+        **({"quantization_bit": int(str(plan.stored)[0])} if plan.load_in else {}),
         "lora_rank": settings.rank,
         "lora_alpha": found.whole(settings.alpha),
         "lora_dropout": 0.0,

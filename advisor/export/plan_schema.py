@@ -26,6 +26,7 @@ class PlanFields(Written):
     comments: list[Text] = Field(default_factory=list)
     reads: Literal["text", "images", "images and text"] = "text"
     revision: Text | None = None
+    stored: Text | None = None
 
     @model_validator(mode="after")
     def _modules_are_known(self) -> Self:

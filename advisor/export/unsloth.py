@@ -85,7 +85,7 @@ def _snippet(plan: Plan) -> str:
     if plan.model_type not in FAMILIES:
         kept["finetune_vision_layers"] = True  # with all four on, the list reaches PEFT as it is
     pinned = {"revision": plan.revision} if plan.revision else {}
-    load = {"max_seq_length": 2048} | pinned | ({"num_labels": plan.outputs} if plan.head else {})
+    load = {"max_seq_length": 2048} | plan.load_in | pinned | ({"num_labels": plan.outputs} if plan.head else {})
     loader = "FastVisionModel" if plan.reads == "images and text" else "FastLanguageModel"
     return (
         f"from unsloth import {loader}\n\nmodel, tokenizer = "

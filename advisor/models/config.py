@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ AUTO_CLASSES = {  # the first one that knows the config's family
 
 
 BOTH = "images-and-text"
+# How checkpoints are stored that transformers makes plain numbers of on loading, and the package that it needs for it.
+DEQUANTISED = {"fp8": None, "mxfp8": None, "mxfp4": None, "compressed-tensors": "compressed_tensors"}
 
 
 def load_config(name: str, options: dict[str, Any]) -> Any:
@@ -171,21 +174,40 @@ def _reads_more_than_text(config: Any) -> str | None:
     return next((kind for kind, fields in kinds.items() if any(getattr(config, field, None) for field in fields)), None)
 
 
-def check_quantised(config: Any, name: str) -> None:
-    """Raises:
-    BadInput: the weights are stored in few bits by another library than bitsandbytes.
+def plain_weights(config: Any, name: str, quantised: str | None) -> str | None:
+    """How the weights are stored where that is in few bits by another library than bitsandbytes; ``config`` then has transformers
+    make plain numbers of them on loading.
+
+    Args:
+        quantised: how the user wants them quantised on loading.
+
+    Raises:
+        BadInput: this is not possible, or the user wants them quantised once more.
     """
-    text = getattr(config, "text_config", None)
-    stored = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
-    if stored is None:
-        return
-    method = stored.get("quant_method") if isinstance(stored, Mapping) else getattr(stored, "quant_method", None)
+    stored = [found for c in (config, config.get_text_config()) if (found := getattr(c, "quantization_config", None)) is not None]
+    if not stored:
+        return None
+    method = stored[0].get("quant_method") if isinstance(stored[0], Mapping) else getattr(stored[0], "quant_method", None)
     method = str(getattr(method, "value", method) or "an unnamed method")
-    if not method.startswith("bitsandbytes"):
+    if method.startswith("bitsandbytes"):
+        return None
+    what = f"{name}: its weights are stored quantised ({method})"
+    if method not in DEQUANTISED:
         raise BadInput(
-            f"{name}: its weights are stored quantised ({method}), which is not read.",
-            "Use the unquantised model; --load-in-4bit or --load-in-8bit quantises it with bitsandbytes.",
+            f"{what}, which is not read.",
+            "Use the model it was made from: its modules have the same names, so what is found there can be used here.",
         )
+    package = DEQUANTISED[method]
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise BadInput(f"{what}, and {package} is not installed, which reads them.", f"pip install {package.replace('_', '-')}")
+    if quantised is not None:
+        raise BadInput(f"{what}, and --load-in-{quantised} would quantise them once more.", "Leave it out.")
+    for found in stored:
+        if isinstance(found, dict):
+            found["dequantize"] = True
+        else:
+            found.dequantize = True
+    return method
 
 
 @contextmanager

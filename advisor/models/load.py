@@ -24,12 +24,12 @@ from advisor.models.config import (
     BOTH,
     auto_class,
     check_class,
-    check_quantised,
     language_task_of,
     load_config,
     loaded_as,
     of_images,
     other_class,
+    plain_weights,
     quiet,
 )
 from advisor.models.experts import called_module, open_experts
@@ -82,6 +82,7 @@ class LoadedModel:
         fingerprint: hash of its files, see :func:`advisor.models.identity.model_fingerprint`.
         image_processor: transformers' own of a model of images alone, else None.
         processor: transformers' own of a model of images and text, else None.
+        stored: how the checkpoint has the weights, where that is in few bits and they were dequantised on loading.
     """
 
     model: Any
@@ -95,6 +96,7 @@ class LoadedModel:
     fingerprint: str
     image_processor: Any = None
     processor: Any = None
+    stored: str | None = None
     head_is_fitted: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -212,6 +214,7 @@ def load_model(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     config = load_config(name, options)
     _check_task(config, name, task)
+    stored = plain_weights(config, name, quantised)
     reads_images, both = of_images(config), loaded_as(config, task) == BOTH
     if adapt == VISION and not both:
         raise BadInput(f"--adapt {adapt}: {name} is no model of images and text.", "Leave it out.")
@@ -258,6 +261,7 @@ def load_model(
     where = _places(model) if placed else f"on {torch_device}"
     notes = [
         f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
+        *([f"Its weights are stored as {stored}, and plain numbers were made of them."] if stored else ()),
         *other_class(config, task),
     ]
     if tokenizer is not None:
@@ -284,6 +288,7 @@ def load_model(
         fingerprint=model_fingerprint(name, getattr(config, "_commit_hash", None), quantised),
         image_processor=image_processor,
         processor=processor,
+        stored=stored,
         notes=tuple(notes),
         warnings=tuple(warnings),
         scratch=scratch,
@@ -304,7 +309,6 @@ def _check_task(config: Any, name: str, task: str) -> None:
     if of_images(config) and task in LANGUAGE_TASKS:
         raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
     check_class(config, task, name)
-    check_quantised(config, name)
     if (Path(name) / "adapter_config.json").exists():
         raise BadInput(
             f"{name}: it also holds adapter_config.json, and transformers would apply that adapter to the model.",

@@ -469,6 +469,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "torch": torch.__version__,
         "task": loaded.task,
         "reads": loaded.reads,
+        **({"stored": stored} if (stored := loaded.quantised or loaded.stored) else {}),
         "metric": schema.metric,
         "class_names": list(schema.class_names),
         "model_type": loaded.model.config.model_type,
