@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import oracle
 import torch
+import vision_language
 import yaml
 from architectures import DECODERS, ENCODER_DECODERS, FAMILIES, HYBRIDS, WRITERS, build
 from peft import LoraConfig, get_peft_model
@@ -46,7 +47,8 @@ from advisor.workflow import Question, export_formats, measure_pick, recommend_f
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
-ALL = {**FAMILIES, **HYBRIDS}
+SEEING = vision_language.FAMILIES
+ALL: dict[str, Any] = {**FAMILIES, **HYBRIDS, **SEEING}
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
 SETTINGS = LoraSettings(rank=4, alpha=8)
 TOLERANCE = 1e-5
@@ -80,6 +82,8 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
+    if name in SEEING:
+        return ("turns",) if SEEING[name].mark else ("columns",)
     if name in WRITERS or name in HYBRIDS:
         return ("causal-lm",)
     if FAMILIES[name].processor:
@@ -89,17 +93,20 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return ("causal-lm", "binary") if name in DECODERS else ("binary",)
 
 
-def examine(model: Path, kind: str, folder: Path, dtype: str = "float32") -> Found:
+def examine(model: Path, kind: str, folder: Path, dtype: str = "float32", adapt: str = "language") -> Found:
     """Discover, probe, recommend, export, apply and train one step; files go into ``folder``.
 
     Args:
+        adapt: which parts of a model of images and text.
         dtype: of the model that is probed. Recurrences round so much in float32 that they are checked in float64.
     """
     notes: list[str] = []
     session = Session(lambda event: notes.append(event.text) if isinstance(event, Note) else None)
     path, rows = oracle.write_rows(folder, kind)
     task = oracle.TASKS.get(kind, "classification")
-    prepared = prepare(Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype), session)
+    prepared = prepare(
+        Source(str(model), str(path), eval_data=str(path), task=task, device="cpu", dtype=dtype, adapt=adapt), session
+    )
     loaded = prepared.loaded
     settings = ProbeSettings(method="materialise", micro_batch=5, linearity=False)
     probe = run_probe(prepared, settings, folder / "probe", session)
@@ -138,7 +145,7 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     linears = tuple(f"{name}." for name in head_linears(loaded))  # ModernBERT's head also has a norm, which is not probed
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
     weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
-    texts = oracle.tokenised(loaded.tokenizer or loaded.image_processor, rows, kind)
+    texts = oracle.tokenised(loaded.processor or loaded.tokenizer or loaded.image_processor, rows, kind)
     wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]
     errors += [oracle.relative(b, wanted.gradient_block([w])) for b, w in zip(probe.gradient_blocks, weights, strict=True)]
@@ -172,6 +179,13 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
     return applied, float(before.detach()), float(after)
 
 
+def made(name: str, folder: Path, kind: str) -> Path:
+    """A tiny random model of a family for a kind of task."""
+    if name in SEEING:
+        return vision_language.build(name, folder)
+    return build(name, folder, task=oracle.TASKS.get(kind, "classification"))
+
+
 def line(name: str, found: Sequence[Found]) -> list[str]:
     """A family's line of the table, from its tasks."""
     first = found[0]
@@ -184,8 +198,10 @@ def line(name: str, found: Sequence[Found]) -> list[str]:
     return [
         ALL[name].title,
         f"`{first.model_type}`",
-        ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images"),
-        str(len(first.targets)),
+        ", ".join(kinds_of(name)).replace("binary", "classification").replace("images", "classification of images")
+        if name not in SEEING
+        else "causal-lm with images",
+        " / ".join(str(len(each.targets)) for each in found) if name in SEEING else str(len(first.targets)),
         ", ".join(roles),
         fused or "–",
         ", ".join(f"`{part}`" for part in never),
@@ -219,10 +235,10 @@ def table(names: Sequence[str], before: str = "") -> str:
             continue
         found = []
         for kind in kinds_of(name):
-            with tempfile.TemporaryDirectory() as folder:
-                task = oracle.TASKS.get(kind, "classification")
-                model = build(name, Path(folder) / "model", task=task)
-                found.append(examine(model, kind, Path(folder), "float64" if name in HYBRIDS else "float32"))
+            for adapt in ("language", "all") if name in SEEING else ("language",):
+                with tempfile.TemporaryDirectory() as folder:
+                    model = made(name, Path(folder) / "model", kind)
+                    found.append(examine(model, kind, Path(folder), "float64" if name in HYBRIDS else "float32", adapt))
         lines.append(line(name, found))
         print(" | ".join(lines[-1]), flush=True)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -255,6 +271,6 @@ if __name__ == "__main__":
     if unknown := set(options.names) - set(ALL):  # not by `choices`, which refuse an empty list
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     before = PAGE.read_text(encoding="utf-8")
-    made = table(options.names or list(ALL), before)
+    found = table(options.names or list(ALL), before)
     if options.write:
-        PAGE.write_text(page(before, made), encoding="utf-8")
+        PAGE.write_text(page(before, found), encoding="utf-8")

@@ -10,12 +10,13 @@ import copy
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import vision_language
 from PIL import Image
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
@@ -26,20 +27,23 @@ Outputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class Text:
     """One tokenised example; ``label`` is a class id, a standardised value, or for each token the id to learn. ``decoder``:
-    what a decoder behind an encoder reads. ``pixels``: [channels, height, width], in place of ids."""
+    what a decoder behind an encoder reads. ``pixels``: [channels, height, width], in place of ids. ``beside``: what is read
+    beside the ids, as it is in a batch of one."""
 
     ids: Sequence[int]
     label: int | float | Sequence[int]
     types: Sequence[int] | None = None
     decoder: Sequence[int] | None = None
     pixels: torch.Tensor | None = None
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, Any]:
         """A batch of this one, without padding or a mask."""
         if self.pixels is not None:
             return {"pixel_values": self.pixels[None].double()}
         given = {"input_ids": self.ids, "token_type_ids": self.types, "decoder_input_ids": self.decoder}
-        return {"use_cache": False, **{k: torch.tensor([list(ids)]) for k, ids in given.items() if ids is not None}}
+        beside = {k: t.double() if t.is_floating_point() else t for k, t in self.beside.items()}
+        return {"use_cache": False, **beside, **{k: torch.tensor([list(ids)]) for k, ids in given.items() if ids is not None}}
 
 
 @dataclass(frozen=True)
@@ -203,14 +207,14 @@ def _reference(values: torch.Tensor, stacked: Mapping[str, torch.Tensor]) -> Ref
 def relative(block: object, wanted: torch.Tensor) -> float:
     """‖block − wanted‖ / ‖wanted‖, Frobenius, in float64."""
     difference = torch.as_tensor(block, dtype=torch.float64) - wanted
-    return float(torch.linalg.norm(difference) / torch.linalg.norm(wanted))
+    return float(torch.linalg.norm(difference) / (torch.linalg.norm(wanted) or 1.0))  # zero where nothing reads a module's output
 
 
 # --- data: rows of unequal length, and the same rows tokenised without advisor.models.encode ---------------------------------
 
 KINDS = ("binary", "three", "regression", "causal-lm")
 CLASSES = {"images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
-TASKS = {"regression": "regression", "causal-lm": "causal-lm", "seq2seq": "seq2seq"}
+TASKS = {"regression": "regression", "causal-lm": "causal-lm", "seq2seq": "seq2seq", "turns": "causal-lm", "columns": "causal-lm"}
 _WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
 WORDS = tuple(_WORDS.split(" "))
 ROWS = 36
@@ -219,10 +223,13 @@ ROWS = 36
 def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
     """A JSONL file of ``ROWS`` rows of 1 to 12 words, and the rows. Labels follow length and words, with exceptions.
 
-    ``images``: a folder of two class folders, of noise that is redder in the one than in the other.
+    ``turns``, ``columns``: conversations with images, and prompts with images. ``images``: a folder of two class
+    folders, of noise that is redder in the one than in the other.
     """
     if kind == "images":
         return folder / "images", write_images(folder / "images")
+    if kind in ("turns", "columns"):
+        return vision_language.write_rows(folder, turns=kind == "turns", with_texts=kind == "turns")
     generator = torch.Generator().manual_seed(3)
     lengths = [1 + index * 5 % 12 for index in range(ROWS)]
     texts = [" ".join(WORDS[int(i)] for i in torch.randint(0, len(WORDS), (length,), generator=generator)) for length in lengths]
@@ -263,6 +270,8 @@ def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list
         images = [Image.open(row["path"]) for row in rows]
         found = [tokenizer(image, return_tensors="pt")["pixel_values"][0] for image in images]
         return [Text((), row["label"], pixels=pixels) for row, pixels in zip(rows, found, strict=True)]
+    if kind in ("turns", "columns"):
+        return [Text(ids, labels, beside=beside) for ids, labels, beside in (vision_language.read(tokenizer, r) for r in rows)]
     texts = []
     scores = torch.tensor([row.get("score", 0.0) for row in rows], dtype=torch.float64)
     for index, row in enumerate(rows):
@@ -287,7 +296,7 @@ def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list
 
 def scalars_of(kind: str, signs: torch.Tensor | None = None) -> tuple[Outputs, Outputs]:
     """Output and loss of a kind of task."""
-    if kind == "causal-lm":
+    if TASKS.get(kind) == "causal-lm":
         return mean_odds, token_loss
     if kind == "seq2seq":
         return mean_target_odds, target_loss

@@ -23,8 +23,10 @@ from advisor.core.choices import (
     GRANULARITIES,
     HEADS,
     KERNELS,
+    LANGUAGE,
     METHODS,
     NO_RUN,
+    PARTS,
     PILOT_ONLY,
     PREDICTED,
     STRATEGIES,
@@ -113,7 +115,7 @@ class Rows(Columns):
         2,
         1_000_000,
         panel=DATA,
-        unset="128; language models 512",
+        unset="128; language models 512, with images 2048",
         blank="128; LLMs 512",
         label="Max tokens",
     )
@@ -141,6 +143,12 @@ class Loading(Trust):
     )
     load_in_4bit: bool = flag("Quantise the weights to 4 bits (bitsandbytes NF4, as in QLoRA).", panel=PROBE)
     load_in_8bit: bool = flag("Quantise the weights to 8 bits (bitsandbytes).", panel=PROBE)
+    adapt: str = text(
+        LANGUAGE,
+        "Of a model of images and text, what may get LoRA: the language model, the vision tower with the connector, or all.",
+        panel=LORA,
+        choices=PARTS,
+    )
     revision: str | None = text(None, "Revision of a hub model: branch, tag or commit.", panel=PROBE, unset="main")
 
     def __post_init__(self) -> None:

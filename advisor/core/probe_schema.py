@@ -114,7 +114,8 @@ class ProbeFile(Own):
 
     schema_: Literal[1] = Field(alias="schema")
     task: Literal["classification", "regression", "causal-lm", "seq2seq"]
-    reads: Literal["text", "images"] = "text"
+    reads: Literal["text", "images", "images and text"] = "text"
+    stored: Text | None = Field(default=None, description="How the weights are quantised; null where they are plain.")
     metric: Name
     class_names: list[Text]
     model: Text

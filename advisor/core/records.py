@@ -17,7 +17,7 @@ class TargetFields(Written):
     name: Name
     layer: Count | None
     role: Name
-    group: Literal["attention", "mlp", "recurrent", "other"]
+    group: Literal["attention", "mlp", "recurrent", "other", "vision", "connector"]
     in_features: Positive
     out_features: Positive
     kind: Literal["linear", "conv1d", "experts"] = "linear"

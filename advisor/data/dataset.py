@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -53,6 +54,7 @@ def load_dataset(
     metric: str | None = None,
     language: str = "causal-lm",
     like: Schema | None = None,
+    sees: bool = False,
     keep: int = ROWS_KEPT,
     seed: int = 0,
 ) -> Dataset:
@@ -68,6 +70,7 @@ def load_dataset(
         like: read an evaluation file as the training file was read: same columns and class ids. The options
             above are not consulted then, and of a folder or hub data set the validation (else test) part is
             read.
+        sees: the model reads images beside texts: those that rows name are read, from where the file lies.
         keep: most rows held in memory; of a larger source so many are drawn with ``seed``, each class among them.
 
     Raises:
@@ -85,12 +88,14 @@ def load_dataset(
     notes = list(table.notes)
     schema = like
     if schema is None:
-        schema, inferred = infer_schema(table, path, task, text_columns, label_column, metric, language)
+        schema, inferred = infer_schema(table, path, task, text_columns, label_column, metric, language, sees)
         notes += inferred
+    lies = Path(table.source).expanduser()
+    folder = (lies if lies.is_dir() else lies.parent) if sees else None
     examples = []
     left_out: Counter[str] = Counter()
     for index, row in enumerate(table.rows):
-        example = example_of(row, schema, table.places[index])
+        example = example_of(row, schema, table.places[index], folder)
         if isinstance(example, str):
             left_out[example] += 1
         else:
@@ -115,7 +120,8 @@ def _content(example: Example) -> tuple[Any, ...]:
     """What the model reads: two rows with the same are duplicates."""
     if example.image is not None:
         return (example.image.digest,)
-    return example.texts or example.messages or (example.prompt, example.completion)
+    texts: tuple[Any, ...] = example.texts or example.messages or (example.prompt, example.completion)
+    return (*texts, *(image.digest for image in example.images))
 
 
 def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:
@@ -166,7 +172,8 @@ def _fingerprint(examples: Sequence[Example], schema: Schema, rows_there: int) -
     digest = hashlib.sha256(json.dumps([asdict(schema), rows_there], sort_keys=True).encode())
     for e in examples:
         texts = e.texts if e.image is None else (e.image.digest,)
-        digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages]).encode() + b"\n")
+        seen = [[image.digest for image in e.images]] if e.images else []
+        digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages, *seen]).encode() + b"\n")
     return digest.hexdigest()
 
 

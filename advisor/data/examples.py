@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.text import printable
-from advisor.data.images import ImageFile
+from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, missing, number
 from advisor.data.schema import Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 TEXTS = {"text", "output_text"}  # types of parts of a turn; OpenAI also writes input_text
 LEARNED = ("train", "training", "loss")  # fields of a turn that trainers leave out where they are false, as of weight 0
+MARK = "\ufffc"  # stands in a text for an image
+WRITTEN = "<image>"  # as rows write it
 TURN_FIELDS = {"role", "content", "from", "value", "name", "id", "weight", "tool_calls", "function_call", *LEARNED}
 
 
@@ -31,6 +35,7 @@ class Example:
         completion: the text that is learned (language tasks).
         messages: (role, content) turns of a chat; the last one is the assistant's answer, which is learned.
         image: in place of texts (classification, regression).
+        images: that ``MARK`` stands for in the prompt or the turns, in their order (language tasks).
     """
 
     texts: tuple[str, ...] = ()
@@ -39,26 +44,40 @@ class Example:
     completion: str = ""
     messages: tuple[tuple[str, str], ...] = ()
     image: ImageFile | None = None
+    images: tuple[ImageFile, ...] = ()
 
 
-def example_of(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
+def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | None = None) -> Example | str:
     """The row as an example, or the reason to leave it out.
+
+    Args:
+        folder: where paths of images start, for a model of images and text; None: images beside texts are not read.
 
     Raises:
         BadInput: a cell that is no text, label or conversation; ``place`` says where.
     """
     columns = schema.text_columns
+    beside: list[ImageFile] = []
+    if folder is not None and schema.task in LANGUAGE_TASKS and columns[0].lower() in IN_ROWS:
+        found, columns = named_images(row.get(columns[0]), folder), columns[1:]
+        if isinstance(found, str):
+            return found
+        beside = found
     if schema.task in LANGUAGE_TASKS and isinstance(row.get(columns[-1]), list):
-        return _chat([row.get(column) for column in columns], place)
+        return _chat([row.get(column) for column in columns], place, folder, beside)
     image = row.get(columns[0])
     if isinstance(image, ImageFile):
         return Example(label=_label(row.get(schema.label_column or ""), schema, place), image=image)
     texts = tuple(_text(row.get(column), place, column) for column in columns)
     if schema.task in LANGUAGE_TASKS:
         *prompt, completion = texts
-        if missing(completion) or (prompt and missing(prompt[0])):
+        if missing(completion) or (prompt and missing(prompt[0]) and not beside):
             return "with an empty text"
-        return Example(prompt="\n\n".join(text for text in prompt if not missing(text)), completion=completion)
+        joined = "\n\n".join(text for text in prompt if not missing(text))
+        if folder is None:
+            return Example(prompt=joined, completion=completion)
+        turns = [("user", joined.replace(MARK, "")), ("assistant", completion.replace(MARK, ""))]
+        return _with_images(turns, [], beside, as_turns=False)
     if any(map(missing, texts)):
         return "with an empty text"
     label = row.get(schema.label_column or "")
@@ -90,11 +109,18 @@ def _label(value: Any, schema: Schema, place: str) -> int | float:
     return schema.class_names.index(name)
 
 
-def _chat(cells: Sequence[Any], place: str) -> Example | str:
-    """Turns of all ``cells``: lists of them, or a text, which is the system's."""
-    messages, learned = [], []
-    if other := _more_than_text(cells):
+def _chat(cells: Sequence[Any], place: str, folder: Path | None = None, beside: Sequence[ImageFile] = ()) -> Example | str:
+    """Turns of all ``cells``: lists of them, or a text, which is the system's; ``beside``: images of the row's own column."""
+    messages: list[tuple[str, str]] = []
+    learned: list[bool] = []
+    if other := _more_than_text(cells, sees=folder is not None):
         return other
+    inline: list[list[ImageFile] | None] = []
+    if folder is not None:
+        for part in _image_parts(cells):
+            if isinstance(named := named_images({k: part[k] for k in (*SOURCES, "bytes") if part.get(k)} or None, folder), str):
+                return named
+            inline.append(named or None)
     for cell in cells:
         for turn in cell if isinstance(cell, list) else [] if missing(cell) else [{"role": "system", "content": cell}]:
             role, content = _turn(turn, place)
@@ -102,14 +128,73 @@ def _chat(cells: Sequence[Any], place: str) -> Example | str:
             learned.append(turn.get("weight") != 0 and all(turn.get(key) is not False for key in LEARNED))
     while messages and (messages[-1][0] != "assistant" or missing(messages[-1][1]) or not learned[len(messages) - 1]):
         messages.pop()
-    return Example(messages=tuple(messages)) if messages else "without an answer by the assistant"
+    if not messages:
+        return "without an answer by the assistant"
+    return Example(messages=tuple(messages)) if folder is None else _with_images(messages, inline, beside)
 
 
-def _more_than_text(cells: Sequence[Any]) -> str | None:
-    """Why a conversation cannot be learned as text: a turn holds an image or the like, or calls a tool."""
+def _with_images(
+    turns: Sequence[tuple[str, str]],
+    inline: Sequence[Sequence[ImageFile] | None],
+    beside: Sequence[ImageFile],
+    as_turns: bool = True,
+) -> Example | str:
+    """Turns whose marks, ``MARK`` of a part and ``WRITTEN`` in a text, stand for images, or why they cannot.
+
+    Args:
+        inline: the images of each part that is one, in order; None where it names none, and takes the next one beside.
+        beside: of the row's own column, for the marks in turn; what is left over stands before the user's first words.
+    """
+    parts, rest = iter(inline), list(beside)
+    found: list[ImageFile] = []
+    written: list[tuple[str, str]] = []
+    for role, content in turns:
+        pieces = re.split(f"({MARK}|{re.escape(WRITTEN)})" if beside or inline else f"({MARK})", content)
+        for index, piece in enumerate(pieces):
+            if piece not in (MARK, WRITTEN):
+                continue
+            named = next(parts, None) if piece == MARK else None
+            if named is None:
+                if not rest:
+                    return "with more marks of images than images"
+                named = [rest.pop(0)]
+            pieces[index] = MARK * len(named)
+            found += named
+        written.append((role, "".join(pieces)))
+    if MARK in written[-1][1]:
+        return "with an image in the answer"
+    if rest:
+        first = next((i for i, (role, _) in enumerate(written[:-1]) if role == "user"), None)
+        if first is None:
+            return "with an image and no words by the user"
+        before = sum(content.count(MARK) for _, content in written[:first])
+        written[first] = ("user", MARK * len(rest) + written[first][1])
+        found[before:before] = rest
+    if as_turns:
+        return Example(messages=tuple(written), images=tuple(found))
+    return Example(prompt=written[0][1], completion=written[1][1], images=tuple(found))
+
+
+def _parts(cells: Sequence[Any]) -> Iterator[Any]:
+    """Parts of all turns that are written in parts."""
     for turn in (turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)):
-        parts = [part for key in ("content", "value") if isinstance(turn.get(key), list) for part in turn[key]]
-        kinds = sorted({str(part.get("type", "text")).removeprefix("input_") for part in parts if isinstance(part, dict)} - TEXTS)
+        yield from (part for key in ("content", "value") if isinstance(turn.get(key), list) for part in turn[key])
+
+
+def _kind(part: Any) -> str:
+    """What a part of a turn is: ``text``, ``image`` …"""
+    return str(part.get("type", "text")).removeprefix("input_").split("_url")[0] if isinstance(part, dict) else "text"
+
+
+def _image_parts(cells: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    return (part for part in _parts(cells) if _kind(part) == "image")
+
+
+def _more_than_text(cells: Sequence[Any], sees: bool) -> str | None:
+    """Why a conversation cannot be learned as text, or as text and images where the model ``sees``: a turn holds something
+    else, or calls a tool."""
+    for turn in (turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)):
+        kinds = sorted({_kind(part) for part in _parts([[turn]])} - TEXTS - ({"image"} if sees else set()))
         if any(kind.startswith("tool") for kind in kinds):
             return "with a tool call in a turn (only text is read)"
         if kinds:
@@ -127,6 +212,18 @@ def unread_fields(cell: Any) -> set[str]:
     return {key for turn in turns for key, value in turn.items() if key not in TURN_FIELDS and not missing(value) and value != []}
 
 
+def _joined(parts: Sequence[Any], place: str) -> str:
+    """Texts with a line break between two of them, ``MARK`` for an image."""
+    joined, before = "", False
+    for part in parts:
+        if _kind(part) == "image":
+            joined, before = joined + MARK, False
+            continue
+        text = _text(part if isinstance(part, str) else part.get("text"), place, "messages").replace(MARK, "")
+        joined, before = joined + ("\n" if before else "") + text, True
+    return joined
+
+
 def _is_text(part: Any) -> bool:
     return isinstance(part, dict) and "text" in part and part.get("type", "text") in (*TEXTS, "input_text")
 
@@ -140,9 +237,12 @@ def _turn(turn: Any, place: str) -> tuple[str, Any]:
     for role, content in (("role", "content"), ("from", "value")):
         if isinstance(turn, dict) and isinstance(turn.get(role), str) and content in turn:
             value = turn[content]
-            if isinstance(value, list) and all(isinstance(part, str) or _is_text(part) for part in value):
-                parts = (part if isinstance(part, str) else part.get("text") for part in value)
-                value = "\n".join(_text(part, place, "messages") for part in parts)
+            if isinstance(value, list) and all(
+                isinstance(part, str) or _kind(part) == "image" or _is_text(part) for part in value
+            ):
+                value = _joined(value, place)
+            elif isinstance(value, str):
+                value = value.replace(MARK, "")
             return turn[role], value
     raise BadInput(
         f"{place}: a message lacks role or content.",

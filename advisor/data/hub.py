@@ -27,11 +27,17 @@ class HubData:
     split: str
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        from datasets import ClassLabel
+        from datasets import ClassLabel, Image
 
+        data = self.data
+        for name, feature in self.data.features.items():  # images as the bytes of their files
+            if isinstance(feature, Image):
+                data = data.cast_column(name, Image(decode=False))
+            elif isinstance(getattr(feature, "feature", None), Image):
+                data = data.cast_column(name, type(feature)(Image(decode=False)))
         names = {name: feature.names for name, feature in self.data.features.items() if isinstance(feature, ClassLabel)}
         with loading(f"The data set{f' split {self.split}' if self.split else ''} cannot be read", "Save or download it again."):
-            for row in self.data:
+            for row in data:
                 yield with_class_names(row, names)
 
 

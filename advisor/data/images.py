@@ -1,10 +1,14 @@
-"""Images: folders of them, one subfolder a class, and from a file to what a model reads (no torch before it is needed)."""
+"""Images: folders of them, one subfolder a class, those that rows name, and from a file to what a model reads (no torch before
+it is needed)."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
+import io
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +23,17 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 COLUMNS = ("image", "label")
+IN_ROWS = ("images", "image", "img")  # columns that name images beside texts
+SOURCES = ("image", "path", "url", "image_url", "file_name")  # fields of an object that name one
 DIGEST_BYTES = 65_536  # of a file, beside its size, tell it from others
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A cell of a table that stands for an image."""
+    """A cell of a table, or a part of one, that stands for an image; ``data``: its bytes, where the row itself holds them."""
 
     path: Path
+    data: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -34,10 +41,12 @@ class ImageFile:
     @cached_property
     def digest(self) -> str:
         """Of its size and its beginning: the same wherever it lies. Empty where it cannot be read."""
+        if self.data is not None:
+            return hashlib.sha256(str(len(self.data)).encode() + self.data[:DIGEST_BYTES]).hexdigest()
         try:
             with self.path.open("rb") as file:
                 return hashlib.sha256(str(self.path.stat().st_size).encode() + file.read(DIGEST_BYTES)).hexdigest()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a path that no file can have
             return ""
 
     def load(self, mode: str) -> Image:
@@ -49,11 +58,45 @@ class ImageFile:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(self.path) as image:
+            with Image.open(self.path if self.data is None else io.BytesIO(self.data)) as image:
                 return image.convert(mode)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
             raise BadInput(f"{self.path} cannot be read: {reason}.", "Remove or replace it.") from error
+
+
+def named_images(cell: Any, folder: Path) -> list[ImageFile] | str:
+    """The images that a cell, or a part of a turn, names, in their order; or why they cannot be read.
+
+    Args:
+        cell: a path, relative to ``folder`` or not, a ``data:`` address, an object with one of ``SOURCES`` or with ``bytes``, or
+            a list of such.
+    """
+    if cell is None or cell == "":
+        return []
+    if isinstance(cell, list | tuple):
+        found: list[ImageFile] = []
+        for one in cell:
+            images = named_images(one, folder)
+            if isinstance(images, str):
+                return images
+            found += images
+        return found
+    if isinstance(cell, dict):
+        data, source = cell.get("bytes"), next((cell[key] for key in SOURCES if cell.get(key)), None)
+        if isinstance(data, bytes):
+            return [ImageFile(Path(source if isinstance(source, str) else "image"), data)]
+        return named_images(source, folder) if source is not None else "with an image that no path names"
+    if not isinstance(cell, str):
+        return "with an image that no path names"
+    if cell.startswith("data:"):
+        try:
+            return [ImageFile(Path("image"), base64.b64decode(cell.partition(",")[2], validate=True))]
+        except (binascii.Error, ValueError):
+            return "with a damaged data: address"
+    if cell.startswith(("http://", "https://")):
+        return "with an image at a web address (only files are read)"
+    return [ImageFile(folder / cell.removeprefix("file://"))]
 
 
 def read_image_folder(folder: Path, stems: Sequence[str]) -> tuple[str, list[str], Rows] | None:

@@ -77,9 +77,10 @@ def find_all(table: Table, groups: Iterable[Sequence[str]], exclude: Sequence[st
     return ()
 
 
-def refuse_other_tasks(table: Table, label_column: str | None) -> None:
+def refuse_other_tasks(table: Table, label_column: str | None, sees: bool = False) -> None:
     """Raises:
-    BadInput: the columns are those of a task that is not supported, or conversations are written as text.
+    BadInput: the columns are those of a task that is not supported, or conversations are written as text. Images beside texts
+        are supported where the model ``sees``.
     """
     for chat in (column for column in table.columns if column.lower() in CHATS):
         given = [cell for cell in table.column(chat) if not missing(cell)]
@@ -95,7 +96,7 @@ def refuse_other_tasks(table: Table, label_column: str | None) -> None:
                 f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",
                 f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
             )
-    image = find(table, ("image", "img", "pixel_values"))
+    image = None if sees else find(table, ("image", "img", "pixel_values"))
     if image and find(table, TEXT_NAMES) is None and not any(isinstance(cell, ImageFile) for cell in table.column(image)):
         raise BadInput(
             f"{table.source}: images in a column ({image}) are not read.",

@@ -13,7 +13,7 @@ from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.recipe import LANGUAGE_TASKS, METRICS, TASKS
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
-from advisor.data.images import ImageFile
+from advisor.data.images import IN_ROWS, ImageFile
 from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels
 from advisor.data.refusals import (
     CHATS,
@@ -64,7 +64,8 @@ class Schema:
     Attributes:
         task: one of ``recipe.TASKS``.
         text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the
-            completion is last, the columns before it make the prompt. Plain text: one column. Images: their column.
+            completion is last, the columns before it make the prompt. Plain text: one column. Images: their column; images
+            beside texts: their column comes first.
         label_column: column of the label, None for causal-lm and seq2seq.
         class_names: name of each class id; empty unless classification.
         metric: ``accuracy``, ``matthews``, ``f1``, ``spearman`` or ``token_accuracy``.
@@ -85,11 +86,12 @@ def infer_schema(
     label_column: str | None,
     metric: str | None,
     language: str = "causal-lm",
+    sees: bool = False,
 ) -> tuple[Schema, list[str]]:
     """The schema, and a note for everything the caller left open (``auto``, no columns, None).
 
     A language task (``language``, or ``task`` where that is one) is inferred and checked as ``causal-lm`` is; its answer
-    may also be named as ``label_column``.
+    may also be named as ``label_column``. ``sees``: images in a column are read beside the texts of a language task.
 
     Raises:
         BadInput: an unknown task or metric, columns that cannot be told, labels that cannot be used, or a
@@ -98,7 +100,7 @@ def infer_schema(
     if task not in ("auto", *TASKS):
         raise BadInput(f"There is no task {task!r}.", f"Use one of: auto, {', '.join(TASKS)}.")
     if not text_columns:
-        refuse_other_tasks(table, label_column)
+        refuse_other_tasks(table, label_column, sees)
     notes = []
     profile_name, profile = _matching_profile(table, path, task, label_column)
     if profile:
@@ -128,6 +130,8 @@ def infer_schema(
                 f"{table.source}: seq2seq learns a target from a source, and only {texts[0]} is there to be read.",
                 "Name both: --text-column SOURCE --label-column TARGET.",
             )
+        beside = find(table, IN_ROWS, exclude=texts) if sees else None
+        texts = (beside, *texts) if beside else texts
     else:
         label = label or find(table, LABEL_NAMES, exclude=texts)
         if label is None and (label := _guess_label(table, texts)):

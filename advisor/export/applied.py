@@ -94,15 +94,3 @@ def _replicated(model: nn.Module, layers: Any) -> nn.Module:
 def matches(entries: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
     """The names that each entry of a list stands for in PEFT: exactly, or as a ``.``-suffix."""
     return {entry: [n for n in names if n == entry or n.endswith(f".{entry}")] for entry in entries}
-
-
-def text_part(model: Any) -> tuple[str, ...]:
-    """The modules that hold the language model of a model that also reads images or sound; empty for one of text alone."""
-    from transformers import PreTrainedModel
-
-    config = model.config
-    text = config.get_text_config()
-    if type(text) is type(config):
-        return ()
-    inner = [(name, m) for name, m in model.named_modules() if name and isinstance(m, PreTrainedModel)]
-    return tuple(name for name, module in inner if type(module.config) is type(text))

@@ -73,7 +73,10 @@ def render(plan: Plan) -> Rendered:
     entries = arguments["target_modules"]
     if isinstance(entries, list) and not all(_compiles(entry) for entry in entries):
         arguments["target_modules"] = "^(" + "|".join(re.escape(name) for name in plan.modules) + ")$"
-    content = {"base_model": plan.base_model} | ({FORMAT.revision: plan.revision} if plan.revision else {}) | {"adapter": "lora"}
+    content = {"base_model": plan.base_model} | ({FORMAT.revision: plan.revision} if plan.revision else {})
+    content |= {"adapter": "qlora" if plan.stored == "4bit" else "lora", **plan.load_in}
+    if plan.reads == "images and text":  # else it loads the language model alone
+        content["processor_type"] = "AutoProcessor"
     content |= {key: arguments[name] for key, name in RENAMED.items() if name == "lora_dropout" or arguments.get(name)}
     return Rendered({"axolotl.yaml": found.file(yaml_body(content), FORMAT.use)})
 

@@ -11,6 +11,7 @@ from advisor.core.errors import BadInput
 from advisor.core.probe import Probe
 from advisor.core.store import read_json
 from advisor.core.targets import LoraSettings, Selection, in_model_order
+from advisor.models.config import trained_as
 from advisor.models.load import meta_model
 from advisor.models.peft import CONFIG_FILE, resolve
 
@@ -62,10 +63,5 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
 
 def empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
     """The probe's model, in the revision that was probed, on the meta device."""
-    return meta_model(
-        str(probe.info["model"]),
-        probe.task,
-        num_labels=len(probe.class_names) or 1,
-        revision=probe.info["revision"],
-        trust_remote_code=trust_remote_code,
-    )
+    name, found = str(probe.info["model"]), {"revision": probe.info["revision"], "trust_remote_code": trust_remote_code}
+    return meta_model(name, trained_as(name, probe.task, **found)[0], num_labels=len(probe.class_names) or 1, **found)

@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from advisor.core.choices import CONNECTOR, VISION
 from advisor.core.errors import BadInput
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
 from advisor.export.read import embeddings, linear_names, texts, unknown_keys, value
 
 ALL = "all"
+FROZEN = {"freeze_vision_tower": VISION, "freeze_multi_modal_projector": CONNECTOR}  # true unless given
 KNOWN = (
     *("finetuning_type", "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "use_rslora", "use_dora"),
     *("loraplus_lr_ratio", "loraplus_lr_embedding", "pissa_init", "pissa_iter", "pissa_convert", "create_new_adapter"),
@@ -34,15 +36,19 @@ def render(plan: Plan) -> Rendered:
     if plan.names == (ALL,):
         found.add("impossible", f"A module named {ALL!r} alone stands for every linear module.")
     settings = found.flat()
+    chosen = {t.group for t in plan.targets if t.name in set(plan.names)}
+    thawed = {key: False for key, part in FROZEN.items() if part in chosen}
     content = {
         "model_name_or_path": plan.base_model,
         **({FORMAT.revision: plan.revision} if plan.revision else {}),
         "finetuning_type": "lora",
+        **({"quantization_bit": int(str(plan.stored)[0])} if plan.load_in else {}),
         "lora_rank": settings.rank,
         "lora_alpha": found.whole(settings.alpha),
         "lora_dropout": 0.0,
         "use_rslora": settings.rslora,
         "lora_target": ",".join(plan.names),
+        **thawed,
     }
     return Rendered({"llama_factory.yaml": found.file(yaml_body(content), FORMAT.use)})
 
@@ -146,17 +152,12 @@ def _check_stage(content: Mapping[str, Any], surprises: list[str]) -> None:
 
 def _of_images(targets: list[str], content: Mapping[str, Any], model: Any, surprises: list[str]) -> list[str]:
     """What a list becomes of a model of images and text: every module whose name holds an entry, outside what is frozen."""
-    from advisor.export.applied import text_part
+    from advisor.models.vision import part_of, text_part
 
-    inside = tuple(f"{part}." for part in text_part(model))
-    if not inside:
+    if not text_part(model):
         return targets
-    frozen = value(content, "freeze_vision_tower", bool, True)
-    found = [
-        name
-        for name, module in model.named_modules()
-        if any(entry in name for entry in targets) and (not frozen or name.startswith(inside))
-    ]
+    part, frozen = part_of(model), [part for key, part in FROZEN.items() if value(content, key, bool, True)]
+    found = [name for name, _ in model.named_modules() if any(entry in name for entry in targets) and part(name) not in frozen]
     beside = [name for name in found if not any(name == entry or name.endswith(f".{entry}") for entry in targets)]
     if beside:
         surprises.append(f"LLaMA-Factory takes every name that holds an entry in such a model: {beside[0]} too.")

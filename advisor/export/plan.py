@@ -30,13 +30,15 @@ class Plan:
     Attributes:
         settings: common rank, alpha and scaling rule.
         targets: every adaptable module of the model, chosen or not.
-        task: one of ``recipe.TASKS``. reads: ``text`` or ``images``.
+        task: one of ``recipe.TASKS``. reads: see :attr:`advisor.models.load.LoadedModel.reads`.
         head: modules trained in full.
         base_model, model_type: folder or hub id, and its config's ``model_type``.
         revision: commit of the hub model, where the user asked for a revision.
         outputs: of the head; 0 for a language model.
         ranks, alphas: by full name, of single modules, as PEFT's ``rank_pattern`` and ``alpha_pattern``.
         comments: the first lines of every file.
+        stored: ``4bit`` or ``8bit`` where bitsandbytes quantises the base on loading (QLoRA), else the method of a base that is
+            stored in few bits; None: plain numbers.
     """
 
     selection: Selection
@@ -52,6 +54,7 @@ class Plan:
     comments: tuple[str, ...] = ()
     reads: str = "text"
     revision: str | None = None
+    stored: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,6 +89,22 @@ class Plan:
     def params(self) -> int:
         """LoRA parameters, the head excluded."""
         return self.selection.params(self.targets, self.settings.rank, self.ranks)
+
+    @property
+    def load_in(self) -> dict[str, bool]:
+        """The argument that has the base quantised on loading, as most tools call it; empty where it is not."""
+        return {f"load_in_{self.stored}": True} if self.stored in ("4bit", "8bit") else {}
+
+    @property
+    def about_base(self) -> tuple[str, ...]:
+        """A sentence on how the base's weights are stored; none where they are plain."""
+        if self.stored is None:
+            return ()
+        if self.load_in:
+            return (
+                f"The base was probed with {self.stored[0]}-bit weights: load it with {next(iter(self.load_in))} (bitsandbytes).",
+            )
+        return (f"The base is stored as {self.stored}; plain numbers were made of it for the probe, with the same module names.",)
 
     def module_settings(self, name: str) -> LoraSettings:
         """Rank and alpha of one chosen module."""
@@ -132,6 +151,7 @@ class Plan:
             comments=tuple(fields.comments),
             reads=fields.reads,
             revision=fields.revision,
+            stored=fields.stored,
         )
 
 
@@ -152,6 +172,7 @@ def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) ->
         comments=tuple(comments),
         reads=str(info.get("reads", "text")),
         revision=info["revision"] if info.get("source", {}).get("revision") else None,
+        stored=info.get("stored"),
     )
 
 
@@ -276,7 +297,7 @@ class Findings:
             "lossy": f"Lossy: trains the {many} selected modules, but not quite as chosen.",
             "impossible": "Impossible: this tool cannot train what was chosen, so no config follows.",
         }[self.fidelity]
-        lines = [f"LoRA config by lora-layer-advisor, for {self.label}", *plan.comments, verdict, *self.reasons]
+        lines = [f"LoRA config by lora-layer-advisor, for {self.label}", *plan.comments, *plan.about_base, verdict, *self.reasons]
         if self.fidelity != "impossible":
             lines.append(use)
         header = comment_lines(lines)

@@ -24,8 +24,9 @@ class PlanFields(Written):
     ranks: dict[Name, Rank] = Field(default_factory=dict)
     alphas: dict[Name, Alpha] = Field(default_factory=dict)
     comments: list[Text] = Field(default_factory=list)
-    reads: Literal["text", "images"] = "text"
+    reads: Literal["text", "images", "images and text"] = "text"
     revision: Text | None = None
+    stored: Text | None = None
 
     @model_validator(mode="after")
     def _modules_are_known(self) -> Self:

@@ -38,6 +38,8 @@ def render(plan: Plan) -> Rendered:
         "model_name_or_path": plan.base_model,
         **({FORMAT.revision: plan.revision} if plan.revision else {}),
         "use_peft": True,
+        **plan.load_in,
+        **({"bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True} if plan.stored == "4bit" else {}),
         "lora_task_type": "CAUSAL_LM",
         "lora_r": settings.rank,
         "lora_alpha": found.whole(settings.alpha),

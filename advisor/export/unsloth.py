@@ -48,7 +48,9 @@ def render(plan: Plan) -> Rendered:
             found.add("impossible", f"unsloth adapts the experts of {plan.model_type} by itself.")
     if plan.task == "seq2seq":
         snippet.add("impossible", "unsloth trains decoders, no encoder-decoder; use format peft.")
-    if plan.reads != "text":
+    if plan.reads == "images and text":
+        studio.add("impossible", "unsloth Studio reads entries as last parts of names, in the vision tower too.")
+    if plan.reads == "images":
         snippet.add("impossible", "FastLanguageModel loads models of text.")
     if plan.head and (other or plan.head != ("score",)):
         head = ", ".join(plan.head)
@@ -83,12 +85,13 @@ def _snippet(plan: Plan) -> str:
     if plan.model_type not in FAMILIES:
         kept["finetune_vision_layers"] = True  # with all four on, the list reaches PEFT as it is
     pinned = {"revision": plan.revision} if plan.revision else {}
-    load = {"max_seq_length": 2048} | pinned | ({"num_labels": plan.outputs} if plan.head else {})
+    load = {"max_seq_length": 2048} | plan.load_in | pinned | ({"num_labels": plan.outputs} if plan.head else {})
+    loader = "FastVisionModel" if plan.reads == "images and text" else "FastLanguageModel"
     return (
-        "from unsloth import FastLanguageModel\n\nmodel, tokenizer = "
-        + call("FastLanguageModel.from_pretrained", (repr(plan.base_model),), load)
+        f"from unsloth import {loader}\n\nmodel, tokenizer = "
+        + call(f"{loader}.from_pretrained", (repr(plan.base_model),), load)
         + "model = "
-        + call("FastLanguageModel.get_peft_model", ("model",), kept)
+        + call(f"{loader}.get_peft_model", ("model",), kept)
     )
 
 

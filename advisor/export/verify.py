@@ -13,11 +13,12 @@ from advisor.core.targets import Target
 from advisor.core.text import printable
 from advisor.export import surprises as said
 from advisor.export.adapter_file import tensor_surprises, unread_weights
-from advisor.export.applied import matches, text_part
+from advisor.export.applied import matches
 from advisor.export.read import embeddings
 from advisor.export.taken import Taken, take
 from advisor.models.modules import find_targets
 from advisor.models.peft import CONFIG_FILE
+from advisor.models.vision import text_part
 
 # What PEFT adds to modules_to_save by itself, and saves so.
 ADDED = {task: ("classifier", "score") for task in ("SEQ_CLS", "TOKEN_CLS")} | {"QUESTION_ANS": ("qa_outputs",)}

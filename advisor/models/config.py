@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,12 +22,17 @@ AUTO_CLASSES = {  # the first one that knows the config's family
     "regression": ("AutoModelForSequenceClassification", IMAGE_CLASS),
     "causal-lm": ("AutoModelForCausalLM",),
     "seq2seq": ("AutoModelForSeq2SeqLM",),
+    "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
     # What PEFT adapts besides, and the advisor only verifies.
-    "images-and-text": ("AutoModelForImageTextToText",),
     "features": ("AutoModel",),
     "token-classification": ("AutoModelForTokenClassification",),
     "question-answering": ("AutoModelForQuestionAnswering",),
 }
+
+
+BOTH = "images-and-text"
+# How checkpoints are stored that transformers makes plain numbers of on loading, and the package that it needs for it.
+DEQUANTISED = {"fp8": None, "mxfp8": None, "mxfp4": None, "compressed-tensors": "compressed_tensors"}
 
 
 def load_config(name: str, options: dict[str, Any]) -> Any:
@@ -84,6 +90,19 @@ def auto_class(config: Any, task: str) -> Any:
     return next((c for c in classes if type(config) in c._model_mapping), classes[0])
 
 
+def sees(config: Any) -> bool:
+    """Whether trainers load it as a model of images and text."""
+    both, text = class_of(config, BOTH), class_of(config, "causal-lm")
+    if both is None or config.is_encoder_decoder:
+        return False
+    return text in (None, both) or text not in (config.architectures or ())
+
+
+def loaded_as(config: Any, task: str) -> str:
+    """The key of ``AUTO_CLASSES`` that a model is loaded by for a task."""
+    return BOTH if task == "causal-lm" and sees(config) else task
+
+
 def trained_as(name: str, task: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, ...]:
     """Keys of ``AUTO_CLASSES`` that trainers may load for ``task``, the likeliest first; two have other names of modules.
 
@@ -94,13 +113,11 @@ def trained_as(name: str, task: str, *, revision: str | None = None, trust_remot
         BadInput: no usable config at ``name``.
     """
     config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
-    both = "images-and-text"
-    if task != "causal-lm" or type(config) not in getattr(transformers, AUTO_CLASSES[both][0])._model_mapping:
+    if task != "causal-lm" or class_of(config, BOTH) is None:
         return (task,)
-    classes = {key: class_of(config, key) for key in (both, task)}
-    if classes[task] in (None, classes[both]):
-        return (both,)
-    return (task, both) if classes[task] in (config.architectures or ()) else (both, task)
+    if class_of(config, task) in (None, class_of(config, BOTH)):
+        return (BOTH,)
+    return (BOTH, task) if sees(config) else (task, BOTH)
 
 
 def task_of_class(name: str, class_name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
@@ -111,8 +128,8 @@ def task_of_class(name: str, class_name: str, *, revision: str | None = None, tr
 
 def other_class(config: Any, task: str) -> list[str]:
     """A sentence on a model of images and text that is taken as one of text alone; empty of any other."""
-    both, own = (class_of(config, key) for key in ("images-and-text", task))
-    if task != "causal-lm" or both in (None, own):
+    both, own = (class_of(config, key) for key in (BOTH, task))
+    if task != "causal-lm" or sees(config) or both in (None, own):
         return []
     return [
         f"Its config also stands for {both}, of images and text, which trainers such as TRL and LLaMA-Factory load and whose "
@@ -130,13 +147,19 @@ def check_class(config: Any, task: str, name: str) -> None:
     """Raises:
     BadInput: transformers has no such model of the family, or it reads images beside text.
     """
-    mapped = auto_class(config, task)
+    mapped = auto_class(config, loaded_as(config, task))
     if type(config) not in mapped._model_mapping:
         if mapped.__name__ in (getattr(config, "auto_map", None) or {}):
             return  # the family's own code
         images = _reads_more_than_text(config)
         found = f"It reads {images} beside text, which is not covered." if images else f"transformers has no {task} model of it."
-        raise BadInput(f"{name}: a model of the family {config.model_type}. {found}", "Use a text-only model, or check the task.")
+        hint = "Use a text-only model, or check the task."
+        if class_of(config, BOTH) and task in ("classification", "regression"):
+            found = f"It reads images and writes text, so {task} is not its task."
+            hint = "Learn the labels as texts: --task causal-lm --label-column LABEL."
+        raise BadInput(f"{name}: a model of the family {config.model_type}. {found}", hint)
+    if loaded_as(config, task) == BOTH:
+        return
     model = mapped._model_mapping[type(config)]
     more = None if of_images(config) or model.config_class is not type(config) else _reads_more_than_text(config)
     if more:
@@ -151,21 +174,40 @@ def _reads_more_than_text(config: Any) -> str | None:
     return next((kind for kind, fields in kinds.items() if any(getattr(config, field, None) for field in fields)), None)
 
 
-def check_quantised(config: Any, name: str) -> None:
-    """Raises:
-    BadInput: the weights are stored in few bits by another library than bitsandbytes.
+def plain_weights(config: Any, name: str, quantised: str | None) -> str | None:
+    """How the weights are stored where that is in few bits by another library than bitsandbytes; ``config`` then has transformers
+    make plain numbers of them on loading.
+
+    Args:
+        quantised: how the user wants them quantised on loading.
+
+    Raises:
+        BadInput: this is not possible, or the user wants them quantised once more.
     """
-    text = getattr(config, "text_config", None)
-    stored = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
-    if stored is None:
-        return
-    method = stored.get("quant_method") if isinstance(stored, Mapping) else getattr(stored, "quant_method", None)
+    stored = [found for c in (config, config.get_text_config()) if (found := getattr(c, "quantization_config", None)) is not None]
+    if not stored:
+        return None
+    method = stored[0].get("quant_method") if isinstance(stored[0], Mapping) else getattr(stored[0], "quant_method", None)
     method = str(getattr(method, "value", method) or "an unnamed method")
-    if not method.startswith("bitsandbytes"):
+    if method.startswith("bitsandbytes"):
+        return None
+    what = f"{name}: its weights are stored quantised ({method})"
+    if method not in DEQUANTISED:
         raise BadInput(
-            f"{name}: its weights are stored quantised ({method}), which is not read.",
-            "Use the unquantised model; --load-in-4bit or --load-in-8bit quantises it with bitsandbytes.",
+            f"{what}, which is not read.",
+            "Use the model it was made from: its modules have the same names, so what is found there can be used here.",
         )
+    package = DEQUANTISED[method]
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise BadInput(f"{what}, and {package} is not installed, which reads them.", f"pip install {package.replace('_', '-')}")
+    if quantised is not None:
+        raise BadInput(f"{what}, and --load-in-{quantised} would quantise them once more.", "Leave it out.")
+    for found in stored:
+        if isinstance(found, dict):
+            found["dequantize"] = True
+        else:
+            found.dequantize = True
+    return method
 
 
 @contextmanager

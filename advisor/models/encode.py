@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,46 +15,23 @@ import torch
 from advisor.core.deadline import deadline
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.text import printable
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
-from advisor.data.images import ImageFile, image_batch, mode_of
+from advisor.data.images import image_batch, mode_of
+from advisor.models.chat import CHAT_FORM, fold_system, parting, split_texts, texts_by_template
 from advisor.models.load import LoadedModel, embedded_tokens
+from advisor.models.rows import IGNORED as IGNORED
+from advisor.models.rows import EncodedRow as EncodedRow
+from advisor.models.seen import encode_seen, pixels_of
 
-IGNORED = -100  # label of a token that is not learned, as in transformers
 DEFAULT_MAX_LENGTH = {"classification": 128, "regression": 128, "causal-lm": 512, "seq2seq": 512}
-LONGEST_CHAT = 2**24  # characters of one row, written by a template
+WITH_IMAGES = 2048  # tokens of a row of images and text, most of which stand for images
 FIRST_ROW_S = 20.0
-CHAT_FORM = "{role}: {content}\n"  # used when the tokenizer has no chat template
-
-
-@dataclass(frozen=True)
-class EncodedRow:
-    """One example as a model reads it.
-
-    Attributes:
-        ids: token ids, not padded; empty for an image.
-        types: token type ids, None where the model has none.
-        label: class id or value (classification, regression).
-        token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM), or the target's (seq2seq).
-        image: decoded only when a batch is made. image_tokens: what a model sees of it.
-    """
-
-    ids: tuple[int, ...]
-    types: tuple[int, ...] | None = None
-    label: int | float = 0
-    token_labels: tuple[int, ...] = ()
-    image: ImageFile | None = None
-    image_tokens: int = 0
-
-    @property
-    def length(self) -> int:
-        """Tokens, of a source and its target those of the longer one: the most that any module sees."""
-        return max(len(self.ids), len(self.token_labels), self.image_tokens)
 
 
 def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
-    """The requested length, or 128 (classifiers) / 512 (language models); never above the model's limit. Of images the only one.
+    """The requested length, or 128 (classifiers) / 512 (language models) / 2048 (of images and text); never above the model's
+    limit. Of images alone the only one.
 
     Raises:
         BadInput: fewer than 2 tokens asked for.
@@ -66,7 +42,8 @@ def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
         return loaded.image_tokens
     if loaded.max_length < 2:
         raise BadInput(f"{loaded.name}: it reads {loaded.max_length} tokens at most.", "Check model_max_length of its tokenizer.")
-    return min(requested or DEFAULT_MAX_LENGTH[loaded.task], loaded.max_length)
+    usual = WITH_IMAGES if loaded.processor is not None else DEFAULT_MAX_LENGTH[loaded.task]
+    return min(requested or usual, loaded.max_length)
 
 
 def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
@@ -97,10 +74,11 @@ def _check_tokens(rows: Sequence[EncodedRow], dataset: Dataset, loaded: LoadedMo
     """Raises:
     BadInput: a token that the model does not embed.
     """
-    known = embedded_tokens(loaded.model) if loaded.reads == "text" else None
+    known = embedded_tokens(loaded.model) if loaded.tokenizer is not None else None
     if known is None:
         return
-    token = max(max((*row.ids, *row.token_labels), default=0) for row in rows)
+    image = getattr(loaded.model.config, "image_token_id", None)  # some models put the image in its place before they embed it
+    token = max(max((t for t in (*row.ids, *row.token_labels) if t != image), default=0) for row in rows)
     if token >= known:
         written = loaded.tokenizer.convert_ids_to_tokens(token)
         raise BadInput(
@@ -111,12 +89,15 @@ def _check_tokens(rows: Sequence[EncodedRow], dataset: Dataset, loaded: LoadedMo
 
 def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
     given = "text" if dataset.examples[0].image is None else "images"
-    if given != loaded.reads:
+    if given not in loaded.reads.split(" and ")[-1:]:
         raise BadInput(
             f"{dataset.source} holds {given}, and {loaded.name} reads {loaded.reads}.", f"Use a model of {given}, or other data."
         )
     if given == "images":
         return _encode_images(dataset, loaded)
+    if loaded.processor is not None:
+        rows, notes = encode_seen(dataset, loaded, max_length)
+        return rows, [*notes, *_chat_note(dataset, loaded.tokenizer)]
     if loaded.task == "seq2seq":
         return _encode_pairs(dataset, loaded, max_length)
     if loaded.task == "causal-lm":
@@ -179,15 +160,6 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
     return rows, notes
 
 
-def _split_texts(example: Example) -> tuple[str, str]:
-    """Prompt and answer, a chat in the form that needs no template."""
-    if not example.messages:
-        return example.prompt, example.completion
-    prompt = "".join(CHAT_FORM.format(role=role, content=content) for role, content in example.messages[:-1])
-    role, answer = example.messages[-1]
-    return prompt + CHAT_FORM.format(role=role, content="").rstrip(), " " + answer
-
-
 def _encode_pairs(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
     tokenizer = loaded.tokenizer
     counts: Counter[str] = Counter()
@@ -218,7 +190,7 @@ def _chat_note(dataset: Dataset, tokenizer: Any) -> list[str]:
 
 def _source_and_target(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
     """Token ids of what an encoder reads and of what its decoder learns, each in the tokenizer's own form."""
-    source, target = _split_texts(example)
+    source, target = split_texts(example)
     if example.messages and tokenizer.chat_template is not None:
         return _split_ids(example, tokenizer)
     return tokenizer(source, verbose=False)["input_ids"], tokenizer(text_target=target.lstrip(), verbose=False)["input_ids"]
@@ -239,11 +211,11 @@ def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
             try:
                 return _split_by_template(messages, tokenizer)
             except BadInput:
-                folded = _fold_system(messages)  # Gemma's template and others have no system turn
+                folded = fold_system(messages)  # Gemma's template and others have no system turn
                 if folded == messages:
                     raise
                 return _split_by_template(folded, tokenizer)
-    prompt_text, answer = _split_texts(example)
+    prompt_text, answer = split_texts(example)
     prompt_ids: list[int] = tokenizer(prompt_text, verbose=False)["input_ids"] if prompt_text else []
     if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
         prompt_ids = prompt_ids[:-1]
@@ -253,34 +225,11 @@ def _split_ids(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
     return prompt_ids, answer_ids + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
 
 
-def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The system's words at the head of the user's first turn, where they stand right before it."""
-    if [message["role"] for message in messages[:2]] != ["system", "user"]:
-        return messages
-    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{"role": "user", "content": content}, *messages[2:]]
-
-
 def _split_by_template(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    roles = printable(" – ".join(m["role"] for m in messages), 120)
-    with loading(
-        f"The tokenizer's chat template refuses a conversation of {roles}",
-        "Change the rows' roles, or use prompt and completion columns.",
-    ):
-        whole = _templated(messages, tokenizer)
-        # templates refuse an empty conversation
-        prompt = _templated(messages[:-1], tokenizer, add_generation_prompt=True) if messages[1:] else []
-    # A generation prompt may open a thought that the written answer lacks: the prompt ends where they part.
-    cut = next((i for i, (p, w) in enumerate(zip(prompt, whole, strict=False)) if p != w), min(len(prompt), len(whole)))
+    texts = texts_by_template(messages, tokenizer)
+    whole, prompt = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else [] for text in texts)
+    cut = parting(prompt, whole)
     return whole[:cut], whole[cut:]
-
-
-def _templated(messages: list[dict[str, str]], tokenizer: Any, **options: Any) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    if len(text) > LONGEST_CHAT:
-        raise BadInput(f"The tokenizer's chat template makes {len(text):,} characters of one row.", "Check the template.")
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
 
 
 def collate(
@@ -303,6 +252,10 @@ def collate(
     else:
         batch["input_ids"] = padded([row.ids for row in rows], loaded.tokenizer.pad_token_id)
         batch["attention_mask"] = padded([[1] * len(row.ids) for row in rows], 0)
+    for key in rows[0].by_token:
+        batch[key] = padded([row.by_token[key] for row in rows], 0)
+    if seen := [row for row in rows if row.images]:
+        batch |= pixels_of(seen, loaded)
     if rows[0].types is not None:
         batch["token_type_ids"] = padded([row.types or () for row in rows], 0)
     if loaded.task in LANGUAGE_TASKS:

@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import nn
 
+from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import Target, block_of
@@ -20,13 +21,15 @@ from advisor.data.images import blank_image, image_batch
 from advisor.models.adaptable import kinds
 from advisor.models.checkpoint import check_index, fields, misfit, stored_weights
 from advisor.models.config import (
+    BOTH,
     auto_class,
     check_class,
-    check_quantised,
     language_task_of,
     load_config,
+    loaded_as,
     of_images,
     other_class,
+    plain_weights,
     quiet,
 )
 from advisor.models.experts import called_module, open_experts
@@ -34,14 +37,15 @@ from advisor.models.identity import model_fingerprint
 from advisor.models.modules import (
     QV_NAMES,
     _stacks,
+    adapted,
     block_names,
     called,
     experts_notes,
-    family_profile,
     find_head,
     find_targets,
     input_embeddings,
     left_out_notes,
+    profile_of,
     random_parts,
 )
 from advisor.models.placement import (
@@ -57,6 +61,7 @@ from advisor.models.placement import (
     quantisation,
     quantised_as,
 )
+from advisor.models.vision import load_processor, short_input
 
 MOST_TIMES, SLACK = 4, 2**24  # how many more weights than are stored a config may describe: packed ones, a new head
 
@@ -67,7 +72,7 @@ class LoadedModel:
 
     Attributes:
         model: a transformers model, all parameters frozen.
-        tokenizer: its tokenizer, with a padding token; None for a model of images.
+        tokenizer: its tokenizer, with a padding token; None for a model of images alone.
         task: one of ``recipe.TASKS``.
         targets: the adaptable modules, in model order.
         head: names of the modules PEFT trains in full besides LoRA (``modules_to_save``); empty for a language model.
@@ -75,7 +80,9 @@ class LoadedModel:
         name: folder or hub id, as given.
         revision: the hub revision, None for a folder.
         fingerprint: hash of its files, see :func:`advisor.models.identity.model_fingerprint`.
-        image_processor: transformers' own of a model of images, else None.
+        image_processor: transformers' own of a model of images alone, else None.
+        processor: transformers' own of a model of images and text, else None.
+        stored: how the checkpoint has the weights, where that is in few bits and they were dequantised on loading.
     """
 
     model: Any
@@ -88,6 +95,8 @@ class LoadedModel:
     revision: str | None
     fingerprint: str
     image_processor: Any = None
+    processor: Any = None
+    stored: str | None = None
     head_is_fitted: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -106,7 +115,9 @@ class LoadedModel:
 
     @property
     def reads(self) -> str:
-        """``text`` or ``images``."""
+        """``text``, ``images``, or ``images and text``."""
+        if self.processor is not None:
+            return "images and text"
         return "text" if self.image_processor is None else "images"
 
     @cached_property
@@ -158,7 +169,7 @@ class LoadedModel:
         """Longest input in tokens, from the position table and the tokenizer; of images the only one."""
         if self.reads == "images":
             return self.image_tokens
-        config = self.model.config
+        config = self.model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None) or 1_000_000
         if config.model_type in ("roberta", "xlm-roberta"):
             limit -= config.pad_token_id + 1  # RoBERTa numbers positions from pad_token_id + 1
@@ -166,7 +177,7 @@ class LoadedModel:
 
     def qv_roles(self) -> tuple[str, ...]:
         """The roles that stand for "q,v" in this family; without a profile, those that usually mean it."""
-        profile = family_profile(self.model.config.model_type)
+        profile = profile_of(self.model.config)
         if profile:
             return tuple(profile["qv"])
         return tuple(dict.fromkeys(t.role for t in self.targets if t.role.rsplit(".", 1)[-1] in QV_NAMES))
@@ -182,6 +193,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     quantised: str | None = None,
+    adapt: str = LANGUAGE,
     seed: int = 0,
 ) -> LoadedModel:
     """Load ``name`` (a local folder or a hub id) with the right head for ``task``.
@@ -192,6 +204,7 @@ def load_model(
             ``disk`` leaves all blocks there.
         dtype: ``auto`` is bfloat16 on CUDA and float32 on CPU.
         quantised: ``4bit`` or ``8bit``, by bitsandbytes.
+        adapt: of a model of images and text, which parts have targets: one of ``choices.PARTS``.
         seed: draws the weights of a new head.
 
     Raises:
@@ -201,20 +214,24 @@ def load_model(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     config = load_config(name, options)
     _check_task(config, name, task)
-    reads_images = of_images(config)
+    stored = plain_weights(config, name, quantised)
+    reads_images, both = of_images(config), loaded_as(config, task) == BOTH
+    if adapt == VISION and not both:
+        raise BadInput(f"--adapt {adapt}: {name} is no model of images and text.", "Leave it out.")
     if task not in LANGUAGE_TASKS:
         _check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
         config.problem_type = "regression" if task == "regression" else "single_label_classification"
     image_processor = _load_image_processor(name, options) if reads_images else None
-    tokenizer = None if reads_images else _load_tokenizer(name, options)
+    processor = load_processor(name, config, options) if both else None
+    tokenizer = None if reads_images else getattr(processor, "tokenizer", None) or _load_tokenizer(name, options)
     config.use_cache = False  # of keys and values, for generating text
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)
     placed, scratch = {}, None
     if Path(name).exists():
         check_index(Path(name))
-    empty = _empty(name, config, task, trust_remote_code)
+    empty = _empty(name, config, loaded_as(config, task), trust_remote_code)
     _check_size(name, empty)
     if quantised or device in ("auto", DISK):
         head = find_head(empty) if task not in LANGUAGE_TASKS else ()
@@ -229,7 +246,7 @@ def load_model(
     with loading(f"{name}: cannot be loaded as a {task} model", hint), quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model, info = auto_class(config, task).from_pretrained(
+            model, info = auto_class(config, loaded_as(config, task)).from_pretrained(
                 name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
             )
         except RuntimeError as error:  # transformers names the tensors in a log only
@@ -244,14 +261,16 @@ def load_model(
     where = _places(model) if placed else f"on {torch_device}"
     notes = [
         f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
+        *([f"Its weights are stored as {stored}, and plain numbers were made of them."] if stored else ()),
         *other_class(config, task),
     ]
     if tokenizer is not None:
         notes += _settle_padding(name, tokenizer, model)
     head = find_head(model) if task not in LANGUAGE_TASKS else ()
-    targets = find_targets(model, head)
-    targets, left_out = _called(name, model, targets, tokenizer, image_processor)
-    notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *_stacks(targets)]
+    reader = processor or image_processor or tokenizer
+    targets, left_out = _called(name, model, find_targets(model, head), reader)
+    targets, apart = adapted(model, targets, adapt)
+    notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *apart, *_stacks(targets)]
     missing = sorted(info["missing_keys"])
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
@@ -268,6 +287,8 @@ def load_model(
         revision=getattr(config, "_commit_hash", None),
         fingerprint=model_fingerprint(name, getattr(config, "_commit_hash", None), quantised),
         image_processor=image_processor,
+        processor=processor,
+        stored=stored,
         notes=tuple(notes),
         warnings=tuple(warnings),
         scratch=scratch,
@@ -288,7 +309,6 @@ def _check_task(config: Any, name: str, task: str) -> None:
     if of_images(config) and task in LANGUAGE_TASKS:
         raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
     check_class(config, task, name)
-    check_quantised(config, name)
     if (Path(name) / "adapter_config.json").exists():
         raise BadInput(
             f"{name}: it also holds adapter_config.json, and transformers would apply that adapter to the model.",
@@ -296,16 +316,14 @@ def _check_task(config: Any, name: str, task: str) -> None:
         )
 
 
-def _called(
-    name: str, model: Any, targets: tuple[Target, ...], tokenizer: Any, image_processor: Any
-) -> tuple[tuple[Target, ...], list[str]]:
+def _called(name: str, model: Any, targets: tuple[Target, ...], reader: Any) -> tuple[tuple[Target, ...], list[str]]:
     """The targets that a forward pass calls, and a sentence on the others; LoRA has no effect on these.
 
     Raises:
         BadInput: the pass fails.
     """
     with loading(f"{name}: a pass over a short text or blank image fails", "Check the model's files with transformers itself."):
-        found = called(model, targets, _short_input(model, tokenizer, image_processor))
+        found = called(model, targets, _short_input(model, reader))
     names = {t.name for t in found}
     if not (idle := [t.name for t in targets if t.name not in names]):
         return found, []
@@ -320,7 +338,8 @@ def meta_model(
     """The same architecture as :func:`load_model` gives, on the meta device: no weights, no memory.
 
     Args:
-        num_labels: classes; None leaves what the model's config says. revision: of a hub model.
+        task: or a key of ``config.AUTO_CLASSES``. num_labels: classes; None leaves what the model's config says. revision: of a
+            hub model.
 
     Raises:
         BadInput: no usable config at ``name``, or its family has no model for the task.
@@ -377,12 +396,15 @@ def _check_blocks(name: str, model: nn.Module, missing: list[str]) -> None:
         )
 
 
-def _short_input(model: Any, tokenizer: Any, image_processor: Any) -> dict[str, torch.Tensor]:
-    """A batch of one short text or blank image."""
-    if tokenizer is None:
-        pixels = image_batch([blank_image(model.config)], image_processor)
-        return {"pixel_values": pixels.to(device_of(model), next(p.dtype for p in model.parameters() if p.is_floating_point()))}
-    encoded = tokenizer("a b", return_tensors="pt")
+def _short_input(model: Any, reader: Any) -> dict[str, torch.Tensor]:
+    """A batch of one short text or blank image, or both, as its tokenizer or processor makes it."""
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    if isinstance(reader, transformers.ProcessorMixin):
+        made = short_input(reader, blank_image(model.config))
+        return {key: t.to(device_of(model), dtype if t.is_floating_point() else None) for key, t in made.items()}
+    if not isinstance(reader, transformers.PreTrainedTokenizerBase):
+        return {"pixel_values": image_batch([blank_image(model.config)], reader).to(device_of(model), dtype)}
+    encoded = reader("a b", return_tensors="pt")
     batch = {
         key: encoded[key].to(device_of(model)) for key in ("input_ids", "attention_mask", "token_type_ids") if key in encoded
     }

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from advisor.core.choices import CONNECTOR, LANGUAGE, VISION
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
 from advisor.models.adaptable import EXPERTS, left_out, linear_modules, recurrent_parts, refused, taken_for_experts
 from advisor.models.experts import called_module, stack_shapes
+from advisor.models.vision import part_of
 
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
 QV_NAMES = (
@@ -78,15 +80,19 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
     Raises:
         BadInput: the model has none.
     """
-    profile = profile or family_profile(model.config.model_type)
+    profile = profile or profile_of(model.config)
     linears = linear_modules(model, head, profile["never"] if profile else ())
     for name in {*refused(model, linears), *taken_for_experts(model, linears)}:
         del linears[name]
     stacks = {name: shape for name, *shape in stack_shapes(model)}
-    first_layers = _first_layers([*linears, *stacks])
+    part = part_of(model)
+    first_layers = _first_layers(name for name in [*linears, *stacks] if part(name) != CONNECTOR)
     targets, recurrent = [], recurrent_parts(model)
     for name, module in linears.items():
-        layer, role, group = _place(name, first_layers, profile, recurrent)
+        if part(name) == LANGUAGE:
+            layer, role, group = _place(name, first_layers, profile, recurrent)
+        else:
+            layer, role, group = _place_outside(name, first_layers, part(name))
         if isinstance(module, Conv1D):
             in_features, out_features, kind = module.weight.shape[0], module.weight.shape[1], "conv1d"
         else:
@@ -129,7 +135,7 @@ def random_parts(missing: Sequence[str], head: Sequence[str]) -> list[str]:
 
 def left_out_notes(model: Any, head: tuple[str, ...]) -> list[str]:
     """Sentences on the linear modules that PEFT does not take."""
-    profile = family_profile(model.config.model_type)
+    profile = profile_of(model.config)
     return left_out(model, linear_modules(model, head, profile["never"] if profile else ()))
 
 
@@ -151,13 +157,46 @@ def called(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tens
     finally:
         for handle in handles:
             handle.remove()
-    tokens = next(iter(batch.values())).shape[:2].numel()
+    tokens = batch["input_ids" if "input_ids" in batch else "pixel_values"].shape[:2].numel()
     return tuple(replace(t, active=rows[t.name] // tokens) if t.experts else t for t in targets if t.name in rows)
 
 
 def family_profile(model_type: str) -> dict[str, Any] | None:
     """The profile in ``profiles/models`` for a config's ``model_type``, None for an unlisted family."""
     return next((p for p in load_profiles("models").values() if model_type in p["model_types"]), None)
+
+
+def profile_of(config: Any) -> dict[str, Any] | None:
+    """The profile of a model's family, else that of its language model's; None where neither has one."""
+    return family_profile(config.model_type) or family_profile(config.get_text_config().model_type)
+
+
+def adapted(model: Any, targets: tuple[Target, ...], adapt: str) -> tuple[tuple[Target, ...], list[str]]:
+    """The targets in the parts of a model of images and text that ``adapt`` (one of ``choices.PARTS``) names, their layers
+    numbered anew, and a sentence on the others; of any other model all.
+
+    Raises:
+        BadInput: none are there.
+    """
+    of = {t.name: t.group if t.group in (VISION, CONNECTOR) else LANGUAGE for t in targets}
+    wanted = {LANGUAGE: (LANGUAGE,), VISION: (VISION, CONNECTOR)}.get(adapt, (LANGUAGE, VISION, CONNECTOR))
+    kept = [t for t in targets if of[t.name] in wanted]
+    others = [part for part in dict.fromkeys(of.values()) if part not in wanted]
+    if not kept:
+        raise BadInput(
+            f"--adapt {adapt}: {type(model).__name__} has no linear module there that LoRA could adapt.", "Leave it out."
+        )
+    first_layers = _first_layers(t.name for t in kept if t.layer is not None)
+    places = {t.name: block_of(t.name) for t in kept}
+    numbered = tuple(
+        replace(t, layer=first_layers[place[0]] + place[1]) if t.layer is not None and (place := places[t.name]) else t
+        for t in kept
+    )
+    if not others:
+        return numbered, []
+    named = {VISION: "the vision tower", CONNECTOR: "the connector", LANGUAGE: "the language model"}
+    left, are = " and ".join(named[part] for part in others), "are left as they are" if len(others) > 1 else "is left as it is"
+    return numbered, [f"{left[0].upper()}{left[1:]} {are}; --adapt all adapts {'them' if len(others) > 1 else 'it'} too."]
 
 
 def _first_layers(names: Iterable[str]) -> dict[str, int]:
@@ -179,6 +218,15 @@ def _stacks(targets: Sequence[Target]) -> list[str]:
     if len(layers) < 2:
         return []
     return ["Layers " + ", ".join(f"{min(found)} to {max(found)} are {stack}" for stack, found in layers.items()) + "."]
+
+
+def _place_outside(name: str, first_layers: Mapping[str, int], part: str) -> tuple[int | None, str, str]:
+    """Layer number, role and group of a module of a vision tower or connector."""
+    place = None if part == CONNECTOR else block_of(name)
+    if place is not None:
+        return first_layers[place[0]] + place[1], f"{part}.{place[2]}", part
+    tail = name.split(".")
+    return None, f"{part}.{'.'.join(tail[-2:] if tail[-1].isdigit() else tail[-1:])}", part
 
 
 def _place(

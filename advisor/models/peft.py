@@ -59,7 +59,7 @@ def lora_arguments(
     others = [t.name for t in targets if t.name not in chosen and not t.experts]
     arguments: dict[str, Any] = {
         "peft_type": "LORA",
-        **({"task_type": TASK_TYPES[task]} if reads == "text" else {}),
+        **({"task_type": TASK_TYPES[task]} if reads != "images" else {}),
         "base_model_name_or_path": base_model,
         **({"revision": revision} if revision else {}),
         "r": settings.rank,

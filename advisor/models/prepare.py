@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from advisor.core.choices import LANGUAGE
 from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
 from advisor.data.dataset import Dataset, load_dataset, overlap, sample_rows, split_evaluation
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
-from advisor.models.config import language_task_of, load_config
+from advisor.models.config import language_task_of, load_config, sees
 from advisor.models.encode import EncodedRow, encode, resolve_max_length
 from advisor.models.identity import model_fingerprint
 from advisor.models.load import LoadedModel, load_model
@@ -25,7 +26,8 @@ KEPT_ROWS = 64  # reference rows that are probed
 class Source:
     """What the user pointed at: plain values, so that it travels to worker processes.
 
-    ``seed`` draws the evaluation split, row samples and a new head's weights; ``quantised`` is ``4bit`` or ``8bit``.
+    ``seed`` draws the evaluation split, row samples and a new head's weights; ``quantised`` is ``4bit`` or ``8bit``;
+    ``adapt`` which parts of a model of images and text have targets.
     """
 
     model: str
@@ -42,9 +44,11 @@ class Source:
     trust_remote_code: bool = False
     seed: int = 0
     quantised: str | None = None
+    adapt: str = LANGUAGE
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields; ``adapt`` where it is not what it was before there was a choice."""
+        return {key: value for key, value in asdict(self).items() if key != "adapt" or value != LANGUAGE}
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,11 @@ class Prepared:
         return str(pick_dtype(self.source.dtype, pick_device(self.source.device))).removeprefix("torch.")
 
 
-def read_data(source: Source, session: Session, language: str = "causal-lm") -> tuple[Dataset, Dataset]:
-    """Training and evaluation data; ``language`` is the model's own language task, where the data leave that open.
+def read_data(
+    source: Source, session: Session, language: str = "causal-lm", with_images: bool = False
+) -> tuple[Dataset, Dataset]:
+    """Training and evaluation data; ``language`` is the model's own language task, where the data leave that open, and
+    ``with_images`` says whether it reads images beside texts.
 
     Evaluation is ``eval_data``; else the validation (else test) part of the folder or hub data set; else a seeded,
     stratified 10 % split off.
@@ -128,6 +135,7 @@ def read_data(source: Source, session: Session, language: str = "causal-lm") -> 
         label_column=source.label_column,
         metric=source.metric,
         language=language,
+        sees=with_images,
         seed=source.seed,
     )
     for note in train.notes:
@@ -139,7 +147,7 @@ def read_data(source: Source, session: Session, language: str = "causal-lm") -> 
         train, evaluation = split_evaluation(train, source.seed)
         session.note(f"Evaluation: {len(evaluation.examples)} rows split off {train.source} (seed {source.seed}).")
     else:
-        evaluation = load_dataset(place, like=train.schema, seed=source.seed)
+        evaluation = load_dataset(place, like=train.schema, sees=with_images, seed=source.seed)
         session.note(f"Evaluation: {len(evaluation.examples)} rows of {evaluation.source}.")
         for note in evaluation.notes:
             session.note(f"Evaluation data: {note}", brief=True)
@@ -165,13 +173,13 @@ def prepare(
     Raises:
         BadInput: the data cannot be used, or a file of the model cannot be read.
     """
-    config = None
+    config, with_images = None, False
     try:
         config = load_config(source.model, {"trust_remote_code": source.trust_remote_code, "revision": source.revision})
-        language = language_task_of(config)
+        language, with_images = language_task_of(config), sees(config)
     except BadInput:  # loading the model says so, after what is wrong with the data
         language = "causal-lm"
-    train, evaluation = read_data(source, session, language)
+    train, evaluation = read_data(source, session, language, with_images)
     available_rows = train.rows_there
     schema = train.schema
     made_of = {"data_fingerprint": train.fingerprint, "eval_fingerprint": evaluation.fingerprint}
@@ -210,6 +218,7 @@ def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_eval
         revision=source.revision,
         trust_remote_code=source.trust_remote_code,
         quantised=source.quantised,
+        adapt=source.adapt,
         seed=source.seed,
     )
     for number, text in enumerate(loaded.notes):

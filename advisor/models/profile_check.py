@@ -14,6 +14,7 @@ from advisor.core.profiles import read_profile
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import block_of
 from advisor.models.adaptable import NEVER_ADAPTED
+from advisor.models.config import trained_as
 from advisor.models.load import meta_model
 from advisor.models.modules import find_head, find_targets
 
@@ -75,7 +76,8 @@ def check_profile(file: Path, model_name: str, *, task: str = "classification", 
         BadInput: the profile or the model cannot be used.
     """
     profile = read_profile("models", file, str(file))
-    model: Any = meta_model(model_name, task, num_labels=None, trust_remote_code=trust_remote_code)
+    loaded_as = trained_as(model_name, task, trust_remote_code=trust_remote_code)[0]
+    model: Any = meta_model(model_name, loaded_as, num_labels=None, trust_remote_code=trust_remote_code)
     head = find_head(model) if task not in LANGUAGE_TASKS else ()
     targets = find_targets(model, head, profile)
     tails = Counter(place[2] for t in targets if (place := block_of(t.name)))

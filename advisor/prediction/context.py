@@ -29,7 +29,7 @@ def context_of(
 
     Args:
         shares: of the classes among the examples, [C]; empty unless classification.
-        steps: of the optimizer. reads: ``text`` or ``images``.
+        steps: of the optimizer. reads: ``text``, ``images``, or ``images and text``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
     """

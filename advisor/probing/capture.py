@@ -9,7 +9,7 @@ for one more forward pass; x and g are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from advisor.core.choices import LANGUAGE
 from advisor.core.errors import NotFinite, OutOfMemory, lacks_memory
 from advisor.core.events import Session
 from advisor.models.experts import called_module
 from advisor.models.modules import input_embeddings
+from advisor.models.vision import part_of
 
 Take = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Receives a module's name, x and g."""
@@ -49,14 +51,18 @@ class _Call:
 
 
 class Capture:
-    """Records the calls of ``names`` during one forward pass of a model, and hands over x and g in backward passes.
+    """Records the calls of modules during one forward pass of a model, and hands over x and g in backward passes.
 
-    ``recompute`` may be changed between forward passes.
+    ``recompute`` may be changed between forward passes. ``apart`` says which modules do not see examples but the images of all of
+    them, one after the other; of a row without images they may not be called.
     """
 
-    def __init__(self, names: Sequence[str], recompute: bool = False) -> None:
-        self.names = tuple(names)
+    def __init__(
+        self, modules: Mapping[str, nn.Module], recompute: bool = False, apart: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self.names = tuple(modules)
         self.recompute = recompute
+        self._modules, self._apart = dict(modules), apart
         self.clear()
 
     def clear(self) -> None:
@@ -139,6 +145,9 @@ class Capture:
                 call.g = torch.zeros_like(call.g_like) if call.g is None else call.g
                 call.x = torch.zeros_like(call.x_like) if call.x is None else call.x
             self._offer(name)
+        for name in self.names:
+            if not self._calls[name] and self._apart(name):
+                take(name, *_idle(self._modules[name], examples))
         self._take = None
 
     def pairs(self, scalar: torch.Tensor, examples: int, keep_graph: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -166,6 +175,8 @@ class Capture:
         calls = self._calls[name]
         if self._take is None or name not in self._waiting or any(c.x is None or c.g is None for c in calls):
             return
+        if self._examples > 1 and self._apart(name):
+            raise SharedCall
         self._waiting.remove(name)
         x = _joined([c.x for c in calls if c.x is not None], self._examples)
         g = _joined([c.g for c in calls if c.g is not None], self._examples)
@@ -208,8 +219,8 @@ class Capture:
 
 
 class SharedCall(RuntimeError):
-    """A module read a tensor that all rows of the batch share, so that its gradient is not one row's. A batch of one row
-    has no such trouble."""
+    """A module read a tensor that all rows of the batch share, or the images of them all, so that its gradient is not one row's.
+    A batch of one row has no such trouble."""
 
 
 def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -> int:
@@ -240,6 +251,13 @@ def _joined(parts: list[torch.Tensor], examples: int) -> torch.Tensor:
     return shaped[0] if len(shaped) == 1 else torch.cat(shaped, 1)
 
 
+def _idle(module: Any, examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and g of a linear module that was not called."""
+    like = next(module.parameters())
+    like = like if like.is_floating_point() else torch.empty(0, device=like.device)
+    return like.new_zeros(examples, 1, module.in_features), like.new_zeros(examples, 1, module.out_features)
+
+
 def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
     """Of the same shape, type and device: one zero, expanded."""
     return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
@@ -253,8 +271,9 @@ def capturing(model: nn.Module, names: Sequence[str], blocks: Sequence[str] = ()
         blocks: modules that are recomputed in the backward pass while ``Capture.recompute`` is on; they must not nest.
         recompute: whether it is at first.
     """
-    capture = Capture(names, recompute)
     modules = [called_module(model, name) for name in names]
+    tower = part_of(model)
+    capture = Capture(dict(zip(names, modules, strict=True)), recompute, lambda name: tower(name) != LANGUAGE)
     parts: list[Any] = [model.get_submodule(name) for name in blocks]
     own = [part.__dict__.get("forward") for part in parts]  # accelerate puts one there
     # Nothing above the first captured module takes part, even if someone (PEFT does) made the embeddings require gradients.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from advisor.core.choices import CONNECTOR, VISION
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.experts import called_module
@@ -44,6 +46,9 @@ def measure_training(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> Trainin
         shapes = [(batch, loaded.image_tokens) for batch in IMAGE_BATCHES]
         batches = [collate([rows[i % len(rows)] for i in range(batch)], loaded) for batch, _ in shapes]
         grows = [0, 2]
+    elif any(row.images for row in rows):
+        shapes, batches = _with_images(loaded, rows)
+        grows = [0, 1, 2, 3]
     else:
         unit = max(2, min(TOKENS, loaded.max_length // 3))
         shapes = [(batch, unit * multiple) for batch, multiple in BATCHES]
@@ -123,6 +128,25 @@ def _batch(loaded: LoadedModel, rows: Sequence[EncodedRow], batch: int, tokens: 
             )
         )
     return collate(made, loaded)
+
+
+def _with_images(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> tuple[list[tuple[int, int]], list[dict[str, torch.Tensor]]]:
+    """Shapes (rows, tokens) and batches of one row with images, of middling length, repeated and with more text behind it."""
+    seen = sorted((row for row in rows if row.images), key=lambda row: row.length)
+    row = seen[len(seen) // 2]
+    unit = max(TOKENS, row.length // 2)
+    shapes = [(1, row.length + 1), (2, row.length + 1), (1, row.length + unit), (2, row.length + 2 * unit)]
+    batches = []
+    for count, tokens in shapes:
+        more = tokens - row.length
+        longer = replace(
+            row,
+            ids=(*row.ids, *[row.ids[-1]] * more),
+            token_labels=(*row.token_labels, *[row.ids[-1]] * more),
+            by_token={key: (*values, *[values[-1]] * more) for key, values in row.by_token.items()},
+        )
+        batches.append(collate([row, *[longer] * (count - 1)] if count > 1 else [longer], loaded))
+    return shapes, batches
 
 
 @contextmanager
@@ -209,7 +233,7 @@ class _Recorder:
 
         handles = [model.register_forward_hook(count_logits)]
         if start != HEAD_ALONE:
-            first = input_embeddings(model) if start is None else [called_module(model, self.names[start])]
+            first = [*input_embeddings(model), *self._sees()] if start is None else [called_module(model, self.names[start])]
             handles += [module.register_forward_hook(_start_graph) for module in first]
         try:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -219,6 +243,11 @@ class _Recorder:
                 handle.remove()
         self._note_inputs(kept)
         return [*counts, float(logits)]
+
+    def _sees(self) -> list[nn.Module]:
+        """The first target of a vision tower, as nothing that is trained comes before it."""
+        outside = [t.name for t in self.loaded.targets if t.group in (VISION, CONNECTOR)]
+        return [called_module(self.loaded.model, name) for name in outside[:1]]
 
     def _note_inputs(self, kept: dict[int, tuple[torch.UntypedStorage, int | None]]) -> None:
         first: dict[int, int] = {}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from advisor.core.choices import CONNECTOR, VISION
 from advisor.core.errors import OutOfMemory
 from advisor.core.events import Session, Stage
 from advisor.core.targets import Target
@@ -37,7 +38,7 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     ``eva``: ``ratios`` (None or [64] a target) and the number of ``tokens`` they come from.
 
     None: the weight is too large or not plain numbers, the number is not finite, or it is a stack of experts, which none of
-    these methods knows.
+    these methods knows. PLoP and EVA are for tokens of texts, not for what a vision tower reads.
 
     Raises:
         Interrupted: cancelled.
@@ -194,7 +195,7 @@ def _turns(targets: Sequence[Target], tokens: int) -> Iterator[list[int]]:
     turn: list[int] = []
     held = 0
     for i, target in enumerate(targets):
-        if target.experts:
+        if target.experts or target.group in (VISION, CONNECTOR):
             continue
         needed = 4 * tokens * target.in_features
         if turn and held + needed > EVA_BYTES:
@@ -202,7 +203,8 @@ def _turns(targets: Sequence[Target], tokens: int) -> Iterator[list[int]]:
             turn, held = [], 0
         turn.append(i)
         held += needed
-    yield turn
+    if turn:
+        yield turn
 
 
 @torch.no_grad()

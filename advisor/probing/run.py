@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from advisor.core.choices import HEADS, METHODS
+from advisor.core.choices import HEADS, LANGUAGE, METHODS
 from advisor.core.errors import BadInput, OutOfMemory, lacks_memory
 from advisor.core.events import Note, Session, Warn
 from advisor.core.folders import locked, sweep
@@ -38,7 +38,7 @@ from advisor.data.dataset import sample_rows
 from advisor.models.encode import EncodedRow, encode
 from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
-from advisor.models.prepare import Prepared
+from advisor.models.prepare import Prepared, Source
 from advisor.probing import gram
 from advisor.probing.footprint import measure_training
 from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
@@ -111,8 +111,13 @@ def _asked_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, An
         **kept,
         "model_fingerprint": prepared.made_of["model_fingerprint"],
         "data_fingerprint": prepared.made_of["data_fingerprint"],
-        "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"},
+        "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"} | _parts(prepared.source),
     }
+
+
+def _parts(source: Source) -> dict[str, str]:
+    """Which parts of a model of images and text have targets, where it is another choice than the usual one."""
+    return {} if source.adapt == LANGUAGE else {"adapt": source.adapt}
 
 
 def cache_key(prepared: Prepared, settings: ProbeSettings) -> str:
@@ -464,6 +469,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "torch": torch.__version__,
         "task": loaded.task,
         "reads": loaded.reads,
+        **({"stored": stored} if (stored := loaded.quantised or loaded.stored) else {}),
         "metric": schema.metric,
         "class_names": list(schema.class_names),
         "model_type": loaded.model.config.model_type,

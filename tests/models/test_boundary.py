@@ -92,7 +92,7 @@ def template(text: str) -> Change:
         (lambda folder: (folder / "config.json").write_text("null"), "its content is null"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json cannot be read"),
         (config(quantization_config={"quant_method": "gptq", "bits": 4}), "stored quantised .gptq."),
-        (config(quantization_config={"quant_method": "fp8"}), "stored quantised .fp8."),
+        (config(quantization_config={"quant_method": "awq", "bits": 4}), "stored quantised .awq., which is not read."),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "would apply that adapter"),
         (pipe("tokenizer.json"), "tokenizer.json: a pipe"),
         (pipe("unknown.bin"), "unknown.bin: a pipe"),

@@ -10,6 +10,7 @@ import families
 import oracle
 import pytest
 import transformers
+import vision_language
 from architectures import ARCHITECTURES, FAMILIES, HYBRIDS, Family, build
 from command import advisor
 
@@ -43,6 +44,15 @@ def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_p
     assert {t.role for t in found.targets if not t.experts} == listed - ({"query"} if name == "deepseek_v3" else set())
     assert any(ROW_BY_ROW in note for note in found.notes) == (name == "deberta_v2")
     assert any("stacks of 4 experts" in note for note in found.notes) == any(t.experts for t in found.targets)
+
+
+@pytest.mark.parametrize("adapt", ["language", "all"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "idefics3" else pytest.mark.slow) for n in families.SEEING])
+def test_a_model_of_images_and_text_from_discovery_to_a_training_step(tmp_path: Path, name: str, adapt: str) -> None:
+    model = vision_language.build(name, tmp_path / "model")
+    found = families.examine(model, families.kinds_of(name)[0], tmp_path, adapt=adapt)
+    assert_works(found)
+    assert {t.group in ("vision", "connector") for t in found.targets} == ({False} if adapt == "language" else {True, False})
 
 
 @pytest.mark.parametrize("name", [n if n in ("mamba", "lfm2") else pytest.param(n, marks=pytest.mark.slow) for n in HYBRIDS])

@@ -1,0 +1,40 @@
+"""One example as a model reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from advisor.data.images import ImageFile
+
+IGNORED = -100  # label of a token that is not learned, as in transformers
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One example as a model reads it.
+
+    Attributes:
+        ids: token ids, not padded; empty for an image.
+        types: token type ids, None where the model has none.
+        label: class id or value (classification, regression).
+        token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM), or the target's (seq2seq).
+        image: decoded only when a batch is made. image_tokens: what a model sees of it.
+        images: those beside the text, likewise. text: with their marks, as the processor takes it. by_token: what else the model
+            reads of each token of ``ids``, by its name in the batch.
+    """
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...] | None = None
+    label: int | float = 0
+    token_labels: tuple[int, ...] = ()
+    image: ImageFile | None = None
+    image_tokens: int = 0
+    images: tuple[ImageFile, ...] = ()
+    text: str = ""
+    by_token: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Tokens, of a source and its target those of the longer one: the most that any module sees."""
+        return max(len(self.ids), len(self.token_labels), self.image_tokens)
