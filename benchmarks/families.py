@@ -40,7 +40,8 @@ from advisor.models.load import LoadedModel, load_model
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.workflow import Question, export_formats, measure_pick, recommend_folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import getLogger
@@ -13,8 +14,9 @@ import transformers
 
 from advisor.core.errors import BadInput, loading
 from advisor.data.hub import hub_hint
-from advisor.models.checkpoint import check_fields, check_folder, read_raw_config
+from advisor.models.checkpoint import check_fields, check_folder, read_raw_config, tensor_shapes
 
+BITSANDBYTES = re.compile(r"\.(SCB|weight\.quant_state\.bitsandbytes__\w+|weight\.absmax)$")  # stored beside each weight
 IMAGE_CLASS = "AutoModelForImageClassification"
 AUTO_CLASSES = {  # the first one that knows the config's family
     "classification": ("AutoModelForSequenceClassification", IMAGE_CLASS),
@@ -46,7 +48,23 @@ def load_config(name: str, options: dict[str, Any]) -> Any:
         if not there:
             pinned = {key: value for key, value in options.items() if key == "revision"}
             check_fields(transformers.PreTrainedConfig.get_config_dict(name, **pinned)[0], f"{name}: config.json")
-        return transformers.AutoConfig.from_pretrained(name, **options)
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+    _check_parts(config, name)
+    return config
+
+
+def _check_parts(config: Any, name: str) -> None:
+    """Raises:
+    BadInput: config.json describes a part, such as ``text_config``, that models of its family do not have.
+    """
+    if not type(config).__module__.startswith("transformers."):
+        return
+    for part in ("text_config", "vision_config", "audio_config"):
+        if isinstance(getattr(config, part, None), dict):  # a family that has it makes a config of it
+            raise BadInput(
+                f"{name}: config.json: {part} is there, which models of the family {config.model_type} do not have.",
+                "Correct model_type, or remove the field.",
+            )
 
 
 def language_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
@@ -166,6 +184,11 @@ def check_quantised(config: Any, name: str) -> None:
             f"{name}: its weights are stored quantised ({method}), which is not read.",
             "Use the unquantised model; --load-in-4bit or --load-in-8bit quantises it with bitsandbytes.",
         )
+    if Path(name).exists() and not any(BITSANDBYTES.search(tensor) for tensor in tensor_shapes(Path(name))):
+        raise BadInput(
+            f"{name}: config.json says that bitsandbytes quantised the weights, but the *.safetensors files hold plain ones.",
+            "Remove quantization_config from config.json; --load-in-4bit or --load-in-8bit quantises them.",
+        )
 
 
 @contextmanager
@@ -174,7 +197,7 @@ def quiet() -> Iterator[None]:
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     dispatch = getLogger("accelerate.big_modeling")  # says where weights went
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity(logging.CRITICAL)  # what it logs as an error, with the whole config, it raises too
     dispatch.setLevel("ERROR")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

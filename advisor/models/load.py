@@ -233,7 +233,10 @@ def load_model(
                 name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
             )
         except RuntimeError as error:  # transformers names the tensors in a log only
-            if not Path(name).exists() or (found := misfit(Path(name), empty)) is None:
+            found = misfit(Path(name), empty) if Path(name).exists() else None
+            if found is None and "ignore_mismatched_sizes" in str(error):
+                found = "tensors of the *.safetensors files have other shapes than the model of config.json"
+            if found is None:
                 raise
             raise BadInput(f"{name}: {found}.", "Give the config.json that belongs to these weights.") from error
     model.requires_grad_(False).eval()
