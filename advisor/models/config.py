@@ -67,15 +67,6 @@ def _check_parts(config: Any, name: str) -> None:
             )
 
 
-def language_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
-    """What a model is trained on that predicts tokens: ``seq2seq`` for an encoder-decoder, else ``causal-lm``.
-
-    Raises:
-        BadInput: no usable config at ``name``.
-    """
-    return language_task_of(load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision}))
-
-
 def only_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
     """``classification`` for a model of images, which PEFT has no ``task_type`` for; None where there is a choice.
 
@@ -92,7 +83,7 @@ def of_images(config: Any) -> bool:
 
 
 def language_task_of(config: Any) -> str:
-    """As :func:`language_task`."""
+    """What a model is trained on that predicts tokens: ``seq2seq`` for an encoder-decoder, else ``causal-lm``."""
     return "seq2seq" if config.is_encoder_decoder else "causal-lm"
 
 

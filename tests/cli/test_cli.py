@@ -213,7 +213,7 @@ def test_bad_options_on_a_good_probe(bert: Made, options: list[str], said: str) 
     ("content", "said"),
     [
         ("{", "selection file is damaged: Expecting property name enclosed in double quotes: line 1 column 2"),
-        ("[]", "list should have at least 1 item"),
+        ("[]", "it should have an entry"),
         ('[{"name": "a", "targets": ["model.nope"]}]', "model.nope"),
         ('[{"name": "a", "targets": [], "colour": 1}]', "colour"),
         ('[{"name": "a", "targets": [], "rank": "8"}]', "rank"),
