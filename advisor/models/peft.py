@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"  # what PEFT itself calls it
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
+NEED_MORE = ("corda", "loftq")  # ways to initialise that need what a script prepares, or the weights themselves
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
 
@@ -169,8 +170,8 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
 def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """``get_peft_model`` on a copy of ``model`` with ``LoraConfig(**arguments)``, and what PEFT warned of.
 
-    Only what decides the placement is taken from the config: weights are not initialised as it says, since
-    there are none, and no Python module that it names is imported.
+    Weights are initialised as the config says, as far as that is possible without any: some ways refuse a rank or a kind of
+    module. No Python module that the config names is imported.
 
     Raises:
         BadInput: a value is none that PEFT knows, PEFT refuses the config, or nothing in the model matches it.
@@ -188,7 +189,8 @@ def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[st
         try:
             config = LoraConfig(**copy.deepcopy(dict(arguments)))  # a copy, since PEFT writes into its lists
             config.inference_mode = False  # a trained adapter's config is saved frozen, and would count as nothing trained
-            config.init_lora_weights = True
+            if str(config.init_lora_weights).startswith(NEED_MORE):
+                config.init_lora_weights = True
             config.base_model_name_or_path = None
             config.megatron_config = None
             wrapped: Any = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True)
