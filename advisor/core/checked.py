@@ -59,6 +59,7 @@ _PLAINER = (
     ("a valid list", "a list"),
     ("a valid dictionary", "an object"),
     ("list should have at least 1 item after validation, not 0", "it should have an entry"),
+    ("dictionary should have at least 1 item after validation, not 0", "it should have an entry"),
     ("string should have at least 1 character", "it should not be empty"),
     ("string should have", "it should have"),
 )
