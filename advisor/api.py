@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from advisor.core.events import Session
     from advisor.core.targets import LoraSettings
     from advisor.models.prepare import Prepared, Source
-    from advisor.probing.run import ProbeSettings
+    from advisor.probing.settings import ProbeSettings
     from advisor.results import ProbeResult, Recommended
 
 P = ParamSpec("P")
@@ -209,7 +209,7 @@ def source_of(given: options.ModelAndData) -> Source:
 
 def probe_settings(given: options.Probe | options.Recommend | options.Terminal) -> ProbeSettings:
     """How to probe."""
-    from advisor.probing.run import ProbeSettings
+    from advisor.probing.settings import ProbeSettings
 
     return ProbeSettings(**shared(given, ProbeSettings))
 

@@ -14,7 +14,8 @@ from advisor.core.store import APP, PROBE_FILE, is_probe, writing
 from advisor.data.demo import demo_dataset_file, demo_model_folder
 from advisor.data.schema import Schema
 from advisor.models.prepare import Prepared, Source, prepare
-from advisor.probing.run import HEAD_ROWS, ProbeSettings, cache_key, probe_samples, run_probe
+from advisor.probing.run import cache_key, run_probe
+from advisor.probing.settings import HEAD_ROWS, ProbeSettings, probe_samples
 
 
 def demo_inputs() -> tuple[str, str]:

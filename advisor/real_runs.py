@@ -21,7 +21,8 @@ from advisor.prediction.calibration_rows import user_rows_folder
 from advisor.prediction.learn import rows_from_runs
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.report.words import duration
 from advisor.training.pace import step_seconds
 from advisor.training.runs import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures

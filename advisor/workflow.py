@@ -37,7 +37,8 @@ from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.probe_cache import made_from, prepare_for_probe
-from advisor.probing.run import ProbeSettings, measure_selections
+from advisor.probing.run import measure_selections
+from advisor.probing.settings import ProbeSettings
 from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
 from advisor.report.html import report_html
 from advisor.report.payload import RecommendationFile, ResolvedEntry, format_entry, recommendation_file

@@ -34,7 +34,8 @@ from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.probe_cache import demo_inputs, prepare_for_probe
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.training.finetune import finetune
 
 RESULTS = Path(__file__).parent / "results" / "advice.json"

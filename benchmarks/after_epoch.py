@@ -39,7 +39,8 @@ from advisor.models.prepare import Source, prepare
 from advisor.prediction.gain import FEATURE
 from advisor.prediction.groups import Group, grouped
 from advisor.prediction.probe_view import FEATURE_KERNELS, probe_view
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.theory.features import Weights, feature_table
 from advisor.training.finetune import finetune
 from advisor.training.pilot import switched_losses

@@ -112,7 +112,8 @@ def probe(path: Path, samples: int) -> str:
     from advisor.prediction.predictor import Predictor
     from advisor.prediction.scorer import Scorer
     from advisor.probe_cache import prepare_for_probe
-    from advisor.probing.run import ProbeSettings, run_probe
+    from advisor.probing.run import run_probe
+    from advisor.probing.settings import ProbeSettings
     from advisor.report.verdict import verdict
 
     session = Session()

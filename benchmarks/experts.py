@@ -37,7 +37,8 @@ from advisor.models.prepare import Source, prepare
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.training.runs import PlannedRun, calibrate
 
 HERE = Path(__file__).resolve().parent

@@ -41,7 +41,8 @@ from advisor.models.load import LoadedModel, load_model
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.workflow import Question, export_formats, measure_pick, recommend_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,8 +183,8 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
 def made(name: str, folder: Path, kind: str) -> Path:
     """A tiny random model of a family for a kind of task."""
     if name in SEEING:
-        return vision_language.build(name, folder)
-    return build(name, folder, task=oracle.TASKS.get(kind, "classification"))
+        return Path(vision_language.build(name, folder))
+    return Path(build(name, folder, task=oracle.TASKS.get(kind, "classification")))
 
 
 def line(name: str, found: Sequence[Found]) -> list[str]:

@@ -23,7 +23,8 @@ from advisor.data.demo import demo_model_folder
 from advisor.models.prepare import Source, prepare
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
 from advisor.prediction.probe_view import FEATURE_KERNELS, probe_view
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.theory.features import Weights, feature_table
 
 HERE = Path(__file__).parent

@@ -28,7 +28,8 @@ from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Kept
 from advisor.prediction.disturbance import disturbances
 from advisor.prediction.probe_view import probe_view
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.theory.features import recipe_loss
 from advisor.theory.forgetting import fisher_traces
 from advisor.theory.kernels import Array, lora_constant

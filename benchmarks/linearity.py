@@ -27,7 +27,8 @@ from advisor.core.targets import LoraSettings, Selection
 from advisor.data.demo import demo_model_folder
 from advisor.models.prepare import Source, prepare
 from advisor.prediction.groups import Group, grouped
-from advisor.probing.run import ProbeSettings, measure_selections
+from advisor.probing.run import measure_selections
+from advisor.probing.settings import ProbeSettings
 from advisor.theory.linearity import LINEAR, NOT, PARTLY, Linearity
 
 HERE = Path(__file__).parent

@@ -32,7 +32,8 @@ from advisor.core.events import Event, Note, Progress, Session
 from advisor.data.demo import demo_model_folder
 from advisor.models.prepare import Source
 from advisor.probe_cache import prepare_for_probe
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "memory.json", HERE.parent / "docs" / "big-models.md"

@@ -29,7 +29,8 @@ from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings
 from advisor.models.prepare import prepare
 from advisor.prediction.groups import Group, grouped
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.theory.kernels import lora_constant
 
 FEWEST = 15

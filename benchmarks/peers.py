@@ -27,7 +27,8 @@ from advisor.core.events import Session
 from advisor.core.targets import LoraSettings
 from advisor.models.prepare import prepare
 from advisor.prediction.groups import grouped
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 
 HERE = Path(__file__).parent
 

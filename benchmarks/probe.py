@@ -29,8 +29,8 @@ from advisor.data.demo import demo_model_folder
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing import gram
+from advisor.probing.method import probed_layers
 from advisor.probing.outputs import forward_outputs, loss_slope, make_outputs, targets_of
-from advisor.probing.run import _layers
 from advisor.probing.spool import Spool
 
 RESULTS = Path(__file__).parent / "results" / "probe.json"
@@ -44,7 +44,7 @@ def rows_of(count: int, tokens: int) -> list[EncodedRow]:
 
 
 def spool_of(loaded: LoadedModel, rows: list[EncodedRow], folder: Path, sketch: int | None) -> Spool:
-    return Spool(folder, rows, _layers(loaded, 0), make_outputs("classification", 2, 0), 0.0, 1.0, sketch, None)
+    return Spool(folder, rows, probed_layers(loaded, 0), make_outputs("classification", 2, 0), 0.0, 1.0, sketch, None)
 
 
 def bare_passes(loaded: LoadedModel, spool: Spool) -> None:

@@ -15,8 +15,8 @@ from advisor.core.events import Session
 from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel
 from advisor.models.modules import find_targets
+from advisor.probing.method import probed_layers
 from advisor.probing.outputs import forward_outputs, make_outputs
-from advisor.probing.run import _layers
 from advisor.probing.spool import Spool
 
 VOCABULARY = 32000
@@ -92,7 +92,7 @@ def rows_of(count: int, tokens: int, vocabulary: int = VOCABULARY) -> list[Encod
 def spool_of(loaded: LoadedModel, rows: list[EncodedRow], folder: Any, sketch: int | None, **options: Any) -> Spool:
     micro_batch, recompute = options.get("micro_batch"), options.get("recompute", False)
     outputs = make_outputs("causal-lm", 0, 0)
-    return Spool(folder, rows, _layers(loaded, 0), outputs, 0.0, 1.0, sketch, micro_batch, recompute)
+    return Spool(folder, rows, probed_layers(loaded, 0), outputs, 0.0, 1.0, sketch, micro_batch, recompute)
 
 
 def bare_passes(loaded: LoadedModel, spool: Spool) -> None:

@@ -39,7 +39,8 @@ from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.demo import demo_model_folder
 from advisor.models.prepare import Source, prepare
 from advisor.prediction.learn import rows_from_runs
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.training.runs import PlannedRun, calibrate
 
 HERE = Path(__file__).resolve().parent

@@ -38,7 +38,8 @@ from advisor.data.demo import demo_model_folder
 from advisor.models.encode import collate
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.prediction.probe_view import probe_view
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.theory import bounds
 from advisor.theory.kernels import Kernels
 from advisor.theory.spectrum import Spectrum

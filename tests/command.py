@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,17 @@ class Ran:
     code: int
     out: str
     err: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model and data, and the folder of the probe of both with what ``probe --json`` printed."""
+
+    model: Path
+    data: Path
+    probe: Path
+    task: str
+    probe_json: dict[str, Any]
 
 
 def advisor(*arguments: object) -> Ran:

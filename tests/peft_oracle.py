@@ -84,6 +84,45 @@ KINDS = {
         "CAUSAL_LM",
     ),
 }
+_BART = {
+    **{f"{stack}_{what}": size for stack in ("encoder", "decoder") for what, size in (("layers", 2), ("attention_heads", 2))},
+    **{"vocab_size": 60, "d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 32},
+}
+_T5 = KINDS["t5"].fields
+MORE_KINDS = {  # for the slow tests
+    "gpt2-classifier": Kind(
+        "GPT2Config", {**KINDS["gpt2"].fields, "pad_token_id": 0}, "GPT2ForSequenceClassification", "SEQ_CLS"
+    ),
+    "mixtral-classifier": Kind(
+        "MixtralConfig", {**KINDS["mixtral"].fields, "pad_token_id": 0}, "MixtralForSequenceClassification", "SEQ_CLS"
+    ),
+    "distilbert": Kind(
+        "DistilBertConfig",
+        {"vocab_size": 60, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2},
+        "DistilBertForSequenceClassification",
+        "SEQ_CLS",
+    ),
+    "deberta": Kind("DebertaV2Config", {**SIZES, "pooler_hidden_size": 16}, "DebertaV2ForSequenceClassification", "SEQ_CLS"),
+    "albert": Kind("AlbertConfig", {**SIZES, "embedding_size": 8}, "AlbertForSequenceClassification", "SEQ_CLS"),
+    "bart": Kind("BartConfig", _BART, "BartForConditionalGeneration", "SEQ_2_SEQ_LM"),
+    "bart-classifier": Kind("BartConfig", _BART, "BartForSequenceClassification", "SEQ_CLS"),
+    "t5-untied": Kind("T5Config", {**_T5, "tie_word_embeddings": False}, "T5ForConditionalGeneration", "SEQ_2_SEQ_LM"),
+    "t5-classifier": Kind("T5Config", _T5, "T5ForSequenceClassification", "SEQ_CLS"),
+    "swin": Kind(
+        "SwinConfig",
+        {"image_size": 16, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2},
+        "SwinForImageClassification",
+        "SEQ_CLS",
+    ),
+    "dinov2": Kind("Dinov2Config", {**SIZES, "image_size": 8, "patch_size": 4}, "Dinov2ForImageClassification", "SEQ_CLS"),
+    "falcon": Kind("FalconConfig", SIZES, "FalconForCausalLM", "CAUSAL_LM"),
+    "mamba": Kind(
+        "MambaConfig",
+        {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "conv_kernel": 3, "time_step_rank": 3},
+        "MambaForCausalLM",
+        "CAUSAL_LM",
+    ),
+}
 
 
 class Built(NamedTuple):
@@ -107,7 +146,7 @@ class Found(NamedTuple):
 
 
 def build(name: str, folder: Path) -> Built:
-    kind = KINDS[name]
+    kind = {**KINDS, **MORE_KINDS}[name]
     config = getattr(transformers, kind.config)(**kind.fields)
     config.architectures = [kind.model]
     torch.manual_seed(0)

@@ -161,14 +161,6 @@ class State:
         """Whether ``effects`` are those of the current selection, beside the recommended one where there is one."""
         return self.effects is not None and (self.effects.candidate, self.effects.reference) == (self.current, self.pick)
 
-    @property
-    def can_undo(self) -> bool:
-        return bool(self._undo)
-
-    @property
-    def can_redo(self) -> bool:
-        return bool(self._redo)
-
     # --- changing it ----------------------------------------------------------------------------------------------
 
     def set_inputs(self, **changes: object) -> None:

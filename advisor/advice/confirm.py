@@ -108,7 +108,7 @@ def short_recipe(scorer: Scorer, rows: int | None) -> TrainingRecipe:
 
 
 def baseline_of(rec: Recommendation, scorer: Scorer) -> Candidate | None:
-    """The user's own config, else q,v at a rank that fits, else the first recipe in the table; never the pick itself."""
+    """The user's own config, else q,v at a rank that fits, else the first target set in the table; never the pick itself."""
     if rec.baseline is not None:
         return rec.equal_budget[rec.baseline].candidate
     others = [score.candidate for score in rec.equal_budget][1:]

@@ -1,7 +1,7 @@
 """The selections among which a recommendation is found: common target sets, starts of many kinds, a local search (no torch).
 
 Starts are what surrogates, other methods and chance fill the budget with. The search then climbs by the regressor itself, so
-that no recipe and no other method's pick is predicted better than what it returns.
+that no common target set and no other method's pick is predicted better than what it returns.
 """
 
 from __future__ import annotations

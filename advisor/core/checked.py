@@ -58,6 +58,10 @@ _PLAINER = (
     ("a valid boolean", "true or false"),
     ("a valid list", "a list"),
     ("a valid dictionary", "an object"),
+    ("list should have at least 1 item after validation, not 0", "it should have an entry"),
+    ("dictionary should have at least 1 item after validation, not 0", "it should have an entry"),
+    ("string should have at least 1 character", "it should not be empty"),
+    ("string should have", "it should have"),
 )
 
 
@@ -103,9 +107,10 @@ def _explained(error: Mapping[str, Any], loc: tuple[int | str, ...], adapter: Ty
     if kind == "value_error":  # of a validator of ours, which says it all
         return (f"{place}: " if place else "") + error["msg"].removeprefix("Value error, ")[:300], ""
     message = re.sub(r" or instance of \w+", "", error["msg"]).replace("Input should", "it should")
+    message = message[:1].lower() + message[1:300]
     for theirs, ours in _PLAINER:
         message = message.replace(theirs, ours)
-    return f"{place or 'the content'} is {short(error['input'])}: {message[:1].lower()}{message[1:300]}", ""
+    return f"{place or 'the content'} is {short(error['input'])}: {message}", ""
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

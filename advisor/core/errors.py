@@ -75,9 +75,11 @@ def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Of another library's exception the first line that says something; the kind of exception where that says more."""
-    lines = (" ".join(line.split()) for line in str(error).splitlines())
-    line = next((line for line in lines if any(c.isalnum() for c in line)), "").rstrip(".: ")
+    """Of another library's exception the first line that says something, with the next one where it ends in a colon; the kind
+    of exception where that says more."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if any(c.isalnum() for c in line)]
+    announced = len(lines) > 1 and lines[0].endswith(":")
+    line = " ".join(lines[: 1 + announced]).rstrip(".: ")
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     terse = isinstance(error, LookupError | AttributeError | ArithmeticError | AssertionError | TypeError) or not line

@@ -20,6 +20,7 @@ from advisor.core.store import read_json, write_json, write_text, writing
 LOCK_FILE = ".advisor.lock"
 WRITTEN_FILE = ".advisor.json"  # names of the files that we wrote into the folder, with the hashes of what we wrote
 WRITTEN_SCHEMA = 1
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf"}  # beside a config.json: those of a model
 NEW_FOLDER = ".advisor-new"  # files that are not all written yet
 PATIENCE_S = 24 * 3600.0
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -138,7 +139,7 @@ def _refuse_other(folder: Path) -> None:
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise BadInput(f"{folder}: this is no folder.", "Choose another --out.")
-    if (folder / "config.json").exists() and any(folder.glob("model*.safetensors")):
+    if (folder / "config.json").exists() and any(path.suffix in WEIGHTS for path in folder.glob("*")):
         raise BadInput(f"{folder}: this folder holds a model.", "Choose another --out.")
     if any(folder.glob("adapter_model.*")):
         raise BadInput(f"{folder}: this folder holds a trained adapter's weights.", "Choose another --out.")

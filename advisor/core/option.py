@@ -75,7 +75,7 @@ class Option:
         if self.kind == FLAG:
             return "True or False"
         if self.kind not in (WHOLE, REAL):
-            return "a text that is not empty"
+            return f"a text of 1 to {LONGEST_TEXT:,} characters"
         low, high = f"{self.low:.12g}", f"{self.high:.12g}"
         what = "a whole number" if self.kind == WHOLE else "a number"
         return f"{what} from {low} to {high}" + (f", or {self.word}" if self.word else "")

@@ -178,7 +178,7 @@ def _read_blocks(path: Path, digest: str | None) -> dict[str, np.ndarray]:
     Raises:
         BadInput: the file is missing, damaged, or not the one that was written.
     """
-    check_regular(path, "probe's blocks")
+    check_regular(path, "probe's file of kernels")
     try:
         arrays = load_file(path)
         if digest is not None and _digest(path) != digest:

@@ -162,7 +162,8 @@ class ProbeFile(Own):
             if name != "seen" or print_.seen
         ]
         if self.peers is not None:
-            lists += [(f"peers.{name}", getattr(self.peers, name), count) for name in ("spectrum", "kappatune", "plop")]
+            measured = [(name, getattr(self.peers, name)) for name in PeerFields.model_fields if name != "eva"]
+            lists += [(f"peers.{name}", values, count) for name, values in measured if values is not None]
             lists.append(("peers.eva.ratios", self.peers.eva.ratios, count))
         for name, values, wanted in lists:
             if len(values) != wanted:

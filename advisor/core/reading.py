@@ -26,6 +26,8 @@ def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
     size = check_regular(path, what)
     if size > most:
         raise BadInput(f"{path}: the {what} has {size:,} bytes; at most {most:,} are read.", "Check the path.")
+    if size == 0:  # an empty file, or one of the kernel's, such as /proc/kmsg, whose reading may never end
+        return b""
     try:
         return path.read_bytes()
     except OSError as error:

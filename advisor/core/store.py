@@ -96,14 +96,14 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason, hint = getattr(error, "strerror", None) or " ".join(str(error).split()), "Choose another place to write."
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:
-            reason = os.strerror(errno.ENOSPC)
+            reason, hint = os.strerror(errno.ENOSPC), "Free space, or choose another place to write."
             with suppress(OSError):
                 free = shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
                 wanted = "" if needed is None else f"{needed:,} bytes are needed, "
                 reason += f": {wanted}{free:,} bytes are free"
-        raise BadInput(f"{path}: cannot be written: {reason}.", "Free space, or choose another place to write.") from error
+        raise BadInput(f"{path}: cannot be written: {reason}.", hint) from error
 
 
 def json_text(value: Any, path: Path) -> str:

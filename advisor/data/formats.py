@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
@@ -41,6 +42,8 @@ def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
     suffix = suffix_of(file)
     if suffix in OTHER_SUFFIXES:
         raise BadInput(f"{file}: {suffix} files are not read.", f"{FORMATS}: convert it to JSONL.")
+    if os.path.getsize(file) == 0:  # or one of the kernel's, such as /proc/kmsg, whose reading may never end
+        raise BadInput(f"{file} is empty.", "Give a file with one example a row.")
     if suffix == ".parquet":
         return [], _parquet_rows(file)
     text = TextFile(file)

@@ -140,10 +140,9 @@ def infer_schema(
             raise _cannot_tell("label", table)
         texts = texts or _classifier_columns(table, label)
         if len(texts) > 2 or label in texts:
-            raise BadInput(
-                f"A classifier cannot read {', '.join(texts)} with the label {label}.",
-                "Name one or two text columns and another one as label.",
-            )
+            both = f"column {label} cannot be text and label at once"
+            found = both if label in texts else f"a classifier reads one or two columns of text, not {len(texts)}"
+            raise BadInput(f"{table.source}: {found}.", "Name one or two text columns and another one as label.")
         chosen, class_names = read_labels(table, chosen, texts, label)
     default_metric = profile["metric"] if profile and profile["task"] == chosen else METRICS[chosen][0]
     schema = Schema(chosen, texts, label, class_names, metric or default_metric)

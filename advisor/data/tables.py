@@ -100,7 +100,8 @@ def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[st
     if not os.path.exists(file):
         if not HUB_ID.fullmatch(path) or suffix_of(file) in (*SUFFIXES, *OTHER_SUFFIXES):
             option = "--eval-data" if evaluation else "--data"
-            raise BadInput(f"There is no file or folder {path}.", f"Check the path given as {option}.")
+            hint = "Addresses are not read: download the file first." if "://" in path else f"Check the path given as {option}."
+            raise BadInput(f"There is no file or folder {path}.", hint)
         data = read_hub(path, stems)
         return None if data is None else (path, [f"The hub data set's {data.split} split is read."], _numbered(data, path))
     if not os.path.isfile(file):

@@ -73,7 +73,7 @@ def render(plan: Plan) -> Rendered:
     entries = arguments["target_modules"]
     if isinstance(entries, list) and not all(_compiles(entry) for entry in entries):
         arguments["target_modules"] = "^(" + "|".join(re.escape(name) for name in plan.modules) + ")$"
-    content = {"base_model": plan.base_model} | ({FORMAT.revision: plan.revision} if plan.revision else {})
+    content: dict[str, Any] = {"base_model": plan.base_model} | ({FORMAT.revision: plan.revision} if plan.revision else {})
     content |= {"adapter": "qlora" if plan.stored == "4bit" else "lora", **plan.load_in}
     if plan.reads == "images and text":  # else it loads the language model alone
         content["processor_type"] = "AutoProcessor"

@@ -20,7 +20,7 @@ from advisor.export.read import format_of, read_config, value
 from advisor.models.config import only_task, task_of_class, trained_as
 from advisor.models.load import meta_model
 from advisor.models.modules import find_head
-from advisor.models.peft import CONFIG_FILE
+from advisor.models.peft import CONFIG_FILE, without_bitsandbytes
 from advisor.models.peft_values import check_values
 
 NO_HEAD = (*LANGUAGE_TASKS, "images-and-text", "features")
@@ -175,7 +175,8 @@ def _take(
 
 def _known_arguments(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
     """What this PEFT's ``LoraConfig`` takes; of a JSON file PEFT drops the rest, elsewhere it refuses it."""
-    import peft
+    with without_bitsandbytes():
+        import peft
 
     known = signature(peft.LoraConfig).parameters
     unknown = [key for key in arguments if key not in known]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from logging import getLogger
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import transformers
 
 from advisor.core.errors import BadInput, loading
 from advisor.data.hub import hub_hint
-from advisor.models.checkpoint import check_fields, check_folder, read_raw_config
+from advisor.models.checkpoint import check_fields, check_folder, read_raw_config, tensor_shapes
 
+BITSANDBYTES = re.compile(r"\.(SCB|weight\.quant_state\.bitsandbytes__\w+|weight\.absmax)$")  # stored beside each weight
 IMAGE_CLASS = "AutoModelForImageClassification"
 AUTO_CLASSES = {  # the first one that knows the config's family
     "classification": ("AutoModelForSequenceClassification", IMAGE_CLASS),
@@ -52,16 +54,23 @@ def load_config(name: str, options: dict[str, Any]) -> Any:
         if not there:
             pinned = {key: value for key, value in options.items() if key == "revision"}
             check_fields(transformers.PreTrainedConfig.get_config_dict(name, **pinned)[0], f"{name}: config.json")
-        return transformers.AutoConfig.from_pretrained(name, **options)
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+    _check_parts(config, name)
+    return config
 
 
-def language_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
-    """What a model is trained on that predicts tokens: ``seq2seq`` for an encoder-decoder, else ``causal-lm``.
-
-    Raises:
-        BadInput: no usable config at ``name``.
+def _check_parts(config: Any, name: str) -> None:
+    """Raises:
+    BadInput: config.json describes a part, such as ``text_config``, that models of its family do not have.
     """
-    return language_task_of(load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision}))
+    if not type(config).__module__.startswith("transformers."):
+        return
+    for part in ("text_config", "vision_config", "audio_config"):
+        if isinstance(getattr(config, part, None), dict):  # a family that has it makes a config of it
+            raise BadInput(
+                f"{name}: config.json: {part} is there, which models of the family {config.model_type} do not have.",
+                "Correct model_type, or remove the field.",
+            )
 
 
 def only_task(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str | None:
@@ -80,7 +89,7 @@ def of_images(config: Any) -> bool:
 
 
 def language_task_of(config: Any) -> str:
-    """As :func:`language_task`."""
+    """What a model is trained on that predicts tokens: ``seq2seq`` for an encoder-decoder, else ``causal-lm``."""
     return "seq2seq" if config.is_encoder_decoder else "causal-lm"
 
 
@@ -190,6 +199,11 @@ def plain_weights(config: Any, name: str, quantised: str | None) -> str | None:
     method = stored[0].get("quant_method") if isinstance(stored[0], Mapping) else getattr(stored[0], "quant_method", None)
     method = str(getattr(method, "value", method) or "an unnamed method")
     if method.startswith("bitsandbytes"):
+        if Path(name).exists() and not any(BITSANDBYTES.search(tensor) for tensor in tensor_shapes(Path(name))):
+            raise BadInput(
+                f"{name}: config.json says that bitsandbytes quantised the weights, but the *.safetensors files hold plain ones.",
+                "Remove quantization_config from config.json; --load-in-4bit or --load-in-8bit quantises them.",
+            )
         return None
     what = f"{name}: its weights are stored quantised ({method})"
     if method not in DEQUANTISED:
@@ -216,7 +230,7 @@ def quiet() -> Iterator[None]:
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     dispatch = getLogger("accelerate.big_modeling")  # says where weights went
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity(CRITICAL)  # what it logs as an error, with the whole config, it raises too
     dispatch.setLevel("ERROR")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

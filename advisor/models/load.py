@@ -250,7 +250,10 @@ def load_model(
                 name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
             )
         except RuntimeError as error:  # transformers names the tensors in a log only
-            if not Path(name).exists() or (found := misfit(Path(name), empty)) is None:
+            found = misfit(Path(name), empty) if Path(name).exists() else None
+            if found is None and "ignore_mismatched_sizes" in str(error):
+                found = "tensors of the *.safetensors files have other shapes than the model of config.json"
+            if found is None:
                 raise
             raise BadInput(f"{name}: {found}.", "Give the config.json that belongs to these weights.") from error
     model.requires_grad_(False).eval()
@@ -351,12 +354,13 @@ def meta_model(
 
 
 def _empty(name: str, config: Any, task: str, trust_remote_code: bool) -> nn.Module:
+    auto = auto_class(config, task)
+    if type(config) not in auto._model_mapping and auto.__name__ not in (getattr(config, "auto_map", None) or {}):
+        raise BadInput(f"{name}: transformers has no {task} model of the family {config.model_type}.", "Check the task.")
     with loading(f"{name}: no {task} model can be built from its config.json", "Check its fields, and the task."):
         try:
             with torch.device("meta"), quiet():
-                model: nn.Module = auto_class(config, task).from_config(
-                    copy.deepcopy(config), trust_remote_code=trust_remote_code
-                )
+                model: nn.Module = auto.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
         except LookupError as error:  # names the value only
             values = fields(config.to_dict())
             field = next((f for f, value in values if error.args and isinstance(value, str) and value == error.args[0]), None)

@@ -6,7 +6,7 @@ import copy
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"  # what PEFT itself calls it
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
+MORE_ENTRIES = 1_000  # of a list in a config than the model has modules
+NEED_MORE = ("corda", "loftq")  # ways to initialise that need what a script prepares, or the weights themselves
 _PEFT_ERRORS = (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError, re.error)
 
 
@@ -169,8 +171,8 @@ def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
 def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """``get_peft_model`` on a copy of ``model`` with ``LoraConfig(**arguments)``, and what PEFT warned of.
 
-    Only what decides the placement is taken from the config: weights are not initialised as it says, since
-    there are none, and no Python module that it names is imported.
+    Weights are initialised as the config says, as far as that is possible without any: some ways refuse a rank or a kind of
+    module. No Python module that the config names is imported.
 
     Raises:
         BadInput: a value is none that PEFT knows, PEFT refuses the config, or nothing in the model matches it.
@@ -181,6 +183,7 @@ def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[st
         from peft import LoraConfig, get_peft_model
 
     check_values(arguments)
+    _check_lengths(arguments, model)
     with without_bitsandbytes(), warnings.catch_warnings(record=True) as caught, torch.device("meta"):
         warnings.simplefilter("ignore")  # deprecations are no concern of the user's
         warnings.simplefilter("always", UserWarning)
@@ -188,7 +191,8 @@ def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[st
         try:
             config = LoraConfig(**copy.deepcopy(dict(arguments)))  # a copy, since PEFT writes into its lists
             config.inference_mode = False  # a trained adapter's config is saved frozen, and would count as nothing trained
-            config.init_lora_weights = True
+            if str(config.init_lora_weights).startswith(NEED_MORE):
+                config.init_lora_weights = True
             config.base_model_name_or_path = None
             config.megatron_config = None
             wrapped: Any = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True)
@@ -196,6 +200,20 @@ def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[st
             reason = " ".join(str(error).split())[:300]
             raise BadInput(f"PEFT refuses the config on {type(model).__name__}: {reason}") from error
     return wrapped, tuple(dict.fromkeys(str(warning.message) for warning in caught))
+
+
+def _check_lengths(arguments: Mapping[str, Any], model: nn.Module) -> None:
+    """Raises:
+    BadInput: there are far more entries than modules that they could name; PEFT compares each with every other.
+    """
+    most = MORE_ENTRIES + sum(1 for _ in model.modules())
+    for key in ("target_modules", "target_parameters", "exclude_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
+        entries = arguments.get(key)
+        if isinstance(entries, Sized) and not isinstance(entries, str) and len(entries) > most:
+            raise BadInput(
+                f"{key} has {len(entries):,} entries, and {type(model).__name__} has {most - MORE_ENTRIES:,} modules.",
+                "Name modules of this model.",
+            )
 
 
 def read_off(model: Any, warned: tuple[str, ...] = ()) -> Resolved:

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.probing.settings import HEAD_ROWS
 
 CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
 NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler", "shared.weight", "relative_attention_bias")
 EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.probing.outputs
-HEAD_ROWS = 512  # as advisor.probing.run
 PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")  # what configs call the experts of a token
 
 

@@ -8,15 +8,15 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from advisor.core.choices import HEADS, LANGUAGE, METHODS
-from advisor.core.errors import BadInput, OutOfMemory, lacks_memory
+from advisor.core.choices import LANGUAGE
+from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
 from advisor.core.folders import locked, sweep
 from advisor.core.probe import (
@@ -36,66 +36,22 @@ from advisor.core.targets import LoraSettings, Selection
 from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
 from advisor.models.encode import EncodedRow, encode
-from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source
 from advisor.probing import gram
 from advisor.probing.footprint import measure_training
-from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_linears, install_head, last_linear
+from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, install_head, last_linear
 from advisor.probing.keep import keep_blocks, with_sampled_targets
-from advisor.probing.memory_estimate import linearity_bytes, measure_kept, peak_bytes, peers_bytes, resident_bytes, used_now
+from advisor.probing.linear_check import check_linearity, few_rows, scale_of, uncopyable
+from advisor.probing.method import choose_method, estimate_error, probed_layers
 from advisor.probing.outputs import loss_slope, make_outputs, residual, targets_of
 from advisor.probing.peer_scores import measure_peers
-from advisor.probing.spool import Layer, Spool
-from advisor.probing.tangent import Tangent, batch_of, measure_linearity
+from advisor.probing.settings import ProbeSettings, probe_samples
+from advisor.probing.spool import Spool
 from advisor.theory.linearity import Linearity
 
 PARTIAL = ".advisor-partial"  # in the probe's folder: what is kept of a probe that is not finished
-DEFAULT_SAMPLES = 128
-HEAD_ROWS = 512  # training rows the head's linear probe is fitted on
-SKETCH_FROM_PARAMETERS = 1_000_000_000
-ESTIMATE_ERROR_LAYERS = 8
-LINEARITY_ROWS = 32  # also those whose inputs the peers' scores look at
 LINEARITY_OF = (ALL_LINEAR, QV)  # the target sets whose linearity a probe stores
-COPYABLE_PARAMETERS = 2_000_000_000  # the linearity check works on a copy of the model
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """How to probe.
-
-    Attributes:
-        samples: probe examples; None: max(128, 4 · classes).
-        head: ``probed`` or ``fresh`` (a head trained in the checkpoint is kept as it is).
-        method: ``auto``, ``materialise``, ``token-gram`` or ``kronecker``.
-        sketch_size: k of the Kronecker sketch.
-        micro_batch: most rows a pass; None: by tokens.
-        recompute: keep no activations of the blocks for the backward pass but compute them again; without, this is
-            done once a single row does not fit in memory. The kernel blocks are the same.
-        linearity: compare the model with its tangent for a few target sets (docs/design.md 2.6).
-        seed: of sample, folds and projections.
-    """
-
-    samples: int | None = None
-    head: str = "probed"
-    method: str = "auto"
-    sketch_size: int = 64
-    micro_batch: int | None = None
-    recompute: bool = False
-    linearity: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 8:
-            raise BadInput(f"--samples must be at least 8, got {self.samples}.")
-        for option, value, allowed in (("--head", self.head, HEADS), ("--method", self.method, METHODS)):
-            if value not in allowed:
-                raise BadInput(f"{option} {value}: unknown.", f"Use one of {', '.join(allowed)}.")
-
-
-def probe_samples(settings: ProbeSettings, classes: int) -> int:
-    """Probe examples asked for: the setting, or max(128, 4 · classes)."""
-    return settings.samples or max(DEFAULT_SAMPLES, 4 * classes)
 
 
 def probe_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, Any]:
@@ -222,7 +178,7 @@ def _check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
 def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity: dict[str, Any], session: Session) -> Probe:
     loaded, classes = prepared.loaded, len(prepared.train.schema.class_names)
     outputs = make_outputs(loaded.task, classes, settings.seed)
-    mean, std = _label_scale(prepared)
+    mean, std = scale_of(prepared)
     head_kind = _head_kind(loaded, settings)
     fit = _fit_head(prepared, head_kind, session) if loaded.head else None
 
@@ -233,7 +189,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     n, kept = len(own_rows), _kept_rows(prepared, session)
     rows = [*own_rows, *kept, *with_sampled_targets(loaded, kept, settings.seed, session)]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
-    layers = _layers(loaded, settings.seed)
+    layers = probed_layers(loaded, settings.seed)
     spool = Spool(
         partial,
         [rows[i] for i in order],
@@ -246,9 +202,9 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         settings.recompute,
     )
     spool.drop_damaged(session)
-    spool = _choose_method(spool, settings, prepared, session)
+    spool = choose_method(spool, settings, prepared, session)
     spool.fill(loaded, session)
-    estimate_error = _estimate_error(spool, loaded, session)
+    error = estimate_error(spool, loaded, session)
 
     back = np.argsort(order)  # from length order to sample order
     labels = spool.read("labels").double().numpy()
@@ -278,7 +234,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         head = HeadBlock(reordered(weight[m:].sum(0).numpy()), *fresh)
     labels, y, f0 = labels[back], y[back], f0[back]
     stored = [s for s in target_sets(loaded.targets, loaded.qv_roles()) if s.name in LINEARITY_OF]
-    linearity = _linearity(prepared, settings, LoraSettings(), stored, session) if settings.linearity else []
+    linearity = check_linearity(prepared, settings, LoraSettings(), stored, session) if settings.linearity else []
     probe = Probe(
         targets=loaded.targets,
         weight_blocks=reordered(weight[:m].numpy()),
@@ -299,9 +255,9 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "max_tokens": max(row.length for row in prepared.train_rows),
             "footprint": asdict(measure_training(loaded, own_rows)),
             "methods": methods,
-            "estimate_error": estimate_error,
+            "estimate_error": error,
             "linearity": [found.as_dict() for found in linearity],
-            "peers": measure_peers(loaded, _few_rows(prepared, settings), session),
+            "peers": measure_peers(loaded, few_rows(prepared, settings), session),
             **({} if prepared.kept is None else {"keep": {"data": prepared.kept.data.source, "rows": len(kept)}}),
         },
         keep=None if of_all_rows is None else keep_blocks(of_all_rows, losses, rows, n, len(kept)),
@@ -323,7 +279,7 @@ def _kept_rows(prepared: Prepared, session: Session) -> list[EncodedRow]:
 def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
     """Cross-validate a linear probe on the training rows; install it for ``--head probed``."""
     loaded, rows, classes = prepared.loaded, prepared.train_rows, len(prepared.train.schema.class_names)
-    mean, std = _label_scale(prepared)
+    mean, std = scale_of(prepared)
     features = head_features(loaded, rows, session)
     labels = np.array([row.label for row in rows])
     use_bias = last_linear(loaded).bias is not None
@@ -347,119 +303,9 @@ def measure_selections(
     """:class:`Linearity` of any selections, with the head that ``settings`` names, fitted if it is not yet; empty where
     the model is too large for the copy that this takes."""
     loaded = prepared.loaded
-    if _head_kind(loaded, settings) == "probed" and not loaded.head_is_fitted and not _uncopyable(loaded):
+    if _head_kind(loaded, settings) == "probed" and not loaded.head_is_fitted and not uncopyable(loaded):
         _fit_head(prepared, "probed", session)
-    return _linearity(prepared, settings, lora, selections, session)
-
-
-def _linearity(
-    prepared: Prepared, settings: ProbeSettings, lora: LoraSettings, selections: Sequence[Selection], session: Session
-) -> list[Linearity]:
-    """The same with the head that is in place."""
-    loaded = prepared.loaded
-    if reason := _uncopyable(loaded):
-        session.note(f"Linearity: not measured, it works on a copy of the model, {reason}.")
-        return []
-    outputs = make_outputs(loaded.task, len(prepared.train.schema.class_names), settings.seed)
-    tangent = Tangent.of(loaded, _few_rows(prepared, settings), outputs, lora, *_label_scale(prepared), seed=settings.seed)
-    try:
-        return measure_linearity(tangent, selections, session, seed=settings.seed)
-    except OutOfMemory as error:
-        session.warn(f"Linearity: not measured. {error.what}")
-        return []
-
-
-def _few_rows(prepared: Prepared, settings: ProbeSettings) -> list[EncodedRow]:
-    rows, _ = encode(sample_rows(prepared.train, LINEARITY_ROWS, settings.seed), prepared.loaded, prepared.max_length)
-    return rows
-
-
-def _uncopyable(loaded: LoadedModel) -> str:
-    """Why the linearity check cannot have its copy of the model; empty where it can."""
-    if loaded.parameters > COPYABLE_PARAMETERS:
-        return "which is too large here"
-    return "whose weights are not all in memory here" if loaded.offloaded else ""
-
-
-def _label_scale(prepared: Prepared) -> tuple[float, float]:
-    return label_scale(prepared.train_rows) if prepared.loaded.task == "regression" else (0.0, 1.0)
-
-
-def _layers(loaded: LoadedModel, seed: int) -> list[Layer]:
-    """The targets, then the head's linear modules, whose biases count."""
-    found = [Layer(t.name, t.in_features, t.out_features, False, 0, t.experts, t.slots) for t in loaded.targets]
-    for name in head_linears(loaded):
-        linear: Any = loaded.model.get_submodule(name)
-        found.append(Layer(name, linear.in_features, linear.out_features, linear.bias is not None, 0))
-    return [replace(layer, seed=seed * 1_000_003 + index) for index, layer in enumerate(found)]
-
-
-def _choose_method(spool: Spool, settings: ProbeSettings, prepared: Prepared, session: Session) -> Spool:
-    """Exact (``sketch_size`` None) or sketch, by model size and disk, and say what the probe will cost.
-
-    Raises:
-        BadInput: an exact method was asked for and its spool does not fit on the disk.
-    """
-    loaded = prepared.loaded
-    needed, free = spool.bytes_needed(loaded.dtype.itemsize), shutil.disk_usage(spool.folder).free
-    sketch = settings.method == gram.KRONECKER
-    begun = spool.files()
-    free += sum(path.stat().st_size for path in begun)  # what a resumed probe has written is part of what it needs
-    if settings.method == "auto" and begun:
-        sketch = spool.is_sketched()
-    elif settings.method == "auto":
-        # The kernel of many classes is itself a projection, and exact contraction of it by far the largest cost.
-        sketch = spool.outputs.projected or loaded.parameters >= SKETCH_FROM_PARAMETERS or needed > free // 2
-    elif not sketch and needed > free:
-        raise BadInput(
-            f"The exact method needs {needed / 1e9:.1f} GB of disk in {spool.folder}, {free / 1e9:.1f} GB are free.",
-            "Use --method kronecker, fewer --samples, or a shorter --max-length.",
-        )
-    tokens = sum(row.length for row in spool.rows)
-    flops = (
-        2.0 * tokens * (1 + spool.scalars) * sum(layer.slots * layer.in_features * layer.out_features for layer in spool.layers)
-    )
-    how = f"Kronecker sketch, k = {settings.sketch_size}" if sketch else f"exact, {needed / 1e9:.2f} GB of disk"
-    spool = replace(spool, sketch_size=settings.sketch_size if sketch else None)
-    session.note(
-        f"Probe: {len(spool.rows)} rows, {tokens} tokens, {len(loaded.targets)} modules; one forward and "
-        f"{spool.scalars} backward passes, {flops / 1e12:.2f} TFLOP; {how}; {_peak(spool, settings, prepared)}."
-    )
-    return spool
-
-
-def _peak(spool: Spool, settings: ProbeSettings, prepared: Prepared) -> str:
-    """In words, the estimated peak memory of this process, with what it holds now."""
-    loaded = prepared.loaded
-    with_linearity = settings.linearity and not _uncopyable(loaded)
-    try:
-        kept = whole = measure_kept(loaded, spool)
-        if with_linearity and spool.recompute:  # which the linearity check does not do
-            whole = measure_kept(loaded, replace(spool, recompute=False))
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        return "more memory than there is for two rows"
-    few = _few_rows(prepared, settings)
-    more = max(peak_bytes(loaded, spool, kept), peers_bytes(loaded, few))
-    if with_linearity:
-        more = max(more, linearity_bytes(loaded, spool, whole, few, batch_of(loaded, few), LoraSettings().rank))
-    peak = used_now(loaded.device) + resident_bytes(loaded.device, more)
-    return f"about {peak / 1e9:.2f} GB of {'GPU ' if loaded.device.type == 'cuda' else ''}memory at the peak"
-
-
-def _estimate_error(spool: Spool, loaded: LoadedModel, session: Session) -> float | None:
-    """Median measured error of sketched or projected blocks over a few modules, None for exact blocks."""
-    if spool.sketch_size is None and not spool.outputs.projected:
-        return None
-    step = max(1, len(spool.layers) // ESTIMATE_ERROR_LAYERS)
-    errors = spool.estimate_errors(loaded, spool.layers[::step])
-    median = float(np.median(list(errors.values())))
-    session.note(
-        f"Blocks are estimates: median error {median:.1%} (relative Frobenius, measured on {len(errors)} modules and "
-        "a few rows against exact blocks)."
-    )
-    return median
+    return check_linearity(prepared, settings, lora, selections, session)
 
 
 def _provenance(prepared: Prepared) -> dict[str, Any]:

@@ -9,7 +9,6 @@ metadata. ``module-<index>.safetensors`` holds a finished module's blocks.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from advisor.core.errors import OutOfMemory
 from advisor.core.events import Session, Stage
@@ -28,6 +27,7 @@ from advisor.models.load import LoadedModel
 from advisor.probing import gram
 from advisor.probing.capture import Capture, capturing, fewer_rows
 from advisor.probing.outputs import Outputs, exact_outputs, forward_outputs
+from advisor.probing.part_file import is_whole, save_part
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 DETERMINISM_ROWS = 2  # enough to show dropout or a random layer
@@ -376,30 +376,6 @@ class Spool:
                 blocks_of.append(found)
         reference, stored = blocks_of
         return {name: gram.relative_error(stored[name], reference[name]) for name in reference}
-
-
-def save_part(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors of a part of a probe with a checksum of all they hold."""
-    save_file(dict(tensors), path, metadata={**metadata, "sha256": _digest(tensors, metadata)})
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a part is as :func:`save_part` wrote it."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-            written = metadata.pop("sha256", "")
-            return bool(written == _digest({key: file.get_tensor(key) for key in file.keys()}, metadata))  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RuntimeError):
-        return False
-
-
-def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def tokens_at_once(device: torch.device) -> int:

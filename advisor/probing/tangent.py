@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from advisor.core.events import Session, Stage
+from advisor.core.events import Session
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
@@ -30,7 +30,7 @@ from advisor.models.modules import input_embeddings
 from advisor.models.peft import lora_arguments
 from advisor.probing.capture import capturing, fewer_rows
 from advisor.probing.head import head_linears
-from advisor.probing.outputs import Outputs, forward_outputs, residual, targets_of
+from advisor.probing.outputs import Outputs, forward_outputs
 from advisor.probing.spool import tokens_at_once
 from advisor.theory.linearity import Linearity
 
@@ -348,47 +348,10 @@ def batch_of(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> int:
     return max(1, min(BATCH, len(rows), tokens_at_once(loaded.device) // max(row.length for row in rows)))
 
 
-def measure_linearity(tangent: Tangent, selections: Sequence[Selection], session: Session, *, seed: int = 0) -> list[Linearity]:
-    """:class:`Linearity` of each selection; the Lipschitz constants of the first, and of it only up to 8 classes.
-
-    A selection on whose way the model overflows is left out, and said.
-
-    Raises:
-        OutOfMemory: not even one row fits.
-    """
-    session.check()
-    tangent.session = session
-    tangent.move({})
-    n = len(tangent.rows)
-    z = residual(tangent.outputs, targets_of(tangent.outputs, tangent.labels()), tangent.values().numpy())
-    jacobian = tangent.jacobian(list(tangent.movable))
-    kernels = {name: tangent.outputs.weight * _same_output_sum(_gram(part), n) for name, part in jacobian.items()}
-    del jacobian
-    sigma = 1e-2 * float(sum(np.trace(kernel) for name, kernel in kernels.items() if "/" not in name)) / n
-    found = []
-    stage = Stage(session, "Linearity (selections)", len(selections))
-    for number, selection in enumerate(selections):
-        session.check()
-        kernel = sum((kernels[name] for name in tangent.names(selection)), np.zeros((n, n)))
-        constants = number == 0 and not tangent.outputs.projected
-        measured = tangent.linearity(selection, sigma, kernel, z, seed if constants else None)
-        if measured.is_finite:
-            found.append(measured)
-        else:
-            session.warn(f"Linearity of {selection.name}: not measured, the model's output overflows on the way.")
-        stage.advance(selection.name)
-    return found
-
-
-def _gram(matrix: torch.Tensor) -> np.ndarray:
+def gram_of(matrix: torch.Tensor) -> np.ndarray:
+    """Inner products of its rows, in double precision."""
     double = matrix.double()
     return np.asarray((double @ double.T).cpu().numpy())
-
-
-def _same_output_sum(gram: np.ndarray, n: int) -> np.ndarray:
-    """[n·P, n·P] → [n, n], summed over blocks of the same output."""
-    outputs = len(gram) // n
-    return np.asarray(np.einsum("ipjp->ij", gram.reshape(n, outputs, n, outputs)))
 
 
 def _norm(vector: Vector) -> float:
@@ -408,7 +371,7 @@ def _minus(one: Vector, other: Vector) -> Vector:
 
 def _spectral_norm(jacobian: Vector) -> float:
     """Of the matrix whose column blocks these are."""
-    gram = sum((_gram(part) for part in jacobian.values()), np.zeros((1, 1)))
+    gram = sum((gram_of(part) for part in jacobian.values()), np.zeros((1, 1)))
     if not np.isfinite(gram).all():
         return math.inf
     return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))

@@ -293,7 +293,7 @@ def _count_calls(path: Path, at_call: int, sent: int) -> Callable[[], None]:
         Call it to write their number to ``path``.
     """
     import advisor.core.events as events
-    import advisor.probing.spool as spool
+    import advisor.probing.part_file as part_file
 
     count, me = 0, os.getpid()
 
@@ -314,8 +314,7 @@ def _count_calls(path: Path, at_call: int, sent: int) -> Callable[[], None]:
         counted(os, name)
     counted(events.Stage, "advance")
     counted(events.Session, "note")
-    if hasattr(spool, "save_file"):
-        counted(spool, "save_file")
+    counted(part_file, "save_file")
     return lambda: path.write_text(str(count)) and None
 
 

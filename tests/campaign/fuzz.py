@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -29,8 +30,6 @@ from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import itertools
 
 from campaign.inputs import KINDS, SMALL, Ground
 
@@ -169,7 +168,7 @@ def run_one(kind: str, seed: int, ground: Ground, folder: Path, loaded: Any) -> 
     begun = time.monotonic()
     err = ""
     try:
-        with _alarm(), quiet():
+        with _alarm(), quiet(), contextlib.chdir(folder):  # an option may name a relative place to write to
             code, _, err = read_only(arguments, loaded) if direct else command(arguments)
         outcome, detail = RIGHT.get(code, f"exit {code}"), ""
     except TooLong:

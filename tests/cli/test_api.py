@@ -40,7 +40,7 @@ from advisor.data import in_memory as handed
 from advisor.data.tables import read_table
 from advisor.models.load import load_model
 from advisor.models.prepare import Source
-from advisor.probing.run import ProbeSettings
+from advisor.probing.settings import ProbeSettings
 from advisor.report.tables import TextTable
 from advisor.results import ProbeResult, Recommended
 

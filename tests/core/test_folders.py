@@ -305,6 +305,7 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int) -> None:
     [
         (("config.json", "model.safetensors"), "holds a model"),
         (("config.json", "model-00001-of-00002.safetensors"), "holds a model"),
+        (("config.json", "pytorch_model.bin"), "holds a model"),
         (("adapter_model.safetensors",), "holds a trained adapter's weights"),
         (("adapter_model.bin",), "holds a trained adapter's weights"),
     ],

@@ -53,6 +53,8 @@ def test_what_few_commands_need_is_not_loaded_with_the_others() -> None:
         "from advisor.models.adaptable import peft_wraps\n"
         "from torch import nn\n"
         "assert peft_wraps(nn.Module(), 'query')\n"
+        "from pathlib import Path; from advisor.export.taken import _known_arguments\n"
+        "assert _known_arguments({'r': 8}, Path('adapter_config.json')) == ({'r': 8}, [])\n"
         "print([m for m in ('matplotlib', 'sklearn', 'pandas', 'scipy.stats', 'datasets', 'bitsandbytes') if m in sys.modules])\n"
         "from peft import import_utils\n"
         "from importlib.util import find_spec\n"

@@ -25,7 +25,7 @@ from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing import spool
 from advisor.probing.outputs import make_outputs
 from advisor.probing.run import PARTIAL, run_probe
-from advisor.probing.run import ProbeSettings as AllProbeSettings
+from advisor.probing.settings import ProbeSettings as AllProbeSettings
 
 TinyModel = Callable[..., Path]
 ProbeSettings = partial(AllProbeSettings, linearity=False)  # which test_linearity.py looks at

@@ -22,7 +22,8 @@ from advisor.core.events import Session
 from advisor.core.folders import LOCK_FILE
 from advisor.core.probe import load_probe, save_probe
 from advisor.models.prepare import Prepared, Source, prepare
-from advisor.probing.run import PARTIAL, ProbeSettings, run_probe
+from advisor.probing.run import PARTIAL, run_probe
+from advisor.probing.settings import ProbeSettings
 
 TinyModel = Callable[..., Path]
 Ready = Callable[..., Prepared]

@@ -78,7 +78,7 @@ BAD = [
     ("models", {**MODEL, "nevr": []}, "the field 'nevr' is unknown. Did you mean never"),
     ("models", {k: v for k, v in MODEL.items() if k != "qv"}, "the field qv is missing"),
     ("models", {**MODEL, "model_types": "f"}, "model_types is 'f': it should be a list"),
-    ("models", {**MODEL, "model_types": []}, r"model_types is \[\]: list should have at least 1 item"),
+    ("models", {**MODEL, "model_types": []}, r"model_types is \[\]: it should have an entry"),
     ("models", {**MODEL, "family": 3}, "family is 3: it should be a text"),
     ("models", {**MODEL, "roles": ["q"]}, "roles is"),
     ("models", {**MODEL, "roles": {"q": "query"}}, "roles: 'q' is 'query', not one of attention/"),
@@ -87,7 +87,7 @@ BAD = [
     ("tasks", {**TASK, "metric": "spearman"}, "metric is 'spearman', not one of accuracy"),
     ("tasks", {**TASK, "task": "causal-lm", "metric": "token_accuracy"}, "label_column does not apply"),
     ("tasks", {k: v for k, v in TASK.items() if k != "label_column"}, "the field label_column is missing"),
-    ("tasks", {**TASK, "match": []}, r"match is \[\]: list should have at least 1 item"),
+    ("tasks", {**TASK, "match": []}, r"match is \[\]: it should have an entry"),
 ]
 
 

@@ -189,6 +189,12 @@ def test_odd_paths(path: str) -> None:
         load_dataset(path)
 
 
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="a file of Linux")
+def test_a_file_of_the_kernel_is_not_waited_for() -> None:
+    with pytest.raises(BadInput, match="/proc/kmsg is empty"):
+        load_dataset("/proc/kmsg")
+
+
 def test_unseen_class_and_missing_column_of_an_evaluation_file(write: Write) -> None:
     schema = load_dataset(write("a.jsonl", labelled(["x", "y"]))).schema
     with pytest.raises(BadInput, match=r"line 2: the class 'z' is not among the training classes\. They are: x, y"):

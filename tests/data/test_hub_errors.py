@@ -19,16 +19,16 @@ ASK = """
 import json, sys
 from advisor.data.dataset import load_dataset
 from advisor.core.errors import BadInput
-from advisor.models.config import language_task
+from advisor.models.config import only_task
 told = {}
-for kind, ask in (("model", language_task), ("data", load_dataset)):
+for kind, ask in (("model", only_task), ("data", load_dataset)):
     for name in ("org/gated", "org/absent"):
         try:
             ask(name)
         except BadInput as error:
             told[f"{kind} {name}"] = str(error)
 try:
-    language_task("org/there", revision="v9")
+    only_task("org/there", revision="v9")
 except BadInput as error:
     told["model org/there v9"] = str(error)
 print(json.dumps(told))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft_oracle import KINDS, Built, applied, build, counted, damage, draw, loads_whole, save, write
+from peft_oracle import KINDS, MORE_KINDS, Built, applied, build, counted, damage, draw, loads_whole, save, write
 
 from advisor.core.errors import BadInput
 from advisor.export.verify import Report, verify
@@ -101,9 +101,26 @@ def test_some_drawn_configs_are_as_peft_applies_them(built: dict[str, Built], tm
     agrees(built[name], draw(built[name], rng), tmp_path, rng)
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("init", [False, "gaussian", "pissa", "pissa_niter_2", "olora", "mica", "orthogonal", "eva", "lora_ga"])
+@pytest.mark.parametrize("name", ["mixtral", "vit"])
+def test_every_way_to_initialise_is_refused_where_peft_refuses_it(
+    built: dict[str, Built], tmp_path: Path, name: str, init: bool | str, rank: int
+) -> None:
+    """Some refuse odd ranks, stacks of experts or convolutions, and one trains A alone."""
+    config = {"peft_type": "LORA", "task_type": built[name].kind.task_type, "r": rank, "lora_alpha": 6, "init_lora_weights": init}
+    others = {"target_parameters": ["experts.down_proj"]} if name == "mixtral" else {"target_modules": ["query", "projection"]}
+    for more in ({}, others):
+        drawn = {**config, "target_modules": ["q_proj", "query"], **more}
+        report, model = asked(write(drawn, tmp_path / str(len(more))), built[name]), applied(built[name], drawn)
+        assert isinstance(report, BadInput) == isinstance(model, Exception), (report, model)
+        if isinstance(report, Report):
+            assert report.lora_params == counted(model).lora_params
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(QUICK, QUICK + MANY))
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, *MORE_KINDS])
 def test_many_drawn_configs_are_as_peft_applies_them(built: dict[str, Built], tmp_path: Path, name: str, seed: int) -> None:
     rng = random.Random(f"{name}{seed}")
     agrees(built[name], draw(built[name], rng), tmp_path, rng)

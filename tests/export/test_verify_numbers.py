@@ -54,6 +54,14 @@ def test_a_large_rank_takes_no_memory(check: Callable[..., Report]) -> None:
     assert any("vLLM serves none above 512" in surprise for surprise in report.surprises)
 
 
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules", "modules_to_save", "rank_pattern"])
+def test_far_more_entries_than_modules_are_refused_at_once(check: Callable[..., Report], key: str) -> None:
+    """PEFT compares each entry with every other."""
+    names = [f"m{i}" for i in range(100_000)]
+    with pytest.raises(BadInput, match=f"{key} has 100,000 entries, and LlamaForCausalLM has"):
+        check(**{key: dict.fromkeys(names, 4) if key == "rank_pattern" else names})
+
+
 def test_a_text_for_modules_to_save_is_taken_apart(check: Callable[..., Report]) -> None:
     report = check(modules_to_save="lm_head")
     assert report.exit_code == 1

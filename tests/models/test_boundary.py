@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -93,6 +94,10 @@ def template(text: str) -> Change:
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json cannot be read"),
         (config(quantization_config={"quant_method": "gptq", "bits": 4}), "stored quantised .gptq."),
         (config(quantization_config={"quant_method": "awq", "bits": 4}), "stored quantised .awq., which is not read."),
+        (config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), "hold plain ones"),
+        (config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}), "hold plain ones"),
+        (config(text_config={}), "text_config is there, which models of the family llama do not have"),
+        (config(head_dim=7), "validator 'validate_rope': \\w+: "),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "would apply that adapter"),
         (pipe("tokenizer.json"), "tokenizer.json: a pipe"),
         (pipe("unknown.bin"), "unknown.bin: a pipe"),
@@ -107,6 +112,21 @@ def test_a_model_that_cannot_be_used_is_refused_at_once(llama: Path, change: Cha
     assert time.monotonic() - begun < 30
     assert len(str(caught.value)) <= 500
     assert "\n" not in str(caught.value)
+
+
+def test_transformers_logs_nothing_beside_the_refusal(llama: Path) -> None:
+    """It logs the whole config as an error before it raises."""
+    config(sub_configs=3)(llama)
+    logged: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = logged.append  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        with pytest.raises(BadInput, match="its config cannot be read"):
+            load_model(str(llama), "causal-lm", device="cpu")
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert [record.getMessage() for record in logged] == []
 
 
 def test_an_adapters_folder_is_named_as_one(llama: Path) -> None:

@@ -32,7 +32,8 @@ from advisor.probing import spool
 from advisor.probing.capture import Capture, capturing
 from advisor.probing.head import head_linears
 from advisor.probing.peer_scores import measure_peers
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.training.finetune import finetune
 
 TinyModel = Callable[..., Path]

@@ -21,7 +21,8 @@ from advisor.models.experts import lora_layer
 from advisor.models.peft import lora_arguments
 from advisor.models.prepare import Prepared
 from advisor.probing import gram
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.theory.kernels import lora_constant
 
 MIXTURES = ("mixtral", "gpt_oss")  # the weights of the second are the other way round, and have biases

@@ -21,7 +21,8 @@ from advisor.models.encode import IGNORED, EncodedRow, encode
 from advisor.models.prepare import Prepared, with_kept
 from advisor.prediction.probe_view import subsample
 from advisor.probing.keep import target_tokens, with_sampled_targets
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 
 SETTINGS = ProbeSettings(method="materialise")
 PICKED = [30, 4, 17, 8, 22]  # rows of the training file that are also to be kept, in this order

@@ -12,7 +12,8 @@ from advisor.core.events import Note, Session
 from advisor.models.prepare import Source
 from advisor.probe_cache import prepare_for_probe
 from advisor.probing.cost_estimate import estimate_probe
-from advisor.probing.run import ProbeSettings, run_probe
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 
 TEXT = "a film about {} that {} people liked"
 

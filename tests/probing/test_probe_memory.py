@@ -14,8 +14,8 @@ from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing import memory_estimate as probe_memory
 from advisor.probing.memory_estimate import linearity_bytes, measure_kept, peak_bytes, peers_bytes
+from advisor.probing.method import probed_layers
 from advisor.probing.outputs import make_outputs
-from advisor.probing.run import _layers
 from advisor.probing.spool import Spool
 
 WIDTH, INNER, LAYERS = 24, 40, 3  # of the tiny Llama
@@ -42,7 +42,7 @@ def llama(tiny_model: Callable[..., Path]) -> LoadedModel:
 def passes(llama: LoadedModel, tmp_path: Path) -> Spool:
     ids = tuple(10 + i % 50 for i in range(20))
     rows = [EncodedRow(ids, None, 0.0, ids)] * 30
-    return Spool(tmp_path, rows, _layers(llama, 0), make_outputs("causal-lm", 0, 0), 0.0, 1.0, None, None)
+    return Spool(tmp_path, rows, probed_layers(llama, 0), make_outputs("causal-lm", 0, 0), 0.0, 1.0, None, None)
 
 
 def test_what_is_alive_follows_from_two_small_passes(llama: LoadedModel, passes: Spool) -> None:

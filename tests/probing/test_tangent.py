@@ -19,7 +19,8 @@ from advisor.core.events import Session
 from advisor.core.selections import all_linear
 from advisor.core.targets import Selection
 from advisor.probing import tangent as module
-from advisor.probing.tangent import Tangent, measure_linearity
+from advisor.probing.linear_check import measure_linearity
+from advisor.probing.tangent import Tangent
 from advisor.theory.linearity import LINEAR, Linearity
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PEFT config's `base_model_name_or_path` was renamed")  # of stand-ins

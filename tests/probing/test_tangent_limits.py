@@ -15,7 +15,8 @@ from tangents import NOTHING, Make, apart, on_rows, oracle_jacobian, stand_in
 from advisor.core.errors import Interrupted, OutOfMemory
 from advisor.core.events import Event, Progress, Session, Warn
 from advisor.core.selections import all_linear
-from advisor.probing.tangent import Tangent, measure_linearity
+from advisor.probing.linear_check import measure_linearity
+from advisor.probing.tangent import Tangent
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PEFT config's `base_model_name_or_path` was renamed")  # of stand-ins
 

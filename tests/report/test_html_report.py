@@ -11,9 +11,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import matplotlib
 import numpy as np
 import pytest
 from fakes import candidate, make_probe, make_scorer
+from html_page import Element, parse
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -41,7 +41,6 @@ from advisor.theory.linearity import Linearity
 
 LINEARITY = Linearity("s", ("a",), 8, 0.1, 3.0, 2.0, 1.5, (0.25, 1.0), (0.02, 0.3), 0.05)
 YAML = "# LoRA config\npeft_type: LORA\nr: 8\ntarget_modules:\n- a.b\n"
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 SECTIONS = (
     "what-to-do",
     "map",
@@ -64,52 +63,6 @@ Recommended = Callable[..., Shown]
 Render = Callable[[str], str]
 
 
-@dataclass
-class Element:
-    """A parsed element: its own and its descendants' text, and attributes."""
-
-    tag: str
-    attributes: dict[str, str | None]
-    children: list[Element] = field(default_factory=list)
-    text: str = ""
-
-    def all(self, tag: str | None = None, **attributes: str) -> list[Element]:
-        found = [self] if tag in (None, self.tag) and attributes.items() <= self.attributes.items() else []
-        return found + [e for child in self.children for e in child.all(tag, **attributes)]
-
-    def one(self, tag: str | None = None, **attributes: str) -> Element:
-        (found,) = self.all(tag, **attributes)
-        return found
-
-
-class Parser(HTMLParser):
-    """Builds :class:`Element`, and refuses tags that are not balanced."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.root = Element("", {})
-        self.open = [self.root]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs), f"{tag} has an attribute twice"
-        element = Element(tag, dict(attrs))
-        self.open[-1].children.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert any(e.tag == "svg" for e in self.open), f"<{tag}/> outside of SVG"
-        self.open[-1].children.append(Element(tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open[-1].tag == tag, f"</{tag}> closes <{self.open[-1].tag}>"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        for element in self.open:
-            element.text += data
-
-
 def read(shown: Shown) -> RecommendationFile:
     """The payload whose JSON is ``shown``."""
     return TypeAdapter(RecommendationFile).validate_python(shown)
@@ -117,14 +70,6 @@ def read(shown: Shown) -> RecommendationFile:
 
 def page_of(shown: Shown, yaml_text: str = YAML) -> str:
     return report_html(read(shown), yaml_text)
-
-
-def parse(page: str) -> Element:
-    parser = Parser()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == [parser.root], f"not closed: {[e.tag for e in parser.open[1:]]}"
-    return parser.root
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Prepared
-from advisor.probing import run as probe_module
-from advisor.probing.run import ProbeSettings, measure_selections, run_probe
+from advisor.probing import linear_check
+from advisor.probing.run import measure_selections, run_probe
+from advisor.probing.settings import ProbeSettings
 from advisor.theory.bounds import ESTIMATED
 from advisor.theory.linearity import LINEAR, NOT, PARTLY, Linearity
 
@@ -213,11 +214,11 @@ def test_too_large_or_too_little_memory_is_said_and_leaves_the_rest(
 
     events: list[Event] = []
     with monkeypatch.context() as patch:
-        patch.setattr(probe_module, "measure_linearity", no_memory)
+        patch.setattr(linear_check, "measure_linearity", no_memory)
         probe = run_probe(ready("bert", "binary"), ProbeSettings(linearity=True), tmp_path / "a", Session(emit=events.append))
     assert probe.info["linearity"] == []
     assert any(isinstance(e, Warn) and "Linearity: not measured. One row" in e.text for e in events)
-    monkeypatch.setattr(probe_module, "COPYABLE_PARAMETERS", 100)
+    monkeypatch.setattr(linear_check, "COPYABLE_PARAMETERS", 100)
     prepared = ready("bert", "binary")
     selection = all_linear(prepared.loaded.targets)
     assert measure_selections(prepared, ProbeSettings(), LoraSettings(), [selection], Session(emit=events.append)) == []

@@ -51,7 +51,7 @@ def test_a_group_is_completed_before_it_is_removed() -> None:
 def test_unknown_names_change_nothing() -> None:
     state = opened_state()
     state.toggle(["no such module"])
-    assert not state.can_undo
+    assert not state._undo
 
 
 def test_without_a_probe_nothing_happens() -> None:
@@ -141,7 +141,7 @@ def test_opening_another_probe_drops_everything_said_of_the_last() -> None:
     state.keep("mine")
     assert state.opened is not None
     state.open(state.opened, Candidate(all_linear(TARGETS), LoraSettings()))
-    assert (state.can_undo, state.named, state.figures, state.recommendation) == (False, {}, None, None)
+    assert (state._undo, state.named, state.figures, state.recommendation) == ([], {}, None, None)
     assert state.chosen == set(NAMES)
 
 

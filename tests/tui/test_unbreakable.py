@@ -1,9 +1,8 @@
-"""What must not break the interface: doubled and queued keys, crashes, work that does not end, leaving."""
+"""What must not break the interface: queued keys, crashes, work that does not end, leaving, Setup, saving."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import pty
 import select
@@ -15,158 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from textual.command import CommandList
 from textual.events import Key
-from textual.pilot import Pilot
-from textual.widgets import Button, Input, OptionList
-from tui_helpers import send, settled, shown_text
+from textual.widgets import Button, Input
+from tui_helpers import send, settled, shown_text, until
 
 import advisor
 from advisor.core.errors import BadInput
 from advisor.core.options import Terminal
-from advisor.core.targets import Target
 from tui import work
 from tui.app import AdvisorApp
-from tui.cells import MEASURES, headings, number, number_width
-from tui.dialogs import ChoiceDialog, ErrorDialog, NameDialog, Question, StoppingDialog, TextDialog
-from tui.heatmap import Grid, HeatMap
+from tui.dialogs import ErrorDialog, Question, StoppingDialog
 from tui.inputs import Inputs
 from tui.keep import read_session
-from tui.lists import Options
 from tui.main import inputs_of
-from tui.plot import Scale
 from tui.real_engine import RealEngine
 
 MakeApp = Callable[..., AdvisorApp]
 ROOT = Path(advisor.__file__).resolve().parents[1]
-
-
-async def until(pilot: Pilot[None], met: Callable[[], bool]) -> None:
-    for _ in range(300):
-        if met():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError("it did not happen")
-
-
-# --- dialogs close once -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("keys", [("o", "enter", "enter"), ("o", "escape", "escape"), ("question_mark", "escape", "escape")])
-async def test_keys_that_come_twice_close_a_dialog_once(make_app: MakeApp, keys: tuple[str, ...]) -> None:
-    app = make_app(opened=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        send(app, *keys)
-        await settled(pilot)
-        assert app.current_mode == "explore"
-        assert len(app.screen_stack) == 1
-
-
-DIALOGS = [
-    ErrorDialog("what", "hint"),
-    Question("title", "text", {"a": "A", "b": "B"}),
-    NameDialog("title", "name"),
-    ChoiceDialog("title", {"a": "A"}),
-    TextDialog("title", "text"),
-]
-
-
-@pytest.mark.parametrize("number", range(len(DIALOGS)))
-async def test_no_dialog_is_dismissed_twice_or_takes_another_screen_with_it(make_app: MakeApp, number: int) -> None:
-    app = make_app()
-    answers: list[object] = []
-    dialog = DIALOGS[number]
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        app.push_screen(dialog, answers.append)
-        await pilot.pause()
-        app.push_screen(TextDialog("above", ""))
-        await pilot.pause()
-        dialog.dismiss(None)
-        assert len(app.screen_stack) == 3  # what lies above stays
-        await pilot.press("escape")
-        dialog.dismiss(None)
-        dialog.dismiss(None)
-        await pilot.pause()
-        assert (len(app.screen_stack), answers) == (1, [None])
-
-
-async def test_a_list_that_is_chosen_from_twice_answers_once(make_app: MakeApp) -> None:
-    app = make_app(opened=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        await pilot.press("o")
-        listed = app.screen.query_one(OptionList)
-        listed.action_select()
-        listed.action_select()
-        await settled(pilot)
-        assert len(app.screen_stack) == 1
-
-
-async def test_the_list_of_themes_and_the_palette_take_one_of_two_quick_choices(make_app: MakeApp) -> None:
-    app = make_app(opened=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        for opens, words in ((app.search_themes, "textual-light"), (app.action_command_palette, "Go to Compare")):
-            opens()
-            await pilot.pause()
-            app.screen.query_one(Input).value = words
-            await until(pilot, lambda: app.screen.query_one(CommandList).option_count > 0)
-            await pilot.pause(0.2)
-            send(app, "down", "enter", "enter")
-            await until(pilot, lambda: len(app.screen_stack) == 1)
-            await pilot.pause(0.1)
-        assert app.theme == "textual-light"
-        assert app.current_mode == "compare"
-
-
-@pytest.mark.parametrize("theme_list", [True, False])
-async def test_a_palette_that_is_closed_or_left_before_it_is_there_breaks_nothing(make_app: MakeApp, theme_list: bool) -> None:
-    app = make_app(opened=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        opens = app.search_themes if theme_list else app.action_command_palette
-        opens()
-        app.pop_screen()
-        await pilot.pause(0.1)
-        opens()
-        app.switch_mode("compare")  # as the end of a probe does
-        await pilot.pause(0.1)
-        assert (app.current_mode, len(app.screen_stack)) == ("compare", 1)
-        await pilot.press("3")
-        assert (app.current_mode, len(app.screen_stack)) == ("explore", 1)
-
-
-async def test_a_palette_opens_while_the_last_one_is_still_closing(make_app: MakeApp) -> None:
-    app = make_app(opened=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        app.action_command_palette()
-        await pilot.pause(0.1)
-        app.screen.dismiss()
-        app.action_command_palette()
-        await pilot.pause(0.1)
-        assert len(app.screen_stack) == 2
-
-
-def test_a_page_key_in_a_list_that_is_not_laid_out_yet_does_nothing() -> None:
-    listed = Options("a", "b")
-    listed.action_page_up()
-    listed.action_page_down()
-    assert listed.option_count == 2
-
-
-async def test_no_widget_needs_room_to_say_how_high_it_is(make_app: MakeApp) -> None:
-    app = make_app(opened=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        for place in app.PLACES:
-            app.action_show(place.mode)
-            await settled(pilot)
-            for widget in app.screen.query("*"):
-                for width in (0, 1):
-                    widget.get_content_height(app.size, app.size, width)
 
 
 # --- keys keep their order --------------------------------------------------------------------------------------------
@@ -467,86 +331,6 @@ async def test_f5_while_the_last_probe_stops_is_answered_and_attempts_are_told_a
         await pilot.press("f5")
         await settled(pilot)
     assert [line for line in app.log_lines if line.startswith("──")] == ["── Attempt 1: m on d", "── Attempt 2: m on d"]
-
-
-# --- numbers that are true, axes and headings that can be ----------------------------------------------------------------
-
-
-async def test_numbers_of_the_last_selection_go_with_it(make_app: MakeApp, engine, monkeypatch) -> None:
-    app = make_app(opened=True)
-    gate = threading.Event()
-    async with app.run_test(size=(120, 40)) as pilot:
-        await settled(pilot)
-        await pilot.press("m")  # loss saved: it is of the selection too
-        old = f"{app.state.figures.metric[0]:.2f}"
-        assert old in shown_text(app, "#selection")
-        for name, asks in (("figures", engine.figures), ("effects", engine.effects)):
-            monkeypatch.setattr(engine, name, lambda *given, asks=asks: asks(*given) if gate.wait(10) else None)
-        await pilot.press("space")
-        lines = shown_text(app, "#selection").splitlines()
-        assert not [line for line in lines if line.startswith(("accuracy", "loss", "memory")) and "…" not in line]
-        assert "loss vs all …" in " ".join(shown_text(app, "#against").split())
-        assert app.screen.query_one(HeatMap).is_stale
-        assert "loss saved …" in shown_text(app, "#legend")
-        gate.set()
-        await settled(pilot)
-        assert not app.screen.query_one(HeatMap).is_stale
-        assert f"{app.state.figures.metric[0]:.2f}" in shown_text(app, "#selection")
-
-
-LLAMA = ("query", "key", "value", "output", "gate", "up", "down")
-T5 = (*LLAMA[:4], *(f"cross.{role}" for role in LLAMA[:4]), "wi", "wo")
-
-
-@pytest.mark.parametrize("roles", [LLAMA, T5, ("q_proj", "k_proj", "c_attn", "fc1", "fc2"), ("mlp.dense_in", "mlp.dense_out")])
-@pytest.mark.parametrize("width", [2, 3, 4, 6, 10])
-def test_headings_fit_and_tell_all_roles_apart(roles: tuple[str, ...], width: int) -> None:
-    found = headings(roles, width)
-    assert len(set(found)) == len(roles)
-    assert all(0 < len(name) <= width for name in found)
-
-
-@pytest.mark.parametrize("top", [0.03, 0.3, 1.0])
-@pytest.mark.parametrize("most", range(1, 6))
-def test_numbers_are_shown_only_where_they_say_something(top: float, most: int) -> None:
-    values = [top * i / 9 for i in range(10)]
-    width = number_width(values, MEASURES["share"], most)
-    if width:
-        shown = [float(number(value, MEASURES["share"], width)) for value in values]
-        assert max(abs(s - 100 * v) for s, v in zip(shown, values, strict=True)) <= max(0.02 * 100 * top, 0.05) + 1e-9
-    else:
-        assert most < 4
-
-
-def test_rows_say_which_stack_they_are_of() -> None:
-    def rows(*names: str) -> tuple[str, ...]:
-        return Grid.of([Target(name, i, "query", "attention", 4, 4) for i, name in enumerate(names)]).labels
-
-    assert rows("encoder.block.0.q", "encoder.block.1.q", "decoder.block.0.q") == ("enc0", "enc1", "dec0")
-    assert rows("model.vision.layers.0.q", "model.language.layers.10.q") == ("vis0", "lan10")
-    assert rows("model.text_a.0.q", "model.text_b.1.q") == ("s1.0", "s2.1")
-    assert rows("model.layers.0.q", "model.layers.31.q") == ("0", "1")
-
-
-async def test_seven_roles_are_readable_at_80x24(make_app: MakeApp, engine) -> None:
-    targets = [Target(f"model.layers.{i}.{r}", i, r, "attention", 24, 24) for i in range(32) for r in LLAMA]
-    app = make_app(opened=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        heatmap = app.screen.query_one(HeatMap)
-        heatmap.show_grid(Grid.of(targets))
-        heatmap.show_values([0.001 + 0.0001 * i for i in range(224)], MEASURES["share"])
-        assert heatmap.render_line(0).text.split() == ["layer", "q", "k", "v", "o", "gate", "up", "down"]
-        line = heatmap.render_line(1).text
-        assert not set(line[6:]) & set("123456789")
-        assert line.count("○") == 7
-
-
-@pytest.mark.parametrize(("value", "limits"), [(0.0, (0.0, 1.0)), (1.0, (0.0, 1.0)), (0.0, (-1.0, 1.0)), (0.0, (0.0, math.inf))])
-def test_an_axis_keeps_to_what_its_metric_can_be_also_where_all_tie(value: float, limits: tuple[float, float]) -> None:
-    scale = Scale.of([value, value], margin=0.08, limits=limits)
-    assert limits[0] <= scale.low < scale.high <= limits[1]
-    assert 0 <= scale.place(value) <= 1
 
 
 # --- saving ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Static
@@ -36,3 +38,12 @@ def send(app: AdvisorApp, *keys: str) -> None:
     """Keys that all wait in the terminal, as of a paste, a macro or a slow line."""
     for key in keys:
         app.post_message(Key(key, " " if key == "space" else key if len(key) == 1 else None))
+
+
+async def until(pilot: Pilot[None], met: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    for _ in range(300):
+        if met():
+            return
+        await pilot.pause(0.02)
+    raise AssertionError("it did not happen")
