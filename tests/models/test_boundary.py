@@ -158,10 +158,12 @@ def test_a_chat_template_that_fails_is_named(llama: Path, write: Callable[[str, 
 
 
 def test_modules_whose_weight_is_read_without_a_call_are_found() -> None:
+    import transformers
+
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.config = type("Config", (), {"model_type": "x"})()
+            self.config = transformers.PretrainedConfig()
             self.called, self.idle = nn.Linear(2, 2), nn.Linear(2, 2)
 
         def get_output_embeddings(self) -> None:
