@@ -152,6 +152,8 @@ def run(group: Group, work: Path, e5: Path, rows_file: Path, workers: int) -> in
     rows = rows_from_runs([*runs, piloted], probe)  # the pilot is a second seed of all modules
     write_text(rows_file, "".join(row.as_json() + "\n" for row in rows))
     result = piloted["result"]
+    if "switched" not in result:  # it failed, as at rates that are too high
+        return len(rows)
     pilots = json.loads(PILOTS.read_text(encoding="utf-8"))
     pilots[rows[0].group] = {
         "seed": PILOT_SEED,

@@ -157,7 +157,7 @@ def called(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tens
     finally:
         for handle in handles:
             handle.remove()
-    tokens = batch["input_ids" if "input_ids" in batch else "pixel_values"].shape[:2].numel()
+    tokens = batch.get("input_ids", next(iter(batch.values()))).shape[:2].numel()
     return tuple(replace(t, active=rows[t.name] // tokens) if t.experts else t for t in targets if t.name in rows)
 
 
