@@ -5,20 +5,22 @@ of selections are at two rates; what ranks the losses that each selection has at
 lost by one rate for all, by the simulation's rate and by the predictor's, against each selection's best. Predictions come from
 the rows of other data sets.
 
-    python benchmarks/rates.py
+    python benchmarks/rates.py         writes its table into docs/validity.md
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from validity import HIGH_RATES, HIGHEST_RATE, SHIPPED, budget_of, correlations, judged, predict, read, task_of
+from validity_page import put_table, short
 
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.core.store import write_json
@@ -26,6 +28,7 @@ from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.groups import Group
 
 RESULTS = Path(__file__).parent / "results" / "rates.json"
+SIMULATED = "the simulation's"
 FEWEST = 6  # selections that two rates share
 
 
@@ -62,7 +65,7 @@ def study(members: Sequence[Group], rows: Sequence[CalibrationRow]) -> dict[str,
     columns = np.arange(len(names))
     default = min(range(len(rates)), key=lambda i: abs(math.log(rates[i] / 1e-3)))
     lost = {f"{rate:g} for all": float(np.mean(real[i] - own_best)) for i, rate in enumerate(rates)}
-    lost["the simulation's"] = float(np.mean(real[simulated.argmin(0), columns] - own_best))
+    lost[SIMULATED] = float(np.mean(real[simulated.argmin(0), columns] - own_best))
     lost["the predictor's"] = float(np.mean(real[predicted.argmin(0), columns] - own_best))
     return {
         "rates": rates,
@@ -92,6 +95,35 @@ def _above(losses: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return {"q,v": float(losses[names.index(QV)] - everything), "random": float(np.mean(random))}
 
 
+HEAD = (
+    "model on task",
+    "rates",
+    "selections",
+    "best at each",
+    "order at the lowest and the highest alike",
+    "`q,v` above all modules at each",
+    "at own best rates",
+    "lost at the lowest",
+    "lost at the simulation's",
+)
+
+
+def line(name: str, found: Mapping[str, Any]) -> list[str]:
+    """Of the table: log losses, means over selections."""
+    rates, above, lost = found["rates"], found["log loss above all modules"], found["log loss lost by rate"]
+    return [
+        re.sub(r", lr [0-9.e-]+", "", short(name)),
+        ", ".join(f"{rate:g}" for rate in rates),
+        str(found["selections"]),
+        ", ".join(map(str, found["best at"])),
+        f"{found['order at two rates'][f'{rates[0]:g} and {rates[-1]:g}']['all']:+.2f}",
+        ", ".join(f"{at['q,v']:+.2f}" for at in above["at each rate"]),
+        f"{above['at own best rates']['q,v']:+.2f}",
+        f"{lost[f'{rates[0]:g} for all']:.2f}",
+        f"{lost[SIMULATED]:.2f}",
+    ]
+
+
 def main() -> None:
     rows = [*read(SHIPPED), *read(HIGH_RATES)]
     results: dict[str, Any] = {}
@@ -101,6 +133,7 @@ def main() -> None:
             results[members[0].name] = found
             print(members[0].name, json.dumps(found, indent=1), flush=True)
     write_json(RESULTS, results)
+    put_table("rates", HEAD, [line(name, found) for name, found in results.items()])
 
 
 if __name__ == "__main__":

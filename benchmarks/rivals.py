@@ -8,8 +8,8 @@ losses stand for what TuneAhead (arXiv 2606.17660) reads: the start of the run i
 
 A selection's score is the mean over its modules, or the sum. Resumable by group.
 
-    python benchmarks/rivals.py [--groups TEXT …]     measure what is missing, then print the table
-    python benchmarks/rivals.py --table               print the table from the committed results
+    python benchmarks/rivals.py [--groups TEXT …]     measure what is missing, then write the table into docs/validity.md
+    python benchmarks/rivals.py --table               write the table from the committed results
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from linearity import source_of
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from validity import SHIPPED, budget_of, by_seed, correlations, predict, read, task_of
+from validity_page import put_table
 
 from advisor.core.events import Session
 from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
@@ -170,9 +171,11 @@ def main() -> None:
         for name, score in named.items():
             at = correlations(score, seeds[1] if name == "a second seed" else group.log_loss, budgets)
             table.setdefault(name, []).append((at["all"] or 0.0, math.nan if at["within"] is None else at["within"]))
+    lines = []
     for name, pairs in table.items():
         over_all, within = np.array(pairs).T
-        print(f"{name:40s} {len(pairs):2d} groups  all {over_all.mean():+.2f}  within a budget {np.nanmean(within):+.2f}")
+        lines.append([name, str(len(pairs)), f"{over_all.mean():+.2f}", f"{np.nanmean(within):+.2f}"])
+    put_table("rivals", ("ranked by", "groups", "all budgets", "within one"), lines)
 
 
 if __name__ == "__main__":

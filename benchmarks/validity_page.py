@@ -241,13 +241,13 @@ replacement; "worse than predicted by": paired, of the difference to the column 
 """
 
 
-def put(text: str, name: str, content: str) -> str:
-    """``text`` with ``content`` between its markers of this name.
+def put(text: str, name: str, content: str, script: str = "validity") -> str:
+    """``text`` with ``content`` between the markers of this name and of the script that makes it.
 
     Raises:
         ValueError: there are none.
     """
-    begin, end = f"<!-- {name}: made by benchmarks/validity.py -->", "<!-- end -->"
+    begin, end = f"<!-- {name}: made by benchmarks/{script}.py -->", "<!-- end -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
@@ -266,6 +266,12 @@ def page(text: str, result: dict[str, Any]) -> str:
     ):
         text = put(text, name, found)
     return text
+
+
+def put_table(name: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table into ``docs/validity.md``, made by the script of this name."""
+    path = DOCS / "validity.md"
+    path.write_text(put(path.read_text(encoding="utf-8"), name, table(head, lines), name), encoding="utf-8")
 
 
 def write(result: dict[str, Any]) -> None:
