@@ -58,7 +58,7 @@ ERRORS = [
         "same.csv",
         "text,label\na,0\nb,1\n",
         {"text_columns": ["label"], "label_column": "label"},
-        "cannot read label",
+        "column label cannot be text and label at once",
     ),
     ("one.jsonl", labelled([1, 1, 1]), {}, "every label in column label is '1'"),
     ("flat.jsonl", labelled([0.5, 0.5]), {}, "every label in column label is '0.5'"),
@@ -110,7 +110,7 @@ ERRORS = [
         "three.jsonl",
         labelled([0, 1], a="x", b="y"),
         {"text_columns": ["text", "a", "b"]},
-        "cannot read text, a, b",
+        "one or two columns of text, not 3",
     ),
     ("no_text.jsonl", [{"text": "", "label": 0}, {"text": None, "label": 1}], {}, "no usable row"),
     (
