@@ -59,7 +59,7 @@ class Predictions:
         loss, score: of a single run (validation loss, metric). relative: expected loss difference to all-linear in
             seed standard deviations, higher is better.
         deviation: log(loss/loss of all-linear), expected over seeds; covariance: of it, [S, S], and spread: its standard
-            deviation, [S], both at the median of the gain G. seed_sd: of log loss. log_gain_sd: standard deviation of log G.
+            deviation, [S], both at the median of the gain G. seed_sd: of log loss, in a usual group. log_gain_sd: standard deviation of log G.
         far: reasons why the target is unlike all rows; empty where it is like some.
     """
 
@@ -109,7 +109,8 @@ class Predictor:
 
     Attributes:
         forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
-        misfit_: standard deviation of a selection's log loss around the curve; noise_: between seeds; both as shares of G.
+        misfit_: standard deviation of a selection's log loss around the curve; noise_: between seeds, root mean square over
+            groups, usual_noise_: its median; all as shares of G.
         start_sd_: standard deviation of log H, real around simulated.
     """
 
@@ -148,7 +149,9 @@ class Predictor:
             raise BadInput("No calibration row was run with a second seed: noise is unknown.", "Calibrate with --seeds 2.")
         shares, freedom = np.array(known).T
         # A group's variance is known to 2σ⁴/freedom, and variances of groups differ by about as much as they are large.
-        self.noise_ = math.sqrt(float(np.average(shares, weights=freedom / (freedom + 2))))
+        weights = freedom / (freedom + 2)
+        self.noise_ = math.sqrt(float(np.average(shares, weights=weights)))
+        self.usual_noise_ = math.sqrt(_median(shares, weights))
         excess = [(gain.misfit / gain.value) ** 2 - self.noise_**2 * float(np.mean(1 / g.seeds)) for g, gain in clear]
         self.misfit_ = math.sqrt(max(float(np.mean(excess)), 0.25 * self.noise_**2))
         starts = [e for e in map(start_error, self.groups_) if e is not None]
@@ -174,7 +177,7 @@ class Predictor:
         # Misfit is shared by similar selections: its covariance falls with the share of parameters that differ.
         covariance = (widen * typical * misfit) ** 2 * (1.0 - distances)
         spread = np.sqrt(2 * np.clip(covariance[-1, -1] - covariance[-1, :-1], 0, None))
-        seed_sd = typical * noise
+        seed_sd = typical * noise * self.usual_noise_ / self.noise_
         low, high = deviation - quantile * spread, deviation + quantile * spread
         relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
         log_loss = context["log_start"] - typical * (1 - forgone)
@@ -227,7 +230,7 @@ class Predictor:
         covariance = found.gain**2 * found.covariance
         own = np.diag(covariance)
         spread = np.sqrt(np.clip(own + own[-1] - 2 * covariance[-1], 0, None))[:-1]
-        seed_sd = found.gain * noise
+        seed_sd = found.gain * noise * self.usual_noise_ / self.noise_
         low, high = deviation - quantile * spread, deviation + quantile * spread
         relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
         value, least, most = (found.quantile(level)[:-1] for level in (0.5, 0.5 - LEVEL / 2, 0.5 + LEVEL / 2))
@@ -294,6 +297,13 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:
         return np.asarray((low + high) / 2)
 
     return Estimate(centre, quantile(0.5 - LEVEL / 2), quantile(0.5 + LEVEL / 2))
+
+
+def _median(values: Array, weights: Array) -> float:
+    """The least of the values that half of all weight does not exceed."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
 def _exp(values: Array) -> Array:

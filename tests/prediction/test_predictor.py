@@ -222,7 +222,7 @@ def test_predictions_in_closed_form() -> None:
     found = predictor.predict(traits(gain * np.array([0.0, 0.25, 1.0])), context, distances(3))
     np.testing.assert_allclose(found.deviation, typical * np.array([0, 0.125, 1]))
     np.testing.assert_allclose(np.log(found.loss.value), context["log_start"] - typical * np.array([1, 0.875, 0]))
-    assert found.seed_sd == pytest.approx(typical * predictor.noise_)
+    assert found.seed_sd == pytest.approx(typical * predictor.usual_noise_)
     np.testing.assert_allclose(found.relative.value, (1 - np.exp(found.deviation)) / found.seed_sd)
     np.testing.assert_allclose(found.covariance, (typical * predictor.misfit_) ** 2 * np.eye(3))
     # nothing is won without modules: what is left is the error of H, misfit and noise
@@ -499,12 +499,26 @@ def test_noise_is_pooled_over_selections_run_twice() -> None:
     assert seed_sd(grouped([r for r in rows if r.seed == 0])[0]) is None
 
 
+def test_noise_is_the_mean_over_groups_and_usual_noise_the_median() -> None:
+    """One group of noisy runs widens the intervals; how much loss the pick may give up stays that of the others."""
+    rows = make_rows(9, 12, 2, noise=0.05)
+    noisy = make_rows(1, 12, 2, seed=5, noise=0.8, prefix="noisy")
+    usual, both = fit(rows), fit(rows + noisy)
+    assert usual.usual_noise_ == pytest.approx(usual.noise_, rel=0.3)
+    assert both.noise_ > 2 * usual.noise_
+    assert both.usual_noise_ == pytest.approx(usual.usual_noise_, rel=0.2)
+    context = both.groups_[0].context
+    assert both.predict(traits([0.1]), context, distances(1)).seed_sd == pytest.approx(
+        typical_gain(both, context) * both.usual_noise_
+    )
+
+
 def test_the_order_of_rows_does_not_matter() -> None:
     rows = make_rows(3, 10)
     shuffled = [rows[int(i)] for i in np.random.default_rng(0).permutation(len(rows))]
     a, b = (vars(fit(r)) for r in (rows, shuffled))
     assert a["gain_level_"].sd == pytest.approx(b["gain_level_"].sd)
-    for name in ("noise_", "misfit_", "start_sd_", "score_sd_", "score_coef_"):
+    for name in ("noise_", "usual_noise_", "misfit_", "start_sd_", "score_sd_", "score_coef_"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-5, err_msg=name)
 
 
