@@ -43,8 +43,12 @@ def write_selections(path: Path, candidates: Sequence[Candidate]) -> None:
 
 
 def language_of(model: str | os.PathLike[str] | None, revision: str | None) -> str:
-    """What a model learns that predicts tokens, by its ``config.json`` in its folder or the hub's cache; ``causal-lm``, as most
-    do, where neither has one."""
+    """What a model learns that predicts tokens, by its ``config.json``; ``causal-lm``, as most do, where there is none."""
+    return "seq2seq" if _config(model, revision).get("is_encoder_decoder") else "causal-lm"
+
+
+def _config(model: str | os.PathLike[str] | None, revision: str | None) -> dict[str, Any]:
+    """``config.json`` in a model's folder or the hub's cache; empty where neither has one."""
     from huggingface_hub import try_to_load_from_cache
 
     from advisor.core.errors import BadInput
@@ -54,10 +58,9 @@ def language_of(model: str | os.PathLike[str] | None, revision: str | None) -> s
     try:
         is_folder = Path(name).is_dir()
         path = f"{name}/config.json" if is_folder else try_to_load_from_cache(name, "config.json", revision=revision)
-        config = read_json(Path(path), "config") if isinstance(path, str) else {}
+        return read_json(Path(path), "config") if isinstance(path, str) else {}
     except (BadInput, ValueError):  # damaged, or no name that the hub would take
-        return "causal-lm"
-    return "seq2seq" if config.get("is_encoder_decoder") else "causal-lm"
+        return {}
 
 
 def _characters(example: Example) -> int:
@@ -105,6 +108,7 @@ class RealEngine:
             "label_column": inputs.label_column,
             "metric": inputs.metric,
             "language": language_of(inputs.model, inputs.revision),
+            "sees": "vision_config" in _config(inputs.model, inputs.revision),
         }
         dataset = load_dataset(inputs.data, **how)
         schema = dataset.schema

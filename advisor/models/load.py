@@ -225,7 +225,7 @@ def load_model(
     image_processor = _load_image_processor(name, options) if reads_images else None
     processor = load_processor(name, config, options) if both else None
     tokenizer = None if reads_images else getattr(processor, "tokenizer", None) or _load_tokenizer(name, options)
-    config.use_cache = False  # of keys and values, for generating text
+    config.use_cache = config.get_text_config().use_cache = False  # of keys and values, for generating text
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)
     placed, scratch = {}, None

@@ -249,7 +249,9 @@ def with_kept(prepared: Prepared, place: str, session: Session) -> Prepared:
             f"--keep: the task is {task}, and forgetting is predicted for causal language models only.", "Leave it out."
         )
     try:
-        data = load_dataset(place, task=task, language=task, seed=seed)
+        source = prepared.source
+        config = load_config(source.model, {"trust_remote_code": source.trust_remote_code, "revision": source.revision})
+        data = load_dataset(place, task=task, language=task, sees=sees(config), seed=seed)
     except BadInput as error:
         raise BadInput(f"Rows to keep: {error.what}", error.hint.replace("--data", "--keep")) from error
     sample = sample_rows(data, KEPT_ROWS, seed)

@@ -36,14 +36,15 @@ def text_part(model: Any) -> tuple[str, ...]:
 def part_of(model: Any) -> Callable[[str], str]:
     """Which part of a model of images and text a module of some name belongs to: ``language``, ``vision`` or ``connector``;
     of any other model always ``language``."""
-    language = tuple(f"{name}." for name in text_part(model))
-    seeing = getattr(model.config, "vision_config", None)
-    vision = tuple(f"{name}." for name in _parts(model, seeing)) if language and seeing is not None else ()
-    output = model.get_output_embeddings()
+    seeing = getattr(getattr(model, "config", None), "vision_config", None)
+    language = tuple(f"{name}." for name in text_part(model)) if seeing is not None else ()
+    if not language:
+        return lambda name: LANGUAGE
+    vision, output = tuple(f"{name}." for name in _parts(model, seeing)), model.get_output_embeddings()
     outside = {name for name, module in model.named_modules() if module is output}
 
     def part(name: str) -> str:
-        if not vision or name in outside or name.startswith(language):
+        if name in outside or name.startswith(language):
             return LANGUAGE
         return VISION if name.startswith(vision) and not BETWEEN.search(name) else CONNECTOR
 

@@ -114,10 +114,11 @@ def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("own_folders")
-@pytest.mark.parametrize(("name", "kind"), [("t5", "seq2seq"), ("vit", "images")])
+@pytest.mark.parametrize(("name", "kind"), [("t5", "seq2seq"), ("vit", "images"), ("qwen3_vl", "turns")])
 def test_the_command_line_advises_confirms_and_verifies(tiny_model: TinyModel, tmp_path: Path, name: str, kind: str) -> None:
     """Task inferred from model and data, real runs, and what PEFT makes of the files; no calibration row is of the kind."""
-    model, out = tiny_model(name, oracle.TASKS.get(kind, "classification")), tmp_path / "advice"
+    task, out = oracle.TASKS.get(kind, "classification"), tmp_path / "advice"
+    model = vision_language.build(name, tmp_path / "model") if kind == "turns" else tiny_model(name, task)
     data, _ = oracle.write_rows(tmp_path, kind)
     ran = advisor(
         "recommend",
@@ -154,9 +155,9 @@ def test_the_command_line_advises_confirms_and_verifies(tiny_model: TinyModel, t
         assert checked.code == 0, checked.out
         report = json.loads(checked.out)
         assert set(report["modules"]) == set(found["pick"]["targets"])
-        assert report["task"] == oracle.TASKS.get(kind, "classification")
+        assert report["task"] == ("images-and-text" if kind == "turns" else task)
     assert ("SEQ_2_SEQ_LM" in (out / "lora.yaml").read_text()) == (kind == "seq2seq")
-    assert ("task_type" in (out / "lora.yaml").read_text()) == (kind == "seq2seq")
+    assert ("task_type" in (out / "lora.yaml").read_text()) == (kind != "images")
 
 
 def test_every_profile_is_of_a_family_that_is_tried() -> None:
@@ -165,7 +166,8 @@ def test_every_profile_is_of_a_family_that_is_tried() -> None:
 
 
 def model_type(name: str) -> str:
-    return str(getattr(transformers, families.ALL[name].config).model_type)
+    seeing = families.SEEING.get(name)
+    return seeing.model_type if seeing else str(getattr(transformers, families.ALL[name].config).model_type)
 
 
 def test_the_page_lists_every_family_with_its_model_type() -> None:

@@ -270,7 +270,7 @@ def test_a_config_is_proven_on_the_revision_that_was_probed(tiny_model: TinyMode
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", noted)
     probe = make_probe(classes=3, model=str(tiny_model("bert")), revision="c0ffee")
     model: Any = baseline.empty_model(probe, False)
-    assert asked == ["c0ffee"]
+    assert set(asked) == {"c0ffee"}
     assert model.classifier.out_features == 3
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import vision_language
@@ -20,6 +21,7 @@ from advisor.export.proof import prove_file
 from advisor.models.encode import collate
 from advisor.models.load import load_model, meta_model
 from advisor.models.prepare import Prepared, Source, prepare
+from advisor.probing.run import ProbeSettings, run_probe
 
 Seeing = Callable[[str], Path]
 QUICK = ("qwen3_vl", "llava", "paligemma")
@@ -149,3 +151,26 @@ def test_a_batch_without_images_and_one_row_of_text(seeing: Seeing, tmp_path: Pa
     texts = [row for row in found.train_rows if not row.images]
     assert texts
     assert set(collate(texts, found.loaded)) == {"input_ids", "attention_mask", "labels", "mm_token_type_ids"}
+
+
+def test_a_probe_of_all_parts_recomputed_and_sketched(seeing: Seeing, tmp_path: Path) -> None:
+    """Recomputed it is the same; a sketch comes near, though the vision tower sees the images of all rows at once."""
+    data, _ = vision_language.write_rows(tmp_path)
+    found, _ = prepared(seeing("qwen3_vl"), data, adapt="all")
+    probes = {
+        name: run_probe(found, ProbeSettings(**how), tmp_path / name, Session())  # type: ignore[arg-type]
+        for name, how in {
+            "plain": {"method": "materialise"},
+            "recomputed": {"method": "materialise", "recompute": True},
+            "sketched": {"method": "kronecker"},
+        }.items()
+    }
+    blocks = {name: probe.weight_blocks for name, probe in probes.items()}
+    assert np.array_equal(blocks["plain"], blocks["recomputed"])
+    norms = np.linalg.norm(blocks["plain"], axis=(1, 2))
+    apart = np.linalg.norm(blocks["plain"] - blocks["sketched"], axis=(1, 2)) / norms
+    assert np.median(apart) < 0.4
+    without = [index for index, row in enumerate(found.train_rows) if not row.images]
+    seen = [index for index, t in enumerate(probes["plain"].targets) if t.group in ("vision", "connector")]
+    assert without
+    assert not blocks["plain"][seen][:, without].any()
