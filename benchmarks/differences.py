@@ -14,16 +14,16 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.stats import norm
-from validity import SHIPPED, judged, predict, read, task_of
+from validity import SHIPPED, distances, judged, noise_between_seeds, read, task_of
 
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import LEVEL, Predictions
+from advisor.prediction.predictor import LEVEL, Predictions, Predictor
 
 QUANTILE = float(norm.ppf(0.5 + LEVEL / 2))
 
 
-def measure(group: Group, predictions: Predictions, reference: str) -> tuple[float, float] | None:
+def measure(group: Group, predictions: Predictions, seed_sd: float, reference: str) -> tuple[float, float] | None:
     """Coverage and mean width over the group's other selections; None where the reference was not run."""
     if reference not in group.selections or len(group.selections) < 2:
         return None
@@ -33,7 +33,7 @@ def measure(group: Group, predictions: Predictions, reference: str) -> tuple[flo
         if i != j:
             value, low, high = predictions.difference(i, j)
             real = group.log_loss[i] - group.log_loss[j]
-            noise = QUANTILE * predictions.seed_sd * math.sqrt(1 / group.seeds[i] + 1 / group.seeds[j])
+            noise = QUANTILE * seed_sd * math.sqrt(1 / group.seeds[i] + 1 / group.seeds[j])
             held.append(value - math.hypot(value - low, noise) <= real <= value + math.hypot(high - value, noise))
             widths.append(high - low)
     return float(np.mean(held)), float(np.mean(widths))
@@ -41,10 +41,15 @@ def measure(group: Group, predictions: Predictions, reference: str) -> tuple[flo
 
 def main() -> None:
     rows = read(SHIPPED)
-    found = [(g, predict([row for row in rows if task_of(row) != task_of(g.rows[0])], g)) for g in judged(rows)]
+    found = []
+    for group in judged(rows):
+        others = [row for row in rows if task_of(row) != task_of(group.rows[0])]
+        predictor = Predictor().fit(others, str(group.context["task"]))
+        predictions = predictor.predict(group.traits, group.context, distances(group))
+        found.append((group, predictions, noise_between_seeds(predictor, predictions)))
     for reference in (ALL_LINEAR, QV):
         for how, as_known in (("gain known", False), ("as shown", True)):
-            each = [measure(g, p if as_known else replace(p, log_gain_sd=0.0), reference) for g, p in found]
+            each = [measure(g, p if as_known else replace(p, log_gain_sd=0.0), sd, reference) for g, p, sd in found]
             kept = np.array([pair for pair in each if pair is not None])
             cover, width = kept.mean(0)
             print(f"{reference}, {how}: {len(kept)} groups, covers {cover:.0%}, width {width:.2f}")

@@ -92,6 +92,11 @@ def distances(group: Group) -> np.ndarray:
     return np.asarray(1.0 - shared / (own[:, None] + own[None, :] - shared))
 
 
+def noise_between_seeds(predictor: Predictor, found: Predictions) -> float:
+    """Standard deviation of log loss between seeds as intervals take it: the root mean square over groups, not the usual one."""
+    return found.seed_sd * predictor.noise_ / predictor.usual_noise_
+
+
 def predict(rows: Sequence[CalibrationRow], held: Group) -> Predictions:
     """Of a group from other rows."""
     return Predictor().fit(rows, str(held.context["task"])).predict(held.traits, held.context, distances(held))

@@ -112,6 +112,10 @@ class KernelFigures:
             **{name: getattr(self, name) for name in names},
         }
 
+    def paper_dict(self) -> dict[str, Any]:
+        """For JSON, the paper's."""
+        return {"condition": self.paper_condition, "risk": self.paper_risk, "objective": self.paper_objective}
+
 
 @dataclass(frozen=True)
 class Explanation:

@@ -59,7 +59,8 @@ class Predictions:
         loss, score: of a single run (validation loss, metric). relative: expected loss difference to all-linear in
             seed standard deviations, higher is better.
         deviation: log(loss/loss of all-linear), expected over seeds; covariance: of it, [S, S], and spread: its standard
-            deviation, [S], both at the median of the gain G. seed_sd: of log loss, in a usual group. log_gain_sd: standard deviation of log G.
+            deviation, [S], both at the median of the gain G. seed_sd: standard deviation of log loss between seeds in a usual
+            group. log_gain_sd: of log G.
         far: reasons why the target is unlike all rows; empty where it is like some.
     """
 
