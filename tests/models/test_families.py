@@ -47,7 +47,9 @@ def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_p
 
 
 @pytest.mark.parametrize("adapt", ["language", "all"])
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "idefics3" else pytest.mark.slow) for n in families.SEEING])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("llava", "qwen2_5_vl") else pytest.mark.slow) for n in families.SEEING]
+)
 def test_a_model_of_images_and_text_from_discovery_to_a_training_step(tmp_path: Path, name: str, adapt: str) -> None:
     model = vision_language.build(name, tmp_path / "model")
     found = families.examine(model, families.kinds_of(name)[0], tmp_path, adapt=adapt)

@@ -153,6 +153,7 @@ def test_a_batch_without_images_and_one_row_of_text(seeing: Seeing, tmp_path: Pa
     assert set(collate(texts, found.loaded)) == {"input_ids", "attention_mask", "labels", "mm_token_type_ids"}
 
 
+@pytest.mark.slow
 def test_a_probe_of_all_parts_recomputed_and_sketched(seeing: Seeing, tmp_path: Path) -> None:
     """Recomputed it is the same; a sketch comes near, though the vision tower sees the images of all rows at once."""
     data, _ = vision_language.write_rows(tmp_path)
