@@ -215,7 +215,8 @@ def plain_weights(config: Any, name: str, quantised: str | None) -> str | None:
     if package is not None and importlib.util.find_spec(package) is None:
         raise BadInput(f"{what}, and {package} is not installed, which reads them.", f"pip install {package.replace('_', '-')}")
     if quantised is not None:
-        raise BadInput(f"{what}, and --load-in-{quantised} would quantise them once more.", "Leave it out.")
+        option = "--load-in-4bit" if quantised == "4bit" else "--load-in-8bit"
+        raise BadInput(f"{what}, and {option} would quantise them once more.", "Leave it out.")
     for found in stored:
         if isinstance(found, dict):
             found["dequantize"] = True
