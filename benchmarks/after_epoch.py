@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -25,15 +24,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from by_group import measure_missing, rank_table
 from linearity import source_of
 from scipy.stats import rankdata
 from torch import nn
-from validity import PILOTS, SHIPPED, budget_of, by_seed, correlations, read
+from validity import PILOTS, SHIPPED, read
 
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
-from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Source, prepare
 from advisor.prediction.gain import FEATURE
@@ -126,31 +125,13 @@ def main() -> None:
     parser.add_argument("--groups", nargs="*", default=[""], help="parts of group names; all by default")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     pilots = json.loads(PILOTS.read_text(encoding="utf-8"))
     groups = grouped(read(SHIPPED))
-    for group in groups if options.work else ():
-        if group.name not in results and any(part in group.name for part in options.groups):
-            found = measure(group, options.work, options.e5)
-            if found is not None:
-                results[group.name] = found
-                write_json(RESULTS, results)
-                print(f"{group.name}: measured", flush=True)
-    table: dict[str, list[tuple[float, float]]] = {}
-    for group in groups:
-        if group.name not in results or len(group.selections) < FEWEST:
-            continue
-        budgets = np.array([budget_of(s) for s in group.selections])
-        found = scores(group, results[group.name], pilots.get(group.name))
-        seeds = [*by_seed(group, lambda r: math.log(r.val_loss)).values()]
-        if len(seeds) > 1:
-            found["a second seed"] = seeds[0]
-        for name, score in found.items():
-            at = correlations(score, seeds[1] if name == "a second seed" else group.log_loss, budgets)
-            table.setdefault(name, []).append((at["all"] or 0.0, math.nan if at["within"] is None else at["within"]))
-    for name, pairs in table.items():
-        over_all, within = np.array(pairs).T
-        print(f"{name:40s} {len(pairs):2d} groups  all {over_all.mean():+.2f}  within a budget {np.nanmean(within):+.2f}")
+    missing = groups if options.work else ()
+    results = measure_missing(missing, options.groups, RESULTS, lambda group: measure(group, options.work, options.e5))
+    counted = [g for g in groups if g.name in results and len(g.selections) >= FEWEST]
+    for line in rank_table(counted, lambda group: scores(group, results[group.name], pilots.get(group.name))):
+        print(*line, sep="  ")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ against the rows' real ones. Resumable by group.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import time
@@ -25,16 +24,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from by_group import measure_missing, rank_table
 from linearity import source_of
 from peft.tuners.lora import LoraLayer
 from scipy.stats import rankdata
 from torch import nn
-from validity import SHIPPED, budget_of, by_seed, correlations, read
+from validity import SHIPPED, read
 
 from advisor.core.events import Session
 from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
 from advisor.core.selections import all_linear
-from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.encode import EncodedRow, collate, length_bucketed
 from advisor.models.forward import batch_loss, label_scale
@@ -102,11 +101,8 @@ def measure(group: Group) -> dict[str, Any] | None:
 
     rng = np.random.default_rng(SEED)
     total = math.ceil(len(train) / recipe.batch_size) * recipe.epochs
-    warmup = max(1, round(recipe.warmup * total))
     optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warmup, max(0.0, (total - s) / max(1, total - warmup)))
-    )
+    schedule = training.linear_schedule(optimizer, total, recipe)
     kept: dict[str, Any] = {}
     trained_s = healed_s = 0.0
     for epoch in range(recipe.epochs + 1):
@@ -141,30 +137,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     groups = grouped(read(SHIPPED))
-    for group in () if options.table else groups:
-        if group.name not in results and any(part in group.name for part in options.groups):
-            found = measure(group)
-            if found is not None:
-                results[group.name] = found
-                write_json(RESULTS, results)
-                print(f"{group.name}: trained {found['trained_cpu_s']} s, healed {found['healed_cpu_s']} s", flush=True)
-    table: dict[str, list[tuple[float, float]]] = {}
-    for group in groups:
-        if group.name not in results:
-            continue
-        budgets = np.array([budget_of(s) for s in group.selections])
-        found = scores(group, results[group.name])
-        seeds = [*by_seed(group, lambda r: math.log(r.val_loss)).values()]
-        if len(seeds) > 1:
-            found["a second seed"] = seeds[0]
-        for name, score in found.items():
-            at = correlations(score, seeds[1] if name == "a second seed" else group.log_loss, budgets)
-            table.setdefault(name, []).append((at["all"] or 0.0, math.nan if at["within"] is None else at["within"]))
-    for name, pairs in table.items():
-        over_all, within = np.array(pairs).T
-        print(f"{name:60s} {len(pairs):2d} groups  all {over_all.mean():+.2f}  within a budget {np.nanmean(within):+.2f}")
+    results = measure_missing(() if options.table else groups, options.groups, RESULTS, measure)
+    for line in rank_table([g for g in groups if g.name in results], lambda group: scores(group, results[group.name])):
+        print(*line, sep="  ")
 
 
 if __name__ == "__main__":

@@ -95,11 +95,8 @@ def run(group: Group, variant: str, times: int) -> list[dict[str, Any]] | None:
 
     steps = math.ceil(len(train) / recipe.batch_size)
     total = steps * recipe.epochs * times
-    warmup = max(1, round(recipe.warmup * total))
     optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup)))
-    )
+    schedule = training.linear_schedule(optimizer, total, recipe)
     found: list[dict[str, Any]] = []
     for epoch in range(recipe.epochs * times):
         model.train()

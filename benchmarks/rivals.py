@@ -15,7 +15,6 @@ A selection's score is the mean over its modules, or the sum. Resumable by group
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from pathlib import Path
@@ -26,18 +25,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from by_group import kept, measure_missing, rank_table
 from healed import FEWEST, MOST_ROWS, SEED
 from healed import RESULTS as HEALED
 from linearity import source_of
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from validity import SHIPPED, budget_of, by_seed, correlations, predict, read, task_of
+from validity import SHIPPED, predict, read, task_of
 from validity_page import put_table
 
 from advisor.core.events import Session
 from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
 from advisor.core.selections import all_linear
-from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings
 from advisor.models.encode import collate, length_bucketed
 from advisor.models.forward import batch_loss, label_scale
@@ -84,11 +83,8 @@ def measure(group: Group) -> dict[str, dict[str, float]] | None:
     adapters = {n: [p for m in (layer.lora_A, layer.lora_B) for p in m.parameters()] for n, layer in layers.items()}
     allocated = dict.fromkeys(layers, 0.0)
     total = math.ceil(len(train) / recipe.batch_size) * recipe.epochs
-    warmup = max(1, round(recipe.warmup * total))
     optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warmup, max(0.0, (total - s) / max(1, total - warmup)))
-    )
+    schedule = training.linear_schedule(optimizer, total, recipe)
     for _ in range(recipe.epochs):
         for indices in length_bucketed(lengths, recipe.batch_size, rng):
             loss, _ = batch_loss(model, loaded, collate([train[i] for i in indices], loaded, *scale))
@@ -147,34 +143,15 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    healed = json.loads(HEALED.read_text(encoding="utf-8")) if HEALED.exists() else {}
-    rows = read(SHIPPED)
+    healed, rows = kept(HEALED), read(SHIPPED)
     groups = grouped(rows)
-    for group in () if options.table else groups:
-        if group.name not in results and any(part in group.name for part in options.groups):
-            found = measure(group)
-            if found is not None:
-                results[group.name] = found
-                write_json(RESULTS, results)
-                print(f"{group.name}: measured", flush=True)
-    table: dict[str, list[tuple[float, float]]] = {}
-    for group in groups:
-        if group.name not in results:
-            continue
-        budgets = np.array([budget_of(s) for s in group.selections])
-        named = scores(group, results[group.name], healed.get(group.name))
-        named["predicted"] = predict([r for r in rows if task_of(r) != task_of(group.rows[0])], group).deviation
-        seeds = [*by_seed(group, lambda r: math.log(r.val_loss)).values()]
-        if len(seeds) > 1:
-            named["a second seed"] = seeds[0]
-        for name, score in named.items():
-            at = correlations(score, seeds[1] if name == "a second seed" else group.log_loss, budgets)
-            table.setdefault(name, []).append((at["all"] or 0.0, math.nan if at["within"] is None else at["within"]))
-    lines = []
-    for name, pairs in table.items():
-        over_all, within = np.array(pairs).T
-        lines.append([name, str(len(pairs)), f"{over_all.mean():+.2f}", f"{np.nanmean(within):+.2f}"])
+    results = measure_missing(() if options.table else groups, options.groups, RESULTS, measure)
+
+    def ranked(group: Group) -> dict[str, np.ndarray]:
+        predicted = predict([r for r in rows if task_of(r) != task_of(group.rows[0])], group).deviation
+        return {**scores(group, results[group.name], healed.get(group.name)), "predicted": predicted}
+
+    lines = rank_table([g for g in groups if g.name in results], ranked)
     put_table("rivals", ("ranked by", "groups", "all budgets", "within one"), lines)
 
 

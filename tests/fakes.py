@@ -18,6 +18,7 @@ from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import context_of
+from advisor.prediction.forgone import ALONE
 from advisor.prediction.gain import GAIN_POWER
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
@@ -215,6 +216,17 @@ def make_rows(
                     )
                 )
     return rows
+
+
+def traits(simulated: Sequence[float] | np.ndarray) -> np.ndarray:
+    """[S, 3] of selections of the size and depth of all modules."""
+    return np.column_stack([simulated, np.zeros((len(simulated), 2))])
+
+
+def as_simulated(predictor: Predictor) -> Predictor:
+    """The same predictor, which believes the simulation alone."""
+    predictor.forgone_ = ALONE
+    return predictor
 
 
 def make_scorer(probe: Probe | None = None, rows: Sequence[CalibrationRow] | None = None, **options: Any) -> Scorer:

@@ -115,7 +115,6 @@ def finetune(
         )
     steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
     total = steps_an_epoch * recipe.epochs
-    warmup = max(1, round(recipe.warmup * total))
     lengths = [row.length for row in train]
     rng = np.random.default_rng(seed)
     step = 0
@@ -127,9 +126,7 @@ def finetune(
     told(None)
     if trainable:
         optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup)))
-        )
+        schedule = linear_schedule(optimizer, total, recipe)
         for epoch in range(recipe.epochs):
             model.train()
             loss_sum, weight_sum = 0.0, 0
@@ -165,6 +162,14 @@ def finetune(
     if inspect is not None:
         inspect(model, initial)
     return RunResult(tuple(epochs), best, selection.params(loaded.targets, settings.rank, ranks), wall_s)
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, total: int, recipe: TrainingRecipe) -> torch.optim.lr_scheduler.LambdaLR:
+    """The recipe's learning rate over ``total`` steps: up to the peak over its warm-up, then down to zero."""
+    warmup = max(1, round(recipe.warmup * total))
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup)))
+    )
 
 
 @torch.no_grad()

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import make_rows
+from fakes import as_simulated, make_rows, traits
 from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 
 from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.prediction import posterior as posterior_module
-from advisor.prediction.forgone import ALONE
 from advisor.prediction.gain import CURVE, curve, simulated_gain
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
 from advisor.prediction.predictor import Predictions, Predictor, on_scale_of, parameter_distances
@@ -177,17 +176,6 @@ def test_further_runs_hardly_widen_the_interval_of_one_that_was_run() -> None:
 
 
 # --- worlds drawn from the model --------------------------------------------------------------------------------------
-
-
-def traits(simulated: Sequence[float] | Array) -> Array:
-    """[S, 3] of selections of the size and depth of all modules."""
-    return np.column_stack([simulated, np.zeros((len(simulated), 2))])
-
-
-def as_simulated(predictor: Predictor) -> Predictor:
-    """The same predictor, which believes the simulation alone."""
-    predictor.forgone_ = ALONE
-    return predictor
 
 
 @cache

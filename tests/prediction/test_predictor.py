@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import make_rows
+from fakes import as_simulated, make_rows, traits
 from scipy.stats import spearmanr
 
 from advisor.core.errors import BadInput
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, load_rows
 from advisor.prediction.context import SIGNED_METRICS, context_of, guessing_score
-from advisor.prediction.forgone import ALONE
 from advisor.prediction.gain import (
     FEATURE,
     LEARNABLE,
@@ -55,17 +54,6 @@ def distances_of(group: Group) -> np.ndarray:
     i = group.selections.index(ALL_LINEAR)
     found[i, -1] = found[-1, i] = 0.0
     return found
-
-
-def traits(simulated: Sequence[float] | np.ndarray) -> np.ndarray:
-    """[S, 3] of selections of the size and depth of all modules."""
-    return np.column_stack([simulated, np.zeros((len(simulated), 2))])
-
-
-def as_simulated(predictor: Predictor) -> Predictor:
-    """The same predictor, which believes the simulation alone."""
-    predictor.forgone_ = ALONE
-    return predictor
 
 
 def predict(predictor: Predictor, group: Group) -> Predictions:
