@@ -13,6 +13,7 @@ from advisor.advice.recommend import Recommendation
 from advisor.core import options
 from advisor.core.candidate import Candidate, RealRun
 from advisor.core.events import Session
+from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import write_text
 from advisor.core.targets import LoraSettings, Selection
@@ -96,8 +97,9 @@ def calibrate_folder(
     workers: int,
     eval_rows: int,
     ray: str | None = None,
+    probe: Probe | None = None,
 ) -> tuple[Path | None, int]:
-    """Real runs into ``out/runs.jsonl``, a probe into ``out/probe``, and rows into the user's data folder.
+    """Real runs into ``out/runs.jsonl``, a probe into ``out/probe`` unless one is given, and rows into the user's data folder.
 
     Runs with a pull towards the start become no rows: the predictor simulates none. Runs that failed neither.
 
@@ -123,7 +125,8 @@ def calibrate_folder(
         session.warn(
             f"{len(failed)} of {len(planned)} runs failed and are left out; to try them again, delete {out / FAILED_FILE}."
         )
-    probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
+    if probe is None:
+        probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
     if recipe.pull:
         return None, 0
     rows = rows_from_runs(runs_done, probe)

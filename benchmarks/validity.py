@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import validity_page
 from data_split import EXAM, data_set
-from scipy.stats import norm, spearmanr
+from scipy.stats import spearmanr
 
 from advisor.advice.recommend import pick
+from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
@@ -45,6 +46,7 @@ PILOT_SEED = 2  # rows have 0 and 1
 FEWEST = 6  # runs a budget needs for a rank correlation inside it
 RANKED = 8  # selections a group needs to count in the mean rank correlation
 DRAWS = 500
+COUNTS = ("pairs", "told", "told_right", "alike", "alike_right", "within")  # of the pairs of a group's selections
 # Features that stand for scores of the paper and its kin; the sign makes higher mean a higher predicted loss.
 SCORES = {
     "parameter count": ("params", -1.0),
@@ -204,35 +206,35 @@ def intervals(group: Group, found: Predictions, others: Sequence[Group]) -> dict
 
 
 def differences(group: Group, found: Predictions) -> dict[str, Any]:
-    """Pairs called distinguishable and how often their order is right; of the others, how often seed means differ by
-    less than two seed standard deviations (the group's own, where it has one seed the predicted one); and how many pairs
-    could be claimed to do so with ``LEVEL`` probability."""
-    predicted_sd = found.seed_sd
-    sd = seed_sd(group) or predicted_sd
-    told = right = alike = alike_right = surely_alike = surely_right = 0
+    """Pairs told apart and how often their order is right; pairs called alike and how often their losses, means over seeds, lie
+    within ``ALIKE_WITHIN``; and how many of all pairs do."""
+    pairs = told = right = alike = alike_right = within = 0
     for i in range(len(group.selections)):
         for j in range(i):
             real, predicted = group.log_loss[i] - group.log_loss[j], found.deviation[i] - found.deviation[j]
-            if found.distinguishable(i, j):
-                told += 1
-                right += int(real * predicted > 0)
-            else:
-                alike += 1
-                alike_right += int(abs(real) < 2 * sd)
-                variance = found.covariance[i, i] + found.covariance[j, j] - 2 * found.covariance[i, j]
-                spread = math.sqrt(max(float(variance), 1e-24))
-                within = norm.cdf([(2 * predicted_sd - predicted) / spread, (-2 * predicted_sd - predicted) / spread])
-                if within[0] - within[1] >= LEVEL:
-                    surely_alike += 1
-                    surely_right += int(abs(real) < 2 * sd)
+            beside, is_within = found.beside(i, j), abs(real) < math.log1p(ALIKE_WITHIN)
+            pairs += 1
+            within += is_within
+            told += beside == APART
+            right += beside == APART and real * predicted > 0
+            alike += beside == ALIKE
+            alike_right += beside == ALIKE and is_within
+    return dict(zip(COUNTS, map(int, (pairs, told, right, alike, alike_right, within)), strict=True))
+
+
+def claims(differences: Sequence[dict[str, int]]) -> dict[str, float | None]:
+    """Shares of all groups' pairs that are told apart, called alike and really within ``ALIKE_WITHIN``; how often the claims are
+    right, of "alike" also as a mean over the ``alike_groups`` groups where it was made."""
+    pairs, told, told_right, alike, alike_right, within = (sum(d[key] for d in differences) for key in COUNTS)
+    each = [d["alike_right"] / d["alike"] for d in differences if d["alike"]]
     return {
-        "pairs": told + alike,
-        "told": told,
-        "told_right": right,
-        "alike": alike,
-        "alike_right": alike_right,
-        "surely_alike": surely_alike,
-        "surely_right": surely_right,
+        "told_share": told / pairs,
+        "told_right": told_right / told if told else None,
+        "alike_share": alike / pairs,
+        "alike_right": alike_right / alike if alike else None,
+        "alike_groups": len(each),
+        "alike_right_by_group": float(np.mean(each)) if each else None,
+        "within_share": within / pairs,
     }
 
 
@@ -357,8 +359,6 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         known = [v for v in values if v is not None]
         return float(np.mean(known)) if known else None
 
-    counts = ("pairs", "told", "told_right", "alike", "alike_right", "surely_alike", "surely_right")
-    pairs = {key: sum(r["differences"].get(key, 0) for r in reports) for key in counts}
     cells = [cell for r in reports for cell in r["regrets"]]
     regret: dict[str, Any] = {}
     for name in sorted(set.intersection(*(set(c["regret"]) for c in cells))) if cells else []:
@@ -390,11 +390,7 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
             key: mean([r["intervals"][key] for r in reports])
             for key in ("coverage", "relative_width", "constant_coverage", "constant_width", "metric_coverage", "metric_width")
         },
-        "told_share": pairs["told"] / pairs["pairs"],
-        "told_right": pairs["told_right"] / max(1, pairs["told"]),
-        "alike_right": pairs["alike_right"] / max(1, pairs["alike"]),
-        "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
-        "surely_alike_right": pairs["surely_right"] / max(1, pairs["surely_alike"]),
+        **claims([r["differences"] for r in reports]),
         "regret": regret,
     }
 
@@ -415,8 +411,7 @@ def after_a_pilot(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     stages: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"before": lambda r: r, "after": lambda r: r["pilot"]}
     for name, of in stages.items():
-        keys_of_pairs = reports[0]["differences"] if name == "before" else reports[0]["pilot"]["differences"]
-        pairs = {key: sum(of(r)["differences"].get(key, 0) for r in reports) for key in {*keys_of_pairs, "surely_right"}}
+        counted = claims([of(r)["differences"] for r in reports])
         singles = [of(r)["predicted_single_seed" if name == "before" else "single_seed"] for r in reports]
         found[name] = {
             "predicted": {k: mean([of(r)["predicted"][k] for r in reports]) for k in keys},
@@ -432,11 +427,7 @@ def after_a_pilot(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
                     "metric_width",
                 )
             },
-            "told_share": pairs["told"] / pairs["pairs"],
-            "told_right": pairs["told_right"] / max(1, pairs["told"]),
-            "alike_right": pairs["alike_right"] / max(1, pairs["alike"]),
-            "surely_alike_share": pairs["surely_alike"] / pairs["pairs"],
-            "surely_alike_right": pairs["surely_right"] / max(1, pairs["surely_alike"]),
+            **counted,
         }
     return found
 

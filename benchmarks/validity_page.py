@@ -24,6 +24,7 @@ PEERS = (
     "parameter count",
 )
 LABELS = {"condition-number": "κ"}
+CLAIMS = ("told apart", "rightly", "called alike", "rightly")
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results" / "validity.json"
@@ -70,7 +71,8 @@ def group_table(reports: Sequence[dict[str, Any]]) -> str:
         "its width (constant's)",
         "pairs told apart",
         "rightly",
-        '"alike" rightly',
+        "called alike",
+        "rightly",
     )
     lines = []
     for r in reports:
@@ -91,6 +93,7 @@ def group_table(reports: Sequence[dict[str, Any]]) -> str:
                 f"{i['relative_width']:.2f} ({i['constant_width']:.2f})",
                 percent(d["told"], d["pairs"]),
                 percent(d["told_right"], d["told"]),
+                percent(d["alike"], d["pairs"]),
                 percent(d["alike_right"], d["alike"]),
             ]
         )
@@ -131,9 +134,7 @@ def left_out_table(result: dict[str, Any]) -> str:
                 f"{i['coverage']:.0%}",
                 f"{i['metric_coverage']:.0%}",
                 widths(i),
-                f"{found['told_share']:.0%}",
-                f"{found['told_right']:.0%}",
-                f"{found['alike_right']:.0%}",
+                *claims_of(found),
             ]
         )
     head = (
@@ -145,11 +146,15 @@ def left_out_table(result: dict[str, Any]) -> str:
         "loss intervals cover",
         "metric intervals cover",
         "width (constant's)",
-        "told apart",
-        "rightly",
-        '"alike" rightly',
+        *CLAIMS,
     )
     return table(head, lines)
+
+
+def claims_of(found: dict[str, Any]) -> list[str]:
+    """The columns ``CLAIMS``."""
+    keys = ("told_share", "told_right", "alike_share", "alike_right")
+    return ["–" if found[key] is None else f"{found[key]:.0%}" for key in keys]
 
 
 def pilot_table(total: dict[str, Any]) -> str:
@@ -173,16 +178,12 @@ def pilot_table(total: dict[str, Any]) -> str:
                     pair(found[at]["predicted"]),
                     f"{i['coverage']:.0%}",
                     widths(i),
-                    f"{found[at]['told_share']:.0%}",
-                    f"{found[at]['told_right']:.0%}",
-                    f"{found[at]['surely_alike_share']:.0%}",
-                    f"{found[at]['surely_alike_right']:.0%}",
+                    *claims_of(found[at]),
                 ]
             )
         if found["second_seed"]["within"] is not None and key == "after_a_pilot_two_seeds":
             lines.append(["a second seed of the same runs", pair(found["second_seed"]), *[""] * 6])
-    claims = ("told apart", "rightly", "could be called alike", "rightly")
-    return table(("", "all budgets / within one", "interval covers", "its width (constant's)", *claims), lines)
+    return table(("", "all budgets / within one", "interval covers", "its width (constant's)", *CLAIMS), lines)
 
 
 def peers_table(reports: Sequence[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from advisor.core.choices import EFFORTS, PREDICTED, SOME_RUNS
 from advisor.core.events import Event, Progress, Session
 from advisor.core.option import options_of
 from advisor.core.options import Scoring
-from tui.jobs import Jobs
+from tui.jobs import TRAINS, Jobs
 from tui.state import State
 from tui.work import Stood
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tui.engine import Confirmed, Engine, Headline, Opened, Standing
 
 RECOMMENDATION, CONFIRM_FOLDER = "recommendation", "confirm"  # where `advisor recommend` writes, and keeps its real runs
+CALIBRATION_FOLDER = "calibration"  # beside them: runs that the predictor learns from
 SCORED_AT = tuple(options_of(Scoring))
 SEARCHED_FOR = ("budget", "granularity", "strategy", "seed")
 
@@ -121,10 +122,36 @@ class Answers(Jobs):
         def job(session: Session) -> Confirmed:
             return engine.confirm(opened, rec, inputs, asked, folder, session, tell)
 
-        if self.start_run("confirm", job, partial(self._confirmed, opened, rec)):
+        if not self._trains() and self.start_run("confirm", job, partial(self._confirmed, opened, rec)):
             self.standing = None
-        else:
+
+    def start_calibration(self) -> None:
+        """Make real runs of the usual and random target sets, and let the predictor learn from them."""
+        opened, inputs, engine, asked = self.state.opened, self.state.inputs, self.engine, self.runs_asked
+        folder = self.runs_folder / CALIBRATION_FOLDER
+        if opened is None:
+            return
+
+        def job(session: Session) -> tuple[Opened, int]:
+            return engine.calibrate(opened, inputs, asked, folder, session)
+
+        if not self._trains():
+            self.start_run("calibrate", job, partial(self._calibrated, opened))
+
+    def _trains(self) -> bool:
+        """Whether real runs are under way; if so, say it."""
+        if trains := not self.runs.keys().isdisjoint(TRAINS):
             self.notify("Real runs are under way.", severity="warning", markup=False)
+        return trains
+
+    def _calibrated(self, opened: Opened, found: tuple[Opened, int]) -> None:
+        scored, rows = found
+        if self.state.opened is not opened:
+            self.notify("Another probe is open now. The runs are kept, and its predictions learn from them too.", markup=False)
+            return
+        self.notify(f"Predictions now learn from {rows} runs on these rows.", markup=False)
+        last = self.selection_for(opened)
+        self.ask("rescore", lambda: self.load(scored, *last), self.show_opened)
 
     def _confirmed(self, opened: Opened, rec: Recommendation, found: Confirmed) -> None:
         if self.state.opened is opened and self.state.recommendation is rec:

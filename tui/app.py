@@ -25,6 +25,7 @@ from tui.activity import Activity, outcome, said
 from tui.answers import Answers
 from tui.base import OF_EVERY_APP, AdvisorScreen, Context, Place
 from tui.inputs import Inputs
+from tui.jobs import TRAINS
 from tui.keep import Kept, read_session, session_file, write_session
 from tui.lineup import Lineup
 from tui.state import Change, State, entry
@@ -282,7 +283,7 @@ class AdvisorApp(Answers):
         line = None
         if message.run == "probe" and self.activity is not None:
             line = self.activity.take(message.event)
-        elif message.run == "confirm":
+        elif message.run in TRAINS:
             line = said(message.event)
         if line is not None:
             self.add_log_line(line)

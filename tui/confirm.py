@@ -17,10 +17,12 @@ from advisor.core.errors import BadInput
 from advisor.core.events import Event, Progress
 from advisor.core.option import options_of
 from tui.answer import SIGNS
+from tui.answers import CALIBRATION_FOLDER, CONFIRM_FOLDER
 from tui.base import AdvisorScreen
 from tui.curves import curves
 from tui.engine import OPEN, SETTLED
 from tui.inputs import Inputs
+from tui.jobs import TRAINS
 from tui.standing import drawn, finalists_text, left_in_all, names_of, runs_text
 from tui.state import Change
 
@@ -62,11 +64,13 @@ class ConfirmScreen(AdvisorScreen):
         "Real runs make the answer surer. F5 starts them: first a pilot that trains all modules and measures every finalist. "
         "Then come the pick, a common target set, and whatever is most probably the best, until the pick is settled or as many "
         "runs as you allow are done. Escape stops: finished runs are kept and decide. Runs that `advisor recommend --confirm` "
-        "made in the same folder count, and it finds yours. e goes to the fields."
+        "made in the same folder count, and it finds yours. e goes to the fields. c calibrates: as many runs of common "
+        "and random target sets. Predictions learn from them, also those of other probes."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f5", "start", "Start", key_display="F5"),
         Binding("escape", "stop", "Stop"),
+        Binding("c", "calibrate", "Calibrate"),
         Binding("e", "edit", "Fields"),
         Binding("y", "copy", "Copy", show=False),
     ]
@@ -131,7 +135,7 @@ class ConfirmScreen(AdvisorScreen):
             self._draw()
 
     def show_event(self, run: str, event: Event) -> None:
-        if run in ("confirm", "search") and isinstance(event, Progress):
+        if run in (*TRAINS, "search") and isinstance(event, Progress):
             self._draw()
 
     def run_ended(self, run: str, error: Exception | None) -> None:
@@ -146,13 +150,24 @@ class ConfirmScreen(AdvisorScreen):
         """At the folder, whoever runs there."""
         if self.app.screen is not self or self.advisor.is_busy("watch"):
             return
-        engine, folder = self.advisor.engine, self.advisor.runs_folder / "confirm"
+        engine = self.advisor.engine
+        folder = self.advisor.runs_folder / (CALIBRATION_FOLDER if self._trains() == "calibrate" else CONFIRM_FOLDER)
         self.advisor.ask("watch", lambda: engine.watch(folder), self._seen)
 
     def _seen(self, found: tuple[list[LiveRun], list[DoneRun]]) -> None:
-        if found != (self.live, self.done) or "confirm" in self.advisor.runs:
+        if found != (self.live, self.done) or self._trains():
             self.live, self.done = found
             self._draw()
+
+    def _trains(self) -> str:
+        """Which real runs are under way; empty where none are."""
+        return next((name for name in TRAINS if name in self.advisor.runs), "")
+
+    def _ended(self) -> int:
+        """How many of the runs that are under way have ended."""
+        if self._trains() == "calibrate":
+            return len(self.done)
+        return len(self.advisor.standing.runs) if self.advisor.standing else 0
 
     # --- drawing ------------------------------------------------------------------------------------------------------
 
@@ -163,9 +178,9 @@ class ConfirmScreen(AdvisorScreen):
         self.query_one("#verdict", Static).update(self._verdict())
         self.query_one("#status", Static).update(self._status())
         bar = self.query_one(ProgressBar)
-        bar.display = "confirm" in self.advisor.runs
+        bar.display = bool(self._trains())
         share = sum(run.step / max(run.steps, 1) for run in self.live)
-        bar.update(total=self.advisor.runs_asked, progress=(len(standing.runs) if standing else 0) + share)
+        bar.update(total=self.advisor.runs_asked, progress=self._ended() + share)
         self.query_one(Curves).show(self.done, self.live)
         self.query_one("#runs", Static).update(runs_text(standing, self.done, self.live, names_of(standing)))
         panel = self.query_one("#finalists", Static)
@@ -204,24 +219,26 @@ class ConfirmScreen(AdvisorScreen):
 
         if self.problems:
             return "  ".join(self.problems.values())
-        asked, standing = self.advisor.runs_asked, self.advisor.standing
-        running = self.advisor.runs.get("confirm")
-        if running is None:
+        asked, running = self.advisor.runs_asked, self._trains()
+        if not running:
             if self.live:
                 return "Another process trains in this folder; its runs count once they are done."
             there = f"{len(self.done)} finished in this folder. " if self.done else ""
             return (
-                f"{there}F5 makes up to {asked} real runs: a pilot of all modules, then the finalists. Escape stops, and keeps."
+                f"{there}F5 makes up to {asked} real runs: a pilot of all modules, then the finalists. Escape stops, and keeps. "
+                f"c makes {asked} runs that predictions learn from."
             )
-        if running.cancel.is_set():
-            return "Stopping… finished runs are kept, and decide."
-        ended = len(standing.runs) if standing else 0
-        parts = [f"Run {min(ended + 1, asked)} of at most {asked}"]
+        calibrates, ended = running == "calibrate", self._ended()
+        if self.advisor.runs[running].cancel.is_set():
+            return f"Stopping… finished runs are kept, and {'count next time' if calibrates else 'decide'}."
+        parts = [
+            f"{'Calibration: run' if calibrates else 'Run'} {min(ended + 1, asked)} of {'' if calibrates else 'at most '}{asked}"
+        ]
         if not self.live:
-            parts.append("loading model and data" if standing is None else "starting")
+            parts.append("starting" if ended or (self.advisor.standing and not calibrates) else "loading model and data")
         for run in self.live:
             parts.append(f"step {run.step} of {run.steps}")
-        left = left_in_all(standing, asked, self.done, self.live)
+        left = left_in_all(ended, asked, self.done, self.live)
         parts += [] if left is None else [f"at most {duration(left)} left in all"]
         return ", ".join(parts) + "."
 
@@ -232,9 +249,14 @@ class ConfirmScreen(AdvisorScreen):
             self.advisor.start_confirm()
             self._draw()
 
+    def action_calibrate(self) -> None:
+        if self._read():
+            self.advisor.start_calibration()
+            self._draw()
+
     def action_stop(self) -> None:
         """Stop at once; what is done is kept."""
-        if self.advisor.cancel("confirm"):
+        if self.advisor.cancel(self._trains()):
             self._draw()
 
     def action_edit(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from advisor.advice.peer_picks import PeerPick
     from advisor.advice.recommend import Recommendation
     from advisor.core.candidate import Candidate
+    from advisor.core.choices import Beside
     from advisor.core.events import Session
     from advisor.core.probe import Probe
     from advisor.core.targets import Target
@@ -132,7 +133,8 @@ class Figures:
 
     Attributes:
         metric, loss, vs_all: (value, low, high), see :class:`advisor.prediction.scorer.Score`.
-        alike: it cannot be told from the recommended selection; None where that was not asked.
+        beside: what is known of it beside the recommended selection, as
+            :meth:`advisor.prediction.predictor.Predictions.beside` says it; None where that was not asked.
         condition: κ(K+σI). effective_rank: of K. spectrum: eigenvalues of K, descending; the head's block counts.
         certificate: bound C. far: reasons to trust the prediction less.
     """
@@ -141,7 +143,7 @@ class Figures:
     metric: Triple
     loss: Triple
     vs_all: Triple
-    alike: bool | None
+    beside: Beside | None
     cost: Cost
     condition: float
     effective_rank: float
@@ -157,8 +159,8 @@ class Effects:
     Attributes:
         rows: shares, and the exact change of V with its bound. gains: log of the predicted loss without the module over that
             with it; positive: the module helps. noise: standard deviation of log loss between seeds.
-        vs_pick: how much higher the loss is than that of ``reference``, the recommended one; alike: the two cannot be told
-            apart; None before there is one.
+        vs_pick: how much higher the loss is than that of ``reference``, the recommended one; beside: what is known of it
+            beside that one; None before there is one.
     """
 
     candidate: Candidate
@@ -167,7 +169,7 @@ class Effects:
     gains: Array
     noise: float
     vs_pick: Triple | None
-    alike: bool | None
+    beside: Beside | None
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,10 @@ class Engine(Protocol):
     ) -> Confirmed:
         """Up to ``asked`` real runs, kept in ``folder``, those included that it holds already; ``tell`` hears how it stands after
         each. Where the session is cancelled, what is done decides."""
+
+    def calibrate(self, opened: Opened, inputs: Inputs, asked: int, folder: Path, session: Session) -> tuple[Opened, int]:
+        """``asked`` real runs of the usual and random target sets on the probe's data, kept in ``folder``, those included that it
+        holds already. The probe, scored by a predictor that has learned from them, and how many rows it learned from."""
 
     def watch(self, folder: Path) -> tuple[list[LiveRun], list[DoneRun]]:
         """Real runs of a folder, under way and finished, whoever started them."""

@@ -15,9 +15,11 @@ from tui.keys import InOrder
 from tui.work import Happened, Latest, in_thread
 
 KEPT = "What the probe has stored is kept: probing the same again goes on from there. The phase at hand may begin anew."
+TRAINS = ("confirm", "calibrate")
+TRAINING = ("Real runs are under way", "Quit? The run at hand is lost. Finished ones are kept, and count next time.")
 ASKED_ABOUT = {  # before they are stopped
     "probe": ("A probe is running", f"Quit? The probe stops after its present batch. {KEPT}"),
-    "confirm": ("Real runs are under way", "Quit? The run at hand is lost. Finished ones are kept, and count next time."),
+    **dict.fromkeys(TRAINS, TRAINING),
 }
 WAITED_FOR = {"probe", "write"}  # runs that leave something behind
 

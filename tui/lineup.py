@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
 from tui.cells import CHOSEN
 from tui.state import State
 
@@ -165,10 +166,10 @@ def apart(entry: Entry, figures: Figures | None, pick: Figures | None) -> str:
     """Whether a selection can be told apart from the pick, in words."""
     if PICK in entry.kinds:
         return "is the pick"
-    if figures is None or pick is None or figures.alike is None:
+    if figures is None or pick is None or figures.beside is None:
         return "…"
-    if figures.alike:
-        return "not known"
+    if figures.beside != APART:
+        return f"within {ALIKE_WITHIN:.0%}" if figures.beside == ALIKE else "not known"
     return "yes, better" if figures.vs_all[0] < pick.vs_all[0] else "yes, worse"
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
 from advisor.core.targets import block_of
 from tui.cells import ADDED, CHOSEN, DROPPED, GLYPHS, LEFT_OUT, MEASURES
 from tui.engine import Against
@@ -13,7 +14,8 @@ from tui.state import State
 
 if TYPE_CHECKING:
     from advisor.advice.budget import Budget
-    from advisor.core.targets import Target
+    from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
+from advisor.core.targets import Target
 
 OF_THE_SELECTION = ("worth", "gain", "bound")  # measures that change with it
 WIDE = 70  # columns, from which on a mark is explained
@@ -103,7 +105,9 @@ def _against_pick(state: State) -> str:
         return f"{CHOSEN} these are the pick's modules"
     if state.effects is None or not state.effects_are_fresh:
         return "… comparing with the pick"
-    return "≈ cannot be told from the pick" if state.effects.alike else "≠ differs from the pick"
+    if state.effects.beside == ALIKE:
+        return f"≈ within {ALIKE_WITHIN:.0%} of the pick's loss"
+    return "≠ differs from the pick" if state.effects.beside == APART else "≈ cannot be told from the pick"
 
 
 def inspected(state: State, modules: Sequence[int], width: int, budget: Budget | None = None) -> str:

@@ -160,3 +160,28 @@ def conclude(opened: Opened, rec: Recommendation, inputs: Inputs, runs: Runs) ->
     scorer = found.scorer if found.same_recipe else runs.scorer
     again = reconsider(rec, scorer, found.scorer, found.order, inputs.seed, Session())
     return Confirmed(replace(opened, scorer=scorer), again, found, headline(scorer, again, found))
+
+
+def calibrate(opened: Opened, inputs: Inputs, asked: int, folder: Path, session: Session) -> int:
+    """See :meth:`tui.engine.Engine.calibrate`; returns the number of rows."""
+    from advisor import probe_cache, real_runs
+    from advisor.advice.confirm import short_recipe
+    from advisor.prediction.probe_view import training_rows
+
+    scorer = opened.scorer
+    source, _ = probe_cache.made_from(opened.probe, inputs.trust_remote_code)
+    recipe = short_recipe(scorer, inputs.confirm_rows)
+    _, rows = real_runs.calibrate_folder(
+        source,
+        scorer.settings,
+        lambda task: recipe,
+        folder,
+        session,
+        train_rows=training_rows(opened.probe, recipe),
+        runs=asked,
+        seeds=1,
+        workers=inputs.workers,
+        eval_rows=real_runs.CONFIRM_EVAL_ROWS,
+        probe=opened.probe,
+    )
+    return rows

@@ -268,6 +268,12 @@ class RealEngine:
 
         return confirm(opened, recommendation, inputs, asked, folder, session, tell)
 
+    def calibrate(self, opened: Opened, inputs: Inputs, asked: int, folder: Path, session: Session) -> tuple[Opened, int]:
+        from tui.real_confirm import calibrate
+
+        rows = calibrate(opened, inputs, asked, folder, session)
+        return self.rescored(opened, opened.inputs), rows
+
     def watch(self, folder: Path) -> tuple[list[LiveRun], list[DoneRun]]:
         from advisor.training.live import finished_runs, runs_under_way
 
@@ -290,7 +296,7 @@ class RealEngine:
             metric=metric,
             loss=loss,
             vs_all=share_of_loss(against),
-            alike=None if reference is None else not predictions.distinguishable(0, 1),
+            beside=None if reference is None else predictions.beside(0, 1),
             cost=scorer.cost(candidate),
             condition=spectrum.condition_number(scorer.sigma),
             effective_rank=spectrum.effective_rank(),
@@ -321,7 +327,7 @@ class RealEngine:
             np.asarray(np.where(inside, change, -change)),
             float(found.seed_sd),
             None if reference is None else share_of_loss(found.difference(0, 1 + len(toggled))),
-            None if reference is None else not found.distinguishable(0, 1 + len(toggled)),
+            None if reference is None else found.beside(0, 1 + len(toggled)),
         )
 
     def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:

@@ -134,13 +134,13 @@ def _bars(finalist: Finalist, low: float, high: float, width: int) -> Content:
     return Content("").join(Content.styled(cell, style) for cell, style in zip(cells, styles, strict=True))
 
 
-def left_in_all(standing: Standing | None, asked: int, done: Sequence[DoneRun], live: Sequence[LiveRun]) -> float | None:
-    """Seconds until the last run that is allowed has ended, at most; None before anything is known of a run's time."""
+def left_in_all(ended: int, asked: int, done: Sequence[DoneRun], live: Sequence[LiveRun]) -> float | None:
+    """Seconds until the last run that is allowed has ended, at most, once so many have; None before anything is known of a
+    run's time."""
     times = [run.wall_s for run in done]
     under_way = [run.eta_s for run in live if run.eta_s is not None]
     spans = [(run.written - run.started) / run.step * run.steps for run in live if run.step]
     if not times and not spans:
         return None
     mean = sum([*times, *spans]) / len([*times, *spans])
-    ended = len(standing.runs) if standing is not None else 0
     return sum(under_way) + max(asked - ended - len(live), 0) * mean

@@ -51,4 +51,4 @@ def _how_sure(rec: Recommendation, confirmation: Confirmation | None) -> tuple[s
         return UNLIKE, far
     if confirmation is not None:
         return OPEN, checked(confirmation)
-    return (OPEN if rec.alike else SETTLED), told_apart(rec)
+    return (OPEN if rec.untold else SETTLED), told_apart(rec)

@@ -12,7 +12,7 @@ from advisor.advice.budget import Budget
 from advisor.advice.pool import candidate_pool
 from advisor.advice.units import units_of
 from advisor.core.candidate import Candidate
-from advisor.core.choices import PREDICTED, SPECTRAL_RATIO, STRATEGIES
+from advisor.core.choices import ALIKE, APART, PREDICTED, SPECTRAL_RATIO, STRATEGIES
 from advisor.core.errors import BudgetTooSmall, check_choice
 from advisor.core.events import Session, Stage
 from advisor.core.selections import target_sets
@@ -54,7 +54,8 @@ class Recommendation:
         front: the Pareto front, cheapest first.
         equal_budget: the pick, then the user's baseline, then the common target sets, rank lowered until they fit.
         baseline: index of the user's own config in ``equal_budget``, None if there is none.
-        alike: how many of ``equal_budget`` after the pick cannot be told from it.
+        untold: how many of ``equal_budget`` after the pick cannot be told from it; alike: how many of these are known to end
+            within ``ALIKE_WITHIN`` of its loss.
         pool: all candidates that were scored, all-linear first. costs: of each.
         finalists: indices in ``pool`` of the pick, and of what the strategy ranks first within the budget.
         max_forgetting: the most by which they may raise the loss of the rows to keep, None: any.
@@ -66,6 +67,7 @@ class Recommendation:
     front: Scores
     equal_budget: Scores
     baseline: int | None
+    untold: int
     alike: int
     stability: Stability
     pool: tuple[Candidate, ...]
@@ -215,6 +217,7 @@ def _advice(
     front = pareto(params, -predictions.deviation)
     all_linear, picked, best_score = scorer.score([pool[0], candidates[0], pool[best]])
     equal, baseline_index = _equal_budget(scorer, budget, baseline, candidates[0])
+    beside = [equal.predictions.beside(i, 0) for i in range(1, len(equal))]
     session.check()
     return Recommendation(
         all_linear=all_linear,
@@ -223,7 +226,8 @@ def _advice(
         front=scorer.score([pool[i] for i in front]),
         equal_budget=equal,
         baseline=baseline_index,
-        alike=sum(not equal.predictions.distinguishable(i, 0) for i in range(1, len(equal))),
+        untold=sum(found != APART for found in beside),
+        alike=beside.count(ALIKE),
         stability=_stability(decider, strategy, candidates, params[list(finalists)], seed, session),
         pool=tuple(pool),
         costs=tuple(costs),

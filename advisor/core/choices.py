@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 GRANULARITIES = ("module", "role", "layer")  # units of selection
 AUTO, AUTO_BASE = "auto", 8  # --rank auto, and the common rank that its budget is counted at
 KERNELS = ("adam", "lora-expected", "weight")
@@ -23,3 +25,8 @@ STRATEGIES = {
     "are added, so only selections that fill the budget are compared, and weak modules win",
     CONDITION_NUMBER: "smallest κ(K+σI), the paper's metric at initialisation; σ decides much of it",
 }
+Beside = Literal["apart", "alike", "not known"]  # what is known of one selection beside another
+APART: Beside = "apart"
+ALIKE: Beside = "alike"
+NOT_KNOWN: Beside = "not known"
+ALIKE_WITHIN = 0.05  # share of the loss: where two selections surely differ by less, it hardly matters which one is trained

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, NOT_KNOWN, Beside
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.prediction.calibration_rows import CalibrationRow
@@ -94,6 +95,14 @@ class Predictions:
         """The interval of the predicted difference of i and j excludes 0."""
         half_width = float(ndtri(0.5 + level / 2)) * math.sqrt(self._variance(i, j))
         return bool(abs(self.deviation[i] - self.deviation[j]) > half_width)
+
+    def beside(self, i: int, j: int) -> Beside:
+        """``APART`` where i and j are :meth:`distinguishable`, ``ALIKE`` where the interval of their difference lies within
+        ``ALIKE_WITHIN`` of the loss, else ``NOT_KNOWN``."""
+        if self.distinguishable(i, j):
+            return APART
+        _, low, high = self.difference(i, j)
+        return ALIKE if max(-low, high) < math.log1p(ALIKE_WITHIN) else NOT_KNOWN
 
     def first(self, count: int) -> Predictions:
         """The same for the first ``count`` selections."""

@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mark:
-    """A selection in a plot; ``kind`` is a key of ``SHAPES``, ``alike``: it cannot be told from the pick.
+    """A selection in a plot; ``kind`` is a key of ``SHAPES``, ``untold``: it cannot be told from the pick.
 
     ``difference``: by how many per cent its loss is higher than that of all modules.
     """
@@ -59,7 +59,7 @@ class Mark:
     params: int
     metric: Triple
     difference: Triple
-    alike: bool = False
+    untold: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def intervals(marks: Sequence[Mark], quantity: str, which: str) -> Drawing:
         ends = across.at(least), across.at(most)
         shapes.append(Line(((ends[0], y), (ends[1], y)), colour, 1.4 if i else 2.6))
         shapes += [Line(((x, y - 0.16 * row), (x, y + 0.16 * row)), colour, 1.4) for x in ends]
-        fill = "paper" if mark.alike else colour
+        fill = "paper" if mark.untold else colour
         shapes.append(Dot(across.at(value), y, mark.kind, 6.5 if i else 8, fill, colour, 1.5))
     return Drawing(
         f"intervals-{which}",

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from advisor.advice.recommend import STABLE
 from advisor.core.candidate import Candidate
-from advisor.core.choices import PREDICTED, STRATEGIES
+from advisor.core.choices import ALIKE, APART, PREDICTED, STRATEGIES
 from advisor.core.text import printable
 from advisor.export import FORMATS
 from advisor.prediction.payload import ScoreEntry
@@ -99,10 +99,10 @@ def drawings(shown: RecommendationFile) -> dict[str, Drawing]:
     """The figures of a recommendation by name."""
     kernel, metric = shown.kernel, metric_name(shown.metric)
     others = [
-        _mark(entry, "baseline" if entry.name == shown.baseline else "common", entry.name, entry.alike_pick)
+        _mark(entry, "baseline" if entry.name == shown.baseline else "common", entry.name, entry.beside_pick != APART)
         for entry in shown.equal_budget[1:]
     ]
-    marks = [_mark(shown.pick, "pick", PICK), *others, _mark(shown.all_linear, "all", ALL, shown.all_linear.alike_pick)]
+    marks = [_mark(shown.pick, "pick", PICK), *others, _mark(shown.all_linear, "all", ALL, shown.all_linear.beside_pick != APART)]
     peers = [_mark(entry, "peer", peer) for peer, entry in shown.peers.items() if isinstance(entry, ScoreEntry)]
     front = [(entry.params, entry.predicted.metric.value) for entry in shown.front]
     spectra = [(PICK, kernel.eigenvalues.pick), (ALL, kernel.eigenvalues.all)]
@@ -127,9 +127,9 @@ def _recipe(shown: RecommendationFile) -> str:
     return f"{recipe.epochs} epochs over {rows:,} rows, learning rate {recipe.lr:g}, batch size {recipe.batch_size}"
 
 
-def _mark(entry: ScoreEntry, kind: str, label: str, alike: bool = False) -> Mark:
+def _mark(entry: ScoreEntry, kind: str, label: str, untold: bool = False) -> Mark:
     value, low, high = (min(100 * share, MOST_CHANGE) for share in entry.vs_all_linear.triple)
-    return Mark(label, kind, entry.params, entry.predicted.metric.triple, (value, low, high), alike)
+    return Mark(label, kind, entry.params, entry.predicted.metric.triple, (value, low, high), untold)
 
 
 def _places(shown: RecommendationFile, picked: Set[str]) -> list[tuple[str, str]]:
@@ -148,11 +148,16 @@ def _ranks(shown: RecommendationFile) -> str:
 
 
 def _told_apart(equal: Sequence[ComparedEntry]) -> dict[str, list[str]]:
-    """Names of the other selections at equal budget: ``alike``, or told from the pick and predicted ``worse`` or ``better``."""
-    groups: dict[str, list[str]] = {"alike": [], "worse": [], "better": []}
+    """Names of the other selections at equal budget: told from the pick and predicted ``worse`` or ``better``, or ``untold``; of
+    the last some are ``alike``."""
+    groups: dict[str, list[str]] = {"untold": [], "alike": [], "worse": [], "better": []}
     for entry in equal[1:]:
-        group = "alike" if entry.alike_pick else "worse" if entry.vs_pick.value > 0 else "better"
-        groups[group].append(entry.name)
+        if entry.beside_pick == APART:
+            groups["worse" if entry.vs_pick.value > 0 else "better"].append(entry.name)
+        else:
+            groups["untold"].append(entry.name)
+        if entry.beside_pick == ALIKE:
+            groups["alike"].append(entry.name)
     return groups
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from advisor.advice.peer_picks import NoPick, PeerEntry, PeerPick
 from advisor.advice.recommend import Recommendation, module_shares
+from advisor.core.choices import Beside
 from advisor.core.recipe import TrainingRecipe
 from advisor.export.alternatives import Alternative
 from advisor.export.plan import Plan, Rendered
@@ -33,11 +34,12 @@ class ComparedEntry(ScoreEntry):
     """A selection beside the pick.
 
     Attributes:
-        alike_pick: the two cannot be told apart.
+        beside_pick: ``apart`` where the two can be told apart, ``alike`` where they surely end within 5% of one another's loss,
+            else ``not known``.
         vs_pick: the share by which this selection's expected loss is higher than the pick's.
     """
 
-    alike_pick: bool
+    beside_pick: Beside
     vs_pick: Interval
 
 
@@ -120,7 +122,8 @@ class RecommendationFile:
         schema: ``RECOMMENDATION_SCHEMA``. level: of all intervals.
         verdict: the short answer's sentences.
         equal_budget: the pick, the user's config, and the common target sets with their rank lowered until they fit.
-        baseline: name of the user's config in ``equal_budget``. alike_at_equal_budget: how many cannot be told from the pick.
+        baseline: name of the user's config in ``equal_budget``. untold_at_equal_budget: how many cannot be told from the pick;
+            alike_at_equal_budget: how many of these are alike.
         peers: what other methods pick, by method. front: the Pareto front, cheapest first.
         far: why the task is unlike all calibration runs. peft: arguments of ``LoraConfig``.
         max_forgetting: the most by which the pick may raise the loss of the rows to keep, left out where any.
@@ -137,6 +140,7 @@ class RecommendationFile:
     all_linear: ComparedEntry
     equal_budget: tuple[ComparedEntry, ...]
     baseline: str | None
+    untold_at_equal_budget: int
     alike_at_equal_budget: int
     peers: Mapping[str, PeerEntry | NoPick]
     front: tuple[ScoreEntry, ...]
@@ -198,6 +202,7 @@ def recommendation_file(
         all_linear=_all_linear(scorer, rec),
         equal_budget=_equal_budget(scorer, rec),
         baseline=None if rec.baseline is None else rec.equal_budget[rec.baseline].name,
+        untold_at_equal_budget=rec.untold,
         alike_at_equal_budget=rec.alike,
         peers={pick.peer: pick.entry(scorer) for pick in peers},
         front=tuple(score_entry(score, scorer) for score in rec.front),
@@ -231,7 +236,7 @@ def _all_linear(scorer: Scorer, rec: Recommendation) -> ComparedEntry:
     both = scorer.predict([rec.picked.candidate, rec.all_linear.candidate])
     return ComparedEntry(
         **score_fields(rec.all_linear, scorer),
-        alike_pick=not both.distinguishable(1, 0),
+        beside_pick=both.beside(1, 0),
         vs_pick=Interval(*share_of_loss(both.difference(1, 0))),
     )
 
@@ -241,7 +246,7 @@ def _equal_budget(scorer: Scorer, rec: Recommendation) -> tuple[ComparedEntry, .
     return tuple(
         ComparedEntry(
             **score_fields(score, scorer),
-            alike_pick=not joint.distinguishable(i, 0),
+            beside_pick=joint.beside(i, 0),
             vs_pick=Interval(*share_of_loss(joint.difference(i, 0))),
         )
         for i, score in enumerate(rec.equal_budget)

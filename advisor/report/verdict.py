@@ -12,7 +12,7 @@ from rich.console import Console
 from advisor.advice.confirm import Confirmation, short_recipe
 from advisor.advice.effort import measuring_steps, most_to_win, run_steps
 from advisor.advice.recommend import STABLE, Recommendation
-from advisor.core.choices import EFFORTS, PREDICTED, SOME_RUNS, STRATEGIES
+from advisor.core.choices import ALIKE_WITHIN, EFFORTS, PREDICTED, SOME_RUNS, STRATEGIES
 from advisor.core.targets import Target
 from advisor.core.text import printable
 from advisor.prediction.predictor import LEVEL
@@ -173,12 +173,17 @@ def told_apart(rec: Recommendation) -> str:
     others = len(rec.equal_budget) - 1
     if not others:
         return ""
-    if rec.alike == others:
-        text = f"None of the {others} common target sets at this budget can be told apart from it"
-        return text + ("; it is the cheapest of those expected to be as good." if rec.strategy == PREDICTED else ".")
-    if not rec.alike:
+    if not rec.untold:
         return f"All {others} common target sets at this budget can be told apart from it."
-    return f"{rec.alike} of {others} common target sets at this budget cannot be told apart from it."
+    if rec.untold == others:
+        text = f"None of the {others} common target sets at this budget can be told apart from it"
+        text += "; it is the cheapest of those expected to be as good" if rec.strategy == PREDICTED else ""
+    else:
+        text = f"{rec.untold} of {others} common target sets at this budget cannot be told apart from it"
+    if rec.alike:
+        many = "All" if rec.alike == rec.untold > 1 else str(rec.alike)
+        text += f". {many} of these end{'s' * (rec.alike == 1)} within {ALIKE_WITHIN:.0%} of its loss"
+    return f"{text}."
 
 
 def checked(found: Confirmation) -> str:

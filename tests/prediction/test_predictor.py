@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -329,6 +330,23 @@ def test_what_is_called_distinguishable_is_in_that_order(
                     right.append((found.deviation[i] < found.deviation[j]) == (true[i] < true[j]))
     assert np.mean(right) >= 0.95, f"{np.mean(right):.3f} of {len(right)} among {pairs} pairs"
     assert len(right) >= 0.2 * pairs, f"{len(right)} of {pairs}"
+
+
+@pytest.mark.parametrize("log_gain_sd", [0.0, 0.5])
+def test_what_is_called_alike_is_within_five_percent(log_gain_sd: float) -> None:
+    rng = np.random.default_rng(0)
+    none, words = Estimate(np.zeros(2), np.zeros(2), np.zeros(2)), []
+    for value, sd in itertools.product((0.0, 0.01, 0.03, 0.06), (0.002, 0.01, 0.02, 0.04)):
+        found = Predictions(none, none, none, np.array([value, 0.0]), np.diag([sd**2, 0.0]), 0.02, (), np.zeros(2), log_gain_sd)
+        words.append(found.beside(0, 1))
+        assert words[-1] == found.beside(1, 0)
+        drawn = np.exp(log_gain_sd * rng.standard_normal(20_000)) * (value + sd * rng.standard_normal(20_000))
+        within = np.mean(np.abs(drawn) < math.log(1.05))
+        if words[-1] == "alike":
+            assert within > 0.9
+        if words[-1] == "not known":
+            assert within < 0.95
+    assert set(words) == {"apart", "alike", "not known"}
 
 
 def test_similar_selections_are_told_apart_more_easily() -> None:

@@ -203,7 +203,7 @@ def row_of(entry: Shown, measure: str) -> list[str]:
 def test_the_numbers_are_those_of_the_json(recommended: Recommended, rendered: Render, task: str) -> None:
     shown, page = recommended(task), parse(rendered(task))
     pick, equal = shown["pick"], shown["equal_budget"]
-    told = ["yes" if not entry["alike_pick"] else "no" for entry in [*equal[1:], shown["all_linear"]]]
+    told = ["yes" if entry["beside_pick"] == "apart" else "no" for entry in [*equal[1:], shown["all_linear"]]]
     names = ["the pick", *(entry["name"] for entry in equal[1:]), "all modules"]
     rows = [
         [name, *row_of(entry, shown["metric"]), word]
@@ -256,9 +256,9 @@ def test_modules_at_one_place_are_added_and_ranks_written() -> None:
     assert texts == ["layer", "q", "out", "0", "75.0 1/2 r12", "–", "25.0 r4"]
 
 
-def test_every_mark_has_a_shape_and_hollow_is_alike() -> None:
-    def mark(label: str, kind: str, alike: bool) -> Mark:
-        return Mark(label, kind, 100, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), alike)
+def test_every_mark_has_a_shape_and_hollow_is_not_told_apart() -> None:
+    def mark(label: str, kind: str, untold: bool) -> Mark:
+        return Mark(label, kind, 100, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), untold)
 
     marks = [mark("the pick", "pick", False), mark("a", "common", True), mark("b", "common", False)]
     page = parse(intervals(marks, "accuracy", "metric").svg())
@@ -365,10 +365,10 @@ def test_what_can_be_told_from_the_target_sets(recommended: Recommended) -> None
     shown = recommended()
     names = [entry["name"] for entry in shown["equal_budget"][1:]]
     for entry in shown["equal_budget"]:
-        entry["alike_pick"] = True
+        entry["beside_pick"] = "not known"
     assert f"No detectable difference. None of the {len(names)} other" in answer(shown)
     first, second = shown["equal_budget"][1:3]
-    first["alike_pick"] = second["alike_pick"] = False
+    first["beside_pick"] = second["beside_pick"] = "apart"
     first["vs_pick"]["value"], second["vs_pick"]["value"] = 0.5, -0.5
     text = answer(shown)
     assert f"worse than the pick, beyond the uncertainty: {names[0]}." in text

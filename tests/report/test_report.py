@@ -155,11 +155,14 @@ def test_verdict_says_what_was_found(pair: Pair) -> None:
 def test_verdict_speaks_up_when_nothing_can_be_told_apart_or_is_unstable(pair: Pair) -> None:
     scorer, found = pair
     others = len(found.equal_budget) - 1
-    alike = "\n".join(verdict(scorer, replace(found, alike=others), None))
+    alike = "\n".join(verdict(scorer, replace(found, untold=others), None))
     assert f"None of the {others} common target sets at this budget can be told apart" in alike
-    some = "\n".join(verdict(scorer, replace(found, alike=others - 1), None))
+    some = "\n".join(verdict(scorer, replace(found, untold=others - 1), None))
     assert f"{others - 1} of {others} common target sets at this budget cannot be told apart" in some
-    assert f"All {others} common target sets" in "\n".join(verdict(scorer, replace(found, alike=0), None))
+    assert f"All {others} common target sets" in "\n".join(verdict(scorer, replace(found, untold=0), None))
+    close = "\n".join(verdict(scorer, replace(found, untold=3, alike=1), None))
+    assert "cannot be told apart from it. 1 of these ends within 5% of its loss." in close
+    assert "All of these end within 5%" in "\n".join(verdict(scorer, replace(found, untold=2, alike=2), None))
     shaky = "\n".join(verdict(scorer, replace(found, stability=Stability((0.5, 0.5), 20)), None))
     assert "raise --samples" in shaky
     assert "raise --samples" not in "\n".join(verdict(scorer, replace(found, stability=Stability((0.9, 0.8), 20)), None))
@@ -208,14 +211,14 @@ def test_json_is_plain_and_says_what_the_sentences_say(pair: Pair) -> None:
     assert shown["baseline"] == "your config"
     assert shown["peft"] == {"r": 8}
     assert shown["provenance"]["samples"] == scorer.probe.samples
-    assert shown["alike_at_equal_budget"] == found.alike
+    assert shown["untold_at_equal_budget"] == found.untold
     assert len(shown["front"]) == len(found.front)
     assert shown["strategy"] == "predicted"
     assert Linearity.from_dict(shown["linearity"]) == LINEARITY
     assert made(None)["linearity"] is None
     for entry in (shown["all_linear"], *shown["equal_budget"][1:]):
         low, high = entry["vs_pick"]["low"], entry["vs_pick"]["high"]
-        assert entry["alike_pick"] == (low <= 0 <= high)  # the interval of the difference decides
+        assert (entry["beside_pick"] != "apart") == (low <= 0 <= high)  # the interval of the difference decides
 
 
 FILES = ("lora.yaml", "adapter_config.json", "report.md", "report.html", "recommendation.json")
@@ -234,7 +237,7 @@ def test_the_short_answer_fits_one_screen(task: str, budget: str, monkeypatch: p
     monkeypatch.setattr(module, "STABILITY_DRAWS", 2)
     scorer = make_scorer(make_probe(task, n=24, layers=4))
     found = recommend(scorer, parse_budget(budget), Session())
-    for rec in (found, replace(found, stability=Stability((0.1,), 2)), replace(found, alike=len(found.equal_budget) - 1)):
+    for rec in (found, replace(found, stability=Stability((0.1,), 2)), replace(found, untold=len(found.equal_budget) - 1)):
         shown = answer(scorer, rec, None, "recommendation", FILES)
         fits(str(shown))
         assert 3 <= len(shown.table.rows) <= 6

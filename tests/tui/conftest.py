@@ -141,7 +141,8 @@ class FakeEngine(RealEngine):
             front=scorer.score([pool[2], pool[1], pool[0]]),
             equal_budget=equal,
             baseline=None,
-            alike=2,
+            untold=2,
+            alike=0,
             stability=Stability((1.0,) * len(names), 20),
             pool=tuple(pool),
             costs=tuple(scorer.cost(candidate) for candidate in pool),
@@ -177,6 +178,16 @@ class FakeEngine(RealEngine):
         runs = Runs(opened.scorer, recommendation, recipe, asked, 1, run_all, tell)
         tell(runs.standing())
         return conclude(opened, recommendation, inputs, runs)
+
+    def calibrate(self, opened: Opened, inputs: Inputs, asked: int, folder: Path, session: Session) -> tuple[Opened, int]:
+        """Runs without a model; between them ``gate`` is waited for."""
+        self._called("calibrate")
+        for _ in range(asked):
+            if self.gate is not None:
+                self.gate.wait(10)
+            session.check()
+            self.asked.append("run")
+        return self.rescored(opened, opened.inputs), asked
 
     def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
         self._called("write")

@@ -81,7 +81,7 @@ async def test_how_sure_it_is_follows_what_is_known(make_app: MakeApp, engine) -
         opened, rec = app.state.opened, app.state.recommendation
         far = replace(rec.front, predictions=replace(rec.front.predictions, far=("few rows",)))
         assert engine.headline(opened, replace(rec, front=far), None).sureness == UNLIKE
-        assert engine.headline(opened, replace(rec, alike=0), None).sureness == SETTLED
+        assert engine.headline(opened, replace(rec, untold=0), None).sureness == SETTLED
         assert engine.headline(opened, rec, None).sureness == OPEN
 
 

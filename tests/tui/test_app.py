@@ -336,7 +336,7 @@ def test_an_existing_probe_is_explored_without_torch(tmp_path: Path) -> None:
         "pick = engine.recommend(opened, Inputs(), Session()).picked.candidate\n"
         "figures, effects = engine.figures(opened, pick), engine.effects(opened, pick, pick)\n"
         "engine.keep(opened, [pick])\n"
-        "assert engine.kept(opened) == [pick] and effects.alike and figures.cost.params > 0\n"
+        "assert engine.kept(opened) == [pick] and effects.beside and figures.cost.params > 0\n"
         "print([m for m in ('torch', 'transformers', 'peft', 'textual') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)

@@ -89,8 +89,8 @@ def test_what_cannot_be_told_apart_is_not_known_rather_than_the_same(engine: Any
     better = told.deviation[0] < told.deviation[1]
     wanted = "not known" if not told.distinguishable(0, 1) else f"yes, {'better' if better else 'worse'}"
     assert apart(entry, figures[1], figures[0]) == wanted
-    assert apart(entry, replace(figures[1], alike=True), figures[0]) == "not known"
-    worse = replace(figures[1], alike=False, vs_all=(figures[0].vs_all[0] + 1, 0, 0))
+    assert apart(entry, replace(figures[1], beside="not known"), figures[0]) == "not known"
+    worse = replace(figures[1], beside="apart", vs_all=(figures[0].vs_all[0] + 1, 0, 0))
     assert apart(entry, worse, figures[0]) == "yes, worse"
     assert apart(merged([(PICK, "the pick", pick)])[0], figures[0], figures[0]) == "is the pick"
     assert apart(entry, None, figures[0]) == "…"

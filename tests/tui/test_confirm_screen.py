@@ -102,6 +102,38 @@ async def test_stopping_before_the_first_run_leaves_the_answer(make_app: MakeApp
         assert engine.asked.count("confirm") == 1
 
 
+async def test_calibration_scores_anew_by_what_was_learned(make_app: MakeApp, engine) -> None:
+    app = make_app(Inputs(confirm=4), opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        opened = app.state.opened
+        engine.gate = threading.Event()
+        await pilot.press("6", "c", "c", "f5")  # one at a time
+        await pilot.pause(0.1)
+        assert "Calibration: run 1 of 4" in shown_text(app, "#status")
+        assert engine.asked.count("calibrate") == 1
+        assert "confirm" not in engine.asked
+        engine.gate.set()
+        await settled(pilot)
+        assert engine.asked.count("run") == 4
+        assert app.state.opened is not opened
+        assert engine.asked.count("recommend") == 2  # searched for anew
+        assert any("learn from 4 runs" in note.message for note in app._notifications)
+
+
+async def test_a_stopped_calibration_leaves_the_answer(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        opened = app.state.opened
+        engine.gate = threading.Event()
+        await pilot.press("6", "c", "escape")
+        assert "count next time" in shown_text(app, "#status")
+        engine.gate.set()
+        await settled(pilot)
+        assert app.state.opened is opened
+
+
 async def test_runs_of_another_process_are_seen(make_app: MakeApp) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -203,8 +235,9 @@ def test_a_run_without_a_word_for_long_is_over(tmp_path: Path) -> None:
 
 def test_time_left_counts_what_is_under_way_and_what_may_follow() -> None:
     run = LiveRun("k", "n", 50, 100, (), (), (), started=0.0, written=10.0)
-    assert left_in_all(None, 4, [], []) is None
-    assert left_in_all(None, 4, [], [run]) == 10.0 + 3 * 20.0
+    assert left_in_all(0, 4, [], []) is None
+    assert left_in_all(0, 4, [], [run]) == 10.0 + 3 * 20.0
+    assert left_in_all(2, 4, [], [run]) == 10.0 + 20.0
 
 
 @pytest.mark.parametrize("width", [0, 10, 24, 100])

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from textual.widgets import Input
 from tui_helpers import settled, shown_text
 
+from advisor.prediction.calibration_rows import read_rows, user_rows_folder
+from advisor.training.live import finished_runs
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
+
+RUNS_TRIES = 30_000
 
 
 def write_data(path: Path) -> Path:
@@ -46,3 +51,27 @@ async def test_from_setup_to_explore(tiny_model: Callable[..., Path], tmp_path: 
         await pilot.press("1")
         await settled(pilot)
         assert [probe.folder for probe in app.screen.recent] == [folder]
+
+
+@pytest.mark.slow  # real runs have processes of their own
+async def test_real_runs_confirm_and_calibrate(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, data = tiny_model("bert"), write_data(tmp_path / "d.csv")
+    inputs = Inputs(model=str(model), data=str(data), samples=16, epochs=1, batch_size=8, confirm=2, confirm_rows=16, workers=1)
+    app = AdvisorApp(inputs, session_path=tmp_path / "tui.json", start=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("6", "f5")
+        await settled(pilot, RUNS_TRIES)
+        state = app.state
+        assert state.confirmation.runs[0].role == "pilot", list(app.log_lines)
+        assert len(finished_runs(tmp_path / "recommendation" / "confirm")) == len(state.confirmation.runs)
+        opened = state.opened
+        await pilot.press("c")
+        await settled(pilot, RUNS_TRIES)
+        assert len(finished_runs(tmp_path / "recommendation" / "calibration")) == 2, list(app.log_lines)
+        assert state.opened is not opened
+        (rows,) = user_rows_folder().glob("*.jsonl")
+        assert len(read_rows(rows)) == 2

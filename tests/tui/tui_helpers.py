@@ -14,11 +14,11 @@ FROZEN = 1_700_000_000.0
 TRIES = 400
 
 
-async def settled(pilot: Pilot[None]) -> None:
+async def settled(pilot: Pilot[None], tries: int = TRIES) -> None:
     """Wait until the app has nothing under way: no run, no question to the engine, figures and effects are there."""
     app = pilot.app
     assert isinstance(app, AdvisorApp)
-    for _ in range(TRIES):
+    for _ in range(tries):
         await pilot.pause(0.02)
         waiting = not app.has_begun or app.has_keys_waiting or app.runs or any(app.is_busy(topic) for topic in app.topics)
         state = app.state
