@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from advisor.core import options
+from advisor.core import option_groups, options
 from advisor.core.choices import AUTO, AUTO_BASE
 from advisor.core.errors import BadInput, Interrupted
 from advisor.core.option import changed, options_of, shared, values
@@ -125,7 +125,7 @@ def recommend(given: RecommendArguments) -> Recommended:
         prepared = _with_kept(probe_cache.prepare_for_probe(source, session, how.samples), given, session)
         if given.real_runs:
             prepared.loaded.require_in_memory()
-        recipe = recipe_for(prepared.train.schema.task, **values(given, options.Recipe))
+        recipe = recipe_for(prepared.train.schema.task, **values(given, option_groups.Recipe))
         schema = prepared.train.schema
         columns = ", ".join(schema.text_columns) + (f" → {schema.label_column}" if schema.label_column else "")
         session.note(f"Read as {schema.task}: {columns}; metric {schema.metric}. Recipe: {recipe}.", brief=True)
@@ -156,7 +156,7 @@ def recommend(given: RecommendArguments) -> Recommended:
         )
 
 
-def _with_kept(prepared: Prepared, given: options.Keep, session: Session) -> Prepared:
+def _with_kept(prepared: Prepared, given: option_groups.Keep, session: Session) -> Prepared:
     """With the rows to keep, where any are named."""
     if given.keep is None:
         return prepared
@@ -178,7 +178,7 @@ def _refuse_beside_probe(given: options.Recommend, folder: Path) -> None:
         raise BadInput(f"{folder} is a probe, made with its own {', '.join(named)}.", "Leave these out, or name the model.")
 
 
-def source_of(given: options.ModelAndData) -> Source:
+def source_of(given: option_groups.ModelAndData) -> Source:
     """What the options name, as plain values.
 
     Raises:
@@ -214,11 +214,11 @@ def probe_settings(given: options.Probe | options.Recommend | options.Terminal) 
     return ProbeSettings(**shared(given, ProbeSettings))
 
 
-def lora_settings(given: options.Lora) -> LoraSettings:
+def lora_settings(given: option_groups.Lora) -> LoraSettings:
     """Common rank and alpha; for rank ``auto`` those that its budget is counted at."""
     from advisor.core.targets import LoraSettings
 
-    settings = values(given, options.Lora)
+    settings = values(given, option_groups.Lora)
     return LoraSettings(**{**settings, "rank": AUTO_BASE if settings["rank"] == AUTO else settings["rank"]})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from advisor.advice.confirm import Confirmation, RunAll, confirm, short_recipe
 from advisor.advice.effort import measuring_steps, run_steps
 from advisor.advice.recommend import Recommendation
-from advisor.core import options
+from advisor.core import option_groups
 from advisor.core.candidate import Candidate, RealRun
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
@@ -25,7 +25,8 @@ from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
 from advisor.report.words import duration
 from advisor.training.pace import step_seconds
-from advisor.training.runs import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
+from advisor.training.runner import PlannedRun
+from advisor.training.runs import FAILED_FILE, calibrate, plan_runs, read_failures
 from advisor.training.workers import import_ray
 
 CONFIRM_FOLDER = "confirm"
@@ -33,7 +34,7 @@ CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
 
 
 def confirm_in(
-    out: Path, prepared: Prepared, settings: options.Confirm, session: Session
+    out: Path, prepared: Prepared, settings: option_groups.Confirm, session: Session
 ) -> Callable[[Scorer, Recommendation], Confirmation]:
     """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes.
 

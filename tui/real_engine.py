@@ -173,7 +173,7 @@ class RealEngine:
         from advisor.advice.explain import agreements, block_ranks
         from advisor.advice.peer_picks import module_scores
         from advisor.advice.recommend import module_shares
-        from advisor.core import options
+        from advisor.core import option_groups
         from advisor.core.option import values
         from advisor.core.recipe import recipe_for
         from advisor.core.targets import LoraSettings
@@ -181,10 +181,10 @@ class RealEngine:
         from advisor.prediction.predictor import Predictor
         from advisor.prediction.scorer import Scorer
 
-        recipe = recipe_for(probe.task, **values(inputs, options.Recipe))
-        settings = LoraSettings(**values(inputs, options.Lora))
+        recipe = recipe_for(probe.task, **values(inputs, option_groups.Recipe))
+        settings = LoraSettings(**values(inputs, option_groups.Lora))
         predictor = Predictor().fit(load_rows(), probe.task)
-        scorer = Scorer(probe, settings, recipe, predictor, **values(inputs, options.Kernel))
+        scorer = Scorer(probe, settings, recipe, predictor, **values(inputs, option_groups.Kernel))
         shares = module_shares(scorer, [t.name for t in probe.targets])
         return Opened(
             folder,
@@ -240,11 +240,11 @@ class RealEngine:
 
     def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
         from advisor import api
-        from advisor.core import options
         from advisor.core.option import values
+        from advisor.core.option_groups import Budget, Confirm, Scoring, Seed, Strategy, Trust
 
         # the probe has the rest
-        groups = (options.Budget, options.Strategy, options.Scoring, options.Confirm, options.Seed, options.Trust)
+        groups = (Budget, Strategy, Scoring, Confirm, Seed, Trust)
         asked = {name: value for group in groups for name, value in values(inputs, group).items()}
         written = api.recommend(opened.folder, session=session, out=out, **asked)
         return tuple(written.folder / name for name in written.files)
