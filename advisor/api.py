@@ -21,7 +21,10 @@ from advisor.core.errors import BadInput, Interrupted
 from advisor.core.option import changed, options_of, shared, values
 
 if TYPE_CHECKING:
+    from advisor import workflow
+    from advisor.core.candidate import Candidate
     from advisor.core.events import Session
+    from advisor.core.recipe import TrainingRecipe
     from advisor.core.targets import LoraSettings
     from advisor.models.prepare import Prepared, Source
     from advisor.probing.settings import ProbeSettings
@@ -100,7 +103,6 @@ def recommend(given: RecommendArguments) -> Recommended:
     """
     with _shown(given.session) as session:
         from advisor import probe_cache, real_runs, workflow
-        from advisor.advice.budget import parse_budget
         from advisor.core.probe import load_probe
         from advisor.core.recipe import recipe_for
         from advisor.core.store import is_probe
@@ -131,29 +133,38 @@ def recommend(given: RecommendArguments) -> Recommended:
         session.note(f"Read as {schema.task}: {columns}; metric {schema.metric}. Recipe: {recipe}.", brief=True)
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if given.baseline is None else read_baseline(Path(given.baseline), found, given.trust_remote_code)
-        asked = workflow.Question(
-            settings,
-            recipe,
-            parse_budget(given.budget),
-            granularity=given.granularity,
-            strategy=given.strategy,
-            baseline=own,
-            kernel=given.kernel,
-            sigma=given.sigma,
-            seed=given.seed,
-            trust_remote_code=given.trust_remote_code,
-            formats=given.formats,
-            own_ranks=given.rank == AUTO,
-            max_forgetting=given.max_forgetting,
-        )
         return workflow.recommend_folder(
             found,
-            asked,
+            _question(given, settings, recipe, own),
             session,
             folder,
             linearity_of=workflow.measure_pick(prepared, how, settings, session) if given.linearity else None,
             confirmation_of=real_runs.confirm_in(folder, prepared, given, session) if given.real_runs else None,
         )
+
+
+def _question(
+    given: options.Recommend, settings: LoraSettings, recipe: TrainingRecipe, baseline: Candidate | None
+) -> workflow.Question:
+    """What is to be decided, from the options and what was made of some of them."""
+    from advisor import workflow
+    from advisor.advice.budget import parse_budget
+
+    return workflow.Question(
+        settings,
+        recipe,
+        parse_budget(given.budget),
+        granularity=given.granularity,
+        strategy=given.strategy,
+        baseline=baseline,
+        kernel=given.kernel,
+        sigma=given.sigma,
+        seed=given.seed,
+        trust_remote_code=given.trust_remote_code,
+        formats=given.formats,
+        own_ranks=given.rank == AUTO,
+        max_forgetting=given.max_forgetting,
+    )
 
 
 def _with_kept(prepared: Prepared, given: option_groups.Keep, session: Session) -> Prepared:

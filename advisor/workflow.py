@@ -1,4 +1,4 @@
-"""What the commands (and later the terminal interface) do with the engine: cache, files, calibration folders."""
+"""What the commands and the terminal interface do with the engine: cache, files, calibration folders."""
 
 from __future__ import annotations
 
