@@ -39,6 +39,9 @@ def confirm_in(
     """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes.
 
     What they take is said before they begin: in steps, and in minutes by the pace of one batch.
+
+    Raises:
+        BadInput: a row's images cannot be read; the function that is returned: as :func:`real_runs`.
     """
     source, made_of = prepared.source, prepared.made_of
 
@@ -63,7 +66,11 @@ def confirm_in(
 def real_runs(
     source: Source, made_of: Mapping[str, str], recipe: TrainingRecipe, folder: Path, workers: int, session: Session
 ) -> RunAll:
-    """Real runs through :func:`advisor.training.runs.calibrate`, resumable; a run that fails stops no other."""
+    """Real runs through :func:`advisor.training.runs.calibrate`, resumable; a run that fails stops no other.
+
+    Raises:
+        BadInput, Interrupted: the function that is returned: as :func:`advisor.training.runs.calibrate`.
+    """
 
     def all_of(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
         planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas, tuple(measured)) for c in candidates]
@@ -107,6 +114,8 @@ def calibrate_folder(
 
     Raises:
         NotFinite, OutOfMemory: all runs failed, the first of them so.
+        BadInput: model or data cannot be used, or ``out`` holds something else.
+        Interrupted: cancelled; finished runs and the probe's passes are kept.
     """
     if ray is not None:
         import_ray()  # that it is missing is better said before the model is loaded

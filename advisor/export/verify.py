@@ -126,6 +126,7 @@ def verify(
 
     Raises:
         BadInput: the config or the model cannot be read, the config is not LoRA's, or its tool or PEFT refuses it.
+        OutOfMemory: there is not enough memory for the model's architecture.
     """
     took = take(Path(config_path), model_name, task, format_name, revision, trust_remote_code)
     it, resolved, arguments = took.applied, took.applied.resolved, took.applied.arguments

@@ -172,7 +172,11 @@ class LoadedModel:
         return int(min(limit, self.tokenizer.model_max_length))
 
     def qv_roles(self) -> tuple[str, ...]:
-        """The roles that stand for "q,v" in this family; without a profile, those that usually mean it."""
+        """The roles that stand for "q,v" in this family; without a profile, those that usually mean it.
+
+        Raises:
+            BadInput: the family's profile is damaged.
+        """
         profile = profile_of(self.model.config)
         if profile:
             return tuple(profile["qv"])
@@ -206,6 +210,7 @@ def load_model(
     Raises:
         BadInput: the folder or id cannot be loaded as such a model, its family does not do the task, or its trained head
             has other labels.
+        OutOfMemory: it does not fit in memory.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     config, stored = _config_for(name, task, num_labels, quantised, adapt, options)
@@ -354,6 +359,7 @@ def meta_model(
 
     Raises:
         BadInput: no usable config at ``name``, or its family has no model for the task.
+        OutOfMemory: there is not enough memory for the architecture.
     """
     config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
     if task not in LANGUAGE_TASKS and num_labels is not None:

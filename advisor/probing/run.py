@@ -321,7 +321,13 @@ def measure_selections(
     prepared: Prepared, settings: ProbeSettings, lora: LoraSettings, selections: Sequence[Selection], session: Session
 ) -> list[Linearity]:
     """:class:`Linearity` of any selections, with the head that ``settings`` names, fitted if it is not yet; empty where
-    the model is too large for the copy that this takes."""
+    the model is too large for the copy that this takes.
+
+    Raises:
+        BadInput: a row's images cannot be read.
+        OutOfMemory: not even one row fits.
+        Interrupted: cancelled.
+    """
     loaded = prepared.loaded
     if _head_kind(loaded, settings) == "probed" and not loaded.head_is_fitted and not uncopyable(loaded):
         _fit_head(prepared, "probed", session)

@@ -162,7 +162,11 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_failures(folder: Path) -> dict[str, AdvisorError]:
-    """Why runs of a calibration folder failed, by their keys, in the order in which they did; as :func:`read_runs`."""
+    """Why runs of a calibration folder failed, by their keys, in the order in which they did; as :func:`read_runs`.
+
+    Raises:
+        BadInput: as :func:`read_runs`.
+    """
     kinds = {kind.__name__: kind for kind in (NotFinite, OutOfMemory)}
     rows = _read_lines(folder / FAILED_FILE, FailureFields)
     return {row["key"]: kinds.get(row["error"], AdvisorError)(row["what"], row["hint"]) for row in rows}
