@@ -15,13 +15,16 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from advisor.core import options
+from advisor.core import option_groups, options
 from advisor.core.choices import AUTO, AUTO_BASE
 from advisor.core.errors import BadInput, Interrupted
 from advisor.core.option import changed, options_of, shared, values
 
 if TYPE_CHECKING:
+    from advisor import workflow
+    from advisor.core.candidate import Candidate
     from advisor.core.events import Session
+    from advisor.core.recipe import TrainingRecipe
     from advisor.core.targets import LoraSettings
     from advisor.models.prepare import Prepared, Source
     from advisor.probing.settings import ProbeSettings
@@ -100,7 +103,6 @@ def recommend(given: RecommendArguments) -> Recommended:
     """
     with _shown(given.session) as session:
         from advisor import probe_cache, real_runs, workflow
-        from advisor.advice.budget import parse_budget
         from advisor.core.probe import load_probe
         from advisor.core.recipe import recipe_for
         from advisor.core.store import is_probe
@@ -125,30 +127,15 @@ def recommend(given: RecommendArguments) -> Recommended:
         prepared = _with_kept(probe_cache.prepare_for_probe(source, session, how.samples), given, session)
         if given.real_runs:
             prepared.loaded.require_in_memory()
-        recipe = recipe_for(prepared.train.schema.task, **values(given, options.Recipe))
+        recipe = recipe_for(prepared.train.schema.task, **values(given, option_groups.Recipe))
         schema = prepared.train.schema
         columns = ", ".join(schema.text_columns) + (f" → {schema.label_column}" if schema.label_column else "")
         session.note(f"Read as {schema.task}: {columns}; metric {schema.metric}. Recipe: {recipe}.", brief=True)
         found = probe_cache.probe_cached(prepared, how, session) if probed is None else run_probe(prepared, how, probed, session)
         own = None if given.baseline is None else read_baseline(Path(given.baseline), found, given.trust_remote_code)
-        asked = workflow.Question(
-            settings,
-            recipe,
-            parse_budget(given.budget),
-            granularity=given.granularity,
-            strategy=given.strategy,
-            baseline=own,
-            kernel=given.kernel,
-            sigma=given.sigma,
-            seed=given.seed,
-            trust_remote_code=given.trust_remote_code,
-            formats=given.formats,
-            own_ranks=given.rank == AUTO,
-            max_forgetting=given.max_forgetting,
-        )
         return workflow.recommend_folder(
             found,
-            asked,
+            _question(given, settings, recipe, own),
             session,
             folder,
             linearity_of=workflow.measure_pick(prepared, how, settings, session) if given.linearity else None,
@@ -156,7 +143,31 @@ def recommend(given: RecommendArguments) -> Recommended:
         )
 
 
-def _with_kept(prepared: Prepared, given: options.Keep, session: Session) -> Prepared:
+def _question(
+    given: options.Recommend, settings: LoraSettings, recipe: TrainingRecipe, baseline: Candidate | None
+) -> workflow.Question:
+    """What is to be decided, from the options and what was made of some of them."""
+    from advisor import workflow
+    from advisor.advice.budget import parse_budget
+
+    return workflow.Question(
+        settings,
+        recipe,
+        parse_budget(given.budget),
+        granularity=given.granularity,
+        strategy=given.strategy,
+        baseline=baseline,
+        kernel=given.kernel,
+        sigma=given.sigma,
+        seed=given.seed,
+        trust_remote_code=given.trust_remote_code,
+        formats=given.formats,
+        own_ranks=given.rank == AUTO,
+        max_forgetting=given.max_forgetting,
+    )
+
+
+def _with_kept(prepared: Prepared, given: option_groups.Keep, session: Session) -> Prepared:
     """With the rows to keep, where any are named."""
     if given.keep is None:
         return prepared
@@ -178,7 +189,7 @@ def _refuse_beside_probe(given: options.Recommend, folder: Path) -> None:
         raise BadInput(f"{folder} is a probe, made with its own {', '.join(named)}.", "Leave these out, or name the model.")
 
 
-def source_of(given: options.ModelAndData) -> Source:
+def source_of(given: option_groups.ModelAndData) -> Source:
     """What the options name, as plain values.
 
     Raises:
@@ -214,11 +225,11 @@ def probe_settings(given: options.Probe | options.Recommend | options.Terminal) 
     return ProbeSettings(**shared(given, ProbeSettings))
 
 
-def lora_settings(given: options.Lora) -> LoraSettings:
+def lora_settings(given: option_groups.Lora) -> LoraSettings:
     """Common rank and alpha; for rank ``auto`` those that its budget is counted at."""
     from advisor.core.targets import LoraSettings
 
-    settings = values(given, options.Lora)
+    settings = values(given, option_groups.Lora)
     return LoraSettings(**{**settings, "rank": AUTO_BASE if settings["rank"] == AUTO else settings["rank"]})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from advisor.advice.confirm import Confirmation, RunAll, confirm, short_recipe
 from advisor.advice.effort import measuring_steps, run_steps
 from advisor.advice.recommend import Recommendation
-from advisor.core import options
+from advisor.core import option_groups
 from advisor.core.candidate import Candidate, RealRun
 from advisor.core.events import Session
 from advisor.core.probe import Probe
@@ -26,7 +26,8 @@ from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
 from advisor.report.words import duration
 from advisor.training.pace import step_seconds
-from advisor.training.runs import FAILED_FILE, PlannedRun, calibrate, plan_runs, read_failures
+from advisor.training.runner import PlannedRun
+from advisor.training.runs import FAILED_FILE, calibrate, plan_runs, read_failures
 from advisor.training.workers import import_ray
 
 CONFIRM_FOLDER = "confirm"
@@ -34,11 +35,14 @@ CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
 
 
 def confirm_in(
-    out: Path, prepared: Prepared, settings: options.Confirm, session: Session
+    out: Path, prepared: Prepared, settings: option_groups.Confirm, session: Session
 ) -> Callable[[Scorer, Recommendation], Confirmation]:
     """For :func:`recommend_folder`: real runs, kept in the folder ``confirm`` of ``out``, so that a rerun resumes.
 
     What they take is said before they begin: in steps, and in minutes by the pace of one batch.
+
+    Raises:
+        BadInput: a row's images cannot be read; the function that is returned: as :func:`real_runs`.
     """
     source, made_of = prepared.source, prepared.made_of
 
@@ -63,7 +67,11 @@ def confirm_in(
 def real_runs(
     source: Source, made_of: Mapping[str, str], recipe: TrainingRecipe, folder: Path, workers: int, session: Session
 ) -> RunAll:
-    """Real runs through :func:`advisor.training.runs.calibrate`, resumable; a run that fails stops no other."""
+    """Real runs through :func:`advisor.training.runs.calibrate`, resumable; a run that fails stops no other.
+
+    Raises:
+        BadInput, Interrupted: the function that is returned: as :func:`advisor.training.runs.calibrate`.
+    """
 
     def all_of(candidates: Sequence[Candidate], measured: Sequence[Selection] = ()) -> list[RealRun | str]:
         planned = [PlannedRun(c.selection, c.settings, source.seed, c.ranks, c.alphas, tuple(measured)) for c in candidates]
@@ -108,6 +116,8 @@ def calibrate_folder(
 
     Raises:
         NotFinite, OutOfMemory: all runs failed, the first of them so.
+        BadInput: model or data cannot be used, or ``out`` holds something else.
+        Interrupted: cancelled; finished runs and the probe's passes are kept.
     """
     if ray is not None:
         import_ray()  # that it is missing is better said before the model is loaded

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.advice.budget import parse_budget
 from advisor.advice.peer_picks import comparison_json, peer_picks
-from advisor.core import options
+from advisor.core import option_groups, options
 from advisor.core.option import values
 from advisor.core.probe import Probe, load_probe
 from advisor.core.recipe import recipe_for
@@ -141,15 +141,15 @@ class ProbeResult:
 
     def scorer(self, **given: Any) -> Scorer:
         """Scores any selection at these LoRA settings and this recipe; the arguments are those of
-        :class:`advisor.core.options.Scoring`.
+        :class:`advisor.core.option_groups.Scoring`.
 
         Raises:
             BadInput: an option has a value that it does not take.
         """
-        scoring = options.Scoring(**given)
-        recipe = recipe_for(self.probe.task, **values(scoring, options.Recipe))
-        predictor, settings = Predictor().fit(load_rows(), self.probe.task), LoraSettings(**values(scoring, options.Lora))
-        return Scorer(self.probe, settings, recipe, predictor, **values(scoring, options.Kernel))
+        scoring = option_groups.Scoring(**given)
+        recipe = recipe_for(self.probe.task, **values(scoring, option_groups.Recipe))
+        predictor, settings = Predictor().fit(load_rows(), self.probe.task), LoraSettings(**values(scoring, option_groups.Lora))
+        return Scorer(self.probe, settings, recipe, predictor, **values(scoring, option_groups.Kernel))
 
     def score(self, selections: Selections, **given: Any) -> Shown:
         """Predictions, bounds and cost of given selections, in their order.
@@ -173,7 +173,7 @@ class ProbeResult:
         from advisor.advice.recommend import compare
 
         asked = options.Comparison(budget=budget, **given)
-        parsed, scorer, own = parse_budget(asked.budget), self.scorer(**values(asked, options.Scoring)), None
+        parsed, scorer, own = parse_budget(asked.budget), self.scorer(**values(asked, option_groups.Scoring)), None
         if asked.baseline is not None:
             from advisor.export.baseline import read_baseline
 

@@ -1,4 +1,4 @@
-"""What the commands (and later the terminal interface) do with the engine: cache, files, calibration folders."""
+"""What the commands and the terminal interface do with the engine: cache, files, calibration folders."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ REPORT_FILE, HTML_FILE = "report.md", "report.html"
 def measure_pick(
     prepared: Prepared, settings: ProbeSettings, lora: LoraSettings, session: Session
 ) -> Callable[[Selection], Linearity | None]:
-    """For :func:`recommend_folder`: the linearity of one selection, measured on the loaded model."""
+    """For :func:`recommend_folder`: the linearity of one selection, measured on the loaded model.
+
+    Raises:
+        BadInput, OutOfMemory, Interrupted: the function that is returned: as :func:`advisor.probing.run.measure_selections`.
+    """
     return lambda selection: next(iter(measure_selections(prepared, settings, lora, [selection], session)), None)
 
 
@@ -66,6 +70,8 @@ def measure_candidates(
 
     Raises:
         BadInput: ``model`` or the data is not the one that was probed, or the probe does not say how it was made.
+        OutOfMemory: not even one row fits.
+        Interrupted: cancelled.
     """
     made_of, settings = made_from(probe, trust_remote_code)
     source, identity = replace(made_of, model=model), probe.info["identity"]
@@ -162,6 +168,8 @@ def recommend_folder(
         BudgetTooSmall: nothing fits.
         Interrupted: cancelled; finished runs are kept.
         BadInput: unknown kernel, bad σ, or ``out`` cannot be written.
+        NotFinite: a number to write is NaN or infinite.
+        OutOfMemory: there is not enough memory for the model's architecture.
     """
     decision = decide(probe, asked, session, confirmation_of)
     proven = prove(decision, asked, session)
@@ -184,7 +192,13 @@ def decide(
     session: Session,
     confirmation_of: Callable[[Scorer, Recommendation], Confirmation] | None,
 ) -> Decision:
-    """The pick, by prediction and, where asked for, by real runs."""
+    """The pick, by prediction and, where asked for, by real runs.
+
+    Raises:
+        BadInput: unknown kernel, bad σ or ranks, or the scores of other methods in the probe are damaged.
+        BudgetTooSmall: nothing fits.
+        Interrupted: cancelled; finished runs are kept.
+    """
     predictor = Predictor().fit(load_rows(), probe.task)
     scorer = Scorer(probe, asked.settings, asked.recipe, predictor, kernel=asked.kernel, sigma=asked.sigma)
     advice = recommend(
@@ -247,7 +261,11 @@ def describe(
     linearity_of: Callable[[Selection], Linearity | None] | None,
     warnings: Sequence[str],
 ) -> tuple[RecommendationFile, list[str], list[TextTable]]:
-    """The recommendation for programs; in sentences; in tables."""
+    """The recommendation for programs; in sentences; in tables.
+
+    Raises:
+        BadInput: the scores of other methods in the probe are damaged.
+    """
     scorer, advice, confirmation = decision.scorer, decision.advice, decision.confirmation
     pick = advice.picked.candidate
     linearity = scorer.linearity(pick)
@@ -285,7 +303,13 @@ def write(
     out: Path,
     session: Session,
 ) -> tuple[str, ...]:
-    """The files of the folder ``out``, swapped in together; their names are returned."""
+    """The files of the folder ``out``, swapped in together; their names are returned.
+
+    Raises:
+        BadInput: ``out`` cannot be written, or holds a file that is not ours.
+        NotFinite: a number to write is NaN or infinite.
+        Interrupted: cancelled while another process had the folder.
+    """
     files = {name: file.text for whole in proven.whole.values() for name, file in whole.files.items()}
     yaml_text = proven.rendered["peft"].files[YAML_FILE].text
     files[REPORT_FILE] = report_markdown(scorer, sentences, shown_tables, yaml_text)
@@ -355,6 +379,7 @@ def write_rendered(formats: Sequence[Rendered], out: Path, session: Session, ove
 
     Raises:
         BadInput: they cannot be written, or would replace such a file.
+        Interrupted: cancelled while another process had the folder.
     """
     return write_files(out, {name: file.text for r in formats for name, file in r.files.items()}, session, overwrite=overwrite)
 
@@ -366,6 +391,7 @@ def export_formats(
 
     Raises:
         BadInput: not a recommendation folder, or an unknown format.
+        Interrupted: cancelled while another process had the folder.
     """
     where = recommendation / JSON_FILE
     shown = read_json(where, "recommendation")

@@ -39,7 +39,8 @@ from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
-from advisor.training.runs import PlannedRun, calibrate
+from advisor.training.runner import PlannedRun
+from advisor.training.runs import calibrate
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "experts.json"

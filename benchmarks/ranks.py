@@ -43,7 +43,8 @@ from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
-from advisor.training.runs import PlannedRun, calibrate, read_runs
+from advisor.training.runner import PlannedRun
+from advisor.training.runs import calibrate, read_runs
 
 RESULTS = Path(__file__).parent / "results" / "ranks.json"
 DATA = Path(__file__).parents[2] / "shared" / "data"

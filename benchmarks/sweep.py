@@ -41,7 +41,8 @@ from advisor.models.prepare import Source, prepare
 from advisor.prediction.learn import rows_from_runs
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
-from advisor.training.runs import PlannedRun, calibrate
+from advisor.training.runner import PlannedRun
+from advisor.training.runs import calibrate
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"

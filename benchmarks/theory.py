@@ -44,7 +44,8 @@ from advisor.theory import bounds
 from advisor.theory.kernels import Kernels
 from advisor.theory.spectrum import Spectrum
 from advisor.training.finetune import finetune
-from advisor.training.runs import PlannedRun, calibrate
+from advisor.training.runner import PlannedRun
+from advisor.training.runs import calibrate
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"

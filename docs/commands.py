@@ -11,7 +11,7 @@ from advisor.cli.app import app
 from advisor.cli.command import help_of, metavar_of
 from advisor.core import option as kinds
 from advisor.core.option import REQUIRED, Option, options_of
-from advisor.core.options import PANELS
+from advisor.core.option_groups import PANELS
 from advisor.core.store import write_text
 
 PAGE = Path(__file__).with_name("commands.md")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.choices import EFFORTS, PREDICTED, SOME_RUNS
 from advisor.core.events import Event, Progress, Session
 from advisor.core.option import options_of
-from advisor.core.options import Scoring
+from advisor.core.option_groups import Scoring
 from tui.jobs import TRAINS, Jobs
 from tui.state import State
 from tui.work import Stood

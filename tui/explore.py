@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
-from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Input, Static
 
@@ -23,56 +21,13 @@ from tui.heatmap import Grid, HeatMap
 from tui.inputs import Inputs
 from tui.panels import against, inspected, legend, measure_is_stale, measure_values, selection_text
 from tui.ranking import LEAST, Ranking, Sized
+from tui.side import FilterInput, Panel, Side
 from tui.sift import HELP, sifted
 from tui.state import Change
 from tui.theory import spectrum_text, terms, theory_text
 
 HIGHEST_SPECTRUM, SPECTRUM_AROUND = 20, 6  # lines of the plot, and of what stands around it
 EFFECTS_AFTER = 0.4  # seconds without a change until what each module would do is computed
-
-
-class Side(VerticalScroll):
-    """What stands beside the map."""
-
-    HELP_TEXT = (
-        "What is said of the selection at hand, beside all modules and beside the pick; below it the module under the map's "
-        "cursor, and why it is in or out. t shows the theory. w explains every term."
-    )
-
-
-class Panel(Static):
-    """A piece of text."""
-
-    def __init__(self, id: str) -> None:
-        super().__init__("", id=id, markup=False)
-        self._text = Content("")
-
-    def on_resize(self) -> None:
-        self.post_message(Sized())
-
-    def show(self, text: str | Content, bold_title: bool = False) -> None:
-        """Show another text; the screen is laid out anew only if that takes another number of lines than there are."""
-        if isinstance(text, str):
-            title, line_end, rest = text.partition("\n") if bold_title else ("", "", text)
-            text = Content.assemble((title, "bold"), line_end + rest)
-        if text == self._text:
-            return
-        self._text = text
-        height = self.styles.height
-        self.update(text, layout=height is not None and height.is_auto and self.size.height != self.lines)
-
-    @property
-    def lines(self) -> int:
-        """How many it takes."""
-        width = max(self.size.width, 1)
-        return sum(max(math.ceil(cell_len(line) / width), 1) for line in self._text.plain.split("\n"))
-
-
-class FilterInput(Input):
-    """Which modules of the map are not dim; Enter goes to the map, Escape drops the filter."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.drop_filter", "Drop the filter", show=False)]
-    HELP_TEXT = HELP
 
 
 class ExploreScreen(AdvisorScreen):

@@ -8,7 +8,7 @@ from typing import Any
 from advisor.core import option as kinds
 from advisor.core.errors import BadInput
 from advisor.core.option import Option, options_of
-from advisor.core.options import Columns
+from advisor.core.option_groups import Columns
 from tui.inputs import Inputs
 
 NAMES = (

@@ -4,7 +4,6 @@ neither NumPy nor torch, and looking at an existing probe never loads torch."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +20,10 @@ if TYPE_CHECKING:
     from advisor.core.candidate import Candidate
     from advisor.core.events import Session
     from advisor.core.probe import Probe
-    from advisor.data.examples import Example
-    from advisor.data.schema import Schema
     from advisor.export.plan import Plan, Rendered
     from advisor.models.peft import Resolved
     from advisor.training.live import DoneRun, LiveRun
 
-PREVIEW_ROWS = 5
 SELECTIONS_FILE = "selections.json"
 
 
@@ -40,31 +36,6 @@ def write_selections(path: Path, candidates: Sequence[Candidate]) -> None:
     from advisor.core.store import write_text
 
     write_text(path, json.dumps([entry(c) for c in candidates], indent=1, allow_nan=False) + "\n")
-
-
-def language_of(model: str | os.PathLike[str] | None, revision: str | None) -> str:
-    """What a model learns that predicts tokens, by its ``config.json``; ``causal-lm``, as most do, where there is none."""
-    return "seq2seq" if _config(model, revision).get("is_encoder_decoder") else "causal-lm"
-
-
-def _config(model: str | os.PathLike[str] | None, revision: str | None) -> dict[str, Any]:
-    """``config.json`` in a model's folder or the hub's cache; empty where neither has one."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from advisor.core.errors import BadInput
-    from advisor.core.store import read_json
-
-    name = str(model or "")
-    try:
-        is_folder = Path(name).is_dir()
-        path = f"{name}/config.json" if is_folder else try_to_load_from_cache(name, "config.json", revision=revision)
-        return read_json(Path(path), "config") if isinstance(path, str) else {}
-    except (BadInput, ValueError):  # damaged, or no name that the hub would take
-        return {}
-
-
-def _characters(example: Example) -> int:
-    return sum(map(len, (*example.texts, example.prompt, example.completion, *(text for _, text in example.messages))))
 
 
 class RealEngine:
@@ -96,63 +67,14 @@ class RealEngine:
         return probe_cache.demo_inputs()
 
     def preview(self, inputs: Inputs) -> Preview:
-        from advisor.core.errors import BadInput
-        from advisor.data.dataset import load_dataset
-        from advisor.data.tables import read_table
+        from tui.real_preview import preview
 
-        if not inputs.data:
-            raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
-        how: dict[str, Any] = {
-            "task": inputs.task,
-            "text_columns": inputs.text_columns,
-            "label_column": inputs.label_column,
-            "metric": inputs.metric,
-            "language": language_of(inputs.model, inputs.revision),
-            "sees": "vision_config" in _config(inputs.model, inputs.revision),
-        }
-        dataset = load_dataset(inputs.data, **how)
-        schema = dataset.schema
-        wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
-        table = read_table(inputs.data, wanted)
-        return Preview(
-            task=schema.task,
-            metric=schema.metric,
-            text_columns=schema.text_columns,
-            label_column=schema.label_column,
-            classes=schema.class_names,
-            columns=tuple(table.columns),
-            rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in table.rows[:PREVIEW_ROWS]),
-            total=len(dataset.examples),
-            notes=dataset.notes,
-            cost=self._cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),
-        )
+        return preview(inputs)
 
     def model_problem(self, inputs: Inputs) -> str:
-        name = str(inputs.model or "")
-        folder = Path(name)
-        if not name:
-            return ""
-        if folder.is_dir():
-            return "" if (folder / "config.json").is_file() else f"{name}: no config.json in that folder. Give a model's folder."
-        is_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-        if folder.exists() or is_path:
-            return f"{name}: no such folder. Give a model's folder, or a hub id such as gpt2."
-        return ""
+        from tui.real_preview import model_problem
 
-    def _cost(self, inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
-        from advisor.probing.cost_estimate import estimate_probe
-
-        if not inputs.model or not Path(inputs.model).is_dir():
-            return ""
-        found = estimate_probe(
-            Path(inputs.model), schema.task, len(schema.class_names), lengths, inputs.samples, inputs.max_length
-        )
-        if found is None:
-            return ""
-        return (
-            f"Probing takes {found.rows} rows, about {found.tokens:,} tokens, one forward and {found.backward} backward "
-            f"passes ({found.flops / 1e12:.2g} TFLOP), up to {found.disk_bytes / 1e9:.1f} GB of disk while it runs."
-        )
+        return model_problem(inputs)
 
     def probe(self, inputs: Inputs, session: Session) -> Opened:
         from advisor import api, probe_cache
@@ -173,7 +95,7 @@ class RealEngine:
         from advisor.advice.explain import agreements, block_ranks
         from advisor.advice.peer_picks import module_scores
         from advisor.advice.recommend import module_shares
-        from advisor.core import options
+        from advisor.core import option_groups
         from advisor.core.option import values
         from advisor.core.recipe import recipe_for
         from advisor.core.targets import LoraSettings
@@ -181,10 +103,10 @@ class RealEngine:
         from advisor.prediction.predictor import Predictor
         from advisor.prediction.scorer import Scorer
 
-        recipe = recipe_for(probe.task, **values(inputs, options.Recipe))
-        settings = LoraSettings(**values(inputs, options.Lora))
+        recipe = recipe_for(probe.task, **values(inputs, option_groups.Recipe))
+        settings = LoraSettings(**values(inputs, option_groups.Lora))
         predictor = Predictor().fit(load_rows(), probe.task)
-        scorer = Scorer(probe, settings, recipe, predictor, **values(inputs, options.Kernel))
+        scorer = Scorer(probe, settings, recipe, predictor, **values(inputs, option_groups.Kernel))
         shares = module_shares(scorer, [t.name for t in probe.targets])
         return Opened(
             folder,
@@ -240,11 +162,11 @@ class RealEngine:
 
     def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
         from advisor import api
-        from advisor.core import options
         from advisor.core.option import values
+        from advisor.core.option_groups import Budget, Confirm, Scoring, Seed, Strategy, Trust
 
         # the probe has the rest
-        groups = (options.Budget, options.Strategy, options.Scoring, options.Confirm, options.Seed, options.Trust)
+        groups = (Budget, Strategy, Scoring, Confirm, Seed, Trust)
         asked = {name: value for group in groups for name, value in values(inputs, group).items()}
         written = api.recommend(opened.folder, session=session, out=out, **asked)
         return tuple(written.folder / name for name in written.files)

@@ -136,7 +136,11 @@ def gradient_norms(probe: Probe) -> Array:
 
 def measured(probe: Probe, peer: str) -> Array | None:
     """A field of the probe's ``peers`` as numbers, [M] or for EVA [M, 64], NaN where unknown; None if it says nothing, or if
-    the probe is older than the peer."""
+    the probe is older than the peer.
+
+    Raises:
+        BadInput: the field is damaged; names it.
+    """
     fields = probe.info.get("peers")
     if fields is None or (isinstance(fields, dict) and peer not in fields):
         return None

@@ -172,6 +172,10 @@ def reconsider(
     Args:
         scorer: what everything shown is predicted by; ``decider`` may be at another recipe.
         finalists: indices in the recommendation's pool.
+
+    Raises:
+        BudgetTooSmall: none of the common target sets fits, and there is no baseline.
+        Interrupted: cancelled.
     """
     predictions = scorer.predict(rec.pool)
     best = min(finalists, key=lambda i: predictions.deviation[i])

@@ -11,7 +11,7 @@ import typer
 
 from advisor.core import option as kinds
 from advisor.core.option import REQUIRED, Checked, Option, options_of
-from advisor.core.options import PANELS
+from advisor.core.option_groups import PANELS
 
 TYPES = {kinds.WHOLE: int, kinds.REAL: float, kinds.FLAG: bool, kinds.NAMES: list[str], kinds.PATH: Path}
 METAVARS = {kinds.WHOLE: "INTEGER", kinds.REAL: "NUMBER", kinds.PATH: "PATH"}

@@ -1,4 +1,4 @@
-"""The options that only commands have, and which groups each command takes; see :mod:`advisor.core.options`."""
+"""The options that only commands have, and which groups each command takes; see :mod:`advisor.core.option_groups`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from advisor.core.amounts import read_budget
 from advisor.core.choices import FORMAT_NAMES
 from advisor.core.option import REQUIRED, Checked, flag, path, text, whole
-from advisor.core.options import (
+from advisor.core.option_groups import (
     MOST_ROWS,
     OUTPUT,
     RECIPE,
     RUNS,
-    Comparison,
     Demo,
     Formats,
     Lora,
@@ -24,10 +23,10 @@ from advisor.core.options import (
     Recipe,
     Scoring,
     Seed,
-    Terminal,
     Trust,
     Workers,
 )
+from advisor.core.options import Comparison, Terminal
 from advisor.core.recipe import TASKS
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from advisor.cli import groups, terminal
 from advisor.cli.show import say, say_json, say_report
-from advisor.core import options
+from advisor.core import option_groups, options
 from advisor.core.option import part, values
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def calibrate(given: groups.Calibrate, printed: groups.Json) -> None:
     with console_session() as session:
 
         def recipe(task: str) -> TrainingRecipe:
-            chosen = recipe_for(task, **values(given, options.Recipe))
+            chosen = recipe_for(task, **values(given, option_groups.Recipe))
             chosen = replace(chosen, pull=given.pull or 0.0, pull_always=given.pull_always)
             session.note(f"Recipe: {chosen}.")
             return chosen

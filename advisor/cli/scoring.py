@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from advisor.cli import groups
 from advisor.cli.show import say_json, say_report
-from advisor.core import options
+from advisor.core import option_groups, options
 from advisor.core.option import values
 
 
@@ -12,7 +12,7 @@ def score(given: groups.Score, printed: groups.Printed) -> None:
     """Predict the result, bounds and cost of given selections, in their order."""
     from advisor.results import ProbeResult
 
-    shown = ProbeResult.open(given.probe_path).score(given.selections, **values(given, options.Scoring))
+    shown = ProbeResult.open(given.probe_path).score(given.selections, **values(given, option_groups.Scoring))
     if printed.as_json:
         say_json(shown.json)
     else:
@@ -42,7 +42,7 @@ def explain(given: groups.Explain, printed: groups.Printed) -> None:
     from advisor.results import ProbeResult
 
     budget = None if given.budget is None else parse_budget(given.budget)
-    scorer = ProbeResult.open(given.probe_path).scorer(**values(given, options.Scoring))
+    scorer = ProbeResult.open(given.probe_path).scorer(**values(given, option_groups.Scoring))
     if given.selections is None:
         usual = [s for s in target_sets(scorer.probe.targets, scorer.probe.info["qv_roles"]) if s.name in (ALL_LINEAR, QV)]
         candidates = [Candidate(selection, scorer.settings) for selection in usual]

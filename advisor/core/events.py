@@ -79,7 +79,11 @@ class Session:
         self.emit(Warn(text))
 
     def check(self) -> None:
-        """Raise :class:`Interrupted` if the user asked to stop."""
+        """Go on, unless the user asked to stop.
+
+        Raises:
+            Interrupted: the user did.
+        """
         if self.cancel.is_set():
             raise Interrupted("Stopped before the end; finished work is kept.", "Run the same command to resume.")
 

@@ -1,8 +1,8 @@
 """What an option is: what it takes, what the help says of it, and the check of a value.
 
 A group of options is a frozen dataclass under :class:`Checked` whose fields are made by the functions below, so that an object of
-it holds checked values only. :mod:`advisor.core.options` has the groups; the command line, the Python functions and the terminal
-interface read what they need off :func:`options_of`.
+it holds checked values only. :mod:`advisor.core.option_groups` has the groups; the command line, the Python functions and the
+terminal interface read what they need off :func:`options_of`.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ def load_dataset(
     Raises:
         BadInput: nothing readable there, a row or label that cannot be used, a column that is missing, or a
             task this program does not do; the message names file, line or column.
+        OutOfMemory: there is not enough memory to read it.
     """
     if like is not None:
         text_columns, label_column = like.text_columns, like.label_column

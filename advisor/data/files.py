@@ -106,7 +106,11 @@ class TextFile:
             self.notes.append(f"{count} not UTF-8 (first: line {self._fallbacks[0]}): read as cp1252.")
 
     def lines(self) -> Iterator[str]:
-        """Every line with its end, as it stands."""
+        """Every line with its end, as it stands.
+
+        Raises:
+            BadInput: it cannot be read, is no text, or a line is far too long.
+        """
         return self._decoded(count_fallbacks=False)
 
     def _look(self) -> None:

@@ -38,6 +38,7 @@ def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
 
     Raises:
         BadInput: a format that is not read, not text, or (while iterating too) a row that does not parse.
+        OutOfMemory: there is not enough memory to read it.
     """
     suffix = suffix_of(file)
     if suffix in OTHER_SUFFIXES:

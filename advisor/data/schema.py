@@ -125,24 +125,13 @@ def infer_schema(
         label = None
         if images or not texts:
             raise _cannot_tell("text", table)
-        if chosen == "seq2seq" and len(texts) == 1 and not _holds_chats(table, texts[0]):
-            raise BadInput(
-                f"{table.source}: seq2seq learns a target from a source, and only {texts[0]} is there to be read.",
-                "Name both: --text-column SOURCE --label-column TARGET.",
-            )
+        _require_source(table, chosen, texts)
         beside = find(table, IN_ROWS, exclude=texts) if sees else None
         texts = (beside, *texts) if beside else texts
     else:
-        label = label or find(table, LABEL_NAMES, exclude=texts)
-        if label is None and (label := _guess_label(table, texts)):
-            refuse_several_labels(table, label, [c for c in table.columns if c not in texts and c.lower() not in METADATA_NAMES])
-        if label is None:
-            raise _cannot_tell("label", table)
+        label = label or find(table, LABEL_NAMES, exclude=texts) or _only_label(table, texts)
         texts = texts or _classifier_columns(table, label)
-        if len(texts) > 2 or label in texts:
-            both = f"column {label} cannot be text and label at once"
-            found = both if label in texts else f"a classifier reads one or two columns of text, not {len(texts)}"
-            raise BadInput(f"{table.source}: {found}.", "Name one or two text columns and another one as label.")
+        _require_apart(table, texts, label)
         chosen, class_names = read_labels(table, chosen, texts, label)
     default_metric = profile["metric"] if profile and profile["task"] == chosen else METRICS[chosen][0]
     schema = Schema(chosen, texts, label, class_names, metric or default_metric)
@@ -155,17 +144,61 @@ def infer_schema(
         notes.append(f"The text is read from {' and '.join(texts)}.")
     if label_column is None and label is not None and not images:
         notes.append(f"The label is read from {label}.")
-    if class_names:
-        shown = ", ".join(class_names[:8]) + (", …" if len(class_names) > 8 else "")
-        notes.append(f"There are {len(class_names)} classes: {shown}.")
-    if unread := unread_columns(table, texts) if chosen in LANGUAGE_TASKS else ():
-        shown = ", ".join(unread[:8]) + (", …" if len(unread) > 8 else "")
-        notes.append(f"Not read: {shown}{'; only the text of the turns is' if _holds_chats(table, texts[-1]) else ''}.")
-    if combined := _combined(class_names):
-        notes.append(f"The class {combined!r} combines others, and is learned as a class of its own.")
+    notes += _notes_on(schema, table)
     if metric is None:
         notes.append(f"The metric is {schema.metric}.")
     return schema, notes
+
+
+def _notes_on(schema: Schema, table: Table) -> list[str]:
+    """What is worth knowing of the classes, or of columns that are not read."""
+    notes, texts = [], schema.text_columns
+    if schema.class_names:
+        notes.append(f"There are {len(schema.class_names)} classes: {_first(schema.class_names)}.")
+    if unread := unread_columns(table, texts) if schema.task in LANGUAGE_TASKS else ():
+        notes.append(f"Not read: {_first(unread)}{'; only the text of the turns is' if _holds_chats(table, texts[-1]) else ''}.")
+    if combined := _combined(schema.class_names):
+        notes.append(f"The class {combined!r} combines others, and is learned as a class of its own.")
+    return notes
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first eight."""
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+
+
+def _require_source(table: Table, task: str, texts: Sequence[str]) -> None:
+    """Raises:
+    BadInput: seq2seq, and one column of text.
+    """
+    if task == "seq2seq" and len(texts) == 1 and not _holds_chats(table, texts[0]):
+        raise BadInput(
+            f"{table.source}: seq2seq learns a target from a source, and only {texts[0]} is there to be read.",
+            "Name both: --text-column SOURCE --label-column TARGET.",
+        )
+
+
+def _only_label(table: Table, texts: Sequence[str]) -> str:
+    """The column most like a label, where its name does not say so.
+
+    Raises:
+        BadInput: there is none, or several hold labels.
+    """
+    label = _guess_label(table, texts)
+    if label is None:
+        raise _cannot_tell("label", table)
+    refuse_several_labels(table, label, [c for c in table.columns if c not in texts and c.lower() not in METADATA_NAMES])
+    return label
+
+
+def _require_apart(table: Table, texts: Sequence[str], label: str) -> None:
+    """Raises:
+    BadInput: a classifier's columns are more than two of text and one other as label.
+    """
+    if len(texts) > 2 or label in texts:
+        both = f"column {label} cannot be text and label at once"
+        found = both if label in texts else f"a classifier reads one or two columns of text, not {len(texts)}"
+        raise BadInput(f"{table.source}: {found}.", "Name one or two text columns and another one as label.")
 
 
 def _combined(class_names: Sequence[str]) -> str | None:

@@ -62,6 +62,7 @@ def read_table(
 
     Raises:
         BadInput: nothing there, not a text file, or a line that does not parse; names file and line.
+        OutOfMemory: there is not enough memory to read it.
     """
     found = _find_rows(path, wanted, evaluation)
     if found is None and evaluation and os.path.isdir(folder := Path(os.path.expanduser(path))):
@@ -78,6 +79,7 @@ def has_evaluation(path: str) -> bool:
 
     Raises:
         BadInput: a hub data set that cannot be read.
+        OutOfMemory: there is not enough memory to read it.
     """
     folder = Path(os.path.expanduser(path))
     return (os.path.isdir(folder) or not os.path.exists(folder)) and _find_rows(path, (), evaluation=True) is not None

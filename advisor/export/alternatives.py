@@ -58,7 +58,12 @@ def with_alternatives(rendered: Rendered, target: Format, alternatives: Sequence
 
 
 def sayable(scorer: Scorer, rec: Recommendation, seed: int, session: Session) -> list[Candidate]:
-    """All-linear, then every other selection to choose from, at one rank for all modules."""
+    """All-linear, then every other selection to choose from, at one rank for all modules.
+
+    Raises:
+        BadInput: the scores of other methods in the probe are damaged.
+        Interrupted: cancelled.
+    """
     found = [candidate.selection for candidate in rec.pool]
     if rec.granularity != "role":
         try:

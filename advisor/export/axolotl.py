@@ -64,7 +64,11 @@ OTHERS = (
 
 
 def render(plan: Plan) -> Rendered:
-    """One YAML file to merge into a training config."""
+    """One YAML file to merge into a training config.
+
+    Raises:
+        BadInput: the plan has no modules.
+    """
     found = Findings(plan, "axolotl")
     found.language_models_only()
     alphas = {name: found.whole(alpha, f"alpha of {name}") for name, alpha in plan.alphas.items()}
@@ -82,12 +86,20 @@ def render(plan: Plan) -> Rendered:
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """See the top of this file."""
+    """See the top of this file.
+
+    Raises:
+        BadInput: axolotl refuses a value; names the key.
+    """
     return ("classification", 1) if _read(content).get("reward_model") else ("causal-lm", None)
 
 
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
-    """See the top of this file."""
+    """See the top of this file.
+
+    Raises:
+        BadInput: axolotl refuses the file, or does not train LoRA with it; names the key.
+    """
     adapter = content.get("adapter")
     if adapter is None:
         raise BadInput("there is no key adapter, so axolotl trains the whole model.", "Add `adapter: lora`.")

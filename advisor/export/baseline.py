@@ -40,6 +40,7 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
     Raises:
         BadInput: no such file, not a LoRA config, it wraps modules that are not adaptable here, or an alpha is no
             positive number.
+        OutOfMemory: there is not enough memory for the model's architecture.
     """
     arguments = read_json(path / CONFIG_FILE if path.is_dir() else path, "baseline config")
     if arguments.get("peft_type") != "LORA":
@@ -62,6 +63,11 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
 
 
 def empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
-    """The probe's model, in the revision that was probed, on the meta device."""
+    """The probe's model, in the revision that was probed, on the meta device.
+
+    Raises:
+        BadInput: the model is not where the probe found it, or cannot be used.
+        OutOfMemory: there is not enough memory for its architecture.
+    """
     name, found = str(probe.info["model"]), {"revision": probe.info["revision"], "trust_remote_code": trust_remote_code}
     return meta_model(name, trained_as(name, probe.task, **found)[0], num_labels=len(probe.class_names) or 1, **found)

@@ -27,7 +27,11 @@ KNOWN = (
 
 
 def render(plan: Plan) -> Rendered:
-    """One YAML file to merge into a training config."""
+    """One YAML file to merge into a training config.
+
+    Raises:
+        BadInput: the plan has no modules.
+    """
     found = Findings(plan, "LLaMA-Factory")
     found.language_models_only()
     unsplittable(found)
@@ -84,7 +88,11 @@ def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
 
 
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
-    """See the top of this file."""
+    """See the top of this file.
+
+    Raises:
+        BadInput: LLaMA-Factory refuses the file, or does not train LoRA with it; names the key.
+    """
     kind = content.get("finetuning_type", "lora")
     if kind != "lora":
         raise BadInput(f"finetuning_type is {kind!r}.", "Only lora can be verified.")

@@ -35,7 +35,11 @@ def adapter_config_json(arguments: Mapping[str, Any]) -> str:
 
 
 def arguments_of(plan: Plan) -> dict[str, Any]:
-    """:func:`lora_arguments` of a plan."""
+    """:func:`lora_arguments` of a plan.
+
+    Raises:
+        BadInput: the plan has no modules.
+    """
     return lora_arguments(
         plan.selection,
         plan.settings,
@@ -54,7 +58,11 @@ YAML_FILE = "lora.yaml"
 
 
 def render(plan: Plan) -> Rendered:
-    """``lora.yaml`` and ``adapter_config.json``: PEFT can say everything."""
+    """``lora.yaml`` and ``adapter_config.json``: PEFT can say everything.
+
+    Raises:
+        BadInput: the plan has no modules.
+    """
     found, arguments = Findings(plan, "PEFT"), arguments_of(plan)
     return Rendered(
         {
@@ -65,7 +73,11 @@ def render(plan: Plan) -> Rendered:
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """The task that ``task_type`` stands for."""
+    """The task that ``task_type`` stands for.
+
+    Raises:
+        BadInput: the config is not LoRA's, or its task is none that PEFT knows.
+    """
     if content.get("peft_type", "LORA") != "LORA":
         kind = str(content["peft_type"])[:40]
         raise BadInput(f"peft_type is {kind!r}.", "Write LORA." if kind.upper() == "LORA" else "Only LORA can be verified.")

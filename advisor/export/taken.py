@@ -73,6 +73,7 @@ def take(
 
     Raises:
         BadInput: as ``verify``.
+        OutOfMemory: as ``verify``.
     """
     path, content, found = read_config(path)
     adapter = read_adapter(path.parent) if path.name == CONFIG_FILE else None

@@ -26,7 +26,11 @@ SNIPPET_USE = "SFTTrainer(model=..., peft_config=peft_config, ...)"
 
 
 def render(plan: Plan) -> Rendered:
-    """``trl.yaml``, and ``trl_sft.py`` which can also say ranks and alphas of single modules."""
+    """``trl.yaml``, and ``trl_sft.py`` which can also say ranks and alphas of single modules.
+
+    Raises:
+        BadInput: the plan has no modules.
+    """
     found, snippet = Findings(plan, "TRL"), Findings(plan, "TRL")
     found.language_models_only()
     snippet.language_models_only()
@@ -61,7 +65,11 @@ def render(plan: Plan) -> Rendered:
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """A causal LM, or for ``SEQ_CLS`` the reward trainer's classifier of one output."""
+    """A causal LM, or for ``SEQ_CLS`` the reward trainer's classifier of one output.
+
+    Raises:
+        BadInput: a snippet's config is not LoRA's, or its task is none that PEFT knows.
+    """
     if _is_snippet(content):
         return peft.loads(content)
     task, _ = peft.loads({"task_type": value(content, "lora_task_type", str, "CAUSAL_LM")})
@@ -69,7 +77,11 @@ def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
 
 
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
-    """See the top of this file; arguments of a snippet's ``LoraConfig`` go to PEFT as they are."""
+    """See the top of this file; arguments of a snippet's ``LoraConfig`` go to PEFT as they are.
+
+    Raises:
+        BadInput: TRL refuses the file, or does not train LoRA with it; names the key.
+    """
     if _is_snippet(content):
         return peft.passed(content, model)
     read = {key: _as_argparse(found) for key, found in content.items()}

@@ -40,7 +40,11 @@ STUDIO_USE = "Run it with `unsloth train --config`, or load it in Studio, after 
 
 
 def render(plan: Plan) -> Rendered:
-    """``unsloth_train.py`` and ``unsloth_studio.yaml``."""
+    """``unsloth_train.py`` and ``unsloth_studio.yaml``.
+
+    Raises:
+        BadInput: the plan has no modules.
+    """
     snippet, studio = Findings(plan, "unsloth"), Findings(plan, "unsloth Studio")
     other = plan.model_type not in FAMILIES
     if other and any(part in plan.model_type for part in EXPERTS):
@@ -116,6 +120,9 @@ def read_within(linear: Sequence[str], entries: Sequence[str], content: Mapping[
 
     Args:
         content: keywords of the call; what it leaves out is as ``FastLanguageModel`` sets it.
+
+    Raises:
+        BadInput: unsloth finds no module for them.
     """
 
     def parts(of: Sequence[tuple[str, bool, tuple[str, ...]]]) -> str:
@@ -145,7 +152,11 @@ def _studio(plan: Plan, entries: Sequence[str], found: Findings) -> str:
 
 
 def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """A causal LM, or with ``num_labels`` a classifier."""
+    """A causal LM, or with ``num_labels`` a classifier.
+
+    Raises:
+        BadInput: ``num_labels`` is no number of labels.
+    """
     outputs = value(content, "num_labels", int)
     if outputs is not None and outputs < 1:
         raise BadInput(f"num_labels is {outputs}.", "Give 1 or more.")
@@ -153,7 +164,11 @@ def loads(content: Mapping[str, Any]) -> tuple[str | None, int | None]:
 
 
 def passed(content: Mapping[str, Any], model: Any) -> Passed:
-    """See the top of this file."""
+    """See the top of this file.
+
+    Raises:
+        BadInput: unsloth refuses the file, or does not train LoRA with it; names the key.
+    """
     family, studio = model.config.model_type, "lora" in content
     other = family not in FAMILIES
     surprises = []

@@ -126,6 +126,7 @@ def verify(
 
     Raises:
         BadInput: the config or the model cannot be read, the config is not LoRA's, or its tool or PEFT refuses it.
+        OutOfMemory: there is not enough memory for the model's architecture.
     """
     took = take(Path(config_path), model_name, task, format_name, revision, trust_remote_code)
     it, resolved, arguments = took.applied, took.applied.resolved, took.applied.arguments
@@ -149,27 +150,9 @@ def verify(
         *said.outside_surprises(outside),
         *said.layer_surprises(it, targets),
         *said.saved_surprises(_asked(arguments, surprises), it, took.head),
-        *said.parameter_surprises(it),
-        *said.pattern_surprises(it),
-        *said.exclude_surprises(it),
-        *said.token_surprises(it),
-        *said.tied_surprises(_tied(it.model), resolved),
+        *_more_surprises(took),
     ]
-    notes += _notes(took)
-    saved_params = resolved.saved_params
-    if took.adapter and took.difference:
-        surprises += tensor_surprises(took.adapter, took.difference, resolved, embeddings(it.model))
-        lora = {name.rpartition(".lora_")[0] for name in took.adapter.shapes if ".lora_" in name}
-        notes.append(f"{took.adapter.file} holds LoRA for {len(lora)} modules.")
-        beside = [name for name in took.difference.beside if name.startswith(tuple(f"{e}." for e in embeddings(it.model)))]
-        if beside:
-            notes.append(f"{took.adapter.file} also holds {', '.join(beside)} in full, which PEFT loads over the model's own.")
-    elif arguments.get("inference_mode") is True:
-        notes.append("The config is a trained adapter's, and none of its weights are beside it: nothing was compared.")
-    if unread := unread_weights(took.path.parent) if took.path.name == CONFIG_FILE else []:
-        notes.append(f"Not compared: {said.some(unread)}, which PEFT does not load as the adapter's weights.")
-    if resolved.other_params:
-        surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
+    notes += [*_notes(took), *_notes_on_weights(took)]
     suffixes = {entry: sum(name != entry for name in names) for entry, names in answers.items()}
     return Report(
         config=str(took.path),
@@ -186,7 +169,7 @@ def verify(
         tokens=dict(resolved.tokens),
         token_params=resolved.token_params,
         saved=resolved.saved,
-        saved_params=saved_params,
+        saved_params=resolved.saved_params,
         other_params=resolved.other_params,
         unmatched=unmatched,
         by_suffix={entry: count for entry, count in suffixes.items() if count > 1},
@@ -227,6 +210,23 @@ def _warned(took: Taken) -> tuple[list[str], list[str]]:
     return surprises, notes
 
 
+def _more_surprises(took: Taken) -> list[str]:
+    """Surprises that need no more than what was taken."""
+    it, resolved = took.applied, took.applied.resolved
+    surprises = [
+        *said.parameter_surprises(it),
+        *said.pattern_surprises(it),
+        *said.exclude_surprises(it),
+        *said.token_surprises(it),
+        *said.tied_surprises(_tied(it.model), resolved),
+    ]
+    if took.adapter and took.difference:
+        surprises += tensor_surprises(took.adapter, took.difference, resolved, embeddings(it.model))
+    if resolved.other_params:
+        surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
+    return surprises
+
+
 def _notes(took: Taken) -> list[str]:
     """What is worth knowing about the targets and the head."""
     it, arguments = took.applied, took.applied.arguments
@@ -246,6 +246,22 @@ def _notes(took: Taken) -> list[str]:
     ):
         labels = getattr(it.model.config, "num_labels", None)
         notes.append(f"The head is counted with num_labels {labels}, as in the model's config; your data may have others.")
+    return notes
+
+
+def _notes_on_weights(took: Taken) -> list[str]:
+    """What is worth knowing about the trained weights beside the config."""
+    notes = []
+    if took.adapter and took.difference:
+        lora = {name.rpartition(".lora_")[0] for name in took.adapter.shapes if ".lora_" in name}
+        notes.append(f"{took.adapter.file} holds LoRA for {len(lora)} modules.")
+        own = tuple(f"{name}." for name in embeddings(took.applied.model))
+        if beside := [name for name in took.difference.beside if name.startswith(own)]:
+            notes.append(f"{took.adapter.file} also holds {', '.join(beside)} in full, which PEFT loads over the model's own.")
+    elif took.applied.arguments.get("inference_mode") is True:
+        notes.append("The config is a trained adapter's, and none of its weights are beside it: nothing was compared.")
+    if unread := unread_weights(took.path.parent) if took.path.name == CONFIG_FILE else []:
+        notes.append(f"Not compared: {said.some(unread)}, which PEFT does not load as the adapter's weights.")
     return notes
 
 

@@ -37,7 +37,11 @@ def parting(prompt: Sequence[int], whole: Sequence[int]) -> int:
 
 
 def texts_by_template(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[str, str]:
-    """A conversation as the tokenizer's template writes it, and what of it comes before the answer."""
+    """A conversation as the tokenizer's template writes it, and what of it comes before the answer.
+
+    Raises:
+        BadInput: the template refuses it, or makes far too long a text of it.
+    """
     roles = printable(" – ".join(m["role"] for m in messages), 120)
     with loading(
         f"The tokenizer's chat template refuses a conversation of {roles}",

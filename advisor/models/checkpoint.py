@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from advisor.core.errors import BadInput, loading
+from advisor.core.targets import block_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,7 @@ MOST_POSITIONS = 2**27
 MOST_LABELS = 1_000_000
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+MOST_TIMES, SLACK = 4, 2**24  # how many more weights than are stored a config may describe: packed ones, a new head
 PACKED = 8  # weights that one stored value may hold (4 bits in 32)
 UNKNOWN_LARGEST = 2**34  # values of a tensor, where the weights are not at hand
 COUNTS = re.compile(r"(num_(hidden_|decoder_|encoder_)?layers|n_layers?|(encoder|decoder)_layers|depth)")
@@ -160,6 +162,36 @@ def misfit(folder: Path, empty: nn.Module) -> str | None:
             there, here = (" x ".join(map(str, each)) for each in (shape, wanted.shape))
             return f"{name} is {there} in the *.safetensors files, and {here} by config.json"
     return None
+
+
+def check_size(name: str, empty: nn.Module) -> None:
+    """Raises:
+    BadInput: config.json describes a far larger model than the weights beside it.
+    """
+    if Path(name).exists():
+        described, stored = sum(p.numel() for p in empty.parameters()), stored_weights(Path(name))
+        if described > MOST_TIMES * stored + SLACK:
+            raise BadInput(
+                f"{name}: config.json describes {described:,} weights, and the *.safetensors files hold {stored:,}.",
+                "Give the config.json that belongs to these weights.",
+            )
+
+
+def check_blocks(name: str, model: nn.Module, missing: list[str]) -> None:
+    """Raises:
+    BadInput: whole blocks have no weights in the checkpoint.
+    """
+    weights: dict[str, list[str]] = {}
+    for key, _ in model.named_parameters():
+        if place := block_of(key):
+            weights.setdefault(f"{place[0]}.{place[1]}", []).append(key)
+    without = [block for block, keys in weights.items() if set(keys) <= set(missing)]
+    if without:
+        raise BadInput(
+            f"{name}: {len(without)} of the {len(weights)} blocks in config.json have no weights in the *.safetensors files "
+            f"(first: {without[0]}).",
+            "Give the config.json that belongs to these weights, or all files of them.",
+        )
 
 
 def largest_tensor(folder: Path) -> int:

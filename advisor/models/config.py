@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 
 from advisor.core.errors import BadInput, loading
+from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.data.hub import hub_hint
 from advisor.models.checkpoint import check_fields, check_folder, read_raw_config, tensor_shapes
 
@@ -175,6 +176,39 @@ def check_class(config: Any, task: str, name: str) -> None:
         raise BadInput(
             f"{name}: {model.__name__} reads {more} beside text, which is not covered.",
             "Use a text-only model of the family, or save its language model alone.",
+        )
+
+
+def check_task(config: Any, name: str, task: str) -> None:
+    """Raises:
+    BadInput: the model does not do the task, its class or its weights cannot be read, or its folder holds an adapter too.
+    """
+    if task != language_task_of(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
+        labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
+        raise BadInput(
+            f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
+            f"Use --task {language_task_of(config)}{labels}.",
+        )
+    if of_images(config) and task in LANGUAGE_TASKS:
+        raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
+    check_class(config, task, name)
+    if (Path(name) / "adapter_config.json").exists():
+        raise BadInput(
+            f"{name}: it also holds adapter_config.json, and transformers would apply that adapter to the model.",
+            "If it is merged already, move the adapter's files elsewhere; if not, merge it first.",
+        )
+
+
+def check_trained_head(config: Any, name: str, num_labels: int) -> None:
+    """Raises:
+    BadInput: the checkpoint has a trained head, and for another number of labels.
+    """
+    trained = any(a.endswith(("ForSequenceClassification", "ForImageClassification")) for a in config.architectures or ())
+    if trained and config.num_labels != num_labels:
+        raise BadInput(
+            f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",
+            "Use the base model, or data with the labels that head was trained for.",
         )
 
 

@@ -19,7 +19,8 @@ from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.images import image_batch, mode_of
 from advisor.models.chat import CHAT_FORM, fold_system, parting, split_texts, texts_by_template
-from advisor.models.load import LoadedModel, embedded_tokens
+from advisor.models.load import LoadedModel
+from advisor.models.readers import embedded_tokens
 from advisor.models.rows import IGNORED as IGNORED
 from advisor.models.rows import EncodedRow as EncodedRow
 from advisor.models.seen import encode_seen, pixels_of

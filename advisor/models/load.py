@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 
 from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.targets import Target, block_of
+from advisor.core.targets import Target
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.adaptable import kinds
-from advisor.models.checkpoint import check_index, fields, misfit, stored_weights
+from advisor.models.checkpoint import check_blocks, check_index, check_size, fields, misfit
 from advisor.models.config import (
     BOTH,
     auto_class,
-    check_class,
-    language_task_of,
+    check_task,
+    check_trained_head,
     load_config,
     loaded_as,
     of_images,
@@ -36,17 +35,16 @@ from advisor.models.experts import called_module, open_experts
 from advisor.models.identity import model_fingerprint
 from advisor.models.modules import (
     QV_NAMES,
-    _stacks,
     adapted,
     block_names,
     called,
     experts_notes,
     find_head,
     find_targets,
-    input_embeddings,
     left_out_notes,
     profile_of,
     random_parts,
+    stacks_notes,
 )
 from advisor.models.placement import (
     DISK,
@@ -61,9 +59,7 @@ from advisor.models.placement import (
     quantisation,
     quantised_as,
 )
-from advisor.models.vision import load_processor, short_input
-
-MOST_TIMES, SLACK = 4, 2**24  # how many more weights than are stored a config may describe: packed ones, a new head
+from advisor.models.readers import load_readers, settle_padding, short_batch
 
 
 @dataclass
@@ -176,7 +172,11 @@ class LoadedModel:
         return int(min(limit, self.tokenizer.model_max_length))
 
     def qv_roles(self) -> tuple[str, ...]:
-        """The roles that stand for "q,v" in this family; without a profile, those that usually mean it."""
+        """The roles that stand for "q,v" in this family; without a profile, those that usually mean it.
+
+        Raises:
+            BadInput: the family's profile is damaged.
+        """
         profile = profile_of(self.model.config)
         if profile:
             return tuple(profile["qv"])
@@ -210,44 +210,114 @@ def load_model(
     Raises:
         BadInput: the folder or id cannot be loaded as such a model, its family does not do the task, or its trained head
             has other labels.
+        OutOfMemory: it does not fit in memory.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
-    config = load_config(name, options)
-    _check_task(config, name, task)
-    stored = plain_weights(config, name, quantised)
-    reads_images, both = of_images(config), loaded_as(config, task) == BOTH
-    if adapt == VISION and not both:
-        raise BadInput(f"--adapt {adapt}: {name} is no model of images and text.", "Leave it out.")
-    if task not in LANGUAGE_TASKS:
-        _check_trained_head(config, name, num_labels)
-        config.num_labels = num_labels
-        config.problem_type = "regression" if task == "regression" else "single_label_classification"
-    image_processor = _load_image_processor(name, options) if reads_images else None
-    processor = load_processor(name, config, options) if both else None
-    tokenizer = None if reads_images else getattr(processor, "tokenizer", None) or _load_tokenizer(name, options)
-    config.use_cache = config.get_text_config().use_cache = False  # of keys and values, for generating text
+    config, stored = _config_for(name, task, num_labels, quantised, adapt, options)
+    readers = load_readers(name, task, config, options)
     torch_device = pick_device(device)
     torch_dtype = pick_dtype(dtype, torch_device)
-    placed, scratch = {}, None
     if Path(name).exists():
         check_index(Path(name))
     empty = _empty(name, config, loaded_as(config, task), trust_remote_code)
-    _check_size(name, empty)
+    check_size(name, empty)
+    scratch = None
     if quantised or device in ("auto", DISK):
         head = find_head(empty) if task not in LANGUAGE_TASKS else ()
-        options["quantization_config"] = quantisation(quantised, torch_dtype, head)
-        itemsize = QUANTISED[quantised] / 8 if quantised else torch_dtype.itemsize
-        blocks = block_names(find_targets(empty, head))
-        placed = device_map(device, torch_device, empty, blocks, itemsize, bool(quantised))
-        scratch = offload_folder(placed)
-        options |= placed | ({"offload_folder": scratch.name} if scratch else {})
-    needed = f"Needed: a folder with config.json, *.safetensors and {'image processor' if reads_images else 'tokenizer'} files."
+        placed, scratch = _placed(device, torch_device, torch_dtype, quantised, empty, head)
+        options |= placed
+    model, missing = _with_weights(name, task, config, empty, {"dtype": torch_dtype, **options}, seed)
+    if "device_map" in options:
+        where = _places(model)
+    else:
+        where = f"on {torch_device}"
+        model.to(torch_device)
+    notes = [
+        f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
+        *([f"Its weights are stored as {stored}, and plain numbers were made of them."] if stored else ()),
+        *other_class(config, task),
+    ]
+    if readers.tokenizer is not None:
+        notes += settle_padding(name, readers.tokenizer, model)
+    head = find_head(model) if task not in LANGUAGE_TASKS else ()
+    targets, left_out = _called(name, model, find_targets(model, head), readers.first)
+    targets, apart = adapted(model, targets, adapt)
+    notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
+    new_head = [k for k in missing if k.startswith(head)] if head else []
+    frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
+    check_blocks(name, model, frozen_new)
+    return LoadedModel(
+        model=model,
+        tokenizer=readers.tokenizer,
+        task=task,
+        targets=targets,
+        head=head,
+        head_is_new=bool(new_head),
+        name=name,
+        revision=getattr(config, "_commit_hash", None),
+        fingerprint=model_fingerprint(name, getattr(config, "_commit_hash", None), quantised),
+        image_processor=readers.image_processor,
+        processor=readers.processor,
+        stored=stored,
+        notes=tuple(notes),
+        warnings=tuple(random_parts(frozen_new, head)),
+        scratch=scratch,
+    )
+
+
+def _config_for(
+    name: str, task: str, num_labels: int, quantised: str | None, adapt: str, options: dict[str, Any]
+) -> tuple[Any, str | None]:
+    """The config as it is loaded for ``task``, and how the checkpoint has the weights where they are dequantised on loading.
+
+    Raises:
+        BadInput: it cannot be read, or the model cannot be used for the task, in this way.
+    """
+    config = load_config(name, options)
+    check_task(config, name, task)
+    stored = plain_weights(config, name, quantised)
+    if adapt == VISION and loaded_as(config, task) != BOTH:
+        raise BadInput(f"--adapt {adapt}: {name} is no model of images and text.", "Leave it out.")
+    if task not in LANGUAGE_TASKS:
+        check_trained_head(config, name, num_labels)
+        config.num_labels = num_labels
+        config.problem_type = "regression" if task == "regression" else "single_label_classification"
+    config.use_cache = config.get_text_config().use_cache = False  # of keys and values, for generating text
+    return config, stored
+
+
+def _placed(
+    device: str, used: torch.device, dtype: torch.dtype, quantised: str | None, empty: nn.Module, head: tuple[str, ...]
+) -> tuple[dict[str, Any], Any]:
+    """Arguments of ``from_pretrained`` that quantise the weights and lay them where there is room, and the folder that some lie
+    in, which is removed with its object.
+
+    Raises:
+        BadInput: bitsandbytes is missing, or the model has no blocks to leave on the disk.
+    """
+    itemsize = QUANTISED[quantised] / 8 if quantised else dtype.itemsize
+    quantising = {"quantization_config": quantisation(quantised, dtype, head)}
+    placed = device_map(device, used, empty, block_names(find_targets(empty, head)), itemsize, bool(quantised))
+    scratch = offload_folder(placed)
+    return quantising | placed | ({"offload_folder": scratch.name} if scratch else {}), scratch
+
+
+def _with_weights(
+    name: str, task: str, config: Any, empty: nn.Module, options: dict[str, Any], seed: int
+) -> tuple[Any, list[str]]:
+    """The model, frozen and in eval mode, and the names of the tensors that its checkpoint does not have.
+
+    Raises:
+        BadInput: transformers cannot load it; names the tensor where it is one.
+    """
+    reader = "image processor" if of_images(config) else "tokenizer"
+    needed = f"Needed: a folder with config.json, *.safetensors and {reader} files."
     hint = needed if Path(name).exists() else hub_hint
     with loading(f"{name}: cannot be loaded as a {task} model", hint), quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model, info = auto_class(config, loaded_as(config, task)).from_pretrained(
-                name, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
+                name, config=config, use_safetensors=True, output_loading_info=True, **options
             )
         except RuntimeError as error:  # transformers names the tensors in a log only
             found = misfit(Path(name), empty) if Path(name).exists() else None
@@ -259,64 +329,7 @@ def load_model(
     model.requires_grad_(False).eval()
     keep_unpacked(model)
     open_experts(model)
-    if not placed:
-        model.to(torch_device)
-    where = _places(model) if placed else f"on {torch_device}"
-    notes = [
-        f"{type(model).__name__}, {torch_dtype}{f', {quantised} weights' if quantised else ''}, {where}".replace("torch.", ""),
-        *([f"Its weights are stored as {stored}, and plain numbers were made of them."] if stored else ()),
-        *other_class(config, task),
-    ]
-    if tokenizer is not None:
-        notes += _settle_padding(name, tokenizer, model)
-    head = find_head(model) if task not in LANGUAGE_TASKS else ()
-    reader = processor or image_processor or tokenizer
-    targets, left_out = _called(name, model, find_targets(model, head), reader)
-    targets, apart = adapted(model, targets, adapt)
-    notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *apart, *_stacks(targets)]
-    missing = sorted(info["missing_keys"])
-    new_head = [k for k in missing if k.startswith(head)] if head else []
-    frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
-    _check_blocks(name, model, frozen_new)
-    warnings = random_parts(frozen_new, head)
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        task=task,
-        targets=targets,
-        head=head,
-        head_is_new=bool(new_head),
-        name=name,
-        revision=getattr(config, "_commit_hash", None),
-        fingerprint=model_fingerprint(name, getattr(config, "_commit_hash", None), quantised),
-        image_processor=image_processor,
-        processor=processor,
-        stored=stored,
-        notes=tuple(notes),
-        warnings=tuple(warnings),
-        scratch=scratch,
-    )
-
-
-def _check_task(config: Any, name: str, task: str) -> None:
-    """Raises:
-    BadInput: the model does not do the task, its class or its weights cannot be read, or its folder holds an adapter too.
-    """
-    if task != language_task_of(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
-        kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
-        labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
-        raise BadInput(
-            f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
-            f"Use --task {language_task_of(config)}{labels}.",
-        )
-    if of_images(config) and task in LANGUAGE_TASKS:
-        raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
-    check_class(config, task, name)
-    if (Path(name) / "adapter_config.json").exists():
-        raise BadInput(
-            f"{name}: it also holds adapter_config.json, and transformers would apply that adapter to the model.",
-            "If it is merged already, move the adapter's files elsewhere; if not, merge it first.",
-        )
+    return model, sorted(info["missing_keys"])
 
 
 def _called(name: str, model: Any, targets: tuple[Target, ...], reader: Any) -> tuple[tuple[Target, ...], list[str]]:
@@ -326,7 +339,7 @@ def _called(name: str, model: Any, targets: tuple[Target, ...], reader: Any) -> 
         BadInput: the pass fails.
     """
     with loading(f"{name}: a pass over a short text or blank image fails", "Check the model's files with transformers itself."):
-        found = called(model, targets, _short_input(model, reader))
+        found = called(model, targets, short_batch(model, reader))
     names = {t.name for t in found}
     if not (idle := [t.name for t in targets if t.name not in names]):
         return found, []
@@ -346,6 +359,7 @@ def meta_model(
 
     Raises:
         BadInput: no usable config at ``name``, or its family has no model for the task.
+        OutOfMemory: there is not enough memory for the architecture.
     """
     config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
     if task not in LANGUAGE_TASKS and num_labels is not None:
@@ -370,53 +384,6 @@ def _empty(name: str, config: Any, task: str, trust_remote_code: bool) -> nn.Mod
     return model
 
 
-def _check_size(name: str, empty: nn.Module) -> None:
-    """Raises:
-    BadInput: config.json describes a far larger model than the weights beside it.
-    """
-    if Path(name).exists():
-        described, stored = sum(p.numel() for p in empty.parameters()), stored_weights(Path(name))
-        if described > MOST_TIMES * stored + SLACK:
-            raise BadInput(
-                f"{name}: config.json describes {described:,} weights, and the *.safetensors files hold {stored:,}.",
-                "Give the config.json that belongs to these weights.",
-            )
-
-
-def _check_blocks(name: str, model: nn.Module, missing: list[str]) -> None:
-    """Raises:
-    BadInput: whole blocks have no weights in the checkpoint.
-    """
-    weights: dict[str, list[str]] = {}
-    for key, _ in model.named_parameters():
-        if place := block_of(key):
-            weights.setdefault(f"{place[0]}.{place[1]}", []).append(key)
-    without = [block for block, keys in weights.items() if set(keys) <= set(missing)]
-    if without:
-        raise BadInput(
-            f"{name}: {len(without)} of the {len(weights)} blocks in config.json have no weights in the *.safetensors files "
-            f"(first: {without[0]}).",
-            "Give the config.json that belongs to these weights, or all files of them.",
-        )
-
-
-def _short_input(model: Any, reader: Any) -> dict[str, torch.Tensor]:
-    """A batch of one short text or blank image, or both, as its tokenizer or processor makes it."""
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    if isinstance(reader, transformers.ProcessorMixin):
-        made = short_input(reader, blank_image(model.config))
-        return {key: t.to(device_of(model), dtype if t.is_floating_point() else None) for key, t in made.items()}
-    if not isinstance(reader, transformers.PreTrainedTokenizerBase):
-        return {"pixel_values": image_batch([blank_image(model.config)], reader).to(device_of(model), dtype)}
-    encoded = reader("a b", return_tensors="pt")
-    batch = {
-        key: encoded[key].to(device_of(model)) for key in ("input_ids", "attention_mask", "token_type_ids") if key in encoded
-    }
-    if model.config.is_encoder_decoder and model.get_output_embeddings() is not None:
-        batch["decoder_input_ids"] = batch["input_ids"]
-    return batch
-
-
 def _places(model: Any) -> str:
     """In words, where accelerate put the weights."""
     shares: dict[str, int] = {}
@@ -425,57 +392,3 @@ def _places(model: Any) -> str:
         shares[str(place)] = shares.get(str(place), 0) + size
     total = sum(shares.values())
     return "weights on " + ", ".join(f"{place} ({size / total:.0%})" for place, size in shares.items())
-
-
-def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
-    hint = "Check the tokenizer's files." if Path(name).exists() else hub_hint
-    with loading(f"{name}: its tokenizer cannot be loaded", hint), quiet():
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **options)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
-            raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
-        float(tokenizer.model_max_length)
-    return tokenizer
-
-
-def _load_image_processor(name: str, options: dict[str, Any]) -> Any:
-    with loading(f"{name}: its image processor cannot be loaded", "Check its preprocessor_config.json."), quiet():
-        return transformers.AutoImageProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
-
-
-def embedded_tokens(model: Any) -> int | None:
-    """How many tokens the model embeds; None where it cannot be told."""
-    weight = getattr(input_embeddings(model)[0], "weight", None)
-    return None if weight is None else int(weight.shape[0])
-
-
-def _settle_padding(name: str, tokenizer: Any, model: Any) -> list[str]:
-    """Let tokenizer and config agree on a padding token that the model embeds; a sentence where they did not.
-
-    Raises:
-        BadInput: the tokenizer has no token for it.
-    """
-    notes, config = [], model.config
-    rows = embedded_tokens(model)
-    if rows is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
-        notes.append(f"The padding token {tokenizer.pad_token!r} is beyond the {rows:,} tokens that the model embeds: not used.")
-        tokenizer.pad_token = None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if tokenizer.pad_token is None:
-            raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
-    if getattr(config, "pad_token_id", None) not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
-        notes.append(
-            f"Padding is token {tokenizer.pad_token_id}, as the tokenizer has it, not {config.pad_token_id}, as the "
-            "config has it. Train with the same."
-        )
-    config.pad_token_id = tokenizer.pad_token_id
-    return notes
-
-
-def _check_trained_head(config: Any, name: str, num_labels: int) -> None:
-    trained = any(a.endswith(("ForSequenceClassification", "ForImageClassification")) for a in config.architectures or ())
-    if trained and config.num_labels != num_labels:
-        raise BadInput(
-            f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",
-            "Use the base model, or data with the labels that head was trained for.",
-        )

@@ -208,7 +208,7 @@ def _first_layers(names: Iterable[str]) -> dict[str, int]:
     return dict(zip(sizes, accumulate([0, *sizes.values()]), strict=False))
 
 
-def _stacks(targets: Sequence[Target]) -> list[str]:
+def stacks_notes(targets: Sequence[Target]) -> list[str]:
     """A sentence on how the layers of several stacks are numbered; empty where there is one."""
     layers: dict[str, list[int]] = {}
     for target in targets:

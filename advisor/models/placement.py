@@ -92,6 +92,9 @@ def device_map(
 
     Args:
         empty: the architecture on the meta device. blocks: its repeated blocks. itemsize: bytes a weight.
+
+    Raises:
+        BadInput: ``disk``, and the model has no blocks.
     """
     if device == DISK:
         if not blocks:

@@ -44,7 +44,7 @@ from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_fe
 from advisor.probing.keep import keep_blocks, with_sampled_targets
 from advisor.probing.linear_check import check_linearity, few_rows, scale_of, uncopyable
 from advisor.probing.method import choose_method, estimate_error, probed_layers
-from advisor.probing.outputs import loss_slope, make_outputs, residual, targets_of
+from advisor.probing.outputs import Outputs, loss_slope, make_outputs, residual, targets_of
 from advisor.probing.peer_scores import measure_peers
 from advisor.probing.settings import ProbeSettings, probe_samples
 from advisor.probing.spool import Spool
@@ -178,7 +178,6 @@ def _check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
 def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity: dict[str, Any], session: Session) -> Probe:
     loaded, classes = prepared.loaded, len(prepared.train.schema.class_names)
     outputs = make_outputs(loaded.task, classes, settings.seed)
-    mean, std = scale_of(prepared)
     head_kind = _head_kind(loaded, settings)
     fit = _fit_head(prepared, head_kind, session) if loaded.head else None
 
@@ -189,21 +188,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     n, kept = len(own_rows), _kept_rows(prepared, session)
     rows = [*own_rows, *kept, *with_sampled_targets(loaded, kept, settings.seed, session)]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
-    layers = probed_layers(loaded, settings.seed)
-    spool = Spool(
-        partial,
-        [rows[i] for i in order],
-        layers,
-        outputs,
-        mean,
-        std,
-        settings.sketch_size,
-        settings.micro_batch,
-        settings.recompute,
-    )
-    spool.drop_damaged(session)
-    spool = choose_method(spool, settings, prepared, session)
-    spool.fill(loaded, session)
+    spool = _filled(prepared, settings, partial, [rows[i] for i in order], outputs, session)
     error = estimate_error(spool, loaded, session)
 
     back = np.argsort(order)  # from length order to sample order
@@ -214,11 +199,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     exact = settings.method if settings.method != gram.KRONECKER else "auto"
     weight, gradient, methods = spool.contract(slopes, exact, loaded.device, session)
     m = len(loaded.targets)
-    if not weight[:m].any():
-        raise BadInput(
-            f"{loaded.name}: the gradient of every module is zero on these rows, so nothing tells them apart.",
-            "Check the model's weights: zeros in one place are enough.",
-        )
+    _require_some(weight[:m], loaded)
 
     of_all_rows = gradient[:m].numpy()[..., back, :][..., back] if kept else None
     losses = spool.read("losses").double().numpy()[back]
@@ -230,11 +211,9 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     head = None
     if loaded.head:
         pooled = spool.read("pooled").double().numpy()
-        fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, layers[-1].bias)
+        fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, spool.layers[-1].bias)
         head = HeadBlock(reordered(weight[m:].sum(0).numpy()), *fresh)
     labels, y, f0 = labels[back], y[back], f0[back]
-    stored = [s for s in target_sets(loaded.targets, loaded.qv_roles()) if s.name in LINEARITY_OF]
-    linearity = check_linearity(prepared, settings, LoraSettings(), stored, session) if settings.linearity else []
     probe = Probe(
         targets=loaded.targets,
         weight_blocks=reordered(weight[:m].numpy()),
@@ -253,17 +232,58 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
             "mean_tokens": float(np.mean([row.length for row in own_rows])),
             "max_tokens": max(row.length for row in prepared.train_rows),
-            "footprint": asdict(measure_training(loaded, own_rows)),
             "methods": methods,
             "estimate_error": error,
-            "linearity": [found.as_dict() for found in linearity],
-            "peers": measure_peers(loaded, few_rows(prepared, settings), session),
+            **_measured_beside(prepared, settings, own_rows, session),
             **({} if prepared.kept is None else {"keep": {"data": prepared.kept.data.source, "rows": len(kept)}}),
         },
         keep=None if of_all_rows is None else keep_blocks(of_all_rows, losses, rows, n, len(kept)),
     )
     require_finite_blocks(probe)
     return probe
+
+
+def _filled(
+    prepared: Prepared, settings: ProbeSettings, partial: Path, rows: Sequence[EncodedRow], outputs: Outputs, session: Session
+) -> Spool:
+    """What passes over ``rows``, shortest first, give; those that an interrupted probe made are not made again."""
+    spool = Spool(
+        partial,
+        rows,
+        probed_layers(prepared.loaded, settings.seed),
+        outputs,
+        *scale_of(prepared),
+        settings.sketch_size,
+        settings.micro_batch,
+        settings.recompute,
+    )
+    spool.drop_damaged(session)
+    spool = choose_method(spool, settings, prepared, session)
+    spool.fill(prepared.loaded, session)
+    return spool
+
+
+def _require_some(weight: torch.Tensor, loaded: LoadedModel) -> None:
+    """Raises:
+    BadInput: no module has a gradient.
+    """
+    if not weight.any():
+        raise BadInput(
+            f"{loaded.name}: the gradient of every module is zero on these rows, so nothing tells them apart.",
+            "Check the model's weights: zeros in one place are enough.",
+        )
+
+
+def _measured_beside(prepared: Prepared, settings: ProbeSettings, rows: Sequence[EncodedRow], session: Session) -> dict[str, Any]:
+    """What a probe stores of further passes: linearity where it is asked for, memory and time of training, scores of others."""
+    loaded = prepared.loaded
+    stored = [s for s in target_sets(loaded.targets, loaded.qv_roles()) if s.name in LINEARITY_OF]
+    linearity = check_linearity(prepared, settings, LoraSettings(), stored, session) if settings.linearity else []
+    return {
+        "linearity": [found.as_dict() for found in linearity],
+        "footprint": asdict(measure_training(loaded, rows)),
+        "peers": measure_peers(loaded, few_rows(prepared, settings), session),
+    }
 
 
 def _kept_rows(prepared: Prepared, session: Session) -> list[EncodedRow]:
@@ -301,7 +321,13 @@ def measure_selections(
     prepared: Prepared, settings: ProbeSettings, lora: LoraSettings, selections: Sequence[Selection], session: Session
 ) -> list[Linearity]:
     """:class:`Linearity` of any selections, with the head that ``settings`` names, fitted if it is not yet; empty where
-    the model is too large for the copy that this takes."""
+    the model is too large for the copy that this takes.
+
+    Raises:
+        BadInput: a row's images cannot be read.
+        OutOfMemory: not even one row fits.
+        Interrupted: cancelled.
+    """
     loaded = prepared.loaded
     if _head_kind(loaded, settings) == "probed" and not loaded.head_is_fitted and not uncopyable(loaded):
         _fit_head(prepared, "probed", session)

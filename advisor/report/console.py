@@ -12,11 +12,69 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from tqdm.auto import tqdm as notebook_bar
 
 from advisor.core.events import Event, Note, Progress, Session, Warn
+
+
+class _Shown:
+    """Events on a console; ``short`` leaves out notes that are not brief."""
+
+    def __init__(self, console: Console, short: bool) -> None:
+        self.console, self.short = console, short
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[detail]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._notebook_bars: dict[str, Any] = {}
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Warn):
+            self.console.print(f"[bold yellow]Warning:[/] {escape(event.text)}", soft_wrap=True)
+        elif isinstance(event, Note):
+            if event.brief or not self.short:
+                self.console.print(f"[dim]·[/] {escape(event.text)}", soft_wrap=True)
+        elif isinstance(event, Progress):
+            if self.console.is_jupyter:
+                self._show_in_notebook(event)
+            elif self.console.is_terminal:
+                self._show_on_terminal(event)
+            else:
+                self._print(event)
+
+    def _print(self, event: Progress) -> None:
+        if event.done in ((0,) if self.short else (0, event.total)) or "LoRA runs" in event.stage:
+            remaining = f", {event.eta_s:.0f} s left" if event.eta_s and event.done < event.total else ""
+            self.console.print(escape(f"{event.stage}: {event.done}/{event.total}{remaining} {event.detail}".rstrip()))
+
+    def _show_on_terminal(self, event: Progress) -> None:
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self.bar.add_task(escape(event.stage), total=event.total, detail="")
+        self.bar.update(self._tasks[event.stage], completed=event.done, total=event.total, detail=escape(event.detail))
+        if event.done == event.total:
+            self.bar.remove_task(self._tasks.pop(event.stage))
+
+    def _show_in_notebook(self, event: Progress) -> None:
+        if event.stage not in self._notebook_bars:
+            self._notebook_bars[event.stage] = notebook_bar(desc=event.stage, total=event.total, leave=False)
+        shown = self._notebook_bars[event.stage]
+        shown.set_postfix_str(event.detail, refresh=False)
+        shown.update(event.done - shown.n)
+        if event.done == event.total:
+            self._notebook_bars.pop(event.stage).close()
+
+    def close(self) -> None:
+        for shown in self._notebook_bars.values():
+            shown.close()
 
 
 @contextmanager
@@ -27,55 +85,8 @@ def console_session(short: bool = False) -> Iterator[Session]:
     terminal it names each stage once.
     """
     console = Console(stderr=True, highlight=False)
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[detail]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    tasks: dict[str, int] = {}
-    notebook_bars: dict[str, Any] = {}
-
-    def emit(event: Event) -> None:
-        if isinstance(event, Warn):
-            console.print(f"[bold yellow]Warning:[/] {escape(event.text)}", soft_wrap=True)
-        elif isinstance(event, Note):
-            if event.brief or not short:
-                console.print(f"[dim]·[/] {escape(event.text)}", soft_wrap=True)
-        elif isinstance(event, Progress):
-            _show(event)
-
-    def _show(event: Progress) -> None:
-        if console.is_jupyter:
-            _show_in_notebook(event)
-        elif not console.is_terminal:
-            if event.done in ((0,) if short else (0, event.total)) or "LoRA runs" in event.stage:
-                remaining = f", {event.eta_s:.0f} s left" if event.eta_s and event.done < event.total else ""
-                console.print(escape(f"{event.stage}: {event.done}/{event.total}{remaining} {event.detail}".rstrip()))
-        else:
-            _show_on_terminal(event)
-
-    def _show_on_terminal(event: Progress) -> None:
-        if event.stage not in tasks:
-            tasks[event.stage] = bar.add_task(escape(event.stage), total=event.total, detail="")
-        bar.update(tasks[event.stage], completed=event.done, total=event.total, detail=escape(event.detail))  # type: ignore[arg-type]
-        if event.done == event.total:
-            bar.remove_task(tasks.pop(event.stage))  # type: ignore[arg-type]
-
-    def _show_in_notebook(event: Progress) -> None:
-        if event.stage not in notebook_bars:
-            notebook_bars[event.stage] = notebook_bar(desc=event.stage, total=event.total, leave=False)
-        shown = notebook_bars[event.stage]
-        shown.set_postfix_str(event.detail, refresh=False)
-        shown.update(event.done - shown.n)
-        if event.done == event.total:
-            notebook_bars.pop(event.stage).close()
-
-    session = Session(emit=emit)
+    shown = _Shown(console, short)
+    session = Session(emit=shown.show)
 
     def stop(number: int, frame: FrameType | None) -> None:
         if session.cancel.is_set():
@@ -86,10 +97,9 @@ def console_session(short: bool = False) -> Iterator[Session]:
     on_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, stop) if on_main_thread else None
     try:
-        with bar:
+        with shown.bar:
             yield session
     finally:
-        for shown in notebook_bars.values():
-            shown.close()
+        shown.close()
         if on_main_thread:
             signal.signal(signal.SIGINT, previous)

@@ -97,36 +97,28 @@ def finetune(
     model = _adapted_copy(loaded, selection, settings, ranks, alphas)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     initial = {name: p.detach().clone() for name, p in named.items()}
-    trainable = list(named.values())
     label_mean, label_std = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
 
     def batch_of(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         return collate(rows, loaded, label_mean, label_std)
 
     prefix = prefix or PrefixStates(loaded)
-    depth, forward = prefix.depth(selection) if trainable and recipe.epochs else 0, frozen_forward(loaded, batch_of)
+    depth, forward = prefix.depth(selection) if named and recipe.epochs else 0, frozen_forward(loaded, batch_of)
     eval_states = prefix.of(depth, evaluation, forward)
     train_states = prefix.of(depth, train, forward, training=True)
     epochs = [Epoch(math.nan, *evaluate(model, loaded, evaluation, metric, batch_of, eval_states), 0.0)]
-    if not math.isfinite(epochs[0].val_loss):
-        raise NotFinite(
-            f"{selection.name}: the validation loss is {epochs[0].val_loss} before any training.",
-            "Try --dtype float32, or check the checkpoint.",
-        )
-    steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
-    total = steps_an_epoch * recipe.epochs
-    lengths = [row.length for row in train]
-    rng = np.random.default_rng(seed)
-    step = 0
+    hint = "Try --dtype float32, or check the checkpoint."
+    _require_finite(epochs[0].val_loss, f"{selection.name}: the validation loss", "before any training", hint)
+    step, total = 0, math.ceil(len(train) / recipe.batch_size) * recipe.epochs
 
     def told(loss: float | None) -> None:
         if tell is not None:
             tell(step, total, loss, [epoch.val_loss for epoch in epochs])
 
     told(None)
-    if trainable:
-        optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-        schedule = linear_schedule(optimizer, total, recipe)
+    if named:
+        descend = _descent(named, initial, recipe, total)
+        lengths, rng = [row.length for row in train], np.random.default_rng(seed)
         for epoch in range(recipe.epochs):
             model.train()
             loss_sum, weight_sum = 0.0, 0
@@ -134,34 +126,52 @@ def finetune(
                 session.check()
                 with _starting_at(train_states, model, indices):
                     loss, weight = batch_loss(model, loaded, batch_of([train[i] for i in indices]))
-                if not torch.isfinite(loss):
-                    raise NotFinite(f"{selection.name}: the training loss is {loss.item()} in epoch {epoch + 1}.", "Lower --lr.")
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
-                optimizer.step()
-                if recipe.pull:
-                    share = min(1.0, recipe.pull * optimizer.param_groups[0]["lr"])
-                    for name, parameter in named.items():
-                        pull(parameter, initial[name], share, recipe.pull_always)
-                schedule.step()
-                optimizer.zero_grad(set_to_none=True)
+                _require_finite(loss.item(), f"{selection.name}: the training loss", f"in epoch {epoch + 1}", "Lower --lr.")
+                descend(loss)
                 loss_sum += loss.item() * weight
                 weight_sum += weight
                 step += 1
                 told(loss.item())
             evaluated = evaluate(model, loaded, evaluation, metric, batch_of, eval_states)
             epochs.append(Epoch(loss_sum / weight_sum, *evaluated, _distance(named, initial)))
-            if not math.isfinite(epochs[-1].val_loss):
-                raise NotFinite(
-                    f"{selection.name}: the validation loss is {epochs[-1].val_loss} after epoch {epoch + 1}.", "Lower --lr."
-                )
+            after = f"after epoch {epoch + 1}"
+            _require_finite(epochs[-1].val_loss, f"{selection.name}: the validation loss", after, "Lower --lr.")
             told(None)
-    first = 1 if trainable else 0  # a trained run reports a trained epoch
+    first = 1 if named else 0  # a trained run reports a trained epoch
     best = min(range(first, len(epochs)), key=lambda i: epochs[i].val_loss)
     wall_s = time.monotonic() - start
     if inspect is not None:
         inspect(model, initial)
     return RunResult(tuple(epochs), best, selection.params(loaded.targets, settings.rank, ranks), wall_s)
+
+
+def _require_finite(loss: float, what: str, when: str, hint: str) -> None:
+    """Raises:
+    NotFinite: the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise NotFinite(f"{what} is {loss} {when}.", hint)
+
+
+def _descent(
+    named: Mapping[str, nn.Parameter], initial: Mapping[str, torch.Tensor], recipe: TrainingRecipe, total: int
+) -> Callable[[torch.Tensor], None]:
+    """What makes one of ``total`` steps down a loss: AdamW, gradients clipped, the recipe's pull and learning rate."""
+    optimizer = torch.optim.AdamW(list(named.values()), lr=recipe.lr, weight_decay=0.0)
+    schedule = linear_schedule(optimizer, total, recipe)
+
+    def descend(loss: torch.Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(named.values(), CLIP_NORM)
+        optimizer.step()
+        if recipe.pull:
+            share = min(1.0, recipe.pull * optimizer.param_groups[0]["lr"])
+            for name, parameter in named.items():
+                pull(parameter, initial[name], share, recipe.pull_always)
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return descend
 
 
 def linear_schedule(optimizer: torch.optim.Optimizer, total: int, recipe: TrainingRecipe) -> torch.optim.lr_scheduler.LambdaLR:

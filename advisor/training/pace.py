@@ -14,7 +14,11 @@ from advisor.models.prepare import Prepared
 
 def step_seconds(prepared: Prepared, batch_size: int) -> float:
     """Seconds of a training step of all modules, roughly: three times a forward pass over a batch on one thread, as workers
-    have; adapters come on top."""
+    have; adapters come on top.
+
+    Raises:
+        BadInput: a row's images cannot be read.
+    """
     rows, loaded = prepared.train_rows[:batch_size], prepared.loaded
     mean, std = label_scale(rows) if loaded.task == "regression" else (0.0, 1.0)
     threads = torch.get_num_threads()

@@ -40,6 +40,7 @@ def switched_losses(
 
     Raises:
         Interrupted: the session was cancelled.
+        BadInput: a row's images cannot be read.
     """
     mean, std = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
     layers = {name.removeprefix("base_model.model."): m for name, m in model.named_modules() if isinstance(m, LoraLayer)}

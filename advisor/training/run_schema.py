@@ -13,7 +13,7 @@ Epoch = Annotated[list[Number | None], Field(min_length=3, max_length=3)]
 
 
 class PlannedFields(Own):
-    """What was to be run, see :class:`advisor.training.runs.PlannedRun`."""
+    """What was to be run, see :class:`advisor.training.runner.PlannedRun`."""
 
     schema_: Count = Field(alias="schema")
     key: Name = Field(description="Identifies the run inside its folder.")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import platform
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,46 +21,15 @@ from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import HEAD_ONLY, distinct, structured_random, target_sets
 from advisor.core.store import read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.models.prepare import Prepared, Source, prepare
+from advisor.models.prepare import Source
 from advisor.training import live
 from advisor.training.run_schema import CalibrationFields, FailureFields, PlannedFields, RunFields
+from advisor.training.runner import RUN_SCHEMA, PlannedRun, Runner, planned_row
 from advisor.training.workers import processes, ray_actors, run_all
 
-if TYPE_CHECKING:
-    from advisor.training.frozen_prefix import PrefixStates
-
 RUNS_FILE, FAILED_FILE = live.RUNS_FILE, "failed.jsonl"
-RUN_SCHEMA = 1
 PLACES = ("model", "data", "eval_data", "revision", "trust_remote_code")  # of a source: where what it is made of comes from
 DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One fine-tune to do; ``ranks`` and ``alphas`` are those of single modules, where they differ from the settings'.
-
-    ``measured``: selections whose loss the trained model is to show by switching all other adapters off (a pilot run).
-    """
-
-    selection: Selection
-    settings: LoraSettings
-    seed: int
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    measured: tuple[Selection, ...] = ()
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """What not every run has, as JSON: patterns of ranks and alphas, selections to measure."""
-        patterns = {"ranks": dict(sorted(self.ranks.items())), "alphas": dict(sorted(self.alphas.items()))}
-        measured = {"measured": [list(s.targets) for s in self.measured]} if self.measured else {}
-        return (patterns if self.ranks or self.alphas else {}) | measured
-
-    @property
-    def key(self) -> str:
-        """Identifies the run inside one calibration folder."""
-        content = [self.selection.targets, asdict(self.settings), self.seed, *self.own.values()]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def plan_runs(
@@ -197,7 +162,11 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_failures(folder: Path) -> dict[str, AdvisorError]:
-    """Why runs of a calibration folder failed, by their keys, in the order in which they did; as :func:`read_runs`."""
+    """Why runs of a calibration folder failed, by their keys, in the order in which they did; as :func:`read_runs`.
+
+    Raises:
+        BadInput: as :func:`read_runs`.
+    """
     kinds = {kind.__name__: kind for kind in (NotFinite, OutOfMemory)}
     rows = _read_lines(folder / FAILED_FILE, FailureFields)
     return {row["key"]: kinds.get(row["error"], AdvisorError)(row["what"], row["hint"]) for row in rows}
@@ -206,21 +175,10 @@ def read_failures(folder: Path) -> dict[str, AdvisorError]:
 def _failure(run: PlannedRun, recipe: TrainingRecipe, error: AdvisorError) -> dict[str, Any]:
     return {
         "schema": RUN_SCHEMA,
-        **_plain(run, recipe),
+        **planned_row(run, recipe),
         "error": type(error).__name__,
         "what": error.what,
         "hint": error.hint,
-    }
-
-
-def _plain(run: PlannedRun, recipe: TrainingRecipe) -> dict[str, Any]:
-    return {
-        "key": run.key,
-        "selection": asdict(run.selection),
-        "settings": asdict(run.settings),
-        **run.own,
-        "recipe": recipe.as_dict(),
-        "seed": run.seed,
     }
 
 
@@ -276,135 +234,3 @@ def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
     source = {"quantised": None, **identity["source"]}
     plain: dict[str, Any] = json.loads(json.dumps({**source, **recipe, "eval_rows": identity["eval_rows"]}))
     return plain
-
-
-def short_name(path: str) -> str:
-    """The last two parts of a path or hub id: enough to recognise it, without the rest of a machine's folders."""
-    return "/".join(Path(path).parts[-2:])
-
-
-class Runner:
-    """Does planned runs in one worker; model, rows and the states of frozen blocks are made for the first and kept."""
-
-    def __init__(self, source: Source, recipe: TrainingRecipe, eval_rows: int, live_folder: Path | None = None) -> None:
-        """``live_folder``: where runs say what they have reached, see :mod:`advisor.training.live`."""
-        self.source, self.recipe, self.eval_rows, self.live_folder = source, recipe, eval_rows, live_folder
-        self._ready: tuple[Prepared, PrefixStates] | None = None
-
-    def __call__(self, run: PlannedRun) -> dict[str, Any]:
-        """The run's row.
-
-        Raises:
-            NotFinite: its loss became NaN or infinite.
-            OutOfMemory: it does not fit.
-        """
-        import torch
-
-        from advisor.core.errors import lacks_memory
-
-        try:
-            return self._row(run)
-        except (MemoryError, RuntimeError) as error:
-            if not lacks_memory(error):
-                raise
-            first_line = (str(error).splitlines() or ["out of memory"])[0]
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # here, where the error no longer holds the run's tensors
-        raise OutOfMemory(f"{run.selection.name}: {first_line}", "Lower --batch-size or --max-length.")
-
-    def _prepare(self) -> tuple[Prepared, PrefixStates]:
-        import torch
-
-        from advisor.training.frozen_prefix import PrefixStates
-
-        if self._ready is None:
-            torch.set_num_threads(1)
-            prepared = prepare(self.source, Session(), train_limit=self.recipe.train_rows, eval_limit=self.eval_rows)
-            self._ready = prepared, PrefixStates(prepared.loaded)
-        return self._ready
-
-    def _row(self, run: PlannedRun) -> dict[str, Any]:
-        import torch
-        from torch import nn
-
-        from advisor.training.finetune import finetune
-        from advisor.training.pilot import switched_losses
-
-        prepared, prefix = self._prepare()
-        metric = prepared.train.schema.metric
-        switched: dict[str, Any] = {}
-        told = None if self.live_folder is None else live.LiveFile(self.live_folder, run.key, run.selection.name)
-
-        def measure(model: nn.Module, _: Mapping[str, torch.Tensor]) -> None:
-            start = time.monotonic()
-            alive = Session(emit=lambda _: None if told is None else told.at_work())
-            rows = prepared.train_rows, prepared.eval_rows
-            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, alive)
-            switched["switched_s"] = round(time.monotonic() - start, 2)
-
-        result = finetune(
-            prepared.loaded,
-            run.selection,
-            run.settings,
-            self.recipe,
-            prepared.train_rows,
-            prepared.eval_rows,
-            metric,
-            run.seed,
-            ranks=run.ranks,
-            alphas=run.alphas,
-            prefix=prefix,
-            inspect=measure if run.measured else None,
-            tell=None if told is None else told.tell,
-        )
-        if told is not None:
-            told.remove()
-        best = result.at_best
-        epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
-        return {
-            "schema": RUN_SCHEMA,
-            **_plain(run, self.recipe),
-            "result": {
-                "train_loss": best.train_loss if result.best else None,
-                "val_loss": best.val_loss,
-                "metric": best.metric,
-                "best_epoch": result.best,
-                "epochs": epochs,
-                "distances": [e.distance for e in result.epochs],
-                "lora_params": result.lora_params,
-                "wall_s": round(result.wall_s, 2),
-                **switched,
-            },
-            "provenance": _provenance(prepared),
-        }
-
-
-def _provenance(prepared: Prepared) -> dict[str, Any]:
-    """What a row says of the model, the data and the machine."""
-    import peft
-    import torch
-    import transformers
-
-    from advisor.models.forward import bf16_autocast
-
-    loaded, schema = prepared.loaded, prepared.train.schema
-    return {
-        "model": short_name(loaded.name),
-        "model_type": loaded.model.config.model_type,
-        "data": short_name(prepared.train.source),
-        **prepared.made_of,
-        "task": schema.task,
-        "classes": len(schema.class_names),
-        "metric": schema.metric,
-        "train_rows": len(prepared.train_rows),
-        "eval_rows": len(prepared.eval_rows),
-        "max_length": prepared.max_length,
-        "autocast": "bfloat16" if bf16_autocast(loaded.device) else "off",
-        "device": loaded.device.type,
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-            "python": platform.python_version(),
-        },
-    }

@@ -20,7 +20,7 @@ from advisor.core.events import Event, Session, Warn
 from advisor.core.recipe import TrainingRecipe
 from advisor.models.prepare import Source
 from advisor.training import runs as calibrate_module
-from advisor.training.runs import PlannedRun
+from advisor.training.runner import PlannedRun
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 

@@ -33,7 +33,7 @@ from advisor.prediction.payload import score_json
 from advisor.report.tables import module_map
 from advisor.report.verdict import verdict
 from advisor.training import runs as calibrate_module
-from advisor.training.runs import PlannedRun
+from advisor.training.runner import PlannedRun
 
 TinyModel = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("own_folders")

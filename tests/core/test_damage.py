@@ -19,7 +19,8 @@ from advisor.core.targets import LoraSettings, Selection
 from advisor.export.plan import Plan
 from advisor.prediction.calibration_rows import parse_rows
 from advisor.prediction.selection_file import parse_selections, read_selections
-from advisor.training.runs import RUNS_FILE, PlannedRun, read_runs
+from advisor.training.runner import PlannedRun
+from advisor.training.runs import RUNS_FILE, read_runs
 
 PROBE = make_probe(n=16, layers=1)
 NAME = PROBE.targets[0].name

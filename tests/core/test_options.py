@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from advisor.cli import groups
 from advisor.core import option as kinds
-from advisor.core import options
+from advisor.core import option_groups, options
 from advisor.core.amounts import read_budget
 from advisor.core.choices import FORMAT_NAMES
 from advisor.core.errors import BadInput
@@ -21,7 +21,7 @@ from advisor.core.option import REQUIRED, Checked, Option, changed, options_of, 
 
 GROUPS = [
     kind
-    for module in (options, groups)
+    for module in (option_groups, options, groups)
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Checked) and kind is not Checked and kind.__module__ == module.__name__
 ]
@@ -42,7 +42,7 @@ def test_every_option_has_help_and_a_default_that_it_takes() -> None:
     assert len(EVERY) > 100
     for key, option in EVERY.items():
         assert option.help.endswith("."), key
-        assert option.panel in options.PANELS, key
+        assert option.panel in option_groups.PANELS, key
         if option.default not in (None, REQUIRED):
             option.check(option.default)
 
@@ -112,8 +112,8 @@ def test_an_object_is_checked_when_it_is_made_and_holds_plain_values() -> None:
 @pytest.mark.parametrize(
     ("group", "given"),
     [
-        (options.Loading, {"load_in_4bit": True, "load_in_8bit": True}),
-        (options.Pull, {"pull_always": True}),
+        (option_groups.Loading, {"load_in_4bit": True, "load_in_8bit": True}),
+        (option_groups.Pull, {"pull_always": True}),
         (options.Recommend, {"confirm_rows": 5}),
         (options.Recommend, {"confirm": 2, "strategy": "objective"}),
         (options.Recommend, {"effort": "pilot", "strategy": "objective"}),
@@ -137,8 +137,8 @@ def test_effort_says_how_many_real_runs(given: dict[str, Any], runs: int) -> Non
 
 def test_groups_are_parts_of_a_command() -> None:
     asked = options.Recommend("m", "d", lr=1e-4, rank=4)
-    assert values(asked, options.Recipe) == {"train_rows": None, "epochs": None, "lr": 1e-4, "batch_size": None}
-    assert part(asked, options.Lora, alpha=2) == options.Lora(rank=4, alpha=2)
+    assert values(asked, option_groups.Recipe) == {"train_rows": None, "epochs": None, "lr": 1e-4, "batch_size": None}
+    assert part(asked, option_groups.Lora, alpha=2) == option_groups.Lora(rank=4, alpha=2)
     assert shared(asked, Option) == {}
 
 
@@ -148,4 +148,4 @@ def test_words_are_those_of_the_engine() -> None:
     from advisor.probing import gram
 
     assert tuple(FORMATS) == FORMAT_NAMES
-    assert options_of(options.Probing)["method"].choices == ("auto", gram.MATERIALISE, gram.TOKEN_GRAM, gram.KRONECKER)
+    assert options_of(option_groups.Probing)["method"].choices == ("auto", gram.MATERIALISE, gram.TOKEN_GRAM, gram.KRONECKER)

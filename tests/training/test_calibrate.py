@@ -26,16 +26,14 @@ from advisor.models.prepare import Source, prepare
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.groups import grouped
 from advisor.training import runs as module
+from advisor.training.runner import PlannedRun, Runner, short_name
 from advisor.training.runs import (
     FAILED_FILE,
     RUNS_FILE,
-    PlannedRun,
-    Runner,
     calibrate,
     plan_runs,
     read_failures,
     read_runs,
-    short_name,
 )
 
 TARGETS = bert_targets(4)

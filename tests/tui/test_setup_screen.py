@@ -15,7 +15,8 @@ from tui.app import AdvisorApp
 from tui.engine import Recent
 from tui.inputs import Inputs
 from tui.paths import completions
-from tui.real_engine import RealEngine, language_of
+from tui.real_engine import RealEngine
+from tui.real_preview import language_of
 from tui.setup import recent_line
 
 MakeApp = Callable[..., AdvisorApp]

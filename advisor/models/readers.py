@@ -1,0 +1,106 @@
+"""What makes a model's input of rows: its tokenizer, its image processor, or the processor of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from advisor.core.errors import BadInput, loading
+from advisor.data.hub import hub_hint
+from advisor.data.images import blank_image, image_batch
+from advisor.models.config import BOTH, loaded_as, of_images, quiet
+from advisor.models.modules import input_embeddings
+from advisor.models.placement import device_of
+from advisor.models.vision import load_processor, short_input
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Those of transformers: of images alone an image processor; of images and text a processor, and the tokenizer in it."""
+
+    tokenizer: Any = None
+    image_processor: Any = None
+    processor: Any = None
+
+    @property
+    def first(self) -> Any:
+        """The one that makes a whole row's input."""
+        return self.processor or self.image_processor or self.tokenizer
+
+
+def load_readers(name: str, task: str, config: Any, options: dict[str, Any]) -> Readers:
+    """Those of a model folder or hub id; ``options`` are those of ``from_pretrained``.
+
+    Raises:
+        BadInput: one cannot be loaded; names it.
+    """
+    if of_images(config):
+        return Readers(image_processor=_load_image_processor(name, options))
+    processor = load_processor(name, config, options) if loaded_as(config, task) == BOTH else None
+    return Readers(getattr(processor, "tokenizer", None) or _load_tokenizer(name, options), processor=processor)
+
+
+def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
+    hint = "Check the tokenizer's files." if Path(name).exists() else hub_hint
+    with loading(f"{name}: its tokenizer cannot be loaded", hint), quiet():
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **options)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
+            raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
+        float(tokenizer.model_max_length)
+    return tokenizer
+
+
+def _load_image_processor(name: str, options: dict[str, Any]) -> Any:
+    with loading(f"{name}: its image processor cannot be loaded", "Check its preprocessor_config.json."), quiet():
+        return transformers.AutoImageProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
+
+
+def short_batch(model: Any, reader: Any) -> dict[str, torch.Tensor]:
+    """A batch of one short text or blank image, or both, as its tokenizer or processor makes it."""
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    if isinstance(reader, transformers.ProcessorMixin):
+        made = short_input(reader, blank_image(model.config))
+        return {key: t.to(device_of(model), dtype if t.is_floating_point() else None) for key, t in made.items()}
+    if not isinstance(reader, transformers.PreTrainedTokenizerBase):
+        return {"pixel_values": image_batch([blank_image(model.config)], reader).to(device_of(model), dtype)}
+    encoded = reader("a b", return_tensors="pt")
+    batch = {
+        key: encoded[key].to(device_of(model)) for key in ("input_ids", "attention_mask", "token_type_ids") if key in encoded
+    }
+    if model.config.is_encoder_decoder and model.get_output_embeddings() is not None:
+        batch["decoder_input_ids"] = batch["input_ids"]
+    return batch
+
+
+def embedded_tokens(model: Any) -> int | None:
+    """How many tokens the model embeds; None where it cannot be told."""
+    weight = getattr(input_embeddings(model)[0], "weight", None)
+    return None if weight is None else int(weight.shape[0])
+
+
+def settle_padding(name: str, tokenizer: Any, model: Any) -> list[str]:
+    """Let tokenizer and config agree on a padding token that the model embeds; a sentence where they did not.
+
+    Raises:
+        BadInput: the tokenizer has no token for it.
+    """
+    notes, config = [], model.config
+    rows = embedded_tokens(model)
+    if rows is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        notes.append(f"The padding token {tokenizer.pad_token!r} is beyond the {rows:,} tokens that the model embeds: not used.")
+        tokenizer.pad_token = None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise BadInput(f"{name}: the tokenizer has neither a padding nor an end token.", "Add one to its files.")
+    if getattr(config, "pad_token_id", None) not in (None, tokenizer.pad_token_id):  # a classifier would read a row's padding
+        notes.append(
+            f"Padding is token {tokenizer.pad_token_id}, as the tokenizer has it, not {config.pad_token_id}, as the "
+            "config has it. Train with the same."
+        )
+    config.pad_token_id = tokenizer.pad_token_id
+    return notes

@@ -1,0 +1,106 @@
+"""What Setup says of model and data before a probe, for :class:`tui.real_engine.RealEngine`; :mod:`advisor` is imported only
+when it is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tui.engine import Preview
+from tui.inputs import Inputs
+
+if TYPE_CHECKING:
+    from advisor.data.examples import Example
+    from advisor.data.schema import Schema
+
+PREVIEW_ROWS = 5
+
+
+def preview(inputs: Inputs) -> Preview:
+    """As :meth:`tui.engine.Engine.preview`."""
+    from advisor.core.errors import BadInput
+    from advisor.data.dataset import load_dataset
+    from advisor.data.tables import read_table
+
+    if not inputs.data:
+        raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
+    how: dict[str, Any] = {
+        "task": inputs.task,
+        "text_columns": inputs.text_columns,
+        "label_column": inputs.label_column,
+        "metric": inputs.metric,
+        "language": language_of(inputs.model, inputs.revision),
+        "sees": "vision_config" in _config(inputs.model, inputs.revision),
+    }
+    dataset = load_dataset(inputs.data, **how)
+    schema = dataset.schema
+    wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
+    table = read_table(inputs.data, wanted)
+    return Preview(
+        task=schema.task,
+        metric=schema.metric,
+        text_columns=schema.text_columns,
+        label_column=schema.label_column,
+        classes=schema.class_names,
+        columns=tuple(table.columns),
+        rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in table.rows[:PREVIEW_ROWS]),
+        total=len(dataset.examples),
+        notes=dataset.notes,
+        cost=_cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),
+    )
+
+
+def model_problem(inputs: Inputs) -> str:
+    """As :meth:`tui.engine.Engine.model_problem`."""
+    name = str(inputs.model or "")
+    folder = Path(name)
+    if not name:
+        return ""
+    if folder.is_dir():
+        return "" if (folder / "config.json").is_file() else f"{name}: no config.json in that folder. Give a model's folder."
+    is_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if folder.exists() or is_path:
+        return f"{name}: no such folder. Give a model's folder, or a hub id such as gpt2."
+    return ""
+
+
+def _cost(inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
+    """What a probe will take, in words; empty where that cannot be told without the model."""
+    from advisor.probing.cost_estimate import estimate_probe
+
+    if not inputs.model or not Path(inputs.model).is_dir():
+        return ""
+    found = estimate_probe(Path(inputs.model), schema.task, len(schema.class_names), lengths, inputs.samples, inputs.max_length)
+    if found is None:
+        return ""
+    return (
+        f"Probing takes {found.rows} rows, about {found.tokens:,} tokens, one forward and {found.backward} backward "
+        f"passes ({found.flops / 1e12:.2g} TFLOP), up to {found.disk_bytes / 1e9:.1f} GB of disk while it runs."
+    )
+
+
+def language_of(model: str | os.PathLike[str] | None, revision: str | None) -> str:
+    """What a model learns that predicts tokens, by its ``config.json``; ``causal-lm``, as most do, where there is none."""
+    return "seq2seq" if _config(model, revision).get("is_encoder_decoder") else "causal-lm"
+
+
+def _config(model: str | os.PathLike[str] | None, revision: str | None) -> dict[str, Any]:
+    """``config.json`` in a model's folder or the hub's cache; empty where neither has one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from advisor.core.errors import BadInput
+    from advisor.core.store import read_json
+
+    name = str(model or "")
+    try:
+        is_folder = Path(name).is_dir()
+        path = f"{name}/config.json" if is_folder else try_to_load_from_cache(name, "config.json", revision=revision)
+        return read_json(Path(path), "config") if isinstance(path, str) else {}
+    except (BadInput, ValueError):  # damaged, or no name that the hub would take
+        return {}
+
+
+def _characters(example: Example) -> int:
+    return sum(map(len, (*example.texts, example.prompt, example.completion, *(text for _, text in example.messages))))
