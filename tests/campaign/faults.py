@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -107,6 +108,7 @@ class Campaign:
             count = _count_calls(self.root / f"calls-{number}", at_call, sent)
             code = _command(arguments)
             count()
+            (self.root / "loaded").write_text("\n".join(sys.modules))
         finally:
             os._exit(code)
 
@@ -163,6 +165,7 @@ class Campaign:
                 self.fresh(name)
                 begun = time.monotonic()
                 ended = _must(self.run(SCENARIOS[name]))
+                _load((self.root / "loaded").read_text().splitlines())
                 self.seconds[name], self.calls[name] = time.monotonic() - begun, ended.calls
                 found = _tree(self.work)
                 if name in self.expected:
@@ -265,6 +268,13 @@ class Campaign:
 
 
 # --- inside the command -----------------------------------------------------------------------------------------------
+
+
+def _load(modules: Sequence[str]) -> None:
+    """Import what a command imported, so that those forked from now on need not."""
+    for name in modules:
+        with contextlib.suppress(Exception):  # names that only exist where something made them
+            importlib.import_module(name)
 
 
 def _command(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ import transformers
 import vision_language
 from architectures import ARCHITECTURES, FAMILIES, HYBRIDS, Family, build
 from command import advisor
+from fakes import one_thread
 
 from advisor.core.profiles import load_profiles
 from advisor.models.modules import family_profile
@@ -117,8 +118,11 @@ def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("own_folders")
 @pytest.mark.parametrize(("name", "kind"), [("t5", "seq2seq"), ("vit", "images"), ("qwen3_vl", "turns")])
-def test_the_command_line_advises_confirms_and_verifies(tiny_model: TinyModel, tmp_path: Path, name: str, kind: str) -> None:
+def test_the_command_line_advises_confirms_and_verifies(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
     """Task inferred from model and data, real runs, and what PEFT makes of the files; no calibration row is of the kind."""
+    monkeypatch.setattr("advisor.training.runs.processes", one_thread)
     task, out = oracle.TASKS.get(kind, "classification"), tmp_path / "advice"
     model = vision_language.build(name, tmp_path / "model") if kind == "turns" else tiny_model(name, task)
     data, _ = oracle.write_rows(tmp_path, kind)

@@ -14,6 +14,7 @@ import oracle
 import pytest
 import torch
 from command import advisor, refused
+from fakes import one_thread
 from torch import nn
 from torch.nn import functional
 
@@ -252,7 +253,8 @@ def test_predictions_take_none(name: str) -> None:
     assert "Eq. 8" in advisor("calibrate", "--help").out
 
 
-def test_runs_with_a_pull_become_no_rows(command: list[Any], tmp_path: Path) -> None:
+def test_runs_with_a_pull_become_no_rows(command: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advisor.training.runs.processes", one_thread)
     ran = advisor(*command, "--pull", "10", "--pull-always")
     assert ran.code == 0, ran.err
     assert ran.out.split() == ["Runs:", str(tmp_path / "out" / "runs.jsonl")]
