@@ -25,7 +25,7 @@ from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import json_text, read_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.export import FORMATS
-from advisor.export.alternatives import Alternative, best_for, can_say, cost_of_file, sayable, with_alternatives
+from advisor.export.alternatives import Alternative, alternatives, cost_of_file, sayable, with_alternatives
 from advisor.export.baseline import empty_model
 from advisor.export.peft import YAML_FILE, arguments_of
 from advisor.export.plan import Plan, Rendered, plan_of
@@ -336,39 +336,6 @@ def render_all(plan: Plan, names: Sequence[str]) -> dict[str, Rendered]:
 def resolve_files(name: str, rendered: Rendered, plan: Plan, model: nn.Module) -> dict[str, Resolved | None]:
     """What each file of a format trains of a meta-device ``model``, see :func:`prove_file`."""
     return {file: prove_file(FORMATS[name], file, found, plan, model) for file, found in rendered.files.items()}
-
-
-def alternatives(
-    rendered: Mapping[str, Rendered],
-    plan: Plan,
-    model: nn.Module,
-    scorer: Scorer,
-    rec: Recommendation,
-    pool_of: Callable[[], list[Candidate]],
-) -> dict[str, list[Alternative]]:
-    """By format, for its files that do not say the plan exactly: the best selection that they can, proven on the model.
-
-    Args:
-        rendered: the plan's files by format. model: on the meta device. pool_of: :func:`sayable`, asked once if it is needed.
-    """
-    everything = Candidate(rec.all_linear.candidate.selection, scorer.settings)
-    short = {
-        name: [
-            file
-            for file, found in result.files.items()
-            if found.fidelity != "exact" and can_say(FORMATS[name], file, plan, everything)
-        ]
-        for name, result in rendered.items()
-    }
-    pool = pool_of() if any(short.values()) else []
-    found: dict[str, list[Alternative]] = {}
-    for name, files in short.items():
-        offered = (best_for(FORMATS[name], file, plan, pool, scorer, rec) for file in files)
-        found[name] = [alternative for alternative in offered if alternative is not None]
-        for alternative in found[name]:
-            file = FORMATS[name].render(alternative.plan).files[alternative.file]
-            prove_file(FORMATS[name], alternative.file, file, alternative.plan, model)
-    return found
 
 
 def write_rendered(formats: Sequence[Rendered], out: Path, session: Session, overwrite: bool = False) -> list[Path]:

@@ -291,15 +291,14 @@ class RealEngine:
     def files(
         self, opened: Opened, plan: Plan, format_name: str, recommendation: Recommendation | None, inputs: Inputs
     ) -> Rendered:
-        from advisor import workflow
         from advisor.export import FORMATS
-        from advisor.export.alternatives import with_alternatives
+        from advisor.export.alternatives import alternatives, with_alternatives
         from advisor.export.baseline import empty_model
 
         rendered = FORMATS[format_name].render(plan)
         if recommendation is None or all(file.fidelity == "exact" for file in rendered.files.values()):
             return rendered
-        found = workflow.alternatives(
+        found = alternatives(
             {format_name: rendered},
             plan,
             empty_model(opened.probe, inputs.trust_remote_code),

@@ -6,7 +6,7 @@ scored, at one rank for all modules, and what a second search over whole roles a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,14 @@ from advisor.core.errors import BudgetTooSmall
 from advisor.core.events import Session
 from advisor.core.selections import distinct
 from advisor.core.targets import LoraSettings
+from advisor.export import FORMATS
 from advisor.export.plan import Format, Plan, Rendered, RenderedFile
+from advisor.export.proof import prove_file
 from advisor.prediction.scorer import Scorer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from advisor.models.peft import Resolved
 
 PREFIX = "alternative-"  # of the file's name
@@ -136,3 +140,39 @@ def cost_of(scorer: Scorer, picked: Candidate, instead: Candidate) -> str:
         f"Predicted of this file: {metric} {value:.3g} (chosen: {reached:.3g}), "
         f"validation loss {loss:.3g} (chosen: {chosen:.3g}){apart}."
     )
+
+
+def alternatives(
+    rendered: Mapping[str, Rendered],
+    plan: Plan,
+    model: nn.Module,
+    scorer: Scorer,
+    rec: Recommendation,
+    pool_of: Callable[[], list[Candidate]],
+) -> dict[str, list[Alternative]]:
+    """By format, for its files that do not say the plan exactly: the best selection that they can, proven on the model.
+
+    Args:
+        rendered: the plan's files by format. model: on the meta device. pool_of: :func:`sayable`, asked once if it is needed.
+
+    Raises:
+        BadInput, Interrupted: as ``pool_of``.
+    """
+    everything = Candidate(rec.all_linear.candidate.selection, scorer.settings)
+    short = {
+        name: [
+            file
+            for file, found in result.files.items()
+            if found.fidelity != "exact" and can_say(FORMATS[name], file, plan, everything)
+        ]
+        for name, result in rendered.items()
+    }
+    pool = pool_of() if any(short.values()) else []
+    found: dict[str, list[Alternative]] = {}
+    for name, files in short.items():
+        offered = (best_for(FORMATS[name], file, plan, pool, scorer, rec) for file in files)
+        found[name] = [alternative for alternative in offered if alternative is not None]
+        for alternative in found[name]:
+            file = FORMATS[name].render(alternative.plan).files[alternative.file]
+            prove_file(FORMATS[name], alternative.file, file, alternative.plan, model)
+    return found
