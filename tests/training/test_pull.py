@@ -14,7 +14,6 @@ import oracle
 import pytest
 import torch
 from command import advisor, refused
-from fakes import one_thread
 from torch import nn
 from torch.nn import functional
 
@@ -253,8 +252,8 @@ def test_predictions_take_none(name: str) -> None:
     assert "Eq. 8" in advisor("calibrate", "--help").out
 
 
-def test_runs_with_a_pull_become_no_rows(command: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advisor.training.runs.processes", one_thread)
+def test_runs_with_a_pull_become_no_rows(command: list[Any], tmp_path: Path) -> None:
+    """In a worker process, as users have it: of the quick tests this is the one that trains a model there."""
     ran = advisor(*command, "--pull", "10", "--pull-always")
     assert ran.code == 0, ran.err
     assert ran.out.split() == ["Runs:", str(tmp_path / "out" / "runs.jsonl")]
