@@ -555,7 +555,10 @@ def test_the_score_of_guessing() -> None:
     three = np.array([0] * 5 + [1] * 3 + [2] * 2)
     shares = np.array([0.5, 0.3, 0.2])
     assert guessing_score("f1", shares) == pytest.approx(f1_of(three, 0, [0, 1, 2])) == pytest.approx(2 / 9)
-    for metric in ("matthews", "spearman", "token_accuracy"):
+    assert guessing_score("token_accuracy", shares) == pytest.approx(0.5)  # of words with classes
+    assert guessing_score("reward_accuracy", np.empty(0)) == 0.5
+    assert guessing_score("token_accuracy", np.empty(0)) == 0.0
+    for metric in ("matthews", "spearman"):
         assert guessing_score(metric, shares) == 0.0
 
 
