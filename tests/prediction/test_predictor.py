@@ -39,6 +39,7 @@ from advisor.prediction.predictor import (
     parameter_distances,
     times_gain,
 )
+from advisor.report.words import NOT_KNOWN, loss_span, metric_known
 from advisor.theory.features import all_feature_names
 
 FLOOR = 0.5  # of the rank correlation on groups left out
@@ -394,6 +395,20 @@ def test_far_targets_are_named_and_widened() -> None:
     assert math.log(far.loss.high[0] / far.loss.value[0]) == pytest.approx(math.hypot(gain, 1.6449 * FAR_FACTOR * own), rel=1e-3)
     within = predictor.predict(traits([0.1]), {**near, "log_lr": near["log_lr"] + math.log(3.9)}, distances(1))
     assert within.far == ()
+
+
+@pytest.mark.parametrize("change", [{"task": "preference", "metric": "reward_accuracy", "chance": 0.5}, {"reads": "images"}])
+def test_the_level_is_not_known_where_no_run_was_of_the_kind(change: dict[str, Any]) -> None:
+    predictor = fit(make_rows(4, 12), "classification")
+    context = predictor.groups_[0].context
+    usual, new = (predictor.predict(traits([0.1, 0.4]), {**context, **more}, distances(2)) for more in ({}, change))
+    assert usual.far == ()
+    assert all(reason.startswith("no calibration run used here") for reason in new.far)
+    for index in (0, 1):
+        score, loss = ((e.value[index], e.low[index], e.high[index]) for e in (new.score, new.loss))
+        assert not metric_known(score, str({**context, **change}["metric"]))
+        assert loss_span(loss) == NOT_KNOWN
+    assert np.argmin(new.loss.value) == np.argmin(usual.loss.value)
 
 
 def lm_rows(groups: int, **options: float) -> list[CalibrationRow]:
