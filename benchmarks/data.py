@@ -41,9 +41,9 @@ BAD_FILES = {
     "labels.csv": "text,label\na,1\nb,0\nc,x\nd,1\n",
     "many_names.jsonl": "".join(f'{{"text": "t {i}", "label": "name {i}"}}\n' for i in range(30)),
     "multi_label.jsonl": '{"text": "a", "label": [0, 1]}\n{"text": "b", "label": [1]}\n',
-    "ner.jsonl": '{"tokens": ["a"], "ner_tags": [0]}\n',
+    "ner.jsonl": '{"text": "a b", "entities": [{"start": 0, "end": 1}]}\n',
     "squad.jsonl": '{"context": "c", "question": "q", "answers": {"text": ["a"]}}\n',
-    "dpo.jsonl": '{"prompt": "a", "chosen": "b", "rejected": "c"}\n',
+    "dpo.jsonl": '{"prompt": "a", "response_a": "b", "response_b": "c"}\n',
     "sheet.xlsx": "PK",
     "binary.csv": "text,label\na\0b,1\n",
 }

@@ -34,6 +34,7 @@ from advisor.core.events import Note, Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Target
+from advisor.core.tasks import PREFERENCE
 from advisor.export.peft import YAML_FILE
 from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.encode import collate
@@ -51,6 +52,12 @@ BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
 SEEING = vision_language.FAMILIES
 ALL: dict[str, Any] = {**FAMILIES, **HYBRIDS, **SEEING}
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
+WORDS = ("token-classification",)
+BESIDE = {  # further tasks that some families are tried on
+    **dict.fromkeys(("bert", "roberta", "distilbert", "modernbert"), WORDS),
+    **dict.fromkeys(("llama", "gpt2"), (*WORDS, "preference")),
+    "olmoe": ("preference",),
+}
 SETTINGS = LoraSettings(rank=4, alpha=8)
 TOLERANCE = 1e-5
 STEP = 0.01  # share of the loss that one step would take away, were the loss linear
@@ -83,15 +90,16 @@ class Found:
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """The tasks that a family is tried on."""
+    beside = BESIDE.get(name, ())
     if name in SEEING:
         return ("turns",) if SEEING[name].mark else ("columns",)
     if name in WRITERS or name in HYBRIDS:
-        return ("causal-lm",)
+        return ("causal-lm", *beside)
     if FAMILIES[name].processor:
         return ("images",)
     if name in ENCODER_DECODERS:
         return ("seq2seq",)
-    return ("causal-lm", "binary") if name in DECODERS else ("binary",)
+    return ("causal-lm", "binary", *beside) if name in DECODERS else ("binary", *beside)
 
 
 def examine(model: Path, kind: str, folder: Path, dtype: str = "float32", adapt: str = "language") -> Found:
@@ -166,8 +174,11 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
     outputs = Outputs(task, len(prepared.train.schema.class_names))
 
     def loss() -> torch.Tensor:
-        return forward_outputs(outputs, model(**batch).logits, labels)[2].mean()
+        values, _, losses = forward_outputs(outputs, model(**batch).logits, labels)
+        return torch.nn.functional.softplus(start - values).mean() if task == PREFERENCE else losses.mean()
 
+    with torch.no_grad():
+        start = forward_outputs(outputs, model(**batch).logits, labels)[0]  # of DPO's reference
     before = loss()
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(before, trained)

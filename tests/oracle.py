@@ -10,7 +10,7 @@ import copy
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ Outputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class Text:
     """One tokenised example; ``label`` is a class id, a standardised value, or for each token the id to learn. ``decoder``:
-    what a decoder behind an encoder reads. ``pixels``: [channels, height, width], in place of ids. ``beside``: what is read
-    beside the ids, as it is in a batch of one."""
+    what a decoder behind an encoder reads. ``rejected``: of a pair of answers the worse one. ``pixels``: [channels, height,
+    width], in place of ids. ``beside``: what is read beside the ids, as it is in a batch of one."""
 
     ids: Sequence[int]
     label: int | float | Sequence[int]
@@ -36,6 +36,7 @@ class Text:
     decoder: Sequence[int] | None = None
     pixels: torch.Tensor | None = None
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    rejected: Text | None = None
 
     def inputs(self) -> dict[str, Any]:
         """A batch of this one, without padding or a mask."""
@@ -103,6 +104,23 @@ def target_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return token_loss(*_one_later(logits, label))
 
 
+def preferred(logits: Any, label: Any) -> torch.Tensor:
+    """β·(log π(chosen) − log π(rejected)) with β = 0.1, log π the sum over the answer's tokens."""
+    better, worse = (_log_likelihood(*each) for each in zip(logits, label, strict=True))
+    return 0.1 * (better - worse).reshape(1)
+
+
+def dpo_loss(logits: Any, label: Any) -> torch.Tensor:
+    """DPO's loss where the policy still is its reference."""
+    policy = preferred(logits, label)
+    return -torch.log(1 / (1 + torch.exp(-(policy - policy.detach())))).sum()
+
+
+def _log_likelihood(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    p, _ = _target_probabilities(logits, label)
+    return torch.log(p[label[1:] >= 0]).sum()
+
+
 def _one_later(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([logits, logits[-1:]]), torch.cat([label[:1] * 0 - 100, label])
 
@@ -139,8 +157,11 @@ def looped_reference(
     chosen = [_own(model, name) for name in parameters]
     values, rows = [], []
     for text in texts:
-        logits = model(**text.inputs()).logits[0]
-        label = torch.tensor(text.label)
+        logits: Any = model(**text.inputs()).logits[0]
+        label: Any = torch.tensor(text.label)
+        if text.rejected is not None:
+            logits = logits, model(**text.rejected.inputs()).logits[0]
+            label = label, torch.tensor(text.rejected.label)
         scalars = torch.cat([output(logits, label), loss(logits, label).reshape(1)])
         found = [torch.autograd.grad(s, chosen, retain_graph=True, materialize_grads=True) for s in scalars]
         values.append(scalars.detach())
@@ -213,8 +234,10 @@ def relative(block: object, wanted: torch.Tensor) -> float:
 # --- data: rows of unequal length, and the same rows tokenised without advisor.models.encode ---------------------------------
 
 KINDS = ("binary", "three", "regression", "causal-lm")
-CLASSES = {"images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
-TASKS = {"regression": "regression", "causal-lm": "causal-lm", "seq2seq": "seq2seq", "turns": "causal-lm", "columns": "causal-lm"}
+CLASSES = {"token-classification": 3, "images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
+TASKS = {kind: kind for kind in ("regression", "causal-lm", "seq2seq", "preference", "token-classification")} | dict.fromkeys(
+    ("turns", "columns"), "causal-lm"
+)
 _WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
 WORDS = tuple(_WORDS.split(" "))
 ROWS = 36
@@ -237,6 +260,13 @@ def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
     for index, (length, text) in enumerate(zip(lengths, texts, strict=True)):
         if kind in ("causal-lm", "seq2seq"):
             rows.append({"prompt": texts[index - 1], "completion": text})
+        elif kind == "token-classification":
+            words = text.split()
+            rows.append(
+                {"tokens": words, "ner_tags": ["O" if len(w) < 4 else f"B-{'XY'[(i + index) % 2]}" for i, w in enumerate(words)]}
+            )
+        elif kind == "preference":
+            rows.append({"prompt": texts[index - 1], "chosen": text, "rejected": f"{texts[index - 2]} {index % 3}"})
         elif kind == "regression":
             score = len(text) / 30 + WORDS.index(texts[index - 1].split()[-1]) / 5 + index % 5 / 2
             rows.append({"sentence1": text, "sentence2": texts[index - 1], "score": score})
@@ -280,6 +310,25 @@ def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list
             answer = [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
             texts.append(Text([*prompt, *answer], [*[-100] * len(prompt), *answer]))
             continue
+        if kind == "token-classification":
+            ids, tags = [], []
+            for word, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+                pieces = tokenizer(word, add_special_tokens=False)["input_ids"]
+                ids += pieces
+                tags += [("B-X", "B-Y", "O").index(tag), *[-100] * (len(pieces) - 1)]
+            whole = tokenizer(" ".join(row["tokens"]))["input_ids"]
+            start = whole.index(ids[0]) if len(whole) > len(ids) else 0
+            before, after = [-100] * start, [-100] * (len(whole) - len(ids) - start)
+            types = [0] * len(whole) if "token_type_ids" in tokenizer.model_input_names else None
+            texts.append(Text(whole, [*before, *tags, *after], types))
+            continue
+        if kind == "preference":
+            prompt = tokenizer(row["prompt"])["input_ids"]
+            answers = [tokenizer(row[key], add_special_tokens=False)["input_ids"] for key in ("chosen", "rejected")]
+            ends = [[*answer, tokenizer.eos_token_id] for answer in answers]
+            better, worse = (Text([*prompt, *end], [*[-100] * len(prompt), *end]) for end in ends)
+            texts.append(replace(better, rejected=worse))
+            continue
         if kind == "seq2seq":
             target = tokenizer(row["completion"])["input_ids"]
             texts.append(Text(tokenizer(row["prompt"])["input_ids"], target, decoder=[tokenizer.pad_token_id, *target[:-1]]))
@@ -298,8 +347,10 @@ def scalars_of(kind: str, signs: torch.Tensor | None = None) -> tuple[Outputs, O
     """Output and loss of a kind of task."""
     if TASKS.get(kind) == "causal-lm":
         return mean_odds, token_loss
-    if kind == "seq2seq":
+    if kind in ("seq2seq", "token-classification"):
         return mean_target_odds, target_loss
+    if kind == "preference":
+        return preferred, dpo_loss
     if kind == "regression":
         return value, squared
     if signs is not None:

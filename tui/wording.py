@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from advisor.prediction.scorer import share_of_loss
 from advisor.report.tables import ALL
-from advisor.report.verdict import checked, level, little_to_win, next_step, qv_index, told_apart, unlike, what_to_adapt
+from advisor.report.verdict import (
+    checked,
+    level,
+    little_to_win,
+    next_step,
+    only_ranked,
+    qv_index,
+    told_apart,
+    unlike,
+    what_to_adapt,
+)
 from tui.engine import OPEN, SETTLED, UNLIKE, Against, Headline
 
 if TYPE_CHECKING:
@@ -35,7 +45,7 @@ def headline(scorer: Scorer, rec: Recommendation, confirmation: Confirmation | N
     why = " ".join(filter(None, [little_to_win(scorer), why]))
     return Headline(
         adapt=what_to_adapt(scorer, rec),
-        level=level(scorer, rec.picked),
+        level=only_ranked(scorer, rec.front.predictions.far) or level(scorer, rec.picked),
         against=tuple(against),
         sureness=sureness,
         why=why,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from advisor.advice.budget import Budget
 from advisor.core.candidate import Candidate
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
 from advisor.core.targets import Target
 from advisor.prediction.payload import score_json
 from advisor.prediction.predictor import LEVEL
@@ -306,7 +306,7 @@ def _module_rows(
 def _figures(scorer: Scorer, candidate: Candidate, chosen: Spectra, everything: Spectra) -> list[KernelFigures]:
     probe, sigma, weights = scorer.probe, scorer.sigma, scorer.block_weights([candidate], scorer.kernels.kind)
     paper = Spectra.of(scorer, scorer.block_weights([candidate], PAPER_KERNEL)[0], PAPER_KERNEL)
-    has_targets = probe.task not in LANGUAGE_TASKS
+    has_targets = probe.task not in BY_ODDS
     figures = []
     for head, spectrum, theirs, of_all in zip(chosen.heads, chosen.spectra, paper.spectra, everything.spectra, strict=True):
         kernel = scorer.kernels.of(weights, head)[0]

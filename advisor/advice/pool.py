@@ -18,7 +18,7 @@ from advisor.core.candidate import Candidate
 from advisor.core.choices import PREDICTED
 from advisor.core.errors import BudgetTooSmall
 from advisor.core.events import Session, Stage
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import all_linear, distinct, structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.scorer import Scorer
@@ -148,8 +148,8 @@ def _refilled(mask: Mask, order: NDArray[np.intp], sizes: NDArray[np.int64], cei
 
 
 def _contrast(scorer: Scorer) -> NDArray[np.float64]:
-    """Targets for alignment: Y, or for a language model the residual z, as its Y is constant."""
-    return scorer.probe.z if scorer.probe.task in LANGUAGE_TASKS else scorer.probe.y
+    """Targets for alignment: Y, or the residual z where Y is constant, as of a language model."""
+    return scorer.probe.z if scorer.probe.task in BY_ODDS else scorer.probe.y
 
 
 def _named(selection: Selection, index: int, settings: LoraSettings) -> Candidate:

@@ -247,7 +247,7 @@ class Recipe(Checked):
         1e-12,
         10,
         panel=RECIPE,
-        unset="1e-3; language models 2e-4",
+        unset="1e-3; language models 2e-4, preference 5e-5",
         blank="1e-3; LLMs 2e-4",
         label="Learning rate",
     )

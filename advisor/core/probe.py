@@ -202,7 +202,7 @@ def _check_arrays(
     """
     m = len(targets)
     n = len(arrays["labels"]) if "labels" in arrays and arrays["labels"].ndim else 0
-    columns = classes if classes > 2 else 1
+    columns = classes if classes > 2 and task == "classification" else 1
     expected: dict[str, tuple[int, ...]] = {"labels": (n,), "losses": (n,), "folds": (n,)}
     expected |= {"weight": (m, n, n), "gradient": (m, n, n)} | dict.fromkeys(("y", "f0", "z"), (n, columns))
     if has_head:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from advisor.core.checked import Count, Name, Names, NotNegative, Number, Own, Text
 from advisor.core.records import Positive, TargetFields
+from advisor.core.tasks import CLASSES, TaskName
 
 Growth = Annotated[list[Number], Field(min_length=4, max_length=4)]
 PerTarget = list[Number | None]
@@ -113,11 +114,12 @@ class ProbeFile(Own):
     """``probe.json``: what was probed and how; the kernel blocks are in ``blocks.safetensors``."""
 
     schema_: Literal[1] = Field(alias="schema")
-    task: Literal["classification", "regression", "causal-lm", "seq2seq"]
+    task: TaskName
     reads: Literal["text", "images", "images and text"] = "text"
     stored: Text | None = Field(default=None, description="How the weights are quantised; null where they are plain.")
     metric: Name
     class_names: list[Text]
+    class_shares: list[NotNegative] | None = Field(default=None, description="Of the tags of all words, for classes of words.")
     model: Text
     model_type: Text
     model_parameters: Count
@@ -171,6 +173,6 @@ class ProbeFile(Own):
         for found in self.linearity:
             if not known.issuperset(found.targets) or len(found.gaps) != len(found.steps):
                 raise ValueError("linearity: it does not fit the targets")
-        if (self.task == "classification") != bool(self.class_names) or len(self.class_names) == 1:
+        if (self.task in CLASSES) != bool(self.class_names) or len(self.class_names) == 1:
             raise ValueError(f"class_names has {len(self.class_names)} entries, which does not fit the task {self.task}")
         return self

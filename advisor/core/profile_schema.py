@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from advisor.core.checked import Name, Text, Written
 from advisor.core.recipe import LANGUAGE_TASKS, METRICS
+from advisor.core.tasks import TaskName
 
 GROUPS = ("attention", "mlp", "recurrent", "other")
 Item = TypeVar("Item")
@@ -42,7 +43,7 @@ class TaskProfile(Written):
     """``profiles/tasks/*.yaml``: the columns and the task of a kind of data, see docs/profiles.md."""
 
     description: Text
-    task: Literal["classification", "regression", "causal-lm", "seq2seq"]
+    task: TaskName
     text_columns: NotEmpty[Name]
     label_column: Name | None = Field(default=None, description="Required for classification and regression, not allowed else.")
     metric: Text

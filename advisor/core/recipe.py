@@ -6,19 +6,16 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from advisor.core import tasks
 from advisor.core.errors import BadInput
 
-METRICS = {  # the first one is the default
-    "classification": ("accuracy", "matthews", "f1"),
-    "regression": ("spearman",),
-    "causal-lm": ("token_accuracy",),
-    "seq2seq": ("token_accuracy",),
-}
+METRICS = {name: task.metrics for name, task in tasks.TASKS.items()}  # the first one is the default
 TASKS = tuple(METRICS)
 PASSES_A_STEP = 3  # a training step is a forward pass and a backward pass of twice its work
 PILOT_EVAL_ROWS = 160  # a pilot run measures selections on this many rows: all on the same ones, so few do
 PILOT_SCALES = (1.0, 2.0)  # and with what is left on at these scales
-LANGUAGE_TASKS = ("causal-lm", "seq2seq")  # tokens are predicted, there is no new head, and the loss is over target tokens
+LANGUAGE_TASKS = tuple(name for name, task in tasks.TASKS.items() if task.learns_texts)
+BY_ODDS = tuple(name for name, task in tasks.TASKS.items() if task.by_odds)
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,9 @@ class TrainingRecipe:
 
 
 def default_recipe(task: str) -> TrainingRecipe:
-    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4, batch 16."""
-    if task in LANGUAGE_TASKS:
-        return TrainingRecipe(epochs=3, lr=2e-4, batch_size=16)
-    return TrainingRecipe()
+    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4 (preference: 5e-5), batch 16."""
+    usual = tasks.TASKS[task]
+    return TrainingRecipe(epochs=usual.epochs, lr=usual.lr, batch_size=usual.batch_size)
 
 
 def recipe_for(

@@ -121,26 +121,30 @@ def _content(example: Example) -> tuple[Any, ...]:
     """What the model reads: two rows with the same are duplicates."""
     if example.image is not None:
         return (example.image.digest,)
-    texts: tuple[Any, ...] = example.texts or example.messages or (example.prompt, example.completion)
-    return (*texts, *(image.digest for image in example.images))
+    texts: tuple[Any, ...] = example.words or example.texts or example.messages or (example.prompt, example.completion)
+    beside = () if example.rejected is None else _content(example.rejected)
+    return (*texts, *(image.digest for image in example.images), *beside)
 
 
 def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:
     """Notes on rows that stand there again, with the same label or with another one."""
-    labels: dict[tuple[Any, ...], set[int | float | None]] = {}
+    labels: dict[tuple[Any, ...], set[Any]] = {}
     again, torn = 0, []
     for example in examples:
         seen = labels.setdefault(_content(example), set())
-        again += example.label in seen
-        if len(seen) == 1 and example.label not in seen:
+        label = example.tags or example.label
+        again += label in seen
+        if len(seen) == 1 and label not in seen:
             torn.append(example)
-        seen.add(example.label)
+        seen.add(label)
     notes = []
     if again:
         notes.append(f"{again} {'row repeats' if again == 1 else 'rows repeat'} an earlier row exactly.")
     if torn:
         image = torn[0].image
-        first = shorten(" | ".join(torn[0].texts) if image is None else image.path.name, 60, placeholder=" …")
+        first = shorten(
+            " ".join(torn[0].words) or " | ".join(torn[0].texts) if image is None else image.path.name, 60, placeholder=" …"
+        )
         kind = "values" if schema.task == "regression" else "labels"
         what = "text" if image is None else "image"
         notes.append(f"{len(torn)} {f'{what} stands' if len(torn) == 1 else f'{what}s stand'} with different {kind}: {first!r}.")
@@ -174,7 +178,9 @@ def _fingerprint(examples: Sequence[Example], schema: Schema, rows_there: int) -
     for e in examples:
         texts = e.texts if e.image is None else (e.image.digest,)
         seen = [[image.digest for image in e.images]] if e.images else []
-        digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages, *seen]).encode() + b"\n")
+        words = [[e.words, e.tags]] if e.words else []
+        beside = [] if e.rejected is None else [[e.rejected.prompt, e.rejected.completion, e.rejected.messages]]
+        digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages, *seen, *beside, *words]).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.tasks import PREFERENCE, TOKENS
 from advisor.core.text import printable
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
-from advisor.data.labels import class_name, missing, number
+from advisor.data.labels import class_name, missing, number, untagged
 from advisor.data.schema import Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
@@ -21,6 +23,7 @@ TEXTS = {"text", "output_text"}  # types of parts of a turn; OpenAI also writes 
 LEARNED = ("train", "training", "loss")  # fields of a turn that trainers leave out where they are false, as of weight 0
 MARK = "\ufffc"  # stands in a text for an image
 WRITTEN = "<image>"  # as rows write it
+SYSTEMS = ("system", "system_prompt")  # columns of the system's words
 TURN_FIELDS = {"role", "content", "from", "value", "name", "id", "weight", "tool_calls", "function_call", *LEARNED}
 
 
@@ -34,7 +37,9 @@ class Example:
         prompt: what the completion answers; empty for plain text (language tasks).
         completion: the text that is learned (language tasks).
         messages: (role, content) turns of a chat; the last one is the assistant's answer, which is learned.
+        words: one text in words; tags: the class id of each, None where it has none (token classification).
         image: in place of texts (classification, regression).
+        rejected: the answer that this one is preferred to, after the same prompt (preference).
         images: that ``MARK`` stands for in the prompt or the turns, in their order (language tasks).
     """
 
@@ -45,6 +50,9 @@ class Example:
     messages: tuple[tuple[str, str], ...] = ()
     image: ImageFile | None = None
     images: tuple[ImageFile, ...] = ()
+    rejected: Example | None = None
+    words: tuple[str, ...] = ()
+    tags: tuple[int | None, ...] = ()
 
 
 def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | None = None) -> Example | str:
@@ -57,6 +65,10 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
         BadInput: a cell that is no text, label or conversation; ``place`` says where.
     """
     columns = schema.text_columns
+    if schema.task == PREFERENCE:
+        return _preference(row, columns, place)
+    if schema.task == TOKENS:
+        return _tagged(row, schema, place)
     beside: list[ImageFile] = []
     if folder is not None and schema.task in LANGUAGE_TASKS and columns[0].lower() in IN_ROWS:
         found, columns = named_images(row.get(columns[0]), folder), columns[1:]
@@ -84,6 +96,61 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
     if missing(label):
         return "without a label"
     return Example(texts=texts, label=_label(label, schema, place))
+
+
+def _tagged(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
+    """Words and the tag of each."""
+    words, tags = row.get(schema.text_columns[0]), row.get(schema.label_column or "")
+    if missing(words) or words == []:
+        return "with an empty text"
+    if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
+        raise BadInput(
+            f"{place}: {schema.text_columns[0]} and {schema.label_column} are not two lists of the same length.",
+            "Write one tag for each word.",
+        )
+    ids = tuple(None if untagged(tag) else int(_label(tag, schema, place)) for tag in tags)
+    if all(tag is None for tag in ids):
+        return "without a tag"
+    return Example(words=tuple(_text(word, place, schema.text_columns[0]) for word in words), tags=ids)
+
+
+def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:
+    """A pair of answers after what is asked, both as texts or both as turns, as TRL takes them."""
+    *asked, chosen, rejected = columns
+    if isinstance(row.get(chosen), list) and isinstance(row.get(rejected), list):
+        found = [_answered({column: row.get(column) for column in asked}, row[answer], place) for answer in (chosen, rejected)]
+    else:
+        prompt = "\n\n".join(text for column in asked if not missing(text := _text(row.get(column), place, column)))
+        texts = [_text(row.get(answer), place, answer) for answer in (chosen, rejected)]
+        if any(map(missing, texts)):
+            return "with an empty text"
+        if not prompt:  # it stands at the head of both
+            shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+            start = max((i for i, (character, _) in enumerate(shared) if character.isspace()), default=0)
+            prompt, texts = texts[0][:start], [text[start:] for text in texts]
+        found = [Example(prompt=prompt, completion=text) for text in texts]
+    better, worse = found
+    if isinstance(better, str) or isinstance(worse, str):
+        return better if isinstance(better, str) else str(worse)
+    if better == worse:
+        return "with two answers that are the same"
+    if better.messages[:-1] != worse.messages[:-1]:
+        return "whose two answers follow other turns"
+    return replace(better, rejected=worse)
+
+
+def _answered(asked: Mapping[str, Any], answer: list[Any], place: str) -> Example | str:
+    """Turns that end in an answer. What is asked is taken from columns of its own where the answer's turns do not hold it."""
+    turns = [turn for cell in asked.values() if isinstance(cell, list) for turn in cell]
+    turns = [] if answer[: len(turns)] == turns else turns
+    roles = {CHAT_ROLES.get(role, role) for role in (_turn(turn, place)[0] for turn in [*turns, *answer])}
+    texts = {
+        column: _text(cell, place, column) for column, cell in asked.items() if not missing(cell) and not isinstance(cell, list)
+    }
+    system = [text for column, text in texts.items() if column.lower() in SYSTEMS and "system" not in roles]
+    words = "\n\n".join(text for column, text in texts.items() if column.lower() not in SYSTEMS)
+    question = [{"role": "user", "content": words}] if words and "user" not in roles else []
+    return _chat([*system, [*turns, *question, *answer]], place)
 
 
 def _text(value: Any, place: str, column: str) -> str:

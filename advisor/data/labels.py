@@ -23,6 +23,11 @@ def missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def untagged(value: Any) -> bool:
+    """Whether a word has no tag to learn: none, or transformers' -100."""
+    return missing(value) or value == -100
+
+
 def number(value: Any) -> float | None:
     """The finite number a cell holds, None if it holds something else (truth values are names)."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -63,6 +68,31 @@ def are_texts(values: Sequence[Any]) -> bool:
     """Whether the cells that are not empty are texts rather than labels: no numbers, and hardly any of them again."""
     present = [value for value in values if not missing(value)]
     return kind_of(present) == "names" and hardly_repeat(present)
+
+
+def read_tags(table: Table, words: str, tags: str) -> tuple[str, ...]:
+    """Names of the classes of words, in numeric or alphabetical order.
+
+    Raises:
+        BadInput: the column of tags holds no lists of names or whole numbers, or always the same one.
+    """
+    found: dict[str, Any] = {}
+    for row, place in zip(table.rows, table.places, strict=True):
+        cell = row.get(tags)
+        for tag in cell if isinstance(cell, list) and row.get(words) else ():
+            if isinstance(tag, list | dict) or (isinstance(tag, float) and not tag.is_integer()):
+                raise BadInput(
+                    f"{place}: the tag {printable(json.dumps(tag, default=str), 80)} is neither a name nor a whole number.",
+                    "Give each word one tag.",
+                )
+            if not untagged(tag):
+                found.setdefault(class_name(tag), tag)
+    if len(found) < 2:
+        what = f"every tag is {next(iter(found))!r}" if found else "there is no list of tags"
+        raise BadInput(
+            f"{table.source}: {what} in column {tags}.", f"Check it: {words} and {tags} must hold lists, one tag for each word."
+        )
+    return tuple(sorted(found, key=float if kind_of(list(found.values())) in ("integers", "numbers") else str))
 
 
 def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tuple[str, tuple[str, ...]]:

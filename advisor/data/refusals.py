@@ -8,22 +8,26 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import TASKS
+from advisor.core.tasks import TOKENS
 from advisor.data.formats import TEXT_NAMES
 from advisor.data.images import ImageFile
 from advisor.data.labels import missing, number
 from advisor.data.tables import Table
 
+PREFERENCES = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("accepted", "rejected"),
+    ("preferred", "rejected"),
+)
 CHATS = ("messages", "conversations", "conversation")
+TAGGED = tuple(
+    (words, tags)
+    for words in ("tokens", "words")
+    for tags in ("ner_tags", "tags", "labels", "bio_tags", "ner", "pos_tags", "chunk_tags")
+)
 OTHER_TASKS = {
-    "Token classification": (
-        *(
-            (words, tags)
-            for words in ("tokens", "words")
-            for tags in ("ner_tags", "pos_tags", "bio_tags", "ner", "tags", "labels")
-        ),
-        ("text", "entities"),
-        ("text", "spans"),
-    ),
+    "Token classification by spans": (("text", "entities"), ("text", "spans")),
     "Text that is tokenised already": (("input_ids",),),
     "Speech": tuple(("audio", text) for text in ("text", "sentence", "transcription", "transcript")),
     "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
@@ -37,11 +41,7 @@ OTHER_TASKS = {
         ),
         ("a", "b", "c", "answer"),
     ),
-    "Preference data": (
-        ("chosen", "rejected"),
-        ("chosen_response", "rejected_response"),
-        ("accepted", "rejected"),
-        ("preferred", "rejected"),
+    "Preference data without a chosen and a rejected answer": (
         ("response_0", "response_1"),
         ("response_a", "response_b"),
         ("responses", "scores"),
@@ -137,7 +137,12 @@ def _refuse_tagged_words(table: Table) -> None:
     tags = ends if ends and all(map(IN_A_SENTENCE.fullmatch, ends)) and any(end != "O" for end in ends) else []
     if (alike and any(len(r[lists[0]]) > 1 for r in rows) and "input_ids" not in lists) or tags:
         where = f"columns {lists[0]} and {alike[0]}" if alike else f"column {last}: {', '.join(list(dict.fromkeys(tags))[:3])}"
-        raise BadInput(f"{table.source}: Token classification ({where}) is not supported.", f"The tasks are {', '.join(TASKS)}.")
+        raise BadInput(
+            f"{table.source}: these are words with a tag each ({where}).",
+            f"Use --task {TOKENS} --text-column {lists[0]} --label-column {alike[0]}."
+            if alike
+            else f"Make two lists of each sentence, tokens and tags, for --task {TOKENS}.",
+        )
 
 
 def _plain(values: Sequence[Any]) -> bool:

@@ -12,12 +12,15 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.recipe import LANGUAGE_TASKS, METRICS, TASKS
+from advisor.core.tasks import PREFERENCE, TOKENS
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
 from advisor.data.images import IN_ROWS, ImageFile
-from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels
+from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels, read_tags
 from advisor.data.refusals import (
     CHATS,
     METADATA_NAMES,
+    PREFERENCES,
+    TAGGED,
     find,
     find_all,
     refuse_other_tasks,
@@ -36,6 +39,7 @@ TEXT_PAIRS = (
     ("text1", "text2"),
     ("text_a", "text_b"),
 )
+PROMPTS = ("system", "system_prompt", "prompt", "question", "instruction", "input", "context", "query")
 PROMPT_COMPLETION = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -64,11 +68,12 @@ class Schema:
     Attributes:
         task: one of ``recipe.TASKS``.
         text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the
-            completion is last, the columns before it make the prompt. Plain text: one column. Images: their column; images
+            completion is last, the columns before it make the prompt. Preference: the same with a chosen and a rejected answer
+            last. Plain text: one column. Words with tags: one column. Images: their column; images
             beside texts: their column comes first.
-        label_column: column of the label, None for causal-lm and seq2seq.
-        class_names: name of each class id; empty unless classification.
-        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman`` or ``token_accuracy``.
+        label_column: column of the label, None for causal-lm, seq2seq and preference.
+        class_names: name of each class id; empty unless classification of rows or words.
+        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman``, ``token_accuracy`` or ``reward_accuracy``.
     """
 
     task: str
@@ -99,7 +104,8 @@ def infer_schema(
     """
     if task not in ("auto", *TASKS):
         raise BadInput(f"There is no task {task!r}.", f"Use one of: auto, {', '.join(TASKS)}.")
-    if not text_columns:
+    tagged = _tagged(table, task, text_columns, label_column)
+    if not (text_columns or tagged):
         refuse_other_tasks(table, label_column, sees)
     notes = []
     profile_name, profile = _matching_profile(table, path, task, label_column)
@@ -108,6 +114,11 @@ def infer_schema(
     texts = tuple(text_columns) or tuple(profile.get("text_columns", ()))
     label = label_column or find(table, (profile.get("label_column"),))
     chosen = profile.get("task", task)
+    if task == PREFERENCE or not (text_columns or label_column):
+        answers = _preferences(table, task, texts, label_column)
+        texts, chosen = (answers, PREFERENCE) if answers else (texts, chosen)
+    if tagged:
+        texts, label, chosen = tagged[:1], tagged[1], TOKENS
     if images := _image_column(table):
         texts, chosen = (images,), "classification" if chosen == "auto" else chosen
     if chosen == "auto" and label is None:
@@ -118,7 +129,7 @@ def infer_schema(
         chosen = language
     class_names: tuple[str, ...] = ()
     if chosen in LANGUAGE_TASKS:
-        chosen = language if task == "auto" else task
+        chosen = chosen if chosen == PREFERENCE else language if task == "auto" else task
         texts = texts or _language_columns(table, unlabelled=False)
         if label is not None and label not in texts[-1:]:
             texts = (*(texts if text_columns else _only_other(table, label)), label)
@@ -126,8 +137,10 @@ def infer_schema(
         if images or not texts:
             raise _cannot_tell("text", table)
         _require_source(table, chosen, texts)
-        beside = find(table, IN_ROWS, exclude=texts) if sees else None
+        beside = find(table, IN_ROWS, exclude=texts) if sees and chosen != PREFERENCE else None
         texts = (beside, *texts) if beside else texts
+    elif chosen == TOKENS:
+        class_names = read_tags(table, texts[0], label or "")
     else:
         label = label or find(table, LABEL_NAMES, exclude=texts) or _only_label(table, texts)
         texts = texts or _classifier_columns(table, label)
@@ -199,6 +212,55 @@ def _require_apart(table: Table, texts: Sequence[str], label: str) -> None:
         both = f"column {label} cannot be text and label at once"
         found = both if label in texts else f"a classifier reads one or two columns of text, not {len(texts)}"
         raise BadInput(f"{table.source}: {found}.", "Name one or two text columns and another one as label.")
+
+
+def _tagged(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
+    """The columns of words and of their tags; empty where rows are for another task.
+
+    Raises:
+        BadInput: the task needs them and they cannot be told.
+    """
+    if task not in ("auto", TOKENS) or (task == "auto" and (texts or label)):
+        return ()
+    found = find_all(table, TAGGED, exclude=(*texts, *((label,) if label else ())))
+    words = texts[0] if texts else find(table, [names[0] for names in TAGGED], exclude=(label,) if label else ())
+    tags = label or (find(table, [names[1] for names in TAGGED], exclude=texts) if texts else None)
+    pair = (words, tags) if words and tags else found
+    if task == TOKENS and (len(texts) > 1 or len(pair) < 2):
+        raise BadInput(
+            f"{table.source}: which columns hold the words and their tags cannot be told from: {', '.join(table.columns)}.",
+            "Name both: --text-column WORDS --label-column TAGS.",
+        )
+    lists = pair and all(isinstance(cell, list) for column in pair for cell in table.column(column) if not missing(cell))
+    return tuple(pair) if task == TOKENS or lists else ()
+
+
+def _preferences(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
+    """Columns of the prompt, if there are any, the chosen and the rejected answer; empty where there are none of these.
+
+    Args:
+        texts: those that the user or a profile named.
+
+    Raises:
+        BadInput: the task needs them and they cannot be told, or another task is asked for.
+    """
+    answers = find_all(table, PREFERENCES)
+    if task == PREFERENCE and label is not None:
+        raise BadInput(f"{table.source}: {PREFERENCE} rows have no label.", "Leave --label-column out.")
+    if task == PREFERENCE and (len(texts) == 1 or not (texts or answers)):
+        raise BadInput(
+            f"{table.source}: {PREFERENCE} learns from a chosen and a rejected answer, and these cannot be told from: "
+            f"{', '.join(table.columns)}.",
+            "Name all: --text-column PROMPT --text-column CHOSEN --text-column REJECTED.",
+        )
+    if task == PREFERENCE and texts:
+        return tuple(texts)
+    if answers and task not in ("auto", PREFERENCE):
+        raise BadInput(
+            f"{table.source}: rows of {' and '.join(answers)} are preference data, and the task is {task}.",
+            f"Use --task {PREFERENCE}, or name what is to be learned with --text-column.",
+        )
+    return (*(column for name in PROMPTS if (column := find(table, (name,), exclude=answers))), *answers) if answers else ()
 
 
 def _combined(class_names: Sequence[str]) -> str | None:

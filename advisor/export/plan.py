@@ -13,6 +13,7 @@ import yaml
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.core.tasks import BETA, PREFERENCE
 from advisor.core.text import printable
 
 if TYPE_CHECKING:
@@ -105,6 +106,16 @@ class Plan:
                 f"The base was probed with {self.stored[0]}-bit weights: load it with {next(iter(self.load_in))} (bitsandbytes).",
             )
         return (f"The base is stored as {self.stored}; plain numbers were made of it for the probe, with the same module names.",)
+
+    @property
+    def about_task(self) -> tuple[str, ...]:
+        """A sentence on the trainer that the rows need; none where it is the usual one."""
+        if self.task != PREFERENCE:
+            return ()
+        return (
+            f"Train with DPO, beta {BETA}: TRL's DPOTrainer or trl dpo, stage: dpo in LLaMA-Factory, rl: dpo in axolotl. "
+            "Its reference is the base model without the adapter.",
+        )
 
     def module_settings(self, name: str) -> LoraSettings:
         """Rank and alpha of one chosen module."""
@@ -263,7 +274,7 @@ class Findings:
         """The tool knows causal language models only."""
         if self.plan.task == "seq2seq":
             self.add("impossible", f"{self.label} trains decoders, no encoder-decoder; use format peft.")
-        elif self.plan.task != "causal-lm":
+        elif self.plan.task not in ("causal-lm", PREFERENCE):
             self.add(
                 "impossible",
                 f"{self.label} trains language models: it knows neither the head "
@@ -297,7 +308,14 @@ class Findings:
             "lossy": f"Lossy: trains the {many} selected modules, but not quite as chosen.",
             "impossible": "Impossible: this tool cannot train what was chosen, so no config follows.",
         }[self.fidelity]
-        lines = [f"LoRA config by lora-layer-advisor, for {self.label}", *plan.comments, *plan.about_base, verdict, *self.reasons]
+        lines = [
+            f"LoRA config by lora-layer-advisor, for {self.label}",
+            *plan.comments,
+            *plan.about_base,
+            *plan.about_task,
+            verdict,
+            *self.reasons,
+        ]
         if self.fidelity != "impossible":
             lines.append(use)
         header = comment_lines(lines)

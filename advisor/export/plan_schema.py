@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from advisor.core.checked import Alpha, Name, Names, Own, Rank, Text, Written
 from advisor.core.records import SelectionFields, SettingsFields, TargetFields
+from advisor.core.tasks import TaskName
 
 
 class PlanFields(Written):
@@ -16,7 +17,7 @@ class PlanFields(Written):
     selection: SelectionFields
     settings: SettingsFields
     targets: Annotated[list[TargetFields], Field(min_length=1)]
-    task: Literal["classification", "regression", "causal-lm", "seq2seq"]
+    task: TaskName
     head: Names
     base_model: Text
     model_type: Text = ""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from advisor.core.errors import BadInput
+from advisor.core.tasks import PREFERENCE
 from advisor.export import peft
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
 from advisor.export.read import texts, unknown_keys, value
@@ -22,7 +23,6 @@ KNOWN = (
     *("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters"),
     *("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora"),
 )
-SNIPPET_USE = "SFTTrainer(model=..., peft_config=peft_config, ...)"
 
 
 def render(plan: Plan) -> Rendered:
@@ -56,10 +56,11 @@ def render(plan: Plan) -> Rendered:
     body = "from peft import LoraConfig\n\npeft_config = " + call(
         "LoraConfig", (), {key: arguments[key] for key in arguments if key not in ("peft_type", "base_model_name_or_path")}
     )
+    trainer = "DPO" if plan.task == PREFERENCE else "SFT"
     return Rendered(
         {
-            "trl.yaml": found.file(yaml_body(content), FORMAT.use),
-            "trl_sft.py": snippet.file(body, f"Hand it over as {SNIPPET_USE}."),
+            "trl.yaml": found.file(yaml_body(content), FORMAT.use.replace("trl sft", f"trl {trainer.lower()}")),
+            "trl_sft.py": snippet.file(body, f"Hand it over as {trainer}Trainer(model=..., peft_config=peft_config, ...)."),
         }
     )
 

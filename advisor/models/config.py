@@ -15,20 +15,17 @@ import transformers
 
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.tasks import PREFERENCE, TASKS
 from advisor.data.hub import hub_hint
 from advisor.models.checkpoint import check_fields, check_folder, read_raw_config, tensor_shapes
 
 BITSANDBYTES = re.compile(r"\.(SCB|weight\.quant_state\.bitsandbytes__\w+|weight\.absmax)$")  # stored beside each weight
 IMAGE_CLASS = "AutoModelForImageClassification"
 AUTO_CLASSES = {  # the first one that knows the config's family
-    "classification": ("AutoModelForSequenceClassification", IMAGE_CLASS),
-    "regression": ("AutoModelForSequenceClassification", IMAGE_CLASS),
-    "causal-lm": ("AutoModelForCausalLM",),
-    "seq2seq": ("AutoModelForSeq2SeqLM",),
+    **{name: task.loaders for name, task in TASKS.items()},
     "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
     # What PEFT adapts besides, and the advisor only verifies.
     "features": ("AutoModel",),
-    "token-classification": ("AutoModelForTokenClassification",),
     "question-answering": ("AutoModelForQuestionAnswering",),
 }
 
@@ -183,12 +180,13 @@ def check_task(config: Any, name: str, task: str) -> None:
     """Raises:
     BadInput: the model does not do the task, its class or its weights cannot be read, or its folder holds an adapter too.
     """
-    if task != language_task_of(config) and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
+    other = TASKS[task].task_type != TASKS[language_task_of(config)].task_type
+    if other and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
         labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
         raise BadInput(
             f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
-            f"Use --task {language_task_of(config)}{labels}.",
+            "Use a causal language model." if task == PREFERENCE else f"Use --task {language_task_of(config)}{labels}.",
         )
     if of_images(config) and task in LANGUAGE_TASKS:
         raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
@@ -204,7 +202,8 @@ def check_trained_head(config: Any, name: str, num_labels: int) -> None:
     """Raises:
     BadInput: the checkpoint has a trained head, and for another number of labels.
     """
-    trained = any(a.endswith(("ForSequenceClassification", "ForImageClassification")) for a in config.architectures or ())
+    heads = ("ForSequenceClassification", "ForImageClassification", "ForTokenClassification")
+    trained = any(a.endswith(heads) for a in config.architectures or ())
     if trained and config.num_labels != num_labels:
         raise BadInput(
             f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",

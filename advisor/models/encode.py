@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 
 from advisor.core.deadline import deadline
 from advisor.core.errors import BadInput, loading
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
+from advisor.core.tasks import PREFERENCE, TASKS, TOKENS
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.images import image_batch, mode_of
@@ -25,7 +27,6 @@ from advisor.models.rows import IGNORED as IGNORED
 from advisor.models.rows import EncodedRow as EncodedRow
 from advisor.models.seen import encode_seen, pixels_of
 
-DEFAULT_MAX_LENGTH = {"classification": 128, "regression": 128, "causal-lm": 512, "seq2seq": 512}
 WITH_IMAGES = 2048  # tokens of a row of images and text, most of which stand for images
 FIRST_ROW_S = 20.0
 
@@ -43,7 +44,7 @@ def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
         return loaded.image_tokens
     if loaded.max_length < 2:
         raise BadInput(f"{loaded.name}: it reads {loaded.max_length} tokens at most.", "Check model_max_length of its tokenizer.")
-    usual = WITH_IMAGES if loaded.processor is not None else DEFAULT_MAX_LENGTH[loaded.task]
+    usual = WITH_IMAGES if loaded.processor is not None else TASKS[loaded.task].max_length
     return min(requested or usual, loaded.max_length)
 
 
@@ -79,7 +80,9 @@ def _check_tokens(rows: Sequence[EncodedRow], dataset: Dataset, loaded: LoadedMo
     if known is None:
         return
     image = getattr(loaded.model.config, "image_token_id", None)  # some models put the image in its place before they embed it
-    token = max(max((t for t in (*row.ids, *row.token_labels) if t != image), default=0) for row in rows)
+    read = (s for row in rows for s in row.sequences)
+    learned = loaded.task != TOKENS  # there they are ids of classes
+    token = max(max((t for t in (*s.ids, *(s.token_labels if learned else ())) if t != image), default=0) for s in read)
     if token >= known:
         written = loaded.tokenizer.convert_ids_to_tokens(token)
         raise BadInput(
@@ -101,8 +104,10 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
         return rows, [*notes, *_chat_note(dataset, loaded.tokenizer)]
     if loaded.task == "seq2seq":
         return _encode_pairs(dataset, loaded, max_length)
-    if loaded.task == "causal-lm":
+    if loaded.task in ("causal-lm", PREFERENCE):
         return _encode_language(dataset, loaded, max_length)
+    if loaded.task == TOKENS:
+        return _encode_words(dataset, loaded, max_length)
     tokenizer = loaded.tokenizer
     rows, cut = [], 0
     for example in dataset.examples:
@@ -114,6 +119,36 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
         rows.append(EncodedRow(tuple(encoded["input_ids"]), tuple(types) if types else None, example.label))
     notes = [f"{cut} of {len(rows)} rows are longer than {max_length} tokens and were cut."] if cut else []
     return rows, notes
+
+
+def _encode_words(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
+    """The first token of each word has the word's tag, as transformers' own scripts have it; nothing is learned at the others."""
+    tokenizer = loaded.tokenizer
+    if not tokenizer.is_fast:
+        raise BadInput(
+            f"{loaded.name}: its tokenizer does not say which word a token is of.",
+            "Use a model with a fast one (tokenizer.json).",
+        )
+    counts: Counter[str] = Counter()
+    rows = []
+    for example in dataset.examples:
+        full = tokenizer(list(example.words), is_split_into_words=True, truncation=False, verbose=False)
+        encoded = tokenizer(list(example.words), is_split_into_words=True, truncation=True, max_length=max_length)
+        places = encoded.word_ids()
+        first = [place is not None and place != before for place, before in zip(places, [None, *places], strict=False)]
+        tags = [
+            IGNORED if not new or (tag := example.tags[place]) is None else tag for new, place in zip(first, places, strict=True)
+        ]
+        if all(tag == IGNORED for tag in tags):
+            counts["rows had no tagged word left and were dropped"] += 1
+            continue
+        counts["rows are longer and were cut"] += len(full["input_ids"]) > len(places)
+        types = encoded.get("token_type_ids")
+        rows.append(EncodedRow(tuple(encoded["input_ids"]), tuple(types) if types else None, token_labels=tuple(tags)))
+    if not rows:
+        raise BadInput(f"{dataset.source}: no row has a tagged word left within {max_length} tokens.", "Raise --max-length.")
+    total = len(dataset.examples)
+    return rows, [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items() if count]
 
 
 def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[EncodedRow], list[str]]:
@@ -139,17 +174,19 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
     counts: Counter[str] = Counter()
     rows = []
     for example in dataset.examples:
-        prompt, completion = _split_ids(example, tokenizer)
-        room = max_length - len(completion)
-        if len(prompt) + len(completion) > max_length:
+        parts = [_split_ids(each, tokenizer) for each in (example, example.rejected) if each is not None]
+        longest = max(len(completion) for _, completion in parts)
+        room = max_length - longest  # for the prompt, which is the same before both answers
+        if max(len(prompt) for prompt, _ in parts) > room:
             counts["prompts were shortened from the left" if room > 0 else "rows are longer than the limit"] += 1
-            prompt = prompt[-room:] if room > 0 else prompt[-1:]
-        ids = (prompt + completion)[:max_length]
-        labels = ([IGNORED] * len(prompt) + completion)[:max_length]
-        if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
+        made = [_prompted(prompt, completion, room, max_length) for prompt, completion in parts]
+        if any(all(label == IGNORED for label in row.token_labels[1:]) for row in made):  # the first token is never predicted
             counts["rows had no target token left and were dropped"] += 1
             continue
-        rows.append(EncodedRow(tuple(ids), token_labels=tuple(labels)))
+        if len(made) > 1 and made[0] == made[1]:
+            counts["rows had two answers that are the same within the limit and were dropped"] += 1
+            continue
+        rows.append(replace(made[0], rejected=made[1]) if len(made) > 1 else made[0])
     total = len(dataset.examples)
     notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items()]
     notes += _chat_note(dataset, tokenizer)
@@ -159,6 +196,14 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
             "Raise --max-length, or check that the answers are not empty.",
         )
     return rows, notes
+
+
+def _prompted(prompt: list[int], completion: list[int], room: int, max_length: int) -> EncodedRow:
+    """A prompt, of which ``room`` tokens are kept, and the answer that is learned."""
+    if len(prompt) > room:
+        prompt = prompt[-room:] if room > 0 else prompt[-1:]
+    ids, labels = prompt + completion, [IGNORED] * len(prompt) + completion
+    return EncodedRow(tuple(ids[:max_length]), token_labels=tuple(labels[:max_length]))
 
 
 def _encode_pairs(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
@@ -239,13 +284,15 @@ def collate(
     """Pad ``rows`` on the right to the longest, or decode their images; the result feeds ``model(**batch)``.
 
     Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]
-    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``.
+    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``. Of a
+    pair of answers the chosen one comes first, and the rejected one right after it.
     """
 
     def padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
         longest = max(map(len, sequences))
         return torch.tensor([[*s, *[fill] * (longest - len(s))] for s in sequences], device=loaded.device)
 
+    rows = [sequence for row in rows for sequence in row.sequences]
     batch: dict[str, torch.Tensor] = {}
     if loaded.reads == "images":
         images = [row.image.load(mode_of(loaded.model.config)) for row in rows if row.image is not None]
@@ -259,7 +306,7 @@ def collate(
         batch |= pixels_of(seen, loaded)
     if rows[0].types is not None:
         batch["token_type_ids"] = padded([row.types or () for row in rows], 0)
-    if loaded.task in LANGUAGE_TASKS:
+    if loaded.task in BY_ODDS:
         batch["labels"] = padded([row.token_labels for row in rows], IGNORED)
         if loaded.task == "seq2seq":
             batch["decoder_input_ids"] = _shifted(batch["labels"], loaded.model)

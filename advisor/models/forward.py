@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn import functional
 
+from advisor.core.tasks import BETA, PREFERENCE, TASKS
 from advisor.models.encode import IGNORED, EncodedRow
 from advisor.models.load import LoadedModel
 
@@ -32,6 +35,9 @@ def batch_loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Ten
         return functional.mse_loss(logits[:, 0], labels), len(labels)
     if loaded.task == "classification":
         return functional.cross_entropy(logits, labels), len(labels)
+    if loaded.task == PREFERENCE:
+        won = rewards(model, loaded, batch, labels, logits)
+        return functional.softplus(-won).mean(), len(won)
     logits, labels = aligned(loaded.task, logits, labels)
     loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     return loss, int((labels != IGNORED).sum())
@@ -44,7 +50,39 @@ def batch_logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.T
     return logits.float()
 
 
+def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """log π(chosen) − log π(rejected) of each pair [B], from the logits [2B, T, vocabulary] of chosen and rejected answers in
+    turn."""
+    logits, labels = logits[:, :-1], labels[:, 1:]
+    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    each = -losses.view(labels.shape).sum(1)
+    return each[0::2] - each[1::2]
+
+
+def rewards(
+    model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor], labels: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
+    """What DPO compares, β·(margin − the margin without adapters) of each pair [B]: its loss is −log σ of it."""
+    with torch.no_grad(), without_adapters(model):
+        before = margins(batch_logits(model, loaded, batch), labels)
+    return BETA * (margins(logits, labels) - before)
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Within, no adapter adds to what its module computes; which of them are at work, and how strongly, is the same after."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    scales = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling.update(scale)
+
+
 def aligned(task: str, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A language model's logits [B, T, vocabulary] and the token [B, T] that each predicts: a causal LM's the next one of
-    what it reads; those of a decoder behind an encoder come with theirs."""
-    return (logits[:, :-1], labels[:, 1:]) if task == "causal-lm" else (logits, labels)
+    """Logits [B, T, vocabulary or classes] and the id [B, T] that each predicts: a causal LM's the next token of what it reads;
+    those of words, and of a decoder behind an encoder, come with theirs."""
+    return (logits[:, :-1], labels[:, 1:]) if TASKS[task].task_type == "CAUSAL_LM" else (logits, labels)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import AdvisorError, BadInput
 from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.core.tasks import TASKS
 from advisor.models.peft_values import check_values
 
 if TYPE_CHECKING:
     from torch import nn
 
 CONFIG_FILE = "adapter_config.json"  # what PEFT itself calls it
-TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 # What PEFT raises over values it cannot use; it has no error class of its own for them.
 MORE_ENTRIES = 1_000  # of a list in a config than the model has modules
 NEED_MORE = ("corda", "loftq")  # ways to initialise that need what a script prepares, or the weights themselves
@@ -61,7 +61,7 @@ def lora_arguments(
     others = [t.name for t in targets if t.name not in chosen and not t.experts]
     arguments: dict[str, Any] = {
         "peft_type": "LORA",
-        **({"task_type": TASK_TYPES[task]} if reads != "images" else {}),
+        **({"task_type": TASKS[task].task_type} if reads != "images" else {}),
         "base_model_name_or_path": base_model,
         **({"revision": revision} if revision else {}),
         "r": settings.rank,

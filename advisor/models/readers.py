@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from advisor.core.errors import BadInput, loading
+from advisor.core.tasks import TOKENS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.config import BOTH, loaded_as, of_images, quiet
@@ -41,13 +42,18 @@ def load_readers(name: str, task: str, config: Any, options: dict[str, Any]) -> 
     if of_images(config):
         return Readers(image_processor=_load_image_processor(name, options))
     processor = load_processor(name, config, options) if loaded_as(config, task) == BOTH else None
-    return Readers(getattr(processor, "tokenizer", None) or _load_tokenizer(name, options), processor=processor)
+    return Readers(
+        getattr(processor, "tokenizer", None) or _load_tokenizer(name, options, words=task == TOKENS), processor=processor
+    )
 
 
-def _load_tokenizer(name: str, options: dict[str, Any]) -> Any:
+def _load_tokenizer(name: str, options: dict[str, Any], words: bool) -> Any:
+    """``words``: for rows that are split into words, before each of which some families need a blank (GPT-2, RoBERTa)."""
     hint = "Check the tokenizer's files." if Path(name).exists() else hub_hint
     with loading(f"{name}: its tokenizer cannot be loaded", hint), quiet():
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name, **options)
+        if words and getattr(tokenizer, "add_prefix_space", None) is False:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, add_prefix_space=True, **options)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
             raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
         float(tokenizer.model_max_length)

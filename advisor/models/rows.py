@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from advisor.data.images import ImageFile
 
@@ -18,8 +18,10 @@ class EncodedRow:
         ids: token ids, not padded; empty for an image.
         types: token type ids, None where the model has none.
         label: class id or value (classification, regression).
-        token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM), or the target's (seq2seq).
+        token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM; token classification: class ids), or the
+            target's (seq2seq).
         image: decoded only when a batch is made. image_tokens: what a model sees of it.
+        rejected: the answer that this row's is preferred to, after the same prompt.
         images: those beside the text, likewise. text: with their marks, as the processor takes it. by_token: what else the model
             reads of each token of ``ids``, by its name in the batch.
     """
@@ -33,8 +35,16 @@ class EncodedRow:
     images: tuple[ImageFile, ...] = ()
     text: str = ""
     by_token: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    rejected: EncodedRow | None = None
+
+    @property
+    def sequences(self) -> tuple[EncodedRow, ...]:
+        """What the model reads one by one: the row itself, or a pair's chosen and rejected answer."""
+        return (self,) if self.rejected is None else (replace(self, rejected=None), self.rejected)
 
     @property
     def length(self) -> int:
-        """Tokens, of a source and its target those of the longer one: the most that any module sees."""
-        return max(len(self.ids), len(self.token_labels), self.image_tokens)
+        """Tokens, of a source and its target those of the longer one: the most that any module sees. Of a pair both answers'
+        with padding."""
+        longest = max(len(self.ids), len(self.token_labels), self.image_tokens)
+        return longest if self.rejected is None else 2 * max(longest, self.rejected.length)

@@ -28,7 +28,7 @@ def context_of(
     """What all selections of a probe share.
 
     Args:
-        shares: of the classes among the examples, [C]; empty unless classification.
+        shares: of the classes among the examples, or their words, [C]; empty where there are none.
         steps: of the optimizer. reads: ``text``, ``images``, or ``images and text``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
@@ -51,17 +51,17 @@ def context_of(
 
 
 def guessing_score(metric: str, shares: Array) -> float:
-    """The metric of always answering the commonest class (binary F1: the second one); 0 for the others.
+    """The metric of always answering the commonest class (binary F1: the second one), or of ranking pairs by chance; else 0.
 
     Args:
-        shares: of the classes, [C].
+        shares: of the classes, [C]; empty where there are none.
     """
-    if metric == "accuracy":
+    if metric == "accuracy" or (metric == "token_accuracy" and len(shares)):
         return float(shares.max())
     if metric == "f1":
         share = float(shares[1] if len(shares) == 2 else shares.max())
         return 2 * share / (1 + share) / (1 if len(shares) == 2 else len(shares))
-    return 0.0
+    return 0.5 if metric == "reward_accuracy" else 0.0
 
 
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing

@@ -40,6 +40,7 @@ LEVEL = 0.9
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
 SCORE_RIDGE = 0.3
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
+NEW_KIND_FACTOR = 4.0  # by which a loss may be off, either way, where no row is of the task, or none read what the model reads
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
 
 
@@ -194,8 +195,13 @@ class Predictor:
         around = quantile * math.hypot(typical * math.hypot(misfit, noise), self.start_sd_) * widen
         above = np.hypot(typical * np.abs(1 - forgone) * (1 - 1 / ratio), around)
         below = np.hypot(typical * np.abs(1 - forgone) * (ratio - 1), around)
+        new = bool(self._new_kinds(context))
+        if new:
+            above, below = (np.maximum(side, math.log(NEW_KIND_FACTOR)) for side in (above, below))
         loss = Estimate(_exp(log_loss), _exp(log_loss - below), _exp(log_loss + above))
         score = self._score(log_loss, above, below, quantile, context)
+        if new:
+            score = Estimate(score.value, np.full(len(log_loss), _least(context)), np.ones(len(log_loss)))
         log_gain_sd = widen * self._log_gain_sd(context)
         return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far), spread, log_gain_sd)
 
@@ -266,23 +272,33 @@ class Predictor:
         ends = (centre, centre - np.hypot(slope * above, own), centre + np.hypot(slope * below, own))
         missing = (np.minimum(1.0, _exp(-end)) for end in ends)  # at worst guessing
         value, low, high = (1 - (1 - chance) * share for share in missing)
-        error, least = quantile * METRIC_ERROR, -1.0 if context["metric"] in SIGNED_METRICS else 0.0
+        error, least = quantile * METRIC_ERROR, _least(context)
         low, high = value - np.hypot(value - low, error), value + np.hypot(high - value, error)
         return Estimate(value, np.maximum(low, least), np.minimum(high, 1.0))
 
-    def _far(self, context: Mapping[str, Any]) -> list[str]:
+    def _new_kinds(self, context: Mapping[str, Any]) -> list[str]:
+        """What no calibration run used here was of: the task, or what the model reads. Then the level is not known."""
         reasons = []
         if context["task"] not in self.tasks_:
             reasons.append(f"no calibration run used here was a {context['task']} task")
-        elif self.borrowed_:
-            reasons.append(f"too few calibration runs were of a {context['task']} task")
         if (reads := context.get("reads", "text")) not in {g.context.get("reads", "text") for g in self.groups_}:
             reasons.append(f"no calibration run used here read {reads}")
+        return reasons
+
+    def _far(self, context: Mapping[str, Any]) -> list[str]:
+        reasons = self._new_kinds(context)
+        if context["task"] in self.tasks_ and self.borrowed_:
+            reasons.append(f"too few calibration runs were of a {context['task']} task")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
                 reasons.append(f"{label} {math.exp(context[name]):.3g} is over 4 times outside all calibration runs")
         return reasons
+
+
+def _least(context: Mapping[str, Any]) -> float:
+    """The metric's lowest value."""
+    return -1.0 if context["metric"] in SIGNED_METRICS else 0.0
 
 
 def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:

@@ -73,8 +73,8 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         reads=str(probe.info.get("reads", "text")),
         metric=str(probe.info["metric"]),
         shares=np.bincount(probe.labels.astype(int), minlength=len(probe.class_names)) / probe.samples
-        if probe.class_names
-        else np.empty(0),
+        if probe.task == "classification"
+        else np.array(probe.info.get("class_shares") or []),
         train_rows=training_rows(probe, recipe),
         steps=recipe.epochs * math.ceil(training_rows(probe, recipe) / recipe.batch_size),
         lr=recipe.lr,

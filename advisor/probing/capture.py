@@ -53,7 +53,8 @@ class _Call:
 class Capture:
     """Records the calls of modules during one forward pass of a model, and hands over x and g in backward passes.
 
-    ``recompute`` may be changed between forward passes. ``apart`` says which modules do not see examples but the images of all of
+    ``recompute`` may be changed between forward passes, and so may ``sequences``, which an example has one after the other along
+    the batch: their tokens are put side by side. ``apart`` says which modules do not see examples but the images of all of
     them, one after the other; of a row without images they may not be called.
     """
 
@@ -62,6 +63,7 @@ class Capture:
     ) -> None:
         self.names = tuple(modules)
         self.recompute = recompute
+        self.sequences = 1
         self._modules, self._apart = dict(modules), apart
         self.clear()
 
@@ -178,8 +180,8 @@ class Capture:
         if self._examples > 1 and self._apart(name):
             raise SharedCall
         self._waiting.remove(name)
-        x = _joined([c.x for c in calls if c.x is not None], self._examples)
-        g = _joined([c.g for c in calls if c.g is not None], self._examples)
+        x = _joined([c.x for c in calls if c.x is not None], self._examples, self.sequences)
+        g = _joined([c.g for c in calls if c.g is not None], self._examples, self.sequences)
         for call in calls:
             call.g = None
             if self._last or call.recomputed:
@@ -242,10 +244,10 @@ def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -
     return rows // 2
 
 
-def _joined(parts: list[torch.Tensor], examples: int) -> torch.Tensor:
+def _joined(parts: list[torch.Tensor], examples: int, sequences: int = 1) -> torch.Tensor:
     # Some models flatten [examples, tokens] for their MLP, some heads see [examples, features]. DeBERTa's queries and keys
     # also read the table of relative positions, [1, positions, features], once for all rows.
-    if examples > 1 and any((p.dim() > 2 and len(p) != examples) or p.shape[:-1].numel() % examples for p in parts):
+    if examples > 1 and any((p.dim() > 2 and len(p) != examples * sequences) or p.shape[:-1].numel() % examples for p in parts):
         raise SharedCall
     shaped = [p.reshape(examples, -1, p.shape[-1]) for p in parts]
     return shaped[0] if len(shaped) == 1 else torch.cat(shaped, 1)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS, LANGUAGE_TASKS
+from advisor.core.tasks import PREFERENCE
 from advisor.probing.settings import HEAD_ROWS
 
 CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
@@ -53,8 +54,8 @@ def estimate_probe(
     longest = max_length or (512 if task in LANGUAGE_TASKS else 128)
     per_row = float(np.mean([min(2 + length / CHARACTERS_PER_TOKEN, longest) for length in lengths]))
     rows = samples or max(128, 4 * classes)
-    outputs = 1 if classes <= 2 else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS
-    backward = outputs + (0 if task == "regression" or classes == 2 else 1)
+    outputs = 1 if classes <= 2 or task in BY_ODDS else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS
+    backward = outputs + (0 if task in ("regression", PREFERENCE) or (classes == 2 and task not in BY_ODDS) else 1)
     size, tokens = sum(a * b for a, b in shapes), rows * per_row
     head = 2.0 * size * per_row * HEAD_ROWS if task not in LANGUAGE_TASKS else 0.0
     widths = sum(a + backward * b for a, b in shapes)

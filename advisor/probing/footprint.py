@@ -86,7 +86,9 @@ def measure_training(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> Trainin
         inputs=tuple(recorder.inputs.get(i, i) for i in order),
         input_kept_by=tuple(order.index(recorder.kept_by[i]) if i in recorder.kept_by else -1 for i in order),
         logits=_growth(fits[-1]),
-        other_macs=float(output.weight.numel()) * _shares(rows)[1] if output is not None else 0.0,
+        other_macs=float(output.weight.numel()) * _shares([s for row in rows for s in row.sequences])[1]
+        if output is not None
+        else 0.0,
         measured_on=tuple(shapes),
         seen=tuple(recorder.tokens.get(i, 0) / (shapes[-1][0] * shapes[-1][1]) for i in order),
     )
@@ -113,18 +115,20 @@ def _batch(loaded: LoadedModel, rows: Sequence[EncodedRow], batch: int, tokens: 
     def fitted(values: Sequence[int], length: int) -> tuple[int, ...]:
         return tuple(values[i % len(values)] for i in range(length))
 
+    parts = len(rows[0].sequences)
+    rows = [sequence for row in rows for sequence in row.sequences]
     shares = _shares(rows)
     made = []
-    for i in range(batch):
+    for i in range(batch * parts):
         row = rows[i % len(rows)]
-        read, predicted = (max(2, round(tokens * share)) - (i == batch - 1) for share in shares)
+        read, predicted = (max(2, round(tokens / parts * share)) - (i == batch * parts - 1) for share in shares)
         labels = fitted(row.token_labels, predicted - 1) if row.token_labels else ()
         made.append(
             EncodedRow(
                 fitted(row.ids, read),
                 fitted(row.types, read) if row.types is not None else None,
                 row.label,
-                (*labels, row.ids[-1]) if row.token_labels else (),  # at least one token to predict
+                (*labels, max(row.token_labels)) if row.token_labels else (),  # at least one token to predict
             )
         )
     return collate(made, loaded)

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from advisor.core.events import Session, Stage
-from advisor.models.encode import EncodedRow, collate
+from advisor.core.tasks import TOKENS
+from advisor.models.encode import IGNORED, EncodedRow, collate
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import capturing, fewer_rows
 
@@ -61,7 +62,8 @@ def head_linears(loaded: LoadedModel) -> tuple[str, ...]:
 
 @torch.no_grad()
 def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> np.ndarray:
-    """Inputs of the head's last linear layer, float64 [rows, h], at the position whose logits the model returns.
+    """Inputs of the head's last linear layer, float64 [rows, h], at the position whose logits the model returns; of rows of words
+    at each that has a tag, [words, h], row by row.
 
     Raises:
         NotFinite: a feature is NaN or infinite; names the module where it starts.
@@ -79,7 +81,7 @@ def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
             session.check()
             indices = order[start : start + most]
             batch = collate([rows[i] for i in indices], loaded)
-            batch.pop("labels")
+            labels = batch.pop("labels")
             captured.clear()
             try:
                 model(**batch)
@@ -87,25 +89,38 @@ def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
                 most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
                 continue
             x = captured[0]
-            if x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
+            if loaded.task == TOKENS:
+                found = [states[own] for states, own in zip(x, (labels != IGNORED).to(x.device), strict=True)]
+            elif x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
                 solid: torch.Tensor = batch["input_ids"] != model.config.pad_token_id
                 last = (solid * torch.arange(solid.shape[1], device=solid.device)).argmax(1).to(x.device)
-                x = x[torch.arange(len(x), device=x.device), last]
-            for i, row in zip(indices, x.float().cpu().numpy().astype(np.float64), strict=True):
-                features[i] = row
+                found = list(x[torch.arange(len(x), device=x.device), last][:, None])
+            else:
+                found = list(x[:, None])
+            for i, states in zip(indices, found, strict=True):
+                features[i] = states.float().cpu().numpy().astype(np.float64)
             stage.advance(units=len(indices))
             start += len(indices)
     finally:
         handle.remove()
-    stacked = np.stack([f for f in features if f is not None])
-    finite = np.isfinite(stacked).all(1)
-    if not finite.all():
-        batch = collate([rows[int(np.argmin(finite))]], loaded)
+    stacked = np.concatenate([f for f in features if f is not None])
+    finite = [f is not None and bool(np.isfinite(f).all()) for f in features]
+    if not all(finite):
+        batch = collate([rows[finite.index(False)]], loaded)
         batch.pop("labels")
         with capturing(loaded.model, [t.name for t in loaded.targets]) as capture:
             model(**batch)
             capture.require_finite(torch.from_numpy(stacked))
     return stacked
+
+
+def head_labels(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> tuple[np.ndarray, np.ndarray]:
+    """The label of each of :func:`head_features`, and the index of its row."""
+    if loaded.task != TOKENS:
+        return np.array([row.label for row in rows]), np.arange(len(rows))
+    pairs = [(label, i) for i, row in enumerate(rows) for label in row.token_labels if label != IGNORED]
+    labels, owners = np.array(pairs).T
+    return labels, owners
 
 
 def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> HeadFit:
@@ -186,13 +201,16 @@ def install_head(loaded: LoadedModel, fit: HeadFit) -> None:
     loaded.head_is_fitted = True
 
 
-def fresh_head_gradient(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[float, float, int]:
+def fresh_head_gradient(
+    features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool, owners: np.ndarray | None = None
+) -> tuple[float, float, int]:
     """‖Σ_i g_i‖ and Σ_i ‖g_i‖² of the last layer's loss gradients at a zero head, and that layer's parameter count.
 
     The Adam-aware kernel of the head is scaled by it (docs/design.md 2.1, 2.3): a fitted head has almost no gradient left.
 
     Args:
-        features: [n, h] of the probe sample; labels as in :func:`fit_head`.
+        features: [n, h] of the probe sample; labels as in :func:`fit_head`. owners: the row of each, in order, where rows have
+            several, whose loss is their mean; None: each is a row.
     """
     h = np.hstack([features, np.ones((len(features), 1))]) if use_bias else features
     if classes == 0:
@@ -200,6 +218,13 @@ def fresh_head_gradient(features: np.ndarray, labels: np.ndarray, classes: int, 
     else:
         slopes = np.full((len(labels), classes), 1.0 / classes)
         slopes[np.arange(len(labels)), labels] -= 1.0
+    if owners is not None:
+        slopes = slopes / np.bincount(owners)[owners][:, None]
     gradient = slopes.T @ h
-    energy = float(((slopes**2).sum(1) * (h**2).sum(1)).sum())
+    if owners is None:
+        energy = float(((slopes**2).sum(1) * (h**2).sum(1)).sum())
+    else:
+        starts = np.flatnonzero(np.diff(owners)) + 1
+        parts = zip(np.split(slopes, starts), np.split(h, starts), strict=True)
+        energy = float(sum(((s.T @ x) ** 2).sum() for s, x in parts))
     return float(np.linalg.norm(gradient)), energy, gradient.size

@@ -1,8 +1,9 @@
 """The scalar outputs whose kernels are probed, their targets, and the losses (docs/design.md 2.2).
 
 Outputs are [examples, P]: one logit margin (two classes), one value (regression), the centred logits in an orthonormal
-basis of their C − 1 dimensions (up to 8 classes), sign projections of them (more), or one mean log-odds over target
-tokens (language models).
+basis of their C − 1 dimensions (up to 8 classes), sign projections of them (more), one mean log-odds over target tokens
+(language models) or words (token classification), or what DPO compares (preference), β·(margin − the base model's), which
+is 0 at the start.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from scipy.linalg import helmert
 from scipy.special import expit
 from torch.nn import functional
 
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
+from advisor.core.tasks import BETA, PREFERENCE
 from advisor.models.encode import IGNORED
-from advisor.models.forward import aligned
+from advisor.models.forward import aligned, margins
 
 MAX_EXACT_CLASSES = 8
 PROJECTIONS = 16
@@ -55,7 +57,7 @@ class Outputs:
     @property
     def loss_gradient_is_scaled(self) -> bool:
         """∇ℓ_i is a multiple of ∇f_i, so that G follows from W without another backward pass."""
-        return self.task == "regression" or self.classes == 2
+        return self.task in ("regression", PREFERENCE) or self.classes == 2
 
 
 def make_outputs(task: str, classes: int, seed: int) -> Outputs:
@@ -80,11 +82,16 @@ def forward_outputs(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """From the model's logits: differentiated outputs [B, P], full outputs f0 [B, 1 or C], and losses [B].
 
-    Losses are cross-entropy (classification; language models: mean over the example's target tokens) or half the squared
-    error (regression). Logits are [B, C], [B, 1] or [B, T, vocabulary]; labels as :func:`advisor.models.encode.collate` gives.
+    Losses are cross-entropy (classification; language models: mean over the example's target tokens), half the squared
+    error (regression), or DPO's at its start. Logits are [B, C], [B, 1] or [B, T, vocabulary], of pairs [2B, T, vocabulary];
+    labels as :func:`advisor.models.encode.collate` gives.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if outputs.task in LANGUAGE_TASKS:
+    if outputs.task == PREFERENCE:
+        value = BETA * margins(logits, labels)[:, None]
+        start = torch.zeros_like(value.detach())
+        return value, start, functional.softplus(-start[:, 0])
+    if outputs.task in BY_ODDS:
         odds, losses = _token_means(*aligned(outputs.task, logits, labels))
         return odds[:, None], odds.detach()[:, None], losses
     if outputs.task == "regression":
@@ -116,7 +123,7 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
 
     A language model's residual target is set by :func:`residual`; its Y is returned as ones.
     """
-    if outputs.task in LANGUAGE_TASKS:
+    if outputs.task in BY_ODDS:
         return np.ones((len(labels), 1))
     if outputs.task == "regression":
         return np.asarray(labels, dtype=np.float64)[:, None]
@@ -127,14 +134,17 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
 
 
 def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
-    """Residual target z [n, 1 or C]: Y − f0; language models: 1 − σ(f0), an approximation of mean(1 − p)."""
-    if outputs.task in LANGUAGE_TASKS:
+    """Residual target z [n, 1 or C]: Y − f0; language models: 1 − σ(f0), an approximation of mean(1 − p); preference: 1 − σ(0),
+    as the model is its own reference."""
+    if outputs.task == PREFERENCE:
+        f0 = np.zeros_like(f0)
+    if outputs.task in BY_ODDS:
         return np.asarray(expit(-f0))
     return np.asarray(y - f0)
 
 
 def loss_slope(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
-    """dℓ_i/df_i [n] where ∇ℓ_i is a multiple of ∇f_i (two classes, regression)."""
+    """dℓ_i/df_i [n] where ∇ℓ_i is a multiple of ∇f_i (two classes, regression, preference)."""
     if outputs.task == "regression":
         return np.asarray((f0 - y)[:, 0])
     return np.asarray((-y * expit(-y * f0))[:, 0])

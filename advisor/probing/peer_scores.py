@@ -19,6 +19,7 @@ from torch import nn
 from advisor.core.choices import CONNECTOR, VISION
 from advisor.core.errors import OutOfMemory
 from advisor.core.events import Session, Stage
+from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import Target
 from advisor.models.encode import IGNORED, EncodedRow, collate
 from advisor.models.load import LoadedModel
@@ -44,6 +45,7 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
         Interrupted: cancelled.
     """
     targets = loaded.targets
+    rows = [sequence for row in rows for sequence in row.sequences]
     stage = Stage(session, "Peers' scores (modules)", 2 * len(targets))
     spectrum: list[float | None] = []
     kappas: list[float | None] = []
@@ -58,7 +60,7 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
         stage.advance()
     if skipped := sum(kappa is None and not t.experts for kappa, t in zip(kappas, targets, strict=True)):
         session.note(f"Peers: no singular values of {skipped} of {len(targets)} weights (too large here, or not plain numbers).")
-    keep = _kept_tokens(rows, EVA_TOKENS)
+    keep = _kept_tokens(rows, EVA_TOKENS, loaded.task in LANGUAGE_TASKS)
     found: dict[str, _Inputs] = {}
     plop: list[float | None] = [None] * len(targets)
     ratios: list[list[float] | None] = [None] * len(targets)
@@ -180,10 +182,10 @@ class _Inputs:
         self.kept += other.kept
 
 
-def _kept_tokens(rows: Sequence[EncodedRow], most: int) -> list[list[bool]]:
+def _kept_tokens(rows: Sequence[EncodedRow], most: int, language: bool = True) -> list[list[bool]]:
     """Which tokens of each row EVA looks at: of a language model those it is trained on, as PEFT does; at most ``most``,
     evenly spaced. Of a source and its target any."""
-    learned = [[label != IGNORED for label in row.token_labels] for row in rows]
+    learned = [[label != IGNORED for label in row.token_labels] if language else [] for row in rows]
     eligible = [row if len(row) == whole.length else [True] * whole.length for row, whole in zip(learned, rows, strict=True)]
     step = math.ceil(sum(map(sum, eligible)) / most)
     counts = iter(range(sum(map(sum, eligible))))

@@ -33,6 +33,7 @@ from advisor.core.reading import check_seal, sealed
 from advisor.core.selections import ALL_LINEAR, QV, target_sets
 from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection
+from advisor.core.tasks import TOKENS
 from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
 from advisor.models.encode import EncodedRow, encode
@@ -40,7 +41,7 @@ from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source
 from advisor.probing import gram
 from advisor.probing.footprint import measure_training
-from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, install_head, last_linear
+from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_labels, install_head, last_linear
 from advisor.probing.keep import keep_blocks, with_sampled_targets
 from advisor.probing.linear_check import check_linearity, few_rows, scale_of, uncopyable
 from advisor.probing.method import choose_method, estimate_error, probed_layers
@@ -51,6 +52,7 @@ from advisor.probing.spool import Spool
 from advisor.theory.linearity import Linearity
 
 PARTIAL = ".advisor-partial"  # in the probe's folder: what is kept of a probe that is not finished
+MOST_WORDS = 4096  # that the head's linear probe is fitted to
 LINEARITY_OF = (ALL_LINEAR, QV)  # the target sets whose linearity a probe stores
 
 
@@ -210,8 +212,14 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
 
     head = None
     if loaded.head:
-        pooled = spool.read("pooled").double().numpy()
-        fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, spool.layers[-1].bias)
+        if loaded.task == TOKENS:
+            of_words = head_labels(loaded, own_rows)
+            fresh = fresh_head_gradient(
+                head_features(loaded, own_rows, session), of_words[0], classes, spool.layers[-1].bias, of_words[1]
+            )
+        else:
+            pooled = spool.read("pooled").double().numpy()
+            fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, spool.layers[-1].bias)
         head = HeadBlock(reordered(weight[m:].sum(0).numpy()), *fresh)
     labels, y, f0 = labels[back], y[back], f0[back]
     probe = Probe(
@@ -300,14 +308,17 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
     """Cross-validate a linear probe on the training rows; install it for ``--head probed``."""
     loaded, rows, classes = prepared.loaded, prepared.train_rows, len(prepared.train.schema.class_names)
     mean, std = scale_of(prepared)
-    features = head_features(loaded, rows, session)
-    labels = np.array([row.label for row in rows])
+    features, (labels, _) = head_features(loaded, rows, session), head_labels(loaded, rows)
+    if len(labels) > MOST_WORDS:  # words of texts that may be long
+        some = np.linspace(0, len(labels) - 1, MOST_WORDS).astype(int)
+        features, labels = features[some], labels[some]
     use_bias = last_linear(loaded).bias is not None
     fit = fit_head(features, labels if classes else (labels - mean) / std, classes, use_bias)
     if head_kind == "probed":
         install_head(loaded, fit)
+    of = "words" if loaded.task == TOKENS else "rows"
     session.note(
-        f"Head: {head_kind}. A linear probe on frozen features of {len(rows)} rows reaches a held-out loss of "
+        f"Head: {head_kind}. A linear probe on frozen features of {len(labels)} {of} reaches a held-out loss of "
         f"{fit.cv_loss:.3f} ({'accuracy' if classes else 'R²'} {fit.cv_score:.3f})."
     )
     return fit
@@ -344,6 +355,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         **({"stored": stored} if (stored := loaded.quantised or loaded.stored) else {}),
         "metric": schema.metric,
         "class_names": list(schema.class_names),
+        **({"class_shares": _tag_shares(prepared)} if loaded.task == TOKENS else {}),
         "model_type": loaded.model.config.model_type,
         "model_parameters": loaded.parameters,
         "qv_roles": list(loaded.qv_roles()),
@@ -357,6 +369,13 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         ],
         **_place(prepared),
     }
+
+
+def _tag_shares(prepared: Prepared) -> list[float]:
+    """Of the classes among the training rows' words."""
+    labels, _ = head_labels(prepared.loaded, prepared.train_rows)
+    counts = np.bincount(labels, minlength=len(prepared.train.schema.class_names))
+    return [float(share) for share in counts / counts.sum()]
 
 
 def _place(prepared: Prepared) -> dict[str, Any]:

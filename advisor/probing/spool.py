@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from advisor.core.errors import OutOfMemory
 from advisor.core.events import Session, Stage
+from advisor.core.recipe import BY_ODDS
 from advisor.core.store import replacing
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel
@@ -181,6 +182,7 @@ class Spool:
     def forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, ...]:
         """The differentiated outputs, f0, losses and labels of some rows."""
         capture.clear()
+        capture.sequences = len(rows[0].sequences)
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
         values, f0, losses = forward_outputs(self.outputs, loaded.model(**batch).logits, labels)
@@ -221,7 +223,7 @@ class Spool:
             capture.backward(scalar, len(rows), scalar is not scalars[-1], take)
         capture.clear()
         tensors = {"f0": f0.float(), "losses": losses.detach().float(), "labels": labels}
-        if last:  # the token that the head's last layer reads is the one with a gradient
+        if last and self.outputs.task not in BY_ODDS:  # the token that the head's last layer reads is the one with a gradient
             anywhere = torch.cat(gradients[last], -1)
             tensors["pooled"] = gram.drop_idle_tokens(inputs[last], anywhere)[0][:, 0].float().clone()
         shared: dict[str, str] = {}

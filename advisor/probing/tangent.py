@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from advisor.core.events import Session
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.encode import EncodedRow, collate
@@ -135,7 +135,7 @@ class Tangent:
 
     def labels(self) -> np.ndarray:
         """As :func:`advisor.probing.outputs.targets_of` takes them."""
-        if self.outputs.task in LANGUAGE_TASKS:
+        if self.outputs.task in BY_ODDS:
             return np.zeros(len(self.rows))
         labels: torch.Tensor = self._collated(0, len(self.rows))["labels"]
         return labels.cpu().double().numpy()
@@ -172,12 +172,13 @@ class Tangent:
         hooked = {name: layer for name, layer in self.layers.items() if name in wanted}
         stacks = {t.name: t.experts for t in self.loaded.targets}
         with capturing(self.model, [inner for inner, _, _ in hooked.values()]) as capture:
+            capture.sequences = len(self.rows[0].sequences)
 
             def rows_of(batch: dict[str, torch.Tensor], _: int) -> Vector:
                 capture.clear()
                 labels = batch.pop("labels")
-                count = len(labels)
                 values = forward_outputs(self.outputs, self.model(**batch).logits, labels)[0]
+                count = len(values)
                 passes = [capture.pairs(values[:, p].sum(), count, True) for p in range(values.shape[1])]
                 found: Vector = {}
                 for name, (inner, a, scale) in hooked.items():

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from advisor.advice.explain import PAPER_KERNEL, PAPER_SIGMA, Explanation, ModuleRow
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import ALL_LINEAR
 from advisor.core.text import printable
 from advisor.prediction.predictor import LEVEL
@@ -232,8 +232,8 @@ def _figures_table(explanation: Explanation, scorer: Scorer) -> list[Part]:
         "really count. alignment: 0 to 1, how well K groups examples as the targets do. z: what the model still has to learn. "
         "R, V: what kernel ridge leaves of it, without and with its penalty. paper: as arXiv 2602.08239 writes them."
     )
-    if scorer.probe.task in LANGUAGE_TASKS:
-        note += " –: not defined for a language model, whose targets are all alike."
+    if scorer.probe.task in BY_ODDS:
+        note += f" –: not defined for {scorer.probe.task}, where the targets of all rows are alike."
     return [TextTable(f"Spectrum of K ({scorer.kernels.kind})", ("quantity", *columns), tuple(rows)), note]
 
 

@@ -88,11 +88,23 @@ def short_verdict(scorer: Scorer, rec: Recommendation) -> list[str]:
     lines = [what_to_adapt(scorer, rec), what_to_expect(scorer, rec)]
     if little := little_to_win(scorer):
         lines.append(little)
+    if unknown := only_ranked(scorer, rec.front.predictions.far):
+        lines.append(unknown)
     if told := told_apart(rec):
         lines.append(told)
+    if unknown:
+        return lines
     if far := unlike(rec):
         lines.append(far)
     return [*lines, level(scorer, rec.picked)]
+
+
+def only_ranked(scorer: Scorer, far: Sequence[str]) -> str:
+    """That the level is not known, as no run was of this kind of task or input; empty where one was, here or in calibration."""
+    reason = next((reason for reason in far if reason.startswith("no calibration run")), None)
+    if reason is None or scorer.runs:
+        return ""
+    return f"{reason[0].upper()}{reason[1:]}: selections are only ranked, and the level of loss and metric is {NOT_KNOWN}."
 
 
 def little_to_win(scorer: Scorer) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
 from advisor.core.targets import Target
 from advisor.theory.kernels import Kernels
 from advisor.theory.simulate import Schedule, simulate, simulate_losses, simulate_recipe, slopes_at_zero
@@ -88,7 +88,7 @@ def recipe_kernels(
         head: its block, norm and energy of the fresh gradient, parameters.
     """
     n, outputs = y.shape
-    if task in LANGUAGE_TASKS:
+    if task in BY_ODDS:
         blocks = gradient_blocks
         sums, energies = blocks.sum((1, 2)), np.einsum("mii->m", blocks)
     else:
@@ -122,7 +122,7 @@ def raw_kernel_features(view: ProbeView, kind: str, weights: Array, names: Seque
         found["simulated_train"] = np.log(simulated.train_loss + 1e-4)
     if {"leave_one_out", "condition", "effective_rank"} & set(names):
         spectra = [Spectrum.of(k) for k in kernels]
-        z = view.y if view.task in LANGUAGE_TASKS else view.y - view.y.mean(0)
+        z = view.y if view.task in BY_ODDS else view.y - view.y.mean(0)
         found["leave_one_out"] = np.log([s.best_leave_one_out(z) + 1e-12 for s in spectra])
         found["condition"] = np.log([s.condition_number(RELATIVE_SIGMA * (s.mean or 1.0)) for s in spectra])
         found["effective_rank"] = np.log([max(s.effective_rank(), 1.0) for s in spectra])
@@ -140,7 +140,7 @@ def recipe_loss(view: ProbeView, weights: Array) -> Array:
         weights: [S, M] multiples of the Adam-aware blocks.
     """
     kernels = view.recipe.of(weights, with_head=False)
-    if view.task in LANGUAGE_TASKS:
+    if view.task in BY_ODDS:
         return simulate_losses(kernels, view.losses, view.folds, view.schedule)
     loss = simulate_recipe(kernels, view.recipe.head, view.task, view.y, view.folds, view.schedule).loss
     return 2.0 * loss if view.task == "regression" else loss

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import BY_ODDS
 
 Array = NDArray[np.float64]
 STEPS = 40
@@ -60,8 +60,8 @@ def simulate(kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.i
     Args:
         kernels: [S, n, n] PSD.
         task: ``classification`` (cross-entropy from F = 0), ``regression`` (half squared error from F = 0) or
-            ``causal-lm`` (log(1 + e^{−F}) from f0).
-        y: targets [n, 1 or C]; f0: [n, 1 or C], used by ``causal-lm`` only. folds: [n] fold of each example.
+            one of ``BY_ODDS`` such as ``causal-lm`` (log(1 + e^{−F}) from f0).
+        y: targets [n, 1 or C]; f0: [n, 1 or C], used by the latter only. folds: [n] fold of each example.
         steps: step sizes h for gradients summed over all n examples (three folds are scaled up to them); None:
             ``STEPS`` steps of the largest stable size, 2/λmax(K_TT) (1/λmax for regression).
 
@@ -123,7 +123,7 @@ class _Run:
     @classmethod
     def of(cls, kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.int64]) -> _Run:
         train = (folds[:, None] != np.unique(folds)).astype(np.float64)
-        start = f0 if task in LANGUAGE_TASKS else np.zeros_like(y)
+        start = f0 if task in BY_ODDS else np.zeros_like(y)
         shape = (len(kernels), len(y), train.shape[1], y.shape[1])
         f = np.broadcast_to(start[None, :, None, :], shape).copy()
         return cls(kernels, task, y, train, f, _loss(f, task, y)[1])

@@ -17,10 +17,11 @@ from torch.nn import functional
 
 from advisor.core.errors import NotFinite
 from advisor.core.events import Session
-from advisor.core.recipe import LANGUAGE_TASKS, TrainingRecipe
+from advisor.core.recipe import BY_ODDS, TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
+from advisor.core.tasks import PREFERENCE
 from advisor.models.encode import IGNORED, EncodedRow, collate, length_bucketed
-from advisor.models.forward import aligned, batch_logits, batch_loss, label_scale
+from advisor.models.forward import aligned, batch_logits, batch_loss, label_scale, rewards
 from advisor.models.load import LoadedModel
 from advisor.models.peft import lora_arguments
 from advisor.training.frozen_prefix import Forward, PrefixStates, States
@@ -120,7 +121,9 @@ def finetune(
         descend = _descent(named, initial, recipe, total)
         lengths, rng = [row.length for row in train], np.random.default_rng(seed)
         for epoch in range(recipe.epochs):
-            model.train()
+            model.train(
+                loaded.task != PREFERENCE
+            )  # DPO compares with the base model, so that dropout is noise: TRL has it off too
             loss_sum, weight_sum = 0.0, 0
             for indices in length_bucketed(lengths, recipe.batch_size, rng):
                 session.check()
@@ -258,7 +261,7 @@ def reset_head(model: nn.Module, name: str) -> None:
 
 @torch.no_grad()
 def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float, float]:  # type: ignore[no-untyped-def]
-    """Validation loss (pooled over target tokens for a language model) and metric."""
+    """Validation loss (pooled over target tokens or words, where a row has several) and metric."""
     model.eval()
     loss_sum, count = 0.0, 0
     predicted, actual = [], []
@@ -271,8 +274,14 @@ def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float,
             loss_sum += functional.mse_loss(logits[:, 0], labels, reduction="sum").item()
             count += len(labels)
             predicted.append(logits[:, 0].cpu().numpy())
+        elif loaded.task == PREFERENCE:
+            won = rewards(model, loaded, batch, labels, logits)
+            labels = torch.ones_like(won)
+            loss_sum += functional.softplus(-won).sum().item()
+            count += len(won)
+            predicted.append(won.cpu().numpy())
         else:
-            if loaded.task in LANGUAGE_TASKS:
+            if loaded.task in BY_ODDS:
                 logits, labels = aligned(loaded.task, logits, labels)
                 keep = labels != IGNORED
                 logits, labels = logits[keep], labels[keep]
@@ -288,6 +297,8 @@ def score(metric: str, actual: np.ndarray, predicted: np.ndarray) -> float:
     from scipy.stats import spearmanr
     from sklearn.metrics import f1_score, matthews_corrcoef
 
+    if metric == "reward_accuracy":  # of pairs that DPO ranks right; a tie, as before training, counts half
+        return float((predicted > 0).mean() + (predicted == 0).mean() / 2)
     if metric in ("accuracy", "token_accuracy"):
         return float((actual == predicted).mean())
     if metric == "matthews":

@@ -15,7 +15,7 @@ from advisor.data.files import MAX_LINE
 
 # --- errors: file name, content, options, what the message must say ---
 
-TOKENS = [{"tokens": ["a"], "ner_tags": [0]}]
+SPANS = [{"text": "a", "entities": [{"start": 0, "end": 1}]}]
 SQUAD = [{"context": "c", "question": "q", "answers": {"text": ["a"]}}]
 ERRORS = [
     ("empty.csv", "", {}, "is empty"),
@@ -101,9 +101,9 @@ ERRORS = [
     ),
     (
         "dpo.jsonl",
-        [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+        [{"prompt": "a", "response_a": "b", "response_b": "c"}],
         {},
-        "Preference data .columns chosen and rejected. is not supported",
+        "Preference data without a chosen and a rejected answer .columns response_a and response_b. is not supported",
     ),
     ("numbers.csv", "1,2\n2,1\n1,2\n2,1\n", {}, "which column holds the text cannot be told"),
     (
@@ -143,7 +143,7 @@ ERRORS = [
         {},
         "column text holds a dict",
     ),
-    ("ner.jsonl", TOKENS, {}, "Token classification .*is not supported"),
+    ("ner.jsonl", SPANS, {}, "Token classification by spans .*is not supported"),
     ("squad.json", '{"version": 1, "data": [{"title": "t", "paragraphs": []}]}', {}, "Extractive question answering"),
     ("mc.jsonl", [{"question": "q", "choices": ["a"], "answerKey": "A"}], {}, "Multiple choice .* is not supported"),
     ("wmt.jsonl", [{"translation": {"de": "a", "en": "b"}}], {}, r"Translation \(column translation\) is not supported"),

@@ -39,6 +39,7 @@ from advisor.prediction.predictor import (
     parameter_distances,
     times_gain,
 )
+from advisor.report.words import NOT_KNOWN, loss_span, metric_known
 from advisor.theory.features import all_feature_names
 
 FLOOR = 0.5  # of the rank correlation on groups left out
@@ -396,6 +397,20 @@ def test_far_targets_are_named_and_widened() -> None:
     assert within.far == ()
 
 
+@pytest.mark.parametrize("change", [{"task": "preference", "metric": "reward_accuracy", "chance": 0.5}, {"reads": "images"}])
+def test_the_level_is_not_known_where_no_run_was_of_the_kind(change: dict[str, Any]) -> None:
+    predictor = fit(make_rows(4, 12), "classification")
+    context = predictor.groups_[0].context
+    usual, new = (predictor.predict(traits([0.1, 0.4]), {**context, **more}, distances(2)) for more in ({}, change))
+    assert usual.far == ()
+    assert all(reason.startswith("no calibration run used here") for reason in new.far)
+    for index in (0, 1):
+        score, loss = ((e.value[index], e.low[index], e.high[index]) for e in (new.score, new.loss))
+        assert not metric_known(score, str({**context, **change}["metric"]))
+        assert loss_span(loss) == NOT_KNOWN
+    assert np.argmin(new.loss.value) == np.argmin(usual.loss.value)
+
+
 def lm_rows(groups: int, **options: float) -> list[CalibrationRow]:
     return make_rows(groups, 12, task="causal-lm", metric="token_accuracy", prefix="lm", ratio_sd=0.1, **options)  # type: ignore[arg-type]
 
@@ -555,7 +570,10 @@ def test_the_score_of_guessing() -> None:
     three = np.array([0] * 5 + [1] * 3 + [2] * 2)
     shares = np.array([0.5, 0.3, 0.2])
     assert guessing_score("f1", shares) == pytest.approx(f1_of(three, 0, [0, 1, 2])) == pytest.approx(2 / 9)
-    for metric in ("matthews", "spearman", "token_accuracy"):
+    assert guessing_score("token_accuracy", shares) == pytest.approx(0.5)  # of words with classes
+    assert guessing_score("reward_accuracy", np.empty(0)) == 0.5
+    assert guessing_score("token_accuracy", np.empty(0)) == 0.0
+    for metric in ("matthews", "spearman"):
         assert guessing_score(metric, shares) == 0.0
 
 
