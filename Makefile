@@ -52,6 +52,7 @@ bench: setup
 screenshots: setup
 	$(BIN)/python docs/screenshots.py
 	$(BIN)/python docs/report_screenshots.py
+	$(BIN)/python docs/recording.py
 
 clean:
 	rm -rf $(VENV) .tools recommendation .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -54,10 +54,13 @@ def link_demo(folder: Path) -> tuple[str, str]:
     return str(model), str(data)
 
 
+def picture(app: AdvisorApp) -> str:
+    """The screen as SVG. Without ``xml:space`` rsvg-convert drops the spaces that a text begins with."""
+    return app.export_screenshot(title="LoRA layer advisor").replace("<svg ", '<svg xml:space="preserve" ', 1)
+
+
 def save(app: AdvisorApp, path: Path) -> None:
-    # without it rsvg-convert drops the spaces that a text begins with
-    svg = app.export_screenshot(title="LoRA layer advisor").replace("<svg ", '<svg xml:space="preserve" ', 1)
-    path.with_suffix(".svg").write_text(svg, encoding="utf-8")
+    path.with_suffix(".svg").write_text(picture(app), encoding="utf-8")
     if program := shutil.which("rsvg-convert"):
         subprocess.run([program, "-w", "1000", "-o", path.with_suffix(".png"), path.with_suffix(".svg")], check=True)
 
