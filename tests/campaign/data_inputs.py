@@ -37,10 +37,7 @@ ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "latin-1", "utf
 
 
 def _words(random: Random) -> str:
-    return " ".join(
-        random.choice(["red", "blue", "cat", "dog", "tree", "house", "ran", "slept", "happy", "sad"])
-        for _ in range(random.randint(1, 9))
-    )
+    return " ".join(random.choice(WORDS) for _ in range(random.randint(1, 9)))
 
 
 def _json_text(value: Any) -> str:
@@ -73,30 +70,38 @@ def rows(random: Random) -> list[dict[str, Any]]:
                 ["prompt", "completion"],
                 ["text", "toxic", "obscene"],
                 ["sentence1", "sentence2", "score"],
+                ["tokens", "ner_tags"],
+                ["prompt", "chosen", "rejected"],
+                ["chosen", "rejected"],
             ]
         )
     odd = random.choice([0, 0, 0, 0.01, 0.1, 1])
     labels = random.choice(
         [(0, 1), ("a", "b", "c"), (0.5, 1.5, 2.25), (1e308, -1e308, 0.5), (True, False), (3,), tuple(range(60))]
     )
-    made = []
+    made, in_turns = [], random.random() < 0.5
     for _ in range(random.choice([0, 1, 19, 30, 30, 40, 40, 60, 60, 60])):
         row: dict[str, Any] = {}
         for name in names:
-            kind = (
-                "chat"
-                if name in ("messages", "conversations")
-                else "label"
-                if name in ("label", "score", "toxic", "obscene")
-                else "text"
-            )
-            row[name] = _turns(random) if kind == "chat" else random.choice(labels) if kind == "label" else _words(random)
+            row[name] = _cell(random, name, labels, in_turns)
             if random.random() < odd:
                 row[name] = random.choice(CELLS)
         if random.random() < odd / 4 and row:
             row.pop(random.choice(list(row)))
         made.append(row)
     return made
+
+
+def _cell(random: Random, name: str, labels: tuple[Any, ...], in_turns: bool) -> Any:
+    """What a column of that name mostly holds; pairs of answers are texts, or conversations where they are ``in_turns``."""
+    if name in ("messages", "conversations") or (name in ("chosen", "rejected") and in_turns):
+        return _turns(random)
+    if name in ("label", "score", "toxic", "obscene"):
+        return random.choice(labels)
+    if name in ("tokens", "ner_tags"):
+        many = 5 if random.random() < 0.9 else random.randint(0, 6)
+        return [random.choice(WORDS if name == "tokens" else labels) for _ in range(many)]
+    return _words(random)
 
 
 def data_file(random: Random, folder: Path) -> Path:
