@@ -147,3 +147,9 @@ def _last_only(name: str) -> str:
     """``cross.q`` → ``cq``: of all parts but the last the initial."""
     *before, last = name.split(".")
     return "".join(part[:1] for part in before) + last
+
+
+def short_name(metric: str) -> str:
+    """A metric in at most eight letters: its last word, where the whole is longer."""
+    name = metric.replace("_", " ")
+    return (name if len(name) <= 8 else name.split()[-1])[:8]

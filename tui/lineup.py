@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
-from tui.cells import CHOSEN
+from tui.cells import CHOSEN, short_name
 from tui.state import State
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def details(state: State, entry: Entry, figures: Figures | None, pick: Figures |
     if figures is None:
         return [*lines, "being computed…"]
     lines += [
-        f"{opened.metric[:8]:<8} {metric_span(figures.metric, opened.metric)}",
+        f"{short_name(opened.metric):<8} {metric_span(figures.metric, opened.metric)}",
         f"loss     {loss_span(figures.loss)}",
         f"vs all   {change_span(figures.vs_all)}",
         f"memory   {gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
@@ -197,6 +197,8 @@ def details(state: State, entry: Entry, figures: Figures | None, pick: Figures |
     told = apart(entry, figures, pick)
     if told == "not known":
         lines.append("≈ not known to differ from the pick")
+    elif told.startswith("within"):
+        lines.append(f"≈ {told} of the pick's loss")
     elif told.startswith("yes"):
         lines.append(f"≠ told apart from the pick: {told.split(', ')[1]}")
     if figures.certificate.low is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
 from advisor.core.targets import block_of
-from tui.cells import ADDED, CHOSEN, DROPPED, GLYPHS, LEFT_OUT, MEASURES
+from tui.cells import ADDED, CHOSEN, DROPPED, GLYPHS, LEFT_OUT, MEASURES, short_name
 from tui.engine import Against
 from tui.state import State
 
@@ -60,7 +60,7 @@ def budget_use(state: State, budget: Budget) -> str:
 
 def selection_text(state: State, budget: Budget | None) -> str:
     """What is said of the selection at hand. Numbers that are still being computed are …, never those of the one before."""
-    from advisor.report.words import count, gigabytes, loss_span, metric_name, metric_span
+    from advisor.report.words import count, gigabytes, loss_span, metric_span
 
     if state.current is None or state.opened is None:
         return ""
@@ -74,7 +74,7 @@ def selection_text(state: State, budget: Budget | None) -> str:
     ]
     if (figures := state.figures) is not None:
         numbers = {
-            f"{metric_name(metric)[:8]:<8} ": metric_span(figures.metric, metric, 2),
+            f"{short_name(metric):<8} ": metric_span(figures.metric, metric, 2),
             "loss     ": loss_span(figures.loss, 2),
             "memory   ": f"{gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
         }
