@@ -150,6 +150,7 @@ def _last_only(name: str) -> str:
 
 
 def short_name(metric: str) -> str:
-    """A metric in at most eight letters: its last word, where the whole is longer."""
-    name = metric.replace("_", " ")
-    return (name if len(name) <= 8 else name.split()[-1])[:8]
+    """A metric in at most eight letters: ``accuracy`` of tokens, too."""
+    from advisor.report.words import metric_name
+
+    return metric_name(metric.split("_")[-1])[:8]

@@ -14,7 +14,6 @@ from tui_helpers import settled, shown_text
 
 from advisor.core.errors import BadInput, BudgetTooSmall
 from advisor.core.targets import Target
-from advisor.report.words import metric_name
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.heatmap import Grid, HeatMap
@@ -296,7 +295,8 @@ async def test_other_tasks(make_app: MakeApp, engine, task: str) -> None:
         await settled(pilot)
         await pilot.press("space", "m")
         await settled(pilot)
-        assert metric_name(app.state.opened.metric)[:8] in shown_text(app, "#selection")
+        wanted = {"regression": "Spearman", "causal-lm": "accuracy"}[task]
+        assert f"{wanted} " in shown_text(app, "#selection")
 
 
 def test_modules_outside_layers_and_twice_in_one_have_their_place() -> None:
