@@ -46,7 +46,10 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     """
     targets = loaded.targets
     rows = [sequence for row in rows for sequence in row.sequences]
-    stage = Stage(session, "Peers' scores (modules)", 2 * len(targets))
+    keep = _kept_tokens(rows, EVA_TOKENS, loaded.task in LANGUAGE_TASKS)
+    kept = sum(sum(row) for row in keep)
+    turns = list(_turns(targets, kept))
+    stage = Stage(session, "Peers' scores (modules)", len(targets) + sum(map(len, turns)))
     spectrum: list[float | None] = []
     kappas: list[float | None] = []
     norms: list[float] = []
@@ -60,13 +63,11 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
         stage.advance()
     if skipped := sum(kappa is None and not t.experts for kappa, t in zip(kappas, targets, strict=True)):
         session.note(f"Peers: no singular values of {skipped} of {len(targets)} weights (too large here, or not plain numbers).")
-    keep = _kept_tokens(rows, EVA_TOKENS, loaded.task in LANGUAGE_TASKS)
     found: dict[str, _Inputs] = {}
     plop: list[float | None] = [None] * len(targets)
     ratios: list[list[float] | None] = [None] * len(targets)
-    kept = sum(sum(row) for row in keep)
     try:
-        for turn in _turns(targets, kept):
+        for turn in turns:
             found = _pass(loaded, {targets[i]: norms[i] for i in turn}, rows, keep, session)
             known: dict[bytes, list[float] | None] = {}  # projections of one layer share their input
             for i in turn:
