@@ -48,7 +48,8 @@ FETCHED = (("bert", "three"), ("gpt2", "causal-lm"), ("mixtral", "causal-lm"))
 
 
 def probed(prepared: Prepared, folder: Path, **settings: Any) -> Probe:
-    return run_probe(prepared, ProbeSettings(**{"linearity": False, "micro_batch": 5, **settings}), folder, Session())
+    few = {"linearity": False, "samples": 12, "micro_batch": 5}
+    return run_probe(prepared, ProbeSettings(**{**few, **settings}), folder, Session())
 
 
 def assert_same(found: Probe, wanted: Probe, tolerance: float = 0.0) -> None:
