@@ -146,11 +146,7 @@ def infer_schema(
         texts = texts or _classifier_columns(table, label)
         _require_apart(table, texts, label)
         chosen, class_names = read_labels(table, chosen, texts, label)
-    default_metric = profile["metric"] if profile and profile["task"] == chosen else METRICS[chosen][0]
-    schema = Schema(chosen, texts, label, class_names, metric or default_metric)
-    if schema.metric not in METRICS[chosen]:
-        allowed = ", ".join(METRICS[chosen])
-        raise BadInput(f"The metric {metric!r} does not apply to {chosen}.", f"Use one of: {allowed}.")
+    schema = Schema(chosen, texts, label, class_names, _metric(metric, chosen, profile))
     if task == "auto":
         notes.append(f"The task is {chosen}.")
     if not (text_columns or images):
@@ -161,6 +157,18 @@ def infer_schema(
     if metric is None:
         notes.append(f"The metric is {schema.metric}.")
     return schema, notes
+
+
+def _metric(asked: str | None, task: str, profile: dict[str, Any]) -> str:
+    """The one asked for, else the task profile's or the task's first.
+
+    Raises:
+        BadInput: it does not apply to the task.
+    """
+    metric: str = asked or (profile["metric"] if profile and profile["task"] == task else METRICS[task][0])
+    if metric not in METRICS[task]:
+        raise BadInput(f"The metric {asked!r} does not apply to {task}.", f"Use one of: {', '.join(METRICS[task])}.")
+    return metric
 
 
 def _notes_on(schema: Schema, table: Table) -> list[str]:
