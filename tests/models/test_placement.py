@@ -130,7 +130,7 @@ def test_where_one_row_does_not_fit_it_is_recomputed(ready: Ready, tmp_path: Pat
     monkeypatch.setattr(spool.Spool, "_micro_batch", no_room)
     events: list[Event] = []
     prepared = ready("bert", "binary")
-    settings = ProbeSettings(linearity=False, method="materialise", micro_batch=5)
+    settings = ProbeSettings(linearity=False, method="materialise", samples=12, micro_batch=5)
     found = run_probe(prepared, settings, tmp_path / "recomputed", Session(events.append))
     assert_same(found, wanted)
     said = [event.text for event in events if isinstance(event, Warn)]
