@@ -26,11 +26,12 @@ TAGGED = tuple(
     for words in ("tokens", "words")
     for tags in ("ner_tags", "tags", "labels", "bio_tags", "ner", "pos_tags", "chunk_tags")
 )
+SPANNED = (("question", "context", "answers"),)
 OTHER_TASKS = {
     "Token classification by spans": (("text", "entities"), ("text", "spans")),
     "Text that is tokenised already": (("input_ids",),),
     "Speech": tuple(("audio", text) for text in ("text", "sentence", "transcription", "transcript")),
-    "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
+    "Question answering in SQuAD's own nested form": (("title", "paragraphs"),),
     "Multiple choice": (
         *(
             ("choices", "answerkey"),
