@@ -53,7 +53,7 @@ BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
 SEEING = vision_language.FAMILIES
 ALL: dict[str, Any] = {**FAMILIES, **HYBRIDS, **SEEING}
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
-WORDS = ("token-classification",)
+WORDS = ("token-classification", "question-answering")
 BESIDE = {  # further tasks that some families are tried on
     **dict.fromkeys(("bert", "roberta", "distilbert", "modernbert"), WORDS),
     **dict.fromkeys(("llama", "gpt2"), (*WORDS, "preference")),
