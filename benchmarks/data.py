@@ -42,7 +42,7 @@ BAD_FILES = {
     "many_names.jsonl": "".join(f'{{"text": "t {i}", "label": "name {i}"}}\n' for i in range(30)),
     "multi_label.jsonl": '{"text": "a", "label": [0, 1]}\n{"text": "b", "label": [1]}\n',
     "ner.jsonl": '{"text": "a b", "entities": [{"start": 0, "end": 1}]}\n',
-    "squad.jsonl": '{"context": "c", "question": "q", "answers": {"text": ["a"]}}\n',
+    "squad.jsonl": '{"title": "t", "paragraphs": []}\n',
     "dpo.jsonl": '{"prompt": "a", "response_a": "b", "response_b": "c"}\n',
     "sheet.xlsx": "PK",
     "binary.csv": "text,label\na\0b,1\n",

@@ -34,10 +34,11 @@ from advisor.core.events import Note, Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Target
-from advisor.core.tasks import PREFERENCE
+from advisor.core.tasks import PREFERENCE, outputs_of
 from advisor.export.peft import YAML_FILE
 from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.encode import collate
+from advisor.models.forward import logits_of
 from advisor.models.load import LoadedModel, load_model
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_linears
@@ -52,7 +53,7 @@ BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
 SEEING = vision_language.FAMILIES
 ALL: dict[str, Any] = {**FAMILIES, **HYBRIDS, **SEEING}
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
-WORDS = ("token-classification",)
+WORDS = ("token-classification", "question-answering")
 BESIDE = {  # further tasks that some families are tried on
     **dict.fromkeys(("bert", "roberta", "distilbert", "modernbert"), WORDS),
     **dict.fromkeys(("llama", "gpt2"), (*WORDS, "preference")),
@@ -166,7 +167,9 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
 def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], float, float]:
     """Load the model anew, let PEFT apply ``arguments``, and go one step: modules adapted, loss before and after."""
     task = prepared.loaded.task
-    loaded = load_model(prepared.loaded.name, task, num_labels=len(prepared.train.schema.class_names), device="cpu")
+    loaded = load_model(
+        prepared.loaded.name, task, num_labels=outputs_of(task, len(prepared.train.schema.class_names)), device="cpu"
+    )
     torch.manual_seed(0)
     model: Any = get_peft_model(loaded.model, LoraConfig(**arguments)).eval()
     batch = collate(prepared.train_rows[:STEP_ROWS], loaded)
@@ -174,11 +177,11 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
     outputs = Outputs(task, len(prepared.train.schema.class_names))
 
     def loss() -> torch.Tensor:
-        values, _, losses = forward_outputs(outputs, model(**batch).logits, labels)
+        values, _, losses = forward_outputs(outputs, logits_of(model(**batch), batch), labels)
         return torch.nn.functional.softplus(start - values).mean() if task == PREFERENCE else losses.mean()
 
     with torch.no_grad():
-        start = forward_outputs(outputs, model(**batch).logits, labels)[0]  # of DPO's reference
+        start = forward_outputs(outputs, logits_of(model(**batch), batch), labels)[0]  # of DPO's reference
     before = loss()
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(before, trained)

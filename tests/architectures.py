@@ -418,6 +418,7 @@ ENCODER_DECODERS = ("t5",)
 DECODERS = tuple(name for name in FAMILIES if name not in (*ENCODERS, *ENCODER_DECODERS))
 WRITERS = ("olmoe", "granitemoe")  # transformers has no classifier of these
 CLASSIFIERS = tuple(name for name in FAMILIES if name not in (*ENCODER_DECODERS, *WRITERS))
+TOKEN_HEADS = {"token-classification": "TokenClassification", "question-answering": "QuestionAnswering"}
 LANGUAGE_HEADS = {"causal-lm": "CausalLM", "seq2seq": "Seq2SeqLM", "preference": "CausalLM"}
 
 
@@ -451,7 +452,7 @@ def build(
     config_class = getattr(transformers, family.config)
     config = config_class(num_labels=num_labels, **family.fields, **ids)
     classifier = "SequenceClassification" if family.processor is None else "ImageClassification"
-    head = LANGUAGE_HEADS.get(task, "TokenClassification" if task == "token-classification" else classifier)
+    head = LANGUAGE_HEADS.get(task, TOKEN_HEADS.get(task, classifier))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = getattr(transformers, f"AutoModelFor{head}").from_config(config)

@@ -110,6 +110,16 @@ def preferred(logits: Any, label: Any) -> torch.Tensor:
     return 0.1 * (better - worse).reshape(1)
 
 
+def mean_odds_of_ends(logits: Any, label: Any) -> torch.Tensor:
+    """Mean of log p − log(1 − p) over a span's first and last token, p a softmax over all tokens of the row."""
+    p = torch.stack([torch.softmax(each, 0)[place] for each, place in zip(logits, label, strict=True)])
+    return (torch.log(p) - torch.log1p(-p)).mean().reshape(1)
+
+
+def loss_of_ends(logits: Any, label: Any) -> torch.Tensor:
+    return -torch.stack([torch.log_softmax(each, 0)[place] for each, place in zip(logits, label, strict=True)]).mean()
+
+
 def dpo_loss(logits: Any, label: Any) -> torch.Tensor:
     """DPO's loss where the policy still is its reference."""
     policy = preferred(logits, label)
@@ -157,7 +167,8 @@ def looped_reference(
     chosen = [_own(model, name) for name in parameters]
     values, rows = [], []
     for text in texts:
-        logits: Any = model(**text.inputs()).logits[0]
+        made = model(**text.inputs())
+        logits: Any = made.logits[0] if "logits" in made else (made.start_logits[0], made.end_logits[0])
         label: Any = torch.tensor(text.label)
         if text.rejected is not None:
             logits = logits, model(**text.rejected.inputs()).logits[0]
@@ -235,9 +246,8 @@ def relative(block: object, wanted: torch.Tensor) -> float:
 
 KINDS = ("binary", "three", "regression", "causal-lm")
 CLASSES = {"token-classification": 3, "images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
-TASKS = {kind: kind for kind in ("regression", "causal-lm", "seq2seq", "preference", "token-classification")} | dict.fromkeys(
-    ("turns", "columns"), "causal-lm"
-)
+OWN_NAMES = ("regression", "causal-lm", "seq2seq", "preference", "token-classification", "question-answering")
+TASKS = dict(zip(OWN_NAMES, OWN_NAMES, strict=True)) | dict.fromkeys(("turns", "columns"), "causal-lm")
 _WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
 WORDS = tuple(_WORDS.split(" "))
 ROWS = 36
@@ -264,6 +274,14 @@ def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
             words = text.split()
             rows.append(
                 {"tokens": words, "ner_tags": ["O" if len(w) < 4 else f"B-{'XY'[(i + index) % 2]}" for i, w in enumerate(words)]}
+            )
+        elif kind == "question-answering":
+            words = f"{text} {texts[index - 1]} {texts[index - 2]}".split()
+            first = index % len(words)
+            answer = " ".join(words[first : first + 1 + index % 3])
+            found = {"text": [answer], "answer_start": [len(" ".join(words[:first])) + (first > 0)]}
+            rows.append(
+                {"question": texts[index - 3], "context": " ".join(words), "answers": found, "words": [first, 1 + index % 3]}
             )
         elif kind == "preference":
             rows.append({"prompt": texts[index - 1], "chosen": text, "rejected": f"{texts[index - 2]} {index % 3}"})
@@ -322,6 +340,12 @@ def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list
             types = [0] * len(whole) if "token_type_ids" in tokenizer.model_input_names else None
             texts.append(Text(whole, [*before, *tags, *after], types))
             continue
+        if kind == "question-answering":
+            encoded, (first, count) = tokenizer(row["question"], row["context"]), row["words"]
+            pairs = list(zip(encoded.word_ids(), encoded.sequence_ids(), strict=True))
+            inside = [i for i, (word, part) in enumerate(pairs) if part == 1 and first <= word < first + count]
+            texts.append(Text(encoded["input_ids"], [inside[0], inside[-1]], encoded.get("token_type_ids")))
+            continue
         if kind == "preference":
             prompt = tokenizer(row["prompt"])["input_ids"]
             answers = [tokenizer(row[key], add_special_tokens=False)["input_ids"] for key in ("chosen", "rejected")]
@@ -349,6 +373,8 @@ def scalars_of(kind: str, signs: torch.Tensor | None = None) -> tuple[Outputs, O
         return mean_odds, token_loss
     if kind in ("seq2seq", "token-classification"):
         return mean_target_odds, target_loss
+    if kind == "question-answering":
+        return mean_odds_of_ends, loss_of_ends
     if kind == "preference":
         return preferred, dpo_loss
     if kind == "regression":

@@ -8,7 +8,10 @@ from typing import Literal
 CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 TOKENS = "token-classification"
 PREFERENCE = "preference"
-TaskName = Literal["classification", "regression", "token-classification", "causal-lm", "seq2seq", "preference"]
+SPANS = "question-answering"
+TaskName = Literal[
+    "classification", "regression", "token-classification", "question-answering", "causal-lm", "seq2seq", "preference"
+]
 BETA = 0.1  # of DPO: a pair's loss is −log σ(β·(margin − the base model's margin)); TRL's default
 
 
@@ -46,8 +49,15 @@ TASKS = {
     "classification": Task(("accuracy", "matthews", "f1"), "SEQ_CLS", CLASSIFIERS),
     "regression": Task(("spearman",), "SEQ_CLS", CLASSIFIERS),
     TOKENS: Task(("token_accuracy", "f1"), "TOKEN_CLS", ("AutoModelForTokenClassification",), by_odds=True),
+    SPANS: Task(("exact_match",), "QUESTION_ANS", ("AutoModelForQuestionAnswering",), by_odds=True, max_length=384),
     "causal-lm": _of_texts("token_accuracy", "CAUSAL_LM", "AutoModelForCausalLM"),
     "seq2seq": _of_texts("token_accuracy", "SEQ_2_SEQ_LM", "AutoModelForSeq2SeqLM"),
     PREFERENCE: _of_texts("reward_accuracy", "CAUSAL_LM", "AutoModelForCausalLM", lr=5e-5),
 }
+OF_TOKENS = (TOKENS, SPANS)  # the head reads every token of a text
 CLASSES = ("classification", TOKENS)  # there are names of classes
+
+
+def outputs_of(task: str, classes: int) -> int:
+    """Outputs of a head: one a class, of a span its first and its last token, else one."""
+    return 2 if task == SPANS else classes or 1

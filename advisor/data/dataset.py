@@ -132,7 +132,7 @@ def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:
     again, torn = 0, []
     for example in examples:
         seen = labels.setdefault(_content(example), set())
-        label = example.tags or example.label
+        label = example.tags or example.span or example.label
         again += label in seen
         if len(seen) == 1 and label not in seen:
             torn.append(example)
@@ -178,7 +178,7 @@ def _fingerprint(examples: Sequence[Example], schema: Schema, rows_there: int) -
     for e in examples:
         texts = e.texts if e.image is None else (e.image.digest,)
         seen = [[image.digest for image in e.images]] if e.images else []
-        words = [[e.words, e.tags]] if e.words else []
+        words: list[Any] = [[e.words, e.tags]] if e.words else [e.span] if e.span else []
         beside = [] if e.rejected is None else [[e.rejected.prompt, e.rejected.completion, e.rejected.messages]]
         digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages, *seen, *beside, *words]).encode() + b"\n")
     return digest.hexdigest()

@@ -6,13 +6,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import PREFERENCE, TOKENS
+from advisor.core.tasks import PREFERENCE, SPANS, TOKENS
 from advisor.core.text import printable
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, missing, number, untagged
@@ -38,6 +38,7 @@ class Example:
         completion: the text that is learned (language tasks).
         messages: (role, content) turns of a chat; the last one is the assistant's answer, which is learned.
         words: one text in words; tags: the class id of each, None where it has none (token classification).
+        span: where the answer to the first text begins and ends in the second, in characters; None: nowhere (question answering).
         image: in place of texts (classification, regression).
         rejected: the answer that this one is preferred to, after the same prompt (preference).
         images: that ``MARK`` stands for in the prompt or the turns, in their order (language tasks).
@@ -53,6 +54,7 @@ class Example:
     rejected: Example | None = None
     words: tuple[str, ...] = ()
     tags: tuple[int | None, ...] = ()
+    span: tuple[int, int] | None = None
 
 
 def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | None = None) -> Example | str:
@@ -69,6 +71,8 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
         return _preference(row, columns, place)
     if schema.task == TOKENS:
         return _tagged(row, schema, place)
+    if schema.task == SPANS:
+        return _answered_by_span(row, schema, place)
     beside: list[ImageFile] = []
     if folder is not None and schema.task in LANGUAGE_TASKS and columns[0].lower() in IN_ROWS:
         found, columns = named_images(row.get(columns[0]), folder), columns[1:]
@@ -112,6 +116,42 @@ def _tagged(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
     if all(tag is None for tag in ids):
         return "without a tag"
     return Example(words=tuple(_text(word, place, schema.text_columns[0]) for word in words), tags=ids)
+
+
+def _answered_by_span(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
+    """A question, a context, and its first answer, in SQuAD's form: texts with where they start, or none."""
+    question, context = (_text(row.get(column), place, column) for column in schema.text_columns)
+    if missing(question) or missing(context):
+        return "with an empty text"
+    text, start = _first_answer(row.get(schema.label_column or ""), f"{place}: {schema.label_column}")
+    if missing(text):
+        return Example(texts=(question, context))
+    if not isinstance(start, int) or start < 0 or context[start : start + len(text)] != text:
+        start = context.find(text)
+    return (
+        Example(texts=(question, context), span=(start, start + len(text)))
+        if start >= 0
+        else "whose answer is not in the context"
+    )
+
+
+def _first_answer(cell: Any, where: str) -> tuple[str, Any]:
+    """Its text, empty where there is none, and where it starts, if the cell says so."""
+    if isinstance(cell, dict):
+        texts, starts = (cell.get(key) for key in ("text", "answer_start"))
+        cell = [{"text": text, "answer_start": start} for text, start in zip_longest(*map(_as_list, (texts, starts)))]
+    first = next(iter(_as_list(cell)), "")
+    text, start = (first.get("text"), first.get("answer_start")) if isinstance(first, dict) else (first, None)
+    if not isinstance(text, str):
+        raise BadInput(
+            f"{where} is no answer.",
+            'It looks like {"text": ["…"], "answer_start": [12]}, with empty lists where there is none.',
+        )
+    return text, start
+
+
+def _as_list(cell: Any) -> list[Any]:
+    return cell if isinstance(cell, list) else [] if cell is None else [cell]
 
 
 def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:

@@ -26,11 +26,12 @@ TAGGED = tuple(
     for words in ("tokens", "words")
     for tags in ("ner_tags", "tags", "labels", "bio_tags", "ner", "pos_tags", "chunk_tags")
 )
+SPANNED = (("question", "context", "answers"),)
 OTHER_TASKS = {
     "Token classification by spans": (("text", "entities"), ("text", "spans")),
     "Text that is tokenised already": (("input_ids",),),
     "Speech": tuple(("audio", text) for text in ("text", "sentence", "transcription", "transcript")),
-    "Extractive question answering": (("context", "answers"), ("title", "paragraphs")),
+    "Question answering in SQuAD's own nested form": (("title", "paragraphs"),),
     "Multiple choice": (
         *(
             ("choices", "answerkey"),
@@ -51,6 +52,11 @@ OTHER_TASKS = {
     ),
     "Pairs of texts for embeddings": (("anchor", "positive"), ("query", "positive"), ("query", "pos"), ("sentence", "positive")),
     "Translation": (("translation",),),
+}
+INSTEAD = {  # what to do with some of these rows
+    "Token classification by spans": "Make two lists of each text, tokens and tags.",
+    "Question answering in SQuAD's own nested form": "Write one row for each question: question, context, answers.",
+    "Preference data without a chosen and a rejected answer": "Make two columns, chosen and rejected.",
 }
 ANSWERED = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), *((chat,) for chat in CHATS))
 METADATA_NAMES = (*("id", "idx", "index", "source", "url", "lang", "language", "split", "fold", "date", "timestamp"),)
@@ -94,7 +100,7 @@ def refuse_other_tasks(table: Table, label_column: str | None, sees: bool = Fals
         if found:
             raise BadInput(
                 f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",
-                f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column.",
+                INSTEAD.get(kind, f"The tasks are {', '.join(TASKS)}; if it is one of them, give --text-column."),
             )
     image = None if sees else find(table, ("image", "img", "pixel_values"))
     if image and find(table, TEXT_NAMES) is None and not any(isinstance(cell, ImageFile) for cell in table.column(image)):

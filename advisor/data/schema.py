@@ -12,7 +12,7 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.recipe import LANGUAGE_TASKS, METRICS, TASKS
-from advisor.core.tasks import PREFERENCE, TOKENS
+from advisor.core.tasks import PREFERENCE, SPANS, TOKENS
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
 from advisor.data.images import IN_ROWS, ImageFile
 from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels, read_tags
@@ -20,6 +20,7 @@ from advisor.data.refusals import (
     CHATS,
     METADATA_NAMES,
     PREFERENCES,
+    SPANNED,
     TAGGED,
     find,
     find_all,
@@ -73,7 +74,7 @@ class Schema:
             beside texts: their column comes first.
         label_column: column of the label, None for causal-lm, seq2seq and preference.
         class_names: name of each class id; empty unless classification of rows or words.
-        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman``, ``token_accuracy`` or ``reward_accuracy``.
+        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman``, ``token_accuracy``, ``exact_match`` or ``reward_accuracy``.
     """
 
     task: str
@@ -105,7 +106,8 @@ def infer_schema(
     if task not in ("auto", *TASKS):
         raise BadInput(f"There is no task {task!r}.", f"Use one of: auto, {', '.join(TASKS)}.")
     tagged = _tagged(table, task, text_columns, label_column)
-    if not (text_columns or tagged):
+    spanned = _spanned(table, task, text_columns, label_column)
+    if not (text_columns or tagged or spanned):
         refuse_other_tasks(table, label_column, sees)
     notes = []
     profile_name, profile = _matching_profile(table, path, task, label_column)
@@ -119,6 +121,8 @@ def infer_schema(
         texts, chosen = (answers, PREFERENCE) if answers else (texts, chosen)
     if tagged:
         texts, label, chosen = tagged[:1], tagged[1], TOKENS
+    elif spanned:
+        texts, label, chosen = spanned[:2], spanned[2], SPANS
     if images := _image_column(table):
         texts, chosen = (images,), "classification" if chosen == "auto" else chosen
     if chosen == "auto" and label is None:
@@ -141,7 +145,7 @@ def infer_schema(
         texts = (beside, *texts) if beside else texts
     elif chosen == TOKENS:
         class_names = read_tags(table, texts[0], label or "")
-    else:
+    elif chosen != SPANS:  # whose answers are read row by row
         label = label or find(table, LABEL_NAMES, exclude=texts) or _only_label(table, texts)
         texts = texts or _classifier_columns(table, label)
         _require_apart(table, texts, label)
@@ -241,6 +245,25 @@ def _tagged(table: Table, task: str, texts: Sequence[str], label: str | None) ->
         )
     lists = pair and all(isinstance(cell, list) for column in pair for cell in table.column(column) if not missing(cell))
     return tuple(pair) if task == TOKENS or lists else ()
+
+
+def _spanned(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
+    """The columns of questions, contexts and answers; empty where rows are for another task.
+
+    Raises:
+        BadInput: the task needs them and they cannot be told.
+    """
+    if task not in ("auto", SPANS) or (task == "auto" and (texts or label)):
+        return ()
+    found = find_all(table, SPANNED)
+    columns = (*(texts or found[:2]), *((label,) if label else found[2:]))
+    if task == SPANS and len(columns) != 3:
+        raise BadInput(
+            f"{table.source}: which columns hold question, context and answers cannot be told from: {', '.join(table.columns)}.",
+            "Name all: --text-column QUESTION --text-column CONTEXT --label-column ANSWERS.",
+        )
+    answers = [cell for cell in table.column(columns[2]) if not missing(cell)] if len(columns) == 3 else []
+    return columns if task == SPANS or (answers and all(isinstance(cell, dict | list) for cell in answers)) else ()
 
 
 def _preferences(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:

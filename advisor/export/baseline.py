@@ -11,6 +11,7 @@ from advisor.core.errors import BadInput
 from advisor.core.probe import Probe
 from advisor.core.store import read_json
 from advisor.core.targets import LoraSettings, Selection, in_model_order
+from advisor.core.tasks import outputs_of
 from advisor.models.config import trained_as
 from advisor.models.load import meta_model
 from advisor.models.peft import CONFIG_FILE, resolve
@@ -70,4 +71,6 @@ def empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
         OutOfMemory: there is not enough memory for its architecture.
     """
     name, found = str(probe.info["model"]), {"revision": probe.info["revision"], "trust_remote_code": trust_remote_code}
-    return meta_model(name, trained_as(name, probe.task, **found)[0], num_labels=len(probe.class_names) or 1, **found)
+    return meta_model(
+        name, trained_as(name, probe.task, **found)[0], num_labels=outputs_of(probe.task, len(probe.class_names)), **found
+    )

@@ -13,7 +13,7 @@ import yaml
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.core.tasks import BETA, PREFERENCE
+from advisor.core.tasks import BETA, PREFERENCE, outputs_of
 from advisor.core.text import printable
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) ->
         head=tuple(info["head"]),
         base_model=str(info["model"]),
         model_type=str(info["model_type"]),
-        outputs=0 if probe.task in LANGUAGE_TASKS else len(probe.class_names) or 1,
+        outputs=0 if probe.task in LANGUAGE_TASKS else outputs_of(probe.task, len(probe.class_names)),
         ranks=dict(candidate.ranks),
         alphas=dict(candidate.alphas),
         comments=tuple(comments),

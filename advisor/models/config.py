@@ -26,7 +26,6 @@ AUTO_CLASSES = {  # the first one that knows the config's family
     "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
     # What PEFT adapts besides, and the advisor only verifies.
     "features": ("AutoModel",),
-    "question-answering": ("AutoModelForQuestionAnswering",),
 }
 
 
@@ -202,7 +201,7 @@ def check_trained_head(config: Any, name: str, num_labels: int) -> None:
     """Raises:
     BadInput: the checkpoint has a trained head, and for another number of labels.
     """
-    heads = ("ForSequenceClassification", "ForImageClassification", "ForTokenClassification")
+    heads = ("ForSequenceClassification", "ForImageClassification", "ForTokenClassification", "ForQuestionAnswering")
     trained = any(a.endswith(heads) for a in config.architectures or ())
     if trained and config.num_labels != num_labels:
         raise BadInput(

@@ -16,7 +16,7 @@ import torch
 from advisor.core.deadline import deadline
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import BY_ODDS
-from advisor.core.tasks import PREFERENCE, TASKS, TOKENS
+from advisor.core.tasks import OF_TOKENS, PREFERENCE, TASKS, TOKENS
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.images import image_batch, mode_of
@@ -29,6 +29,7 @@ from advisor.models.seen import encode_seen, pixels_of
 
 WITH_IMAGES = 2048  # tokens of a row of images and text, most of which stand for images
 FIRST_ROW_S = 20.0
+LEAST_CONTEXT, WINDOW_STRIDE = 8, 128  # tokens of a context beside its question; that two windows of it share, as scripts have it
 
 
 def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
@@ -81,7 +82,7 @@ def _check_tokens(rows: Sequence[EncodedRow], dataset: Dataset, loaded: LoadedMo
         return
     image = getattr(loaded.model.config, "image_token_id", None)  # some models put the image in its place before they embed it
     read = (s for row in rows for s in row.sequences)
-    learned = loaded.task != TOKENS  # there they are ids of classes
+    learned = loaded.task not in OF_TOKENS  # there they are ids of classes, or places
     token = max(max((t for t in (*s.ids, *(s.token_labels if learned else ())) if t != image), default=0) for s in read)
     if token >= known:
         written = loaded.tokenizer.convert_ids_to_tokens(token)
@@ -106,8 +107,14 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
         return _encode_pairs(dataset, loaded, max_length)
     if loaded.task in ("causal-lm", PREFERENCE):
         return _encode_language(dataset, loaded, max_length)
-    if loaded.task == TOKENS:
-        return _encode_words(dataset, loaded, max_length)
+    if loaded.task in OF_TOKENS:
+        if not loaded.tokenizer.is_fast:
+            raise BadInput(
+                f"{loaded.name}: its tokenizer does not say where in a text a token is.",
+                "Use a model with a fast one (tokenizer.json).",
+            )
+        encode_rows = _encode_words if loaded.task == TOKENS else _encode_spans
+        return encode_rows(dataset, loaded, max_length)
     tokenizer = loaded.tokenizer
     rows, cut = [], 0
     for example in dataset.examples:
@@ -124,11 +131,6 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
 def _encode_words(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
     """The first token of each word has the word's tag, as transformers' own scripts have it; nothing is learned at the others."""
     tokenizer = loaded.tokenizer
-    if not tokenizer.is_fast:
-        raise BadInput(
-            f"{loaded.name}: its tokenizer does not say which word a token is of.",
-            "Use a model with a fast one (tokenizer.json).",
-        )
     counts: Counter[str] = Counter()
     rows = []
     for example in dataset.examples:
@@ -149,6 +151,53 @@ def _encode_words(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tup
         raise BadInput(f"{dataset.source}: no row has a tagged word left within {max_length} tokens.", "Raise --max-length.")
     total = len(dataset.examples)
     return rows, [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items() if count]
+
+
+def _encode_spans(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
+    """Question and context, of which too long ones are cut to the first window that holds the answer. Without an answer the
+    first token is both ends."""
+    tokenizer = loaded.tokenizer
+    counts: Counter[str] = Counter()
+    rows = []
+    for example in dataset.examples:
+        question, context = example.texts
+        room = max_length - len(tokenizer(question, "")["input_ids"])
+        if room < LEAST_CONTEXT:
+            counts["rows have a question that leaves no room for a context and were dropped"] += 1
+            continue
+        windows = tokenizer(
+            question,
+            context,
+            truncation="only_second",
+            max_length=max_length,
+            stride=min(WINDOW_STRIDE, room // 2),
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        found = ((i, _span_in(windows, i, example.span)) for i in range(len(windows["input_ids"])))
+        index, span = next(((i, span) for i, span in found if span is not None), (0, None))
+        if span is None:
+            counts["rows have an answer that no window holds and were dropped"] += 1
+            continue
+        counts["contexts were cut to a window that holds the answer"] += len(windows["input_ids"]) > 1
+        types = windows["token_type_ids"][index] if "token_type_ids" in windows else None
+        rows.append(EncodedRow(tuple(windows["input_ids"][index]), tuple(types) if types else None, token_labels=span))
+    if not rows:
+        raise BadInput(f"{dataset.source}: no row has its answer within {max_length} tokens.", "Raise --max-length.")
+    total = len(dataset.examples)
+    return rows, [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items() if count]
+
+
+def _span_in(windows: Any, index: int, span: tuple[int, int] | None) -> tuple[int, int] | None:
+    """First and last token of the characters ``span`` of the context; None where the window does not hold them all."""
+    if span is None:
+        return 0, 0
+    offsets = windows["offset_mapping"][index]
+    places = [i for i, part in enumerate(windows.sequence_ids(index)) if part == 1]
+    if not places or offsets[places[0]][0] > span[0] or offsets[places[-1]][1] < span[1]:
+        return None
+    inside = [i for i in places if offsets[i][1] > span[0] and offsets[i][0] < span[1]]
+    return (inside[0], inside[-1]) if inside else None
 
 
 def _encode_images(dataset: Dataset, loaded: LoadedModel) -> tuple[list[EncodedRow], list[str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,17 @@ def batch_loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Ten
 def batch_logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     device = loaded.device
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16_autocast(device)):
-        logits: torch.Tensor = model(**batch).logits
+        logits = logits_of(model(**batch), batch)
     return logits.float()
+
+
+def logits_of(output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A model's logits; of spans [B, 2, T], whether one starts and ends at each token, -∞ at padding."""
+    if "start_logits" not in output:
+        logits: torch.Tensor = output.logits
+        return logits
+    both = torch.stack([output.start_logits, output.end_logits], 1)
+    return both.masked_fill(batch["attention_mask"][:, None] == 0, -torch.inf)
 
 
 def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

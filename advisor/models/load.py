@@ -15,7 +15,7 @@ from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import Target
-from advisor.core.tasks import TOKENS
+from advisor.core.tasks import OF_TOKENS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.adaptable import kinds
@@ -282,7 +282,7 @@ def _config_for(
     if task not in LANGUAGE_TASKS:
         check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
-        if task != TOKENS:
+        if task not in OF_TOKENS:
             config.problem_type = "regression" if task == "regression" else "single_label_classification"
     config.use_cache = config.get_text_config().use_cache = False  # of keys and values, for generating text
     return config, stored

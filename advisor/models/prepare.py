@@ -10,6 +10,7 @@ from typing import Any
 from advisor.core.choices import LANGUAGE
 from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
+from advisor.core.tasks import outputs_of
 from advisor.data.dataset import Dataset, load_dataset, overlap, sample_rows, split_evaluation
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
@@ -212,7 +213,7 @@ def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_eval
     loaded = load_model(
         source.model,
         train.schema.task,
-        num_labels=len(train.schema.class_names) or 1,
+        num_labels=outputs_of(train.schema.task, len(train.schema.class_names)),
         device=source.device,
         dtype=source.dtype,
         revision=source.revision,

@@ -19,7 +19,7 @@ class EncodedRow:
         types: token type ids, None where the model has none.
         label: class id or value (classification, regression).
         token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM; token classification: class ids), or the
-            target's (seq2seq).
+            target's (seq2seq). Of a span: the places of its first and last token.
         image: decoded only when a batch is made. image_tokens: what a model sees of it.
         rejected: the answer that this row's is preferred to, after the same prompt.
         images: those beside the text, likewise. text: with their marks, as the processor takes it. by_token: what else the model

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from advisor.core.probe import Probe
 from advisor.core.recipe import LANGUAGE_TASKS, TrainingRecipe
 from advisor.core.targets import LoraSettings
+from advisor.core.tasks import SPANS
 from advisor.prediction.context import context_of
 from advisor.theory.features import ProbeView, recipe_kernels, recipe_loss
 from advisor.theory.kernels import Kernels, lora_constant, make_kernels
@@ -81,7 +82,7 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         rank=settings.rank,
         start=float(start),
         simulated=float(simulated),
-        head_loss=(probe.info["head_cv"] or {}).get("loss"),
+        head_loss=None if probe.task == SPANS else (probe.info["head_cv"] or {}).get("loss"),  # guessing a span is not known
     )
 
 

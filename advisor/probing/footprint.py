@@ -13,6 +13,7 @@ from torch import nn
 
 from advisor.core.choices import CONNECTOR, VISION
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.tasks import SPANS
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.experts import called_module
 from advisor.models.forward import batch_loss, bf16_autocast
@@ -123,12 +124,13 @@ def _batch(loaded: LoadedModel, rows: Sequence[EncodedRow], batch: int, tokens: 
         row = rows[i % len(rows)]
         read, predicted = (max(2, round(tokens / parts * share)) - (i == batch * parts - 1) for share in shares)
         labels = fitted(row.token_labels, predicted - 1) if row.token_labels else ()
+        labels = (*labels, max(row.token_labels)) if row.token_labels else ()  # at least one token to predict
         made.append(
             EncodedRow(
                 fitted(row.ids, read),
                 fitted(row.types, read) if row.types is not None else None,
                 row.label,
-                (*labels, max(row.token_labels)) if row.token_labels else (),  # at least one token to predict
+                (0, 1) if loaded.task == SPANS else labels,
             )
         )
     return collate(made, loaded)
@@ -233,7 +235,7 @@ class _Recorder:
 
         def count_logits(module: nn.Module, inputs: Any, output: Any) -> None:
             nonlocal logits
-            logits = output.logits.numel()
+            logits = (output.start_logits if "start_logits" in output else output.logits).numel()
 
         handles = [model.register_forward_hook(count_logits)]
         if start != HEAD_ALONE:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from advisor.core.events import Session, Stage
-from advisor.core.tasks import TOKENS
+from advisor.core.tasks import OF_TOKENS, TOKENS
 from advisor.models.encode import IGNORED, EncodedRow, collate
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import capturing, fewer_rows
@@ -63,7 +63,7 @@ def head_linears(loaded: LoadedModel) -> tuple[str, ...]:
 @torch.no_grad()
 def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> np.ndarray:
     """Inputs of the head's last linear layer, float64 [rows, h], at the position whose logits the model returns; of rows of words
-    at each that has a tag, [words, h], row by row.
+    at each that has a tag, [words, h], row by row; of rows with a span at all tokens.
 
     Raises:
         NotFinite: a feature is NaN or infinite; names the module where it starts.
@@ -89,8 +89,9 @@ def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
                 most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
                 continue
             x = captured[0]
-            if loaded.task == TOKENS:
-                found = [states[own] for states, own in zip(x, (labels != IGNORED).to(x.device), strict=True)]
+            if loaded.task in OF_TOKENS:
+                read = labels != IGNORED if loaded.task == TOKENS else batch["attention_mask"] == 1
+                found = [states[own] for states, own in zip(x, read.to(x.device), strict=True)]
             elif x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
                 solid: torch.Tensor = batch["input_ids"] != model.config.pad_token_id
                 last = (solid * torch.arange(solid.shape[1], device=solid.device)).argmax(1).to(x.device)

@@ -33,7 +33,7 @@ from advisor.core.reading import check_seal, sealed
 from advisor.core.selections import ALL_LINEAR, QV, target_sets
 from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection
-from advisor.core.tasks import TOKENS
+from advisor.core.tasks import SPANS, TOKENS
 from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
 from advisor.models.encode import EncodedRow, encode
@@ -48,10 +48,12 @@ from advisor.probing.method import choose_method, estimate_error, probed_layers
 from advisor.probing.outputs import Outputs, loss_slope, make_outputs, residual, targets_of
 from advisor.probing.peer_scores import measure_peers
 from advisor.probing.settings import ProbeSettings, probe_samples
+from advisor.probing.span_head import fit_span_head, fresh_span_gradient
 from advisor.probing.spool import Spool
 from advisor.theory.linearity import Linearity
 
 PARTIAL = ".advisor-partial"  # in the probe's folder: what is kept of a probe that is not finished
+MOST_SPANS = 128  # rows that a linear probe for the ends of spans is fitted to
 MOST_WORDS = 4096  # that the head's linear probe is fitted to
 LINEARITY_OF = (ALL_LINEAR, QV)  # the target sets whose linearity a probe stores
 
@@ -212,7 +214,9 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
 
     head = None
     if loaded.head:
-        if loaded.task == TOKENS:
+        if loaded.task == SPANS:
+            fresh = fresh_span_gradient(*_span_states(loaded, own_rows, session), spool.layers[-1].bias)
+        elif loaded.task == TOKENS:
             of_words = head_labels(loaded, own_rows)
             fresh = fresh_head_gradient(
                 head_features(loaded, own_rows, session), of_words[0], classes, spool.layers[-1].bias, of_words[1]
@@ -308,6 +312,8 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
     """Cross-validate a linear probe on the training rows; install it for ``--head probed``."""
     loaded, rows, classes = prepared.loaded, prepared.train_rows, len(prepared.train.schema.class_names)
     mean, std = scale_of(prepared)
+    if loaded.task == SPANS:
+        return _fit_span_head(loaded, rows, head_kind, session)
     features, (labels, _) = head_features(loaded, rows, session), head_labels(loaded, rows)
     if len(labels) > MOST_WORDS:  # words of texts that may be long
         some = np.linspace(0, len(labels) - 1, MOST_WORDS).astype(int)
@@ -322,6 +328,25 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
         f"{fit.cv_loss:.3f} ({'accuracy' if classes else 'R²'} {fit.cv_score:.3f})."
     )
     return fit
+
+
+def _fit_span_head(loaded: LoadedModel, rows: Sequence[EncodedRow], head_kind: str, session: Session) -> HeadFit:
+    """The same for the ends of spans, on few rows, as all their tokens count."""
+    some = [rows[i] for i in np.linspace(0, len(rows) - 1, min(MOST_SPANS, len(rows))).astype(int)]
+    fit = fit_span_head(*_span_states(loaded, some, session))
+    if head_kind == "probed":
+        install_head(loaded, fit)
+    session.note(
+        f"Head: {head_kind}. A linear probe on frozen features of {len(some)} rows reaches a held-out loss of {fit.cv_loss:.3f} "
+        f"({fit.cv_score:.3f} of the ends of spans found)."
+    )
+    return fit
+
+
+def _span_states(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> tuple[list[np.ndarray], np.ndarray]:
+    """What the head reads of each row's tokens, and the places of its span's ends."""
+    states = np.split(head_features(loaded, rows, session), np.cumsum([len(row.ids) for row in rows])[:-1])
+    return states, np.array([row.token_labels for row in rows])
 
 
 def _head_kind(loaded: LoadedModel, settings: ProbeSettings) -> str:

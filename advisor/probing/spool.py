@@ -24,6 +24,7 @@ from advisor.core.events import Session, Stage
 from advisor.core.recipe import BY_ODDS
 from advisor.core.store import replacing
 from advisor.models.encode import EncodedRow, collate
+from advisor.models.forward import logits_of
 from advisor.models.load import LoadedModel
 from advisor.probing import gram
 from advisor.probing.capture import Capture, capturing, fewer_rows
@@ -185,7 +186,7 @@ class Spool:
         capture.sequences = len(rows[0].sequences)
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
-        values, f0, losses = forward_outputs(self.outputs, loaded.model(**batch).logits, labels)
+        values, f0, losses = forward_outputs(self.outputs, logits_of(loaded.model(**batch), batch), labels)
         capture.require_finite(values)
         return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
 

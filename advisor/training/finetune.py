@@ -299,6 +299,8 @@ def score(metric: str, actual: np.ndarray, predicted: np.ndarray) -> float:
 
     if metric == "reward_accuracy":  # of pairs that DPO ranks right; a tie, as before training, counts half
         return float((predicted > 0).mean() + (predicted == 0).mean() / 2)
+    if metric == "exact_match":  # of spans: both ends
+        return float((actual == predicted).reshape(-1, 2).all(1).mean())
     if metric in ("accuracy", "token_accuracy"):
         return float((actual == predicted).mean())
     if metric == "matthews":

@@ -16,7 +16,7 @@ from advisor.data.files import MAX_LINE
 # --- errors: file name, content, options, what the message must say ---
 
 SPANS = [{"text": "a", "entities": [{"start": 0, "end": 1}]}]
-SQUAD = [{"context": "c", "question": "q", "answers": {"text": ["a"]}}]
+SQUAD = [{"context": "c", "question": "q", "answers": {"text": [5]}}]
 ERRORS = [
     ("empty.csv", "", {}, "is empty"),
     ("blank.jsonl", " \n\n", {}, "is empty"),
@@ -144,10 +144,15 @@ ERRORS = [
         "column text holds a dict",
     ),
     ("ner.jsonl", SPANS, {}, "Token classification by spans .*is not supported"),
-    ("squad.json", '{"version": 1, "data": [{"title": "t", "paragraphs": []}]}', {}, "Extractive question answering"),
+    (
+        "squad.json",
+        '{"version": 1, "data": [{"title": "t", "paragraphs": []}]}',
+        {},
+        "SQuAD's own nested form .*Write one row for each question",
+    ),
     ("mc.jsonl", [{"question": "q", "choices": ["a"], "answerKey": "A"}], {}, "Multiple choice .* is not supported"),
     ("wmt.jsonl", [{"translation": {"de": "a", "en": "b"}}], {}, r"Translation \(column translation\) is not supported"),
-    ("squad.jsonl", SQUAD, {}, "Extractive question answering .*is not supported"),
+    ("squad.jsonl", SQUAD, {}, "line 1: answers is no answer"),
     ("lm.jsonl", labelled([0, 1]), {"task": "seq2seq"}, "only text is there to be read.*--text-column SOURCE --label-column"),
 ]
 
