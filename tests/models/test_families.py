@@ -11,6 +11,7 @@ import oracle
 import pytest
 import transformers
 import vision_language
+import yaml
 from architectures import ARCHITECTURES, FAMILIES, HYBRIDS, Family, build
 from command import advisor
 from fakes import one_thread
@@ -21,7 +22,8 @@ from advisor.models.modules import family_profile
 TinyModel = Callable[..., Path]
 ALL = [(name, kind) for name in FAMILIES for kind in families.kinds_of(name)]
 # The others go through test_probe.py and test_export_peft.py. NeoX's attention and MLP get the same gradient.
-QUICK = [(name, families.kinds_of(name)[0]) for name in FAMILIES if name not in ARCHITECTURES] + [("gpt_neox", "binary")]
+QUICK = [(name, families.kinds_of(name)[0]) for name in FAMILIES if name not in ARCHITECTURES]
+QUICK += [("gpt_neox", "binary"), ("bert", "question-answering"), ("distilbert", "token-classification"), ("gpt2", "preference")]
 ROW_BY_ROW = "one row at a time"
 
 
@@ -117,9 +119,19 @@ def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("own_folders")
-@pytest.mark.parametrize(("name", "kind"), [("t5", "seq2seq"), ("vit", "images"), ("qwen3_vl", "turns")])
+@pytest.mark.parametrize(
+    ("name", "kind", "task_type"),
+    [
+        ("t5", "seq2seq", "SEQ_2_SEQ_LM"),
+        ("vit", "images", None),
+        ("qwen3_vl", "turns", "CAUSAL_LM"),
+        ("llama", "preference", "CAUSAL_LM"),
+        ("bert", "token-classification", "TOKEN_CLS"),
+        ("bert", "question-answering", "QUESTION_ANS"),
+    ],
+)
 def test_the_command_line_advises_confirms_and_verifies(
-    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, task_type: str | None
 ) -> None:
     """Task inferred from model and data, real runs, and what PEFT makes of the files; no calibration row is of the kind."""
     monkeypatch.setattr("advisor.training.runs.processes", one_thread)
@@ -153,7 +165,7 @@ def test_the_command_line_advises_confirms_and_verifies(
     )
     assert ran.code == 0, ran.err
     found = json.loads((out / "recommendation.json").read_text(encoding="utf-8"))
-    far = "was a seq2seq task" if kind == "seq2seq" else "read images"
+    far = "read images" if kind in ("images", "turns") else f"was a {kind} task"
     assert f"no calibration run used here {far}" in ran.out + ran.err + json.dumps(found)
     assert len((out / "confirm" / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     for file in ("lora.yaml", "adapter_config.json"):
@@ -161,9 +173,8 @@ def test_the_command_line_advises_confirms_and_verifies(
         assert checked.code == 0, checked.out
         report = json.loads(checked.out)
         assert set(report["modules"]) == set(found["pick"]["targets"])
-        assert report["task"] == ("images-and-text" if kind == "turns" else task)
-    assert ("SEQ_2_SEQ_LM" in (out / "lora.yaml").read_text()) == (kind == "seq2seq")
-    assert ("task_type" in (out / "lora.yaml").read_text()) == (kind != "images")
+        assert report["task"] == {"turns": "images-and-text", "preference": "causal-lm"}.get(kind, task)
+    assert yaml.safe_load((out / "lora.yaml").read_text()).get("task_type") == task_type
 
 
 def test_every_profile_is_of_a_family_that_is_tried() -> None:
