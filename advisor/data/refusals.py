@@ -55,6 +55,7 @@ OTHER_TASKS = {
 }
 INSTEAD = {  # what to do with some of these rows
     "Token classification by spans": "Make two lists of each text, tokens and tags.",
+    "Pairs of texts for embeddings": "The nearest task is classification of labelled pairs: --text-column twice, --label-column.",
     "Question answering in SQuAD's own nested form": "Write one row for each question: question, context, answers.",
     "Preference data without a chosen and a rejected answer": "Make two columns, chosen and rejected.",
 }

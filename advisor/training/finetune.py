@@ -265,7 +265,7 @@ def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float,
     model.eval()
     loss_sum, count = 0.0, 0
     predicted, actual = [], []
-    for indices in length_bucketed([row.length for row in rows], EVAL_BATCH):
+    for indices in length_bucketed([row.length for row in rows], EVAL_BATCH // len(rows[0].sequences)):
         batch = batch_of([rows[i] for i in indices])
         labels = batch.pop("labels")
         with _starting_at(states, model, indices):

@@ -1,0 +1,45 @@
+"""What each tool's files say of tasks that not every tool trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import exporting
+import pytest
+
+from advisor.core.targets import LoraSettings
+from advisor.export import FORMATS
+
+SETTINGS = LoraSettings(4, 8)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> exporting.Made:
+    return exporting.make("llama", tmp_path)
+
+
+def test_every_tool_trains_pairs_of_answers_and_is_told_to_use_dpo(made: exporting.Made) -> None:
+    names = [t.name for t in made.targets][:3]
+    plan = replace(made.plan(names, SETTINGS), task="preference")
+    for name, of in FORMATS.items():
+        rendered = of.render(plan)
+        assert rendered.fidelity == "exact", (name, rendered.reasons)
+        assert any("Train with DPO, beta 0.1" in file.text for file in rendered.files.values())
+    trl = FORMATS["trl"].render(plan).files
+    assert "trl dpo --config" in trl["trl.yaml"].text
+    assert "DPOTrainer(" in trl["trl_sft.py"].text
+    assert "DPO" not in FORMATS["peft"].render(made.plan(names, SETTINGS)).files["lora.yaml"].text
+
+
+@pytest.mark.parametrize(
+    ("task", "task_type", "head"),
+    [("token-classification", "TOKEN_CLS", "score"), ("question-answering", "QUESTION_ANS", "qa_outputs")],
+)
+def test_only_peft_trains_a_head_that_reads_every_token(made: exporting.Made, task: str, task_type: str, head: str) -> None:
+    plan = replace(made.plan([t.name for t in made.targets][:3], SETTINGS), task=task, head=(head,))
+    for name, of in FORMATS.items():
+        assert of.render(plan).fidelity == ("exact" if name == "peft" else "impossible"), name
+    text = FORMATS["peft"].render(plan).files["lora.yaml"].text
+    assert f"task_type: {task_type}" in text
+    assert f"modules_to_save:\n- {head}" in text
