@@ -103,4 +103,5 @@ def _config(model: str | os.PathLike[str] | None, revision: str | None) -> dict[
 
 
 def _characters(example: Example) -> int:
-    return sum(map(len, (*example.texts, example.prompt, example.completion, *(text for _, text in example.messages))))
+    own = (*example.texts, *example.words, example.prompt, example.completion, *(text for _, text in example.messages))
+    return sum(map(len, own)) + (_characters(example.rejected) if example.rejected else 0)
