@@ -81,7 +81,7 @@ def probe(given: ProbeArguments) -> ProbeResult:
         from advisor.probing.run import run_probe
         from advisor.results import ProbeResult
 
-        prepared = _with_kept(probe_cache.prepare_for_probe(source, session, settings.samples), given, session)
+        prepared = with_kept_rows(probe_cache.prepare_for_probe(source, session, settings.samples), given, session)
         folder = probe_cache.cache_folder(prepared, settings) if given.out is None else Path(given.out)
         return ProbeResult(folder, run_probe(prepared, settings, folder, session))
 
@@ -103,6 +103,7 @@ def recommend(given: RecommendArguments) -> Recommended:
     """
     with _shown(given.session) as session:
         from advisor import probe_cache, real_runs, workflow
+        from advisor.advice.gentle import require_ranks
         from advisor.core.probe import load_probe
         from advisor.core.recipe import recipe_for
         from advisor.core.store import is_probe
@@ -124,7 +125,10 @@ def recommend(given: RecommendArguments) -> Recommended:
         workflow.require_place(folder)
         if given.max_forgetting is not None and given.keep is None and (probed is None or load_probe(probed).keep is None):
             raise BadInput("--max-forgetting needs rows to keep.", "Add --keep, or name a probe that was made with it.")
-        prepared = _with_kept(probe_cache.prepare_for_probe(source, session, how.samples), given, session)
+        prepared = probe_cache.prepare_for_probe(source, session, how.samples)
+        if given.max_forgetting is not None:
+            require_ranks(prepared.train.schema.task)
+        prepared = with_kept_rows(prepared, given, session)
         if given.real_runs:
             prepared.loaded.require_in_memory()
         recipe = recipe_for(prepared.train.schema.task, **values(given, option_groups.Recipe))
@@ -167,7 +171,7 @@ def _question(
     )
 
 
-def _with_kept(prepared: Prepared, given: option_groups.Keep, session: Session) -> Prepared:
+def with_kept_rows(prepared: Prepared, given: option_groups.Keep, session: Session) -> Prepared:
     """With the rows to keep, where any are named."""
     if given.keep is None:
         return prepared

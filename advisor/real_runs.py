@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from advisor.core.candidate import Candidate, RealRun
 from advisor.core.events import Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.store import write_text
+from advisor.core.store import write_json, write_text
 from advisor.core.targets import LoraSettings, Selection
-from advisor.models.prepare import Prepared, Source, prepare
+from advisor.models.prepare import Prepared, Source, prepare, with_kept
 from advisor.prediction.calibration_rows import user_rows_folder
+from advisor.prediction.forgetting import Forgetting, fewest, forgetting_of
 from advisor.prediction.learn import rows_from_runs
+from advisor.prediction.predictor import LEVEL
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
 from advisor.probing.run import run_probe
@@ -30,6 +33,7 @@ from advisor.training.runner import PlannedRun
 from advisor.training.runs import FAILED_FILE, calibrate, plan_runs, read_failures
 from advisor.training.workers import import_ray
 
+FORGETTING_FILE = "forgetting.json"
 CONFIRM_FOLDER = "confirm"
 CONFIRM_EVAL_ROWS = 500  # as `advisor calibrate`
 
@@ -106,8 +110,11 @@ def calibrate_folder(
     eval_rows: int,
     ray: str | None = None,
     probe: Probe | None = None,
+    keep: str | None = None,
 ) -> tuple[Path | None, int]:
     """Real runs into ``out/runs.jsonl``, a probe into ``out/probe`` unless one is given, and rows into the user's data folder.
+
+    With rows to ``keep``, what was predicted and measured of them goes into ``out/forgetting.json``.
 
     Runs with a pull towards the start become no rows: the predictor simulates none. Runs that failed neither.
 
@@ -122,12 +129,17 @@ def calibrate_folder(
     if ray is not None:
         import_ray()  # that it is missing is better said before the model is loaded
     prepared = prepare(source, session, train_limit=train_rows, eval_limit=0)
+    made_of = dict(prepared.made_of)
+    if keep is not None:
+        prepared = with_kept(prepared, keep, session)
+        assert prepared.kept is not None
+        made_of["keep_fingerprint"] = prepared.kept.fingerprint
     loaded = prepared.loaded
     recipe = recipe_for(loaded.task)
     if recipe.pull:
         session.note("Runs with a pull become no calibration rows: predictions are for training without one.")
     planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
-    options: dict[str, Any] = {"eval_rows": eval_rows, "made_of": prepared.made_of, "workers": workers, "ray": ray}
+    options: dict[str, Any] = {"eval_rows": eval_rows, "made_of": made_of, "workers": workers, "ray": ray, "keep": keep}
     runs_done = calibrate(source, planned, recipe, out, session, **options)
     if failed := [error for key, error in read_failures(out).items() if key in {run.key for run in planned}]:
         if not runs_done:
@@ -137,6 +149,8 @@ def calibrate_folder(
         )
     if probe is None:
         probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
+    if (found := forgetting_of(runs_done, probe)) is not None and not recipe.pull:
+        _write_forgetting(found, out / FORGETTING_FILE, session)
     if recipe.pull:
         return None, 0
     rows = rows_from_runs(runs_done, probe)
@@ -147,3 +161,18 @@ def calibrate_folder(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.jsonl", "".join(row.as_json() + "\n" for row in rows))
     return folder / f"{name}.jsonl", len(rows)
+
+
+def _write_forgetting(found: Forgetting, path: Path, session: Session) -> None:
+    """Write what was predicted and measured, and say how well the one stands for the other."""
+    write_json(path, {"schema": 1, "level": LEVEL, **asdict(found)})
+    rank = "cannot be ranked" if found.spearman is None else f"have a rank correlation of {found.spearman:+.2f}"
+    if found.errors is None:
+        sure = f"No interval: it takes {fewest()} selections."
+    else:
+        low, high = found.errors
+        sure = (
+            f"With {LEVEL:.0%} probability the real change by one more selection, drawn like these, is the predicted one "
+            f"{low:+.2g} to {high:+.2g}."
+        )
+    session.note(f"Rows to keep: predicted and real change of {len(found.names)} selections {rank}. {sure}")

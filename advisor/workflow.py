@@ -96,7 +96,7 @@ class Question:
         baseline: the user's own config. kernel, sigma: of bounds and shares.
         formats: keys of ``FORMATS`` to write besides ``peft``.
         own_ranks: give each module a rank of its own, at the parameters of the settings' rank (``--rank auto``).
-        max_forgetting: the most by which the pick may raise the loss of the probe's rows to keep.
+        max_forgetting: the most by which the pick may disturb the probe's rows to keep.
     """
 
     settings: LoraSettings

@@ -39,9 +39,9 @@ from advisor.export.peft import YAML_FILE
 from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.encode import collate
 from advisor.models.forward import logits_of
+from advisor.models.head_input import head_linears
 from advisor.models.load import LoadedModel, load_model
 from advisor.models.prepare import Prepared, Source, prepare
-from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings

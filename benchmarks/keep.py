@@ -22,7 +22,7 @@ from scipy.stats import rankdata, spearmanr
 
 from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
 from advisor.core.events import Session
-from advisor.core.probe import Probe
+from advisor.core.probe import KeepBlocks, Probe
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Kept
@@ -47,11 +47,11 @@ def probed(pair: Pair, work: Path) -> Probe:
 def predictions(pair: Pair, probe: Probe, selections: Sequence[Selection]) -> dict[str, Array]:
     """Every quantity [S] that may say how much a selection forgets: the larger, the more."""
     settings, keep, how = LoraSettings(), probe.keep, recipe(pair, probe.task)
-    assert keep is not None
+    assert isinstance(keep, KeepBlocks)
     view = probe_view(probe, settings, how)
     masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
-    found = disturbances(probe, keep, view, settings, how, dict.fromkeys(("adam", "lora-expected"), masks))
-    kl, loss = np.array([d.kl for d in found]), np.array([d.loss for d in found])
+    found = disturbances(probe, keep, view, settings, dict.fromkeys(("adam", "lora-expected"), masks))
+    kl, loss = (np.array([getattr(d, name) for d in found]) for name in ("kl", "loss"))
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
     peers = selection_scores(probe, masks)
     return {

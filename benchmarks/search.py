@@ -15,7 +15,7 @@ import numpy as np
 
 from advisor.advice.budget import parse_budget
 from advisor.core.targets import LoraSettings, Target
-from advisor.theory.features import ProbeView, Weights, feature_table, recipe_kernels
+from advisor.theory.features import ProbeView, Weights, feature_table, recipe_kernels, recipe_scales
 from advisor.theory.kernels import lora_constant, make_kernels
 from advisor.theory.simulate import Schedule
 from advisor.theory.surrogate import Surrogate, fill_budget, pareto
@@ -46,10 +46,19 @@ def synthetic(layers: int, n: int, seed: int) -> tuple[list[Target], ProbeView]:
     sums, traces = constants * gradients.sum((1, 2)), constants * np.einsum("mii->m", gradients)
     scaled = constants[:, None, None]
     parameters = np.array([settings.rank * t.out_features for t in targets], dtype=np.float64)
+    how = (
+        np.asarray(scaled * blocks, np.float64),
+        np.asarray(scaled * gradients, np.float64),
+        parameters,
+        "classification",
+        y,
+        32,
+    )
     view = ProbeView(
         targets=targets,
         kernels={kind: make_kernels(targets, blocks, gradients, settings, kind) for kind in ("adam", "lora-expected")},
-        recipe=recipe_kernels(scaled * blocks, scaled * gradients, parameters, "classification", y, 32),
+        recipe=recipe_kernels(*how),
+        scales=recipe_scales(*how),
         gradient_sums=sums,
         gradient_traces=traces,
         task="classification",

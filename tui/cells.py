@@ -15,6 +15,7 @@ TELLING = 0.03  # of the largest value: what a number may be rounded by and stil
 SHORT = {"query": "q", "key": "k", "value": "v", "output": "o"}
 CHOSEN, LEFT_OUT, PARTLY, UNKNOWN = "●", "○", "◐", "?"
 ADDED, DROPPED = "⊕", "⊖"  # unlike the pick
+DISTURBS = "disturbs"  # the measure that takes rows to keep
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,17 @@ MEASURES = {
             0,
             "Bound width: how far toggling the module can move the kernel objective V at most, in percent of V. Narrow: the "
             "module is certain to change little.",
+        ),
+        Measure(
+            DISTURBS,
+            "disturbs rows to keep",
+            "disturbs",
+            "",
+            1,
+            3,
+            "Disturbs rows to keep: how much less the selection would disturb them without the module, the rest as selected. Of "
+            "a language model in nats of their loss, else in squared change of what the head reads, as a share of its variance. "
+            "There only with rows to keep (To keep on Setup).",
         ),
     )
 }

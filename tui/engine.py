@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from advisor.core.targets import Target
     from advisor.export.plan import Plan, Rendered
     from advisor.models.peft import Resolved
+    from advisor.prediction.disturbance import Disturbance
     from advisor.prediction.scorer import Scorer
     from advisor.theory.bounds import Bound
     from advisor.theory.kernels import Array
@@ -137,6 +138,7 @@ class Figures:
             :meth:`advisor.prediction.predictor.Predictions.beside` says it; None where that was not asked.
         condition: κ(K+σI). effective_rank: of K. spectrum: eigenvalues of K, descending; the head's block counts.
         certificate: bound C. far: reasons to trust the prediction less.
+        disturbs: what it does to the rows to keep, None where there are none.
     """
 
     candidate: Candidate
@@ -150,6 +152,7 @@ class Figures:
     spectrum: Array
     certificate: Bound
     far: tuple[str, ...]
+    disturbs: Disturbance | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +164,7 @@ class Effects:
             with it; positive: the module helps. noise: standard deviation of log loss between seeds.
         vs_pick: how much higher the loss is than that of ``reference``, the recommended one; beside: what is known of it
             beside that one; None before there is one.
+        disturbs: how much less the rows to keep would be disturbed without the module; None where there are none.
     """
 
     candidate: Candidate
@@ -170,6 +174,7 @@ class Effects:
     noise: float
     vs_pick: Triple | None
     beside: Beside | None
+    disturbs: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ class ExploreScreen(AdvisorScreen):
         panel.show(inspected(self.state, self.under, panel.size.width, self._budget()))
 
     def action_measure(self) -> None:
-        keys = list(MEASURES)
+        keys = self.state.measures
         self.state.show_measure(keys[(keys.index(self.state.measure) + 1) % len(keys)])
 
     def action_all(self) -> None:

@@ -15,6 +15,8 @@ NAMES = (
     "model",
     "data",
     "eval_data",
+    "keep",
+    "max_forgetting",
     "task",
     "text_column",
     "label_column",
@@ -33,7 +35,7 @@ NAMES = (
     "device",
 )
 FIRST = ("model", "data", "budget", "rank")  # what one is asked at first; the others are folded
-PLACES = ("model", "data", "eval_data")  # fields that name a file, a folder or a hub id
+PLACES = ("model", "data", "eval_data", "keep")  # fields that name a file, a folder or a hub id
 FIELDS: tuple[Option, ...] = tuple(options_of(Inputs)[name] for name in NAMES)
 READING = ("data", *options_of(Columns))  # the fields that say how the data is read
 

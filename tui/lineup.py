@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
-from tui.cells import CHOSEN, short_name
+from tui.cells import CHOSEN, DISTURBS, short_name
 from tui.state import State
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from advisor.core.targets import Target
     from tui.engine import Figures, Opened
 
-PICK, CURRENT, KEPT, ALL, TARGET_SET, PEER, FRONT = (
+PICK, CURRENT, KEPT, ALL, TARGET_SET, PEER, FRONT, TRADE_OFF = (
     "pick",
     "current",
     "kept",
@@ -26,9 +27,10 @@ PICK, CURRENT, KEPT, ALL, TARGET_SET, PEER, FRONT = (
     "target-set",
     "peer",
     "front",
+    "trade-off",
 )
 # In this order a selection that is several of them is called and drawn.
-MARKS = {CURRENT: "◉", PICK: "◆", KEPT: "◇", ALL: "■", TARGET_SET: "□", PEER: "△", FRONT: CHOSEN}
+MARKS = {CURRENT: "◉", PICK: "◆", KEPT: "◇", ALL: "■", TARGET_SET: "□", PEER: "△", FRONT: CHOSEN, TRADE_OFF: "▪"}
 MEANINGS = {
     CURRENT: "current",
     PICK: "the pick",
@@ -37,6 +39,7 @@ MEANINGS = {
     TARGET_SET: "target set",
     PEER: "other method",
     FRONT: "front",
+    TRADE_OFF: "keeps more",
 }
 
 
@@ -62,9 +65,9 @@ class Entry:
 
     @property
     def marks(self) -> str:
-        """All its marks but the front's, which is shown where there is no other."""
-        marks = "".join(MARKS[kind] for kind in self.kinds if kind != FRONT)
-        return marks or MARKS[FRONT]
+        """All its marks but those of fronts, of which the first is shown where there is no other."""
+        marks = "".join(MARKS[kind] for kind in self.kinds if kind not in (FRONT, TRADE_OFF))
+        return marks or MARKS[self.kinds[0]]
 
     @property
     def name(self) -> str:
@@ -108,7 +111,7 @@ class Lineup:
 
     def entries(self, state: State, with_front: bool) -> list[Entry]:
         """The pick, the current selection, kept ones, all-linear, the common target sets and the peers' picks at the budget, and
-        if asked for the front; each selection once."""
+        if asked for the fronts; each selection once."""
         found: list[tuple[str, str, Candidate]] = []
         rec = state.recommendation
         if rec is not None:
@@ -121,7 +124,8 @@ class Lineup:
             found += [(TARGET_SET, score.name, score.candidate) for score in list(rec.equal_budget)[1:]]
             found += [(PEER, pick.peer, pick.candidate) for pick in self.peers or () if pick.candidate is not None]
         if rec is not None and with_front:
-            found += [(FRONT, _own_name(score.candidate), score.candidate) for score in rec.front]
+            fronts = ((FRONT, rec.front), (TRADE_OFF, rec.trade_off or ()))
+            found += [(kind, _own_name(score.candidate), score.candidate) for kind, front in fronts for score in front]
         return merged(found)
 
     def missing(self, entries: Sequence[Entry]) -> list[Candidate]:
@@ -175,7 +179,7 @@ def apart(entry: Entry, figures: Figures | None, pick: Figures | None) -> str:
 
 def details(state: State, entry: Entry, figures: Figures | None, pick: Figures | None, budget: Budget | None) -> list[str]:
     """What is said of one entry, line by line; the first is its name."""
-    from advisor.report.words import change_span, count, gigabytes, loss_span, metric_span
+    from advisor.report.words import change_span, count, disturbs_words, gigabytes, loss_span, metric_span
 
     candidate, opened = entry.candidate, state.opened
     assert opened is not None
@@ -194,6 +198,8 @@ def details(state: State, entry: Entry, figures: Figures | None, pick: Figures |
         f"vs all   {change_span(figures.vs_all)}",
         f"memory   {gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
     ]
+    if figures.disturbs is not None:
+        lines.append(f"disturbs {disturbs_words(figures.disturbs)}")
     told = apart(entry, figures, pick)
     if told == "not known":
         lines.append("≈ not known to differ from the pick")
@@ -266,13 +272,21 @@ class Column:
     order: Callable[[Entry, Figures], float | str] = field(repr=False)
 
 
-def columns(metric: str, pick: Figures | None) -> list[Column]:
-    """All columns; the first, the selection's name and marks, is known without figures."""
-    from advisor.report.words import change_span, count, gigabytes, loss_span, metric_span
+def columns(metric: str, pick: Figures | None, keeps: bool = False) -> list[Column]:
+    """All columns; the first, the selection's name and marks, is known without figures. ``keeps``: there are rows to keep."""
+    from advisor.report.words import change_span, count, disturbs_words, gigabytes, loss_span, metric_span
 
     def share(figures: Figures) -> float:
         return 1.0 if figures.certificate.low is None else 1 - figures.certificate.low
 
+    disturbs = Column(
+        DISTURBS,
+        DISTURBS,
+        "What the selection is predicted to do to the rows to keep: of a language model change of their loss and KL divergence, "
+        "in nats per token; else squared change of what the head reads of them, as a share of its variance. No interval.",
+        lambda e, f: "–" if f.disturbs is None else disturbs_words(f.disturbs),
+        lambda e, f: math.inf if f.disturbs is None else f.disturbs.size,
+    )
     return [
         Column(
             "params",
@@ -310,6 +324,7 @@ def columns(metric: str, pick: Figures | None) -> list[Column]:
             lambda e, f: change_span(f.vs_all),
             lambda e, f: f.vs_all[0],
         ),
+        *([disturbs] if keeps else []),
         Column(
             "memory",
             "memory",

@@ -179,7 +179,8 @@ class LineupScreen(AdvisorScreen):
     @property
     def columns(self) -> list[Column]:
         opened = self.state.opened
-        return self.wanted(columns(opened.metric, self.pick_figures)) if opened else []
+        keeps = opened is not None and opened.probe.keep is not None
+        return self.wanted(columns(opened.metric, self.pick_figures, keeps)) if opened else []
 
     def redraw(self) -> None:
         """The table anew, sorted, the cursor on the selection it was on; at first on the current one."""

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
 from advisor.core.targets import block_of
-from tui.cells import ADDED, CHOSEN, DROPPED, GLYPHS, LEFT_OUT, MEASURES, short_name
+from tui.cells import ADDED, CHOSEN, DISTURBS, DROPPED, GLYPHS, LEFT_OUT, MEASURES, short_name
 from tui.engine import Against
 from tui.state import State
 
 if TYPE_CHECKING:
     from advisor.advice.budget import Budget
-    from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
-from advisor.core.targets import Target
+    from advisor.core.targets import Target
 
-OF_THE_SELECTION = ("worth", "gain", "bound")  # measures that change with it
+OF_THE_SELECTION = ("worth", "gain", "bound", DISTURBS)  # measures that change with it
 WIDE = 70  # columns, from which on a mark is explained
 LEAST_SHARE = 0.0005  # of the loss: shown as none
 
@@ -60,7 +59,7 @@ def budget_use(state: State, budget: Budget) -> str:
 
 def selection_text(state: State, budget: Budget | None) -> str:
     """What is said of the selection at hand. Numbers that are still being computed are …, never those of the one before."""
-    from advisor.report.words import count, gigabytes, loss_span, metric_span
+    from advisor.report.words import count, disturbs_words, gigabytes, loss_span, metric_span
 
     if state.current is None or state.opened is None:
         return ""
@@ -79,6 +78,8 @@ def selection_text(state: State, budget: Budget | None) -> str:
             "memory   ": f"{gigabytes(figures.cost.memory_bytes)}, step {figures.cost.time_vs_all_linear:.0%} of all",
         }
         lines += [label + (text if state.is_fresh else "…") for label, text in numbers.items()]
+        if figures.disturbs is not None:
+            lines.append(f"disturbs {disturbs_words(figures.disturbs) if state.is_fresh else '…'}")
         lines.append(_against_pick(state))
         if figures.far:
             lines.append("⚠ far from all calibration runs")
@@ -201,6 +202,8 @@ def measure_values(state: State) -> Sequence[float]:
         return [math.nan] * len(opened.targets)
     if state.measure == "gain":
         return [float(v) for v in effects.gains]
+    if state.measure == DISTURBS:
+        return [math.nan] * len(opened.targets) if effects.disturbs is None else [float(v) for v in effects.disturbs]
     if state.measure == "worth":
         rank = effects.candidate.settings.rank
         sizes = [t.lora_params(rank) for t in opened.targets]

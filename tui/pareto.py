@@ -12,7 +12,8 @@ from textual.events import Click
 from textual.message import Message
 from textual.widgets import Static
 
-from tui.lineup import FRONT, MARKS, Column, legend
+from tui.cells import DISTURBS
+from tui.lineup import FRONT, MARKS, TRADE_OFF, Column, legend
 from tui.lineup_screen import LineupScreen, SelectionTable
 from tui.plot import AXIS, CURSOR, INTERVAL, LINE, UNLIMITED, Limits, Point, places, plot
 
@@ -29,6 +30,7 @@ STYLES = {
     "target-set": "$text-accent",
     "peer": "$text-secondary",
     "front": "$text-primary",
+    "trade-off": "$text-primary",
 }
 
 
@@ -55,19 +57,20 @@ class Plot(Static):
         self.front: list[int] = []
         self.cursor: int | None = None
         self.limits: Limits = UNLIMITED
+        self.is_log = True
 
-    def show(self, points: list[Point], front: list[int], cursor: int | None, limits: Limits) -> None:
-        self.points, self.front, self.cursor, self.limits = points, front, cursor, limits
+    def show(self, points: list[Point], front: list[int], cursor: int | None, limits: Limits, log: bool) -> None:
+        self.points, self.front, self.cursor, self.limits, self.is_log = points, front, cursor, limits, log
         self.on_resize()
 
     def on_resize(self) -> None:
         """Drawn to its size, also where that changed while another screen was in view."""
-        lines = plot(self.points, self.front, self.size.width, self.size.height, self.cursor, self.limits)
+        lines = plot(self.points, self.front, self.size.width, self.size.height, self.cursor, self.limits, self.is_log)
         drawn = [Content.assemble(*((text, STYLES[style]) for text, style in line)) for line in lines]
         self.update(Content("\n").join(drawn))
 
     def on_click(self, event: Click) -> None:
-        where = places(self.points, self.size.width, self.size.height, self.limits)
+        where = places(self.points, self.size.width, self.size.height, self.limits, self.is_log)
         if where:
             # a line is about twice as high as a column is wide
             distances = [(2 * (row - event.y)) ** 2 + (column - event.x) ** 2 for row, column in where]
@@ -81,9 +84,10 @@ class ParetoScreen(LineupScreen):
     HELP: ClassVar[str] = (
         "Every selection by its LoRA parameters and its predicted result; the line joins the front: nothing smaller is predicted "
         "better. Move through the points with the arrows, or click on one; m changes between the metric and the loss. The bar "
-        "is the 90 % interval of one run. Enter takes the point as the current selection; u undoes that."
+        "is the 90 % interval of one run. Enter takes the point as the current selection; u undoes that. With rows to keep x "
+        "shows what is disturbed of them in the place of the parameters: nothing gentler is predicted better than the line."
     )
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("m", "measure", "Metric/loss")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("m", "measure", "Metric/loss"), Binding("x", "across", "Size/disturbs")]
     CSS = """
     ParetoScreen #heading, ParetoScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
     ParetoScreen #main { height: 1fr; }
@@ -106,6 +110,7 @@ class ParetoScreen(LineupScreen):
     def __init__(self) -> None:
         super().__init__()
         self.shows_loss = False
+        self.shows_disturbs = False  # across, in the place of the size
         self.drawn: list[str] = []  # ids of the entries in the plot, in its order
 
     def body(self) -> ComposeResult:
@@ -121,14 +126,18 @@ class ParetoScreen(LineupScreen):
     def wanted(self, found: list[Column]) -> list[Column]:
         by_id = {column.id: column for column in found}
         keys = ["params", "vs_all", "loss" if self.shows_loss else "metric", "apart"]
+        if self.across_is_disturbs:
+            keys[0] = DISTURBS
         return [by_id[key] for key in (keys if self.size.width >= ALL_COLUMNS_FIT else keys[:-1])]
 
     def draw_under(self) -> None:
         opened = self.state.opened
         if opened is None:
             return
+        self.refresh_bindings()
         what = "loss (lower is better)" if self.shows_loss else f"{opened.metric} (higher is better)"
-        self.query_one("#heading", Static).update(f"Predicted {what} against LoRA parameters   {self.waiting}")
+        across = "what it disturbs of the rows to keep" if self.across_is_disturbs else "LoRA parameters"
+        self.query_one("#heading", Static).update(f"Predicted {what} against {across}   {self.waiting}")
         self.query_one("#legend", Static).update(legend(self.entries))
         self.show_details(self.query_one("#details", Static), self.details_under())
         self._draw_plot()
@@ -141,18 +150,40 @@ class ParetoScreen(LineupScreen):
         points = []
         for entry, figures in known:
             value, low, high = figures.loss if self.shows_loss else figures.metric
-            points.append(Point(figures.cost.params, value, low, high, MARKS[entry.kinds[0]], entry.kinds[0]))
-        front = sorted((i for i, (entry, _) in enumerate(known) if FRONT in entry.kinds), key=lambda i: points[i].x)
+            x = figures.disturbs.size if self.across_is_disturbs and figures.disturbs is not None else figures.cost.params
+            points.append(Point(x, value, low, high, MARKS[entry.kinds[0]], entry.kinds[0]))
+        joined = TRADE_OFF if self.across_is_disturbs else FRONT
+        front = sorted((i for i, (entry, _) in enumerate(known) if joined in entry.kinds), key=lambda i: points[i].x)
         under = self.under
         cursor = next((i for i, (entry, _) in enumerate(known) if under is not None and entry.id == under.id), None)
         self.drawn = [entry.id for entry, _ in known]
         opened = self.state.opened
         drawn = "loss" if self.shows_loss or opened is None else opened.metric
-        self.query_one(Plot).show(points, front, cursor, LIMITS.get(drawn, SHARE))
+        self.query_one(Plot).show(points, front, cursor, LIMITS.get(drawn, SHARE), not self.across_is_disturbs)
 
     def on_plot_clicked(self, message: Plot.Clicked) -> None:
         rows = {entry.id: row for row, entry in enumerate(self.entries)}
         self.table.move_cursor(row=rows[self.drawn[message.index]])
+
+    @property
+    def across_is_disturbs(self) -> bool:
+        """Whether what is disturbed takes the place of the size; never where it is not known to rank real runs."""
+        return self.shows_disturbs and self._ranks
+
+    @property
+    def _ranks(self) -> bool:
+        return self.state.opened is not None and self.state.opened.scorer.ranks_forgetting
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What is disturbed is an axis where it is known to rank real runs."""
+        return self._ranks if action == "across" else super().check_action(action, parameters)
+
+    def action_across(self) -> None:
+        """The size, or what is disturbed."""
+        self.shows_disturbs = not self.shows_disturbs
+        if self.order in ("params", DISTURBS):
+            self.order = DISTURBS if self.shows_disturbs else "params"
+        self.redraw()
 
     def action_measure(self) -> None:
         """The metric or the loss."""

@@ -67,17 +67,19 @@ class Scale:
         return self.low + place * (self.high - self.low)
 
 
-def places(points: Sequence[Point], width: int, height: int, limits: Limits = UNLIMITED) -> list[tuple[int, int]]:
+def places(
+    points: Sequence[Point], width: int, height: int, limits: Limits = UNLIMITED, log: bool = True
+) -> list[tuple[int, int]]:
     """Line and column of every point in what :func:`plot` draws at this size; none where nothing fits."""
     columns, rows = width - GUTTER, height - BELOW
     if columns < SMALLEST[0] or rows < SMALLEST[1]:
         return []
-    across, up = _scales(points, limits)
+    across, up = _scales(points, limits, log)
     return [(round((1 - up.place(p.value)) * (rows - 1)), GUTTER + round(across.place(p.x) * (columns - 1))) for p in points]
 
 
-def _scales(points: Sequence[Point], limits: Limits) -> tuple[Scale, Scale]:
-    return Scale.of([p.x for p in points], log=True), Scale.of([p.value for p in points], margin=0.08, limits=limits)
+def _scales(points: Sequence[Point], limits: Limits, log: bool) -> tuple[Scale, Scale]:
+    return Scale.of([p.x for p in points], log=log, margin=0.05), Scale.of([p.value for p in points], margin=0.08, limits=limits)
 
 
 def plot(
@@ -87,18 +89,19 @@ def plot(
     height: int,
     cursor: int | None = None,
     limits: Limits = UNLIMITED,
+    log: bool = True,
 ) -> list[list[Run]]:
     """``height`` lines of ``width`` characters; none where there are no points or too little room.
 
     Args:
-        points: x on a logarithmic scale. line: indices of those that a stepped line joins, in order.
+        points: x on a logarithmic scale where ``log``. line: indices of those that a stepped line joins, in order.
         cursor: index of the point that is shown with its interval. limits: of what is drawn upwards, that the axis keeps to.
     """
-    where = places(points, width, height, limits)
+    where = places(points, width, height, limits, log)
     if not where:
         return []
     columns, rows = width - GUTTER, height - BELOW
-    across, up = _scales(points, limits)
+    across, up = _scales(points, limits, log)
     corners = [(across.place(points[i].x), up.place(points[i].value)) for i in line]
     steps = _steps(corners, columns, rows)
     cells: dict[tuple[int, int], Run] = {place: (character, LINE) for place, character in steps.items()}
@@ -183,7 +186,8 @@ def _ticks(scale: Scale, columns: int) -> str:
 
     line = [" "] * columns
     for place in (0.0, 0.25, 0.5, 0.75, 1.0) if columns >= 48 else (0.0, 0.5, 1.0):
-        text = count(float(f"{scale.at(place):.2g}"))
+        value = scale.at(place)
+        text = count(float(f"{value:.2g}")) if scale.log else value_text(value, scale.high - scale.low)
         start = min(max(round(place * (columns - 1)) - len(text) // 2, 0), columns - len(text))
         line[start : start + len(text)] = text
     return "".join(line)

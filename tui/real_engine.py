@@ -80,7 +80,7 @@ class RealEngine:
         from advisor import api, probe_cache
 
         source, settings = api.source_of(inputs), api.probe_settings(inputs)
-        prepared = probe_cache.prepare_for_probe(source, session, inputs.samples)
+        prepared = api.with_kept_rows(probe_cache.prepare_for_probe(source, session, inputs.samples), inputs, session)
         probe = probe_cache.probe_cached(prepared, settings, session)
         return self._opened(probe_cache.cache_folder(prepared, settings), probe, inputs)
 
@@ -158,15 +158,16 @@ class RealEngine:
             granularity=inputs.granularity,
             strategy=inputs.strategy,
             seed=inputs.seed,
+            max_forgetting=inputs.max_forgetting,
         )
 
     def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
         from advisor import api
         from advisor.core.option import values
-        from advisor.core.option_groups import Budget, Confirm, Scoring, Seed, Strategy, Trust
+        from advisor.core.option_groups import Budget, Ceiling, Confirm, Scoring, Seed, Strategy, Trust
 
         # the probe has the rest
-        groups = (Budget, Strategy, Scoring, Confirm, Seed, Trust)
+        groups = (Ceiling, Budget, Strategy, Scoring, Confirm, Seed, Trust)
         asked = {name: value for group in groups for name, value in values(inputs, group).items()}
         written = api.recommend(opened.folder, session=session, out=out, **asked)
         return tuple(written.folder / name for name in written.files)
@@ -225,6 +226,7 @@ class RealEngine:
             spectrum=spectrum.values[::-1],
             certificate=scorer.certificate(weights[0], spectrum),
             far=predictions.far,
+            disturbs=next(iter(scorer.disturbances([candidate])), None),
         )
 
     def effects(self, opened: Opened, candidate: Candidate, reference: Candidate | None) -> Effects:
@@ -242,6 +244,8 @@ class RealEngine:
         found = opened.scorer.predict([candidate, *toggled, *([] if reference is None else [reference])])
         change = found.deviation[1 : 1 + len(toggled)] - found.deviation[0]
         inside = np.array([t.name in chosen for t in opened.targets])
+        sizes = np.array([each.size for each in opened.scorer.disturbances([candidate, *toggled])])
+        moved = sizes[1:] - sizes[:1]
         return Effects(
             candidate,
             reference,
@@ -250,6 +254,7 @@ class RealEngine:
             float(found.seed_sd),
             None if reference is None else share_of_loss(found.difference(0, 1 + len(toggled))),
             None if reference is None else found.beside(0, 1 + len(toggled)),
+            np.asarray(np.where(inside, -moved, moved)) if len(moved) else None,
         )
 
     def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:
@@ -262,15 +267,16 @@ class RealEngine:
 
     def plan(self, opened: Opened, candidate: Candidate, recommendation: Recommendation | None) -> Plan:
         from advisor.export.plan import plan_of
-        from advisor.report.verdict import level, short_verdict
+        from advisor.report.verdict import kept, level, short_verdict
 
         if recommendation is None:
             return plan_of(candidate, opened.probe)
         scorer, pick = opened.scorer, recommendation.picked
         named = replace(candidate, selection=replace(candidate.selection, name=pick.name))
         if named == pick.candidate:
-            return plan_of(candidate, opened.probe, short_verdict(scorer, recommendation)[:2])
-        return plan_of(candidate, opened.probe, [level(scorer, scorer.score([candidate])[0])])
+            return plan_of(candidate, opened.probe, [*short_verdict(scorer, recommendation)[:2], *kept(recommendation)])
+        score = scorer.score([candidate])[0]
+        return plan_of(candidate, opened.probe, [level(scorer, score), *kept(recommendation, score)])
 
     def resolve(self, opened: Opened, plan: Plan, format_name: str, inputs: Inputs) -> Resolved | None:
         from advisor.export import FORMATS

@@ -11,6 +11,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from tui.cells import DISTURBS
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from advisor.core.targets import Target
     from tui.engine import Confirmed, Effects, Figures, Headline, Opened
 
-MEASURES = ("worth", "gain", "share", "agreement", "bound")
+MEASURES = ("worth", "gain", "share", "agreement", "bound", DISTURBS)
 EDITED = "my selection"
 HISTORY = 500
 
@@ -174,6 +175,8 @@ class State:
         self.recommendation = self.headline = self.confirmation = self.figures = self.pick_figures = self.effects = None
         self.named = {candidate.selection.name: candidate for candidate in named}
         self._undo, self._redo = [], []
+        if self.measure not in self.measures:
+            self.measure = MEASURES[0]
         self._tell(Change.PROBE)
 
     def toggle(self, names: Iterable[str]) -> None:
@@ -265,9 +268,15 @@ class State:
         self.effects = effects
         self._tell(Change.EFFECTS)
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Those of ``MEASURES`` that the probe at hand has: without rows to keep nothing disturbs any."""
+        has_kept = self.opened is None or self.opened.probe.keep is not None
+        return MEASURES if has_kept else tuple(measure for measure in MEASURES if measure != DISTURBS)
+
     def show_measure(self, measure: str) -> None:
-        """Colour the heat-map by another of ``MEASURES``."""
-        if measure in MEASURES and measure != self.measure:
+        """Colour the heat-map by another of ``measures``."""
+        if measure in self.measures and measure != self.measure:
             self.measure = measure
             self._tell(Change.MEASURE)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.advice.budget import Budget
+from advisor.advice.gentle import gentle, trade_off
 from advisor.advice.pool import candidate_pool
 from advisor.advice.units import units_of
 from advisor.core.candidate import Candidate
@@ -58,7 +59,10 @@ class Recommendation:
             within ``ALIKE_WITHIN`` of its loss.
         pool: all candidates that were scored, all-linear first. costs: of each.
         finalists: indices in ``pool`` of the pick, and of what the strategy ranks first within the budget.
-        max_forgetting: the most by which they may raise the loss of the rows to keep, None: any.
+        max_forgetting: the most by which they may disturb the rows to keep, see
+            :attr:`advisor.prediction.disturbance.Disturbance.size`; None: any.
+        trade_off: the front of what is disturbed against the predicted loss within the budget, gentlest first; None without rows
+            to keep.
     """
 
     all_linear: Score
@@ -77,6 +81,7 @@ class Recommendation:
     granularity: str
     strategy: str
     max_forgetting: float | None = None
+    trade_off: Scores | None = None
 
     @property
     def considered(self) -> int:
@@ -99,7 +104,7 @@ def recommend(
     """Search, score, pick, and say how stable that is.
 
     Args:
-        max_forgetting: the most by which the pick may raise the loss of the probe's rows to keep, nats per token.
+        max_forgetting: the most by which the pick may disturb the probe's rows to keep: their loss, nats per token, or drift.
         spread: gives the modules of what the search found ranks of their own, see :func:`advisor.advice.ranks.auto_ranks`.
         strategy: ``predicted`` picks the cheapest candidate as good as the one predicted best, the others of
             ``STRATEGIES`` the lowest of their own criterion.
@@ -147,12 +152,12 @@ def choose(
     """Indices in ``pool``: the pick followed by what the strategy ranks first within the budget; the one predicted best.
 
     Raises:
-        BudgetTooSmall: nothing fits, or all raise the loss of the rows to keep too much.
+        BudgetTooSmall: nothing fits, or all disturb the rows to keep too much.
     """
     params = np.array([cost.params for cost in costs])
     allowed = _allowed(scorer, budget, pool, costs)
     if max_forgetting is not None:
-        allowed = _gentle(scorer, pool, allowed, max_forgetting)
+        allowed = gentle(scorer, pool, allowed, max_forgetting)
     picked, best = pick(predictions, params, allowed)
     ranked = sorted(allowed, key=lambda i: predictions.deviation[i])
     if strategy != PREDICTED:
@@ -240,6 +245,7 @@ def _advice(
         granularity=granularity,
         strategy=strategy,
         max_forgetting=max_forgetting,
+        trade_off=trade_off(scorer, pool, _allowed(scorer, budget, pool, costs), predictions),
     )
 
 
@@ -300,23 +306,6 @@ def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: S
             "Raise --budget, or lower --batch-size or --max-length.",
         )
     return allowed
-
-
-def _gentle(scorer: Scorer, pool: Sequence[Candidate], allowed: Sequence[int], most: float) -> list[int]:
-    """Those of ``allowed`` that are predicted to raise the loss of the rows to keep by at most ``most``.
-
-    Raises:
-        BudgetTooSmall: there are none.
-    """
-    rises = [found.loss for found in scorer.disturbances([pool[i] for i in allowed])]
-    gentle = [i for i, rise in zip(allowed, rises, strict=True) if rise <= most]
-    if not gentle:
-        raise BudgetTooSmall(
-            f"No selection is predicted to raise the loss of the rows to keep by at most {most:g}; the least is "
-            f"{min(rises):.2g}.",
-            "Raise --max-forgetting, or lower --lr or --epochs.",
-        )
-    return gentle
 
 
 def _equal_budget(

@@ -15,6 +15,7 @@ from advisor.core.option_groups import (
     RUNS,
     Demo,
     Formats,
+    Keep,
     Lora,
     ModelAndData,
     Out,
@@ -99,7 +100,7 @@ class Verify(Trust):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrate(Out, Seed, Pull, Recipe, Lora, Workers, ModelAndData):
+class Calibrate(Out, Seed, Pull, Recipe, Lora, Workers, Keep, ModelAndData):
     """Options of ``calibrate``."""
 
     runs: int = whole(60, "Number of fine-tunes in all (selections × seeds).", 1, 100_000)

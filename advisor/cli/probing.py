@@ -80,6 +80,7 @@ def calibrate(given: groups.Calibrate, printed: groups.Json) -> None:
             workers=given.workers,
             eval_rows=given.eval_rows,
             ray=given.ray,
+            keep=None if given.keep is None else str(given.keep),
         )
     if printed.as_json:
         say_json({"rows": count, "file": str(rows_file) if rows_file else None})

@@ -192,7 +192,8 @@ class Keep(Checked):
     keep: Any = place(
         None,
         "Rows that the model should still do well after training, in any form that --data has: how much each selection is "
-        "predicted to disturb them is shown. Causal language models only.",
+        "predicted to disturb them is shown. Classifiers and regressors only read them; their drift is shown, but nothing is "
+        "chosen by it.",
         panel=DATA,
         blank="file, folder or hub id",
         label="To keep",
@@ -204,7 +205,8 @@ class Ceiling(Checked):
     max_forgetting: float | None = real(
         None,
         "With rows to keep: pick only among selections that are predicted to raise their loss by at most this much, in nats per "
-        "target token. In real runs it mostly rose by more than predicted, see docs/keep.md.",
+        "target token. Not for classifiers and regressors, whose predicted drift did not rank real runs. Real changes were "
+        "mostly larger than predicted, see docs/keep.md.",
         0,
         1e3,
         unset="none",

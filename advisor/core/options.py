@@ -97,7 +97,7 @@ class Recommend(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terminal(Seed, Scoring, Confirm, Strategy, Budget, Probing, ModelOrProbe, ModelAndData):
+class Terminal(Seed, Scoring, Confirm, Strategy, Ceiling, Budget, Keep, Probing, ModelOrProbe, ModelAndData):
     """What the terminal interface asks for."""
 
 

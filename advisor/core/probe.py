@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from safetensors.numpy import load_file, save_file
 
 from advisor.core.errors import BadInput, NotFinite
 from advisor.core.reading import CHECKSUM, check_regular, check_seal, sealed
+from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.store import PROBE_FILE, read_json, replacing, write_json
 from advisor.core.targets import Target
 
 PROBE_SCHEMA = 1
 BLOCKS_FILE = "blocks.safetensors"
 FOLDS = 4
+PROJECTIONS = 2  # of each reference row's representation
 HINT = "Probe again with `advisor probe`."
 
 
@@ -56,6 +58,44 @@ class KeepBlocks:
     losses: np.ndarray
     tokens: np.ndarray
 
+    @staticmethod
+    def shapes(m: int, rows: int, n: int) -> dict[str, tuple[int, ...]]:
+        """Of each array, for M modules, so many reference rows and n training rows."""
+        return {"loss": (m, rows, n), "score": (m, rows, n), "energies": (m, rows), "losses": (rows,), "tokens": (rows,)}
+
+    def of_training_rows(self, chosen: np.ndarray) -> KeepBlocks:
+        return replace(self, loss=self.loss[..., chosen], score=self.score[..., chosen])
+
+
+@dataclass(frozen=True)
+class DriftBlocks:
+    """The same of a classifier or regressor, whose loss says nothing of rows of another task (docs/keep.md).
+
+    ρ_r is a random projection of the representation that the head reads, ``PROJECTIONS`` of each reference row, all first ones
+    first. Its variance over draws is the representation's squared change as a share of its variance between the rows.
+
+    Attributes:
+        cross: ⟨∇ρ_r, Σ_c d_ic ∇f_ic⟩ in each module's weight, float32 [M, r, n], d as
+            :func:`advisor.theory.forgetting.pull_directions` has it.
+        energies: ‖∇ρ_r‖², [M, r].
+    """
+
+    cross: np.ndarray
+    energies: np.ndarray
+
+    @staticmethod
+    def shapes(m: int, rows: int, n: int) -> dict[str, tuple[int, ...]]:
+        """As :meth:`KeepBlocks.shapes`."""
+        return {"cross": (m, PROJECTIONS * rows, n), "energies": (m, PROJECTIONS * rows)}
+
+    def of_training_rows(self, chosen: np.ndarray) -> DriftBlocks:
+        return replace(self, cross=self.cross[..., chosen])
+
+
+def kept_kind(task: str) -> type[KeepBlocks] | type[DriftBlocks]:
+    """What a probe of the task has of its rows to keep."""
+    return KeepBlocks if task in LANGUAGE_TASKS else DriftBlocks
+
 
 KEEP_PREFIX = "keep_"
 HEAD_FIELDS = tuple(field.name for field in fields(HeadBlock) if field.name != "weight")
@@ -88,7 +128,7 @@ class Probe:
     losses: np.ndarray
     folds: np.ndarray
     info: Mapping[str, Any]
-    keep: KeepBlocks | None = None
+    keep: KeepBlocks | DriftBlocks | None = None
 
     @property
     def samples(self) -> int:
@@ -119,7 +159,7 @@ def save_probe(probe: Probe, folder: Path) -> None:
     if probe.head is not None:
         arrays["head"] = probe.head.weight
     if probe.keep is not None:
-        arrays |= {KEEP_PREFIX + field.name: getattr(probe.keep, field.name) for field in fields(KeepBlocks)}
+        arrays |= {KEEP_PREFIX + field.name: getattr(probe.keep, field.name) for field in fields(probe.keep)}
     with replacing(folder / BLOCKS_FILE, needed=sum(a.nbytes for a in arrays.values())) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
     save_info(probe, folder)
@@ -151,7 +191,7 @@ def load_probe(folder: Path) -> Probe:
     check_seal(info, str(where), HINT)
     arrays = _read_blocks(path, content.files.get(BLOCKS_FILE))
     targets = tuple(Target(**t) for t in info["targets"])
-    kept = content.keep
+    kept, kind = content.keep, kept_kind(content.task)
     _check_arrays(
         arrays, path, targets, len(content.class_names), content.task, content.head_block is not None, kept.rows if kept else 0
     )
@@ -163,7 +203,7 @@ def load_probe(folder: Path) -> Probe:
         head=HeadBlock(arrays["head"], **{name: head[name] for name in HEAD_FIELDS}) if head else None,
         **{name: arrays[name] for name in ("labels", "y", "f0", "z", "losses", "folds")},
         info={key: value for key, value in info.items() if key not in ("targets", "head_block", "files", CHECKSUM)},
-        keep=KeepBlocks(**{field.name: arrays[KEEP_PREFIX + field.name] for field in fields(KeepBlocks)}) if kept else None,
+        keep=kind(**{field.name: arrays[KEEP_PREFIX + field.name] for field in fields(kind)}) if kept else None,
     )
 
 
@@ -208,8 +248,7 @@ def _check_arrays(
     if has_head:
         expected["head"] = (n, n)
     if kept:
-        shapes = {"loss": (m, kept, n), "score": (m, kept, n), "energies": (m, kept), "losses": (kept,), "tokens": (kept,)}
-        expected |= {KEEP_PREFIX + name: shape for name, shape in shapes.items()}
+        expected |= {KEEP_PREFIX + name: shape for name, shape in kept_kind(task).shapes(m, kept, n).items()}
     for name, shape in expected.items():
         if name not in arrays:
             raise BadInput(f"{path}: {name} is missing.", HINT)
@@ -234,7 +273,7 @@ def require_finite_blocks(probe: Probe) -> None:
     """
     kinds = [("weight", probe.weight_blocks), ("loss-gradient", probe.gradient_blocks)]
     if probe.keep is not None:
-        kinds += [("reference", probe.keep.loss), ("reference", probe.keep.score)]
+        kinds += [("reference", array) for array in vars(probe.keep).values() if array.ndim == 3]
     for kind, blocks in kinds:
         bad = ~np.isfinite(blocks).all(axis=(1, 2))
         if bad.any():

@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -182,6 +182,19 @@ def _fingerprint(examples: Sequence[Example], schema: Schema, rows_there: int) -
         beside = [] if e.rejected is None else [[e.rejected.prompt, e.rejected.completion, e.rejected.messages]]
         digest.update(json.dumps([texts, e.label, e.prompt, e.completion, e.messages, *seen, *beside, *words]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def only_read(dataset: Dataset) -> Dataset:
+    """The same rows for a classifier that reads them and predicts nothing of them: what was to be predicted is gone, and of a
+    language task the whole text is one."""
+    return replace(dataset, examples=tuple(replace(_as_read(example), label=0) for example in dataset.examples))
+
+
+def _as_read(example: Example) -> Example:
+    if example.texts or example.image is not None:
+        return example
+    parts = [content for _, content in example.messages] or [example.prompt, example.completion]
+    return Example(texts=("\n\n".join(part for part in parts if part),))
 
 
 def split_evaluation(dataset: Dataset, seed: int, fraction: float = 0.1) -> tuple[Dataset, Dataset]:

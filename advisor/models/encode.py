@@ -358,7 +358,8 @@ def collate(
     if loaded.task in BY_ODDS:
         batch["labels"] = padded([row.token_labels for row in rows], IGNORED)
         if loaded.task == "seq2seq":
-            batch["decoder_input_ids"] = _shifted(batch["labels"], loaded.model)
+            fed = padded([row.fed or row.token_labels for row in rows], IGNORED)
+            batch["decoder_input_ids"] = _shifted(fed, loaded.model)
     elif loaded.task == "regression":
         values = [(row.label - label_mean) / label_std for row in rows]
         batch["labels"] = torch.tensor(values, dtype=torch.float32, device=loaded.device)

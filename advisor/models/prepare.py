@@ -10,8 +10,9 @@ from typing import Any
 from advisor.core.choices import LANGUAGE
 from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
-from advisor.core.tasks import outputs_of
-from advisor.data.dataset import Dataset, load_dataset, overlap, sample_rows, split_evaluation
+from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.tasks import OF_TOKENS, PREFERENCE, outputs_of
+from advisor.data.dataset import Dataset, load_dataset, only_read, overlap, sample_rows, split_evaluation
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
 from advisor.models.config import language_task_of, load_config, sees
@@ -241,20 +242,27 @@ def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_eval
 def with_kept(prepared: Prepared, place: str, session: Session) -> Prepared:
     """The same with rows that the model should keep doing well; a sample of ``KEPT_ROWS``, read by columns of their own.
 
+    A classifier or regressor only reads them, so that they may be of any task.
+
     Raises:
-        BadInput: they cannot be read, or the task is not one of causal language models.
+        BadInput: they cannot be read, or nothing is predicted of such rows for the task.
     """
-    task, seed = prepared.train.schema.task, prepared.source.seed
-    if task != "causal-lm":
+    own, seed = prepared.train.schema.task, prepared.source.seed
+    if own in (*OF_TOKENS, PREFERENCE):
         raise BadInput(
-            f"--keep: the task is {task}, and forgetting is predicted for causal language models only.", "Leave it out."
+            f"--keep: the task is {own}, for which nothing is predicted of rows to keep.",
+            "Leave it out. Classification, regression, causal-lm and seq2seq have it.",
         )
+    task = own if own in LANGUAGE_TASKS else "auto"
     try:
         source = prepared.source
         config = load_config(source.model, {"trust_remote_code": source.trust_remote_code, "revision": source.revision})
-        data = load_dataset(place, task=task, language=task, sees=sees(config), seed=seed)
+        language = own if own in LANGUAGE_TASKS else "causal-lm"
+        data = load_dataset(place, task=task, language=language, sees=sees(config), seed=seed)
     except BadInput as error:
         raise BadInput(f"Rows to keep: {error.what}", error.hint.replace("--data", "--keep")) from error
     sample = sample_rows(data, KEPT_ROWS, seed)
+    if own not in LANGUAGE_TASKS:
+        sample = only_read(sample)
     session.note(f"To keep: {len(sample.examples)} rows of {data.source}.")
     return replace(prepared, kept=Kept(sample, data.fingerprint))

@@ -24,6 +24,7 @@ class EncodedRow:
         rejected: the answer that this row's is preferred to, after the same prompt.
         images: those beside the text, likewise. text: with their marks, as the processor takes it. by_token: what else the model
             reads of each token of ``ids``, by its name in the batch.
+        fed: the target that a decoder reads, where it is not the one that it is to predict (seq2seq).
     """
 
     ids: tuple[int, ...]
@@ -35,6 +36,7 @@ class EncodedRow:
     images: tuple[ImageFile, ...] = ()
     text: str = ""
     by_token: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fed: tuple[int, ...] = ()
     rejected: EncodedRow | None = None
 
     @property

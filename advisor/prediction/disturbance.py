@@ -7,28 +7,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advisor.core.probe import KeepBlocks, Probe
-from advisor.core.recipe import TrainingRecipe
+from advisor.core.probe import DriftBlocks, KeepBlocks, Probe
+from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import LoraSettings
-from advisor.theory.features import ProbeView, adam_scales
-from advisor.theory.forgetting import fisher_traces, kl_drift, moves, pulls, random_drift
+from advisor.theory.features import ProbeView
+from advisor.theory.forgetting import (
+    drift_cap,
+    fisher_traces,
+    kl_drift,
+    moves,
+    output_pulls,
+    pull_directions,
+    pulls,
+    random_drift,
+)
 from advisor.theory.kernels import Array, lora_constant
+
+KERNEL_FLOATS = 16_000_000  # entries of kernels held at once
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """Of one selection at the end of the recipe, means over the reference rows, nats per target token.
+    """Of one selection at the end of the recipe, means over the reference rows: of a language model ``kl`` and ``loss`` in nats
+    per target token, of a classifier or regressor ``drift``.
 
     Attributes:
         kl: KL divergence of the model's predictions from those before. loss: change of the loss, below 0 where it falls.
+        drift: squared change of the representation that the head reads, as a share of its variance between the rows.
+        cap: what ``kl``, or ``drift``, of the linearised model cannot exceed for any weighting of the training rows' gradients of
+            the same size; None where it was not asked for.
     """
 
-    kl: float
-    loss: float
+    kl: float | None = None
+    loss: float | None = None
+    drift: float | None = None
+    cap: float | None = None
+
+    @property
+    def size(self) -> float:
+        """What a ceiling bounds and selections are compared by: ``loss``, or ``drift``."""
+        size = self.drift if self.loss is None else self.loss
+        assert size is not None
+        return size
 
 
 def disturbances(
-    probe: Probe, keep: KeepBlocks, view: ProbeView, settings: LoraSettings, recipe: TrainingRecipe, blocks: Mapping[str, Array]
+    probe: Probe,
+    keep: KeepBlocks | DriftBlocks,
+    view: ProbeView,
+    settings: LoraSettings,
+    blocks: Mapping[str, Array],
+    with_cap: bool = False,
 ) -> list[Disturbance]:
     """One for each selection.
 
@@ -36,12 +65,30 @@ def disturbances(
         blocks: by kind of kernel, ``adam`` and ``lora-expected``, [S, M] multiples of the modules' blocks.
     """
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
-    parameters = np.array([settings.rank * t.out_features for t in probe.targets], dtype=np.float64)
-    steps = adam_scales(view.gradient_sums, view.gradient_traces, parameters, probe.samples, recipe.batch_size)
-    scales = (constants * steps)[:, None, None]
+    scales = (constants * view.scales)[:, None, None]
     adam = blocks["adam"]
-    pulled = pulls(view.recipe.of(adam, with_head=False), probe.losses, view.schedule)
-    kl = kl_drift(moves(adam, scales * keep.score, pulled), keep.tokens)
-    kl += random_drift(blocks["lora-expected"], constants * fisher_traces(keep.energies, keep.tokens), view.schedule)
-    loss = moves(adam, scales * keep.loss, pulled).mean(1) + kl  # the Fisher matrix stands for the Hessian
-    return [Disturbance(float(k), float(change)) for k, change in zip(kl, loss, strict=True)]
+    pulled = _pulled(view, adam)
+    cross, tokens = (keep.score, keep.tokens) if isinstance(keep, KeepBlocks) else (keep.cross, np.full(keep.cross.shape[1], 2.0))
+    scaled = scales * cross
+    drift = kl_drift(moves(adam, scaled, pulled), tokens)
+    drift += random_drift(blocks["lora-expected"], constants * fisher_traces(keep.energies, tokens), view.schedule)
+    caps = drift_cap(adam, scaled, tokens, pulled).tolist() if with_cap else [None] * len(adam)
+    if not isinstance(keep, KeepBlocks):
+        return [Disturbance(drift=float(d), cap=cap) for d, cap in zip(drift, caps, strict=True)]
+    loss = moves(adam, scales * keep.loss, pulled).mean(1) + drift  # the Fisher matrix stands for the Hessian
+    return [Disturbance(float(kl), float(change), cap=cap) for kl, change, cap in zip(drift, loss, caps, strict=True)]
+
+
+def _pulled(view: ProbeView, adam: Array) -> Array:
+    """a [S, n] of the run that is simulated for each selection, a part of them at a time."""
+    n = len(view.y)
+    most = max(1, KERNEL_FLOATS // n**2)
+    directions = pull_directions(view.task, view.y, view.f0)
+    parts = [np.zeros((0, n))]
+    for start in range(0, len(adam), most):
+        kernels = view.recipe.of(adam[start : start + most], with_head=False)
+        if view.task in LANGUAGE_TASKS:
+            parts.append(pulls(kernels, view.losses, view.schedule))
+        else:
+            parts.append(output_pulls(kernels, view.recipe.head, view.task, view.y, directions, view.schedule))
+    return np.concatenate(parts)

@@ -14,7 +14,7 @@ from advisor.core.recipe import LANGUAGE_TASKS, TrainingRecipe
 from advisor.core.targets import LoraSettings
 from advisor.core.tasks import SPANS
 from advisor.prediction.context import context_of
-from advisor.theory.features import ProbeView, recipe_kernels, recipe_loss
+from advisor.theory.features import ProbeView, recipe_kernels, recipe_loss, recipe_scales
 from advisor.theory.kernels import Kernels, lora_constant, make_kernels
 from advisor.theory.simulate import Schedule
 
@@ -41,18 +41,14 @@ def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> 
     simulated_rows = min(training_rows(probe, recipe), ROWS_PER_EXAMPLE * probe.samples)
     optimizer_steps = recipe.epochs * math.ceil(simulated_rows / recipe.batch_size)
     scaled = constants[:, None, None]
+    blocks = (scaled * probe.weight_blocks, scaled * probe.gradient_blocks)
+    parameters = np.array([t.b_params(settings.rank) for t in probe.targets], dtype=np.float64)
+    how = (*blocks, parameters, probe.task, probe.y, recipe.batch_size)
     return ProbeView(
         targets=probe.targets,
         kernels={kind: kernels_of(probe, settings, kind) for kind in FEATURE_KERNELS},
-        recipe=recipe_kernels(
-            scaled * probe.weight_blocks,
-            scaled * probe.gradient_blocks,
-            np.array([t.b_params(settings.rank) for t in probe.targets], dtype=np.float64),
-            probe.task,
-            probe.y,
-            recipe.batch_size,
-            head,
-        ),
+        recipe=recipe_kernels(*how, head),
+        scales=recipe_scales(*how),
         gradient_sums=sums,
         gradient_traces=traces,
         task=probe.task,
@@ -89,7 +85,7 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
 def subsample(probe: Probe, keep: NDArray[np.int64]) -> Probe:
     """The same probe on some of its examples, from the stored blocks."""
     head = probe.head and replace(probe.head, weight=probe.head.weight[np.ix_(keep, keep)])
-    beside = probe.keep and replace(probe.keep, loss=probe.keep.loss[..., keep], score=probe.keep.score[..., keep])
+    beside = probe.keep and probe.keep.of_training_rows(keep)
     return replace(
         probe,
         weight_blocks=probe.weight_blocks[:, keep][:, :, keep],

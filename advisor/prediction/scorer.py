@@ -12,7 +12,7 @@ import numpy as np
 
 from advisor.core.candidate import Candidate, RealRun
 from advisor.core.errors import BadInput
-from advisor.core.probe import Probe
+from advisor.core.probe import KeepBlocks, Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.disturbance import Disturbance, disturbances
@@ -186,7 +186,7 @@ class Scorer:
         """Predictions, certificate and cost of each candidate."""
         predictions = self.predict(candidates)
         against_all = predictions.against_all()
-        disturbs: Sequence[Disturbance | None] = self.disturbances(candidates) or (None,) * len(candidates)
+        disturbs: Sequence[Disturbance | None] = self.disturbances(candidates, with_cap=True) or (None,) * len(candidates)
         scores = []
         for i, candidate in enumerate(candidates):
             scores.append(
@@ -204,11 +204,17 @@ class Scorer:
             )
         return Scores(tuple(scores), predictions)
 
-    def disturbances(self, candidates: Sequence[Candidate]) -> Sequence[Disturbance]:
+    @property
+    def ranks_forgetting(self) -> bool:
+        """Whether there are rows to keep, and what is predicted of them ranked real runs: of language models it did, the drift of
+        classifiers did not (docs/keep.md)."""
+        return isinstance(self.probe.keep, KeepBlocks)
+
+    def disturbances(self, candidates: Sequence[Candidate], with_cap: bool = False) -> Sequence[Disturbance]:
         """Of each candidate; none where the probe has no rows to keep."""
         if (keep := self.probe.keep) is None or not candidates:
             return ()
-        return disturbances(self.probe, keep, self.view, self.settings, self.recipe, self.weights(candidates).blocks)
+        return disturbances(self.probe, keep, self.view, self.settings, self.weights(candidates).blocks, with_cap)
 
     def bounds(self, candidate: Candidate, linearity: Linearity | None = None) -> tuple[Bound, ...]:
         """What the theory says of the candidate, with the head's block and, where there is one, without it.

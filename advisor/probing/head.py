@@ -14,6 +14,7 @@ from torch import nn
 from advisor.core.events import Session, Stage
 from advisor.core.tasks import OF_TOKENS, TOKENS
 from advisor.models.encode import IGNORED, EncodedRow, collate
+from advisor.models.head_input import at_read_token
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import capturing, fewer_rows
 
@@ -50,20 +51,12 @@ def last_linear(loaded: LoadedModel) -> nn.Linear:
     return layers[-1]
 
 
-def head_linears(loaded: LoadedModel) -> tuple[str, ...]:
-    """Full names of all linear modules of the head."""
-    return tuple(
-        f"{name}.{sub}" if sub else name
-        for name in loaded.head
-        for sub, module in loaded.model.get_submodule(name).named_modules()
-        if isinstance(module, nn.Linear)
-    )
-
-
 @torch.no_grad()
-def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> np.ndarray:
-    """Inputs of the head's last linear layer, float64 [rows, h], at the position whose logits the model returns; of rows of words
-    at each that has a tag, [words, h], row by row; of rows with a span at all tokens.
+def head_features(
+    loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session, layer: nn.Linear | None = None
+) -> np.ndarray:
+    """Inputs of the head's last linear layer, or of another one of it, float64 [rows, h], see :func:`at_read_token`; of rows of
+    words at each that has a tag, [words, h], row by row; of rows with a span at all tokens.
 
     Raises:
         NotFinite: a feature is NaN or infinite; names the module where it starts.
@@ -71,7 +64,8 @@ def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     """
     model: Any = loaded.model
     captured: list[torch.Tensor] = []
-    handle = last_linear(loaded).register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
+    layer = layer or last_linear(loaded)
+    handle = layer.register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
     features: list[np.ndarray | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     start, most = 0, FEATURE_BATCH
@@ -92,12 +86,8 @@ def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
             if loaded.task in OF_TOKENS:
                 read = labels != IGNORED if loaded.task == TOKENS else batch["attention_mask"] == 1
                 found = [states[own] for states, own in zip(x, read.to(x.device), strict=True)]
-            elif x.dim() == 3:  # decoders score every token and return the last one that is not the padding token
-                solid: torch.Tensor = batch["input_ids"] != model.config.pad_token_id
-                last = (solid * torch.arange(solid.shape[1], device=solid.device)).argmax(1).to(x.device)
-                found = list(x[torch.arange(len(x), device=x.device), last][:, None])
             else:
-                found = list(x[:, None])
+                found = list(at_read_token(x, batch, model)[:, None])
             for i, states in zip(indices, found, strict=True):
                 features[i] = states.float().cpu().numpy().astype(np.float64)
             stage.advance(units=len(indices))

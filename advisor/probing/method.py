@@ -11,10 +11,10 @@ import numpy as np
 from advisor.core.errors import BadInput, lacks_memory
 from advisor.core.events import Session
 from advisor.core.targets import LoraSettings
+from advisor.models.head_input import head_linears
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared
 from advisor.probing import gram
-from advisor.probing.head import head_linears
 from advisor.probing.linear_check import few_rows, uncopyable
 from advisor.probing.memory_estimate import linearity_bytes, measure_kept, peak_bytes, peers_bytes, resident_bytes, used_now
 from advisor.probing.settings import ProbeSettings

@@ -42,7 +42,7 @@ from advisor.models.prepare import Prepared, Source
 from advisor.probing import gram
 from advisor.probing.footprint import measure_training
 from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_labels, install_head, last_linear
-from advisor.probing.keep import keep_blocks, with_sampled_targets
+from advisor.probing.keep import beside, keep_blocks
 from advisor.probing.linear_check import check_linearity, few_rows, scale_of, uncopyable
 from advisor.probing.method import choose_method, estimate_error, probed_layers
 from advisor.probing.outputs import Outputs, loss_slope, make_outputs, residual, targets_of
@@ -190,7 +190,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
         session.note(f"Probe: {sample.notes[-1]}")
     own_rows, _ = encode(sample, loaded, prepared.max_length)
     n, kept = len(own_rows), _kept_rows(prepared, session)
-    rows = [*own_rows, *kept, *with_sampled_targets(loaded, kept, settings.seed, session)]
+    rows = [*own_rows, *(beside(loaded, kept, settings.seed, session) if kept else ())]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     spool = _filled(prepared, settings, partial, [rows[i] for i in order], outputs, session)
     error = estimate_error(spool, loaded, session)
@@ -205,8 +205,11 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     m = len(loaded.targets)
     _require_some(weight[:m], loaded)
 
-    of_all_rows = gradient[:m].numpy()[..., back, :][..., back] if kept else None
     losses = spool.read("losses").double().numpy()[back]
+    blocks_beside = None
+    if kept:
+        of_all_rows = (weight if outputs.loss_gradient_is_scaled else gradient)[:m].numpy()[..., back, :][..., back]
+        blocks_beside = keep_blocks(loaded.task, of_all_rows, losses, rows, n, len(kept))
     back = back[:n]
 
     def reordered(array: np.ndarray) -> np.ndarray:
@@ -222,8 +225,9 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
                 head_features(loaded, own_rows, session), of_words[0], classes, spool.layers[-1].bias, of_words[1]
             )
         else:
-            pooled = spool.read("pooled").double().numpy()
-            fresh = fresh_head_gradient(pooled, labels.astype(int) if classes else labels, classes, spool.layers[-1].bias)
+            pooled = spool.read("pooled").double().numpy()[back]
+            own_labels = labels[back].astype(int) if classes else labels[back]
+            fresh = fresh_head_gradient(pooled, own_labels, classes, spool.layers[-1].bias)
         head = HeadBlock(reordered(weight[m:].sum(0).numpy()), *fresh)
     labels, y, f0 = labels[back], y[back], f0[back]
     probe = Probe(
@@ -249,7 +253,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             **_measured_beside(prepared, settings, own_rows, session),
             **({} if prepared.kept is None else {"keep": {"data": prepared.kept.data.source, "rows": len(kept)}}),
         },
-        keep=None if of_all_rows is None else keep_blocks(of_all_rows, losses, rows, n, len(kept)),
+        keep=blocks_beside,
     )
     require_finite_blocks(probe)
     return probe

@@ -28,6 +28,7 @@ from advisor.models.forward import logits_of
 from advisor.models.load import LoadedModel
 from advisor.probing import gram
 from advisor.probing.capture import Capture, capturing, fewer_rows
+from advisor.probing.keep import ProjectedRow, reading
 from advisor.probing.outputs import Outputs, exact_outputs, forward_outputs
 from advisor.probing.part_file import is_whole, save_part
 
@@ -181,12 +182,15 @@ class Spool:
         return count
 
     def forward(self, loaded: LoadedModel, capture: Capture, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, ...]:
-        """The differentiated outputs, f0, losses and labels of some rows."""
+        """The differentiated outputs, f0, losses and labels of some rows; of a :class:`ProjectedRow` its projection is the first
+        output and the loss."""
         capture.clear()
         capture.sequences = len(rows[0].sequences)
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
-        values, f0, losses = forward_outputs(self.outputs, logits_of(loaded.model(**batch), batch), labels)
+        with reading(loaded, rows, batch) as projected:
+            logits = logits_of(loaded.model(**batch), batch)
+        values, f0, losses = projected.in_place_of(*forward_outputs(self.outputs, logits, labels))
         capture.require_finite(values)
         return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
 
@@ -354,7 +358,8 @@ class Spool:
         The reference is exact and over all classes: one backward pass more for every class beyond two.
         """
         fitted = _stop(self.files()[0])  # as many rows as have fitted in memory
-        rows = self.rows[: min(ESTIMATE_ROWS, fitted)]
+        own = [row for row in self.rows if not isinstance(row, ProjectedRow)]
+        rows = own[: min(ESTIMATE_ROWS, fitted)]
         exact = replace(self, outputs=exact_outputs(self.outputs))
         blocks_of = []
         with self.capturing(loaded, layers) as capture:

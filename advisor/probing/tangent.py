@@ -26,11 +26,11 @@ from advisor.core.targets import LoraSettings, Selection
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.experts import lora_layer
 from advisor.models.forward import logits_of
+from advisor.models.head_input import head_linears
 from advisor.models.load import LoadedModel
 from advisor.models.modules import input_embeddings
 from advisor.models.peft import lora_arguments
 from advisor.probing.capture import capturing, fewer_rows
-from advisor.probing.head import head_linears
 from advisor.probing.outputs import Outputs, forward_outputs
 from advisor.probing.spool import tokens_at_once
 from advisor.theory.linearity import Linearity

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from advisor.advice.recommend import STABLE
 from advisor.core.candidate import Candidate
 from advisor.core.choices import ALIKE, APART, PREDICTED, STRATEGIES
+from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.text import printable
 from advisor.export import FORMATS
 from advisor.prediction.payload import ScoreEntry
@@ -27,7 +28,19 @@ from advisor.report.confirmation import CAVEAT
 from advisor.report.drawings import Cell, Drawing, Mark
 from advisor.report.payload import ComparedEntry, RecommendationFile
 from advisor.report.tables import ALL, PICK
-from advisor.report.words import change_span, count, duration, gigabytes, loss_span, metric_name, metric_span, ranges, span
+from advisor.report.words import (
+    change_span,
+    count,
+    disturbs_means,
+    disturbs_words,
+    duration,
+    gigabytes,
+    loss_span,
+    metric_name,
+    metric_span,
+    ranges,
+    span,
+)
 from advisor.theory.linearity import NOT, Linearity
 
 T = TypeVar("T")
@@ -47,6 +60,7 @@ def report_html(shown: RecommendationFile, yaml_text: str) -> str:
         change=lambda interval: change_span(interval.triple),
         loss=lambda interval: loss_span(interval.triple),
         metric=lambda interval: metric_span(interval.triple, shown.metric),
+        disturbs=disturbs_words,
     )
     script = environment.get_template("report.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -80,6 +94,7 @@ def _content(shown: RecommendationFile) -> dict[str, object]:
         "ranks": _ranks(shown),
         "share": sum(shown.kernel.shares[name] for name in pick.targets),
         "groups": _told_apart(shown.equal_budget),
+        "disturbs_means": disturbs_means(shown.task in LANGUAGE_TASKS),
         "rows": [(PICK, pick), *((entry.name, entry) for entry in shown.equal_budget[1:]), (ALL, shown.all_linear)],
         "certificates": [bound for bound in pick.bounds if bound.id == "C" and bound.low is not None],
         "linearity": shown.linearity,

@@ -126,7 +126,8 @@ class RecommendationFile:
             alike_at_equal_budget: how many of these are alike.
         peers: what other methods pick, by method. front: the Pareto front, cheapest first.
         far: why the task is unlike all calibration runs. peft: arguments of ``LoraConfig``.
-        max_forgetting: the most by which the pick may raise the loss of the rows to keep, left out where any.
+        max_forgetting: the most by which the pick may disturb the rows to keep, left out where any. trade_off: the front of
+            what is disturbed against the predicted loss within the budget, gentlest first; left out without rows to keep.
     """
 
     schema: int
@@ -161,6 +162,7 @@ class RecommendationFile:
     formats: Mapping[str, FormatEntry]
     warnings: tuple[str, ...]
     max_forgetting: float | None = None
+    trade_off: tuple[ScoreEntry, ...] | None = None
 
     def json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -223,6 +225,7 @@ def recommendation_file(
         formats=formats,
         warnings=tuple(warnings),
         max_forgetting=rec.max_forgetting,
+        trade_off=None if rec.trade_off is None else tuple(score_entry(score, scorer) for score in rec.trade_off),
     )
 
 

@@ -16,17 +16,14 @@ from rich.text import Text
 from advisor.advice.budget import Budget
 from advisor.advice.peer_picks import PeerPick
 from advisor.advice.recommend import Recommendation, module_shares
+from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.text import markdown, printable
 from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer
-from advisor.report.words import change_span, count, gigabytes, metric_span
+from advisor.report.words import change_span, count, disturbs_means, disturbs_words, gigabytes, metric_span
 
 PICK, ALL = "the pick", "all modules"
 DISTURBS = "disturbs"
-DISTURBS_MEANS = (
-    "predicted change of the loss of the rows to keep, and KL divergence from the model before, in nats per target token. They "
-    "rank selections; real changes were mostly larger (docs/keep.md)."
-)
 CHOSEN, LEFT_OUT = "●", "·"
 PLAIN_WIDTH = 120
 LEAST_NAME = 12  # columns of a name, if it has so long a word; longer words fold in a narrow terminal
@@ -142,8 +139,8 @@ def disturbs_column(scores: Sequence[Score]) -> tuple[str, ...]:
 
 
 def disturbs_cell(score: Score) -> tuple[str, ...]:
-    """Change of the loss of the rows to keep, and their KL divergence."""
-    return () if (found := score.disturbs) is None else (f"{found.loss:+.2g} (KL {found.kl:.2g})",)
+    """What a selection does to the rows to keep."""
+    return () if score.disturbs is None else (disturbs_words(score.disturbs),)
 
 
 def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:
@@ -201,7 +198,7 @@ def module_map(scorer: Scorer, rec: Recommendation) -> TextTable:
 
 
 def tables(scorer: Scorer, rec: Recommendation, peers: Sequence[PeerPick] = ()) -> list[TextTable]:
-    """Common target sets at equal budget, other methods' picks, the Pareto front, the module map."""
+    """Common target sets at equal budget, other methods' picks, the Pareto fronts, the module map."""
     metric = str(scorer.probe.info["metric"])
     equal = list(rec.equal_budget)
     names = [s.name for s in equal]
@@ -215,8 +212,15 @@ def tables(scorer: Scorer, rec: Recommendation, peers: Sequence[PeerPick] = ()) 
         ),
         *([peer_table(peers, rec.budget, metric)] if peers else []),
         score_table("Pareto front: nothing smaller is predicted better", front, metric, on_front),
+        *([trade_off_table(list(rec.trade_off), metric, rec.picked.name)] if rec.trade_off else []),
         module_map(scorer, rec),
     ]
+
+
+def trade_off_table(front: Sequence[Score], metric: str, picked: str) -> TextTable:
+    """Selections within the budget from the one that disturbs least to the one predicted best."""
+    title = "Task against rows to keep: nothing within the budget that disturbs less is predicted better"
+    return score_table(title, front, metric, [i for i, s in enumerate(front) if s.name == picked])
 
 
 def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[TextTable], yaml_text: str) -> str:
@@ -239,7 +243,7 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Te
         "- `loss vs all`: expected validation loss against that of all modules; a positive number means a higher loss.\n"
         "- Metric and loss are of one run. `time`: of a training step against all modules. Intervals are 90 %.\n"
         "- `not known`: the interval is so wide that it says nothing.\n"
-        + ("" if scorer.probe.keep is None else f"- `{DISTURBS}`: {DISTURBS_MEANS}\n")
+        + ("" if scorer.probe.keep is None else f"- `{DISTURBS}`: {disturbs_means(scorer.probe.task in LANGUAGE_TASKS)}\n")
         + "- Memory and time are estimates; docs/method.md gives their measured error.",
     ]
     return "\n\n".join(sections) + "\n"

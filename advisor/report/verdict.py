@@ -209,15 +209,28 @@ def checked(found: Confirmation) -> str:
     )
 
 
-def kept(rec: Recommendation) -> list[str]:
-    """What the pick does to the rows to keep, beside all modules; nothing where there are none."""
-    pick, full = rec.picked.disturbs, rec.all_linear.disturbs
-    if pick is None or full is None:
+def kept(rec: Recommendation, other: Score | None = None) -> list[str]:
+    """What the pick, or another selection, does to the rows to keep, beside all modules; nothing where there are none."""
+    found, full = (other or rec.picked).disturbs, rec.all_linear.disturbs
+    if found is None or full is None:
         return []
-    ceiling = "" if rec.max_forgetting is None else f"; at most {rec.max_forgetting:+g} was allowed"
+    name = "the pick" if other is None else "this selection"
+    ceiling = "" if rec.max_forgetting is None else f"; at most {rec.max_forgetting:+g} was allowed for the pick"
+    part = "that change" if found.loss is None else "that divergence"
+    cap = ""
+    if found.cap is not None:
+        cap = (
+            f" Of the linearised model, and of it only, it is certain that the part of {part} along the training rows' gradients "
+            f"cannot exceed {found.cap:.2g} with {name}, however these rows share the same pull."
+        )
+    if found.loss is None or full.loss is None:
+        return [
+            f"Rows to keep: with {name} what the head reads of them is predicted to move by {found.size:.2g} of its variance "
+            f"between the rows (squared), with {ALL} by {full.size:.2g}{ceiling}.{cap}"
+        ]
     return [
-        f"Rows to keep: with the pick their loss is predicted to change by {pick.loss:+.2g} nats per token, with {ALL} by "
-        f"{full.loss:+.2g}{ceiling}. KL divergence from the model before: {pick.kl:.2g} and {full.kl:.2g}."
+        f"Rows to keep: with {name} their loss is predicted to change by {found.loss:+.2g} nats per token, with {ALL} by "
+        f"{full.loss:+.2g}{ceiling}. KL divergence from the model before: {found.kl:.2g} and {full.kl:.2g}.{cap}"
     ]
 
 

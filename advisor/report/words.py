@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from advisor.prediction.context import SIGNED_METRICS
+from advisor.prediction.disturbance import Disturbance
 from advisor.prediction.predictor import LEVEL
 
 Triple = tuple[float, float, float]
@@ -86,6 +87,26 @@ def change_span(change: Triple) -> str:
         return "higher" if change[1] > 0 else "lower"
     value, low, high = ("0" if abs(share) < LEAST_CHANGE else f"{100 * share:+,.0f}" for share in change)
     return f"{value}% ({low} to {high}%)"
+
+
+def disturbs_words(found: Disturbance) -> str:
+    """Change of the loss of the rows to keep and their KL divergence, or the drift of what the head reads."""
+    if found.loss is None or found.kl is None:
+        return f"{100 * found.size:.2g}%"
+    return f"{found.loss:+.2g} (KL {found.kl:.2g})"
+
+
+def disturbs_means(of_language: bool) -> str:
+    """What :func:`disturbs_words` says, of a language model or of another one."""
+    if not of_language:
+        return (
+            "predicted change of what the head reads of the rows to keep: squared, as a share of its variance between them. It "
+            "holds for small steps; real runs at the usual rate were not ranked by it, so nothing is chosen by it (docs/keep.md)."
+        )
+    return (
+        "predicted change of the loss of the rows to keep, and KL divergence from the model before, in nats per target token. "
+        "They rank selections; real changes were mostly larger (docs/keep.md)."
+    )
 
 
 def change_words(change: Triple, other: str) -> str:

@@ -34,6 +34,7 @@ class ProbeView:
     Attributes:
         targets: M modules. kernels: by kind, ``adam`` and ``lora-expected``.
         recipe: the kernel of the recipe's own steps, see :func:`recipe_kernels`.
+        scales: [M], what the recipe's Adam steps multiply LoRA-scaled blocks by.
         gradient_sums, gradient_traces: [M] sums and traces of LoRA-scaled G_m.
         task, y, f0, losses, folds: as in :class:`advisor.core.probe.Probe`.
         rank: LoRA rank. schedule: of the recipe.
@@ -42,6 +43,7 @@ class ProbeView:
     targets: Sequence[Target]
     kernels: Mapping[str, Kernels]
     recipe: Kernels
+    scales: Array
     gradient_sums: Array
     gradient_traces: Array
     task: str
@@ -87,6 +89,18 @@ def recipe_kernels(
         weight_blocks, gradient_blocks: LoRA-scaled W_m, G_m [M, n, n]. parameters: [M], those that move at first.
         head: its block, norm and energy of the fresh gradient, parameters.
     """
+    scales = recipe_scales(weight_blocks, gradient_blocks, parameters, task, y, batch_size)
+    head_block = np.zeros((len(y), len(y)))
+    if head is not None:
+        block, norm, energy, count = head
+        fresh = adam_scales(np.array([norm**2]), np.array([energy]), np.array([count]), len(y), batch_size)
+        head_block = block * fresh
+    blocks = gradient_blocks if task in BY_ODDS else weight_blocks
+    return Kernels("recipe", scales[:, None, None] * blocks, head_block)
+
+
+def recipe_scales(weight_blocks: Array, gradient_blocks: Array, parameters: Array, task: str, y: Array, batch_size: int) -> Array:
+    """What the recipe's Adam steps multiply each module's block by, [M]; see :func:`recipe_kernels`."""
     n, outputs = y.shape
     if task in BY_ODDS:
         blocks = gradient_blocks
@@ -95,12 +109,7 @@ def recipe_kernels(
         blocks, slopes = weight_blocks, slopes_at_zero(task, y)
         sums = outputs * np.einsum("ic,mij,jc->m", slopes, blocks, slopes, optimize=True)
         energies = outputs * np.einsum("mii,i->m", blocks, (slopes**2).sum(1))
-    scales = adam_scales(sums, energies, parameters, n, batch_size)
-    head_block = np.zeros((n, n))
-    if head is not None:
-        block, norm, energy, count = head
-        head_block = block * adam_scales(np.array([norm**2]), np.array([energy]), np.array([count]), n, batch_size)
-    return Kernels("recipe", scales[:, None, None] * blocks, head_block)
+    return adam_scales(sums, energies, parameters, n, batch_size)
 
 
 @dataclass(frozen=True)

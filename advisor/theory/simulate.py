@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,20 @@ def simulate_recipe(kernels: Array, head: Array, task: str, y: Array, folds: NDA
     return _joined(parts)
 
 
+def recipe_slopes(kernels: Array, head: Array, task: str, y: Array, schedule: Schedule) -> Iterator[tuple[Array, Array]]:
+    """Before each step of :func:`simulate_recipe`'s run, here on all rows: its size [S], and the slopes ∂ℓ/∂F [S, n, 1 or C].
+
+    Args:
+        kernels: [S, n, n] of the selections' modules. head: [n, n].
+    """
+    run = _Run.on_all(kernels, task, y)
+    modules, fixed = run.largest_eigenvalues(run.kernels), run.largest_eigenvalues(head[None])
+    for wanted, growth in zip(schedule.steps, schedule.growth, strict=True):
+        size = np.minimum(wanted, run.longest(growth * modules + fixed, STABLE[task]))
+        yield size[:, 0], run.slope[:, :, 0]
+        run.step(size, head, growth)
+
+
 def _joined(parts: Sequence[Simulation]) -> Simulation:
     return Simulation(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("loss", "train_loss", "stop")))
 
@@ -128,6 +142,12 @@ class _Run:
         f = np.broadcast_to(start[None, :, None, :], shape).copy()
         return cls(kernels, task, y, train, f, _loss(f, task, y)[1])
 
+    @classmethod
+    def on_all(cls, kernels: Array, task: str, y: Array) -> _Run:
+        """From F = 0, with every example trained on and none held out."""
+        f = np.zeros((len(kernels), len(y), 1, y.shape[1]))
+        return cls(kernels, task, y, np.ones((len(y), 1)), f, _loss(f, task, y)[1])
+
     def scaled_up(self, steps: Array) -> Array:
         """[T, folds]: sizes for three folds that do as much as ``steps`` would with all examples."""
         return np.asarray(steps[:, None] * len(self.y) / self.train.sum(0))
@@ -145,7 +165,9 @@ class _Run:
         self.f -= size[:, None, :, None] * moved.reshape(self.f.shape)
         loss, self.slope = _loss(self.f, self.task, self.y)
         out = 1.0 - self.train
-        held_out, seen = (np.einsum("snf,nf->s", loss, part / part.sum(0) / part.shape[1]) for part in (out, self.train))
+        held_out, seen = (
+            np.einsum("snf,nf->s", loss, part / np.maximum(part.sum(0), 1.0) / part.shape[1]) for part in (out, self.train)
+        )
         return held_out, seen
 
     def best(self, curve: Iterable[tuple[Array, Array]]) -> Simulation:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ def _add_greedily(surrogate: Surrogate, sizes: NDArray[np.int64], mask: Mask, le
         left -= int(sizes[unit])
 
 
-def pareto(costs: NDArray[np.int64], values: Array) -> list[int]:
+def pareto(costs: NDArray[Any], values: Array) -> list[int]:
     """Indices of selections no other beats in both cost (lower) and value (higher), cheapest first."""
     front: list[int] = []
     best = -np.inf

@@ -27,6 +27,15 @@ class PlannedFields(Own):
     checksum: Text | None = Field(default=None, description="SHA-256 of the other fields.")
 
 
+class KeptFields(Own):
+    """What a run did to rows to keep: loss before and after and KL divergence in nats per token, or drift."""
+
+    before: NotNegative | None = None
+    after: NotNegative | None = None
+    kl: Number | None = None
+    drift: NotNegative | None = None
+
+
 class ResultFields(Own):
     """What came of it; losses in nats or half squared errors, times in seconds."""
 
@@ -40,6 +49,7 @@ class ResultFields(Own):
     wall_s: NotNegative
     switched: list[NotNegative] = Field(default_factory=list)
     switched_s: NotNegative = 0.0
+    kept: KeptFields | None = None
 
 
 class RunProvenance(Own):

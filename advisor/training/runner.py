@@ -15,7 +15,7 @@ from advisor.core.errors import OutOfMemory
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
-from advisor.models.prepare import Prepared, Source, prepare
+from advisor.models.prepare import Prepared, Source, prepare, with_kept
 from advisor.training import live
 
 if TYPE_CHECKING:
@@ -72,9 +72,17 @@ def short_name(path: str) -> str:
 class Runner:
     """Does planned runs in one worker; model, rows and the states of frozen blocks are made for the first and kept."""
 
-    def __init__(self, source: Source, recipe: TrainingRecipe, eval_rows: int, live_folder: Path | None = None) -> None:
-        """``live_folder``: where runs say what they have reached, see :mod:`advisor.training.live`."""
-        self.source, self.recipe, self.eval_rows, self.live_folder = source, recipe, eval_rows, live_folder
+    def __init__(
+        self,
+        source: Source,
+        recipe: TrainingRecipe,
+        eval_rows: int,
+        live_folder: Path | None = None,
+        keep: str | None = None,
+    ) -> None:
+        """``live_folder``: where runs say what they have reached, see :mod:`advisor.training.live`. ``keep``: where the rows
+        lie of which runs say what they forgot."""
+        self.source, self.recipe, self.eval_rows, self.live_folder, self.keep = source, recipe, eval_rows, live_folder, keep
         self._ready: tuple[Prepared, PrefixStates] | None = None
 
     def __call__(self, run: PlannedRun) -> dict[str, Any]:
@@ -106,6 +114,8 @@ class Runner:
         if self._ready is None:
             torch.set_num_threads(1)
             prepared = prepare(self.source, Session(), train_limit=self.recipe.train_rows, eval_limit=self.eval_rows)
+            if self.keep is not None:
+                prepared = with_kept(prepared, self.keep, Session())
             self._ready = prepared, PrefixStates(prepared.loaded)
         return self._ready
 
@@ -113,20 +123,27 @@ class Runner:
         import torch
         from torch import nn
 
+        from advisor.models.encode import encode
         from advisor.training.finetune import finetune
+        from advisor.training.kept import change_of
         from advisor.training.pilot import switched_losses
 
         prepared, prefix = self._prepare()
         metric = prepared.train.schema.metric
-        switched: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         told = None if self.live_folder is None else live.LiveFile(self.live_folder, run.key, run.selection.name)
 
         def measure(model: nn.Module, _: Mapping[str, torch.Tensor]) -> None:
+            if prepared.kept is not None:
+                kept = encode(prepared.kept.data, prepared.loaded, prepared.max_length)[0]
+                more["kept"] = change_of(prepared.loaded, model, kept)
+            if not run.measured:
+                return
             start = time.monotonic()
             alive = Session(emit=lambda _: None if told is None else told.at_work())
             rows = prepared.train_rows, prepared.eval_rows
-            switched["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, alive)
-            switched["switched_s"] = round(time.monotonic() - start, 2)
+            more["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, alive)
+            more["switched_s"] = round(time.monotonic() - start, 2)
 
         result = finetune(
             prepared.loaded,
@@ -140,7 +157,7 @@ class Runner:
             ranks=run.ranks,
             alphas=run.alphas,
             prefix=prefix,
-            inspect=measure if run.measured else None,
+            inspect=measure if run.measured or prepared.kept is not None else None,
             tell=None if told is None else told.tell,
         )
         if told is not None:
@@ -159,7 +176,7 @@ class Runner:
                 "distances": [e.distance for e in result.epochs],
                 "lora_params": result.lora_params,
                 "wall_s": round(result.wall_s, 2),
-                **switched,
+                **more,
             },
             "provenance": _provenance(prepared),
         }

@@ -77,6 +77,7 @@ def calibrate(
     made_of: Mapping[str, str],
     workers: int = 1,
     ray: str | None = None,
+    keep: str | None = None,
 ) -> list[dict[str, Any]]:
     """Do the planned runs that ``out`` does not hold yet, one JSON line a finished run in ``runs.jsonl``.
 
@@ -86,7 +87,8 @@ def calibrate(
     the cluster at the address ``ray``.
 
     Args:
-        made_of: fingerprints of model, data and evaluation data, see :class:`advisor.models.prepare.Prepared`.
+        made_of: fingerprints of model, data, evaluation data and of rows to keep, see :class:`advisor.models.prepare.Prepared`.
+        keep: where rows lie of which each run says what it forgot, in its result's ``kept``.
 
     Returns:
         The rows of all finished runs in ``out``; :func:`read_failures` has the others.
@@ -96,7 +98,7 @@ def calibrate(
         Interrupted: cancelled; finished runs are kept.
     """
     with locked(out, session):
-        return _calibrate(source, planned, recipe, out, session, eval_rows, made_of, workers, ray)
+        return _calibrate(source, planned, recipe, out, session, eval_rows, made_of, workers, ray, keep)
 
 
 def _calibrate(
@@ -109,13 +111,14 @@ def _calibrate(
     made_of: Mapping[str, str],
     workers: int,
     ray: str | None,
+    keep: str | None,
 ) -> list[dict[str, Any]]:
     identity = {"source": source.as_dict(), "recipe": recipe.as_dict(), "eval_rows": eval_rows, "made_of": dict(made_of)}
     _check_identity(out / "calibration.json", identity, session)
     done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
     todo = [run for run in planned if run.key not in done]
     stage = Stage(session, "Real LoRA runs", len(planned), len(planned) - len(todo))
-    work = Runner(source, recipe, eval_rows, live.begin(out) if todo else None)
+    work = Runner(source, recipe, eval_rows, live.begin(out) if todo else None, keep)
     pool = partial(processes, work) if ray is None else partial(ray_actors, work, address=ray, gpus=source.device != "cpu")
     try:
         for run, outcome in run_all(todo, pool, workers, session):

@@ -40,12 +40,17 @@ def test_the_pick_says_what_it_disturbs(llama: Path, data: Path, old: Path, tmp_
     ran = advisor("recommend", *given, "--out", out, "--verbose")
     assert ran.code == 0, ran.err
     assert "disturbs" in ran.out
-    assert "at most +1000 was allowed" in ran.out
+    assert "at most +1000 was allowed for the pick" in ran.out
     shown = json.loads((out / "recommendation.json").read_text())
     assert shown["max_forgetting"] == 1000
     for entry in (shown["pick"], *shown["equal_budget"], *shown["front"]):
         assert entry["disturbs"]["kl"] > 0
-    assert "Rows to keep" in (out / "lora.yaml").read_text()
+    assert shown["trade_off"]
+    assert "at most +1000 was allowed for the pick" in (out / "lora.yaml").read_text()
+    page = (out / "report.html").read_text()
+    assert "Task against rows to keep" in page
+    assert '<th scope="col">disturbs</th>' in page
+    assert "Task against rows to keep" in (out / "report.md").read_text()
     assert advisor("export", out, "--format", "peft", "--out", tmp_path / "e").code == 0
 
 
@@ -60,11 +65,54 @@ def test_a_probe_brings_its_rows_to_keep(llama: Path, data: Path, old: Path, tmp
     assert "--keep" in refused(2, "recommend", folder, "--keep", old, *out)
 
 
+def test_a_classifier_keeps_rows_of_another_kind(tiny_model: TinyModel, old: Path, tmp_path: Path) -> None:
+    data, out = write_data(tmp_path, "classification"), tmp_path / "r"
+    given = (tiny_model("bert"), "--data", data, "--keep", old, *QUICK)
+    assert "did not rank real runs" in refused(2, "recommend", *given, "--max-forgetting", 1000, "--out", out)
+    ran = advisor("recommend", *given, "--out", out)
+    assert ran.code == 0, ran.err
+    assert "disturbs" in ran.out
+    shown = json.loads((out / "recommendation.json").read_text())
+    picks = [peer for peer in shown["peers"].values() if "reason" not in peer]
+    for entry in (shown["pick"], shown["all_linear"], *shown["equal_budget"], *shown["front"], *picks):
+        assert entry["disturbs"]["drift"] > 0
+        assert entry["disturbs"]["cap"] >= 0
+    assert "of its variance between the rows" in (out / "lora.yaml").read_text()
+    assert "trade_off" not in shown
+    assert '<th scope="col">disturbs</th>' in (out / "report.html").read_text()
+    assert "nothing is chosen by it" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "task", "fields"), [("bert", "classification", 1), ("llama", "causal-lm", 3)])
+def test_calibration_measures_what_runs_forget(
+    tiny_model: TinyModel, old: Path, tmp_path: Path, name: str, task: str, fields: int
+) -> None:
+    data, out = write_data(tmp_path, task), tmp_path / "c"
+    given = (tiny_model(name, task), "--data", data, "--epochs", 1, "--train-rows", 16, "--eval-rows", 8, "--device", "cpu")
+    ran = advisor("calibrate", *given, "--keep", old, "--runs", 4, "--out", out)
+    assert ran.code == 0, ran.err
+    assert "No interval: it takes 19 selections." in ran.err
+    results = [json.loads(line)["result"] for line in (out / "runs.jsonl").read_text().splitlines()]
+    assert [len(result["kept"]) for result in results] == [fields] * 4
+    found = json.loads((out / "forgetting.json").read_text())
+    assert len(found["names"]) == len(found["predicted"]) == len(found["real"]) == 3  # one adapts nothing
+    assert found["errors"] is None
+    if task == "classification":
+        assert results[0]["kept"]["drift"] < 1e-9
+        assert all(result["kept"]["drift"] > 0 for result in results[1:])
+    else:
+        assert found["real"][0] == pytest.approx(results[1]["kept"]["after"] - results[1]["kept"]["before"])
+    assert "keep fingerprint" in refused(2, "calibrate", *given, "--keep", data, "--runs", 4, "--out", out)
+
+
 def test_what_has_nothing_to_keep_is_refused(llama: Path, data: Path, old: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "r")
     assert "needs rows to keep" in refused(2, "recommend", llama, "--data", data, "--max-forgetting", 1, *QUICK, *out)
+    alike = tmp_path / "alike.jsonl"
+    alike.write_text('{"text": "a film"}\n' * 5)
     labelled = write_data(tmp_path, "classification")
-    error = refused(2, "recommend", tiny_model("bert"), "--data", labelled, "--keep", old, *QUICK, *out)
+    error = refused(2, "recommend", tiny_model("bert"), "--data", labelled, "--keep", alike, *QUICK, *out)
+    assert "alike" in error
     assert "--keep" in error
     error = refused(2, "recommend", llama, "--data", data, "--keep", tmp_path / "none.jsonl", *QUICK, *out)
     assert "none.jsonl" in error

@@ -25,12 +25,12 @@ from advisor.export.peft import arguments_of
 from advisor.export.plan import plan_of
 from advisor.models import load as models
 from advisor.models import placement
+from advisor.models.head_input import head_linears
 from advisor.models.load import LoadedModel, load_model
 from advisor.models.placement import device_map, free_memory, plain_weight, tensor_bytes
 from advisor.models.prepare import Prepared
 from advisor.probing import spool
 from advisor.probing.capture import Capture, capturing
-from advisor.probing.head import head_linears
 from advisor.probing.peer_scores import measure_peers
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings

@@ -20,6 +20,7 @@ from torch.nn import functional
 from advisor.core.errors import NotFinite
 from advisor.core.events import Session
 from advisor.models.encode import EncodedRow
+from advisor.models.head_input import head_linears
 from advisor.models.load import LoadedModel, load_model
 from advisor.probing.head import (
     INVERSE_PENALTIES,
@@ -27,7 +28,6 @@ from advisor.probing.head import (
     fit_head,
     fresh_head_gradient,
     head_features,
-    head_linears,
     install_head,
     last_linear,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +17,13 @@ from probes import Stop, same
 
 from advisor.core.errors import BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Session
-from advisor.core.probe import BLOCKS_FILE, KeepBlocks, load_probe, save_probe
+from advisor.core.probe import BLOCKS_FILE, DriftBlocks, KeepBlocks, load_probe, save_probe
+from advisor.data.dataset import sample_rows
 from advisor.models.encode import IGNORED, EncodedRow, encode
 from advisor.models.prepare import Prepared, with_kept
 from advisor.prediction.probe_view import subsample
-from advisor.probing.keep import target_tokens, with_sampled_targets
+from advisor.probing.keep import projected_rows, target_places, with_sampled_targets
+from advisor.probing.linear_check import scale_of
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
 
@@ -35,7 +38,7 @@ def test_only_targets_change_and_a_seed_repeats_them(encoded: Callable[..., Any]
     assert drawn != with_sampled_targets(prepared.loaded, rows, 1, Session())
     for row, other in zip(rows, drawn, strict=True):
         assert other.ids == row.ids
-        assert target_tokens(other) == target_tokens(row) > 0
+        assert len(target_places("causal-lm", other)) == len(target_places("causal-lm", row)) > 0
         places = [t for t, label in enumerate(row.token_labels) if t and label != IGNORED]
         assert places == [t for t, label in enumerate(other.token_labels) if label != IGNORED]
 
@@ -71,7 +74,7 @@ def kept(ready: Callable[..., Prepared], tmp_path: Path) -> Callable[[], Prepare
 
 
 def keep_of(probe: Any) -> KeepBlocks:
-    assert probe.keep is not None
+    assert isinstance(probe.keep, KeepBlocks)
     return probe.keep
 
 
@@ -106,7 +109,7 @@ def test_score_blocks_equal_float64_autograd(kept: Callable[[], Prepared], tmp_p
         scores, train = gradients[: len(drawn)], gradients[len(drawn) :]
         assert oracle.relative(keep.score[m], scores @ train.T) < 1e-4
         assert oracle.relative(keep.energies[m], (scores**2).sum(1)) < 1e-4
-    assert keep.tokens.tolist() == [target_tokens(row) for row in drawn]
+    assert keep.tokens.tolist() == [len(target_places("causal-lm", row)) for row in drawn]
 
 
 def test_a_model_that_is_not_finite_is_named_and_lack_of_memory_said(
@@ -132,6 +135,170 @@ def test_a_sketch_has_them_too(kept: Callable[[], Prepared], tmp_path: Path) -> 
     exact = keep_of(run_probe(kept(), SETTINGS, tmp_path / "exact", Session()))
     sketched = keep_of(run_probe(kept(), ProbeSettings(method="kronecker", sketch_size=256), tmp_path / "s", Session()))
     assert oracle.relative(sketched.loss, torch.as_tensor(exact.loss, dtype=torch.float64)) < 0.2
+
+
+# --- classifiers and regressors -----------------------------------------------------------------------------------------
+
+READS = [("bert", "binary"), ("bert", "three"), ("bert", "regression"), ("llama", "binary"), ("bert", "twelve")]
+
+
+@pytest.fixture
+def other_rows(ready: Callable[..., Prepared], tmp_path: Path) -> Callable[..., Prepared]:
+    """A tiny classifier or regressor, its training rows, and rows of a task of its own to keep."""
+    path = tmp_path / "old.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"a {word}", "completion": "fine film"}) + "\n" for word in oracle.WORDS[:7]))
+    return lambda name, kind, place=path, **options: with_kept(ready(name, kind, **options), str(place), Session())
+
+
+def drift_of(probe: Any) -> DriftBlocks:
+    assert isinstance(probe.keep, DriftBlocks)
+    return probe.keep
+
+
+def own_gradients(model: Any, names: list[str], scalar: torch.Tensor) -> torch.Tensor:
+    grads = torch.autograd.grad(scalar, [model.get_parameter(name) for name in names])
+    return torch.cat([g.flatten() for g in grads])
+
+
+@pytest.mark.parametrize(("name", "kind"), READS)
+def test_drift_blocks_equal_float64_autograd(other_rows: Callable[..., Prepared], tmp_path: Path, name: str, kind: str) -> None:
+    """The gradient of each projection of what the head reads, taken with a hook of its own, one row at a time."""
+    prepared = other_rows(name, kind)
+    settings = replace(SETTINGS, samples=9)
+    probe = run_probe(prepared, settings, tmp_path / "p", Session())
+    drift, loaded = drift_of(probe), prepared.loaded
+    assert prepared.kept is not None
+    kept, _ = encode(prepared.kept.data, loaded, prepared.max_length)
+    drawn = projected_rows(loaded, kept, settings.seed, Session())
+    own, _ = encode(sample_rows(prepared.train, 9, settings.seed), loaded, prepared.max_length)
+    model = copy.deepcopy(loaded.model).double().requires_grad_(True)
+    head = model.get_submodule(loaded.head[0])
+    read: list[torch.Tensor] = []
+    head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    output, loss = oracle.scalars_of(kind)
+    names = [f"{t.name}.weight" for t in loaded.targets]
+    mean, std = scale_of(prepared)
+
+    def logits_of(row: EncodedRow) -> torch.Tensor:
+        read.clear()
+        types = {} if row.types is None else {"token_type_ids": torch.tensor([row.types])}
+        logits: torch.Tensor = model(input_ids=torch.tensor([row.ids]), **types).logits[0]
+        return logits
+
+    references = []
+    for row in drawn:
+        logits_of(row)
+        representation = read[0].reshape(-1, read[0].shape[-1])[-1]  # the only one, or a decoder's last token
+        references.append(own_gradients(model, names, representation @ torch.from_numpy(row.direction).double()))
+    training = []
+    for row in own:
+        logits = logits_of(row)
+        label = torch.tensor((row.label - mean) / std if kind == "regression" else int(row.label))
+        scalar = output(logits, label)[0] if kind in ("binary", "regression") else loss(logits, label)
+        training.append(own_gradients(model, names, scalar))
+    sizes = [model.get_parameter(n).numel() for n in names]
+    pairs = zip(torch.stack(references).split(sizes, 1), torch.stack(training).split(sizes, 1), strict=True)
+    for m, (each, train) in enumerate(pairs):
+        assert oracle.relative(drift.cross[m], each @ train.T) < 1e-3
+        assert oracle.relative(drift.energies[m], (each**2).sum(1)) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["binary", "three", "regression"])
+def test_the_probe_is_otherwise_the_same(other_rows: Callable[..., Prepared], tmp_path: Path, kind: str) -> None:
+    prepared = other_rows("bert", kind)
+    probe = run_probe(prepared, SETTINGS, tmp_path / "with", Session())
+    plain = run_probe(replace(prepared, kept=None), SETTINGS, tmp_path / "without", Session())
+    for name in ("weight_blocks", "gradient_blocks", "losses", "f0", "labels", "y"):
+        np.testing.assert_allclose(getattr(probe, name), getattr(plain, name), rtol=1e-3, atol=1e-5)
+    assert probe.head is not None
+    assert plain.head is not None
+    np.testing.assert_allclose(probe.head.weight, plain.head.weight, rtol=1e-3, atol=1e-5)
+    assert probe.head.fresh_gradient_norm == pytest.approx(plain.head.fresh_gradient_norm, rel=1e-4)
+    again = load_probe(tmp_path / "with")
+    assert np.array_equal(drift_of(again).cross, drift_of(probe).cross)
+    assert drift_of(subsample(again, np.array([2, 5]))).cross.shape == (len(probe.targets), 2 * 7, 2)
+
+
+def test_directions_are_scaled_to_the_variance_of_what_the_head_reads(other_rows: Callable[..., Prepared]) -> None:
+    prepared = other_rows("bert", "binary")
+    assert prepared.kept is not None
+    rows, _ = encode(prepared.kept.data, prepared.loaded, prepared.max_length)
+    read: list[torch.Tensor] = []
+    handle = prepared.loaded.model.classifier.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        for row in rows:
+            prepared.loaded.model(input_ids=torch.tensor([row.ids]), token_type_ids=torch.tensor([row.types]))
+    handle.remove()
+    variance = torch.cat(read).double().var(0, correction=0).sum()
+    drawn = [row.direction for seed in range(60) for row in projected_rows(prepared.loaded, rows, seed, Session())]
+    sizes = np.concatenate(drawn) * float(variance) ** 0.5
+    assert sizes.std() == pytest.approx(1, abs=0.02)
+    assert abs(sizes.mean()) < 0.02
+    assert drawn[0].tolist() != drawn[1].tolist()
+
+
+def test_rows_that_are_all_alike_are_refused(other_rows: Callable[..., Prepared], tmp_path: Path) -> None:
+    path = tmp_path / "same.jsonl"
+    path.write_text('{"text": "a film"}\n' * 4)
+    with pytest.raises(BadInput, match="reads all 4 of them alike"):
+        run_probe(other_rows("bert", "binary", path), SETTINGS, tmp_path / "p", Session())
+
+
+def test_classifiers_take_any_rows_and_only_read_them(other_rows: Callable[..., Prepared], tmp_path: Path) -> None:
+    """Labelled for another task with more classes, pairs with values, chats, plain text."""
+    chat = [{"role": "user", "content": "a good"}, {"role": "assistant", "content": "film"}]
+    files = {
+        "labelled": ([{"text": f"red {w}", "label": w} for w in oracle.WORDS[:4]] * 3, ("red the",)),
+        "pairs": ([{"sentence1": "a", "sentence2": w, "score": i + 0.5} for i, w in enumerate(oracle.WORDS)], ("a", "the")),
+        "chats": ([{"messages": chat}, {"messages": [*chat[:1], {"role": "assistant", "content": "book"}]}], ("a good\n\nfilm",)),
+        "plain": ([{"text": "a film"}, {"text": "a book"}], ("a film",)),
+    }
+    for name, (rows, first) in files.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        kept = other_rows("bert", "binary", path).kept
+        assert kept is not None
+        assert first in [example.texts for example in kept.data.examples], name
+        assert {example.label for example in kept.data.examples} == {0}
+    other = other_rows("bert", "binary", tmp_path / "plain.jsonl").kept
+    assert other is not None
+    assert other.fingerprint != other_rows("bert", "binary").kept.fingerprint  # type: ignore[union-attr]
+
+
+def test_a_sketch_has_drift_too(other_rows: Callable[..., Prepared], tmp_path: Path) -> None:
+    exact = drift_of(run_probe(other_rows("bert", "three"), SETTINGS, tmp_path / "exact", Session()))
+    sketch = ProbeSettings(method="kronecker", sketch_size=256)
+    sketched = drift_of(run_probe(other_rows("bert", "three"), sketch, tmp_path / "s", Session()))
+    assert oracle.relative(sketched.energies, torch.as_tensor(exact.energies, dtype=torch.float64)) < 0.2
+
+
+# --- encoder-decoders ---------------------------------------------------------------------------------------------------
+
+
+def test_an_encoder_decoder_reads_its_rows_and_scores_drawn_targets(ready: Callable[..., Prepared], tmp_path: Path) -> None:
+    """Against float64 autograd: the decoder is fed the true target, and another one is to be predicted."""
+    _, rows = oracle.write_rows(tmp_path, "seq2seq")
+    path = tmp_path / "keep.jsonl"
+    path.write_text("".join(json.dumps(rows[i]) + "\n" for i in PICKED))
+    prepared = with_kept(ready("t5", "seq2seq"), str(path), Session())
+    probe = run_probe(prepared, SETTINGS, tmp_path / "p", Session())
+    keep, loaded = keep_of(probe), prepared.loaded
+    scale = np.abs(probe.gradient_blocks).max()
+    np.testing.assert_allclose(keep.loss / scale, probe.gradient_blocks[:, PICKED] / scale, atol=1e-5)
+    assert prepared.kept is not None
+    kept, _ = encode(prepared.kept.data, loaded, prepared.max_length)
+    drawn = with_sampled_targets(loaded, kept, SETTINGS.seed, Session())
+    assert [len(row.token_labels) for row in drawn] == [len(row.token_labels) for row in kept] == keep.tokens.tolist()
+    assert [row.token_labels for row in drawn] != [row.token_labels for row in kept]
+    pad = loaded.tokenizer.pad_token_id
+    texts = [oracle.Text(d.ids, d.token_labels, decoder=[pad, *k.token_labels[:-1]]) for d, k in zip(drawn, kept, strict=True)]
+    texts += [oracle.Text(r.ids, r.token_labels, decoder=[pad, *r.token_labels[:-1]]) for r in prepared.train_rows]
+    names = [f"{t.name}.weight" for t in loaded.targets]
+    wanted = oracle.reference(loaded.model, names, texts, *oracle.scalars_of("seq2seq"))
+    for m, name in enumerate(names):
+        scores, train = wanted.gradients[name][: len(drawn)], wanted.gradients[name][len(drawn) :]
+        assert oracle.relative(keep.score[m], scores @ train.T) < 1e-3
+        assert oracle.relative(keep.energies[m], (scores**2).sum(1)) < 1e-3
 
 
 # --- the folder ---------------------------------------------------------------------------------------------------------
@@ -192,8 +359,8 @@ def test_a_subsample_cuts_training_rows_only(kept: Callable[[], Prepared], tmp_p
 
 
 def test_what_cannot_be_kept_is_said_of_keep(ready: Callable[..., Prepared], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="causal language models only"):
-        with_kept(ready("bert", "binary"), "keep.jsonl", Session())
+    with pytest.raises(BadInput, match="Rows to keep: There is no file") as caught:
+        with_kept(ready("bert", "binary"), str(tmp_path / "none.jsonl"), Session())
     with pytest.raises(BadInput, match="Rows to keep: There is no file") as caught:
         with_kept(ready("llama", "causal-lm"), str(tmp_path / "none.jsonl"), Session())
     assert "--keep" in caught.value.hint

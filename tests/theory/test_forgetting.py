@@ -12,7 +12,16 @@ import torch
 from fakes import random_psd
 from torch.func import jacrev, jvp, vmap
 
-from advisor.theory.forgetting import drift_cap, fisher_traces, kl_drift, moves, pulls, random_drift
+from advisor.theory.forgetting import (
+    drift_cap,
+    fisher_traces,
+    kl_drift,
+    moves,
+    output_pulls,
+    pull_directions,
+    pulls,
+    random_drift,
+)
 from advisor.theory.simulate import EFFICIENCY, Schedule
 
 VOCABULARY, WIDTH, HIDDEN, TOKENS = 5, 4, 6, 2
@@ -164,7 +173,7 @@ def test_pulls_equal_the_loop() -> None:
         left, total = losses.copy(), np.zeros(TRAIN)
         for step, growth in zip(schedule.steps, schedule.growth, strict=True):
             slope = np.array([min(1.0, max(0.0, now / was)) if was else 0.0 for now, was in zip(left, losses, strict=True)])
-            total += growth * step * slope
+            total += step * slope  # outputs grow faster, weights do not
             left = left - growth * step * kernel @ slope
         np.testing.assert_allclose(found[s], total / EFFICIENCY)
     assert (found[:, 2] == 0).all()
@@ -174,6 +183,87 @@ def test_without_movement_every_row_pulls_all_the_way() -> None:
     schedule = Schedule.of(1e-3, 60, fresh_head=False)
     found = pulls(np.zeros((1, TRAIN, TRAIN)), np.ones(TRAIN), schedule)
     np.testing.assert_allclose(found, schedule.steps.sum() / EFFICIENCY)
+
+
+# --- classifiers and regressors ------------------------------------------------------------------------------------------
+
+CLASSES = 3
+TASKS = [("classification", 2), ("classification", CLASSES), ("regression", 1)]
+
+
+def targets(task: str, classes: int, rng: np.random.Generator) -> np.ndarray:
+    if task == "regression":
+        return rng.normal(size=(TRAIN, 1))
+    labels = np.arange(TRAIN) % classes
+    return np.where(labels == 1, 1.0, -1.0)[:, None] if classes == 2 else np.eye(classes)[labels] - 1 / classes
+
+
+def slopes_of(task: str, f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """∂ℓ/∂f by autograd, of losses written from their definition."""
+    f = f.clone().requires_grad_(True)
+    if task == "regression":
+        loss = 0.5 * ((f - y) ** 2).sum()
+    elif f.shape[1] == 1:
+        loss = torch.log1p(torch.exp(-f * y)).sum()
+    else:
+        loss = torch.nn.functional.cross_entropy(f, y.argmax(1), reduction="sum")
+    return torch.autograd.grad(loss, f)[0]
+
+
+@pytest.mark.parametrize(("task", "classes"), TASKS)
+def test_output_pulls_equal_a_run_of_the_kernel(task: str, classes: int) -> None:
+    """A plain loop in torch: outputs move by K and the head's block, and what pulls is the slope along d."""
+    rng = np.random.default_rng(4)
+    y, kernels, head = targets(task, classes, rng), 0.3 * random_psd(rng, 2, TRAIN), 0.1 * random_psd(rng, 1, TRAIN)[0]
+    directions = pull_directions(task, y, rng.normal(size=y.shape))
+    schedule = Schedule.of(1e-3, 60)
+    found = output_pulls(kernels, head, task, y, directions, schedule)
+    for s, kernel in enumerate(kernels):
+        f, total = torch.zeros(y.shape, dtype=torch.float64), np.zeros(TRAIN)
+        for step, growth in zip(schedule.steps, schedule.growth, strict=True):
+            slopes = slopes_of(task, f, torch.from_numpy(y))
+            total += step * (slopes.numpy() * directions).sum(1) / (directions**2).sum(1) / EFFICIENCY
+            f = f - step * torch.from_numpy(growth * kernel + head) @ slopes
+        np.testing.assert_allclose(found[s], total, rtol=1e-9)
+
+
+def test_directions_are_the_slopes_of_the_probes_outputs() -> None:
+    rng = np.random.default_rng(5)
+    y, f0 = targets("classification", CLASSES, rng), rng.normal(size=(TRAIN, CLASSES))
+    wanted = slopes_of("classification", torch.from_numpy(f0), torch.from_numpy(y)).numpy()
+    np.testing.assert_allclose(pull_directions("classification", y, f0), wanted)
+    for task, classes in (TASKS[0], TASKS[2]):
+        y = targets(task, classes, rng)
+        assert (pull_directions(task, y, y) == 1).all()
+
+
+def test_a_row_that_the_probe_fits_to_the_last_bit_does_not_pull() -> None:
+    y = targets("classification", CLASSES, np.random.default_rng(0))
+    directions = pull_directions("classification", y, 60 * y)
+    found = output_pulls(
+        np.zeros((1, TRAIN, TRAIN)), np.zeros((TRAIN, TRAIN)), "classification", y, directions, Schedule.of(1e-3, 9)
+    )
+    assert (found == 0).all()
+
+
+def test_projections_give_the_representations_squared_change(model: Model) -> None:
+    """h is the first weight's output. Over an orthonormal basis of directions drift is exact, and a real small step agrees."""
+
+    def read(weights: Parameters) -> torch.Tensor:
+        return torch.tanh(model.kept[0] @ weights[0].T)[:, 0]  # [kept, hidden], of the first token
+
+    variance = float(read(model.start).var(0, correction=0).sum())
+    basis = torch.eye(HIDDEN, dtype=torch.float64) * (HIDDEN / variance) ** 0.5
+    jacobian = torch.einsum("dh,rhba->drba", basis, jacrev(lambda w: read((w, model.start[1])))(model.start[0])).flatten(2)
+    train = model.gradients(model.train)[0]
+    cross = SCALES[0] * jacobian.flatten(0, 1) @ train.T
+    found = kl_drift(moves(np.ones((1, 1)), cross[None].numpy(), PULLED[:1]), np.full(len(cross), 2.0))
+    step = model.moved(np.array([1.0, 0.0]), PULLED[0])
+    change = jvp(read, (model.start,), (step,))[1]
+    assert found[0] == pytest.approx(float((change**2).sum(1).mean()) / variance)
+    size = 1e-4
+    real = read(model.after(model.moved(np.array([1.0, 0.0]), PULLED[0], size))) - read(model.start)
+    assert float((real**2).sum(1).mean()) / variance / size**2 == pytest.approx(found[0], rel=1e-2)
 
 
 # --- cap and trace ------------------------------------------------------------------------------------------------------
@@ -206,7 +296,7 @@ def test_fisher_trace_is_the_drift_of_random_steps(model: Model) -> None:
             step[m].view(-1)[index] = 1.0
             total += exact_drift(model, tuple(step))
         assert 0.5 * found[m] == pytest.approx(total)
-        assert drift[m] == pytest.approx(total * (schedule.steps @ schedule.growth / EFFICIENCY) ** 2)
+        assert drift[m] == pytest.approx(total * (schedule.steps.sum() / EFFICIENCY) ** 2)
 
 
 def chunked(function: Callable[[], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> np.ndarray:

@@ -18,11 +18,13 @@ from tui_helpers import FROZEN
 from advisor.advice.budget import parse_budget
 from advisor.advice.confirm import short_recipe
 from advisor.advice.explain import agreements, block_ranks
+from advisor.advice.gentle import trade_off
 from advisor.advice.peer_picks import PeerPick, module_scores
 from advisor.advice.recommend import Recommendation, Stability, compare, module_shares
 from advisor.core.candidate import Candidate, RealRun
 from advisor.core.errors import AdvisorError
 from advisor.core.events import Session, Stage
+from advisor.core.probe import KeepBlocks
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.export import FORMATS
@@ -150,6 +152,7 @@ class FakeEngine(RealEngine):
             budget=budget,
             granularity="module",
             strategy="predicted",
+            trade_off=trade_off(scorer, pool, range(len(pool)), scorer.predict(pool)),
         )
 
     def confirm(
@@ -275,6 +278,17 @@ def make_app(engine: FakeEngine, tmp_path: Path) -> Callable[..., AdvisorApp]:
         return AdvisorApp(inputs or Inputs(), engine, session_path=tmp_path / "tui.json", **options)
 
     return make
+
+
+@pytest.fixture
+def keeping_app(make_app: Callable[..., AdvisorApp], engine: FakeEngine) -> Callable[..., AdvisorApp]:
+    """As ``make_app``, of a probe with rows to keep."""
+    probe, rng = fakes.make_probe("causal-lm", n=24), np.random.default_rng(0)
+    cross = rng.normal(size=(2, len(probe.targets), 5, probe.samples)).astype(np.float32)
+    energies = rng.uniform(1, 2, (len(probe.targets), 5)).astype(np.float32)
+    keep = KeepBlocks(*cross, energies=energies, losses=np.ones(5), tokens=np.full(5, 3.0))
+    engine.scorer = fakes.make_scorer(replace(probe, keep=keep))
+    return make_app
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from tui_helpers import settled
 from advisor.core.candidate import Candidate
 from advisor.core.errors import AdvisorError
 from advisor.core.targets import LoraSettings, Selection
+from advisor.report.words import disturbs_words
 from tui.app import AdvisorApp
+from tui.cells import DISTURBS
 from tui.compare import CompareScreen
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.inputs import Inputs
@@ -120,6 +122,23 @@ async def test_every_selection_once_with_its_figures(make_app: Callable[..., Adv
         params = [app.state.params_of(entry.candidate) for entry in screen.entries]
         assert params == sorted(params)
         assert screen.table.size.height >= 5
+
+
+async def test_with_rows_to_keep_every_selection_says_what_it_disturbs(
+    keeping_app: Callable[..., AdvisorApp], engine: Any
+) -> None:
+    app = keeping_app(opened=True)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("5")
+        await settled(pilot)
+        screen = shown(app)
+        column = [c.id for c in screen.columns].index(DISTURBS) + 1
+        assert {kind for entry in screen.entries for kind in entry.kinds} >= {PICK, PEER, TARGET_SET}
+        for entry in screen.entries:
+            found = engine.scorer.disturbances([entry.candidate])[0]
+            assert str(screen.table.get_row(entry.id)[column]) == disturbs_words(found)
+        assert any(line.startswith("disturbs ") for line in screen.details_under())
 
 
 async def test_enter_takes_a_selection_and_u_gives_the_old_one_back(make_app: Callable[..., AdvisorApp]) -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import fakes
 import pytest
@@ -13,12 +14,15 @@ from textual.widgets import Input, OptionList, Static
 from tui_helpers import settled, shown_text
 
 from advisor.core.errors import BadInput, BudgetTooSmall
-from advisor.core.targets import Target
+from advisor.core.targets import Selection, Target
 from tui.app import AdvisorApp
+from tui.cells import DISTURBS
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.heatmap import Grid, HeatMap
 from tui.inputs import Inputs
+from tui.panels import measure_values
 from tui.ranking import Ranking
+from tui.state import State
 
 MakeApp = Callable[..., AdvisorApp]
 NAME = "encoder.layer.{}.attention.self.{}"
@@ -217,6 +221,42 @@ async def test_measures_take_turns_and_the_legend_names_them(make_app: MakeApp) 
             await pilot.press("m")
         assert seen == ["saved per param", "loss saved", "kernel share", "agreement", "bound width"]
         assert app.state.measure == "worth"
+
+
+async def test_with_rows_to_keep_the_map_shows_what_each_module_disturbs(keeping_app: MakeApp, engine: Any) -> None:
+    """Against two selections scored by hand: with the module and without."""
+    app = keeping_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for _ in range(5):
+            await pilot.press("m")
+        await settled(pilot)
+        state, scorer = app.state, engine.scorer
+        assert state.measure == DISTURBS
+        assert "disturbs" in shown_text(app, "#legend")
+        assert "disturbs " in shown_text(app, "#selection")
+        assert state.current is not None
+        values = measure_values(state)
+        for index in (0, len(state.targets) - 1):
+            name = state.targets[index].name
+            others = tuple(t.name for t in state.targets if t.name in state.chosen and t.name != name)
+            with_it = tuple(t.name for t in state.targets if t.name in {*others, name})
+            pair = [replace(state.current, selection=Selection("", names)) for names in (with_it, others)]
+            inside, outside = (found.size for found in scorer.disturbances(pair))
+            assert values[index] == pytest.approx(inside - outside)
+        await pilot.press("m")
+        assert state.measure == "worth"
+
+
+def test_a_measure_that_a_probe_lacks_is_left(engine: Any) -> None:
+    state = State()
+    state.show_measure(DISTURBS)
+    assert state.measure == DISTURBS
+    opened = engine.open(engine.folder, Inputs())
+    state.open(opened, engine.target_sets(opened)[0])
+    assert state.measure == "worth"
+    state.show_measure(DISTURBS)
+    assert state.measure == "worth"
 
 
 async def test_the_cursor_inspects(make_app: MakeApp) -> None:

@@ -9,7 +9,8 @@ from textual.widgets import Static
 from tui_helpers import settled
 
 from tui.app import AdvisorApp
-from tui.lineup import CURRENT, FRONT, MARKS, PICK
+from tui.cells import DISTURBS
+from tui.lineup import CURRENT, FRONT, MARKS, PICK, TRADE_OFF
 from tui.pareto import ParetoScreen, Plot
 from tui.plot import places, plot
 
@@ -139,3 +140,47 @@ async def test_it_can_be_resized_while_another_screen_is_in_view(make_app: Calla
         await settled(pilot)
         drawn = shown(app).query_one(Plot)
         assert len(str(drawn.content).splitlines()) == drawn.size.height == 7
+
+
+# --- rows to keep ------------------------------------------------------------------------------------------------------
+
+
+async def test_x_shows_what_is_disturbed_and_its_own_front(keeping_app: Callable[..., AdvisorApp]) -> None:
+    app = keeping_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        screen, rec = shown(app), app.state.recommendation
+        assert rec is not None
+        assert rec.trade_off is not None
+        sizes = [point.x for point in screen.query_one(Plot).points]
+        assert "x" in screen.active_bindings
+        await pilot.press("x")
+        await settled(pilot)
+        drawn = screen.query_one(Plot)
+        assert "disturbs of the rows to keep" in str(app.screen.query_one("#heading", Static).content)
+        assert DISTURBS in [c.id for c in screen.columns]
+        joined = {screen.drawn[i] for i in drawn.front}
+        assert joined == {e.id for e in screen.entries if TRADE_OFF in e.kinds}
+        assert len(joined) == len(rec.trade_off)
+        values = [(drawn.points[i].x, drawn.points[i].value) for i in drawn.front]
+        assert values == sorted(values)
+        for entry, point in zip(screen.drawn, drawn.points, strict=True):
+            figures = next(screen.lineup.figures(e) for e in screen.entries if e.id == entry)
+            assert figures is not None
+            assert figures.disturbs is not None
+            assert point.x == figures.disturbs.size
+        await pilot.press("x")
+        assert [point.x for point in drawn.points] == sizes
+
+
+async def test_without_rows_to_keep_x_does_nothing_and_is_not_offered(make_app: Callable[..., AdvisorApp]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        await pilot.press("x")
+        assert not shown(app).shows_disturbs
+        assert "x" not in shown(app).active_bindings

@@ -32,6 +32,14 @@ def test_the_smallest_is_at_the_lower_left_and_the_middle_of_a_log_scale_is_the_
     assert row_c == 5
 
 
+def test_a_linear_scale_takes_what_is_not_positive() -> None:
+    points = [point(-0.2, 0.0, "a"), point(0.2, 1.0, "b"), point(0.0, 0.5, "c")]
+    columns = [column for _, column in places(points, WIDTH, HEIGHT, log=False)]
+    assert columns[0] < columns[2] < columns[1]
+    assert columns[2] - GUTTER == 10
+    assert text(plot(points, [], WIDTH, HEIGHT, log=False))[-1].split() == ["-0.220", "0.000", "0.220"]
+
+
 def test_every_mark_stands_where_its_place_says() -> None:
     lines = text(plot(SQUARE, [], WIDTH, HEIGHT))
     for mark, (row, column) in zip("abc", places(SQUARE, WIDTH, HEIGHT), strict=True):

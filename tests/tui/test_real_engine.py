@@ -6,13 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from oracle import write_rows
 from textual.widgets import Input
 from tui_helpers import settled, shown_text
 
+from advisor.core.events import Session
+from advisor.core.probe import KeepBlocks
 from advisor.prediction.calibration_rows import read_rows, user_rows_folder
 from advisor.training.live import finished_runs
 from tui.app import AdvisorApp
+from tui.form import parsed
 from tui.inputs import Inputs
+from tui.real_engine import RealEngine
 
 RUNS_TRIES = 30_000
 
@@ -75,3 +80,30 @@ async def test_real_runs_confirm_and_calibrate(
         assert state.opened is not opened
         (rows,) = user_rows_folder().glob("*.jsonl")
         assert len(read_rows(rows)) == 2
+
+
+def test_rows_to_keep_come_from_setup_to_the_exported_file(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old = tmp_path / "old.jsonl"
+    old.write_text("".join(f'{{"text": "an old row {word}"}}\n' for word in ("good", "bad", "red", "dull")))
+    texts = {
+        "model": str(tiny_model("llama", "causal-lm")),
+        "data": str(write_rows(tmp_path, "causal-lm")[0]),
+        "keep": str(old),
+        "max_forgetting": "1000",
+    }
+    found, problems = parsed(texts)
+    assert not problems
+    inputs, engine = Inputs(samples=16, epochs=1, **found), RealEngine()
+    opened = engine.probe(inputs, Session())
+    assert isinstance(opened.probe.keep, KeepBlocks)
+    rec = engine.recommend(opened, inputs, Session())
+    assert rec.max_forgetting == 1000
+    comments = engine.plan(opened, rec.picked.candidate, rec).comments
+    assert any("Rows to keep: with the pick" in line and "at most +1000 was allowed" in line for line in comments)
+    comments = engine.plan(opened, rec.all_linear.candidate, rec).comments
+    assert any("Rows to keep: with this selection" in line for line in comments)
+    written = engine.write(opened, inputs, tmp_path / "out", Session())
+    assert "at most +1000 was allowed for the pick" in next(p for p in written if p.name == "lora.yaml").read_text()

@@ -1,0 +1,229 @@
+"""Does the probe predict how a classifier's representation drifts on rows of an old task? Figures of docs/keep.md.
+
+MiniLM is trained for real on one task. Before and after, what its head reads of rows of an old one is taken: its drift, and the
+loss of an old head, a linear probe that was fitted before. These rows are not the probed ones. Results go to
+``results/keep_drift.json``; runs that are there are not repeated.
+
+    python benchmarks/keep_drift.py WORK [--pairs TEXT …] [--selections 12] [--lr 1e-3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import torch
+from keep_runs import MAX_LENGTH, SELECTION_SEED, SHARE, SHARED
+from scipy.special import log_softmax
+from scipy.stats import spearmanr
+from torch import nn
+
+from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
+from advisor.core.events import Session
+from advisor.core.probe import DriftBlocks, Probe
+from advisor.core.recipe import TrainingRecipe
+from advisor.core.selections import distinct, structured_random
+from advisor.core.store import write_json
+from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.data.dataset import Dataset, load_dataset, only_read, sample_rows
+from advisor.data.demo import demo_model_folder
+from advisor.models.encode import EncodedRow, encode
+from advisor.models.load import LoadedModel
+from advisor.models.prepare import Kept, Prepared, Source, prepare
+from advisor.prediction.disturbance import disturbances
+from advisor.prediction.probe_view import probe_view
+from advisor.probing.head import HeadFit, fit_head, head_features
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
+from advisor.theory.features import recipe_loss
+from advisor.theory.forgetting import fisher_traces
+from advisor.theory.kernels import Array, lora_constant
+from advisor.training.finetune import finetune
+from advisor.training.frozen_prefix import PrefixStates
+
+RESULTS = Path(__file__).parent / "results" / "keep_drift.json"
+ROWS, EVAL_ROWS = 256, 64
+PROBED, FITTED, HELD = 64, 256, 96  # reference rows: probed, of the old head, measured
+FILLED = 0.97
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The task that MiniLM is trained on, and the old one."""
+
+    data: str
+    keep: str
+
+    @property
+    def name(self) -> str:
+        return f"minilm-{self.data}-keeps-{self.keep}"
+
+
+PAIRS = (Pair("trec", "sst2"), Pair("sst2", "trec"), Pair("stsb", "scicite"))
+
+
+def selections_of(targets: tuple[Target, ...], count: int) -> list[Selection]:
+    """Random selections of ``SHARE`` of the parameters."""
+    rank, rng = LoraSettings().rank, np.random.default_rng(SELECTION_SEED)
+    budget = int(SHARE * sum(t.lora_params(rank) for t in targets))
+    found: list[Selection] = []
+    while len(found) < count:
+        drawn = structured_random(targets, budget, rank, rng, f"random #{len(found)}")
+        if drawn.params(targets, rank) >= FILLED * budget:
+            found = distinct([*found, drawn])
+    return found
+
+
+def prepared_pair(pair: Pair) -> tuple[Prepared, Dataset]:
+    """The model with its training rows; of the old task the rows to probe, and labelled ones to measure by."""
+    data = str(SHARED / "data" / pair.data / "train.jsonl")
+    source = Source(str(demo_model_folder()), data, max_length=MAX_LENGTH, device="cpu")
+    prepared = prepare(source, Session(), train_limit=ROWS, eval_limit=EVAL_ROWS)
+    old = sample_rows(load_dataset(str(SHARED / "data" / pair.keep / "train.jsonl")), PROBED + FITTED + HELD, 0)
+    kept = Kept(only_read(replace(old, examples=old.examples[:PROBED])), pair.keep)
+    return replace(prepared, kept=kept), replace(old, examples=old.examples[PROBED:])
+
+
+def old_loss(fit: HeadFit, features: Array, labels: Array) -> float:
+    """Of the old head on the last ``HELD`` rows, nats."""
+    logits = features[FITTED:] @ fit.weight.T + fit.bias
+    return float(-log_softmax(logits, axis=1)[np.arange(HELD), labels[FITTED:]].mean())
+
+
+def runs_of(pair: Pair, work: Path, recipe: TrainingRecipe) -> Path:
+    return work / f"{pair.name}-{recipe.lr:g}.jsonl"
+
+
+def run_pair(pair: Pair, work: Path, count: int, recipe: TrainingRecipe) -> None:
+    """The pair's missing runs."""
+    path = runs_of(pair, work, recipe)
+    done = {json.loads(line)["selection"] for line in path.read_text().splitlines()} if path.exists() else set()
+    prepared, measured = prepared_pair(pair)
+    loaded, settings = prepared.loaded, LoraSettings()
+    labels = np.array([example.label for example in measured.examples])
+    rows, _ = encode(only_read(measured), loaded, MAX_LENGTH)
+    before = head_features(loaded, rows, Session())
+    fit = fit_head(before[:FITTED], labels[:FITTED], len(measured.schema.class_names), use_bias=True)
+    variance = before[FITTED:].var(0).sum()
+    prefix = PrefixStates(loaded)
+    for selection in selections_of(loaded.targets, count):
+        if selection.name in done:
+            continue
+        start = time.monotonic()
+        after: list[Array] = []
+
+        def inspect(model: nn.Module, initial: Mapping[str, torch.Tensor], into: list[Array] = after) -> None:
+            into.append(features_of(model, loaded, rows))
+
+        run = finetune(
+            loaded, selection, settings, recipe, prepared.train_rows, prepared.eval_rows, prepared.train.schema.metric, 0,
+            inspect=inspect, prefix=prefix,
+        )  # fmt: skip
+        line = {
+            "selection": selection.name,
+            "targets": list(selection.targets),
+            "drift": float(((after[0] - before)[FITTED:] ** 2).sum(1).mean() / variance),
+            "old_loss": [old_loss(fit, before, labels), old_loss(fit, after[0], labels)],
+            "task_loss": [epoch.val_loss for epoch in run.epochs],
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{time.strftime('%H:%M:%S')} {pair.name} {selection.name} {line['drift']:.3f} {line['old_loss']}", flush=True)
+
+
+def features_of(model: nn.Module, loaded: LoadedModel, rows: list[EncodedRow]) -> Array:
+    """What the head of a trained copy reads of the rows; PEFT trains a copy of the head."""
+    name = next(n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(".modules_to_save.default"))
+    return head_features(replace(loaded, model=model), rows, Session(), model.get_submodule(name))  # type: ignore[arg-type]
+
+
+def predictions(probe: Probe, selections: list[Selection], recipe: TrainingRecipe) -> dict[str, Array]:
+    """Every quantity [S] that may say how much a selection drifts: the larger, the more."""
+    settings, keep = LoraSettings(), probe.keep
+    assert isinstance(keep, DriftBlocks)
+    view = probe_view(probe, settings, recipe)
+    masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
+    constants = np.array([lora_constant(t, settings) for t in probe.targets])
+    peers = selection_scores(probe, masks)
+    kinds = dict.fromkeys(("adam", "lora-expected"), masks)
+    still = replace(keep, energies=0 * keep.energies)
+
+    def drifts(blocks: DriftBlocks) -> Array:
+        return np.array([d.size for d in disturbances(probe, blocks, view, settings, kinds)])
+
+    return {
+        "drift": drifts(keep),
+        "drift, along gradients": drifts(still),
+        "trace": masks @ (constants * fisher_traces(keep.energies.astype(np.float64), np.full(keep.energies.shape[1], 2.0))),
+        "parameters": masks @ np.array([t.lora_params(settings.rank) for t in probe.targets], dtype=np.float64),
+        "kappatune": -peers[KAPPATUNE],
+        "gradient norm (peer)": peers[GRADIENT_NORM],
+        "gradient norm": np.sqrt(masks @ (constants * gradient_norms(probe) ** 2)),
+        "kernel trace": np.einsum("sii->s", view.kernels["adam"].of(masks)),
+        "simulated gain": -recipe_loss(view, masks),
+    }
+
+
+def judged(pair: Pair, work: Path, count: int, recipe: TrainingRecipe) -> dict[str, Any]:
+    """The figures of one pair."""
+    by_name = {line["selection"]: line for line in map(json.loads, runs_of(pair, work, recipe).read_text().splitlines())}
+    prepared, _ = prepared_pair(pair)
+    probe = run_probe(prepared, ProbeSettings(linearity=False), work / f"{pair.name}-probe", Session())
+    selections = [s for s in selections_of(probe.targets, count) if s.name in by_name]
+    lines = [by_name[s.name] for s in selections]
+    predicted = predictions(probe, selections, recipe)
+    measured = {
+        "drift": np.array([line["drift"] for line in lines]),
+        "old loss": np.array([line["old_loss"][1] - line["old_loss"][0] for line in lines]),
+        "learned": np.array([line["task_loss"][0] - min(line["task_loss"][1:]) for line in lines]),
+    }
+
+    def rank(a: Array, b: Array) -> float | None:
+        return None if min(np.ptp(a), np.ptp(b)) == 0 else round(float(spearmanr(a, b).statistic), 3)
+
+    return {
+        "pair": pair.name,
+        "lr": recipe.lr,
+        "selections": len(selections),
+        "old_loss_before": lines[0]["old_loss"][0],
+        "real": {name: [round(float(v), 6) for v in values] for name, values in measured.items()},
+        "predicted": {name: [float(f"{v:.6g}") for v in values] for name, values in predicted.items()},
+        "spearman": {kind: {name: rank(values, measured[kind]) for name, values in predicted.items()} for kind in measured},
+        "drift_with_old_loss": rank(measured["drift"], measured["old loss"]),
+        "size": round(float(np.median(predicted["drift"] / measured["drift"])), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder of finished runs, and of probes")
+    parser.add_argument("--pairs", nargs="*", default=[""], help="parts of pair names; all by default")
+    parser.add_argument("--selections", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    recipe = TrainingRecipe(train_rows=ROWS, epochs=3, lr=options.lr)
+    for pair in PAIRS:
+        if any(part in pair.name for part in options.pairs):
+            run_pair(pair, options.work, options.selections, recipe)
+            entry = judged(pair, options.work, options.selections, recipe)
+            before = json.loads(RESULTS.read_text())["pairs"] if RESULTS.exists() else []
+            others = [e for e in before if (e["pair"], e["lr"]) != (pair.name, options.lr)]
+            write_json(RESULTS, {"pairs": sorted([*others, entry], key=lambda e: (e["pair"], -e["lr"]))})
+            print(pair.name, json.dumps(entry["spearman"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
