@@ -53,7 +53,7 @@ def batch_logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.T
 
 def logits_of(output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """A model's logits; of spans [B, 2, T], whether one starts and ends at each token, -∞ at padding."""
-    if "start_logits" not in output:
+    if not hasattr(output, "start_logits"):
         logits: torch.Tensor = output.logits
         return logits
     both = torch.stack([output.start_logits, output.end_logits], 1)

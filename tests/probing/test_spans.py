@@ -19,8 +19,9 @@ from advisor.core.selections import all_linear
 from advisor.models import forward
 from advisor.models.encode import collate
 from advisor.models.forward import batch_loss
+from advisor.models.head_input import head_linears
 from advisor.models.prepare import Prepared, Source, prepare
-from advisor.probing.head import head_features, head_linears, last_linear
+from advisor.probing.head import head_features, last_linear
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
 from advisor.probing.span_head import fit_span_head, fresh_span_gradient
