@@ -12,7 +12,7 @@ from tui_helpers import settled, shown_text
 
 from advisor.core.events import Session
 from advisor.core.probe import KeepBlocks
-from advisor.prediction.calibration_rows import read_rows, user_rows_folder
+from advisor.prediction.calibration_rows import parse_rows, user_rows_folder
 from advisor.training.live import finished_runs
 from tui.app import AdvisorApp
 from tui.form import parsed
@@ -79,7 +79,7 @@ async def test_real_runs_confirm_and_calibrate(
         assert len(finished_runs(tmp_path / "recommendation" / "calibration")) == 2, list(app.log_lines)
         assert state.opened is not opened
         (rows,) = user_rows_folder().glob("*.jsonl")
-        assert len(read_rows(rows)) == 2
+        assert len(parse_rows(rows.read_bytes().splitlines(), str(rows))) == 2
 
 
 def test_rows_to_keep_come_from_setup_to_the_exported_file(
