@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn import functional
 
@@ -81,6 +80,8 @@ def rewards(
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
     """Within, no adapter adds to what its module computes; which of them are at work, and how strongly, is the same after."""
+    from peft.tuners.lora import LoraLayer  # loads bitsandbytes, where that is installed
+
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     scales = [dict(layer.scaling) for layer in layers]
     try:
