@@ -16,14 +16,13 @@ from advisor.core.tasks import PREFERENCE, SPANS, TOKENS
 from advisor.core.text import printable
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, missing, number, untagged
-from advisor.data.schema import Schema
+from advisor.data.schema import SYSTEMS, Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 TEXTS = {"text", "output_text"}  # types of parts of a turn; OpenAI also writes input_text
 LEARNED = ("train", "training", "loss")  # fields of a turn that trainers leave out where they are false, as of weight 0
 MARK = "\ufffc"  # stands in a text for an image
 WRITTEN = "<image>"  # as rows write it
-SYSTEMS = ("system", "system_prompt")  # columns of the system's words
 TURN_FIELDS = {"role", "content", "from", "value", "name", "id", "weight", "tool_calls", "function_call", *LEARNED}
 
 
@@ -107,6 +106,8 @@ def _tagged(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
     words, tags = row.get(schema.text_columns[0]), row.get(schema.label_column or "")
     if missing(words) or words == []:
         return "with an empty text"
+    if missing(tags) or tags == []:
+        return "without a tag"
     if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
         raise BadInput(
             f"{place}: {schema.text_columns[0]} and {schema.label_column} are not two lists of the same length.",
@@ -155,19 +156,22 @@ def _as_list(cell: Any) -> list[Any]:
 
 
 def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:
-    """A pair of answers after what is asked, both as texts or both as turns, as TRL takes them."""
+    """A pair of answers after what is asked, as texts or as turns, as TRL takes them."""
     *asked, chosen, rejected = columns
-    if isinstance(row.get(chosen), list) and isinstance(row.get(rejected), list):
-        found = [_answered({column: row.get(column) for column in asked}, row[answer], place) for answer in (chosen, rejected)]
+    if any(isinstance(row.get(column), list | dict) for column in columns):
+        before = {column: row.get(column) for column in asked}
+        found = [_answered(before, _turns(row.get(answer), "assistant"), place) for answer in (chosen, rejected)]
     else:
         prompt = "\n\n".join(text for column in asked if not missing(text := _text(row.get(column), place, column)))
         texts = [_text(row.get(answer), place, answer) for answer in (chosen, rejected)]
-        if any(map(missing, texts)):
+        if any(map(missing, texts)) or (asked and not prompt):
             return "with an empty text"
         if not prompt:  # it stands at the head of both
             shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
             start = max((i for i, (character, _) in enumerate(shared) if character.isspace()), default=0)
             prompt, texts = texts[0][:start], [text[start:] for text in texts]
+            if texts[0] != texts[1] and any(map(missing, texts)):
+                return "with an empty text"
         found = [Example(prompt=prompt, completion=text) for text in texts]
     better, worse = found
     if isinstance(better, str) or isinstance(worse, str):
@@ -179,13 +183,22 @@ def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     return replace(better, rejected=worse)
 
 
+def _turns(cell: Any, role: str) -> list[Any]:
+    """A cell of turns, of one turn, or of a text that ``role`` says."""
+    if isinstance(cell, list | dict):
+        return cell if isinstance(cell, list) else [cell]
+    return [] if missing(cell) else [{"role": role, "content": cell}]
+
+
 def _answered(asked: Mapping[str, Any], answer: list[Any], place: str) -> Example | str:
     """Turns that end in an answer. What is asked is taken from columns of its own where the answer's turns do not hold it."""
-    turns = [turn for cell in asked.values() if isinstance(cell, list) for turn in cell]
+    turns = [turn for cell in asked.values() if isinstance(cell, list | dict) for turn in _turns(cell, "user")]
     turns = [] if answer[: len(turns)] == turns else turns
     roles = {CHAT_ROLES.get(role, role) for role in (_turn(turn, place)[0] for turn in [*turns, *answer])}
     texts = {
-        column: _text(cell, place, column) for column, cell in asked.items() if not missing(cell) and not isinstance(cell, list)
+        column: _text(cell, place, column)
+        for column, cell in asked.items()
+        if not missing(cell) and not isinstance(cell, list | dict)
     }
     system = [text for column, text in texts.items() if column.lower() in SYSTEMS and "system" not in roles]
     words = "\n\n".join(text for column, text in texts.items() if column.lower() not in SYSTEMS)
@@ -229,7 +242,7 @@ def _chat(cells: Sequence[Any], place: str, folder: Path | None = None, beside: 
                 return named
             inline.append(named or None)
     for cell in cells:
-        for turn in cell if isinstance(cell, list) else [] if missing(cell) else [{"role": "system", "content": cell}]:
+        for turn in _turns(cell, "system"):
             role, content = _turn(turn, place)
             messages.append((CHAT_ROLES.get(role, role), _text(content, place, "messages")))
             learned.append(turn.get("weight") != 0 and all(turn.get(key) is not False for key in LEARNED))

@@ -269,6 +269,7 @@ def _class_names(metadata: bytes) -> dict[str, list[str]]:
     """Class names by column, as ``datasets`` leaves them in a Parquet file."""
     try:
         features = json.loads(metadata)["info"]["features"]
-        return {name: list(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel" and f.get("names")}
+        kinds = {name: f.get("feature") or f for name, f in features.items()}  # lists: of their items
+        return {name: list(f["names"]) for name, f in kinds.items() if f.get("_type") == "ClassLabel" and f.get("names")}
     except (ValueError, KeyError, TypeError, AttributeError):  # another program's
         return {}

@@ -35,19 +35,22 @@ class HubData:
                 data = data.cast_column(name, Image(decode=False))
             elif isinstance(getattr(feature, "feature", None), Image):
                 data = data.cast_column(name, type(feature)(Image(decode=False)))
-        names = {name: feature.names for name, feature in self.data.features.items() if isinstance(feature, ClassLabel)}
+        kinds = {name: getattr(feature, "feature", feature) for name, feature in self.data.features.items()}  # lists: of their items
+        names = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
         with loading(f"The data set{f' split {self.split}' if self.split else ''} cannot be read", "Save or download it again."):
             for row in data:
                 yield with_class_names(row, names)
 
 
 def with_class_names(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
-    """The row with class names for ids; -1 (GLUE's hidden test labels) and ids without a name become None."""
-    changed = dict(row)
-    for column, known in names.items():
-        value = row.get(column)
-        changed[column] = known[value] if isinstance(value, int) and 0 <= value < len(known) else None
-    return changed
+    """The row with class names for ids, also in lists; -1 (GLUE's hidden test labels) and ids without a name become None."""
+
+    def named(value: Any, known: list[str]) -> Any:
+        if isinstance(value, list):
+            return [named(each, known) for each in value]
+        return known[value] if isinstance(value, int) and 0 <= value < len(known) else None
+
+    return {**row, **{column: named(row.get(column), known) for column, known in names.items()}}
 
 
 def read_hub(name: str, stems: Sequence[str]) -> HubData | None:

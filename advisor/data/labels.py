@@ -25,7 +25,7 @@ def missing(value: Any) -> bool:
 
 def untagged(value: Any) -> bool:
     """Whether a word has no tag to learn: none, or transformers' -100."""
-    return missing(value) or value == -100
+    return missing(value) or number(value) == -100
 
 
 def number(value: Any) -> float | None:

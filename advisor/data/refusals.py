@@ -19,13 +19,12 @@ PREFERENCES = (
     ("chosen_response", "rejected_response"),
     ("accepted", "rejected"),
     ("preferred", "rejected"),
+    ("response_j", "response_k"),
+    ("better", "worse"),
 )
 CHATS = ("messages", "conversations", "conversation")
-TAGGED = tuple(
-    (words, tags)
-    for words in ("tokens", "words")
-    for tags in ("ner_tags", "tags", "labels", "bio_tags", "ner", "pos_tags", "chunk_tags")
-)
+WORDS = ("tokens", "words")
+TAGS = ("ner_tags", "tags", "labels", "bio_tags", "ner", "iob_tags", "ner_labels", "upos", "pos_tags", "chunk_tags")
 SPANNED = (("question", "context", "answers"),)
 OTHER_TASKS = {
     "Token classification by spans": (("text", "entities"), ("text", "spans")),
@@ -62,11 +61,12 @@ INSTEAD = {  # what to do with some of these rows
 ANSWERED = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), *((chat,) for chat in CHATS))
 METADATA_NAMES = (*("id", "idx", "index", "source", "url", "lang", "language", "split", "fold", "date", "timestamp"),)
 ROWS_LOOKED_AT = 1_000
-DESIRED = ("label", "labels", "desirable", "is_desirable", "kto_tag")
+DESIRED = ("label", "labels", "desirable", "is_desirable", "kto_tag", "chosen")
 PAIRS = tuple(  # values of a column that answers yes or no
     map(set, (("0", "1"), ("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("-1", "1"), ("good", "bad"), ("up", "down")))
 )
 IN_A_SENTENCE = re.compile(r"(O|[BIESLU]-\S+)")  # tags of words: B-PER, I-PER, O
+IN_A_LIST = re.compile(r"[^\s,;'\"\[\]]+")  # what a list written as text holds
 
 
 def find(table: Table, names: Iterable[str | None], exclude: Sequence[str] = ()) -> str | None:
@@ -84,18 +84,34 @@ def find_all(table: Table, groups: Iterable[Sequence[str]], exclude: Sequence[st
     return ()
 
 
+def answers_of(table: Table) -> tuple[str, ...]:
+    """The columns of the chosen and the rejected answer; empty where there are none, or they only say which one was chosen."""
+    found = find_all(table, PREFERENCES)
+    return () if any(_says_which(table.column(column)) for column in found) else found
+
+
+def _says_which(values: Sequence[Any]) -> bool:
+    given = [value for value in values if not missing(value)]
+    numbers = bool(given) and not any(isinstance(value, str | list | dict) for value in given)
+    return numbers or (bool(seen := _answers(given)) and seen <= {"0", "1", "true", "false"})
+
+
 def refuse_other_tasks(table: Table, label_column: str | None, sees: bool = False) -> None:
     """Raises:
     BadInput: the columns are those of a task that is not supported, or conversations are written as text. Images beside texts
         are supported where the model ``sees``.
     """
-    for chat in (column for column in table.columns if column.lower() in CHATS):
+    pair = answers_of(table)
+    for chat in (column for column in table.columns if column in pair or column.lower() in CHATS):
         given = [cell for cell in table.column(chat) if not missing(cell)]
-        if given and all(isinstance(cell, str) and cell.lstrip().startswith(("[", "{")) for cell in given):
+        start = ("[{",) if chat in pair else ("[", "{")  # an answer may be JSON itself
+        if given and all(isinstance(cell, str) and cell.lstrip().startswith(start) for cell in given):
             raise BadInput(
                 f"{table.source}: {chat} holds JSON written as text, not a list of turns.",
                 "Write each row's list itself, as JSONL.",
             )
+    if pair:
+        return
     for kind, groups in OTHER_TASKS.items():
         found = find_all(table, groups)
         if found:
@@ -109,7 +125,7 @@ def refuse_other_tasks(table: Table, label_column: str | None, sees: bool = Fals
             f"{table.source}: images in a column ({image}) are not read.",
             "Give a folder with a subfolder of image files for each class, or name the texts with --text-column.",
         )
-    _refuse_tagged_words(table)
+    refuse_tagged_words(table)
     answered, desired = find_all(table, ANSWERED), find(table, DESIRED)
     if answered and desired and label_column is None and _two_valued(table.column(desired)):
         raise BadInput(
@@ -132,27 +148,46 @@ def refuse_several_labels(table: Table, label: str, others: Sequence[str]) -> No
         )
 
 
-def _refuse_tagged_words(table: Table) -> None:
+def refuse_tagged_words(table: Table) -> None:
     """Raises:
-    BadInput: rows are words with a tag each: lists of the same lengths, or lines that end in a tag.
+    BadInput: rows are words with a tag each: lists of the same lengths, tags written as text, or lines that end in a tag.
     """
     rows = table.rows[:ROWS_LOOKED_AT]
-    lists = [c for c in table.columns if all(isinstance(r.get(c), list) and r[c] and _plain(r[c]) for r in rows)]
-    alike = [c for c in lists[1:] if all(len(r[c]) == len(r[lists[0]]) for r in rows)]
-    last = table.columns[-1]
-    ends = [str(row[last]).split()[-1] for row in rows if not missing(row.get(last)) and not isinstance(row[last], list | dict)]
-    tags = ends if ends and all(map(IN_A_SENTENCE.fullmatch, ends)) and any(end != "O" for end in ends) else []
-    if (alike and any(len(r[lists[0]]) > 1 for r in rows) and "input_ids" not in lists) or tags:
-        where = f"columns {lists[0]} and {alike[0]}" if alike else f"column {last}: {', '.join(list(dict.fromkeys(tags))[:3])}"
+    lists = [c for c in table.columns if all(isinstance(r.get(c), list) and r[c] and are_plain(r[c]) for r in rows)]
+    words = next((c for c in lists if all(isinstance(w, str) and " " not in w for r in rows for w in r[c])), None)
+    alike = [c for c in lists if c != words and words and all(len(r[c]) == len(r[words]) for r in rows)]
+    if alike and any(len(r[words]) > 1 for r in rows) and "input_ids" not in lists:
+        tags = min(alike, key=lambda c: len({str(tag) for r in rows for tag in r[c]}))
         raise BadInput(
-            f"{table.source}: these are words with a tag each ({where}).",
-            f"Use --task {TOKENS} --text-column {lists[0]} --label-column {alike[0]}."
-            if alike
-            else f"Make two lists of each sentence, tokens and tags, for --task {TOKENS}.",
+            f"{table.source}: these are words with a tag each (columns {words} and {tags}).",
+            f"Use --task {TOKENS} --text-column {words} --label-column {tags}.",
         )
+    for column in table.columns:
+        cells = [str(r[column]) for r in rows if not missing(r.get(column)) and not isinstance(r[column], list | dict)]
+        found = _tags_in(cells, several=True) or (_tags_in(cells, several=False) if column == table.columns[-1] else [])
+        if found:
+            raise BadInput(
+                f"{table.source}: these are words with a tag each (column {column}: {', '.join(found[:3])}).",
+                f"Make two lists of each sentence, tokens and tags, for --task {TOKENS}.",
+            )
 
 
-def _plain(values: Sequence[Any]) -> bool:
+def _tags_in(cells: Sequence[str], several: bool) -> list[str]:
+    """The tags of which each cell consists, where one has ``several``; else those in which each cell ends, as CoNLL's lines do.
+    Empty where that is not so."""
+    found: dict[str, None] = {}
+    most = 0
+    for cell in cells:
+        parts = IN_A_LIST.findall(cell) if several else cell.split()[-1:]
+        if not parts or not all(map(IN_A_SENTENCE.fullmatch, parts)):
+            return []
+        found |= dict.fromkeys(parts)
+        most = max(most, len(parts))
+    return list(found) if set(found) - {"O"} and (most > 1 or not several) else []
+
+
+def are_plain(values: Sequence[Any]) -> bool:
+    """Whether no value is a list or holds others."""
     return not any(isinstance(value, list | dict) for value in values)
 
 
@@ -165,7 +200,7 @@ def unread_columns(table: Table, texts: Sequence[str]) -> tuple[str, ...]:
 def _answers(values: Sequence[Any]) -> set[str]:
     """The values of a column that answers yes or no in one of the usual ways, in lower case; empty of any other column."""
     given = [v for v in values if not missing(v)]
-    if not _plain(given):
+    if not are_plain(given):
         return set()
     seen = {f"{parsed:g}" if (parsed := number(v)) is not None else str(v).strip().lower() for v in given}
     return seen if seen and any(seen <= pair for pair in PAIRS) else set()

@@ -21,11 +21,15 @@ from advisor.data.refusals import (
     METADATA_NAMES,
     PREFERENCES,
     SPANNED,
-    TAGGED,
+    TAGS,
+    WORDS,
+    answers_of,
+    are_plain,
     find,
     find_all,
     refuse_other_tasks,
     refuse_several_labels,
+    refuse_tagged_words,
     unread_columns,
 )
 from advisor.data.tables import Table
@@ -40,7 +44,11 @@ TEXT_PAIRS = (
     ("text1", "text2"),
     ("text_a", "text_b"),
 )
-PROMPTS = ("system", "system_prompt", "prompt", "question", "instruction", "input", "context", "query")
+SYSTEMS = ("system", "system_prompt")  # columns of the system's words
+ASKED = (
+    *(("prompt",), ("instruction", "input"), ("instruction", "context"), ("instruction",)),
+    *(("context", "question"), ("question",), ("input",), ("query",), ("context",)),
+)
 PROMPT_COMPLETION = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -121,6 +129,8 @@ def infer_schema(
         texts, chosen = (answers, PREFERENCE) if answers else (texts, chosen)
     if tagged:
         texts, label, chosen = tagged[:1], tagged[1], TOKENS
+        others = tuple(column for column in table.columns if column not in tagged and _are_tagged(table, tagged[0], column))
+        notes += [f"Not read: {_first(others)}, tags too; --label-column names the ones to learn."] if others else []
     elif spanned:
         texts, label, chosen = spanned[:2], spanned[2], SPANS
     if images := _image_column(table):
@@ -232,19 +242,28 @@ def _tagged(table: Table, task: str, texts: Sequence[str], label: str | None) ->
     Raises:
         BadInput: the task needs them and they cannot be told.
     """
-    if task not in ("auto", TOKENS) or (task == "auto" and (texts or label)):
+    if task not in ("auto", TOKENS):
         return ()
-    found = find_all(table, TAGGED, exclude=(*texts, *((label,) if label else ())))
-    words = texts[0] if texts else find(table, [names[0] for names in TAGGED], exclude=(label,) if label else ())
-    tags = label or (find(table, [names[1] for names in TAGGED], exclude=texts) if texts else None)
-    pair = (words, tags) if words and tags else found
-    if task == TOKENS and (len(texts) > 1 or len(pair) < 2):
+    words = texts[0] if len(texts) == 1 else None if texts else find(table, WORDS, exclude=(label or "",))
+    tags = label or find(table, TAGS, exclude=(words or "",))
+    if words and tags and words != tags:
+        other = not are_plain(table.rows[0].get(words) or ()) if texts or label else find(table, ("input_ids",))
+        return (words, tags) if task == TOKENS or (_are_tagged(table, words, tags) and not other) else ()
+    if task == TOKENS:
+        if not texts:
+            refuse_tagged_words(table)
         raise BadInput(
             f"{table.source}: which columns hold the words and their tags cannot be told from: {', '.join(table.columns)}.",
             "Name both: --text-column WORDS --label-column TAGS.",
         )
-    lists = pair and all(isinstance(cell, list) for column in pair for cell in table.column(column) if not missing(cell))
-    return tuple(pair) if task == TOKENS or lists else ()
+    return ()
+
+
+def _are_tagged(table: Table, words: str, tags: str) -> bool:
+    """Whether most rows that have both are two lists of the same length."""
+    given = [(row[words], row[tags]) for row in table.rows if row.get(words) and row.get(tags)]
+    alike = [isinstance(w, list) and isinstance(t, list) and len(w) == len(t) for w, t in given]
+    return any(alike) and 2 * sum(alike) >= len(given)
 
 
 def _spanned(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
@@ -275,7 +294,7 @@ def _preferences(table: Table, task: str, texts: Sequence[str], label: str | Non
     Raises:
         BadInput: the task needs them and they cannot be told, or another task is asked for.
     """
-    answers = find_all(table, PREFERENCES)
+    answers = answers_of(table)
     if task == PREFERENCE and label is not None:
         raise BadInput(f"{table.source}: {PREFERENCE} rows have no label.", "Leave --label-column out.")
     if task == PREFERENCE and (len(texts) == 1 or not (texts or answers)):
@@ -285,13 +304,35 @@ def _preferences(table: Table, task: str, texts: Sequence[str], label: str | Non
             "Name all: --text-column PROMPT --text-column CHOSEN --text-column REJECTED.",
         )
     if task == PREFERENCE and texts:
+        if (texts[-1].lower(), texts[-2].lower()) in PREFERENCES:
+            raise BadInput(
+                f"{table.source}: {texts[-1]} would be learned as the rejected answer, {texts[-2]} as the chosen one.",
+                "Name the rejected answer last.",
+            )
         return tuple(texts)
     if answers and task not in ("auto", PREFERENCE):
         raise BadInput(
             f"{table.source}: rows of {' and '.join(answers)} are preference data, and the task is {task}.",
             f"Use --task {PREFERENCE}, or name what is to be learned with --text-column.",
         )
-    return (*(column for name in PROMPTS if (column := find(table, (name,), exclude=answers))), *answers) if answers else ()
+    return (*_asked(table, answers), *answers) if answers else ()
+
+
+def _asked(table: Table, answers: Sequence[str]) -> tuple[str, ...]:
+    """The columns before two answers: the system's words, and a prompt or the turns so far. Empty ones are left out."""
+    empty = [column for column in table.columns if all(missing(cell) or cell == [] for cell in table.column(column))]
+    beside = (*answers, *empty)
+    system = find(table, SYSTEMS, exclude=beside)
+    asked = find_all(table, ASKED, exclude=beside)
+    if not asked and not any(map(_starts_a_chat, table.column(answers[0]))):
+        asked = tuple(column for column in (find(table, CHATS, exclude=beside),) if column)
+    return (system, *asked) if system else asked
+
+
+def _starts_a_chat(answer: Any) -> bool:
+    """Whether an answer's turns begin before it."""
+    turn = answer[0] if isinstance(answer, list) and answer else None
+    return isinstance(turn, dict) and turn.get("role", turn.get("from")) not in ("assistant", "gpt")
 
 
 def _combined(class_names: Sequence[str]) -> str | None:
@@ -316,8 +357,10 @@ def _only_other(table: Table, label: str | None) -> tuple[str, ...]:
 
 
 def _cannot_tell(what: str, table: Table) -> BadInput:
+    lists = [column for column in table.columns if any(isinstance(cell, list) for cell in table.column(column))]
+    held = f" ({', '.join(lists)}: lists, not texts)" if what == "text" and lists else ""
     return BadInput(
-        f"{table.source}: which column holds the {what} cannot be told from: {', '.join(table.columns)}.",
+        f"{table.source}: which column holds the {what} cannot be told from: {', '.join(table.columns)}{held}.",
         f"Name it with --{what}-column, or pass --task.",
     )
 

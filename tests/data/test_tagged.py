@@ -45,8 +45,12 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert "--task token-classification --text-column sentence --label-column marks" in error.value.hint
     read = load_dataset(path, task="token-classification", text_columns=["sentence"], label_column="marks")
     assert read.schema.class_names == ("B", "O")
-    with pytest.raises(BadInput, match="cannot be told from: sentence, marks"):
+    assert load_dataset(path, text_columns=["sentence"], label_column="marks").schema == read.schema
+    with pytest.raises(BadInput, match="words with a tag each"):
         load_dataset(path, task="token-classification")
+    for columns in ({"text_columns": ["sentence"]}, {"text_columns": ["sentence"], "label_column": "sentence"}):
+        with pytest.raises(BadInput, match="cannot be told from: sentence, marks"):
+            load_dataset(path, task="token-classification", **columns)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
