@@ -35,7 +35,9 @@ class HubData:
                 data = data.cast_column(name, Image(decode=False))
             elif isinstance(getattr(feature, "feature", None), Image):
                 data = data.cast_column(name, type(feature)(Image(decode=False)))
-        kinds = {name: getattr(feature, "feature", feature) for name, feature in self.data.features.items()}  # lists: of their items
+        kinds = {
+            name: getattr(feature, "feature", feature) for name, feature in self.data.features.items()
+        }  # lists: of their items
         names = {name: kind.names for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
         with loading(f"The data set{f' split {self.split}' if self.split else ''} cannot be read", "Save or download it again."):
             for row in data:

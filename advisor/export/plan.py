@@ -281,6 +281,11 @@ class Findings:
                 f"({', '.join(self.plan.head)}) nor the loss of a {self.plan.task} run; use format peft.",
             )
 
+    def no_pairs(self) -> None:
+        """The tool learns answers, and compares none."""
+        if self.plan.task == PREFERENCE:
+            self.add("impossible", f"{self.label} is known to learn answers only, not to compare them (DPO); use another format.")
+
     def flat(self) -> LoraSettings:
         """One rank and alpha, for a tool that has no patterns."""
         flat = self.plan.flat()

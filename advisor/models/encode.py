@@ -145,6 +145,8 @@ def _encode_words(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tup
             counts["rows had no tagged word left and were dropped"] += 1
             continue
         counts["rows are longer and were cut"] += len(full["input_ids"]) > len(places)
+        lost = set(range(len(example.words))).difference(full.word_ids())
+        counts["rows have tagged words that no token is made of"] += any(example.tags[word] is not None for word in lost)
         types = encoded.get("token_type_ids")
         rows.append(EncodedRow(tuple(encoded["input_ids"]), tuple(types) if types else None, token_labels=tuple(tags)))
     if not rows:

@@ -313,7 +313,11 @@ def _kept_rows(prepared: Prepared, session: Session) -> list[EncodedRow]:
 
 
 def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
-    """Cross-validate a linear probe on the training rows; install it for ``--head probed``."""
+    """Cross-validate a linear probe on the training rows; install it for ``--head probed``.
+
+    Raises:
+        BadInput: the rows as they are read hold one class.
+    """
     loaded, rows, classes = prepared.loaded, prepared.train_rows, len(prepared.train.schema.class_names)
     mean, std = scale_of(prepared)
     if loaded.task == SPANS:
@@ -322,6 +326,12 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
     if len(labels) > MOST_WORDS:  # words of texts that may be long
         some = np.linspace(0, len(labels) - 1, MOST_WORDS).astype(int)
         features, labels = features[some], labels[some]
+    if classes and len(set(labels.tolist())) == 1:
+        only = prepared.train.schema.class_names[int(labels[0])]
+        raise BadInput(
+            f"{prepared.train.source}: within {prepared.max_length} tokens a row, all {len(labels)} labels are {only!r}.",
+            "Raise --max-length, or give rows of other classes.",
+        )
     use_bias = last_linear(loaded).bias is not None
     fit = fit_head(features, labels if classes else (labels - mean) / std, classes, use_bias)
     if head_kind == "probed":

@@ -61,6 +61,34 @@ WITH_SYSTEM = Example(
         ({"prompt": [user("q")], "chosen": [user("q"), said("a")], "rejected": [user("q"), said("b")]}, TURNS),
         ({"system": "s", "question": "q", "chosen": [said("a")], "rejected": [said("b")]}, WITH_SYSTEM),
         ({"system": "s", "chosen": [user("q"), said("a")], "rejected": [user("q"), said("b")]}, WITH_SYSTEM),
+        ({"messages": [user("q")], "chosen": "a", "rejected": "b"}, TURNS),
+        ({"prompt": [user("q")], "chosen": "a", "rejected": "b"}, TURNS),
+        ({"prompt": "q", "chosen": [said("a")], "rejected": "b"}, TURNS),
+        (
+            {
+                "conversations": [{"from": "human", "value": "q"}],
+                "chosen": {"from": "gpt", "value": "a"},
+                "rejected": {"from": "gpt", "value": "b"},
+            },
+            TURNS,
+        ),
+        (  # as UltraFeedback has it: the messages are those of the chosen answer
+            {
+                "messages": [user("q"), said("a")],
+                "chosen": [user("q"), said("a")],
+                "rejected": [user("q"), said("b")],
+                "score_chosen": 8.0,
+            },
+            TURNS,
+        ),
+        (  # the question stands there twice
+            {"question": "q", "prompt": "q", "chosen": "a", "rejected": "b"},
+            Example(prompt="q", completion="a", rejected=Example(prompt="q", completion="b")),
+        ),
+        (  # Argilla's Orca pairs: two answers and two ratings are no words with tags
+            {"input": "q", "chosen": "a", "rejected": "b", "generations": ["a", "b"], "rating": [5, 3]},
+            Example(prompt="q", completion="a", rejected=Example(prompt="q", completion="b")),
+        ),
     ],
 )
 def test_a_pair_is_read_in_every_form(tmp_path: Path, row: dict[str, Any], wanted: Example) -> None:
@@ -74,6 +102,8 @@ def test_a_pair_is_read_in_every_form(tmp_path: Path, row: dict[str, Any], wante
     ("row", "reason"),
     [
         ({"prompt": "q", "chosen": "a", "rejected": ""}, "with an empty text"),
+        ({"prompt": "q", "chosen": [said("a")], "rejected": None}, "without an answer by the assistant"),
+        ({"chosen": "Human: hi Assistant: yes", "rejected": "Human: hi Assistant: "}, "with an empty text"),
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "with two answers that are the same"),
         ({"chosen": [user("q"), said("a")], "rejected": [user("r"), said("b")]}, "whose two answers follow other turns"),
         ({"chosen": [user("q"), said("a")], "rejected": [user("q")]}, "without an answer by the assistant"),
@@ -104,3 +134,33 @@ def test_another_rejected_answer_is_another_data_set(tmp_path: Path) -> None:
     other = load_dataset(write(tmp_path, {**row, "rejected": "c"}))
     assert one.fingerprint != other.fingerprint
     assert any("23 rows repeat an earlier row" in note for note in one.notes)
+
+
+def test_an_empty_prompt_among_others_leaves_a_row_out(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": "q" if i % 2 else None, "chosen": "a", "rejected": "b"} for i in range(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(load_dataset(str(file)).examples) == 12
+
+
+def test_columns_that_say_which_answer_was_chosen_are_no_answers(tmp_path: Path) -> None:
+    file = tmp_path / "kto.jsonl"
+    rows = [{"prompt": "q", "completion": "a", "chosen": i % 2 == 0, "rejected": i % 2 == 1} for i in range(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadInput, match=r"true/false chosen is preference data \(KTO\)"):
+        load_dataset(str(file))
+
+
+def test_turns_as_text_and_swapped_answers_are_refused(tmp_path: Path) -> None:
+    turns = [json.dumps([user("q"), said(text)]) for text in "ab"]
+    with pytest.raises(BadInput, match="chosen holds JSON written as text"):
+        load_dataset(write(tmp_path, {"prompt": "q", "chosen": turns[0], "rejected": turns[1]}))
+    path = write(tmp_path, {"prompt": "q", "chosen": "[1]", "rejected": "[2]"})
+    assert load_dataset(path).examples[0].completion == "[1]"
+    with pytest.raises(BadInput, match="chosen would be learned as the rejected answer"):
+        load_dataset(path, task="preference", text_columns=["prompt", "rejected", "chosen"])
+
+
+def test_another_task_is_not_taken_for_pairs(tmp_path: Path) -> None:
+    read = load_dataset(write(tmp_path, {"prompt": "q", "completion": "a", "rejected_reason": "x"}))
+    assert (read.schema.task, read.schema.text_columns) == ("causal-lm", ("prompt", "completion"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import oracle
 import pytest
 import torch
 from tangents import SETTINGS
+from transformers import AutoConfig
 
+from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.models import forward
+from advisor.models.config import check_task
 from advisor.models.encode import collate
 from advisor.models.forward import batch_loss
 from advisor.models.head_input import head_linears
@@ -113,3 +117,24 @@ def test_a_run_learns_and_counts_words(tagged: Make) -> None:
     tags = [tag for text in texts for tag in text.label if tag >= 0]  # type: ignore[union-attr]
     assert found.at_best.val_loss < found.epochs[0].val_loss
     assert found.at_best.metric > max(np.bincount(tags)) / len(tags)
+
+
+def test_rows_cut_to_one_tag_are_refused_and_lost_words_are_said(tiny_model: TinyModel, tmp_path: Path) -> None:
+    file = tmp_path / "cut.jsonl"
+    file.write_text((json.dumps({"tokens": ["good", ""] * 9 + ["bad"], "tags": ["O"] * 18 + ["B"]}) + "\n") * 24)
+    notes: list[str] = []
+    source = Source(str(tiny_model("bert", KIND, 3)), str(file), eval_data=str(file), device="cpu", max_length=6)
+    prepared = prepare(source, Session(lambda event: notes.append(str(getattr(event, "text", "")))))
+    assert len(prepared.train_rows) == 24
+    assert any("24 of 24 rows have tagged words that no token is made of" in note for note in notes)
+    with pytest.raises(BadInput, match="within 6 tokens a row, all 96 labels are 'O'"):
+        run_probe(prepared, ProbeSettings(), tmp_path / "probe", Session())
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "preference"])
+def test_a_model_that_reads_both_sides_predicts_no_words(tiny_model: TinyModel, task: str) -> None:
+    config = AutoConfig.from_pretrained(tiny_model("bert", KIND, 3))
+    with pytest.raises(BadInput, match="bert reads a text from both sides"):
+        check_task(config, "model", task)
+    config.is_decoder = True
+    check_task(config, "model", task)
