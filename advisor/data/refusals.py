@@ -156,7 +156,7 @@ def refuse_tagged_words(table: Table) -> None:
     lists = [c for c in table.columns if all(isinstance(r.get(c), list) and r[c] and are_plain(r[c]) for r in rows)]
     words = next((c for c in lists if all(isinstance(w, str) and " " not in w for r in rows for w in r[c])), None)
     alike = [c for c in lists if c != words and words and all(len(r[c]) == len(r[words]) for r in rows)]
-    if alike and any(len(r[words]) > 1 for r in rows) and "input_ids" not in lists:
+    if words and alike and any(len(r[words]) > 1 for r in rows) and "input_ids" not in lists:
         tags = min(alike, key=lambda c: len({str(tag) for r in rows for tag in r[c]}))
         raise BadInput(
             f"{table.source}: these are words with a tag each (columns {words} and {tags}).",

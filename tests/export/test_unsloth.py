@@ -107,6 +107,13 @@ def test_experts_are_adapted_unasked(tiny_model: TinyModel, check: Callable[[str
         assert any("experts" in surprise for surprise in report.surprises)
 
 
+def test_studio_gets_no_file_for_pairs_of_answers(tiny_model: TinyModel) -> None:
+    files = FORMATS["unsloth"].render(plan_for(tiny_model("llama", "causal-lm"), ("q_proj",), "preference")).files
+    assert files["unsloth_train.py"].fidelity == "exact"
+    assert files["unsloth_studio.yaml"].fidelity == "impossible"
+    assert "DPO" in files["unsloth_studio.yaml"].reasons[0]
+
+
 def test_an_encoder_decoder_is_not_trained(tiny_model: TinyModel) -> None:
     rendered = FORMATS["unsloth"].render(plan_for(tiny_model("t5", "seq2seq"), ("q", "v"), "seq2seq"))
     assert {file.fidelity for file in rendered.files.values()} == {"impossible"}
