@@ -232,9 +232,10 @@ class Predictor:
         if measured is not None:
             forgone = np.where(np.isnan(measured), forgone, (forgone + np.nan_to_num(measured)) / 2)
         covariance = (widen * misfit) ** 2 * (1.0 - distances)
+        unknown = math.log(NEW_KIND_FACTOR) / quantile if self._new_kinds(context) else 0.0  # then the runs say the level
         prior = Prior(
             start=context["log_start"],
-            start_sd=widen * self.start_sd_,
+            start_sd=max(widen * self.start_sd_, unknown),
             gain=typical,
             log_gain_sd=widen * self._log_gain_sd(context),
             forgone=forgone,

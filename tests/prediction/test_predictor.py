@@ -411,6 +411,16 @@ def test_the_level_is_not_known_where_no_run_was_of_the_kind(change: dict[str, A
     assert np.argmin(new.loss.value) == np.argmin(usual.loss.value)
 
 
+@pytest.mark.parametrize("times", [0.2, 1.0, 40.0])
+def test_where_no_run_was_of_the_kind_ones_own_runs_say_the_level(times: float) -> None:
+    predictor = fit(make_rows(4, 12), "classification")
+    context = {**predictor.groups_[0].context, "task": "preference", "metric": "reward_accuracy", "chance": 0.5}
+    ran = times * float(predictor.predict(traits([0.0]), context, distances(1)).loss.value[0])
+    found = predictor.given(traits([0.0, 0.4]), context, distances(2), [0], [ran])
+    assert found.loss.value[0] == pytest.approx(ran, rel=0.1)
+    assert found.loss.low[0] < ran < found.loss.high[0]
+
+
 def lm_rows(groups: int, **options: float) -> list[CalibrationRow]:
     return make_rows(groups, 12, task="causal-lm", metric="token_accuracy", prefix="lm", ratio_sd=0.1, **options)  # type: ignore[arg-type]
 

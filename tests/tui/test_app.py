@@ -376,7 +376,7 @@ def test_in_a_terminal_the_command_starts_and_leaves_it_as_it_was(tmp_path: Path
 def test_the_command_shares_the_options_of_recommend() -> None:
     by_name = {c.name: c.callback.groups for c in command_line.registered_commands}
     recommend, tui = ({name for group in by_name[command] for name in options_of(group)} for command in ("recommend", "tui"))
-    own = {"baseline", "out", "format", "as_json", "verbose", "in_tui", "keep", "max_forgetting"}
+    own = {"baseline", "out", "format", "as_json", "verbose", "in_tui"}
     assert recommend - tui == own
     assert tui <= recommend
 
