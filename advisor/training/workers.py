@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -90,6 +91,7 @@ def _start(work: bytes, is_quiet: bool) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries about one another
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _work = ForkingPickler.loads(work)
 
