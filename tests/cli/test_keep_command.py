@@ -83,7 +83,9 @@ def test_a_classifier_keeps_rows_of_another_kind(tiny_model: TinyModel, old: Pat
     assert "nothing is chosen by it" in (out / "report.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "task", "fields"), [("bert", "classification", 1), ("llama", "causal-lm", 3)])
+@pytest.mark.parametrize(
+    ("name", "task", "fields"), [("bert", "classification", 1), pytest.param("llama", "causal-lm", 3, marks=pytest.mark.slow)]
+)
 def test_calibration_measures_what_runs_forget(
     tiny_model: TinyModel, old: Path, tmp_path: Path, name: str, task: str, fields: int
 ) -> None:

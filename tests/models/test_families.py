@@ -22,7 +22,8 @@ from advisor.models.modules import family_profile
 TinyModel = Callable[..., Path]
 ALL = [(name, kind) for name in FAMILIES for kind in families.kinds_of(name)]
 # The others go through test_probe.py and test_export_peft.py. NeoX's attention and MLP get the same gradient.
-QUICK = [(name, families.kinds_of(name)[0]) for name in FAMILIES if name not in ARCHITECTURES]
+LIKE_OTHERS = ("qwen2", "gemma3_text", "qwen2_moe", "qwen3_moe", "granitemoe", "olmoe")  # of which one is quick
+QUICK = [(name, families.kinds_of(name)[0]) for name in FAMILIES if name not in (*ARCHITECTURES, *LIKE_OTHERS)]
 QUICK += [("gpt_neox", "binary"), ("bert", "question-answering"), ("distilbert", "token-classification"), ("gpt2", "preference")]
 ROW_BY_ROW = "one row at a time"
 
@@ -50,9 +51,7 @@ def test_a_family_from_discovery_to_a_training_step(tiny_model: TinyModel, tmp_p
 
 
 @pytest.mark.parametrize("adapt", ["language", "all"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in ("llava", "qwen2_5_vl") else pytest.mark.slow) for n in families.SEEING]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "qwen2_5_vl" else pytest.mark.slow) for n in families.SEEING])
 def test_a_model_of_images_and_text_from_discovery_to_a_training_step(tmp_path: Path, name: str, adapt: str) -> None:
     model = vision_language.build(name, tmp_path / "model")
     found = families.examine(model, families.kinds_of(name)[0], tmp_path, adapt=adapt)
@@ -126,8 +125,8 @@ def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkey
         ("vit", "images", None),
         ("qwen3_vl", "turns", "CAUSAL_LM"),
         ("llama", "preference", "CAUSAL_LM"),
-        ("bert", "token-classification", "TOKEN_CLS"),
-        ("bert", "question-answering", "QUESTION_ANS"),
+        pytest.param("bert", "token-classification", "TOKEN_CLS", marks=pytest.mark.slow),
+        pytest.param("bert", "question-answering", "QUESTION_ANS", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_line_advises_confirms_and_verifies(

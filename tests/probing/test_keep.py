@@ -132,6 +132,7 @@ def test_a_model_that_is_not_finite_is_named_and_lack_of_memory_said(
         run_probe(prepared, SETTINGS, tmp_path / "q", Session())
 
 
+@pytest.mark.slow
 def test_a_sketch_has_them_too(kept: Callable[[], Prepared], tmp_path: Path) -> None:
     exact = keep_of(run_probe(kept(), SETTINGS, tmp_path / "exact", Session()))
     sketched = keep_of(run_probe(kept(), ProbeSettings(method="kronecker", sketch_size=256), tmp_path / "s", Session()))

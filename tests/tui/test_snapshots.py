@@ -16,8 +16,19 @@ SIZES = [(120, 40), (80, 24), (50, 20)]
 THEMES = ["textual-dark", "textual-light"]
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(
+    ("size", "theme"),
+    [
+        pytest.param(
+            size,
+            theme,
+            id=f"{size[0]}x{size[1]}-{theme}",
+            marks=() if theme == THEMES[0] or size == (120, 40) else pytest.mark.slow,
+        )
+        for size in SIZES
+        for theme in THEMES
+    ],
+)
 @pytest.mark.parametrize("mode", [place.mode for place in AdvisorApp.PLACES])
 def test_place(make_app: Callable[..., AdvisorApp], snap_compare: Any, mode: str, size: tuple[int, int], theme: str) -> None:
     app = make_app(Inputs(model="fake/bert", data="fake.jsonl"), start=True)
