@@ -34,10 +34,12 @@ from textual.widgets import Static
 
 from advisor.core.probe import Probe, save_probe, stratified_folds
 from advisor.core.targets import Target
+from advisor.core.version import __version__
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
 from advisor.theory.training_cost import TrainingFootprint
 from tui.app import AdvisorApp
+from tui.dialogs import ErrorDialog
 from tui.explore import ExploreScreen
 from tui.inputs import Inputs
 from tui.state import Change
@@ -93,7 +95,16 @@ def synthetic_probe() -> Probe:
         losses=np.full(EXAMPLES, np.log(2)),
         folds=stratified_folds(labels, 0),
         info={
-            "identity": {},
+            "identity": {"model_fingerprint": "", "data_fingerprint": "", "max_length": 128, "dtype": "float32", "settings": {}},
+            "advisor": __version__,
+            "torch": "",
+            "device": "cpu",
+            "model_type": "llama",
+            "model_parameters": 6_700_000_000,
+            "revision": None,
+            "head_kind": "trained",
+            "methods": {},
+            "estimate_error": None,
             "task": "classification",
             "metric": "accuracy",
             "class_names": ["a", "b"],
@@ -116,6 +127,8 @@ def _tell(told: dict[Change, asyncio.Event], change: Change) -> None:
 
 
 async def at_rest(pilot: Pilot[None], app: AdvisorApp) -> None:
+    if isinstance(app.screen, ErrorDialog):
+        raise SystemExit("The probe could not be opened.")
     while app.runs or any(app.is_busy(topic) for topic in app.topics) or not app.state.effects_are_fresh:
         await pilot.pause(0.1)
 
