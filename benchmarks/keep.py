@@ -30,7 +30,7 @@ from advisor.prediction.disturbance import disturbances
 from advisor.prediction.probe_view import probe_view
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
-from advisor.theory.features import recipe_loss
+from advisor.theory.features import ProbeView, recipe_loss
 from advisor.theory.forgetting import fisher_traces
 from advisor.theory.kernels import Array, lora_constant
 
@@ -44,6 +44,21 @@ def probed(pair: Pair, work: Path) -> Probe:
     return run_probe(replace(prepared, kept=kept), ProbeSettings(), work / f"{pair.name}-probe", Session())
 
 
+def rivals(probe: Probe, view: ProbeView, masks: Array) -> dict[str, Array]:
+    """What says how much a selection forgets [S] without a look at the rows to keep; masks [S, M] are 1 where it adapts."""
+    settings = LoraSettings()
+    constants = np.array([lora_constant(t, settings) for t in probe.targets])
+    peers = selection_scores(probe, masks)
+    return {
+        "parameters": masks @ np.array([t.lora_params(settings.rank) for t in probe.targets], dtype=np.float64),
+        "kappatune": -peers[KAPPATUNE],
+        "gradient norm (peer)": peers[GRADIENT_NORM],
+        "gradient norm": np.sqrt(masks @ (constants * gradient_norms(probe) ** 2)),
+        "kernel trace": np.einsum("sii->s", view.kernels["adam"].of(masks)),
+        "simulated gain": -recipe_loss(view, masks),
+    }
+
+
 def predictions(pair: Pair, probe: Probe, selections: Sequence[Selection]) -> dict[str, Array]:
     """Every quantity [S] that may say how much a selection forgets: the larger, the more."""
     settings, keep, how = LoraSettings(), probe.keep, recipe(pair, probe.task)
@@ -53,18 +68,12 @@ def predictions(pair: Pair, probe: Probe, selections: Sequence[Selection]) -> di
     found = disturbances(probe, keep, view, settings, dict.fromkeys(("adam", "lora-expected"), masks))
     kl, loss = (np.array([getattr(d, name) for d in found]) for name in ("kl", "loss"))
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
-    peers = selection_scores(probe, masks)
     return {
         "loss, first order": loss - kl,
         "kl": kl,
         "loss, second order": loss,
         "fisher trace": masks @ (constants * fisher_traces(keep.energies.astype(np.float64), keep.tokens)),
-        "parameters": masks @ np.array([t.lora_params(settings.rank) for t in probe.targets], dtype=np.float64),
-        "kappatune": -peers[KAPPATUNE],
-        "gradient norm (peer)": peers[GRADIENT_NORM],
-        "gradient norm": np.sqrt(masks @ (constants * gradient_norms(probe) ** 2)),
-        "kernel trace": np.einsum("sii->s", view.kernels["adam"].of(masks)),
-        "simulated gain": -recipe_loss(view, masks),
+        **rivals(probe, view, masks),
     }
 
 

@@ -23,12 +23,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from keep import rivals
 from keep_runs import MAX_LENGTH, SELECTION_SEED, SHARE, SHARED
 from scipy.special import log_softmax
 from scipy.stats import spearmanr
 from torch import nn
 
-from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
 from advisor.core.events import Session
 from advisor.core.probe import DriftBlocks, Probe
 from advisor.core.recipe import TrainingRecipe
@@ -45,7 +45,6 @@ from advisor.prediction.probe_view import probe_view
 from advisor.probing.head import HeadFit, fit_head, head_features
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
-from advisor.theory.features import recipe_loss
 from advisor.theory.forgetting import fisher_traces
 from advisor.theory.kernels import Array, lora_constant
 from advisor.training.finetune import finetune
@@ -155,7 +154,6 @@ def predictions(probe: Probe, selections: list[Selection], recipe: TrainingRecip
     view = probe_view(probe, settings, recipe)
     masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
-    peers = selection_scores(probe, masks)
     kinds = dict.fromkeys(("adam", "lora-expected"), masks)
     still = replace(keep, energies=0 * keep.energies)
 
@@ -166,12 +164,7 @@ def predictions(probe: Probe, selections: list[Selection], recipe: TrainingRecip
         "drift": drifts(keep),
         "drift, along gradients": drifts(still),
         "trace": masks @ (constants * fisher_traces(keep.energies.astype(np.float64), np.full(keep.energies.shape[1], 2.0))),
-        "parameters": masks @ np.array([t.lora_params(settings.rank) for t in probe.targets], dtype=np.float64),
-        "kappatune": -peers[KAPPATUNE],
-        "gradient norm (peer)": peers[GRADIENT_NORM],
-        "gradient norm": np.sqrt(masks @ (constants * gradient_norms(probe) ** 2)),
-        "kernel trace": np.einsum("sii->s", view.kernels["adam"].of(masks)),
-        "simulated gain": -recipe_loss(view, masks),
+        **rivals(probe, view, masks),
     }
 
 

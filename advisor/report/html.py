@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from advisor.advice.recommend import STABLE
 from advisor.core.candidate import Candidate
-from advisor.core.choices import ALIKE, APART, PREDICTED, STRATEGIES
+from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, PREDICTED, STRATEGIES
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.text import printable
 from advisor.export import FORMATS
@@ -94,6 +94,7 @@ def _content(shown: RecommendationFile) -> dict[str, object]:
         "ranks": _ranks(shown),
         "share": sum(shown.kernel.shares[name] for name in pick.targets),
         "groups": _told_apart(shown.equal_budget),
+        "alike_within": f"{ALIKE_WITHIN:.0%}",
         "disturbs_means": disturbs_means(shown.task in LANGUAGE_TASKS),
         "rows": [(PICK, pick), *((entry.name, entry) for entry in shown.equal_budget[1:]), (ALL, shown.all_linear)],
         "certificates": [bound for bound in pick.bounds if bound.id == "C" and bound.low is not None],

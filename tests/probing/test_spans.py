@@ -10,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from head_blocks import assert_blocks_of_autograd
 from tangents import SETTINGS
 from torch.nn import functional
 
@@ -19,11 +20,8 @@ from advisor.core.selections import all_linear
 from advisor.models import forward
 from advisor.models.encode import collate
 from advisor.models.forward import batch_loss
-from advisor.models.head_input import head_linears
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import head_features, last_linear
-from advisor.probing.run import run_probe
-from advisor.probing.settings import ProbeSettings
 from advisor.probing.span_head import fit_span_head, fresh_span_gradient
 from advisor.training.finetune import finetune, score
 
@@ -76,19 +74,7 @@ def test_without_an_answer_the_first_token_is_both_ends(tiny_model: TinyModel, t
 @pytest.mark.parametrize("head", ["probed", "fresh"])
 def test_blocks_are_those_of_autograd(asked: Make, tmp_path: Path, name: str, head: str) -> None:
     prepared, texts = asked(name)
-    settings = ProbeSettings(head=head, method="materialise", micro_batch=5)
-    probe = run_probe(prepared, settings, tmp_path / "probe", Session())
-    loaded = prepared.loaded
-    heads = tuple(f"{part}." for part in head_linears(loaded))
-    own = [n for n, _ in loaded.model.named_parameters() if n.startswith(heads)]
-    weights = [f"{t.name}.weight" for t in loaded.targets]
-    wanted = oracle.looped_reference(loaded.model, [*weights, *own], texts, *oracle.scalars_of(KIND))
-    for block, gradient, weight in zip(probe.weight_blocks, probe.gradient_blocks, weights, strict=True):
-        assert oracle.relative(block, wanted.weight_block([weight])) < 1e-5
-        assert oracle.relative(gradient, wanted.gradient_block([weight])) < 1e-5
-    assert probe.head is not None
-    assert oracle.relative(probe.head.weight, wanted.weight_block(own)) < 1e-5
-    assert np.allclose(probe.losses, wanted.losses, rtol=1e-4)
+    assert_blocks_of_autograd(prepared, texts, KIND, head, tmp_path / "probe")
 
 
 def test_the_fresh_heads_gradient_is_that_of_autograd(asked: Make) -> None:

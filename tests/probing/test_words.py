@@ -10,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from head_blocks import assert_blocks_of_autograd
 from tangents import SETTINGS
 from transformers import AutoConfig
 
@@ -21,7 +22,6 @@ from advisor.models import forward
 from advisor.models.config import check_task
 from advisor.models.encode import collate
 from advisor.models.forward import batch_loss
-from advisor.models.head_input import head_linears
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.head import fresh_head_gradient, head_features, head_labels, last_linear
 from advisor.probing.run import run_probe
@@ -72,19 +72,7 @@ def test_rows_are_cut_with_their_tags(tiny_model: TinyModel, tmp_path: Path) -> 
 @pytest.mark.parametrize("head", ["probed", "fresh"])
 def test_blocks_are_those_of_autograd(tagged: Make, tmp_path: Path, name: str, head: str) -> None:
     prepared, texts = tagged(name)
-    settings = ProbeSettings(head=head, method="materialise", micro_batch=5)
-    probe = run_probe(prepared, settings, tmp_path / "probe", Session())
-    loaded = prepared.loaded
-    heads = tuple(f"{part}." for part in head_linears(loaded))
-    own = [n for n, _ in loaded.model.named_parameters() if n.startswith(heads)]
-    weights = [f"{t.name}.weight" for t in loaded.targets]
-    wanted = oracle.looped_reference(loaded.model, [*weights, *own], texts, *oracle.scalars_of(KIND))
-    for block, gradient, weight in zip(probe.weight_blocks, probe.gradient_blocks, weights, strict=True):
-        assert oracle.relative(block, wanted.weight_block([weight])) < 1e-5
-        assert oracle.relative(gradient, wanted.gradient_block([weight])) < 1e-5
-    assert probe.head is not None
-    assert oracle.relative(probe.head.weight, wanted.weight_block(own)) < 1e-5
-    assert np.allclose(probe.losses, wanted.losses, rtol=1e-4)
+    probe = assert_blocks_of_autograd(prepared, texts, KIND, head, tmp_path / "probe")
     shares = np.bincount([tag for text in texts for tag in text.label if tag >= 0])  # type: ignore[union-attr]
     assert np.allclose(probe.info["class_shares"], shares / shares.sum())
 
