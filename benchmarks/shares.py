@@ -3,7 +3,7 @@
 Ranks and the error of the shares themselves, of the simulation alone and of the regression beside it
 (:mod:`advisor.prediction.forgone`), for language models and for the others; data set left out, and model left out.
 
-    python benchmarks/shares.py       writes its table into docs/validity.md
+    python benchmarks/shares.py       writes its tables into docs/validity.md
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
-from validity import RANKED, SHIPPED, budget_of, correlations, judged, model_of, read, task_of
-from validity_page import put_table
+from validity import RANKED, SHIPPED, budget_of, by_seed, correlations, judged, model_of, read, task_of
+from validity_page import put_table, short
 
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.store import write_json
@@ -48,6 +48,21 @@ def means(found: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.nanmean([f[key] for f in found])) for key in found[0]}
 
 
+def grids(groups: Sequence[Group]) -> list[list[str]]:
+    """A line a group of language models with many selections of one size and two seeds: ranks within that size."""
+    lines = []
+    for group in groups:
+        seeds = list(by_seed(group, lambda row: math.log(row.val_loss)).values())
+        if group.context["task"] in LANGUAGE_TASKS and len(group.selections) > MANY and len(seeds) > 1:
+            others = [g for g in groups if task_of(g.rows[0]) != task_of(group.rows[0]) and group_gain(g).is_clear]
+            alike = [g for g in others if g.context["task"] in LANGUAGE_TASKS]
+            budgets = np.array([budget_of(s) for s in group.selections])
+            ranks = [figures(group, fit)["within"] for fit in (ALONE, fit_forgone(alike)[0])]
+            second = correlations(seeds[0], seeds[1], budgets)["within"] or math.nan
+            lines.append([short(group.name), *(f"{rank:+.2f}" for rank in (*ranks, second))])
+    return lines
+
+
 def main() -> None:
     groups = judged(read(SHIPPED))
     results: dict[str, Any] = {}
@@ -73,6 +88,8 @@ def main() -> None:
     write_json(RESULTS, results)
     head = ("shares by", "all budgets", "within one", "within one, groups of over 15", "root mean square error of the share")
     put_table("shares", head, lines)
+    of_one_size = ("within one budget", "the simulation alone", "learned, data set left out", "a second seed")
+    put_table("shares by rate", of_one_size, grids(groups), "shares")
     for line in lines:
         print(*line, sep=" | ")
 

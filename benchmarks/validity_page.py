@@ -269,10 +269,10 @@ def page(text: str, result: dict[str, Any]) -> str:
     return text
 
 
-def put_table(name: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A table into ``docs/validity.md``, made by the script of this name."""
+def put_table(name: str, head: Sequence[str], lines: Sequence[Sequence[str]], script: str = "") -> None:
+    """A table into ``docs/validity.md``, made by the script of this name or of another."""
     path = DOCS / "validity.md"
-    path.write_text(put(path.read_text(encoding="utf-8"), name, table(head, lines), name), encoding="utf-8")
+    path.write_text(put(path.read_text(encoding="utf-8"), name, table(head, lines), script or name), encoding="utf-8")
 
 
 def write(result: dict[str, Any]) -> None:
