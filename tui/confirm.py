@@ -148,7 +148,7 @@ class ConfirmScreen(AdvisorScreen):
 
     def _look(self) -> None:
         """At the folder, whoever runs there."""
-        if self.app.screen is not self or self.advisor.is_busy("watch"):
+        if not self.is_active or self.advisor.is_busy("watch"):
             return
         engine = self.advisor.engine
         folder = self.advisor.runs_folder / (CALIBRATION_FOLDER if self._trains() == "calibrate" else CONFIRM_FOLDER)

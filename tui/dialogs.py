@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -22,11 +22,8 @@ class ClosesOnce:
     """Of a screen: its :meth:`dismiss` holds against a second call, as of two quick Enters. While another screen covers it, it
     stays."""
 
-    app: App[Any]
-
     def dismiss(self, result: Any = None) -> AwaitComplete:
-        on_top: object = self.app.screen
-        return super().dismiss(result) if on_top is self else AwaitComplete()  # type: ignore[misc]
+        return super().dismiss(result) if self.is_active else AwaitComplete()  # type: ignore[misc,attr-defined]
 
 
 class Dialog(ClosesOnce, ModalScreen[T], Generic[T]):

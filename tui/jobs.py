@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from textual.app import ScreenStackError
+
 from advisor.core.crash import write_log
 from advisor.core.errors import AdvisorError, Interrupted
 from advisor.core.events import Event, Session
@@ -124,7 +126,10 @@ class Jobs(InOrder):
 
     def _handle_exception(self, error: Exception) -> None:
         """An unexpected error in the interface itself ends the app: runs are told to stop, the session is kept, and the
-        terminal gets one sentence with the log's path instead of a traceback."""
+        terminal gets one sentence with the log's path instead of a traceback. What a timer asks of the screens when all of
+        them are gone, as while the app closes, is no error."""
+        if isinstance(error, ScreenStackError) and not self._screen_stack:
+            return
         self.is_leaving = True
         self._cancel_all()
         with suppress(Exception):  # what crashed may be what is kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -81,6 +82,25 @@ async def test_a_key_that_comes_back_when_all_screens_are_gone_does_nothing(make
         with monkeypatch.context() as closing:
             closing.setattr(AdvisorApp, "_screen_stack", [])
             await app.on_event(key)
+
+
+@pytest.mark.parametrize("place", ["confirm", "explore"])
+async def test_a_timer_that_ticks_when_all_screens_are_gone_is_no_crash(make_app: MakeApp, monkeypatch, place: str) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        app.switch_mode(place)
+        await settled(pilot)
+        screen, asked = app.screen, []
+        with monkeypatch.context() as closing:
+            closing.setattr(AdvisorApp, "_screen_stack", [])
+            screen.set_timer(0.01, lambda: asked.append(screen.is_active))
+            screen.set_timer(0.01, lambda: asked.append(app.screen))
+            if place == "confirm":
+                screen._look()
+            await asyncio.sleep(0.1)
+        assert asked == [False]
+    assert not app.crash
 
 
 # --- crashes and leaving ----------------------------------------------------------------------------------------------
