@@ -361,12 +361,14 @@ class AdvisorApp(Answers):
     def show_opened(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:
         opened = found[0]
         self.cancel("search")
+        last = self.state.opened
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
         self.standing = None
         self.state.open(*found)
         self.search()
-        gc.unfreeze()
-        gc.collect()
+        if last is not None:
+            gc.unfreeze()
+            gc.collect()
         gc.freeze()  # what a session keeps need not be looked through again while one toggles
 
     def _arrive(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:

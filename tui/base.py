@@ -19,6 +19,7 @@ from textual.widgets import Static
 
 from advisor.core.events import Event, Session
 from tui.activity import Activity
+from tui.footer import Keys
 from tui.lineup import Lineup
 from tui.state import Change, State
 
@@ -152,9 +153,7 @@ class AdvisorScreen(Screen[None]):
         yield from self.compose_footer()
 
     def compose_footer(self) -> ComposeResult:
-        from textual.widgets import Footer
-
-        yield Footer(show_command_palette=False)
+        yield Keys(id="keys")
 
     def body(self) -> ComposeResult:
         raise NotImplementedError

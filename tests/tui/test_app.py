@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from textual.command import CommandList
-from textual.widgets import Footer
 from tui_helpers import settled, shown_text
 
 import advisor
@@ -27,6 +26,7 @@ from advisor.core.option import options_of
 from advisor.core.options import Terminal
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
+from tui.footer import Keys
 from tui.heatmap import HeatMap
 from tui.inputs import Inputs
 from tui.keep import Kept, read_session
@@ -232,8 +232,8 @@ async def test_keys_before_the_form_is_there_lead_nowhere(make_app: MakeApp, eng
         await begin(app)
         await settled(pilot)
         assert not {"demo", "probe"} & set(engine.asked)
-        shown = {getattr(key, "description", "") for key in app.screen.query_one(Footer).query("FooterKey")}
-        assert {"Probe", "Demo", "Quit", "Commands"} <= shown
+        shown = str(app.screen.query_one(Keys).content)
+        assert all(key in shown for key in ("Probe", "Demo", "Quit", "Commands"))
         await pilot.press("escape", "2")
         assert app.current_mode == "probe"
 
@@ -267,12 +267,19 @@ async def test_a_click_on_a_place_goes_there(make_app: MakeApp) -> None:
             assert app.current_mode == place.mode
 
 
-async def test_the_footer_shows_the_keys_of_the_place(make_app: MakeApp) -> None:
+async def test_the_row_below_shows_the_keys_of_the_place_and_a_click_presses_one(make_app: MakeApp) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        shown = {getattr(key, "description", "") for key in app.screen.query_one(Footer).query("FooterKey")}
-        assert {"Toggle", "Help", "Undo", "Quit"} <= shown
+        keys = app.screen.query_one(Keys)
+        assert all(key in str(keys.content) for key in ("space Toggle", "? Help", "u Undo"))
+        before = app.state.chosen
+        await pilot.click(keys, offset=(keys.render_line(0).text.index("Toggle"), 0))
+        await settled(pilot)
+        assert len(app.state.chosen ^ before) == 1
+        app.action_show("export")
+        await settled(pilot)
+        assert "Toggle" not in str(app.screen.query_one(Keys).content)
 
 
 async def test_a_dialog_is_a_box_in_the_middle_and_leaves_the_focus_where_it_was(make_app: MakeApp) -> None:
