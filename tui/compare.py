@@ -20,7 +20,7 @@ class CompareScreen(LineupScreen):
         "with their rank lowered until they fit, and what other methods would pick. o or a click on a header sorts, i or a "
         "second click inverts, w explains the columns. Enter takes the selection as the current one; u undoes that."
     )
-    CSS = """
+    DEFAULT_CSS = """
     CompareScreen #heading { height: 2; padding: 0 1; color: $text-muted; }
     CompareScreen #main { height: 1fr; layout: vertical; }
     CompareScreen #table { height: 1fr; }

@@ -51,7 +51,7 @@ class ExploreScreen(AdvisorScreen):
         Binding("t", "theory", "Theory"),
         Binding("w", "words", "Terms", show=False),
     ]
-    CSS = """
+    DEFAULT_CSS = """
     ExploreScreen #headline { height: auto; max-height: 50%; padding: 0 1; }
     ExploreScreen #inspect { height: 2; padding: 0 1; background: $panel; color: $text; }
     ExploreScreen.-narrow.-high #inspect { height: 3; }

@@ -93,7 +93,7 @@ class ExportScreen(AdvisorScreen):
         Binding("e", "edit_folder", "Folder"),
         Binding("w", "write_report", "Report"),
     ]
-    CSS = """
+    DEFAULT_CSS = """
     ExportScreen #main { height: 1fr; }
     ExportScreen #left { width: 44; height: 1fr; padding: 0 1; border-right: solid $border; scrollbar-size-vertical: 1; }
     ExportScreen #left Static { height: auto; margin-bottom: 1; }

@@ -88,7 +88,7 @@ class ParetoScreen(LineupScreen):
         "shows what is disturbed of them in the place of the parameters: nothing gentler is predicted better than the line."
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("m", "measure", "Metric/loss"), Binding("x", "across", "Size/disturbs")]
-    CSS = """
+    DEFAULT_CSS = """
     ParetoScreen #heading, ParetoScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
     ParetoScreen #main { height: 1fr; }
     ParetoScreen #left { width: 1fr; height: 1fr; }

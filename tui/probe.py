@@ -32,7 +32,7 @@ class ProbeScreen(AdvisorScreen):
         Binding("f5", "app.start_probe", "Probe", key_display="F5"),
         Binding("y", "copy_log", "Copy log"),
     ]
-    CSS = """
+    DEFAULT_CSS = """
     ProbeScreen #headline { padding: 0 1; text-style: bold; height: auto; }
     ProbeScreen #detail { padding: 0 1; color: $text-muted; height: auto; }
     ProbeScreen ProgressBar { padding: 0 1; width: 100%; height: 1; }

@@ -13,6 +13,7 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+from textual.css.stylesheet import Stylesheet
 from tui_helpers import FROZEN
 
 from advisor.advice.budget import parse_budget
@@ -37,6 +38,19 @@ from tui.engine import Confirmed, Exported, Figures, Opened, Preview, Recent, St
 from tui.inputs import Inputs
 from tui.real_confirm import Runs, conclude
 from tui.real_engine import RealEngine
+
+_PARSED: dict[Any, Any] = {}  # style sheets of all apps
+_parse_rules = Stylesheet._parse_rules
+
+
+def _parse_once(self: Stylesheet, *source: Any, **options: Any) -> Any:
+    key = (tuple(self._variables.items()), source, tuple(options.items()))
+    if key not in _PARSED:
+        _PARSED[key] = _parse_rules(self, *source, **options)
+    return _PARSED[key]
+
+
+Stylesheet._parse_rules = _parse_once  # type: ignore[method-assign]  # an app parses some 20 of them, in 60 ms, for each screen
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
