@@ -151,6 +151,7 @@ def run(group: Group, work: Path, e5: Path, rows_file: Path, workers: int) -> in
     *runs, piloted = calibrate(source, [*planned, pilot], recipe, work / group.name, session, **options)
     probe = run_probe(prepared, ProbeSettings(), work / group.name / "probe", session)
     rows = rows_from_runs([*runs, piloted], probe)  # the pilot is a second seed of all modules
+    rows_file.parent.mkdir(exist_ok=True)
     write_text(rows_file, "".join(row.as_json() + "\n" for row in rows))
     result = piloted["result"]
     if "switched" not in result:  # it failed, as at rates that are too high
