@@ -15,14 +15,11 @@ if TYPE_CHECKING:
     from advisor.data.examples import Example
     from advisor.data.schema import Schema
 
-PREVIEW_ROWS = 5
-
 
 def preview(inputs: Inputs) -> Preview:
     """As :meth:`tui.engine.Engine.preview`."""
     from advisor.core.errors import BadInput
     from advisor.data.dataset import load_dataset
-    from advisor.data.tables import read_table
 
     if not inputs.data:
         raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
@@ -37,15 +34,14 @@ def preview(inputs: Inputs) -> Preview:
     dataset = load_dataset(inputs.data, **how)
     schema = dataset.schema
     wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
-    table = read_table(inputs.data, wanted)
     return Preview(
         task=schema.task,
         metric=schema.metric,
         text_columns=schema.text_columns,
         label_column=schema.label_column,
         classes=schema.class_names,
-        columns=tuple(table.columns),
-        rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in table.rows[:PREVIEW_ROWS]),
+        columns=dataset.columns,
+        rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in dataset.first_rows),
         total=len(dataset.examples),
         notes=dataset.notes,
         cost=_cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),

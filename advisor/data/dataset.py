@@ -20,6 +20,7 @@ from advisor.data.schema import Schema, infer_schema
 from advisor.data.tables import ROWS_KEPT, read_table
 
 MIN_ROWS_TO_SPLIT = 20
+FIRST_ROWS = 5
 MOST_ROWS = 0.8  # share of one class from which accuracy says little
 
 
@@ -35,6 +36,8 @@ class Dataset:
         fingerprint: sha256 of schema, examples and ``rows_there``, the same wherever the file lies.
         rows_there: usable rows of the source these stand for: their number, more where a large file was sampled while
             reading it (then an estimate).
+        columns: names of all columns, in file order.
+        first_rows: the first rows as they stand in the file, by column, for a preview.
     """
 
     examples: tuple[Example, ...]
@@ -43,6 +46,8 @@ class Dataset:
     notes: tuple[str, ...]
     fingerprint: str
     rows_there: int
+    columns: tuple[str, ...] = ()
+    first_rows: tuple[dict[str, Any], ...] = ()
 
 
 def load_dataset(
@@ -113,7 +118,14 @@ def load_dataset(
     rows_there = round(table.total * len(examples) / len(table.rows))
     remarks = [*dropped, *_repeats(examples, schema), *([] if like else _imbalance(examples, schema))]
     return Dataset(
-        tuple(examples), schema, table.source, (*notes, *remarks), _fingerprint(examples, schema, rows_there), rows_there
+        tuple(examples),
+        schema,
+        table.source,
+        (*notes, *remarks),
+        _fingerprint(examples, schema, rows_there),
+        rows_there,
+        table.columns,
+        table.rows[:FIRST_ROWS],
     )
 
 
@@ -278,4 +290,4 @@ def _subset(dataset: Dataset, indices: Iterable[int], note: str) -> Dataset:
     examples = tuple(dataset.examples[index] for index in indices)
     rows_there = round(dataset.rows_there * len(examples) / len(dataset.examples))
     fingerprint = _fingerprint(examples, dataset.schema, rows_there)
-    return Dataset(examples, dataset.schema, dataset.source, (*dataset.notes, note), fingerprint, rows_there)
+    return replace(dataset, examples=examples, notes=(*dataset.notes, note), fingerprint=fingerprint, rows_there=rows_there)
