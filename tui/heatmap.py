@@ -31,6 +31,7 @@ CURSOR = "▸"
 WIDEST, NARROWEST = 16, 3  # cells: marks, and where there is room a number
 NUMBER = 5  # characters at most
 ADAPTED, NOT_ADAPTED = (0.6, 0.4), (0.0, 0.2)  # where grounds begin between low and high, and how far levels move them
+TONES = 32  # of a ground, from the lowest level to the highest
 TALLEST = 3  # lines of a cell: marks and number, a bar, a gap
 
 
@@ -149,7 +150,8 @@ class HeatMap(ScrollView, can_focus=True):
         self.cell_height = 1
         self.is_stale = False  # the values are of an earlier selection
         self._levels: list[float | None] = []
-        self._shades: dict[tuple[float | None, bool, bool, bool], Style] = {}
+        self._shades: dict[tuple[int, bool, bool, bool], Style] = {}
+        self._styles: tuple[Style, Style, Style] | None = None  # of the ground, the header, the cursor
         self._number_widths: dict[int, int] = {}  # by the cells' width
 
     def show_grid(self, grid: Grid) -> None:
@@ -162,10 +164,10 @@ class HeatMap(ScrollView, can_focus=True):
 
     def show_values(self, values: Sequence[float], measure: Measure, is_stale: bool = False) -> None:
         """Colour by these, in model order; NaN: unknown. What is stale is dimmed."""
+        if values != self.values or measure is not self.measure:
+            self._levels = levels(values) if any(map(math.isfinite, values)) else []  # marks alone while nothing is known
+            self._number_widths.clear()
         self.values, self.measure, self.is_stale = values, measure, is_stale
-        self._levels = levels(values) if any(map(math.isfinite, values)) else []  # marks alone while nothing is known
-        self._shades.clear()
-        self._number_widths.clear()
         self.refresh()
 
     def show_chosen(self, chosen: frozenset[int], pick: frozenset[int] | None) -> None:
@@ -188,6 +190,7 @@ class HeatMap(ScrollView, can_focus=True):
     def notify_style_update(self) -> None:
         """Another theme."""
         self._shades.clear()
+        self._styles = None
         super().notify_style_update()
 
     # --- places -------------------------------------------------------------------------------------------------------
@@ -271,12 +274,14 @@ class HeatMap(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         size, scroll, width = self.size, self.scroll_offset, self.cell_width
         row, part = divmod(y - 1 + scroll.y, self.cell_height) if y else (-1, 0)
-        base = self.rich_style
+        base, header, cursor = self._styles = self._styles or (
+            self.rich_style,
+            self.get_component_rich_style("heatmap--header"),
+            self.get_component_rich_style("heatmap--cursor"),
+        )
         if row >= len(self.grid.layers) or not self.grid.roles or part == TALLEST - 1:
             return Strip.blank(size.width, base)
-        header = self.get_component_rich_style("heatmap--header")
         names = headings(self.grid.roles, width - 1) if row < 0 else ()
-        cursor = self.get_component_rich_style("heatmap--cursor")
         here = self.cursor if self.has_focus else None
         pointer = "" if part else CURSOR  # on the first line of a cell
         label = (self._label(row).rjust(LABEL - 1)[: LABEL - 1] if not part else "").ljust(LABEL)
@@ -318,21 +323,20 @@ class HeatMap(ScrollView, can_focus=True):
         text = f" {bar(level or 0.0, width - 2)}" if part else f" {mark}{glyph(level) if known else ' '}"
         if not part and digits and known and self.measure:
             text += number(max(self.values[i] for i in members), self.measure, min(width - 3, NUMBER))
-        dim = self.sieve is not None and not self.sieve.intersection(members)
-        key = level, bool(inside), bool(unlike), dim
+        dim = self.is_stale or (self.sieve is not None and not self.sieve.intersection(members))
+        key = round((level or 0.0) * TONES), bool(inside), bool(unlike), dim
         if key not in self._shades:
             self._shades[key] = self._shade(*key)
         return text, self._shades[key]
 
-    def _shade(self, level: float | None, chosen: bool, unlike: bool, dim: bool) -> Style:
+    def _shade(self, tone: int, chosen: bool, unlike: bool, dim: bool) -> Style:
         """The ground says whether the module is adapted, and within that a little of its level; the ink whether that is unlike
         the pick. Terminals' own colours cannot be mixed: there the marks alone speak."""
-        dim = dim or self.is_stale
         low, high, other = (self.get_component_styles(f"heatmap--{name}") for name in ("low", "high", "unlike"))
         if low.background.ansi is not None or high.background.ansi is not None:
             return self.rich_style + Style(bold=(chosen or unlike) and not dim, dim=dim)
         start, span = ADAPTED if chosen else NOT_ADAPTED
-        ground: Color = low.background.blend(high.background, start + span * (level or 0.0))
+        ground: Color = low.background.blend(high.background, start + span * tone / TONES)
         ink = ground.get_contrast_text(1.0 if chosen else 0.75)
         colour = (ground + ink).blend(other.color, 0.6) if unlike else ground + ink
         return Style(color=colour.rich_color, bgcolor=ground.rich_color, bold=(chosen or unlike) and not dim, dim=dim)
