@@ -85,6 +85,12 @@ def _plain_lora() -> tuple[Any, Any]:
     return LoraModel, LoraConfig()
 
 
+def attention_parts(model: nn.Module) -> tuple[str, ...]:
+    """Names, each with a point at its end, of modules whose class is an attention's by its name; Nemotron-H calls every kind of
+    layer ``mixer``."""
+    return tuple(f"{name}." for name, module in model.named_modules() if type(module).__name__.endswith("Attention"))
+
+
 def recurrent_parts(model: nn.Module) -> tuple[str, ...]:
     """Names, each with a point at its end, of modules that hold a convolution over tokens or a recurrence's decay."""
     return tuple(

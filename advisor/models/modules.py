@@ -15,7 +15,15 @@ from advisor.core.choices import CONNECTOR, LANGUAGE, VISION
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
-from advisor.models.adaptable import EXPERTS, left_out, linear_modules, recurrent_parts, refused, taken_for_experts
+from advisor.models.adaptable import (
+    EXPERTS,
+    attention_parts,
+    left_out,
+    linear_modules,
+    recurrent_parts,
+    refused,
+    taken_for_experts,
+)
 from advisor.models.experts import called_module, stack_shapes
 from advisor.models.vision import part_of
 
@@ -87,10 +95,10 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
     stacks = {name: shape for name, *shape in stack_shapes(model)}
     part = part_of(model)
     first_layers = _first_layers(name for name in [*linears, *stacks] if part(name) != CONNECTOR)
-    targets, recurrent = [], recurrent_parts(model)
+    targets, groups = [], {"recurrent": recurrent_parts(model), "attention": attention_parts(model)}
     for name, module in linears.items():
         if part(name) == LANGUAGE:
-            layer, role, group = _place(name, first_layers, profile, recurrent)
+            layer, role, group = _place(name, first_layers, profile, groups)
         else:
             layer, role, group = _place_outside(name, first_layers, part(name))
         if isinstance(module, Conv1D):
@@ -99,7 +107,7 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
             in_features, out_features, kind = module.in_features, module.out_features, "linear"
         targets.append(Target(name, layer, role, group, in_features, out_features, kind))
     for name, (experts, in_features, out_features) in stacks.items():
-        layer, last = _place(name, first_layers, None)[0], name.rsplit(".", 1)[-1]
+        layer, last = _place(name, first_layers, None, {})[0], name.rsplit(".", 1)[-1]
         role = f"{EXPERTS}.{last.removesuffix('_proj')}"
         targets.append(Target(name, layer, role, "mlp", in_features, out_features, EXPERTS, experts))
     if not targets:
@@ -230,9 +238,9 @@ def _place_outside(name: str, first_layers: Mapping[str, int], part: str) -> tup
 
 
 def _place(
-    name: str, first_layers: Mapping[str, int], profile: dict[str, Any] | None, recurrent: tuple[str, ...] = ()
+    name: str, first_layers: Mapping[str, int], profile: dict[str, Any] | None, groups: Mapping[str, tuple[str, ...]]
 ) -> tuple[int | None, str, str]:
-    """Layer number, role and group of a module from its name; ``recurrent``: how names of recurrent parts begin."""
+    """Layer number, role and group of a module from its name; ``groups``: how names of each group's parts begin."""
     place = block_of(name)
     if place is None:
         return None, name.rsplit(".", 1)[-1], "other"
@@ -241,8 +249,9 @@ def _place(
     if known:
         group, role = known.split("/")
         return layer, role, group
-    if recurrent and name.startswith(recurrent):
-        return layer, tail, "recurrent"
+    for group, parts in groups.items():
+        if name.startswith(parts):
+            return layer, tail, group
     if "attn" in tail or "attention" in tail.lower():
         return layer, tail, "attention"
     return layer, tail, "mlp"

@@ -69,7 +69,7 @@ def test_a_hybrid_from_discovery_to_a_training_step(tmp_path: Path, name: str) -
     assert "recurrent" in groups
     assert ("attention" in groups) == (name not in ("mamba", "mamba2", "rwkv"))
     said = " ".join(found.notes)
-    assert ("PEFT gives no LoRA" in said) == (name in ("mamba", "mamba2", "falcon_h1"))
+    assert ("PEFT gives no LoRA" in said) == (name in ("mamba", "mamba2", "falcon_h1", "nemotron_h"))
     assert ("take" in said) == (name == "qwen3_next") or "old names of experts" not in said
 
 
