@@ -127,7 +127,9 @@ def inspected(state: State, modules: Sequence[int], width: int, budget: Budget |
         about = f"{len(targets)} modules, {inside} adapted, {count(params)} params at rank {rank}"
         return f"{_end(_common(targets), max(width - len(about) - 3, 12))} · {about}\nSpace toggles all of them."
     index, target = modules[0], targets[0]
-    about = f"{target.in_features}→{target.out_features}, {count(params)} params at rank {rank}"
+    active = f" ({target.active} a token)" if target.active else ""
+    stack = f"{target.experts} experts{active}, " if target.experts else ""
+    about = f"{stack}{target.in_features}→{target.out_features}, {count(params)} params at rank {rank}"
     pick = ""
     if state.pick is not None and (target.name in state.pick.selection.targets) != bool(inside):
         pick = f" {ADDED} The pick leaves it out." if inside else f" {DROPPED} The pick adapts it."

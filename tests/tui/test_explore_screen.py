@@ -272,6 +272,16 @@ async def test_the_cursor_inspects(make_app: MakeApp) -> None:
         assert "6 modules, 6 adapted" in shown_text(app, "#inspect")
 
 
+async def test_a_stack_says_how_many_experts_it_holds(make_app: MakeApp, engine) -> None:
+    probe = fakes.make_probe()
+    first, *others = probe.targets
+    engine.scorer = fakes.make_scorer(replace(probe, targets=(replace(first, kind="experts", experts=8, active=2), *others)))
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert "8 experts (2 a token), 24→24, 3.07k params at rank 8" in shown_text(app, "#inspect")
+
+
 async def test_a_selection_is_kept_beside_the_probe_and_is_there_again(make_app: MakeApp, engine) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:
