@@ -35,6 +35,7 @@ def _run(arguments: list[str]) -> int:
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's matrices are small here: more threads wait for each other
     warnings.formatwarning = _warning
     # PEFT imports bitsandbytes where it is installed, which misses a kernel for inference that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
