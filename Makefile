@@ -53,6 +53,7 @@ screenshots: setup
 	$(BIN)/python docs/screenshots.py
 	$(BIN)/python docs/report_screenshots.py
 	$(BIN)/python docs/recording.py
+	$(BIN)/python docs/terminal_page.py
 
 clean:
 	rm -rf $(VENV) .tools recommendation .pytest_cache .mypy_cache .ruff_cache .hypothesis
