@@ -20,7 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 from linearity import source_of
-from validity import PEERS, RANKED, SHIPPED, read
+from validity import PEERS, RANKED, SHIPPED, read, read_exam
 
 from advisor.advice.peer_picks import selection_scores
 from advisor.core.events import Session
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/peers"))
     options = parser.parse_args()
     result: dict[str, Any] = json.loads(PEERS.read_text(encoding="utf-8")) if PEERS.exists() else {}
-    for group in grouped([*read(SHIPPED), *read(HERE / "rows")]):
+    for group in grouped([*read(SHIPPED), *read_exam()]):
         if group.name in result or len(group.selections) < RANKED:
             continue
         source = source_of(group)

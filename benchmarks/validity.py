@@ -66,6 +66,11 @@ def read(folder: Path) -> list[CalibrationRow]:
     return rows
 
 
+def read_exam() -> list[CalibrationRow]:
+    """Rows of exam data: of two data sets from the first version on, the others made by ``benchmarks/sweep.py --exam``."""
+    return [*read(HERE / "rows"), *read(HERE / "rows" / "exam")]
+
+
 def judged(rows: Sequence[CalibrationRow]) -> list[Group]:
     """Groups as predictions are judged by: without their pilot run, which predictions after it have seen."""
     return grouped([row for row in rows if row.seed != PILOT_SEED])
@@ -464,7 +469,7 @@ def main() -> None:
     peers, pilots = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for path in (PEERS, PILOTS))
     by_task, by_model = leave_out(rows, task_of, peers, pilots), leave_out(rows, model_of, peers, pilots)
     if options.exam:
-        exam = [report(rows, g, peers, pilots) for g in grouped(read(HERE / "rows"))]
+        exam = [report(rows, g, peers, pilots) for g in judged(read_exam())]
     else:
         exam = json.loads(RESULTS.read_text(encoding="utf-8"))["groups"]["exam"]
     control = [leave_out(shuffled(rows, seed), task_of, {}, {}) for seed in range(3)]
