@@ -101,7 +101,7 @@ async def main() -> None:
     named = {name for _, name, _ in BLOCK.findall(page)}
     if named != set(screens):
         raise SystemExit(f"Screens of the page and of the session differ: {named ^ set(screens)}")
-    write_text(PAGE, BLOCK.sub(lambda found: found[1] + screens[found[2]] + found[3], page))
+    write_text(PAGE, BLOCK.sub(lambda found: found[1] + screens[found[2]].replace(folder, "~") + found[3], page))
 
 
 if __name__ == "__main__":

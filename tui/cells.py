@@ -138,7 +138,7 @@ def number_width(values: Sequence[float], measure: Measure, most: int) -> int:
         if any(text.strip("+-") == "" for text in texts):
             continue  # not even whole numbers fit
         digits = min((len(text.partition(".")[2]) for text in texts), default=measure.digits)
-        if digits == measure.digits or 10.0**-digits <= TELLING * largest:
+        if digits == measure.digits or 0.5 * 10.0**-digits <= TELLING * largest:
             return width
     return 0
 
