@@ -55,9 +55,11 @@ def activations(selection: Selection, footprint: TrainingFootprint = FOOTPRINT, 
     return activation_bytes(selection, TARGETS, SETTINGS, footprint, batch, 4)
 
 
-def cost(selection: Selection, footprint: TrainingFootprint = FOOTPRINT, head: int = 7, batch: int = 3) -> object:
+def cost(
+    selection: Selection, footprint: TrainingFootprint = FOOTPRINT, head: int = 7, batch: int = 3, references: int = 0
+) -> object:
     recipe = replace(RECIPE, batch_size=batch)
-    return estimate_cost(selection, TARGETS, SETTINGS, recipe, footprint, head, 4.0, 4)
+    return estimate_cost(selection, TARGETS, SETTINGS, recipe, footprint, head, 4.0, 4, references)
 
 
 def test_amount_adds_what_grows_with_rows_tokens_and_pairs_of_tokens() -> None:
@@ -136,13 +138,15 @@ def test_memory_is_the_sum_of_its_terms() -> None:
     assert cost(chosen).memory_bytes == terms + loss_bytes(FOOTPRINT, 3, 4)
 
 
-def test_time_of_one_module_by_hand() -> None:
+@pytest.mark.parametrize("references", [0, 1])
+def test_time_of_one_module_by_hand(references: int) -> None:
     macs = (24, 8, 60, 24, 18)
     forward = [m + MACS_PER_BYTE * (g[2] + 4 * g[3]) for m, g in zip(macs, FOOTPRINT.saved, strict=True)]
     extra = [3 * 2 * (t.in_features + t.out_features) for t in TARGETS]
     extra = [e + 16 * MACS_PER_BYTE * (t.in_features + t.out_features) for e, t in zip(extra, TARGETS, strict=True)]
-    expected = (sum(forward) + sum(forward[3:]) + extra[3]) / (2 * sum(forward) + sum(extra))
-    assert cost(pick("l.1.q")).time_vs_all_linear == pytest.approx(expected, rel=1e-12)
+    passes = (1 + references) * sum(forward)
+    expected = (passes + sum(forward[3:]) + extra[3]) / (passes + sum(forward) + sum(extra))
+    assert cost(pick("l.1.q"), references=references).time_vs_all_linear == pytest.approx(expected, rel=1e-12)
     assert cost(pick(*NAMES)).time_vs_all_linear == 1
 
 
