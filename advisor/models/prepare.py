@@ -10,6 +10,7 @@ from typing import Any
 from advisor.core.choices import LANGUAGE
 from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
+from advisor.core.probe import FOLDS
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import OF_TOKENS, PREFERENCE, outputs_of
 from advisor.data.dataset import Dataset, load_dataset, only_read, overlap, sample_rows, split_evaluation
@@ -128,7 +129,7 @@ def read_data(
     stratified 10 % split off.
 
     Raises:
-        BadInput: see :func:`advisor.data.dataset.load_dataset`.
+        BadInput: see :func:`advisor.data.dataset.load_dataset`; or there are fewer training rows than folds.
     """
     train = load_dataset(
         source.data,
@@ -153,6 +154,10 @@ def read_data(
         session.note(f"Evaluation: {len(evaluation.examples)} rows of {evaluation.source}.")
         for note in evaluation.notes:
             session.note(f"Evaluation data: {note}", brief=True)
+    if (rows := len(train.examples)) < FOLDS:
+        raise BadInput(
+            f"{train.source} has {rows} usable {'row' if rows == 1 else 'rows'} to train on.", f"Give {FOLDS} at the least."
+        )
     if both := overlap(train, evaluation):
         session.warn(
             f"{both} of {len(evaluation.examples)} evaluation rows also appear in the training data, "

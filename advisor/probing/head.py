@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from advisor.core.events import Session, Stage
+from advisor.core.probe import FOLDS
 from advisor.core.tasks import OF_TOKENS, TOKENS
 from advisor.models.encode import IGNORED, EncodedRow, collate
 from advisor.models.head_input import at_read_token
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of standardised features; scikit-learn's C
 RIDGES = tuple(float(a) for a in np.logspace(-1, 5, 13))
-FOLDS = 4
 FEATURE_BATCH = 64
 
 
@@ -114,11 +114,12 @@ def head_labels(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> tuple[np.nda
     return labels, owners
 
 
-def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> HeadFit:
+def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool, owners: np.ndarray | None = None) -> HeadFit:
     """L2-penalised logistic regression (``classes`` > 0) or ridge regression, penalty by 4-fold cross-validation.
 
     Args:
-        features: [rows, h]; labels: [rows] class ids, or standardised values when ``classes`` is 0.
+        features: [n, h]; labels: [n] class ids, or standardised values when ``classes`` is 0. owners: the row of each, where rows
+            have several, which are held out together; None: each is a row.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
@@ -132,7 +133,7 @@ def fit_head(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: b
         variance = float(np.var(labels))
         cv = (held_out, 1.0 - held_out / variance if variance else 0.0, float(ridge.alpha_))
     else:
-        losses, scores = _cross_validate(scaled, labels, classes, use_bias)
+        losses, scores = _cross_validate(scaled, labels, classes, use_bias, owners)
         best = int(np.argmin(losses))
         model = _logistic(INVERSE_PENALTIES[best], use_bias).fit(scaled, labels)
         weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, -20.0 if use_bias else 0.0)
@@ -153,14 +154,17 @@ def _logistic(inverse_penalty: float, use_bias: bool) -> LogisticRegression:
     return LogisticRegression(C=inverse_penalty, fit_intercept=use_bias, max_iter=300, tol=1e-3)
 
 
-def _cross_validate(features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool) -> tuple[list[float], list[float]]:
+def _cross_validate(
+    features: np.ndarray, labels: np.ndarray, classes: int, use_bias: bool, owners: np.ndarray | None
+) -> tuple[list[float], list[float]]:
     """Held-out cross-entropy and accuracy for each penalty; a class missing from a fold gets probability 1e-6."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import KFold, StratifiedKFold
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
     smallest = int(np.bincount(labels)[np.unique(labels)].min())
-    splitter = StratifiedKFold if smallest >= FOLDS else KFold
-    folds = list(splitter(FOLDS, shuffle=True, random_state=0).split(features, labels))
+    plain, stratified = (KFold, StratifiedKFold) if owners is None else (GroupKFold, StratifiedGroupKFold)
+    splitter = (stratified if smallest >= FOLDS else plain)(FOLDS, shuffle=True, random_state=0)
+    folds = list(splitter.split(features, labels, owners))
     losses, scores = [], []
     for inverse_penalty in INVERSE_PENALTIES:
         loss = score = 0.0

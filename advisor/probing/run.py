@@ -322,10 +322,10 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
     mean, std = scale_of(prepared)
     if loaded.task == SPANS:
         return _fit_span_head(loaded, rows, head_kind, session)
-    features, (labels, _) = head_features(loaded, rows, session), head_labels(loaded, rows)
+    features, (labels, owners) = head_features(loaded, rows, session), head_labels(loaded, rows)
     if len(labels) > MOST_WORDS:  # words of texts that may be long
         some = np.linspace(0, len(labels) - 1, MOST_WORDS).astype(int)
-        features, labels = features[some], labels[some]
+        features, labels, owners = features[some], labels[some], owners[some]
     if classes and len(set(labels.tolist())) == 1:
         only = prepared.train.schema.class_names[int(labels[0])]
         raise BadInput(
@@ -333,7 +333,8 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
             "Raise --max-length, or give rows of other classes.",
         )
     use_bias = last_linear(loaded).bias is not None
-    fit = fit_head(features, labels if classes else (labels - mean) / std, classes, use_bias)
+    values = labels if classes else (labels - mean) / std
+    fit = fit_head(features, values, classes, use_bias, owners if loaded.task == TOKENS else None)
     if head_kind == "probed":
         install_head(loaded, fit)
     of = "words" if loaded.task == TOKENS else "rows"

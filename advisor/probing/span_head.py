@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from advisor.probing.head import FOLDS, INVERSE_PENALTIES, HeadFit
+from advisor.core.probe import FOLDS
+from advisor.probing.head import INVERSE_PENALTIES, HeadFit
 
 STEPS = 60
 

@@ -80,7 +80,7 @@ def rows(random: Random) -> list[dict[str, Any]]:
         [(0, 1), ("a", "b", "c"), (0.5, 1.5, 2.25), (1e308, -1e308, 0.5), (True, False), (3,), tuple(range(60))]
     )
     made, in_turns = [], random.random() < 0.5
-    for _ in range(random.choice([0, 1, 19, 30, 30, 40, 40, 60, 60, 60])):
+    for _ in range(random.choice([0, 1, 3, 5, 19, 30, 40, 40, 60, 60])):
         row: dict[str, Any] = {}
         for name in names:
             row[name] = _cell(random, name, labels, in_turns)

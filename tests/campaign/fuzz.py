@@ -115,20 +115,22 @@ def read_only(arguments: list[str], loaded: Any) -> tuple[int, str, str]:
     """What ``probe`` does with the data of ``arguments``, up to the tokens."""
     from advisor.core.errors import AdvisorError
     from advisor.core.events import Note, Session, Warn
-    from advisor.data.dataset import load_dataset, split_evaluation
     from advisor.models.encode import encode
+    from advisor.models.prepare import Source, read_data
 
     given = {name: value for name, value in itertools.pairwise(arguments) if name.startswith("--")}
-    columns = (given["--text-column"],) if "--text-column" in given else ()
+    source = Source(
+        "",
+        given["--data"],
+        given.get("--eval-data"),
+        task=given.get("--task", "auto"),
+        text_columns=(given["--text-column"],) if "--text-column" in given else (),
+        label_column=given.get("--label-column"),
+    )
     said: list[str] = []
     session = Session(emit=lambda event: said.append(event.text) if isinstance(event, Note | Warn) else None)
     try:
-        found = load_dataset(
-            given["--data"], task=given.get("--task", "auto"), text_columns=columns, label_column=given.get("--label-column")
-        )
-        for note in found.notes:
-            session.note(note)
-        for part in split_evaluation(found, 0):
+        for part in read_data(source, session):
             if part.schema.task == loaded.task:
                 for note in encode(part, loaded, 16)[1]:
                     session.note(note)

@@ -46,6 +46,8 @@ def of_data(random: Random, ground: Ground, folder: Path) -> list[str]:
         options += ["--label-column", random.choice(COLUMNS)]
     if random.random() < 0.2:
         options += ["--text-column", random.choice(COLUMNS)]
+    if random.random() < 0.2:
+        options += ["--eval-data", str(place)]
     return ["probe", str(ground.models["llama"]), "--data", str(place), *options, *SMALL, "--out", str(folder / "out")]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rowfiles import Write, labelled
 
+from advisor.core.errors import BadInput
 from advisor.core.events import Event, Note, Session, Warn
 from advisor.data.dataset import Dataset, load_dataset
 from advisor.data.examples import Example
@@ -352,3 +354,13 @@ def test_task_profiles_and_chats_serve_both_kinds_of_language_model(write: Write
     chats = load_dataset(write("c.jsonl", [{"messages": turns}] * 3), task=task, language="seq2seq")
     assert chats.schema.task == "seq2seq"
     assert chats.examples[0].messages == (("user", "hi"), ("assistant", "ho"))
+
+
+@pytest.mark.parametrize("few", [2, 3])
+def test_fewer_training_rows_than_folds_are_refused(write: Write, few: int) -> None:
+    source = Source("m", write("a.jsonl", labelled(["a", "b", "a"][:few])), task="classification")
+    others = write("b.jsonl", labelled(["a", "b"] * 5))
+    with pytest.raises(BadInput, match=f"has {few} usable rows? to train on"):
+        read_data(replace(source, eval_data=others), Session())
+    enough = write("c.jsonl", labelled(["a", "b"] * 2))
+    assert len(read_data(Source("m", enough, eval_data=others), Session())[0].examples) == 4

@@ -277,3 +277,14 @@ def test_the_fresh_gradient_is_autograds_at_a_zero_head(classes: int, use_bias: 
     assert norm == pytest.approx(wanted)
     assert summed == pytest.approx(energy)
     assert count == sum(p.numel() for p in layer.parameters())
+
+
+def test_words_of_one_row_are_held_out_together() -> None:
+    """Labels are drawn for each row, and features say which row it is: with others of its words at hand a word is known."""
+    rng = np.random.default_rng(0)
+    labels, owners = np.repeat(rng.integers(0, 2, 40), 5), np.repeat(np.arange(40), 5)
+    features = np.eye(40)[owners] + 0.1 * rng.normal(size=(200, 40))
+    torn, whole = fit_head(features, labels, 2, True), fit_head(features, labels, 2, True, owners)
+    assert torn.cv_score > 0.85
+    assert whole.cv_score < 0.7
+    assert whole.cv_loss > 0.6
