@@ -157,6 +157,29 @@ def claims_of(found: dict[str, Any]) -> list[str]:
     return ["–" if found[key] is None else f"{found[key]:.0%}" for key in keys]
 
 
+def exam_table(reports: Sequence[dict[str, Any]]) -> str:
+    """One line a group of exam data: ranking and intervals before a run and after a pilot run, and rivals' ranking."""
+    rivals = ("trace of the kernel", "gradient-norm", "fisher", "parameter count")
+    lines = []
+    for r in reports:
+        before, after = r["intervals"], r["pilot"] and r["pilot"]["intervals"]
+        lines.append(
+            [
+                short(r["group"]),
+                str(r["selections"]),
+                pair(r["predicted"]),
+                pair(r["pilot"]["predicted"]) if r["pilot"] else "–",
+                *(pair(r["scores"].get(name)) for name in rivals),
+                f"{before['coverage']:.0%} ({before['relative_width']:.2f})",
+                f"{after['coverage']:.0%} ({after['relative_width']:.2f})" if after else "–",
+                f"{before['metric_coverage']:.0%} ({before['metric_width']:.2f})",
+            ]
+        )
+    head = ("model on task", "selections", "predicted", "after a pilot", *(LABELS.get(n, n) for n in rivals))
+    covers = ("losses covered (width)", "after a pilot", "metrics covered (width)")
+    return table((*head, *covers), lines)
+
+
 def pilot_table(total: dict[str, Any]) -> str:
     """Before and after one pilot run."""
     lines = []
@@ -166,6 +189,8 @@ def pilot_table(total: dict[str, Any]) -> str:
         ("all {}, small ones too", "after_a_pilot_everywhere"),
     ):
         found = total[key]
+        if found is None:
+            continue
         for name, at in (("predicted", "before"), ("adapters switched off", None), ("**predicted after the pilot**", "after")):
             label_of = f"{label.format(found['groups'])}: {name}"
             if at is None:
@@ -259,7 +284,11 @@ def put(text: str, name: str, content: str, script: str = "validity") -> str:
 def page(text: str, result: dict[str, Any]) -> str:
     """The page with its tables as found."""
     shown = [r for kind in ("task left out", "exam") for r in result["groups"][kind] if "predicted" in r]
+    exam = [r for r in result["groups"]["exam"] if "predicted" in r]
     for name, found in (
+        ("exam", exam_table(exam)),
+        ("exam scores", score_table(result["exam"])),
+        ("exam pilot", pilot_table(result["exam"])),
         ("groups", group_table(shown)),
         ("scores", score_table(result["tasks_left_out"])),
         ("left out", left_out_table(result)),
