@@ -34,9 +34,10 @@ from advisor.core.events import Note, Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Target
-from advisor.core.tasks import PREFERENCE, outputs_of
+from advisor.core.tasks import EMBEDDING, PREFERENCE, outputs_of
 from advisor.export.peft import YAML_FILE
 from advisor.models.adaptable import NEVER_ADAPTED
+from advisor.models.embedding import batches_of, contrast_losses
 from advisor.models.encode import collate
 from advisor.models.forward import logits_of
 from advisor.models.head_input import head_linears
@@ -53,10 +54,10 @@ BEGIN, END = "<!-- families: made by benchmarks/families.py -->", "<!-- end -->"
 SEEING = vision_language.FAMILIES
 ALL: dict[str, Any] = {**FAMILIES, **HYBRIDS, **SEEING}
 FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "gate, up"}
-WORDS = ("token-classification", "question-answering")
+READERS = ("token-classification", "question-answering", "embedding")
 BESIDE = {  # further tasks that some families are tried on
-    **dict.fromkeys(("bert", "roberta", "distilbert", "modernbert"), WORDS),
-    **dict.fromkeys(("llama", "gpt2"), (*WORDS, "preference")),
+    **dict.fromkeys(("bert", "roberta", "distilbert", "modernbert"), READERS),
+    **dict.fromkeys(("llama", "gpt2"), (*READERS, "preference")),
     "olmoe": ("preference",),
 }
 SETTINGS = LoraSettings(rank=4, alpha=8)
@@ -156,7 +157,10 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
     weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
     texts = oracle.tokenised(loaded.processor or loaded.tokenizer or loaded.image_processor, rows, kind)
-    wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
+    if kind == EMBEDDING:
+        wanted = oracle.contrasted_reference(loaded.model, weights, texts, batches_of(len(texts), seed=0), loaded.pooling)
+    else:
+        wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]
     errors += [oracle.relative(b, wanted.gradient_block([w])) for b, w in zip(probe.gradient_blocks, weights, strict=True)]
     if probe.head is not None:
@@ -177,11 +181,15 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
     outputs = Outputs(task, len(prepared.train.schema.class_names))
 
     def loss() -> torch.Tensor:
-        values, _, losses = forward_outputs(outputs, logits_of(model(**batch), batch), labels)
+        logits = logits_of(loaded, model(**batch), batch)
+        if task == EMBEDDING:
+            return contrast_losses(logits.view(*labels.shape, -1)).mean()
+        values, _, losses = forward_outputs(outputs, logits, labels)
         return torch.nn.functional.softplus(start - values).mean() if task == PREFERENCE else losses.mean()
 
-    with torch.no_grad():
-        start = forward_outputs(outputs, logits_of(model(**batch), batch), labels)[0]  # of DPO's reference
+    if task == PREFERENCE:
+        with torch.no_grad():
+            start = forward_outputs(outputs, logits_of(loaded, model(**batch), batch), labels)[0]  # of DPO's reference
     before = loss()
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(before, trained)

@@ -27,8 +27,9 @@ Outputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class Text:
     """One tokenised example; ``label`` is a class id, a standardised value, or for each token the id to learn. ``decoder``:
-    what a decoder behind an encoder reads. ``rejected``: of a pair of answers the worse one. ``pixels``: [channels, height,
-    width], in place of ids. ``beside``: what is read beside the ids, as it is in a batch of one."""
+    what a decoder behind an encoder reads. ``rejected``: of a pair of answers the worse one. ``others``: of an anchor its positive
+    and negatives. ``pixels``: [channels, height, width], in place of ids. ``beside``: what is read beside the ids, as in a batch of
+    one."""
 
     ids: Sequence[int]
     label: int | float | Sequence[int]
@@ -37,6 +38,7 @@ class Text:
     pixels: torch.Tensor | None = None
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
     rejected: Text | None = None
+    others: Sequence[Text] = ()
 
     def inputs(self) -> dict[str, Any]:
         """A batch of this one, without padding or a mask."""
@@ -181,6 +183,44 @@ def looped_reference(
     return _reference(torch.stack(values), stacked)
 
 
+def contrasted_reference(
+    model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], batches: Sequence[Sequence[int]], pooling: str = "mean"
+) -> Reference:
+    """Of texts to be embedded, by the definition: what a row adds to the gradient of the summed losses of its batch is their
+    gradient with the embeddings of all other rows held still. The output's is −2 times that."""
+    model = copy.deepcopy(model).double().eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    chosen = [_own(model, name) for name in parameters]
+
+    def embedded(text: Text) -> torch.Tensor:
+        states = model(**text.inputs()).last_hidden_state[0]
+        return {"mean": states.mean(0), "cls": states[0], "lasttoken": states[-1]}[pooling]
+
+    losses = torch.zeros(len(texts), dtype=torch.float64)
+    rows: dict[int, list[torch.Tensor]] = {}
+    for batch in batches:
+        still = [[embedded(t).detach() for t in (texts[i], *texts[i].others)] for i in batch]
+        for place, i in enumerate(batch):
+            own = [embedded(t) for t in (texts[i], *texts[i].others)]
+            each = contrasted([*still[:place], own, *still[place + 1 :]])
+            losses[i] = each[place].detach()
+            found = torch.autograd.grad(each.sum(), chosen, materialize_grads=True)
+            rows[int(i)] = [g.flatten() for g in found]
+    gradients = {name: torch.stack([rows[i][k] for i in range(len(texts))]) for k, name in enumerate(parameters)}
+    outputs = torch.zeros(len(texts), 1, dtype=torch.float64)
+    return Reference(outputs, losses, {name: -2 * g[:, None] for name, g in gradients.items()}, gradients)
+
+
+def contrasted(rows: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+    """−log of each row's share e^(20·cosine) of its positive among the positives and negatives of all."""
+    losses = []
+    for anchor, positive, *_ in rows:
+        odds = [torch.exp(20 * (anchor @ t) / (anchor.norm() * t.norm())) for _, *others in rows for t in others]
+        own = torch.exp(20 * (anchor @ positive) / (anchor.norm() * positive.norm()))
+        losses.append(-torch.log(own / torch.stack(odds).sum()))
+    return torch.stack(losses)
+
+
 def _own(model: nn.Module, name: str) -> nn.Parameter:
     """A parameter by itself, where modules share one (Zamba2): LoRA adapts the calls of one module."""
     module = model.get_submodule(name.rpartition(".")[0])
@@ -246,7 +286,7 @@ def relative(block: object, wanted: torch.Tensor) -> float:
 
 KINDS = ("binary", "three", "regression", "causal-lm")
 CLASSES = {"token-classification": 3, "images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
-OWN_NAMES = ("regression", "causal-lm", "seq2seq", "preference", "token-classification", "question-answering")
+OWN_NAMES = ("regression", "causal-lm", "seq2seq", "preference", "token-classification", "question-answering", "embedding")
 TASKS = dict(zip(OWN_NAMES, OWN_NAMES, strict=True)) | dict.fromkeys(("turns", "columns"), "causal-lm")
 _WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
 WORDS = tuple(_WORDS.split(" "))
@@ -285,6 +325,8 @@ def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
             )
         elif kind == "preference":
             rows.append({"prompt": texts[index - 1], "chosen": text, "rejected": f"{texts[index - 2]} {index % 3}"})
+        elif kind == "embedding":
+            rows.append({"anchor": texts[index - 1], "positive": text, "negative": f"{texts[index - 2]} {index % 3}"})
         elif kind == "regression":
             score = len(text) / 30 + WORDS.index(texts[index - 1].split()[-1]) / 5 + index % 5 / 2
             rows.append({"sentence1": text, "sentence2": texts[index - 1], "score": score})
@@ -345,6 +387,11 @@ def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list
             pairs = list(zip(encoded.word_ids(), encoded.sequence_ids(), strict=True))
             inside = [i for i, (word, part) in enumerate(pairs) if part == 1 and first <= word < first + count]
             texts.append(Text(encoded["input_ids"], [inside[0], inside[-1]], encoded.get("token_type_ids")))
+            continue
+        if kind == "embedding":
+            encoded = [tokenizer(row[key]) for key in ("anchor", "positive", "negative") if key in row]
+            anchor, *others = (Text(e["input_ids"], 0, e.get("token_type_ids")) for e in encoded)
+            texts.append(replace(anchor, others=others))
             continue
         if kind == "preference":
             prompt = tokenizer(row["prompt"])["input_ids"]

@@ -242,14 +242,16 @@ class Recipe(Checked):
     train_rows: int | None = whole(
         None, "Number of training rows.", 1, MOST_ROWS, panel=RECIPE, unset="all", label="Training rows"
     )
-    epochs: int | None = whole(None, "Passes over the training rows.", 1, 10_000, panel=RECIPE, unset="6; language models 3")
+    epochs: int | None = whole(
+        None, "Passes over the training rows.", 1, 10_000, panel=RECIPE, unset="6; language models and embeddings 3"
+    )
     lr: float | None = real(
         None,
         "Peak learning rate.",
         1e-12,
         10,
         panel=RECIPE,
-        unset="1e-3; language models 2e-4, preference 5e-5",
+        unset="1e-3; language models and embeddings 2e-4, preference 5e-5",
         blank="1e-3; LLMs 2e-4",
         label="Learning rate",
     )

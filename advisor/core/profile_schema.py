@@ -7,7 +7,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import Field, model_validator
 
 from advisor.core.checked import Name, Text, Written
-from advisor.core.recipe import LANGUAGE_TASKS, METRICS
+from advisor.core.recipe import HEADLESS, METRICS
 from advisor.core.tasks import TaskName
 
 GROUPS = ("attention", "mlp", "recurrent", "other")
@@ -53,8 +53,8 @@ class TaskProfile(Written):
     def _fields_fit_the_task(self) -> Self:
         if self.metric not in METRICS[self.task]:
             raise ValueError(f"metric is {self.metric!r}, not one of {', '.join(METRICS[self.task])}")
-        if self.task in LANGUAGE_TASKS and "label_column" in self.model_fields_set:
+        if self.task in HEADLESS and "label_column" in self.model_fields_set:
             raise ValueError(f"label_column does not apply to {self.task}")
-        if self.task not in LANGUAGE_TASKS and self.label_column is None:
+        if self.task not in HEADLESS and self.label_column is None:
             raise ValueError("the field label_column is missing")
         return self

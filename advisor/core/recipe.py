@@ -15,6 +15,7 @@ PASSES_A_STEP = 3  # a training step is a forward pass and a backward pass of tw
 PILOT_EVAL_ROWS = 160  # a pilot run measures selections on this many rows: all on the same ones, so few do
 PILOT_SCALES = (1.0, 2.0)  # and with what is left on at these scales
 LANGUAGE_TASKS = tuple(name for name, task in tasks.TASKS.items() if task.learns_texts)
+HEADLESS = tuple(name for name, task in tasks.TASKS.items() if task.headless)
 BY_ODDS = tuple(name for name, task in tasks.TASKS.items() if task.by_odds)
 
 
@@ -59,7 +60,8 @@ class TrainingRecipe:
 
 
 def default_recipe(task: str) -> TrainingRecipe:
-    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4 (preference: 5e-5), batch 16."""
+    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4 (preference: 5e-5), batch 16;
+    embeddings: 3 epochs, 2e-4, batch 32."""
     usual = tasks.TASKS[task]
     return TrainingRecipe(epochs=usual.epochs, lr=usual.lr, batch_size=usual.batch_size)
 
@@ -67,6 +69,12 @@ def default_recipe(task: str) -> TrainingRecipe:
 def recipe_for(
     task: str, train_rows: int | None = None, epochs: int | None = None, lr: float | None = None, batch_size: int | None = None
 ) -> TrainingRecipe:
-    """The task's default recipe with what is given."""
+    """The task's default recipe with what is given.
+
+    Raises:
+        BadInput: a value is none that can be trained with.
+    """
+    if task == tasks.EMBEDDING and batch_size == 1:
+        raise BadInput("--batch-size 1: a row's texts are contrasted with those of the other rows of its batch.", "Raise it.")
     given: dict[str, Any] = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
     return replace(default_recipe(task), **{key: value for key, value in given.items() if value is not None})

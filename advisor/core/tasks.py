@@ -9,10 +9,19 @@ CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassific
 TOKENS = "token-classification"
 PREFERENCE = "preference"
 SPANS = "question-answering"
+EMBEDDING = "embedding"
 TaskName = Literal[
-    "classification", "regression", "token-classification", "question-answering", "causal-lm", "seq2seq", "preference"
+    "classification",
+    "regression",
+    "token-classification",
+    "question-answering",
+    "causal-lm",
+    "seq2seq",
+    "preference",
+    "embedding",
 ]
 BETA = 0.1  # of DPO: a pair's loss is −log σ(β·(margin − the base model's margin)); TRL's default
+SCALE = 20.0  # of embeddings: a row's loss is the cross-entropy of its positive by SCALE·cosine; sentence-transformers' default
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,9 @@ class Task:
         metrics: the first one is the default.
         task_type: PEFT's.
         loaders: auto classes of transformers; the first one that knows the model's family loads it.
-        learns_texts: the model's own words are learned, without a new head.
-        by_odds: a row has one output, the mean log-odds of all that is to be learned of it, or what DPO compares; elsewhere an
+        learns_texts: the model's own words are learned.
+        headless: nothing is trained beside LoRA; elsewhere a head is, in full.
+        by_odds: a row has one output, the mean log-odds of all that is to be learned of it, or what it compares; elsewhere an
             output for each class, or a value.
         max_length: tokens of a row, unless the user says otherwise.
         epochs, lr, batch_size: of the usual recipe.
@@ -34,6 +44,7 @@ class Task:
     task_type: str
     loaders: tuple[str, ...]
     learns_texts: bool = False
+    headless: bool = False
     by_odds: bool = False
     max_length: int = 128
     epochs: int = 6
@@ -42,7 +53,9 @@ class Task:
 
 
 def _of_texts(metric: str, task_type: str, loader: str, lr: float = 2e-4) -> Task:
-    return Task((metric,), task_type, (loader,), learns_texts=True, by_odds=True, max_length=512, epochs=3, lr=lr, batch_size=16)
+    return Task(
+        (metric,), task_type, (loader,), True, headless=True, by_odds=True, max_length=512, epochs=3, lr=lr, batch_size=16
+    )
 
 
 TASKS = {
@@ -53,9 +66,20 @@ TASKS = {
     "causal-lm": _of_texts("token_accuracy", "CAUSAL_LM", "AutoModelForCausalLM"),
     "seq2seq": _of_texts("token_accuracy", "SEQ_2_SEQ_LM", "AutoModelForSeq2SeqLM"),
     PREFERENCE: _of_texts("reward_accuracy", "CAUSAL_LM", "AutoModelForCausalLM", lr=5e-5),
+    EMBEDDING: Task(
+        ("retrieval_accuracy",),
+        "FEATURE_EXTRACTION",
+        ("AutoModel",),
+        headless=True,
+        by_odds=True,
+        epochs=3,
+        lr=2e-4,
+        batch_size=32,
+    ),
 }
 OF_TOKENS = (TOKENS, SPANS)  # the head reads every token of a text
 CLASSES = ("classification", TOKENS)  # there are names of classes
+COMPARED = (PREFERENCE, EMBEDDING)  # a row is several texts, and what is differentiated compares them: it is 0 at the start
 
 
 def outputs_of(task: str, classes: int) -> int:

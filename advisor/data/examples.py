@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import PREFERENCE, SPANS, TOKENS
+from advisor.core.tasks import EMBEDDING, PREFERENCE, SPANS, TOKENS
 from advisor.core.text import printable
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, missing, number, untagged
@@ -31,7 +31,7 @@ class Example:
     """One row, ready for a tokenizer or an image processor.
 
     Attributes:
-        texts: one or two texts (classification, regression).
+        texts: one or two texts (classification, regression); an anchor, its positive and the negatives (embedding).
         label: class id, or the value to predict.
         prompt: what the completion answers; empty for plain text (language tasks).
         completion: the text that is learned (language tasks).
@@ -68,6 +68,8 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
     columns = schema.text_columns
     if schema.task == PREFERENCE:
         return _preference(row, columns, place)
+    if schema.task == EMBEDDING:
+        return _contrasted(row, columns, place)
     if schema.task == TOKENS:
         return _tagged(row, schema, place)
     if schema.task == SPANS:
@@ -181,6 +183,18 @@ def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     if better.messages[:-1] != worse.messages[:-1]:
         return "whose two answers follow other turns"
     return replace(better, rejected=worse)
+
+
+def _contrasted(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:
+    """An anchor, its positive and the negatives; of a list of texts the first one."""
+    cells = ((column, row.get(column)) for column in columns)
+    firsts = ((column, next(iter(cell), None) if isinstance(cell, list) else cell) for column, cell in cells)
+    anchor, positive, *negatives = (_text(cell, place, column) for column, cell in firsts)
+    if any(map(missing, (anchor, positive, *negatives))):
+        return "with an empty text"
+    if positive in negatives:
+        return "whose positive is a negative too"
+    return Example(texts=(anchor, positive, *negatives))
 
 
 def _turns(cell: Any, role: str) -> list[Any]:

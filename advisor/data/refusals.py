@@ -22,6 +22,13 @@ PREFERENCES = (
     ("response_j", "response_k"),
     ("better", "worse"),
 )
+CONTRASTED = tuple(  # columns of a text and of one that belongs to it
+    (anchor, positive)
+    for anchor in ("anchor", "query", "question", "sentence", "sentence1", "text", "premise")
+    for positive in ("positive", "pos", "positives", "positive_passages")
+)
+NEGATIVE = re.compile(r"(hard_)?neg(ative)?s?(_passages)?(_?\d+)?")  # a column of a text that does not
+SCORED = ("score", "similarity", "label", "labels", "gold_label", "relevance", "similarity_score")
 CHATS = ("messages", "conversations", "conversation")
 WORDS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels", "bio_tags", "ner", "iob_tags", "ner_labels", "upos", "pos_tags", "chunk_tags")
@@ -49,12 +56,10 @@ OTHER_TASKS = {
         ("instruction", "completions"),
         ("prompt", "completions"),
     ),
-    "Pairs of texts for embeddings": (("anchor", "positive"), ("query", "positive"), ("query", "pos"), ("sentence", "positive")),
     "Translation": (("translation",),),
 }
 INSTEAD = {  # what to do with some of these rows
     "Token classification by spans": "Make two lists of each text, tokens and tags.",
-    "Pairs of texts for embeddings": "The nearest task is classification of labelled pairs: --text-column twice, --label-column.",
     "Question answering in SQuAD's own nested form": "Write one row for each question: question, context, answers.",
     "Preference data without a chosen and a rejected answer": "Make two columns, chosen and rejected.",
 }
@@ -88,6 +93,19 @@ def answers_of(table: Table) -> tuple[str, ...]:
     """The columns of the chosen and the rejected answer; empty where there are none, or they only say which one was chosen."""
     found = find_all(table, PREFERENCES)
     return () if any(_says_which(table.column(column)) for column in found) else found
+
+
+def contrasted_of(table: Table, columns: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns of an anchor, its positive and all its negatives; empty where there are none, or they hold no texts.
+
+    Args:
+        columns: of anchor and positive, where they are known.
+    """
+    found = tuple(columns) or find_all(table, CONTRASTED)
+    if not found or any(_says_which(table.column(column)) for column in found):
+        return ()
+    negatives = (c for c in table.columns if c not in found and NEGATIVE.fullmatch(c.lower()))
+    return (*found, *(c for c in negatives if not _says_which(table.column(c))))
 
 
 def _says_which(values: Sequence[Any]) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
-from advisor.core.recipe import LANGUAGE_TASKS, METRICS, TASKS
-from advisor.core.tasks import PREFERENCE, SPANS, TOKENS
+from advisor.core.recipe import HEADLESS, LANGUAGE_TASKS, METRICS, TASKS
+from advisor.core.tasks import EMBEDDING, PREFERENCE, SPANS, TOKENS
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
 from advisor.data.images import IN_ROWS, ImageFile
 from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels, read_tags
@@ -20,11 +20,13 @@ from advisor.data.refusals import (
     CHATS,
     METADATA_NAMES,
     PREFERENCES,
+    SCORED,
     SPANNED,
     TAGS,
     WORDS,
     answers_of,
     are_plain,
+    contrasted_of,
     find,
     find_all,
     refuse_other_tasks,
@@ -43,6 +45,14 @@ TEXT_PAIRS = (
     ("query", "passage"),
     ("text1", "text2"),
     ("text_a", "text_b"),
+)
+RELATED = (
+    *TEXT_PAIRS,
+    ("question", "answer"),
+    ("query", "answer"),
+    ("title", "body"),
+    ("query", "response"),
+    ("question", "response"),
 )
 SYSTEMS = ("system", "system_prompt")  # columns of the system's words
 ASKED = (
@@ -78,11 +88,12 @@ class Schema:
         task: one of ``recipe.TASKS``.
         text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the
             completion is last, the columns before it make the prompt. Preference: the same with a chosen and a rejected answer
-            last. Plain text: one column. Words with tags: one column. Images: their column; images
-            beside texts: their column comes first.
-        label_column: column of the label, None for causal-lm, seq2seq and preference.
+            last. Embedding: anchor, positive, negatives. Plain text: one column. Words with tags: one column. Images:
+            their column; images beside texts: their column comes first.
+        label_column: column of the label, None for causal-lm, seq2seq, preference and embedding.
         class_names: name of each class id; empty unless classification of rows or words.
-        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman``, ``token_accuracy``, ``exact_match`` or ``reward_accuracy``.
+        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman``, ``token_accuracy``, ``exact_match``, ``reward_accuracy`` or
+            ``retrieval_accuracy``.
     """
 
     task: str
@@ -127,6 +138,9 @@ def infer_schema(
     if task == PREFERENCE or not (text_columns or label_column):
         answers = _preferences(table, task, texts, label_column)
         texts, chosen = (answers, PREFERENCE) if answers else (texts, chosen)
+    if task == EMBEDDING or not (text_columns or label_column):
+        contrasted = _contrasted(table, task, texts, label_column)
+        texts, chosen = (contrasted, EMBEDDING) if contrasted else (texts, chosen)
     if tagged:
         texts, label, chosen = tagged[:1], tagged[1], TOKENS
         others = tuple(column for column in table.columns if column not in tagged and _are_tagged(table, tagged[0], column))
@@ -153,6 +167,8 @@ def infer_schema(
         _require_source(table, chosen, texts)
         beside = find(table, IN_ROWS, exclude=texts) if sees and chosen != PREFERENCE else None
         texts = (beside, *texts) if beside else texts
+    elif chosen == EMBEDDING:
+        label = None
     elif chosen == TOKENS:
         class_names = read_tags(table, texts[0], label or "")
     elif chosen != SPANS:  # whose answers are read row by row
@@ -190,7 +206,7 @@ def _notes_on(schema: Schema, table: Table) -> list[str]:
     notes, texts = [], schema.text_columns
     if schema.class_names:
         notes.append(f"There are {len(schema.class_names)} classes: {_first(schema.class_names)}.")
-    if unread := unread_columns(table, texts) if schema.task in LANGUAGE_TASKS else ():
+    if unread := unread_columns(table, texts) if schema.task in HEADLESS else ():
         notes.append(f"Not read: {_first(unread)}{'; only the text of the turns is' if _holds_chats(table, texts[-1]) else ''}.")
     if combined := _combined(schema.class_names):
         notes.append(f"The class {combined!r} combines others, and is learned as a class of its own.")
@@ -316,6 +332,43 @@ def _preferences(table: Table, task: str, texts: Sequence[str], label: str | Non
             f"Use --task {PREFERENCE}, or name what is to be learned with --text-column.",
         )
     return (*_asked(table, answers), *answers) if answers else ()
+
+
+def _contrasted(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
+    """Columns of an anchor, its positive and the negatives; empty where there are none of these.
+
+    Args:
+        texts: those that the user or a profile named.
+
+    Raises:
+        BadInput: the task needs them and they cannot be told, or another task is asked for.
+    """
+    found = contrasted_of(table)
+    if task != EMBEDDING:
+        if found and task != "auto":
+            raise BadInput(
+                f"{table.source}: rows of {' and '.join(found)} are texts to be embedded, and the task is {task}.",
+                f"Use --task {EMBEDDING}, or name what is to be learned with --text-column.",
+            )
+        return found
+    if label is not None:
+        raise BadInput(f"{table.source}: {EMBEDDING} rows have no label.", "Leave --label-column out.")
+    if len(texts) > 1:
+        return tuple(texts)
+    scored = None if found else find(table, SCORED)
+    found = found or contrasted_of(table, find_all(table, RELATED))
+    if not found or texts:
+        raise BadInput(
+            f"{table.source}: {EMBEDDING} learns from a text and one that belongs to it, and these cannot be told from: "
+            f"{', '.join(table.columns)}.",
+            "Name all: --text-column ANCHOR --text-column POSITIVE, and NEGATIVE if there is one.",
+        )
+    if scored:
+        raise BadInput(
+            f"{table.source}: {scored} says how much {' and '.join(found[:2])} belong together, which is not learned here.",
+            "Keep the rows that do, and name both with --text-column; or learn it: --task regression or classification.",
+        )
+    return found
 
 
 def _asked(table: Table, answers: Sequence[str]) -> tuple[str, ...]:

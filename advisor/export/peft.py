@@ -17,7 +17,7 @@ TASKS = {
     "SEQ_2_SEQ_LM": "seq2seq",
     "TOKEN_CLS": "token-classification",
     "QUESTION_ANS": "question-answering",
-    "FEATURE_EXTRACTION": "features",
+    "FEATURE_EXTRACTION": "embedding",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import HEADLESS
 from advisor.export import FORMATS
 from advisor.export.adapter_file import PREFIX, Adapter, Difference, difference, read_adapter
 from advisor.export.applied import Applied, apply_config
@@ -23,7 +23,7 @@ from advisor.models.modules import find_head
 from advisor.models.peft import CONFIG_FILE, without_bitsandbytes
 from advisor.models.peft_values import check_values
 
-NO_HEAD = (*LANGUAGE_TASKS, "images-and-text", "features")
+NO_HEAD = (*HEADLESS, "images-and-text")
 
 
 @dataclass(frozen=True)

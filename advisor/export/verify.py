@@ -34,7 +34,7 @@ class Report:
         format: whose config it is, a key of ``FORMATS``.
         model: folder or hub id, as given.
         task: ``classification`` (any ``SEQ_CLS``, and models of images), ``causal-lm``, ``seq2seq``, ``images-and-text``,
-            ``features`` (no head), ``token-classification`` or ``question-answering``.
+            ``embedding`` (no head), ``token-classification`` or ``question-answering``.
         model_class: the class of the model on which PEFT applied the config.
         modules: modules that get LoRA.
         by_role: how many of them play which role.

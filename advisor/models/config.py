@@ -14,8 +14,8 @@ from typing import Any
 import transformers
 
 from advisor.core.errors import BadInput, loading
-from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import PREFERENCE, TASKS
+from advisor.core.recipe import HEADLESS, LANGUAGE_TASKS
+from advisor.core.tasks import EMBEDDING, PREFERENCE, TASKS
 from advisor.data.hub import hub_hint
 from advisor.models.checkpoint import check_fields, check_folder, read_raw_config, tensor_shapes
 
@@ -24,11 +24,11 @@ IMAGE_CLASS = "AutoModelForImageClassification"
 AUTO_CLASSES = {  # the first one that knows the config's family
     **{name: task.loaders for name, task in TASKS.items()},
     "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
-    # What PEFT adapts besides, and the advisor only verifies.
-    "features": ("AutoModel",),
 }
-
-
+INSTEAD = {
+    PREFERENCE: "Use a causal language model.",
+    EMBEDDING: "Use an encoder or a decoder.",
+}  # of a model that does not do a task
 BOTH = "images-and-text"
 # How checkpoints are stored that transformers makes plain numbers of on loading, and the package that it needs for it.
 DEQUANTISED = {"fp8": None, "mxfp8": None, "mxfp4": None, "compressed-tensors": "compressed_tensors"}
@@ -185,7 +185,7 @@ def check_task(config: Any, name: str, task: str) -> None:
         labels = "" if task in LANGUAGE_TASKS else " with --label-column to learn the labels as texts, or another model"
         raise BadInput(
             f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
-            "Use a causal language model." if task == PREFERENCE else f"Use --task {language_task_of(config)}{labels}.",
+            INSTEAD.get(task, f"Use --task {language_task_of(config)}{labels}."),
         )
     one_sided = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
     masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not one_sided
@@ -194,7 +194,7 @@ def check_task(config: Any, name: str, task: str) -> None:
             f"{name}: {config.model_type} reads a text from both sides, so it sees the words that {task} has it predict.",
             "Use a causal language model, or a task of classes.",
         )
-    if of_images(config) and task in LANGUAGE_TASKS:
+    if of_images(config) and task in HEADLESS:
         raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
     check_class(config, task, name)
     if (Path(name) / "adapter_config.json").exists():

@@ -16,7 +16,7 @@ import torch
 from advisor.core.deadline import deadline
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import BY_ODDS
-from advisor.core.tasks import OF_TOKENS, PREFERENCE, TASKS, TOKENS
+from advisor.core.tasks import EMBEDDING, OF_TOKENS, PREFERENCE, TASKS, TOKENS
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.images import image_batch, mode_of
@@ -107,6 +107,8 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
         return _encode_pairs(dataset, loaded, max_length)
     if loaded.task in ("causal-lm", PREFERENCE):
         return _encode_language(dataset, loaded, max_length)
+    if loaded.task == EMBEDDING:
+        return _encode_compared(dataset, loaded, max_length)
     if loaded.task in OF_TOKENS:
         if not loaded.tokenizer.is_fast:
             raise BadInput(
@@ -126,6 +128,32 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
         rows.append(EncodedRow(tuple(encoded["input_ids"]), tuple(types) if types else None, example.label))
     notes = [f"{cut} of {len(rows)} rows are longer than {max_length} tokens and were cut."] if cut else []
     return rows, notes
+
+
+def _encode_compared(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
+    """Each text by itself, as sentence-transformers reads it: what is longer is cut."""
+    tokenizer = loaded.tokenizer
+    counts: Counter[str] = Counter()
+    rows = []
+    for example in dataset.examples:
+        texts, cut = [], False
+        for text in example.texts:
+            encoded = tokenizer(text, truncation=True, max_length=max_length)
+            types = encoded.get("token_type_ids")
+            texts.append(EncodedRow(tuple(encoded["input_ids"]), tuple(types) if types else None))
+            cut = cut or len(tokenizer(text, verbose=False)["input_ids"]) > len(texts[-1].ids)
+        if not all(text.ids for text in texts):
+            counts["rows have a text without a token and were dropped"] += 1
+            continue
+        counts["rows have a longer text, which was cut"] += cut
+        rows.append(replace(texts[0], others=tuple(texts[1:])))
+    total = len(dataset.examples)
+    if len(rows) < 2:
+        raise BadInput(
+            f"{dataset.source}: {len(rows)} usable row of {total}; each row's texts are contrasted with those of other rows.",
+            "Give two rows or more.",
+        )
+    return rows, [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items() if count]
 
 
 def _encode_words(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:
@@ -237,7 +265,7 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
         if len(made) > 1 and made[0] == made[1]:
             counts["rows had two answers that are the same within the limit and were dropped"] += 1
             continue
-        rows.append(replace(made[0], rejected=made[1]) if len(made) > 1 else made[0])
+        rows.append(replace(made[0], others=tuple(made[1:])))
     total = len(dataset.examples)
     notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items()]
     notes += _chat_note(dataset, tokenizer)
@@ -335,15 +363,16 @@ def collate(
     """Pad ``rows`` on the right to the longest, or decode their images; the result feeds ``model(**batch)``.
 
     Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]
-    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``. Of a
-    pair of answers the chosen one comes first, and the rejected one right after it.
+    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``. Texts
+    that are compared come one right after the other, first the chosen answer or the anchor; of texts to be embedded
+    ``labels`` are their pulls, [examples, texts, h + 1], or [examples, texts] zeros where these are not known.
     """
 
     def padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
         longest = max(map(len, sequences))
         return torch.tensor([[*s, *[fill] * (longest - len(s))] for s in sequences], device=loaded.device)
 
-    rows = [sequence for row in rows for sequence in row.sequences]
+    given, rows = rows, [sequence for row in rows for sequence in row.sequences]
     batch: dict[str, torch.Tensor] = {}
     if loaded.reads == "images":
         images = [row.image.load(mode_of(loaded.model.config)) for row in rows if row.image is not None]
@@ -357,7 +386,10 @@ def collate(
         batch |= pixels_of(seen, loaded)
     if rows[0].types is not None:
         batch["token_type_ids"] = padded([row.types or () for row in rows], 0)
-    if loaded.task in BY_ODDS:
+    if loaded.task == EMBEDDING:
+        pulls = [row.pulls if row.pulls is not None else np.zeros(len(row.sequences)) for row in given]
+        batch["labels"] = torch.from_numpy(np.stack(pulls)).to(loaded.device, torch.float32)
+    elif loaded.task in BY_ODDS:
         batch["labels"] = padded([row.token_labels for row in rows], IGNORED)
         if loaded.task == "seq2seq":
             fed = padded([row.fed or row.token_labels for row in rows], IGNORED)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from advisor.core.tasks import BETA, PREFERENCE, TASKS
+from advisor.core.tasks import BETA, EMBEDDING, PREFERENCE, TASKS
+from advisor.models.embedding import contrast_losses, pooled
 from advisor.models.encode import IGNORED, EncodedRow
 from advisor.models.load import LoadedModel
 
@@ -38,6 +39,8 @@ def batch_loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Ten
     if loaded.task == PREFERENCE:
         won = rewards(model, loaded, batch, labels, logits)
         return functional.softplus(-won).mean(), len(won)
+    if loaded.task == EMBEDDING:
+        return contrast_losses(logits.view(*labels.shape[:2], -1)).mean(), len(labels)
     logits, labels = aligned(loaded.task, logits, labels)
     loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     return loss, int((labels != IGNORED).sum())
@@ -46,12 +49,14 @@ def batch_loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Ten
 def batch_logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     device = loaded.device
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16_autocast(device)):
-        logits = logits_of(model(**batch), batch)
+        logits = logits_of(loaded, model(**batch), batch)
     return logits.float()
 
 
-def logits_of(output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """A model's logits; of spans [B, 2, T], whether one starts and ends at each token, -∞ at padding."""
+def logits_of(loaded: LoadedModel, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A model's logits; of spans [B, 2, T], whether one starts and ends at each token, -∞ at padding; embeddings [texts, h]."""
+    if loaded.task == EMBEDDING:
+        return pooled(output.last_hidden_state, batch["attention_mask"], loaded.pooling)
     if not hasattr(output, "start_logits"):
         logits: torch.Tensor = output.logits
         return logits

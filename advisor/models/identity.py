@@ -32,6 +32,8 @@ PATTERNS = (
     "preprocessor_config.json",
     "processor_config.json",
     "image_processor*",
+    "modules.json",  # of sentence-transformers: how texts are pooled
+    "*_Pooling/config.json",
     "*.py",
 )
 

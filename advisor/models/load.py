@@ -13,9 +13,9 @@ from torch import nn
 
 from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import HEADLESS
 from advisor.core.targets import Target
-from advisor.core.tasks import OF_TOKENS
+from advisor.core.tasks import EMBEDDING, OF_TOKENS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.adaptable import kinds
@@ -32,6 +32,7 @@ from advisor.models.config import (
     plain_weights,
     quiet,
 )
+from advisor.models.embedding import POOLINGS, pooling_of
 from advisor.models.experts import called_module, open_experts
 from advisor.models.identity import model_fingerprint
 from advisor.models.modules import (
@@ -72,13 +73,14 @@ class LoadedModel:
         tokenizer: its tokenizer, with a padding token; None for a model of images alone.
         task: one of ``recipe.TASKS``.
         targets: the adaptable modules, in model order.
-        head: names of the modules PEFT trains in full besides LoRA (``modules_to_save``); empty for a language model.
+        head: names of the modules PEFT trains in full besides LoRA (``modules_to_save``); empty where there are none.
         head_is_new: the checkpoint has no trained weights for the head. head_is_fitted: it now holds a linear probe's.
         name: folder or hub id, as given.
         revision: the hub revision, None for a folder.
         fingerprint: hash of its files, see :func:`advisor.models.identity.model_fingerprint`.
         image_processor: transformers' own of a model of images alone, else None.
         processor: transformers' own of a model of images and text, else None.
+        pooling: which of ``embedding.POOLINGS`` makes a text's embedding.
         stored: how the checkpoint has the weights, where that is in few bits and they were dequantised on loading.
     """
 
@@ -94,6 +96,7 @@ class LoadedModel:
     image_processor: Any = None
     processor: Any = None
     stored: str | None = None
+    pooling: str = "mean"
     head_is_fitted: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -224,7 +227,7 @@ def load_model(
     check_size(name, empty)
     scratch = None
     if quantised or device in ("auto", DISK):
-        head = find_head(empty) if task not in LANGUAGE_TASKS else ()
+        head = find_head(empty) if task not in HEADLESS else ()
         placed, scratch = _placed(device, torch_device, torch_dtype, quantised, empty, head)
         options |= placed
     model, missing = _with_weights(name, task, config, empty, {"dtype": torch_dtype, **options}, seed)
@@ -238,9 +241,12 @@ def load_model(
         *([f"Its weights are stored as {stored}, and plain numbers were made of them."] if stored else ()),
         *other_class(config, task),
     ]
+    pooling, left = pooling_of(name, options) if task == EMBEDDING else ("mean", [])
+    if task == EMBEDDING:
+        notes += [f"A text's embedding is {POOLINGS[pooling]} ({pooling} pooling); train with the same.", *left]
     if readers.tokenizer is not None:
         notes += settle_padding(name, readers.tokenizer, model)
-    head = find_head(model) if task not in LANGUAGE_TASKS else ()
+    head = find_head(model) if task not in HEADLESS else ()
     targets, left_out = _called(name, model, find_targets(model, head), readers.first)
     targets, apart = adapted(model, targets, adapt)
     notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
@@ -260,6 +266,7 @@ def load_model(
         image_processor=readers.image_processor,
         processor=readers.processor,
         stored=stored,
+        pooling=pooling,
         notes=tuple(notes),
         warnings=tuple(random_parts(frozen_new, head)),
         scratch=scratch,
@@ -279,7 +286,7 @@ def _config_for(
     stored = plain_weights(config, name, quantised)
     if adapt == VISION and loaded_as(config, task) != BOTH:
         raise BadInput(f"--adapt {adapt}: {name} is no model of images and text.", "Leave it out.")
-    if task not in LANGUAGE_TASKS:
+    if task not in HEADLESS:
         check_trained_head(config, name, num_labels)
         config.num_labels = num_labels
         if task not in OF_TOKENS:
@@ -364,7 +371,7 @@ def meta_model(
         OutOfMemory: there is not enough memory for the architecture.
     """
     config = load_config(name, {"trust_remote_code": trust_remote_code, "revision": revision})
-    if task not in LANGUAGE_TASKS and num_labels is not None:
+    if task not in HEADLESS and num_labels is not None:
         config.num_labels = num_labels
     return _empty(name, config, task, trust_remote_code)
 

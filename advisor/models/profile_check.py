@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from advisor.core.profiles import read_profile
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import HEADLESS
 from advisor.core.targets import block_of
 from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.config import trained_as
@@ -78,7 +78,7 @@ def check_profile(file: Path, model_name: str, *, task: str = "classification", 
     profile = read_profile("models", file, str(file))
     loaded_as = trained_as(model_name, task, trust_remote_code=trust_remote_code)[0]
     model: Any = meta_model(model_name, loaded_as, num_labels=None, trust_remote_code=trust_remote_code)
-    head = find_head(model) if task not in LANGUAGE_TASKS else ()
+    head = find_head(model) if task not in HEADLESS else ()
     targets = find_targets(model, head, profile)
     tails = Counter(place[2] for t in targets if (place := block_of(t.name)))
     roles = tuple(

@@ -26,7 +26,7 @@ from scipy.special import ndtr, ndtri
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, NOT_KNOWN, Beside
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import HEADLESS
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
 from advisor.prediction.forgone import fit_forgone
@@ -130,7 +130,7 @@ class Predictor:
     def fit(self, rows: Sequence[CalibrationRow], task: str) -> Predictor:
         """Learn all parts for targets of ``task``.
 
-        Language models are fitted apart from classifiers and regressors, because their gains spread over another
+        Tasks without a new head (language models) are fitted apart from those with one, because their gains spread over another
         scale; where the rows hold fewer than two groups of the target's kind, or none of them has both a clear gain and a
         second seed, all rows are used and predictions widen.
 
@@ -139,7 +139,7 @@ class Predictor:
             seed.
         """
         everything = grouped(rows)
-        alike = [g for g in everything if (g.context["task"] in LANGUAGE_TASKS) == (task in LANGUAGE_TASKS)]
+        alike = [g for g in everything if (g.context["task"] in HEADLESS) == (task in HEADLESS)]
         self.borrowed_ = len(alike) < 2 or not knows_noise(alike)
         self.groups_ = everything if self.borrowed_ else alike
         if len(self.groups_) < 2:
@@ -281,7 +281,7 @@ class Predictor:
         """What no calibration run used here was of: the task, or what the model reads. Then the level is not known."""
         reasons = []
         if context["task"] not in self.tasks_:
-            reasons.append(f"no calibration run used here was a {context['task']} task")
+            reasons.append(f"no calibration run used here was {_a_task(context)}")
         if (reads := context.get("reads", "text")) not in {g.context.get("reads", "text") for g in self.groups_}:
             reasons.append(f"no calibration run used here read {reads}")
         return reasons
@@ -289,12 +289,16 @@ class Predictor:
     def _far(self, context: Mapping[str, Any]) -> list[str]:
         reasons = self._new_kinds(context)
         if context["task"] in self.tasks_ and self.borrowed_:
-            reasons.append(f"too few calibration runs were of a {context['task']} task")
+            reasons.append(f"too few calibration runs were of {_a_task(context)}")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
                 reasons.append(f"{label} {math.exp(context[name]):.3g} is over 4 times outside all calibration runs")
         return reasons
+
+
+def _a_task(context: Mapping[str, Any]) -> str:
+    return f"{'an' if context['task'][0] in 'aeiou' else 'a'} {context['task']} task"
 
 
 def _least(context: Mapping[str, Any]) -> float:

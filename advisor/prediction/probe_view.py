@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.probe import Probe
-from advisor.core.recipe import LANGUAGE_TASKS, TrainingRecipe
+from advisor.core.recipe import HEADLESS, TrainingRecipe
 from advisor.core.targets import LoraSettings
 from advisor.core.tasks import SPANS
 from advisor.prediction.context import context_of
@@ -57,7 +57,7 @@ def probe_view(probe: Probe, settings: LoraSettings, recipe: TrainingRecipe) -> 
         losses=probe.losses,
         folds=probe.folds,
         rank=settings.rank,
-        schedule=Schedule.of(recipe.lr, optimizer_steps, fresh_head=probe.task not in LANGUAGE_TASKS),
+        schedule=Schedule.of(recipe.lr, optimizer_steps, fresh_head=probe.task not in HEADLESS),
     )
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from advisor.core.recipe import BY_ODDS, LANGUAGE_TASKS
-from advisor.core.tasks import PREFERENCE, TASKS
+from advisor.core.recipe import BY_ODDS, HEADLESS
+from advisor.core.tasks import COMPARED, TASKS
 from advisor.probing.settings import HEAD_ROWS
 
 CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
@@ -51,13 +51,13 @@ def estimate_probe(
     shapes = _matrices(model)
     if not shapes or not any(lengths):
         return None
-    longest = (max_length or TASKS[task].max_length) * (2 if task == PREFERENCE else 1)
+    longest = (max_length or TASKS[task].max_length) * (2 if task in COMPARED else 1)
     per_row = float(np.mean([min(2 + length / CHARACTERS_PER_TOKEN, longest) for length in lengths]))
     rows = samples or max(128, 4 * classes)
     outputs = 1 if classes <= 2 or task in BY_ODDS else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS
-    backward = outputs + (0 if task in ("regression", PREFERENCE) or (classes == 2 and task not in BY_ODDS) else 1)
+    backward = outputs + (0 if task in ("regression", *COMPARED) or (classes == 2 and task not in BY_ODDS) else 1)
     size, tokens = sum(a * b for a, b in shapes), rows * per_row
-    head = 2.0 * size * per_row * HEAD_ROWS if task not in LANGUAGE_TASKS else 0.0
+    head = 2.0 * size * per_row * HEAD_ROWS if task not in HEADLESS else 0.0
     widths = sum(a + backward * b for a, b in shapes)
     return ProbeCost(rows, round(tokens), backward, 2.0 * size * tokens * (1 + backward) + head, 4.0 * tokens * widths)
 

@@ -133,7 +133,7 @@ def _batch(loaded: LoadedModel, rows: Sequence[EncodedRow], batch: int, tokens: 
                 (0, 1) if loaded.task == SPANS else labels,
             )
         )
-    return collate(made, loaded)
+    return collate([replace(made[i], others=tuple(made[i + 1 : i + parts])) for i in range(0, len(made), parts)], loaded)
 
 
 def _with_images(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> tuple[list[tuple[int, int]], list[dict[str, torch.Tensor]]]:
@@ -235,7 +235,8 @@ class _Recorder:
 
         def count_logits(module: nn.Module, inputs: Any, output: Any) -> None:
             nonlocal logits
-            logits = (output.start_logits if "start_logits" in output else output.logits).numel()
+            read = next(output[key] for key in ("start_logits", "logits", "last_hidden_state") if key in output)
+            logits = read.numel()
 
         handles = [model.register_forward_hook(count_logits)]
         if start != HEAD_ALONE:

@@ -14,6 +14,7 @@ from advisor.models.encode import EncodedRow, encode
 from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared
+from advisor.probing.contrast import with_pulls
 from advisor.probing.outputs import make_outputs, residual, targets_of
 from advisor.probing.settings import ProbeSettings
 from advisor.probing.tangent import Tangent, gram_of
@@ -33,7 +34,8 @@ def check_linearity(
         session.note(f"Linearity: not measured, it works on a copy of the model, {reason}.")
         return []
     outputs = make_outputs(loaded.task, len(prepared.train.schema.class_names), settings.seed)
-    tangent = Tangent.of(loaded, few_rows(prepared, settings), outputs, lora, *scale_of(prepared), seed=settings.seed)
+    rows = with_pulls(loaded, few_rows(prepared, settings), settings.seed, session)
+    tangent = Tangent.of(loaded, rows, outputs, lora, *scale_of(prepared), seed=settings.seed)
     try:
         return measure_linearity(tangent, selections, session, seed=settings.seed)
     except OutOfMemory as error:

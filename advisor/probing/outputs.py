@@ -2,8 +2,8 @@
 
 Outputs are [examples, P]: one logit margin (two classes), one value (regression), the centred logits in an orthonormal
 basis of their C − 1 dimensions (up to 8 classes), sign projections of them (more), one mean log-odds over target tokens
-(language models) or words (token classification), or what DPO compares (preference), β·(margin − the base model's), which
-is 0 at the start.
+(language models) or words (token classification), or what is compared, which is 0 at the start: β·(margin − the base model's)
+of DPO (preference), −2·⟨E, G⟩ of a row's embeddings and their pulls (embedding, see :mod:`advisor.probing.contrast`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.special import expit
 from torch.nn import functional
 
 from advisor.core.recipe import BY_ODDS
-from advisor.core.tasks import BETA, PREFERENCE
+from advisor.core.tasks import BETA, COMPARED, EMBEDDING, PREFERENCE
 from advisor.models.encode import IGNORED
 from advisor.models.forward import aligned, margins
 
@@ -57,7 +57,7 @@ class Outputs:
     @property
     def loss_gradient_is_scaled(self) -> bool:
         """∇ℓ_i is a multiple of ∇f_i, so that G follows from W without another backward pass."""
-        return self.task in ("regression", PREFERENCE) or self.classes == 2
+        return self.task in ("regression", *COMPARED) or self.classes == 2
 
 
 def make_outputs(task: str, classes: int, seed: int) -> Outputs:
@@ -83,14 +83,19 @@ def forward_outputs(
     """From the model's logits: differentiated outputs [B, P], full outputs f0 [B, 1 or C], and losses [B].
 
     Losses are cross-entropy (classification; language models: mean over the example's target tokens), half the squared
-    error (regression), or DPO's at its start. Logits are [B, C], [B, 1] or [B, T, vocabulary], of pairs [2B, T, vocabulary];
-    labels as :func:`advisor.models.encode.collate` gives.
+    error (regression), or DPO's at its start; of embeddings those beside the pulls. Logits are [B, C], [B, 1] or
+    [B, T, vocabulary], of pairs [2B, T, vocabulary], of k texts each embeddings [kB, h]; labels as
+    :func:`advisor.models.encode.collate` gives.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if outputs.task == PREFERENCE:
         value = BETA * margins(logits, labels)[:, None]
         start = torch.zeros_like(value.detach())
         return value, start, functional.softplus(-start[:, 0])
+    if outputs.task == EMBEDDING:
+        pulls = labels.to(logits)
+        value = -2 * (logits.view(*pulls.shape[:2], -1) * pulls[..., :-1]).sum((1, 2))[:, None]
+        return value, torch.zeros_like(value.detach()), pulls[..., -1].mean(1)
     if outputs.task in BY_ODDS:
         odds, losses = _token_means(*aligned(outputs.task, logits, labels))
         return odds[:, None], odds.detach()[:, None], losses
@@ -134,9 +139,9 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
 
 
 def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
-    """Residual target z [n, 1 or C]: Y − f0; language models: 1 − σ(f0), an approximation of mean(1 − p); preference: 1 − σ(0),
-    as the model is its own reference."""
-    if outputs.task == PREFERENCE:
+    """Residual target z [n, 1 or C]: Y − f0; language models: 1 − σ(f0), an approximation of mean(1 − p); what is
+    compared: 1 − σ(0)."""
+    if outputs.task in COMPARED:
         f0 = np.zeros_like(f0)
     if outputs.task in BY_ODDS:
         return np.asarray(expit(-f0))
@@ -144,7 +149,7 @@ def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
 
 
 def loss_slope(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
-    """dℓ_i/df_i [n] where ∇ℓ_i is a multiple of ∇f_i (two classes, regression, preference)."""
+    """dℓ_i/df_i [n] where ∇ℓ_i is a multiple of ∇f_i (two classes, regression, what is compared)."""
     if outputs.task == "regression":
         return np.asarray((f0 - y)[:, 0])
     return np.asarray((-y * expit(-y * f0))[:, 0])

@@ -40,6 +40,7 @@ from advisor.models.encode import EncodedRow, encode
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source
 from advisor.probing import gram
+from advisor.probing.contrast import with_pulls
 from advisor.probing.footprint import measure_training
 from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_labels, install_head, last_linear
 from advisor.probing.keep import beside, keep_blocks
@@ -188,7 +189,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     sample = sample_rows(prepared.train, probe_samples(settings, classes), settings.seed)
     if sample is not prepared.train:
         session.note(f"Probe: {sample.notes[-1]}")
-    own_rows, _ = encode(sample, loaded, prepared.max_length)
+    own_rows = with_pulls(loaded, encode(sample, loaded, prepared.max_length)[0], settings.seed, session)
     n, kept = len(own_rows), _kept_rows(prepared, session)
     rows = [*own_rows, *(beside(loaded, kept, settings.seed, session) if kept else ())]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))

@@ -189,10 +189,10 @@ class Spool:
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
         with reading(loaded, rows, batch) as projected:
-            logits = logits_of(loaded.model(**batch), batch)
+            logits = logits_of(loaded, loaded.model(**batch), batch)
         values, f0, losses = projected.in_place_of(*forward_outputs(self.outputs, logits, labels))
         capture.require_finite(values)
-        return values, f0, losses, torch.zeros(len(rows)) if labels.dim() == 2 else labels
+        return values, f0, losses, torch.zeros(len(rows)) if labels.dim() > 1 else labels
 
     def _check_determinism(self, loaded: LoadedModel, capture: Capture, rows: Sequence[EncodedRow], session: Session) -> None:
         """Repeat the first rows' forward pass: dropout left on, or a random layer, shows here."""

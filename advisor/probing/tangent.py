@@ -178,7 +178,7 @@ class Tangent:
             def rows_of(batch: dict[str, torch.Tensor], _: int) -> Vector:
                 capture.clear()
                 labels = batch.pop("labels")
-                values = forward_outputs(self.outputs, logits_of(self.model(**batch), batch), labels)[0]
+                values = forward_outputs(self.outputs, logits_of(self.loaded, self.model(**batch), batch), labels)[0]
                 count = len(values)
                 passes = [capture.pairs(values[:, p].sum(), count, True) for p in range(values.shape[1])]
                 found: Vector = {}
@@ -330,7 +330,7 @@ class Tangent:
     def _full(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Differentiable f of one batch, [B, 1 or C]."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        logits = logits_of(self.model(**inputs), inputs)
+        logits = logits_of(self.loaded, self.model(**inputs), inputs)
         if self.outputs.classes > 2:
             return torch.as_tensor(logits - logits.mean(1, keepdim=True))
         return forward_outputs(self.outputs, logits, batch["labels"])[0]

@@ -19,7 +19,8 @@ from advisor.core.errors import NotFinite
 from advisor.core.events import Session
 from advisor.core.recipe import BY_ODDS, TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
-from advisor.core.tasks import PREFERENCE
+from advisor.core.tasks import EMBEDDING, PREFERENCE
+from advisor.models.embedding import batches_of, contrast_losses, leads
 from advisor.models.encode import IGNORED, EncodedRow, collate, length_bucketed
 from advisor.models.forward import aligned, batch_logits, batch_loss, label_scale, rewards
 from advisor.models.load import LoadedModel
@@ -119,13 +120,14 @@ def finetune(
     told(None)
     if named:
         descend = _descent(named, initial, recipe, total)
+        window = {"window": 1} if loaded.task == EMBEDDING else {}  # texts of all lengths are contrasted
         lengths, rng = [row.length for row in train], np.random.default_rng(seed)
         for epoch in range(recipe.epochs):
             model.train(
                 loaded.task != PREFERENCE
             )  # DPO compares with the base model, so that dropout is noise: TRL has it off too
             loss_sum, weight_sum = 0.0, 0
-            for indices in length_bucketed(lengths, recipe.batch_size, rng):
+            for indices in length_bucketed(lengths, recipe.batch_size, rng, **window):
                 session.check()
                 with _starting_at(train_states, model, indices):
                     loss, weight = batch_loss(model, loaded, batch_of([train[i] for i in indices]))
@@ -263,6 +265,8 @@ def reset_head(model: nn.Module, name: str) -> None:
 def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     """Validation loss (pooled over target tokens or words, where a row has several) and metric."""
     model.eval()
+    if loaded.task == EMBEDDING:
+        return _evaluate_embeddings(model, loaded, rows, metric, batch_of)
     loss_sum, count = 0.0, 0
     predicted, actual = [], []
     for indices in length_bucketed([row.length for row in rows], EVAL_BATCH // len(rows[0].sequences)):
@@ -292,12 +296,32 @@ def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float,
     return loss_sum / count, score(metric, np.concatenate(actual), np.concatenate(predicted))
 
 
+def _evaluate_embeddings(
+    model: nn.Module,
+    loaded: LoadedModel,
+    rows: Sequence[EncodedRow],
+    metric: str,
+    batch_of: Callable[[Sequence[EncodedRow]], dict[str, torch.Tensor]],
+) -> tuple[float, float]:
+    """The same of rows that are contrasted in batches drawn once and for all."""
+    embeddings: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    for indices in length_bucketed([row.length for row in rows], EVAL_BATCH // len(rows[0].sequences)):
+        batch = batch_of([rows[i] for i in indices])
+        shape = batch.pop("labels").shape
+        for i, texts in zip(indices, batch_logits(model, loaded, batch).view(*shape, -1), strict=True):
+            embeddings[i] = texts
+    batches = [torch.stack([embeddings[i] for i in batch]) for batch in batches_of(len(rows), seed=0)]
+    losses = torch.cat([contrast_losses(batch) for batch in batches])
+    ahead = torch.cat([leads(batch) for batch in batches]).cpu().numpy()
+    return losses.mean().item(), score(metric, np.ones(len(ahead)), ahead)
+
+
 def score(metric: str, actual: np.ndarray, predicted: np.ndarray) -> float:
     """The metric by its name; higher is better for all of them."""
     from scipy.stats import spearmanr
     from sklearn.metrics import f1_score, matthews_corrcoef
 
-    if metric == "reward_accuracy":  # of pairs that DPO ranks right; a tie, as before training, counts half
+    if metric in ("reward_accuracy", "retrieval_accuracy"):  # of rows whose better text is ahead; a tie counts half
         return float((predicted > 0).mean() + (predicted == 0).mean() / 2)
     if metric == "exact_match":  # of spans: both ends
         return float((actual == predicted).reshape(-1, 2).all(1).mean())

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from advisor.core.targets import Selection, block_of
-from advisor.core.tasks import PREFERENCE
+from advisor.core.tasks import COMPARED
 from advisor.models.encode import EncodedRow, length_bucketed
 from advisor.models.load import LoadedModel
 
@@ -81,8 +81,8 @@ class PrefixStates:
         return sum(states.bytes for states in self._kept.values() if states is not None)
 
     def depth(self, selection: Selection) -> int:
-        """How many blocks lie below every adapted module; 0 where it has not one list of blocks, or rows are pairs."""
-        if self.loaded.task == PREFERENCE:
+        """How many blocks lie below every adapted module; 0 where it has not one list of blocks, or a row is several texts."""
+        if self.loaded.task in COMPARED:
             return 0
         blocks = self.loaded.model.get_submodule(self._container)
         if not isinstance(blocks, nn.ModuleList):
