@@ -27,9 +27,9 @@ Outputs = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class Text:
     """One tokenised example; ``label`` is a class id, a standardised value, or for each token the id to learn. ``decoder``:
-    what a decoder behind an encoder reads. ``rejected``: of a pair of answers the worse one. ``others``: of an anchor its positive
-    and negatives. ``pixels``: [channels, height, width], in place of ids. ``beside``: what is read beside the ids, as in a batch of
-    one."""
+    what a decoder behind an encoder reads. ``rejected``: of a pair of answers the worse one. ``others``: of an anchor its
+    positive and negatives. ``pixels``: [channels, height, width], in place of ids. ``beside``: what is read beside the ids, as it
+    is in a batch of one."""
 
     ids: Sequence[int]
     label: int | float | Sequence[int]
