@@ -102,10 +102,11 @@ def contrasted_of(table: Table, columns: Sequence[str] = ()) -> tuple[str, ...]:
         columns: of anchor and positive, where they are known.
     """
     found = tuple(columns) or find_all(table, CONTRASTED)
-    if not found or any(_says_which(table.column(column)) for column in found):
+    given = {c: [cell for cell in table.column(c) if not missing(cell)] for c in table.columns}
+    texts = {c for c, cells in given.items() if not (_says_which(cells) or _answers(cells))}
+    if not found or not texts.issuperset(found):
         return ()
-    negatives = (c for c in table.columns if c not in found and NEGATIVE.fullmatch(c.lower()))
-    return (*found, *(c for c in negatives if not _says_which(table.column(c))))
+    return (*found, *(c for c in table.columns if c in texts and c not in found and NEGATIVE.fullmatch(c.lower())))
 
 
 def _says_which(values: Sequence[Any]) -> bool:
@@ -128,7 +129,7 @@ def refuse_other_tasks(table: Table, label_column: str | None, sees: bool = Fals
                 f"{table.source}: {chat} holds JSON written as text, not a list of turns.",
                 "Write each row's list itself, as JSONL.",
             )
-    if pair:
+    if pair or contrasted_of(table):
         return
     for kind, groups in OTHER_TASKS.items():
         found = find_all(table, groups)

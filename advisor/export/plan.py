@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import HEADLESS
 from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.core.tasks import BETA, PREFERENCE, outputs_of
+from advisor.core.tasks import BETA, EMBEDDING, PREFERENCE, SCALE, outputs_of
 from advisor.core.text import printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Plan:
         head: modules trained in full.
         base_model, model_type: folder or hub id, and its config's ``model_type``.
         revision: commit of the hub model, where the user asked for a revision.
-        outputs: of the head; 0 for a language model.
+        outputs: of the head; 0 where there is none.
         ranks, alphas: by full name, of single modules, as PEFT's ``rank_pattern`` and ``alpha_pattern``.
         comments: the first lines of every file.
         stored: ``4bit`` or ``8bit`` where bitsandbytes quantises the base on loading (QLoRA), else the method of a base that is
@@ -110,6 +110,11 @@ class Plan:
     @property
     def about_task(self) -> tuple[str, ...]:
         """A sentence on the trainer that the rows need; none where it is the usual one."""
+        if self.task == EMBEDDING:
+            return (
+                "Train with sentence-transformers: SentenceTransformer.add_adapter, MultipleNegativesRankingLoss "
+                f"(cosines, scale {SCALE:g}), and the pooling that was probed.",
+            )
         if self.task != PREFERENCE:
             return ()
         return (
@@ -177,7 +182,7 @@ def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) ->
         head=tuple(info["head"]),
         base_model=str(info["model"]),
         model_type=str(info["model_type"]),
-        outputs=0 if probe.task in LANGUAGE_TASKS else outputs_of(probe.task, len(probe.class_names)),
+        outputs=0 if probe.task in HEADLESS else outputs_of(probe.task, len(probe.class_names)),
         ranks=dict(candidate.ranks),
         alphas=dict(candidate.alphas),
         comments=tuple(comments),
@@ -275,10 +280,10 @@ class Findings:
         if self.plan.task == "seq2seq":
             self.add("impossible", f"{self.label} trains decoders, no encoder-decoder; use format peft.")
         elif self.plan.task not in ("causal-lm", PREFERENCE):
+            head = f"neither the head ({', '.join(self.plan.head)}) nor" if self.plan.head else "not"
             self.add(
                 "impossible",
-                f"{self.label} trains language models: it knows neither the head "
-                f"({', '.join(self.plan.head)}) nor the loss of a {self.plan.task} run; use format peft.",
+                f"{self.label} trains language models: it knows {head} the loss of {self.plan.task} runs; use format peft.",
             )
 
     def no_pairs(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.core.tasks import OF_TOKENS
+from advisor.core.tasks import EMBEDDING, OF_TOKENS
 from advisor.export import peft
 from advisor.export.llama_factory import split, unsplittable
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
@@ -55,8 +55,8 @@ def render(plan: Plan) -> Rendered:
         snippet.add("impossible", "unsloth trains decoders, no encoder-decoder; use format peft.")
     if plan.reads == "images and text":
         studio.add("impossible", "unsloth Studio reads entries as last parts of names, in the vision tower too.")
-    if plan.task in OF_TOKENS:
-        snippet.add("impossible", f"unsloth loads no model for {plan.task}; use format peft.")
+    if plan.task in (*OF_TOKENS, EMBEDDING):
+        snippet.add("impossible", f"FastLanguageModel loads no model for {plan.task}; use format peft.")
     if plan.reads == "images":
         snippet.add("impossible", "FastLanguageModel loads models of text.")
     if plan.head and (other or plan.head != ("score",)):

@@ -73,6 +73,8 @@ def rows(random: Random) -> list[dict[str, Any]]:
                 ["tokens", "ner_tags"],
                 ["prompt", "chosen", "rejected"],
                 ["chosen", "rejected"],
+                ["anchor", "positive"],
+                ["query", "positive", "negative"],
             ]
         )
     odd = random.choice([0, 0, 0, 0.01, 0.1, 1])

@@ -34,7 +34,6 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> str:
         (lambda i: {"text": TEXTS[i], "a": i % 2 == 0, "b": "true" if i % 3 else "false"}, r"\(a, b\)"),
         (lambda i: {"prompt": "x", "completion": TEXTS[i], "label": i % 2 == 0}, "true/false label is preference data"),
         (lambda i: {"messages": [ASKED], "desirable": i % 2}, "preference data"),
-        (lambda i: {"anchor": TEXTS[i], "positive": TEXTS[i]}, "Pairs of texts for embeddings"),
         (lambda i: {"words": ["a"], "ner": [0]}, "every tag is '0' in column ner"),
         (lambda i: {"messages": [ASKED, CALL]}, "30 rows with a tool call in a turn"),
         (lambda i: {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]}, "tool call"),

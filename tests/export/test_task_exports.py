@@ -32,6 +32,18 @@ def test_every_tool_trains_pairs_of_answers_and_is_told_to_use_dpo(made: exporti
     assert "DPO" not in FORMATS["peft"].render(made.plan(names, SETTINGS)).files["lora.yaml"].text
 
 
+def test_only_peft_trains_embeddings_and_says_with_what(made: exporting.Made) -> None:
+    plan = replace(made.plan([t.name for t in made.targets][:3], SETTINGS), task="embedding")
+    for name, of in FORMATS.items():
+        rendered = of.render(plan)
+        assert rendered.fidelity == ("exact" if name == "peft" else "impossible"), name
+        assert name == "peft" or all("embedding" in " ".join(file.reasons) for file in rendered.files.values())
+    text = FORMATS["peft"].render(plan).files["lora.yaml"].text
+    assert "task_type: FEATURE_EXTRACTION" in text
+    assert "modules_to_save" not in text
+    assert "MultipleNegativesRankingLoss (cosines, scale 20)" in text
+
+
 @pytest.mark.parametrize(
     ("task", "task_type", "head"),
     [("token-classification", "TOKEN_CLS", "score"), ("question-answering", "QUESTION_ANS", "qa_outputs")],

@@ -24,7 +24,13 @@ ALL = [(name, kind) for name in FAMILIES for kind in families.kinds_of(name)]
 # The others go through test_probe.py and test_export_peft.py. NeoX's attention and MLP get the same gradient.
 LIKE_OTHERS = ("qwen2", "gemma3_text", "qwen2_moe", "qwen3_moe", "granitemoe", "olmoe")  # of which one is quick
 QUICK = [(name, families.kinds_of(name)[0]) for name in FAMILIES if name not in (*ARCHITECTURES, *LIKE_OTHERS)]
-QUICK += [("gpt_neox", "binary"), ("bert", "question-answering"), ("distilbert", "token-classification"), ("gpt2", "preference")]
+QUICK += [
+    ("gpt_neox", "binary"),
+    ("bert", "question-answering"),
+    ("bert", "embedding"),
+    ("distilbert", "token-classification"),
+    ("gpt2", "preference"),
+]
 ROW_BY_ROW = "one row at a time"
 
 
