@@ -119,7 +119,9 @@ class ProbeFile(Own):
     stored: Text | None = Field(default=None, description="How the weights are quantised; null where they are plain.")
     metric: Name
     class_names: list[Text]
-    class_shares: list[NotNegative] | None = Field(default=None, description="Of the tags of all words, for classes of words.")
+    class_shares: list[NotNegative] | None = Field(
+        default=None, description="Of the tags of all words, for classes of words; of the texts of a batch, for embeddings."
+    )
     model: Text
     model_type: Text
     model_parameters: Count

@@ -102,11 +102,12 @@ def contrasted_of(table: Table, columns: Sequence[str] = ()) -> tuple[str, ...]:
         columns: of anchor and positive, where they are known.
     """
     found = tuple(columns) or find_all(table, CONTRASTED)
-    given = {c: [cell for cell in table.column(c) if not missing(cell)] for c in table.columns}
-    texts = {c for c, cells in given.items() if not (_says_which(cells) or _answers(cells))}
-    if not found or not texts.issuperset(found):
+    if not found:
         return ()
-    return (*found, *(c for c in table.columns if c in texts and c not in found and NEGATIVE.fullmatch(c.lower())))
+    negatives = (column for column in table.columns if column not in found and NEGATIVE.fullmatch(column.lower()))
+    cells = {column: table.column(column) for column in (*found, *negatives)}
+    texts = tuple(column for column, values in cells.items() if not (_says_which(values) or _answers(values)))
+    return texts if texts[: len(found)] == found else ()
 
 
 def _says_which(values: Sequence[Any]) -> bool:

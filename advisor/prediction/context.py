@@ -28,7 +28,7 @@ def context_of(
     """What all selections of a probe share.
 
     Args:
-        shares: of the classes among the examples, or their words, [C]; empty where there are none.
+        shares: of the classes among the examples, or their words, or of the texts a positive is found among, [C]; empty where there are none.
         steps: of the optimizer. reads: ``text``, ``images``, or ``images and text``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
@@ -51,12 +51,12 @@ def context_of(
 
 
 def guessing_score(metric: str, shares: Array) -> float:
-    """The metric of always answering the commonest class (binary F1: the second one), or of ranking pairs by chance; else 0.
+    """The metric of always answering the commonest class (binary F1: the second one), or of ranking texts by chance; else 0.
 
     Args:
         shares: of the classes, [C]; empty where there are none.
     """
-    if metric == "accuracy" or (metric == "token_accuracy" and len(shares)):
+    if metric in ("accuracy", "retrieval_accuracy") or (metric == "token_accuracy" and len(shares)):
         return float(shares.max())
     if metric == "f1":
         share = float(shares[1] if len(shares) == 2 else shares.max())

@@ -33,9 +33,10 @@ from advisor.core.reading import check_seal, sealed
 from advisor.core.selections import ALL_LINEAR, QV, target_sets
 from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection
-from advisor.core.tasks import SPANS, TOKENS
+from advisor.core.tasks import EMBEDDING, SPANS, TOKENS
 from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
+from advisor.models.embedding import batches_of
 from advisor.models.encode import EncodedRow, encode
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source
@@ -396,7 +397,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         **({"stored": stored} if (stored := loaded.quantised or loaded.stored) else {}),
         "metric": schema.metric,
         "class_names": list(schema.class_names),
-        **({"class_shares": _tag_shares(prepared)} if loaded.task == TOKENS else {}),
+        **({"class_shares": _shares(prepared)} if loaded.task in (TOKENS, EMBEDDING) else {}),
         "model_type": loaded.model.config.model_type,
         "model_parameters": loaded.parameters,
         "qv_roles": list(loaded.qv_roles()),
@@ -412,8 +413,12 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _tag_shares(prepared: Prepared) -> list[float]:
-    """Of the classes among the training rows' words."""
+def _shares(prepared: Prepared) -> list[float]:
+    """Of the classes among the training rows' words; of the texts that a positive is to be found among, all alike."""
+    if prepared.loaded.task == EMBEDDING:
+        row = prepared.train_rows[0]
+        texts = len(row.others) * len(batches_of(len(prepared.train_rows), 0)[0])
+        return [1 / texts] * texts
     labels, _ = head_labels(prepared.loaded, prepared.train_rows)
     counts = np.bincount(labels, minlength=len(prepared.train.schema.class_names))
     return [float(share) for share in counts / counts.sum()]

@@ -89,6 +89,8 @@ def test_blocks_are_those_of_what_a_row_adds_to_the_gradient_of_its_batch(
     assert (probe.f0 == 0).all()
     assert (probe.z == 0.5).all()
     assert probe.head is None
+    candidates = 18 * (1 + negatives)
+    assert probe.info["class_shares"] == [1 / candidates] * candidates
 
 
 def test_what_rows_add_is_the_gradient_of_the_loss(tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -236,3 +238,18 @@ def test_one_row_or_a_batch_of_one_is_refused(tiny_model: TinyModel, tmp_path: P
     with pytest.raises(BadInput, match="--batch-size 1"):
         recipe_for("embedding", batch_size=1)
     assert recipe_for("embedding").batch_size == 32
+
+
+def test_sentence_transformers_wraps_exactly_what_is_chosen(tiny_model: TinyModel, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+
+    model = pooled_by("cls_token", tiny_model("bert", "embedding"), tmp_path)
+    loaded = prepared_of(model, tmp_path)[0].loaded
+    chosen = replace(all_linear(loaded.targets), targets=tuple(t.name for t in loaded.targets[1::3]))
+    arguments = lora_arguments(chosen, SETTINGS, task="embedding", head=(), targets=loaded.targets, base_model=str(model))
+    theirs = SentenceTransformer(str(model), device="cpu")
+    theirs.add_adapter(LoraConfig(**arguments))
+    inner: Any = theirs[0].auto_model
+    wrapped = {name.removesuffix(".lora_A.default") for name, _ in inner.named_modules() if name.endswith(".lora_A.default")}
+    assert wrapped == set(chosen.targets)
