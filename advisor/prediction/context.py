@@ -28,7 +28,7 @@ def context_of(
     """What all selections of a probe share.
 
     Args:
-        shares: of the classes among the examples, or their words, or of the texts a positive is found among, [C]; empty where there are none.
+        shares: of the classes among the examples or their words, or of the texts of a batch, [C]; empty where there are none.
         steps: of the optimizer. reads: ``text``, ``images``, or ``images and text``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
