@@ -12,7 +12,7 @@ from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
 from advisor.core.probe import FOLDS
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import OF_TOKENS, PREFERENCE, outputs_of
+from advisor.core.tasks import COMPARED, OF_TOKENS, outputs_of
 from advisor.data.dataset import Dataset, load_dataset, only_read, overlap, sample_rows, split_evaluation
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
@@ -253,7 +253,7 @@ def with_kept(prepared: Prepared, place: str, session: Session) -> Prepared:
         BadInput: they cannot be read, or nothing is predicted of such rows for the task.
     """
     own, seed = prepared.train.schema.task, prepared.source.seed
-    if own in (*OF_TOKENS, PREFERENCE):
+    if own in (*OF_TOKENS, *COMPARED):
         raise BadInput(
             f"--keep: the task is {own}, for which nothing is predicted of rows to keep.",
             "Leave it out. Classification, regression, causal-lm and seq2seq have it.",
