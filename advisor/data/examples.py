@@ -14,9 +14,10 @@ from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import EMBEDDING, PREFERENCE, SPANS, TOKENS
 from advisor.core.text import printable
+from advisor.data.compared import SYSTEMS
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, missing, number, untagged
-from advisor.data.schema import SYSTEMS, Schema
+from advisor.data.schema import Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 TEXTS = {"text", "output_text"}  # types of parts of a turn; OpenAI also writes input_text

@@ -17,6 +17,16 @@ from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES,
 from advisor.data.hub import with_class_names
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "utterance", "body", "question", "title")
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("query", "passage"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
 LABEL_NAMES = (
     *("label", "labels", "category", "class", "target", "gold_label", "score", "stars", "rating"),
     *("sentiment", "intent", "emotion", "similarity", "is_duplicate", "quality"),

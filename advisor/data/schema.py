@@ -13,20 +13,17 @@ from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.recipe import HEADLESS, LANGUAGE_TASKS, METRICS, TASKS
 from advisor.core.tasks import EMBEDDING, PREFERENCE, SPANS, TOKENS
-from advisor.data.formats import LABEL_NAMES, TEXT_NAMES
+from advisor.data.compared import contrasted_columns, preferred_columns
+from advisor.data.formats import LABEL_NAMES, TEXT_NAMES, TEXT_PAIRS
 from advisor.data.images import IN_ROWS, ImageFile
 from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels, read_tags
 from advisor.data.refusals import (
     CHATS,
     METADATA_NAMES,
-    PREFERENCES,
-    SCORED,
     SPANNED,
     TAGS,
     WORDS,
-    answers_of,
     are_plain,
-    contrasted_of,
     find,
     find_all,
     refuse_other_tasks,
@@ -36,29 +33,6 @@ from advisor.data.refusals import (
 )
 from advisor.data.tables import Table
 
-TEXT_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("query", "passage"),
-    ("text1", "text2"),
-    ("text_a", "text_b"),
-)
-RELATED = (
-    *TEXT_PAIRS,
-    ("question", "answer"),
-    ("query", "answer"),
-    ("title", "body"),
-    ("query", "response"),
-    ("question", "response"),
-)
-SYSTEMS = ("system", "system_prompt")  # columns of the system's words
-ASKED = (
-    *(("prompt",), ("instruction", "input"), ("instruction", "context"), ("instruction",)),
-    *(("context", "question"), ("question",), ("input",), ("query",), ("context",)),
-)
 PROMPT_COMPLETION = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -136,10 +110,10 @@ def infer_schema(
     label = label_column or find(table, (profile.get("label_column"),))
     chosen = profile.get("task", task)
     if task == PREFERENCE or not (text_columns or label_column):
-        answers = _preferences(table, task, texts, label_column)
+        answers = preferred_columns(table, task, texts, label_column)
         texts, chosen = (answers, PREFERENCE) if answers else (texts, chosen)
     if task == EMBEDDING or not (text_columns or label_column):
-        contrasted = _contrasted(table, task, texts, label_column)
+        contrasted = contrasted_columns(table, task, texts, label_column)
         texts, chosen = (contrasted, EMBEDDING) if contrasted else (texts, chosen)
     if tagged:
         texts, label, chosen = tagged[:1], tagged[1], TOKENS
@@ -299,93 +273,6 @@ def _spanned(table: Table, task: str, texts: Sequence[str], label: str | None) -
         )
     answers = [cell for cell in table.column(columns[2]) if not missing(cell)] if len(columns) == 3 else []
     return columns if task == SPANS or (answers and all(isinstance(cell, dict | list) for cell in answers)) else ()
-
-
-def _preferences(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
-    """Columns of the prompt, if there are any, the chosen and the rejected answer; empty where there are none of these.
-
-    Args:
-        texts: those that the user or a profile named.
-
-    Raises:
-        BadInput: the task needs them and they cannot be told, or another task is asked for.
-    """
-    answers = answers_of(table)
-    if task == PREFERENCE and label is not None:
-        raise BadInput(f"{table.source}: {PREFERENCE} rows have no label.", "Leave --label-column out.")
-    if task == PREFERENCE and (len(texts) == 1 or not (texts or answers)):
-        raise BadInput(
-            f"{table.source}: {PREFERENCE} learns from a chosen and a rejected answer, and these cannot be told from: "
-            f"{', '.join(table.columns)}.",
-            "Name all: --text-column PROMPT --text-column CHOSEN --text-column REJECTED.",
-        )
-    if task == PREFERENCE and texts:
-        if (texts[-1].lower(), texts[-2].lower()) in PREFERENCES:
-            raise BadInput(
-                f"{table.source}: {texts[-1]} would be learned as the rejected answer, {texts[-2]} as the chosen one.",
-                "Name the rejected answer last.",
-            )
-        return tuple(texts)
-    if answers and task not in ("auto", PREFERENCE):
-        raise BadInput(
-            f"{table.source}: rows of {' and '.join(answers)} are preference data, and the task is {task}.",
-            f"Use --task {PREFERENCE}, or name what is to be learned with --text-column.",
-        )
-    return (*_asked(table, answers), *answers) if answers else ()
-
-
-def _contrasted(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
-    """Columns of an anchor, its positive and the negatives; empty where there are none of these.
-
-    Args:
-        texts: those that the user or a profile named.
-
-    Raises:
-        BadInput: the task needs them and they cannot be told, or another task is asked for.
-    """
-    found = contrasted_of(table)
-    if task != EMBEDDING:
-        if found and task != "auto":
-            raise BadInput(
-                f"{table.source}: rows of {' and '.join(found)} are texts to be embedded, and the task is {task}.",
-                f"Use --task {EMBEDDING}, or name what is to be learned with --text-column.",
-            )
-        return found
-    if label is not None:
-        raise BadInput(f"{table.source}: {EMBEDDING} rows have no label.", "Leave --label-column out.")
-    if len(texts) > 1:
-        return tuple(texts)
-    scored = None if found else find(table, SCORED)
-    found = found or contrasted_of(table, find_all(table, RELATED))
-    if not found or texts:
-        raise BadInput(
-            f"{table.source}: {EMBEDDING} learns from a text and one that belongs to it, and these cannot be told from: "
-            f"{', '.join(table.columns)}.",
-            "Name all: --text-column ANCHOR --text-column POSITIVE, and NEGATIVE if there is one.",
-        )
-    if scored:
-        raise BadInput(
-            f"{table.source}: {scored} says how much {' and '.join(found[:2])} belong together, which is not learned here.",
-            "Keep the rows that do, and name both with --text-column; or learn it: --task regression or classification.",
-        )
-    return found
-
-
-def _asked(table: Table, answers: Sequence[str]) -> tuple[str, ...]:
-    """The columns before two answers: the system's words, and a prompt or the turns so far. Empty ones are left out."""
-    empty = [column for column in table.columns if all(missing(cell) or cell == [] for cell in table.column(column))]
-    beside = (*answers, *empty)
-    system = find(table, SYSTEMS, exclude=beside)
-    asked = find_all(table, ASKED, exclude=beside)
-    if not asked and not any(map(_starts_a_chat, table.column(answers[0]))):
-        asked = tuple(column for column in (find(table, CHATS, exclude=beside),) if column)
-    return (system, *asked) if system else asked
-
-
-def _starts_a_chat(answer: Any) -> bool:
-    """Whether an answer's turns begin before it."""
-    turn = answer[0] if isinstance(answer, list) and answer else None
-    return isinstance(turn, dict) and turn.get("role", turn.get("from")) not in ("assistant", "gpt")
 
 
 def _combined(class_names: Sequence[str]) -> str | None:
