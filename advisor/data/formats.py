@@ -31,6 +31,22 @@ LABEL_NAMES = (
     *("label", "labels", "category", "class", "target", "gold_label", "score", "stars", "rating"),
     *("sentiment", "intent", "emotion", "similarity", "is_duplicate", "quality"),
 )
+TOGETHER = {  # two of these make a header
+    *(
+        "prompt",
+        "completion",
+        "response",
+        "instruction",
+        "answer",
+        "chosen",
+        "rejected",
+        "anchor",
+        "query",
+        "positive",
+        "negative",
+    ),
+    *(name for pair in TEXT_PAIRS for name in pair),
+}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LABEL_FIRST = re.compile(r"([+-]?\d+|__label__\S+|[A-Z]+:\w+)[ \t]+(\S.*)")
 NUMBERED_COLUMN = re.compile(r"column_[1-9]\d*")
@@ -235,7 +251,7 @@ def _has_header(records: Sequence[tuple[int, list[str]]], wanted: Collection[str
     if len(first) > 1 and first in (counted, ["", *counted[:-1]]):
         return True  # pandas numbers unnamed columns
     known = sum(cell.lower() in (*TEXT_NAMES, *LABEL_NAMES) for cell in first)
-    if known >= 2 or (known and len(records) == 1):
+    if known >= 2 or len(TOGETHER.intersection(map(str.lower, first))) >= 2 or (known and len(records) == 1):
         return True
     below = [[cells[i].strip() for _, cells in records[1:] if cells[i].strip()] for i in range(len(first))]
     recurs = any(cell in values for cell, values in zip(first, below, strict=True))

@@ -181,6 +181,8 @@ def test_markup_and_shell_characters_stay_as_they_are(write: Write) -> None:
             "v1,v2,,,\nham,hello there,,,\nspam,win money,,,\nham,see you,,,\nspam,cash prize,,,\n",
             "v1, v2",
         ),
+        ("anchor,positive\nq one,a one\nq two,a two\n", "anchor, positive"),
+        ("Prompt,chosen,rejected\nq one,a,b\nq two,c,d\n", "Prompt, chosen, rejected"),
         ("0,1\nsome text,pos\nother text,neg\nthird text,pos\nmore text,neg\n", "0, 1"),
     ],
 )

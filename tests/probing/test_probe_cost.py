@@ -44,7 +44,12 @@ def test_passes_are_those_of_the_probe(
 
 @pytest.mark.parametrize(
     ("name", "task", "classes", "backward"),
-    [("gpt2", "preference", 0, 1), ("bert", "token-classification", 3, 2), ("bert", "question-answering", 0, 2)],
+    [
+        ("gpt2", "preference", 0, 1),
+        ("bert", "embedding", 0, 1),
+        ("bert", "token-classification", 3, 2),
+        ("bert", "question-answering", 0, 2),
+    ],
 )
 def test_so_they_are_of_tasks_with_one_output_a_row(
     tiny_model: Callable[..., Path], tmp_path: Path, name: str, task: str, classes: int, backward: int

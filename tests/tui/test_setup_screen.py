@@ -196,6 +196,16 @@ def test_a_real_file_is_previewed_as_the_engine_would_read_it(tmp_path: Path) ->
     assert found.rows[0] == ("text number 0", "no")
 
 
+def test_pairs_for_embeddings_are_previewed(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.csv"
+    data.write_text("anchor,positive\n" + "".join(f"question {i},answer {i}\n" for i in range(30)), encoding="utf-8")
+    found = RealEngine().preview(Inputs(data=str(data)))
+    assert (found.task, found.text_columns, found.label_column) == ("embedding", ("anchor", "positive"), None)
+    assert found.rows[0] == ("question 0", "answer 0")
+    named = RealEngine().preview(Inputs(data=str(data), task="embedding", text_columns=("positive", "anchor")))
+    assert named.rows[0] == ("answer 0", "question 0")
+
+
 @pytest.mark.parametrize(
     ("config", "task"), [('{"is_encoder_decoder": true}', "seq2seq"), ("{}", "causal-lm"), ("[", "causal-lm")]
 )
