@@ -202,7 +202,7 @@ def test_pairs_for_embeddings_are_previewed(tmp_path: Path) -> None:
     found = RealEngine().preview(Inputs(data=str(data)))
     assert (found.task, found.text_columns, found.label_column) == ("embedding", ("anchor", "positive"), None)
     assert found.rows[0] == ("question 0", "answer 0")
-    named = RealEngine().preview(Inputs(data=str(data), task="embedding", text_columns=("positive", "anchor")))
+    named = RealEngine().preview(Inputs(data=str(data), task="embedding", text_column=("positive", "anchor")))
     assert named.rows[0] == ("answer 0", "question 0")
 
 
