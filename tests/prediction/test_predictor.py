@@ -397,7 +397,14 @@ def test_far_targets_are_named_and_widened() -> None:
     assert within.far == ()
 
 
-@pytest.mark.parametrize("change", [{"task": "preference", "metric": "reward_accuracy", "chance": 0.5}, {"reads": "images"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "preference", "metric": "reward_accuracy", "chance": 0.5},
+        {"task": "embedding", "metric": "retrieval_accuracy", "chance": 1 / 32},
+        {"reads": "images"},
+    ],
+)
 def test_the_level_is_not_known_where_no_run_was_of_the_kind(change: dict[str, Any]) -> None:
     predictor = fit(make_rows(4, 12), "classification")
     context = predictor.groups_[0].context
