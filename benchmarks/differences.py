@@ -4,17 +4,18 @@ Printed by reference, as means over groups: how often 90 % intervals hold the re
 group's gain of LoRA were known and once as it is known. The intervals are of means over seeds; real differences are of one or
 two, so to see whether an interval holds them it is widened by the noise between seeds.
 
-    python benchmarks/differences.py
+    python benchmarks/differences.py [--exam]
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import replace
 
 import numpy as np
 from scipy.stats import norm
-from validity import SHIPPED, distances, judged, noise_between_seeds, read, task_of
+from validity import SHIPPED, distances, judged, noise_between_seeds, read, read_exam, task_of
 
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.prediction.groups import Group
@@ -40,9 +41,11 @@ def measure(group: Group, predictions: Predictions, seed_sd: float, reference: s
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exam", action="store_true", help="of exam data, from all development data")
     rows = read(SHIPPED)
     found = []
-    for group in judged(rows):
+    for group in judged(read_exam() if parser.parse_args().exam else rows):
         others = [row for row in rows if task_of(row) != task_of(group.rows[0])]
         predictor = Predictor().fit(others, str(group.context["task"]))
         predictions = predictor.predict(group.traits, group.context, distances(group))
