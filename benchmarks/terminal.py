@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does
+
 import numpy as np
 from search import synthetic
 from textual.app import App
