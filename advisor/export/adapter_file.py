@@ -53,6 +53,7 @@ class Difference:
         extra: tensors of the file that PEFT has no place for.
         sizes: the file's and the model's shape of tensors that differ.
         as_named: the first tensor's name in the file and the first that PEFT expects, where none fits; else None.
+        is_loadable: PEFT loads what it saves itself of such a config.
     """
 
     held: Shapes
@@ -61,6 +62,7 @@ class Difference:
     extra: tuple[str, ...]
     sizes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     as_named: tuple[str, str] | None
+    is_loadable: bool = True
 
     @property
     def misfits(self) -> int:
@@ -144,6 +146,7 @@ def difference(adapter: Adapter, model: Any) -> Difference:
         extra=tuple(map(_bare, extra)),
         sizes={_bare(name): both for name, both in sizes.items()},
         as_named=as_named,
+        is_loadable=_loaded(needed, model) is not None,
     )
 
 
@@ -163,10 +166,14 @@ def _expected(model: Any) -> tuple[Shapes, Shapes]:
 
 
 def _as_loaded(shapes: Shapes, model: Any) -> Shapes:
-    """The shapes by the names under which PEFT loads them into ``model``, old experts converted; nothing is loaded.
+    """As :func:`_loaded`; names that PEFT cannot convert or place stay as they are."""
+    loaded = _loaded(shapes, model)
+    return dict(shapes) if loaded is None else loaded
 
-    Names that PEFT cannot convert or place stay as they are.
-    """
+
+def _loaded(shapes: Shapes, model: Any) -> Shapes | None:
+    """The shapes by the names under which PEFT loads them into ``model``, old experts converted; nothing is loaded. None where
+    PEFT fails."""
     from peft import set_peft_model_state_dict
 
     caught: dict[str, torch.Tensor] = {}
@@ -180,7 +187,7 @@ def _as_loaded(shapes: Shapes, model: Any) -> Shapes:
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         set_peft_model_state_dict(model, tensors)
     except (ValueError, RuntimeError, KeyError, IndexError):
-        return dict(shapes)
+        return None
     finally:
         del model.load_state_dict
     return {name: tuple(tensor.shape) for name, tensor in caught.items()}
@@ -193,6 +200,8 @@ def tensor_surprises(adapter: Adapter, found: Difference, resolved: Resolved, em
         embeddings: names of the model's input and output embeddings.
     """
     surprises = []
+    if not found.is_loadable:
+        surprises.append("PEFT loads no adapter of this config, not even one that it has saved itself.")
     if found.as_named:
         there, wanted = found.as_named
         prefix = f": the names lack the prefix {PREFIX!r}" if not there.startswith(PREFIX) else ""
