@@ -23,6 +23,8 @@ from tui.curves import curves
 from tui.engine import OPEN, SETTLED
 from tui.inputs import Inputs
 from tui.jobs import TRAINS
+from tui.ranking import Sized
+from tui.side import Panel
 from tui.standing import drawn, finalists_text, left_in_all, names_of, runs_text
 from tui.state import Change
 
@@ -52,9 +54,11 @@ class Curves(Static):
         self.on_resize()
 
     def on_resize(self, event: Resize | None = None) -> None:
-        lines = curves(drawn(self.done, self.live), self.size.width, self.size.height)
+        found = drawn(self.done, self.live)
+        lines = curves(found, self.size.width, self.size.height)
         text = [Content.assemble(*((part, STYLES.get(style, style)) for part, style in line)) for line in lines]
-        self.update(Content("\n").join(text) if text else "No run has begun: its losses are drawn here.", layout=False)
+        nothing = "There is no room to draw the losses." if found else "No run has begun: its losses are drawn here."
+        self.update(Content("\n").join(text) if text else nothing, layout=False)
 
 
 class ConfirmScreen(AdvisorScreen):
@@ -111,7 +115,7 @@ class ConfirmScreen(AdvisorScreen):
                 yield Curves()
                 yield Static("", id="runs", markup=False)
             with VerticalScroll(id="side", can_focus=True):
-                yield Static("", id="finalists", markup=False)
+                yield Panel("finalists")
                 yield Static("", id="caveat", markup=False)
         with Horizontal(id="fields"):
             yield Static("runs", markup=False)
@@ -128,6 +132,11 @@ class ConfirmScreen(AdvisorScreen):
     def on_resize(self) -> None:
         super().on_resize()
         self.call_after_refresh(self._draw)
+
+    @on(Sized)
+    def resized(self) -> None:
+        """What is drawn to the size of the finalists' panel, once that has it."""
+        self._draw()
 
     def state_changed(self, change: Change | None) -> None:
         if change in (None, Change.PROBE, Change.RECOMMENDATION):
@@ -183,12 +192,12 @@ class ConfirmScreen(AdvisorScreen):
         bar.update(total=self.advisor.runs_asked, progress=self._ended() + share)
         self.query_one(Curves).show(self.done, self.live)
         self.query_one("#runs", Static).update(runs_text(standing, self.done, self.live, names_of(standing)))
-        panel = self.query_one("#finalists", Static)
+        panel = self.query_one("#finalists", Panel)
         width = max(self.query_one("#side").scrollable_content_region.width, 20)
         if standing is not None:
-            panel.update(finalists_text(standing, width))
+            panel.show(finalists_text(standing, width))
         else:
-            panel.update("What the runs say of the finalists stands here once they have begun.")
+            panel.show("What the runs say of the finalists stands here once they have begun.")
         self.query_one("#caveat", Static).update(self._caveat())
 
     def _caveat(self) -> str:

@@ -16,7 +16,7 @@ from advisor.training.live import LiveFile, LiveRun, begin, end, finished_runs, 
 from tui.app import AdvisorApp
 from tui.curves import Curve, curves
 from tui.inputs import Inputs
-from tui.standing import left_in_all, smoothed
+from tui.standing import finalists_text, left_in_all, smoothed
 
 MakeApp = Callable[..., AdvisorApp]
 
@@ -56,6 +56,23 @@ async def test_real_runs_change_the_answer(make_app: MakeApp, engine) -> None:
         await pilot.press("3")
         await settled(pilot)
         assert "real runs" in shown_text(app, "#headline")
+
+
+async def test_finalists_are_drawn_to_the_size_they_have(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("6", "f5")
+        await settled(pilot)
+        for size in ((80, 24), (120, 40), (80, 24), (60, 30)):
+            app.action_show("explore")
+            await settled(pilot)
+            await pilot.resize_terminal(*size)
+            app.action_show("confirm")
+            await settled(pilot)
+            width = app.screen.query_one("#side").scrollable_content_region.width
+            assert shown_text(app, "#finalists") == finalists_text(app.standing, width).plain
+            assert "━" in shown_text(app, "#finalists")
 
 
 async def test_escape_stops_and_what_is_done_decides(make_app: MakeApp, engine) -> None:
