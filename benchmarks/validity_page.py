@@ -189,7 +189,7 @@ def pilot_table(total: dict[str, Any]) -> str:
         ("all {}, small ones too", "after_a_pilot_everywhere"),
     ):
         found = total[key]
-        if found is None:
+        if found is None or (key == "after_a_pilot_everywhere" and found["groups"] == total["after_a_pilot"]["groups"]):
             continue
         for name, at in (("predicted", "before"), ("adapters switched off", None), ("**predicted after the pilot**", "after")):
             label_of = f"{label.format(found['groups'])}: {name}"

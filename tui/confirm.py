@@ -129,10 +129,6 @@ class ConfirmScreen(AdvisorScreen):
         self.query_one("#side").focus()
         self.set_interval(LOOK_EVERY, self._look)
 
-    def on_resize(self) -> None:
-        super().on_resize()
-        self.call_after_refresh(self._draw)
-
     @on(Sized)
     def resized(self) -> None:
         """What is drawn to the size of the finalists' panel, once that has it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
@@ -36,6 +36,7 @@ class Task:
         headless: nothing is trained beside LoRA; elsewhere a head is, in full.
         by_odds: a row has one output, the mean log-odds of all that is to be learned of it, or what it compares; elsewhere an
             output for each class, or a value.
+        reference_passes: forward passes without LoRA beside a training step's own, as of DPO's reference.
         max_length: tokens of a row, unless the user says otherwise.
         epochs, lr, batch_size: of the usual recipe.
     """
@@ -46,6 +47,7 @@ class Task:
     learns_texts: bool = False
     headless: bool = False
     by_odds: bool = False
+    reference_passes: int = 0
     max_length: int = 128
     epochs: int = 6
     lr: float = 1e-3
@@ -65,7 +67,7 @@ TASKS = {
     SPANS: Task(("exact_match",), "QUESTION_ANS", ("AutoModelForQuestionAnswering",), by_odds=True, max_length=384),
     "causal-lm": _of_texts("token_accuracy", "CAUSAL_LM", "AutoModelForCausalLM"),
     "seq2seq": _of_texts("token_accuracy", "SEQ_2_SEQ_LM", "AutoModelForSeq2SeqLM"),
-    PREFERENCE: _of_texts("reward_accuracy", "CAUSAL_LM", "AutoModelForCausalLM", lr=5e-5),
+    PREFERENCE: replace(_of_texts("reward_accuracy", "CAUSAL_LM", "AutoModelForCausalLM", lr=5e-5), reference_passes=1),
     EMBEDDING: Task(
         ("retrieval_accuracy",),
         "FEATURE_EXTRACTION",

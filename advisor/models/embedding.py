@@ -7,6 +7,7 @@ negatives of all rows of its batch, by ``SCALE``·cosine with its anchor.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from transformers.utils.hub import cached_file
 from advisor.core.errors import BadInput
 from advisor.core.reading import parse_json, read_bytes
 from advisor.core.tasks import SCALE
+from advisor.core.text import printable
 
 TOGETHER = 32  # rows that are contrasted with one another in a probe and in an evaluation, at most
 POOLINGS = {"mean": "the mean of its tokens", "cls": "its first token", "lasttoken": "its last token"}
 OTHER_NAMES = {"cls_token": "cls", "mean_tokens": "mean", "mean_sqrt_len_tokens": "mean"}  # the last one: of the same cosines
+FOLDER = re.compile(r"\w+_Pooling")  # of the pooling's file, which the model's fingerprint covers
 FLAG = "pooling_mode_"  # of older files
 KNOWN = ("Transformer", "Pooling", "Normalize")  # modules of sentence-transformers; cosines do not see the last one
 
@@ -42,7 +45,10 @@ def pooling_of(name: str, options: Mapping[str, Any]) -> tuple[str, list[str]]:
     kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
     left = " and ".join(kind for kind in kinds if kind not in KNOWN)
     notes = [f"sentence-transformers puts {left} behind this model, which AutoModel lacks: left out here."] if left else []
-    found = _read(name, f"{kinds['Pooling']}/config.json", options) if kinds.get("Pooling") else {}
+    folder = kinds.get("Pooling", "")
+    if folder and not FOLDER.fullmatch(folder):
+        raise BadInput(f"{name}: modules.json names {printable(folder, 80)} for the pooling.", "Name a folder like 1_Pooling.")
+    found = _read(name, f"{folder}/config.json", options) if folder else {}
     fields = found if isinstance(found, dict) else {}
     said = fields.get("pooling_mode") or [
         key.removeprefix(FLAG) for key in fields if key.startswith(FLAG) and fields[key] is True

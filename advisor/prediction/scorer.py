@@ -15,7 +15,7 @@ from advisor.core.errors import BadInput
 from advisor.core.probe import KeepBlocks, Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
-from advisor.core.tasks import PREFERENCE
+from advisor.core.tasks import TASKS
 from advisor.prediction.disturbance import Disturbance, disturbances
 from advisor.prediction.gain import TRAITS
 from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of, parameter_distances
@@ -280,7 +280,7 @@ class Scorer:
             head_params=self.probe.info["head_parameters"],
             mean_tokens=self.probe.info["mean_tokens"],
             max_tokens=self.probe.info["max_tokens"],
-            reference_passes=int(self.probe.task == PREFERENCE),
+            reference_passes=TASKS[self.probe.task].reference_passes,
         )
 
 

@@ -7,7 +7,7 @@ import time
 import torch
 
 from advisor.core.recipe import PASSES_A_STEP
-from advisor.core.tasks import PREFERENCE
+from advisor.core.tasks import TASKS
 from advisor.models.encode import collate
 from advisor.models.forward import batch_logits, label_scale
 from advisor.models.prepare import Prepared
@@ -34,5 +34,5 @@ def step_seconds(prepared: Prepared, batch_size: int) -> float:
                 seconds = time.perf_counter() - start
     finally:
         torch.set_num_threads(threads)
-    passes = PASSES_A_STEP + (loaded.task == PREFERENCE)  # one more for DPO's reference
+    passes = PASSES_A_STEP + TASKS[loaded.task].reference_passes
     return passes * seconds * batch_size / len(rows)

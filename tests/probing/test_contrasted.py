@@ -253,3 +253,12 @@ def test_sentence_transformers_wraps_exactly_what_is_chosen(tiny_model: TinyMode
     inner: Any = theirs[0].auto_model
     wrapped = {name.removesuffix(".lora_A.default") for name, _ in inner.named_modules() if name.endswith(".lora_A.default")}
     assert wrapped == set(chosen.targets)
+
+
+@pytest.mark.parametrize("folder", ["../secret_Pooling", "/etc", "a/b_Pooling", "..", "\x1b[31m1_Pooling"])
+def test_the_poolings_folder_lies_within_the_models(tmp_path: Path, folder: str) -> None:
+    modules = [{"idx": 0, "name": "0", "path": folder, "type": "sentence_transformers.models.Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(BadInput, match="for the pooling") as raised:
+        pooling_of(str(tmp_path), {})
+    assert "\x1b" not in str(raised.value)
