@@ -7,9 +7,9 @@ development data go to ``profiles/predictors`` and are shipped, so the figures o
 rates too high for all modules, which ``benchmarks/rates.py`` reads, to ``benchmarks/rows/rates``; rows of exam data to
 ``benchmarks/rows/exam``.
 
-    python benchmarks/sweep.py WORK --e5 FOLDER [--groups TEXT …] [--exam]
+    python benchmarks/sweep.py WORK --e5 FOLDER [--groups TEXT …] [--exam FOLDER]
 
-The e5 model is made by ``../shared/models/make_e5.py``.
+The e5 model is made by ``../shared/models/make_e5.py``, the exam data by ``benchmarks/exam_data.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
-from data_split import DEVELOPMENT, EXAM
 from validity import HIGH_RATES, HIGHEST_RATE, PILOT_SEED, PILOTS, SHIPPED
 
 from advisor.core.errors import AdvisorError
@@ -71,7 +70,6 @@ class Group:
         return f"{self.model}-{self.data}-{self.rows}-{self.lr:g}{size}"
 
 
-CLASSIFIED = [n for n in DEVELOPMENT if n not in ("tiny_chat", "gsm8k", "nl2bash", "bbh_short")]
 WRITTEN = ["nl2bash", "bbh_short", "gsm8k", "tiny_chat"]
 OLD = ("sst2", "cola", "mrpc", "rte", "trec", "stsb")  # have rows at 512 rows, 1e-3
 SHORT = ("snips", "scicite", "emobank_valence", "trec", "atis", "tweet_irony", "clinc150", "movie_review", "codah_endings")
@@ -98,10 +96,16 @@ RATES = [
     )
     for lr in rates
 ]
-EXAMS = [
-    *[Group("minilm", d, 512, 2e-3, picks=6) for d in EXAM if d not in ("text2sql_geo", "docstrings", "banking77")],
+FIRST_EXAM = [
+    *[Group("minilm", d, 512, 2e-3, picks=6) for d in ("sms_spam", "comments_java", "chemprot", "hwu64", "lexical_complexity")],
     *[Group("tiny", "text2sql_geo", 512, 1e-3, picks=6), Group("stories", "text2sql_geo", 512, 1e-3, picks=6)],
     *[Group("e5", d, 384, 1e-3, picks=6) for d in ("comments_java", "sms_spam")],
+]
+EXAM = [
+    *[Group("minilm", d, 512, 2e-3, picks=6) for d in ("subj", "tweet_emotion", "sick", "mpqa", "tweet_hate", "imdb")],
+    *[Group("stories", "svamp", 512, 1e-3, picks=6), Group("tiny", "mawps", 512, 1e-3, picks=6)],
+    *[Group("minilm", d, 512, 1e-3, picks=6) for d in ("tweet_stance", "sick")],
+    *[Group("e5", d, 384, 1e-3, picks=6) for d in ("tweet_emotion", "subj")],
 ]
 
 
@@ -120,14 +124,14 @@ def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str
     return found
 
 
-def source_of(group: Group, e5: Path) -> Source:
+def source_of(group: Group, e5: Path, data: Path = SHARED / "data") -> Source:
     models = {
         "minilm": demo_model_folder(),
         "e5": e5,
         "tiny": SHARED / "models" / "tinytalk3m",
         "stories": SHARED / "models" / "stories260K",
     }
-    train = next((SHARED / "data" / group.data).glob("train.*"))
+    train = next((data / group.data).glob("train.*"))
     evaluation = EVALUATION.get(group.data)
     return Source(
         str(models[group.model]),
@@ -138,9 +142,9 @@ def source_of(group: Group, e5: Path) -> Source:
     )
 
 
-def run(group: Group, work: Path, e5: Path, rows_file: Path, workers: int) -> int:
+def run(group: Group, work: Path, e5: Path, data: Path, rows_file: Path, workers: int) -> int:
     """The group's missing runs, its probe, and its rows; returns how many rows there are."""
-    source, session = source_of(group, e5), Session()
+    source, session = source_of(group, e5, data), Session()
     prepared = prepare(source, session, train_limit=group.rows, eval_limit=0)
     loaded, settings = prepared.loaded, LoraSettings()
     selections = selections_of(group, loaded.targets, loaded.qv_roles())
@@ -174,18 +178,18 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder of finished runs and probes")
     parser.add_argument("--e5", type=Path, required=True, help="folder that make_e5.py wrote")
     parser.add_argument("--groups", nargs="*", default=[""], help="parts of group names; all by default")
-    parser.add_argument("--exam", action="store_true", help="the exam data's groups instead of the development data's")
+    parser.add_argument("--exam", type=Path, help="folder of the exam data: its groups instead of the development data's")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for group in EXAMS if options.exam else [*SMALL, *RATES]:
+    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM]:
         usual = HERE / "rows" / "exam" if options.exam else SHIPPED
         rows_file = (HIGH_RATES if group.lr > HIGHEST_RATE else usual) / f"{group.name}.jsonl"
         if rows_file.exists() or not any(part in group.name for part in options.groups):
             continue
         start = time.monotonic()
         try:
-            count = run(group, options.work, options.e5, rows_file, options.workers)
+            count = run(group, options.work, options.e5, options.exam or SHARED / "data", rows_file, options.workers)
             print(f"{time.strftime('%H:%M')} {group.name}: {count} rows, {time.monotonic() - start:.0f} s", flush=True)
         except AdvisorError as error:
             print(f"{group.name}: {error}", flush=True)

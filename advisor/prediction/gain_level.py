@@ -2,8 +2,9 @@
 
     log G = log(expected gain) + β·φ + N(0, sd²),    β ~ N(0, PRIOR_SD²),
 
-φ = (1, log of the loss of guessing, log of the training rows over the usual ones, log of the learning rate over the usual one).
-Many classes leave more to win than two; the expected gain (:func:`advisor.prediction.gain.expected_gain`) does not see that.
+φ = (1, log of the loss of guessing, log of the training rows over the usual ones, log of the learning rate over the usual one,
+log of the simulated gain). Many classes leave more to win than two; the expected gain
+(:func:`advisor.prediction.gain.expected_gain`) does not see that, and takes one power of the simulated gain.
 Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over, by
 expectation-maximisation. Groups of the same data count as one together.
 """
@@ -18,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.prediction.gain import expected_gain, log_rows
+from advisor.prediction.gain import expected_gain, log_rows, simulated_gain
 from advisor.prediction.groups import Gain, Group
 
 Array = NDArray[np.float64]
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
-PRIOR_SD = (3.0, 0.5, 0.5, 0.5)  # of β, weak: the intercept is free
+PRIOR_SD = (3.0, 0.5, 0.5, 0.5, 0.5)  # of β, weak: the intercept is free
 USUAL_LR = 1e-3
 PRIOR_SPREAD, PRIOR_WEIGHT = 1.0, 1.0  # sd² is drawn to this one as by so many data sets
 ROUNDS = 200
@@ -31,7 +32,7 @@ ROUNDS = 200
 
 @dataclass(frozen=True)
 class GainLevel:
-    """A fitted regression: ``coef`` β [4], its ``covariance`` [4, 4], and ``sd`` of log G between groups."""
+    """A fitted regression: ``coef`` β [5], its ``covariance`` [5, 5], and ``sd`` of log G between groups."""
 
     coef: Array
     covariance: Array
@@ -45,9 +46,9 @@ class GainLevel:
 
 
 def gain_features(context: Mapping[str, Any]) -> Array:
-    """φ [4] of a group's context."""
+    """φ [5] of a group's context."""
     lr = float(context["log_lr"]) - math.log(USUAL_LR)
-    return np.array([1.0, float(context["log_guess"]), log_rows(context), lr])
+    return np.array([1.0, float(context["log_guess"]), log_rows(context), lr, math.log(simulated_gain(context))])
 
 
 def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:

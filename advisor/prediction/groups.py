@@ -43,6 +43,12 @@ class Group:
         return np.asarray(self.traits[:, 0])
 
     @property
+    def apart(self) -> Array:
+        """[S] share of all modules that each selection leaves out; 1 where its row does not say which it adapts."""
+        masks = {row.selection: row.mask for row in self.rows}
+        return np.array([m.count("0") / len(m) if (m := masks.get(name)) else 1.0 for name in self.selections])
+
+    @property
     def data(self) -> str:
         """Name of the data, the group's own name where no row says it."""
         return str(self.rows[0].provenance.get("data", self.name)) if self.rows else self.name
@@ -50,11 +56,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Gain:
-    """Real gain G of one group, its standard error, and the root mean square of what is left within the group."""
+    """Real gain G of one group and its standard error."""
 
     value: float
     error: float
-    misfit: float
 
     @property
     def is_clear(self) -> bool:
@@ -74,7 +79,7 @@ def group_gain(group: Group, forgone: Array | None = None) -> Gain:
     left = won - value * kept
     size = float(kept @ kept)
     error = math.hypot(math.sqrt(float(left @ left) / max(1, len(left) - 1) / size), START_ERROR * float(kept.sum()) / size)
-    return Gain(value, error, float(np.std(left, ddof=min(2, len(left) - 1))))
+    return Gain(value, error)
 
 
 def start_error(group: Group) -> float | None:

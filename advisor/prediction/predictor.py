@@ -22,14 +22,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, NOT_KNOWN, Beside
 from advisor.core.errors import BadInput
 from advisor.core.recipe import HEADLESS
+from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
-from advisor.prediction.forgone import fit_forgone
+from advisor.prediction.forgone import fit_forgone, real_shares
 from advisor.prediction.gain import trust
 from advisor.prediction.gain_level import fit_gain_level
 from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, repeats, seed_sd, start_error
@@ -120,8 +121,8 @@ class Predictor:
 
     Attributes:
         forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
-        misfit_: standard deviation of a selection's log loss around the curve; noise_: between seeds, root mean square over
-            groups, usual_noise_: its median; all as shares of G.
+        misfit_: standard deviation of a selection's log loss around what is predicted of it; noise_: between seeds, root mean
+            square over groups, usual_noise_: its median; all as shares of G.
         start_sd_: standard deviation of log H, real around simulated.
     """
 
@@ -163,8 +164,8 @@ class Predictor:
         weights = freedom / (freedom + 2)
         self.noise_ = math.sqrt(float(np.average(shares, weights=weights)))
         self.usual_noise_ = math.sqrt(_median(shares, weights))
-        excess = [(gain.misfit / gain.value) ** 2 - self.noise_**2 * float(np.mean(1 / g.seeds)) for g, gain in clear]
-        self.misfit_ = math.sqrt(max(float(np.mean(excess)), 0.25 * self.noise_**2))
+        told = [shares for shares, gain in zip(forgone, gains, strict=True) if gain.is_clear]
+        self.misfit_ = _misfit([g for g, _ in clear], told, self.noise_)
         starts = [e for e in map(start_error, self.groups_) if e is not None]
         self.start_sd_ = math.sqrt(float(np.mean(np.square(starts)))) if starts else 0.1
         self.score_coef_, self.score_sd_ = _fit_score(self.groups_)
@@ -328,6 +329,29 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:
         return np.asarray((low + high) / 2)
 
     return Estimate(centre, quantile(0.5 - LEVEL / 2), quantile(0.5 + LEVEL / 2))
+
+
+def _misfit(groups: Sequence[Group], forgone: Sequence[Array], noise: float) -> float:
+    """Standard deviation of a selection's share around the predicted one, for intervals of groups of other data.
+
+    Errors of two selections are correlated by what they share. So the share differs from that of all modules by an error with
+    variance 2·apart·misfit², beside the noise between seeds. Its mean is over the groups of a data set, then over data sets.
+    Few data sets say little of a variance: the interval of a new data set's error is Student's, with one degree of freedom less
+    than there are data sets. The standard deviation is widened so that a normal interval is as wide. It never falls below half
+    of ``noise``.
+    """
+    by_data: dict[str, list[float]] = {}
+    for group, shares in zip(groups, forgone, strict=True):
+        everything = group.selections.index(ALL_LINEAR)
+        others = (np.arange(len(shares)) != everything) & (group.apart > 0)
+        if others.any():
+            between_seeds = noise**2 * (1 / group.seeds + 1 / group.seeds[everything])
+            variances = ((real_shares(group) - shares) ** 2 - between_seeds)[others] / (2 * group.apart[others])
+            by_data.setdefault(group.data, []).append(float(variances.mean()))
+    quantile = 0.5 + LEVEL / 2
+    wider = float(stdtrit(max(len(by_data) - 1, 1), quantile) / ndtri(quantile))
+    variance = float(np.mean([np.mean(found) for found in by_data.values()])) if by_data else 0.0
+    return wider * math.sqrt(max(variance, noise**2 / 4))
 
 
 def _median(values: Array, weights: Array) -> float:

@@ -25,7 +25,7 @@ def groups_of(count: int, seed: int = 0) -> list[Group]:
         own = {"log_guess": rng.uniform(-0.4, 1.6), "log_train_rows": math.log(rows), "log_lr": math.log(lr)}
         context = {
             "log_start": 0.0,
-            "log_simulated": -0.5,
+            "log_simulated": -rng.uniform(0.1, 1.5),
             "head_gain": 1.0,
             **own,
             "log_lr": math.log(rng.choice([3e-4, 1e-3, 3e-3])),
@@ -41,10 +41,10 @@ def centre(level: GainLevel, group: Group) -> float:
 def test_gains_known_exactly_are_a_weighted_ridge_regression() -> None:
     """With errors near 0 expectation-maximisation is ridge regression with these priors, at the sd it found."""
     groups, rng = groups_of(40), np.random.default_rng(1)
-    true = np.array([0.2, 0.6, -0.3, 0.4])
+    true = np.array([0.2, 0.6, -0.3, 0.4, 0.3])
     phi = np.array([gain_features(g.context) for g in groups])
     log_gain = np.log([expected_gain(g.context) for g in groups]) + phi @ true + 0.3 * rng.normal(size=40)
-    level = fit_gain_level(groups, [Gain(float(v), 0.03 * float(v), 0.0) for v in np.exp(log_gain)])
+    level = fit_gain_level(groups, [Gain(float(v), 0.03 * float(v)) for v in np.exp(log_gain)])
     left = log_gain - np.log([expected_gain(g.context) for g in groups])
     precision = phi.T @ phi / level.sd**2 + np.diag(1 / np.square(PRIOR_SD))
     np.testing.assert_allclose(level.coef, np.linalg.solve(precision, phi.T @ left / level.sd**2), atol=0.02)
@@ -58,10 +58,10 @@ def test_gains_known_exactly_are_a_weighted_ridge_regression() -> None:
 def test_a_gain_counts_as_far_as_it_is_known() -> None:
     """A group that may have gained anything changes nothing; one that surely gained a tenth of the others does."""
     groups = groups_of(10)
-    known = [Gain(expected_gain(g.context) * math.exp(0.1 * (i - 4)), 0.01, 0.0) for i, g in enumerate(groups[:9])]
+    known = [Gain(expected_gain(g.context) * math.exp(0.1 * (i - 4)), 0.01) for i, g in enumerate(groups[:9])]
     usual = fit_gain_level(groups[:9], known)
     tenth = 0.1 * expected_gain(groups[9].context)
-    vague, sure = (fit_gain_level(groups, [*known, Gain(tenth, error, 0.0)]) for error in (2.0, 0.005))
+    vague, sure = (fit_gain_level(groups, [*known, Gain(tenth, error)]) for error in (2.0, 0.005))
     assert centre(vague, groups[0]) == pytest.approx(centre(usual, groups[0]), abs=0.06)
     assert vague.sd == pytest.approx(usual.sd, abs=0.06)
     assert centre(sure, groups[9]) < centre(usual, groups[9]) - 0.1
@@ -81,6 +81,6 @@ def test_groups_that_share_their_data_count_once() -> None:
 
 def test_what_is_far_from_all_groups_is_known_less_well() -> None:
     groups = groups_of(12)
-    level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02, 0.0) for g in groups])
+    level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02) for g in groups])
     usual = groups[0].context
     assert level.of({**usual, "log_guess": 5.0})[1] > level.of(usual)[1] > level.sd
