@@ -52,8 +52,10 @@ def resolved_text(resolved: Resolved | None, plan: Plan) -> str:
     if resolved is None:
         return "There is nothing to resolve: the file holds comments only."
     exact = dict(resolved.ranks) == {name: plan.module_settings(name).rank for name in plan.names}
+    stacks = len(resolved.parameters)
+    experts = f" and {stacks} {'stack' if stacks == 1 else 'stacks'} of experts" if stacks else ""
     lines = [
-        f"PEFT wraps {len(resolved.wrapped)} modules" + (", exactly those selected." if exact else "."),
+        f"PEFT wraps {len(resolved.wrapped)} modules{experts}" + (", exactly those selected." if exact else "."),
         f"{resolved.lora_params:,} LoRA parameters.",
     ]
     if resolved.saved:

@@ -135,12 +135,26 @@ class ParetoScreen(LineupScreen):
         if opened is None:
             return
         self.refresh_bindings()
-        what = "loss (lower is better)" if self.shows_loss else f"{opened.metric} (higher is better)"
+        what = "loss" if self.shows_loss else opened.metric
+        order = "lower is better" if self.shows_loss else "higher is better"
+        if not self._knows_level():
+            order = f"{order}; the level is not known, only the order"
         across = "what it disturbs of the rows to keep" if self.across_is_disturbs else "LoRA parameters"
-        self.query_one("#heading", Static).update(f"Predicted {what} against {across}   {self.waiting}")
+        self.query_one("#heading", Static).update(f"Predicted {what} ({order}) against {across}   {self.waiting}")
         self.query_one("#legend", Static).update(legend(self.entries))
         self.show_details(self.query_one("#details", Static), self.details_under())
         self._draw_plot()
+
+    def _knows_level(self) -> bool:
+        """Whether the interval of any selection's loss, or metric, says something."""
+        from advisor.report.words import loss_known, metric_known
+
+        opened, figures = self.state.opened, [f for entry in self.entries if (f := self.lineup.figures(entry)) is not None]
+        if opened is None or not figures:
+            return True
+        if self.shows_loss:
+            return any(loss_known(f.loss) for f in figures)
+        return any(metric_known(f.metric, opened.metric) for f in figures)
 
     def _draw_plot(self) -> None:
         """Of several in one cell the first is seen, so the entries go in the order of their marks."""

@@ -39,11 +39,13 @@ class Panel(Static):
         if isinstance(text, str):
             title, line_end, rest = text.partition("\n") if bold_title else ("", "", text)
             text = Content.assemble((title, "bold"), line_end + rest)
-        if text == self._text:
-            return
-        self._text = text
+        is_same, self._text = text == self._text, text
         height = self.styles.height
-        self.update(text, layout=height is not None and height.is_auto and self.size.height != self.lines)
+        needs_layout = height is not None and height.is_auto and self.size.height != self.lines
+        if not is_same:
+            self.update(text, layout=needs_layout)
+        elif needs_layout:  # the screen was laid out with what stood here before
+            self.refresh(layout=True)
 
     @property
     def lines(self) -> int:

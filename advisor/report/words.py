@@ -66,9 +66,14 @@ def metric_span(triple: Triple, metric: str, digits: int = 3) -> str:
     return span(triple, digits) if metric_known(triple, metric) else NOT_KNOWN
 
 
+def loss_known(triple: Triple) -> bool:
+    """Whether the interval of a loss says something."""
+    return triple[2] <= MOST_RATIO * triple[1]
+
+
 def loss_span(triple: Triple, digits: int = 3) -> str:
     """:func:`span`, or that the loss is not known."""
-    return span(triple, digits) if triple[2] <= MOST_RATIO * triple[1] else NOT_KNOWN
+    return span(triple, digits) if loss_known(triple) else NOT_KNOWN
 
 
 def change_known(change: Triple) -> bool:

@@ -21,6 +21,7 @@ from tui.engine import OPEN, SETTLED, UNLIKE, Against, Headline
 from tui.heatmap import HeatMap
 from tui.inputs import Inputs
 from tui.intervals import BAR, VALUE, interval, reach
+from tui.side import Panel
 from tui.sift import sifted
 from tui.wording import BY_KEYS
 
@@ -218,3 +219,18 @@ def test_the_command_and_the_screen_agree_on_short_runs() -> None:
     assert CONFIRM_ROWS == 2048  # as the field's placeholder says
     assert Inputs().real_runs == 0
     assert BY_KEYS.keys() == BY_OPTIONS.keys()
+
+
+async def test_the_headline_has_no_empty_lines_after_another_theme_and_size(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(200, 60)) as pilot:
+        await settled(pilot)
+        for theme, size in (("textual-light", (80, 24)), ("textual-dark", (200, 60)), ("textual-dark", (80, 24))):
+            await pilot.press("7")
+            await settled(pilot)
+            app.theme = theme
+            await pilot.resize_terminal(*size)
+            await pilot.press("3")
+            await settled(pilot)
+            panel = app.screen.query_one("#headline", Panel)
+            assert panel.size.height == panel.lines

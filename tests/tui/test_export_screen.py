@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import yaml
 from command import write_data
@@ -20,9 +21,11 @@ from advisor.core.folders import WRITTEN_FILE
 from advisor.core.targets import Selection
 from advisor.export import FORMATS
 from advisor.export.alternatives import PREFIX
+from advisor.export.plan import plan_of
+from advisor.models.peft import Resolved
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, Question
-from tui.export import ExportScreen
+from tui.export import ExportScreen, resolved_text
 from tui.inputs import Inputs
 from tui.real_engine import RealEngine
 
@@ -274,3 +277,14 @@ async def test_the_report_is_written_and_opened_where_a_browser_can(
             await settled(pilot)
             assert app.written == (report.with_name("lora.yaml"), report)
             assert opened == ([report.as_uri()] if desktop else [])
+
+
+def test_stacks_of_experts_are_counted_beside_modules() -> None:
+    probe = fakes.make_probe()
+    candidate = fakes.candidate(probe, range(3))
+    names = candidate.selection.targets
+    ranks, alphas = dict.fromkeys(names, candidate.settings.rank), dict.fromkeys(names, 16.0)
+    resolved = Resolved(names[:2], 100, (), 0, 0, (), ranks, alphas, False, names[2:], {}, 0)
+    plan = plan_of(candidate, probe)
+    assert resolved_text(resolved, plan).startswith("PEFT wraps 2 modules and 1 stack of experts, exactly those selected.")
+    assert "experts" not in resolved_text(replace(resolved, wrapped=names, parameters=()), plan)

@@ -8,6 +8,7 @@ import pytest
 from textual.widgets import Static
 from tui_helpers import settled
 
+from advisor.report import words
 from tui.app import AdvisorApp
 from tui.cells import DISTURBS
 from tui.lineup import CURRENT, FRONT, MARKS, PICK, TRADE_OFF
@@ -39,6 +40,24 @@ async def test_plot_and_table_are_there_at_any_size(make_app: Callable[..., Advi
         assert MARKS[FRONT] in text
         assert MARKS[CURRENT] in text
         assert "▸" in text or "◂" in text
+
+
+async def test_the_heading_says_where_only_the_order_is_known(
+    make_app: Callable[..., AdvisorApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("4")
+        await settled(pilot)
+        heading = shown(app).query_one("#heading", Static)
+        assert "level" not in str(heading.content)
+        for known in ("metric_known", "loss_known"):
+            monkeypatch.setattr(words, known, lambda *_: False)
+        for _ in range(2):  # of the metric, and of the loss
+            await pilot.press("m")
+            await settled(pilot)
+            assert "the level is not known, only the order" in str(heading.content)
 
 
 async def test_all_of_the_front_is_there(make_app: Callable[..., AdvisorApp]) -> None:
