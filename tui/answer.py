@@ -12,6 +12,7 @@ from tui.intervals import LEAST, axis, interval, reach
 
 SIGNS = {SETTLED: ("✓", "$text-success"), OPEN: ("?", "$text-warning"), UNLIKE: ("⚠", "$text-error")}
 LABELS = 26  # columns of what a bar is against, where there is room
+USUAL = len("+11% (+1 to +43%)")  # columns of a difference: what is not computed yet takes as many, so that nothing moves
 
 
 def bars(rows: Sequence[Against], width: int, with_axis: bool = True) -> list[Content]:
@@ -22,7 +23,8 @@ def bars(rows: Sequence[Against], width: int, with_axis: bool = True) -> list[Co
         return []
     half = reach(row.change for row in rows if row.change is not None)
     texts = [(f"loss vs {row.other}", "…" if row.change is None else change_span(row.change)) for row in rows]
-    name, said = (min(max(len(text[i]) for text in texts), LABELS) for i in (0, 1))
+    name = min(max(len(label) for label, _ in texts), LABELS)
+    said = min(max(USUAL if row.change is None else len(words) for row, (_, words) in zip(rows, texts, strict=True)), LABELS)
     left = width - name - said - 4
     lines = []
     for row, (label, words) in zip(rows, texts, strict=True):

@@ -53,6 +53,14 @@ def test_bars_keep_to_their_width(width: int) -> None:
         assert all(not line.plain.strip() or set(line.plain) for line in bars(rows, width))
 
 
+@pytest.mark.parametrize("width", [24, 34, 44, 78])
+def test_nothing_moves_while_a_difference_is_computed(width: int) -> None:
+    """The panel would be laid out twice at every change of the selection, and what stands below would jump."""
+    known = [Against("all", (0.03, -0.06, 0.2)), Against("pick", (0.0, -0.01, 0.02))]
+    lines = [bars([replace(row, change=change) for row in known], width) for change in ((0.03, -0.06, 0.2), None)]
+    assert len(lines[0]) == len(lines[1])
+
+
 def test_a_low_screen_gets_few_lines() -> None:
     found = Headline("Adapt 1. " * 30, "Expected.", (Against("all modules", (0.1, 0.0, 0.2)),), OPEN, "Why. " * 30, "Next. " * 30)
     low = headline(found, 78, is_low=True).plain.split("\n")
