@@ -396,29 +396,20 @@ def _score_design(log_loss: float, context: Mapping[str, Any]) -> Array:
 
 
 def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
-    """The metric from log loss; spread from leaving groups out."""
-
-    def fit(members: Sequence[Group]) -> Array:
-        design, target, weights = [], [], []
-        for group in members:
-            for row in group.rows:
-                design.append(_score_design(math.log(row.val_loss), row.context))
-                target.append(_score_target(row))
-                weights.append(1.0 / len(group.rows))
-        return _ridge(np.array(design), np.array(target), np.array(weights), SCORE_RIDGE / len(members))
-
+    """The metric from log loss by ridge regression, every group weighing the same; spread from leaving groups out."""
+    runs = [(_score_designs(group), np.array([_score_target(row) for row in group.rows])) for group in groups]
+    grams = [design.T @ design / len(target) for design, target in runs]
+    moments = [design.T @ target / len(target) for design, target in runs]
+    gram, moment, penalty = sum(grams), sum(moments), SCORE_RIDGE * np.eye(len(moments[0]))
     errors = []
-    for i, held in enumerate(groups):
-        coef = fit([*groups[:i], *groups[i + 1 :]])
-        residuals = [_score_target(r) - _score_design(math.log(r.val_loss), r.context) @ coef for r in held.rows]
-        errors.append(float(np.mean(np.square(residuals))))
-    return fit(groups), math.sqrt(float(np.mean(errors)))
+    for i, (design, target) in enumerate(runs):
+        others = np.linalg.solve(gram - grams[i] + penalty / (len(groups) - 1), moment - moments[i])
+        errors.append(float(np.mean(np.square(target - design @ others))))
+    return np.linalg.solve(gram + penalty / len(groups), moment), math.sqrt(float(np.mean(errors)))
 
 
-def _ridge(design: Array, target: Array, weights: Array, penalty: float) -> Array:
-    """The coefficients that minimise Σ_i w_i (y_i − x_i·c)² + penalty·‖c‖²."""
-    weighted = design.T * weights
-    return np.asarray(np.linalg.solve(weighted @ design + penalty * np.eye(design.shape[1]), weighted @ target))
+def _score_designs(group: Group) -> Array:
+    return np.array([_score_design(math.log(row.val_loss), row.context) for row in group.rows])
 
 
 def _score_target(row: CalibrationRow) -> float:
