@@ -13,6 +13,7 @@ from advisor.advice.effort import measuring_steps, run_steps
 from advisor.advice.recommend import Recommendation
 from advisor.core import option_groups
 from advisor.core.candidate import Candidate, RealRun
+from advisor.core.choices import LEVEL
 from advisor.core.events import Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
@@ -22,7 +23,6 @@ from advisor.models.prepare import Prepared, Source, prepare, with_kept
 from advisor.prediction.calibration_rows import user_rows_folder
 from advisor.prediction.forgetting import Forgetting, fewest, forgetting_of
 from advisor.prediction.learn import rows_from_runs
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
 from advisor.probing.run import run_probe

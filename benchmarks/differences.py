@@ -17,9 +17,10 @@ import numpy as np
 from scipy.stats import norm
 from validity import SHIPPED, distances, judged, noise_between_seeds, read, read_exam, task_of
 
+from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import LEVEL, Predictions, Predictor
+from advisor.prediction.predictor import Predictions, Predictor
 
 QUANTILE = float(norm.ppf(0.5 + LEVEL / 2))
 

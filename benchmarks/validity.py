@@ -27,13 +27,13 @@ from data_split import EXAM, data_set
 from scipy.stats import spearmanr
 
 from advisor.advice.recommend import pick
-from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
+from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
 from advisor.prediction.groups import Group, grouped, seed_sd
-from advisor.prediction.predictor import LEVEL, Predictions, Predictor, on_scale_of
+from advisor.prediction.predictor import Predictions, Predictor, on_scale_of
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"

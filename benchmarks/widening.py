@@ -21,11 +21,12 @@ from data_split import DEVELOPMENT
 from scipy.stats import norm
 from validity import PILOTS, RESULTS, SHIPPED, distances, judged, noise_between_seeds, pilot_shares, read, task_of
 
+from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR
 from advisor.core.store import write_json
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import LEVEL, Predictions, Predictor
+from advisor.prediction.predictor import Predictions, Predictor
 
 QUANTILE = float(norm.ppf(0.5 + LEVEL / 2))
 FACTORS = tuple(round(0.4 + 0.1 * k, 1) for k in range(15))

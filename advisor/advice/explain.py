@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from advisor.advice.budget import Budget
 from advisor.core.candidate import Candidate
+from advisor.core.choices import LEVEL
 from advisor.core.errors import BadInput
 from advisor.core.recipe import BY_ODDS
 from advisor.core.targets import Target
 from advisor.prediction.payload import score_json
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer
 from advisor.theory.bounds import Bound, bound_b_budget, relative_sizes
 from advisor.theory.kernels import Array

@@ -29,4 +29,5 @@ Beside = Literal["apart", "alike", "not known"]  # what is known of one selectio
 APART: Beside = "apart"
 ALIKE: Beside = "alike"
 NOT_KNOWN: Beside = "not known"
+LEVEL = 0.9  # of all intervals: they should hold the truth so often
 ALIKE_WITHIN = 0.05  # share of the loss: where two selections surely differ by less, it hardly matters which one is trained

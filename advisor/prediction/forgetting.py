@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from advisor.core.choices import LEVEL
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings
 from advisor.prediction.disturbance import disturbances
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.probe_view import FEATURE_KERNELS, probe_view
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from advisor.core.choices import LEVEL
 from advisor.prediction.disturbance import Disturbance
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer, Scores
 from advisor.theory.bounds import Bound
 

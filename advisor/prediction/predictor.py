@@ -22,24 +22,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, ndtri
 
-from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, NOT_KNOWN, Beside
+from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL, NOT_KNOWN, Beside
 from advisor.core.errors import BadInput
 from advisor.core.recipe import HEADLESS
-from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
-from advisor.prediction.forgone import fit_forgone, real_shares
+from advisor.prediction.forgone import fit_forgone
 from advisor.prediction.gain import trust
 from advisor.prediction.gain_level import fit_gain_level
-from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, repeats, seed_sd, start_error
+from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, start_error
+from advisor.prediction.metric_model import design_row, fit_metric
 from advisor.prediction.posterior import BISECTIONS, Prior, update
+from advisor.prediction.scatter import misfit_of, noise_between_seeds
 
 Array = NDArray[np.float64]
-LEVEL = 0.9
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
-SCORE_RIDGE = 0.3
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 NEW_KIND_FACTOR = 4.0  # by which a loss may be off, either way, where no row is of the task, or none read what the model reads
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
@@ -156,19 +155,15 @@ class Predictor:
         clear = [(g, gain) for g, gain in zip(self.groups_, gains, strict=True) if gain.is_clear]
         if not clear:
             raise BadInput("In no calibration group do selections differ clearly.", "Calibrate with a higher --lr.")
-        known = [((sd / gain.value) ** 2, repeats(g)) for g, gain in clear if (sd := seed_sd(g)) is not None]
-        if not known:
+        between_seeds = noise_between_seeds(*zip(*clear, strict=True))
+        if between_seeds is None:
             raise BadInput("No calibration row was run with a second seed: noise is unknown.", "Calibrate with --seeds 2.")
-        shares, freedom = np.array(known).T
-        # A group's variance is known to 2σ⁴/freedom, and variances of groups differ by about as much as they are large.
-        weights = freedom / (freedom + 2)
-        self.noise_ = math.sqrt(float(np.average(shares, weights=weights)))
-        self.usual_noise_ = math.sqrt(_median(shares, weights))
-        told = [shares for shares, gain in zip(forgone, gains, strict=True) if gain.is_clear]
-        self.misfit_ = _misfit([g for g, _ in clear], told, self.noise_)
+        self.noise_, self.usual_noise_ = between_seeds
+        shares = [s for s, gain in zip(forgone, gains, strict=True) if gain.is_clear]
+        self.misfit_ = misfit_of([g for g, _ in clear], shares, self.noise_)
         starts = [e for e in map(start_error, self.groups_) if e is not None]
         self.start_sd_ = math.sqrt(float(np.mean(np.square(starts)))) if starts else 0.1
-        self.score_coef_, self.score_sd_ = _fit_score(self.groups_)
+        self.score_coef_, self.score_sd_ = fit_metric(self.groups_)
         self.tasks_ = {str(g.context["task"]) for g in self.groups_}
         return self
 
@@ -267,7 +262,7 @@ class Predictor:
         return self.gain_level_.of(context)[1]
 
     def _score(self, log_loss: Array, above: Array, below: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
-        design = np.array([_score_design(x, context) for x in log_loss])
+        design = np.array([design_row(x, context) for x in log_loss])
         centre, slope = design @ self.score_coef_, self.score_coef_[0]
         own = quantile * self.score_sd_
         chance = float(context["chance"])
@@ -331,36 +326,6 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:
     return Estimate(centre, quantile(0.5 - LEVEL / 2), quantile(0.5 + LEVEL / 2))
 
 
-def _misfit(groups: Sequence[Group], forgone: Sequence[Array], noise: float) -> float:
-    """Standard deviation of a selection's share around the predicted one, for intervals of groups of other data.
-
-    Errors of two selections are correlated by what they share. So the share differs from that of all modules by an error with
-    variance 2·apart·misfit², beside the noise between seeds. Its mean is over the groups of a data set, then over data sets.
-    Few data sets say little of a variance: the interval of a new data set's error is Student's, with one degree of freedom less
-    than there are data sets. The standard deviation is widened so that a normal interval is as wide. It never falls below half
-    of ``noise``.
-    """
-    by_data: dict[str, list[float]] = {}
-    for group, shares in zip(groups, forgone, strict=True):
-        everything = group.selections.index(ALL_LINEAR)
-        others = (np.arange(len(shares)) != everything) & (group.apart > 0)
-        if others.any():
-            between_seeds = noise**2 * (1 / group.seeds + 1 / group.seeds[everything])
-            variances = ((real_shares(group) - shares) ** 2 - between_seeds)[others] / (2 * group.apart[others])
-            by_data.setdefault(group.data, []).append(float(variances.mean()))
-    quantile = 0.5 + LEVEL / 2
-    wider = float(stdtrit(max(len(by_data) - 1, 1), quantile) / ndtri(quantile))
-    variance = float(np.mean([np.mean(found) for found in by_data.values()])) if by_data else 0.0
-    return wider * math.sqrt(max(variance, noise**2 / 4))
-
-
-def _median(values: Array, weights: Array) -> float:
-    """The least of the values that half of all weight does not exceed."""
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
-
-
 def _exp(values: Array) -> Array:
     """e to the values, finite also where a run diverged."""
     return np.asarray(np.exp(np.clip(values, -300.0, 300.0)))
@@ -386,33 +351,3 @@ def parameter_distances(params: Array, reference: Array) -> Array:
     own = sizes.sum(1)
     either = own[:, None] + own[None, :] - shared
     return np.asarray(1.0 - np.divide(shared, either, out=np.ones_like(shared), where=either > 0))
-
-
-def _score_design(log_loss: float, context: Mapping[str, Any]) -> Array:
-    """Log of the loss over that of guessing (entropy of the labels; 1 for standardised values), and the kind of metric."""
-    metric = context["metric"]
-    kinds = (metric in SIGNED_METRICS, metric == "token_accuracy")
-    return np.array([context["log_guess"] - log_loss, *map(float, kinds)])
-
-
-def _fit_score(groups: Sequence[Group]) -> tuple[Array, float]:
-    """The metric from log loss by ridge regression, every group weighing the same; spread from leaving groups out."""
-    runs = [(_score_designs(group), np.array([_score_target(row) for row in group.rows])) for group in groups]
-    grams = [design.T @ design / len(target) for design, target in runs]
-    moments = [design.T @ target / len(target) for design, target in runs]
-    gram, moment, penalty = sum(grams), sum(moments), SCORE_RIDGE * np.eye(len(moments[0]))
-    errors = []
-    for i, (design, target) in enumerate(runs):
-        others = np.linalg.solve(gram - grams[i] + penalty / (len(groups) - 1), moment - moments[i])
-        errors.append(float(np.mean(np.square(target - design @ others))))
-    return np.linalg.solve(gram + penalty / len(groups), moment), math.sqrt(float(np.mean(errors)))
-
-
-def _score_designs(group: Group) -> Array:
-    return np.array([_score_design(math.log(row.val_loss), row.context) for row in group.rows])
-
-
-def _score_target(row: CalibrationRow) -> float:
-    """−log of the share of the way from guessing to perfect that is missing; about proportional to −log loss."""
-    possible = 1 - float(row.context["chance"])  # 0 where all examples are of one class
-    return -math.log(max((1 - row.score) / possible, 0.01)) if possible > 0 else 0.0

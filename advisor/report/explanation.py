@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from advisor.advice.explain import PAPER_KERNEL, PAPER_SIGMA, Explanation, ModuleRow
+from advisor.core.choices import LEVEL
 from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import ALL_LINEAR
 from advisor.core.text import printable
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Scorer
 from advisor.report.tables import TextTable, score_table
 from advisor.report.text_plots import BOTH, bar, spectrum_lines

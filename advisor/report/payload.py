@@ -8,12 +8,11 @@ from typing import Any
 
 from advisor.advice.peer_picks import NoPick, PeerEntry, PeerPick
 from advisor.advice.recommend import Recommendation, module_shares
-from advisor.core.choices import Beside
+from advisor.core.choices import LEVEL, Beside
 from advisor.core.recipe import TrainingRecipe
 from advisor.export.alternatives import Alternative
 from advisor.export.plan import Plan, Rendered
 from advisor.prediction.payload import Interval, ScoreEntry, plain, score_entry, score_fields
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Scorer, share_of_loss
 from advisor.report.confirmation import ConfirmEntry
 from advisor.theory.linearity import Linearity

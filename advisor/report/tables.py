@@ -16,9 +16,9 @@ from rich.text import Text
 from advisor.advice.budget import Budget
 from advisor.advice.peer_picks import PeerPick
 from advisor.advice.recommend import Recommendation, module_shares
+from advisor.core.choices import LEVEL
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.text import markdown, printable
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer
 from advisor.report.words import change_span, count, disturbs_means, disturbs_words, gigabytes, metric_span
 

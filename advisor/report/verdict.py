@@ -12,10 +12,9 @@ from rich.console import Console
 from advisor.advice.confirm import Confirmation, short_recipe
 from advisor.advice.effort import measuring_steps, most_to_win, run_steps
 from advisor.advice.recommend import STABLE, Recommendation
-from advisor.core.choices import ALIKE_WITHIN, EFFORTS, PREDICTED, SOME_RUNS, STRATEGIES
+from advisor.core.choices import ALIKE_WITHIN, EFFORTS, LEVEL, PREDICTED, SOME_RUNS, STRATEGIES
 from advisor.core.targets import Target
 from advisor.core.text import printable
-from advisor.prediction.predictor import LEVEL
 from advisor.prediction.scorer import Score, Scorer, share_of_loss
 from advisor.report.tables import ALL, TextTable, answer_table
 from advisor.report.words import NOT_KNOWN, Triple, change_known, change_words, count, loss_span, metric_name, metric_span, ranges

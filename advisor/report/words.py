@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
+from advisor.core.choices import LEVEL
 from advisor.prediction.context import SIGNED_METRICS
 from advisor.prediction.disturbance import Disturbance
-from advisor.prediction.predictor import LEVEL
 
 Triple = tuple[float, float, float]
 NOT_KNOWN, SAME = "not known", "the same"
