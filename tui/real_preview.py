@@ -54,10 +54,10 @@ def model_problem(inputs: Inputs) -> str:
     folder = Path(name)
     if not name:
         return ""
-    if folder.is_dir():
+    if os.path.isdir(folder):  # a name too long is none
         return "" if (folder / "config.json").is_file() else f"{name}: no config.json in that folder. Give a model's folder."
     is_path = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if folder.exists() or is_path:
+    if os.path.exists(folder) or is_path:
         return f"{name}: no such folder. Give a model's folder, or a hub id such as gpt2."
     return ""
 
@@ -66,7 +66,7 @@ def _cost(inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
     """What a probe will take, in words; empty where that cannot be told without the model."""
     from advisor.probing.cost_estimate import estimate_probe
 
-    if not inputs.model or not Path(inputs.model).is_dir():
+    if not inputs.model or not os.path.isdir(inputs.model):
         return ""
     found = estimate_probe(Path(inputs.model), schema.task, len(schema.class_names), lengths, inputs.samples, inputs.max_length)
     if found is None:
@@ -91,7 +91,7 @@ def _config(model: str | os.PathLike[str] | None, revision: str | None) -> dict[
 
     name = str(model or "")
     try:
-        is_folder = Path(name).is_dir()
+        is_folder = os.path.isdir(name)
         path = f"{name}/config.json" if is_folder else try_to_load_from_cache(name, "config.json", revision=revision)
         return read_json(Path(path), "config") if isinstance(path, str) else {}
     except (BadInput, ValueError):  # damaged, or no name that the hub would take

