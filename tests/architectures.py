@@ -444,7 +444,7 @@ DECODERS = tuple(name for name in FAMILIES if name not in (*ENCODERS, *ENCODER_D
 WRITERS = ("olmoe", "granitemoe")  # transformers has no classifier of these
 CLASSIFIERS = tuple(name for name in FAMILIES if name not in (*ENCODER_DECODERS, *WRITERS))
 TOKEN_HEADS = {"token-classification": "TokenClassification", "question-answering": "QuestionAnswering"}
-LANGUAGE_HEADS = {"causal-lm": "CausalLM", "seq2seq": "Seq2SeqLM", "preference": "CausalLM"}
+LANGUAGE_HEADS = {"causal-lm": "CausalLM", "seq2seq": "Seq2SeqLM", "preference": "CausalLM", "kto": "CausalLM"}
 
 
 def build(

@@ -128,6 +128,17 @@ def dpo_loss(logits: Any, label: Any) -> torch.Tensor:
     return -torch.log(1 / (1 + torch.exp(-(policy - policy.detach())))).sum()
 
 
+def reward(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """±β·log π(answer) with β = 0.1; the label of the first token, which nothing predicts, is the sign."""
+    return 0.1 * label[0] * _log_likelihood(logits, label).reshape(1)
+
+
+def kto_loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """KTO's loss where the policy still is its reference, so that all that is compared with it is 0."""
+    policy = reward(logits, label)
+    return 1 - 1 / (1 + torch.exp(-(policy - policy.detach()))).sum()
+
+
 def _log_likelihood(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     p, _ = _target_probabilities(logits, label)
     return torch.log(p[label[1:] >= 0]).sum()
@@ -286,7 +297,9 @@ def relative(block: object, wanted: torch.Tensor) -> float:
 
 KINDS = ("binary", "three", "regression", "causal-lm")
 CLASSES = {"token-classification": 3, "images": 2, "binary": 2, "three": 3, "four": 4, "twelve": 12}
-OWN_NAMES = ("regression", "causal-lm", "seq2seq", "preference", "token-classification", "question-answering", "embedding")
+OWN_NAMES = (
+    *("regression", "causal-lm", "seq2seq", "preference", "kto", "token-classification", "question-answering", "embedding"),
+)
 TASKS = dict(zip(OWN_NAMES, OWN_NAMES, strict=True)) | dict.fromkeys(("turns", "columns"), "causal-lm")
 _WORDS = "the film was great and story fine a very dull book awful she is not one of red dogs in poor movie"
 WORDS = tuple(_WORDS.split(" "))
@@ -325,6 +338,8 @@ def write_rows(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
             )
         elif kind == "preference":
             rows.append({"prompt": texts[index - 1], "chosen": text, "rejected": f"{texts[index - 2]} {index % 3}"})
+        elif kind == "kto":
+            rows.append({"prompt": texts[index - 1], "completion": text, "label": index % 3 == 0})
         elif kind == "embedding":
             rows.append({"anchor": texts[index - 1], "positive": text, "negative": f"{texts[index - 2]} {index % 3}"})
         elif kind == "regression":
@@ -400,6 +415,12 @@ def tokenised(tokenizer: Any, rows: Sequence[dict[str, Any]], kind: str) -> list
             better, worse = (Text([*prompt, *end], [*[-100] * len(prompt), *end]) for end in ends)
             texts.append(replace(better, rejected=worse))
             continue
+        if kind == "kto":
+            prompt = tokenizer(row["prompt"])["input_ids"]
+            answer = [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            mark = 1 if row["label"] else -1
+            texts.append(Text([*prompt, *answer], [mark, *[-100] * (len(prompt) - 1), *answer]))
+            continue
         if kind == "seq2seq":
             target = tokenizer(row["completion"])["input_ids"]
             texts.append(Text(tokenizer(row["prompt"])["input_ids"], target, decoder=[tokenizer.pad_token_id, *target[:-1]]))
@@ -424,6 +445,8 @@ def scalars_of(kind: str, signs: torch.Tensor | None = None) -> tuple[Outputs, O
         return mean_odds_of_ends, loss_of_ends
     if kind == "preference":
         return preferred, dpo_loss
+    if kind == "kto":
+        return reward, kto_loss
     if kind == "regression":
         return value, squared
     if signs is not None:

@@ -38,7 +38,7 @@ from advisor.core.choices import AUTO
 from advisor.core.errors import BadInput
 from advisor.core.probe import Probe
 from advisor.core.targets import Target
-from advisor.core.tasks import PREFERENCE
+from advisor.core.tasks import TASKS
 from advisor.theory.kernels import Array
 
 MOST = 4  # times the common rank
@@ -122,7 +122,7 @@ def serving_note(largest: int, task: str) -> str | None:
 
     Of decoders only: vLLM takes no adapter that trains a head in full, as those of classifiers do, and no encoder-decoder.
     """
-    if task not in ("causal-lm", PREFERENCE) or largest <= SERVED_AT_MOST:
+    if TASKS[task].task_type != "CAUSAL_LM" or largest <= SERVED_AT_MOST:
         return None
     limit = next((rank for rank in SERVED if rank >= largest), None)
     if limit is None:

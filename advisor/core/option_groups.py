@@ -251,7 +251,7 @@ class Recipe(Checked):
         1e-12,
         10,
         panel=RECIPE,
-        unset="1e-3; language models and embeddings 2e-4, preference 5e-5",
+        unset="1e-3; language models and embeddings 2e-4, preference and kto 5e-5",
         blank="1e-3; LLMs 2e-4",
         label="Learning rate",
     )

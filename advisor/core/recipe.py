@@ -60,7 +60,7 @@ class TrainingRecipe:
 
 
 def default_recipe(task: str) -> TrainingRecipe:
-    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4 (preference: 5e-5), batch 16;
+    """Classifiers and regressors: 6 epochs, 1e-3, batch 32; language models: 3 epochs, 2e-4 (preference and kto: 5e-5), batch 16;
     embeddings: 3 epochs, 2e-4, batch 32."""
     usual = tasks.TASKS[task]
     return TrainingRecipe(epochs=usual.epochs, lr=usual.lr, batch_size=usual.batch_size)
@@ -76,5 +76,7 @@ def recipe_for(
     """
     if task == tasks.EMBEDDING and batch_size == 1:
         raise BadInput("--batch-size 1: a row's texts are contrasted with those of the other rows of its batch.", "Raise it.")
+    if task == tasks.KTO and batch_size == 1:
+        raise BadInput("--batch-size 1: KTO compares a row's answer with those of the other rows of its batch.", "Raise it.")
     given: dict[str, Any] = {"train_rows": train_rows, "epochs": epochs, "lr": lr, "batch_size": batch_size}
     return replace(default_recipe(task), **{key: value for key, value in given.items() if value is not None})

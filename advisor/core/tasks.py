@@ -8,6 +8,7 @@ from typing import Literal
 CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 TOKENS = "token-classification"
 PREFERENCE = "preference"
+KTO = "kto"
 SPANS = "question-answering"
 EMBEDDING = "embedding"
 TaskName = Literal[
@@ -18,9 +19,10 @@ TaskName = Literal[
     "causal-lm",
     "seq2seq",
     "preference",
+    "kto",
     "embedding",
 ]
-BETA = 0.1  # of DPO: a pair's loss is −log σ(β·(margin − the base model's margin)); TRL's default
+BETA = 0.1  # of DPO: a pair's loss is −log σ(β·(margin − the base model's margin)), and of KTO; TRL's default for both
 SCALE = 20.0  # of embeddings: a row's loss is the cross-entropy of its positive by SCALE·cosine; sentence-transformers' default
 
 
@@ -36,7 +38,8 @@ class Task:
         headless: nothing is trained beside LoRA; elsewhere a head is, in full.
         by_odds: a row has one output, the mean log-odds of all that is to be learned of it, or what it compares; elsewhere an
             output for each class, or a value.
-        reference_passes: forward passes without LoRA beside a training step's own, as of DPO's reference.
+        extra_passes: forward passes beside a training step's own forward and backward pass: that of DPO's reference; of KTO the
+            reference's, and both models' of the mismatched answers.
         max_length: tokens of a row, unless the user says otherwise.
         epochs, lr, batch_size: of the usual recipe.
     """
@@ -47,7 +50,7 @@ class Task:
     learns_texts: bool = False
     headless: bool = False
     by_odds: bool = False
-    reference_passes: int = 0
+    extra_passes: int = 0
     max_length: int = 128
     epochs: int = 6
     lr: float = 1e-3
@@ -67,7 +70,8 @@ TASKS = {
     SPANS: Task(("exact_match",), "QUESTION_ANS", ("AutoModelForQuestionAnswering",), by_odds=True, max_length=384),
     "causal-lm": _of_texts("token_accuracy", "CAUSAL_LM", "AutoModelForCausalLM"),
     "seq2seq": _of_texts("token_accuracy", "SEQ_2_SEQ_LM", "AutoModelForSeq2SeqLM"),
-    PREFERENCE: replace(_of_texts("reward_accuracy", "CAUSAL_LM", "AutoModelForCausalLM", lr=5e-5), reference_passes=1),
+    PREFERENCE: replace(_of_texts("reward_accuracy", "CAUSAL_LM", "AutoModelForCausalLM", lr=5e-5), extra_passes=1),
+    KTO: replace(_of_texts("reward_auc", "CAUSAL_LM", "AutoModelForCausalLM", lr=5e-5), extra_passes=3),
     EMBEDDING: Task(
         ("retrieval_accuracy",),
         "FEATURE_EXTRACTION",
@@ -81,7 +85,9 @@ TASKS = {
 }
 OF_TOKENS = (TOKENS, SPANS)  # the head reads every token of a text
 CLASSES = ("classification", TOKENS)  # there are names of classes
-COMPARED = (PREFERENCE, EMBEDDING)  # a row is several texts, and what is differentiated compares them: it is 0 at the start
+AGAINST_BASE = (PREFERENCE, KTO)  # learned by how far the model has gone from the base model
+SEVERAL_TEXTS = (PREFERENCE, EMBEDDING)  # in each row
+COMPARED = (PREFERENCE, KTO, EMBEDDING)  # what is differentiated compares, texts or models: it is 0 at the start
 
 
 def outputs_of(task: str, classes: int) -> int:

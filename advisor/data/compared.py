@@ -1,4 +1,5 @@
-"""Columns of texts that are compared: a chosen and a rejected answer, or an anchor, its positive and negatives."""
+"""Columns of texts that are compared: a chosen and a rejected answer, answers with a mark, or an anchor, its positive and
+negatives."""
 
 from __future__ import annotations
 
@@ -6,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.core.tasks import EMBEDDING, PREFERENCE
+from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE
 from advisor.data.formats import TEXT_PAIRS
 from advisor.data.labels import missing
-from advisor.data.refusals import CHATS, PREFERENCES, SCORED, answers_of, contrasted_of, find, find_all
+from advisor.data.refusals import CHATS, MARKS, PREFERENCES, SCORED, answers_of, contrasted_of, find, find_all, marked_of
 from advisor.data.tables import Table
 
 RELATED = (
@@ -20,6 +21,7 @@ RELATED = (
     ("query", "response"),
     ("question", "response"),
 )
+ANSWERS = ("completion", "response", "output", "answer", "generation")  # columns of one answer
 SYSTEMS = ("system", "system_prompt")  # columns of the system's words
 ASKED = (
     *(("prompt",), ("instruction", "input"), ("instruction", "context"), ("instruction",)),
@@ -60,8 +62,42 @@ def preferred_columns(table: Table, task: str, texts: Sequence[str], label: str 
     return (*_asked(table, answers), *answers) if answers else ()
 
 
+def marked_columns(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:
+    """Columns of the prompt, if there are any, of the answer, and of its mark; empty where there are none of these.
+
+    Args:
+        texts: those that the user or a profile named.
+
+    Raises:
+        BadInput: the task needs them and they cannot be told, or another task is asked for.
+    """
+    found = marked_of(table)
+    if task not in ("auto", KTO) and found:
+        raise BadInput(
+            f"{table.source}: {', '.join(found[:-1])} and true/false {found[-1]} are marked answers (KTO), the task is {task}.",
+            f"Use --task {KTO}, or name what is learned: --text-column for the texts, --label-column to predict {found[-1]}.",
+        )
+    if task != KTO and not found:
+        return ()
+    mark = label or (found[-1] if found else find(table, MARKS, exclude=texts))
+    answer = find(table, (*ANSWERS, *CHATS), exclude=(mark or "",))
+    if mark is None or not (texts or answer):
+        raise BadInput(
+            f"{table.source}: {KTO} learns from answers that are marked true or false, and these cannot be told from: "
+            f"{', '.join(table.columns)}.",
+            "Name all: --text-column PROMPT --text-column COMPLETION --label-column MARK.",
+        )
+    if texts and task == KTO:
+        return (*texts, mark)
+    return (*_asked(table, (answer or "", mark)), answer or "", mark)
+
+
 def _asked(table: Table, answers: Sequence[str]) -> tuple[str, ...]:
-    """The columns before two answers: the system's words, and a prompt or the turns so far. Empty ones are left out."""
+    """The columns before the answers: the system's words, and a prompt or the turns so far. Empty ones are left out.
+
+    Args:
+        answers: the columns that are no part of it, an answer first.
+    """
     empty = [column for column in table.columns if all(missing(cell) or cell == [] for cell in table.column(column))]
     beside = (*answers, *empty)
     system = find(table, SYSTEMS, exclude=beside)

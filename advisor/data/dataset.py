@@ -14,6 +14,7 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.tasks import KTO
 from advisor.core.text import printable
 from advisor.data.examples import Example, example_of, unread_fields
 from advisor.data.schema import Schema, infer_schema
@@ -21,6 +22,7 @@ from advisor.data.tables import ROWS_KEPT, read_table
 
 MIN_ROWS_TO_SPLIT = 20
 FIRST_ROWS = 5
+UNEVEN = 4 / 3  # as many times as the others may be the desirable answers, weighted, by KTO's authors (arXiv 2402.01306)
 MOST_ROWS = 0.8  # share of one class from which accuracy says little
 
 
@@ -115,6 +117,8 @@ def load_dataset(
             f"{table.source} has no usable row. {' '.join(dropped)}",
             "Check the columns." if like is None else "Name another evaluation file with --eval-data.",
         )
+    if schema.task == KTO:
+        require_both_marks([example.label for example in examples], table.source)
     rows_there = round(table.total * len(examples) / len(table.rows))
     remarks = [*dropped, *_repeats(examples, schema), *([] if like else _imbalance(examples, schema))]
     return Dataset(
@@ -154,20 +158,23 @@ def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:
         notes.append(f"{again} {'row repeats' if again == 1 else 'rows repeat'} an earlier row exactly.")
     if torn:
         image = torn[0].image
-        first = shorten(
-            " ".join(torn[0].words) or " | ".join(torn[0].texts) if image is None else image.path.name, 60, placeholder=" …"
-        )
-        kind = "values" if schema.task == "regression" else "labels"
+        read = torn[0].words or [" | ".join(torn[0].texts)] if schema.task != KTO else _texts_of(torn[0])[-1:]
+        first = shorten(" ".join(read) if image is None else image.path.name, 60, placeholder=" …")
+        kind = {"regression": "values", KTO: "marks"}.get(schema.task, "labels")
         what = "text" if image is None else "image"
         notes.append(f"{len(torn)} {f'{what} stands' if len(torn) == 1 else f'{what}s stand'} with different {kind}: {first!r}.")
     return notes
 
 
 def _imbalance(examples: Sequence[Example], schema: Schema) -> list[str]:
-    """A note if one class has most rows, and one if a class has a single row."""
+    """A note if one class has most rows, and one if a class has a single row; how many answers are marked desirable."""
+    counts = Counter(example.label for example in examples)
+    if schema.task == KTO:
+        uneven = " Both kinds weigh alike in real runs; TRL evens them out with desirable_weight and undesirable_weight."
+        said = f"{counts[1]} of {len(examples)} answers are marked desirable."
+        return [said + (uneven if max(counts.values()) > UNEVEN * min(counts.values()) else "")]
     if schema.task != "classification":
         return []
-    counts = Counter(example.label for example in examples)
     (label, most), notes = counts.most_common(1)[0], []
     if most > MOST_ROWS * len(examples):
         share = f"{100 * most / len(examples):.3g}% of the rows"
@@ -205,12 +212,28 @@ def only_read(dataset: Dataset) -> Dataset:
 def _as_read(example: Example) -> Example:
     if example.texts or example.image is not None:
         return example
-    parts = [content for _, content in example.messages] or [example.prompt, example.completion]
-    return Example(texts=("\n\n".join(part for part in parts if part),))
+    return Example(texts=("\n\n".join(part for part in _texts_of(example) if part),))
+
+
+def _texts_of(example: Example) -> list[str]:
+    """Of a row of a language task, in order."""
+    return [content for _, content in example.messages] or [example.prompt, example.completion]
+
+
+def require_both_marks(marks: Sequence[Any], source: str) -> None:
+    """Raises:
+    BadInput: all answers are desirable (1), or all undesirable (0).
+    """
+    if len(set(marks)) == 1:
+        kinds = ("desirable", "undesirable") if marks[0] else ("undesirable", "desirable")
+        raise BadInput(
+            f"{source}: every usable answer ({len(marks)}) is marked {kinds[0]}; KTO learns from both kinds.",
+            f"Add {kinds[1]} answers, or learn all alike: --task causal-lm, and --text-column for the prompt and for the answer.",
+        )
 
 
 def split_evaluation(dataset: Dataset, seed: int, fraction: float = 0.1) -> tuple[Dataset, Dataset]:
-    """(rest, evaluation): a seeded split, stratified by class; each class keeps a row in the rest.
+    """(rest, evaluation): a seeded split, stratified by class; each class keeps a row in the rest, of KTO also in evaluation.
 
     Raises:
         BadInput: ``fraction`` is not between 0 and 1, or there are too few rows.
@@ -225,8 +248,9 @@ def split_evaluation(dataset: Dataset, seed: int, fraction: float = 0.1) -> tupl
             f"{dataset.source}: {size} usable rows are too few to split an evaluation set off.",
             "Give an evaluation file with --eval-data, or more rows.",
         )
-    count = max(1, round(fraction * size))
-    chosen = _draw(groups, _shares(groups, count, [0] * len(groups), largest), seed)
+    least = [int(dataset.schema.task == KTO and most > 0) for most in largest]
+    count = max(1, round(fraction * size), sum(least))
+    chosen = _draw(groups, _shares(groups, count, least, largest), seed)
     rest = [index for index in range(size) if index not in chosen]
     return (
         _subset(dataset, rest, f"{len(chosen)} of {size} rows are set aside for evaluation (seed {seed})."),
@@ -258,8 +282,8 @@ def sample_rows(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 
 def _by_class(dataset: Dataset) -> list[list[int]]:
-    """Row indices, one list a class that has rows; one list in all unless classification."""
-    if dataset.schema.task != "classification":
+    """Row indices, one list a class, or a mark, that has rows; one list in all unless there are such."""
+    if dataset.schema.task not in ("classification", KTO):
         return [list(range(len(dataset.examples)))]
     groups: dict[int | float | None, list[int]] = {}
     for index, example in enumerate(dataset.examples):

@@ -12,11 +12,12 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import EMBEDDING, PREFERENCE, SPANS, TOKENS
+from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
 from advisor.core.text import printable
 from advisor.data.compared import SYSTEMS
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, missing, number, untagged
+from advisor.data.refusals import says_yes
 from advisor.data.schema import Schema
 
 CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
@@ -33,7 +34,7 @@ class Example:
 
     Attributes:
         texts: one or two texts (classification, regression); an anchor, its positive and the negatives (embedding).
-        label: class id, or the value to predict.
+        label: class id, or the value to predict; of a marked answer 1 where it is desirable, else 0 (KTO).
         prompt: what the completion answers; empty for plain text (language tasks).
         completion: the text that is learned (language tasks).
         messages: (role, content) turns of a chat; the last one is the assistant's answer, which is learned.
@@ -69,6 +70,8 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
     columns = schema.text_columns
     if schema.task == PREFERENCE:
         return _preference(row, columns, place)
+    if schema.task == KTO:
+        return _marked(row, columns, schema.label_column or "", place)
     if schema.task == EMBEDDING:
         return _contrasted(row, columns, place)
     if schema.task == TOKENS:
@@ -162,10 +165,9 @@ def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     """A pair of answers after what is asked, as texts or as turns, as TRL takes them."""
     *asked, chosen, rejected = columns
     if any(isinstance(row.get(column), list | dict) for column in columns):
-        before = {column: row.get(column) for column in asked}
-        found = [_answered(before, _turns(row.get(answer), "assistant"), place) for answer in (chosen, rejected)]
+        found = [_in_turns(row, asked, answer, place) for answer in (chosen, rejected)]
     else:
-        prompt = "\n\n".join(text for column in asked if not missing(text := _text(row.get(column), place, column)))
+        prompt = _prompt(row, asked, place)
         texts = [_text(row.get(answer), place, answer) for answer in (chosen, rejected)]
         if any(map(missing, texts)) or (asked and not prompt):
             return "with an empty text"
@@ -184,6 +186,34 @@ def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     if better.messages[:-1] != worse.messages[:-1]:
         return "whose two answers follow other turns"
     return replace(better, rejected=worse)
+
+
+def _marked(row: dict[str, Any], columns: Sequence[str], mark: str, place: str) -> Example | str:
+    """An answer after what is asked, as texts or as turns, and its mark, as TRL takes them."""
+    *asked, answer = columns
+    if missing(row.get(mark)):
+        return "without a mark"
+    desirable = says_yes(row[mark])
+    if desirable is None:
+        raise BadInput(f"{place}: the mark {row[mark]!r} in column {mark} says neither true nor false.", "Correct the row.")
+    found: Example | str
+    if any(isinstance(row.get(column), list | dict) for column in columns):
+        found = _in_turns(row, asked, answer, place)
+    else:
+        found = Example(prompt=_prompt(row, asked, place), completion=_text(row.get(answer), place, answer))
+        if missing(found.completion) or (asked and not found.prompt):
+            return "with an empty text"
+    return found if isinstance(found, str) else replace(found, label=int(desirable))
+
+
+def _prompt(row: dict[str, Any], asked: Sequence[str], place: str) -> str:
+    """What is asked in several columns; empty ones are left out."""
+    return "\n\n".join(text for column in asked if not missing(text := _text(row.get(column), place, column)))
+
+
+def _in_turns(row: dict[str, Any], asked: Sequence[str], answer: str, place: str) -> Example | str:
+    """An answer after what is asked, where one of them is written in turns."""
+    return _answered({column: row.get(column) for column in asked}, _turns(row.get(answer), "assistant"), place)
 
 
 def _contrasted(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:

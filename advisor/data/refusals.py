@@ -66,10 +66,13 @@ INSTEAD = {  # what to do with some of these rows
 ANSWERED = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), *((chat,) for chat in CHATS))
 METADATA_NAMES = (*("id", "idx", "index", "source", "url", "lang", "language", "split", "fold", "date", "timestamp"),)
 ROWS_LOOKED_AT = 1_000
-DESIRED = ("label", "labels", "desirable", "is_desirable", "kto_tag", "chosen")
-PAIRS = tuple(  # values of a column that answers yes or no
-    map(set, (("0", "1"), ("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("-1", "1"), ("good", "bad"), ("up", "down")))
+MARKS = ("label", "labels", "desirable", "is_desirable", "kto_tag", "kto_label", "chosen", "is_chosen", "thumbs_up")
+SURE_MARKS = MARKS[2:6]  # that say nothing else
+YES_OR_NO = (  # values of a column that answers no or yes
+    *(("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("-1", "1"), ("bad", "good"), ("down", "up")),
+    *(("undesirable", "desirable"), ("rejected", "chosen")),
 )
+PAIRS = tuple(map(set, YES_OR_NO))
 IN_A_SENTENCE = re.compile(r"(O|[BIESLU]-\S+)")  # tags of words: B-PER, I-PER, O
 IN_A_LIST = re.compile(r"[^\s,;'\"\[\]]+")  # what a list written as text holds
 
@@ -110,27 +113,45 @@ def contrasted_of(table: Table, columns: Sequence[str] = ()) -> tuple[str, ...]:
     return texts if texts[: len(found)] == found else ()
 
 
+def marked_of(table: Table) -> tuple[str, ...]:
+    """The columns of an answer, or of what is asked and the answer, then the one that says yes or no to it (KTO); empty where
+    there are none. A column of numbers that are all alike is no such one, unless its name says so."""
+    answered = find_all(table, ANSWERED)
+    marks = (column for name in MARKS if (column := find(table, (name,), exclude=answered))) if answered else ()
+    for mark in marks:
+        seen = _answers(table.column(mark))
+        if seen and (seen not in ({"0"}, {"1"}, {"-1"}) or mark.lower() in SURE_MARKS):
+            return (*answered, mark)
+    return ()
+
+
+def says_yes(value: Any) -> bool | None:
+    """What a mark says of an answer; None of any other value."""
+    said = _answer(value)
+    return True if any(said == yes for _, yes in YES_OR_NO) else False if any(said == no for no, _ in YES_OR_NO) else None
+
+
 def _says_which(values: Sequence[Any]) -> bool:
     given = [value for value in values if not missing(value)]
     numbers = bool(given) and not any(isinstance(value, str | list | dict) for value in given)
     return numbers or (bool(seen := _answers(given)) and seen <= {"0", "1", "true", "false"})
 
 
-def refuse_other_tasks(table: Table, label_column: str | None, sees: bool = False) -> None:
+def refuse_other_tasks(table: Table, sees: bool = False) -> None:
     """Raises:
     BadInput: the columns are those of a task that is not supported, or conversations are written as text. Images beside texts
         are supported where the model ``sees``.
     """
-    pair = answers_of(table)
-    for chat in (column for column in table.columns if column in pair or column.lower() in CHATS):
+    pair, marked = answers_of(table), marked_of(table)
+    for chat in (column for column in table.columns if column in (*pair, *marked) or column.lower() in CHATS):
         given = [cell for cell in table.column(chat) if not missing(cell)]
-        start = ("[{",) if chat in pair else ("[", "{")  # an answer may be JSON itself
+        start = ("[", "{") if chat.lower() in CHATS else ("[{",)  # an answer may be JSON itself
         if given and all(isinstance(cell, str) and cell.lstrip().startswith(start) for cell in given):
             raise BadInput(
                 f"{table.source}: {chat} holds JSON written as text, not a list of turns.",
                 "Write each row's list itself, as JSONL.",
             )
-    if pair or contrasted_of(table):
+    if pair or marked or contrasted_of(table):
         return
     for kind, groups in OTHER_TASKS.items():
         found = find_all(table, groups)
@@ -146,13 +167,6 @@ def refuse_other_tasks(table: Table, label_column: str | None, sees: bool = Fals
             "Give a folder with a subfolder of image files for each class, or name the texts with --text-column.",
         )
     refuse_tagged_words(table)
-    answered, desired = find_all(table, ANSWERED), find(table, DESIRED)
-    if answered and desired and label_column is None and _two_valued(table.column(desired)):
-        raise BadInput(
-            f"{table.source}: {', '.join(answered)} with a true/false {desired} is preference data (KTO), which is not "
-            "supported: undesired answers would be learned too.",
-            f"Keep the rows to be learned and drop {desired}; to predict it instead, give --text-column and --label-column.",
-        )
 
 
 def refuse_several_labels(table: Table, label: str, others: Sequence[str]) -> None:
@@ -222,10 +236,10 @@ def _answers(values: Sequence[Any]) -> set[str]:
     given = [v for v in values if not missing(v)]
     if not are_plain(given):
         return set()
-    seen = {f"{parsed:g}" if (parsed := number(v)) is not None else str(v).strip().lower() for v in given}
+    seen = {_answer(v) for v in given}
     return seen if seen and any(seen <= pair for pair in PAIRS) else set()
 
 
-def _two_valued(values: Sequence[Any]) -> bool:
-    """Whether a column answers yes or no, and both are there."""
-    return len(_answers(values)) == 2
+def _answer(value: Any) -> str:
+    """A cell as ``YES_OR_NO`` has it: ``1`` for 1, "1" and 1.0; ``true`` for JSON's true."""
+    return f"{parsed:g}" if (parsed := number(value)) is not None else str(value).strip().lower()

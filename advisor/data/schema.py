@@ -12,8 +12,8 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.recipe import HEADLESS, LANGUAGE_TASKS, METRICS, TASKS
-from advisor.core.tasks import EMBEDDING, PREFERENCE, SPANS, TOKENS
-from advisor.data.compared import contrasted_columns, preferred_columns
+from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
+from advisor.data.compared import contrasted_columns, marked_columns, preferred_columns
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES, TEXT_PAIRS
 from advisor.data.images import IN_ROWS, ImageFile
 from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels, read_tags
@@ -60,14 +60,14 @@ class Schema:
 
     Attributes:
         task: one of ``recipe.TASKS``.
-        text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the
-            completion is last, the columns before it make the prompt. Preference: the same with a chosen and a rejected answer
-            last. Embedding: anchor, positive, negatives. Plain text: one column. Words with tags: one column. Images:
-            their column; images beside texts: their column comes first.
-        label_column: column of the label, None for causal-lm, seq2seq, preference and embedding.
+        text_columns: columns the text is read from. Chat: ``("messages",)``. Prompt and completion: the completion is last, the
+            columns before it make the prompt. Preference: the same with a chosen and a rejected answer last; KTO: with the
+            marked answer last. Embedding: anchor, positive, negatives. Plain text: one column. Words with tags: one column.
+            Images: their column; images beside texts: their column comes first.
+        label_column: column of the label, of KTO of the mark; None for causal-lm, seq2seq, preference and embedding.
         class_names: name of each class id; empty unless classification of rows or words.
-        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman``, ``token_accuracy``, ``exact_match``, ``reward_accuracy`` or
-            ``retrieval_accuracy``.
+        metric: ``accuracy``, ``matthews``, ``f1``, ``spearman``, ``token_accuracy``, ``exact_match``, ``reward_accuracy``,
+            ``reward_auc`` or ``retrieval_accuracy``.
     """
 
     task: str
@@ -101,7 +101,7 @@ def infer_schema(
     tagged = _tagged(table, task, text_columns, label_column)
     spanned = _spanned(table, task, text_columns, label_column)
     if not (text_columns or tagged or spanned):
-        refuse_other_tasks(table, label_column, sees)
+        refuse_other_tasks(table, sees)
     notes = []
     profile_name, profile = _matching_profile(table, path, task, label_column)
     if profile:
@@ -112,6 +112,9 @@ def infer_schema(
     if task == PREFERENCE or not (text_columns or label_column):
         answers = preferred_columns(table, task, texts, label_column)
         texts, chosen = (answers, PREFERENCE) if answers else (texts, chosen)
+    if task == KTO or not (text_columns or label_column or chosen == PREFERENCE):
+        marked = marked_columns(table, task, texts, label_column)
+        texts, label, chosen = (marked[:-1], marked[-1], KTO) if marked else (texts, label, chosen)
     if task == EMBEDDING or not (text_columns or label_column):
         contrasted = contrasted_columns(table, task, texts, label_column)
         texts, chosen = (contrasted, EMBEDDING) if contrasted else (texts, chosen)
@@ -130,7 +133,7 @@ def infer_schema(
     elif chosen == "auto" and language == "seq2seq" and are_texts(table.column(label or "")):
         chosen = language
     class_names: tuple[str, ...] = ()
-    if chosen in LANGUAGE_TASKS:
+    if chosen in LANGUAGE_TASKS and chosen != KTO:
         chosen = chosen if chosen == PREFERENCE else language if task == "auto" else task
         texts = texts or _language_columns(table, unlabelled=False)
         if label is not None and label not in texts[-1:]:
@@ -145,7 +148,7 @@ def infer_schema(
         label = None
     elif chosen == TOKENS:
         class_names = read_tags(table, texts[0], label or "")
-    elif chosen != SPANS:  # whose answers are read row by row
+    elif chosen not in (SPANS, KTO):  # whose answers, or marks, are read row by row
         label = label or find(table, LABEL_NAMES, exclude=texts) or _only_label(table, texts)
         texts = texts or _classifier_columns(table, label)
         _require_apart(table, texts, label)
@@ -180,7 +183,8 @@ def _notes_on(schema: Schema, table: Table) -> list[str]:
     notes, texts = [], schema.text_columns
     if schema.class_names:
         notes.append(f"There are {len(schema.class_names)} classes: {_first(schema.class_names)}.")
-    if unread := unread_columns(table, texts) if schema.task in HEADLESS else ():
+    read = (*texts, schema.label_column) if schema.label_column else texts
+    if unread := unread_columns(table, read) if schema.task in HEADLESS else ():
         notes.append(f"Not read: {_first(unread)}{'; only the text of the turns is' if _holds_chats(table, texts[-1]) else ''}.")
     if combined := _combined(schema.class_names):
         notes.append(f"The class {combined!r} combines others, and is learned as a class of its own.")

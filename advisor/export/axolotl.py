@@ -113,6 +113,8 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
             raise BadInput(f"there is no {key}, which axolotl has no default for.", f"Add {key}.")
     if adapter == "qlora" and not read.get("merge_lora") and (read.get("load_in_8bit") or not read.get("load_in_4bit")):
         raise BadInput("adapter is qlora without load_in_4bit: true, which axolotl refuses.", "Add it, or write `adapter: lora`.")
+    if content.get("rl") == "kto" and content.get("remove_unused_columns") is not False:
+        raise BadInput("rl is kto without remove_unused_columns: false, which axolotl refuses.", "Add it.")
     if read.get("lora_target_parameters") and read.get("lora_dropout"):
         raise BadInput("lora_target_parameters with a lora_dropout is refused by axolotl.", "Write `lora_dropout: 0`.")
     if content.get("lora_model_dir"):

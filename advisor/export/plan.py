@@ -13,7 +13,7 @@ import yaml
 from advisor.core.errors import BadInput
 from advisor.core.recipe import HEADLESS
 from advisor.core.targets import LoraSettings, Selection, Target
-from advisor.core.tasks import BETA, EMBEDDING, PREFERENCE, SCALE, outputs_of
+from advisor.core.tasks import BETA, EMBEDDING, KTO, PREFERENCE, SCALE, TASKS, outputs_of
 from advisor.core.text import printable
 
 if TYPE_CHECKING:
@@ -115,12 +115,19 @@ class Plan:
                 "Train with sentence-transformers: SentenceTransformer.add_adapter, MultipleNegativesRankingLoss "
                 f"(cosines, scale {SCALE:g}), and the pooling that was probed.",
             )
-        if self.task != PREFERENCE:
+        if (method := self.method) is None:
             return ()
+        name = method.lower()
+        beside = ", where it wants remove_unused_columns: false" if self.task == KTO else ""
         return (
-            f"Train with DPO, beta {BETA}: TRL's DPOTrainer or trl dpo, stage: dpo in LLaMA-Factory, rl: dpo in axolotl. "
-            "Its reference is the base model without the adapter.",
+            f"Train with {method}, beta {BETA}: TRL's {method}Trainer or trl {name}, stage: {name} in LLaMA-Factory, rl: {name} "
+            f"in axolotl{beside}. Its reference is the base model without the adapter.",
         )
+
+    @property
+    def method(self) -> str | None:
+        """By which answers are compared, as TRL's trainers are called; None where they are not."""
+        return {PREFERENCE: "DPO", KTO: "KTO"}.get(self.task)
 
     def module_settings(self, name: str) -> LoraSettings:
         """Rank and alpha of one chosen module."""
@@ -279,17 +286,18 @@ class Findings:
         """The tool knows causal language models only."""
         if self.plan.task == "seq2seq":
             self.add("impossible", f"{self.label} trains decoders, no encoder-decoder; use format peft.")
-        elif self.plan.task not in ("causal-lm", PREFERENCE):
+        elif TASKS[self.plan.task].task_type != "CAUSAL_LM":
             head = f"neither the head ({', '.join(self.plan.head)}) nor" if self.plan.head else "not"
             self.add(
                 "impossible",
                 f"{self.label} trains language models: it knows {head} the loss of {self.plan.task} runs; use format peft.",
             )
 
-    def no_pairs(self) -> None:
+    def no_comparison(self) -> None:
         """The tool learns answers, and compares none."""
-        if self.plan.task == PREFERENCE:
-            self.add("impossible", f"{self.label} is known to learn answers only, not to compare them (DPO); use another format.")
+        if method := self.plan.method:
+            known = f"{self.label} is known to learn answers only, not to compare them ({method}); use another format."
+            self.add("impossible", known)
 
     def flat(self) -> LoraSettings:
         """One rank and alpha, for a tool that has no patterns."""

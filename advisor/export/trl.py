@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.core.tasks import PREFERENCE
 from advisor.export import peft
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
 from advisor.export.read import texts, unknown_keys, value
@@ -56,7 +55,7 @@ def render(plan: Plan) -> Rendered:
     body = "from peft import LoraConfig\n\npeft_config = " + call(
         "LoraConfig", (), {key: arguments[key] for key in arguments if key not in ("peft_type", "base_model_name_or_path")}
     )
-    trainer = "DPO" if plan.task == PREFERENCE else "SFT"
+    trainer = plan.method or "SFT"
     return Rendered(
         {
             "trl.yaml": found.file(yaml_body(content), FORMAT.use.replace("trl sft", f"trl {trainer.lower()}")),

@@ -68,7 +68,7 @@ def render(plan: Plan) -> Rendered:
             else f"unsloth trains no head but score, so not {head}.",
         )
     studio.language_models_only()
-    studio.no_pairs()
+    studio.no_comparison()
     if plan.revision:
         studio.add("lossy", f"unsloth Studio has no key for a revision: it trains the newest commit, not {plan.revision}.")
     entries = _last_parts(plan, studio) if other else plan.names

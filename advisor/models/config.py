@@ -15,7 +15,7 @@ import transformers
 
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import HEADLESS, LANGUAGE_TASKS
-from advisor.core.tasks import EMBEDDING, PREFERENCE, TASKS
+from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, TASKS
 from advisor.data.hub import hub_hint
 from advisor.models.checkpoint import check_fields, check_folder, read_raw_config, tensor_shapes
 
@@ -26,7 +26,7 @@ AUTO_CLASSES = {  # the first one that knows the config's family
     "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
 }
 INSTEAD = {
-    PREFERENCE: "Use a causal language model.",
+    **dict.fromkeys((PREFERENCE, KTO), "Use a causal language model."),
     EMBEDDING: "Use an encoder or a decoder.",
 }  # of a model that does not do a task
 BOTH = "images-and-text"

@@ -16,7 +16,7 @@ import torch
 from advisor.core.deadline import deadline
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import BY_ODDS
-from advisor.core.tasks import EMBEDDING, OF_TOKENS, PREFERENCE, TASKS, TOKENS
+from advisor.core.tasks import EMBEDDING, KTO, OF_TOKENS, PREFERENCE, TASKS, TOKENS
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.images import image_batch, mode_of
@@ -105,7 +105,7 @@ def _encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[lis
         return rows, [*notes, *_chat_note(dataset, loaded.tokenizer)]
     if loaded.task == "seq2seq":
         return _encode_pairs(dataset, loaded, max_length)
-    if loaded.task in ("causal-lm", PREFERENCE):
+    if loaded.task in ("causal-lm", PREFERENCE, KTO):
         return _encode_language(dataset, loaded, max_length)
     if loaded.task == EMBEDDING:
         return _encode_compared(dataset, loaded, max_length)
@@ -265,7 +265,7 @@ def _encode_language(dataset: Dataset, loaded: LoadedModel, max_length: int) -> 
         if len(made) > 1 and made[0] == made[1]:
             counts["rows had two answers that are the same within the limit and were dropped"] += 1
             continue
-        rows.append(replace(made[0], others=tuple(made[1:])))
+        rows.append(replace(made[0], others=tuple(made[1:]), label=example.label or 0))
     total = len(dataset.examples)
     notes = [f"{count} of {total} {what} (limit {max_length} tokens)." for what, count in counts.items()]
     notes += _chat_note(dataset, tokenizer)
@@ -363,9 +363,10 @@ def collate(
     """Pad ``rows`` on the right to the longest, or decode their images; the result feeds ``model(**batch)``.
 
     Regression labels come out standardised: (label − label_mean)/label_std. The key ``labels`` holds [examples]
-    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``. Texts
-    that are compared come one right after the other, first the chosen answer or the anchor; of texts to be embedded
-    ``labels`` are their pulls, [examples, texts, h + 1], or [examples, texts] zeros where these are not known.
+    class ids or values, or [examples, tokens] ids with ``IGNORED``; seq2seq: the target's, also as ``decoder_input_ids``; KTO:
+    with the row's mark in place of the first token, which is never predicted. Texts that are compared come one right after the
+    other, first the chosen answer or the anchor; of texts to be embedded ``labels`` are their pulls, [examples, texts, h + 1],
+    or [examples, texts] zeros where these are not known.
     """
 
     def padded(sequences: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
@@ -391,6 +392,8 @@ def collate(
         batch["labels"] = torch.from_numpy(np.stack(pulls)).to(loaded.device, torch.float32)
     elif loaded.task in BY_ODDS:
         batch["labels"] = padded([row.token_labels for row in rows], IGNORED)
+        if loaded.task == KTO:
+            batch["labels"][:, 0] = torch.tensor([int(row.label) for row in rows])
         if loaded.task == "seq2seq":
             fed = padded([row.fed or row.token_labels for row in rows], IGNORED)
             batch["decoder_input_ids"] = _shifted(fed, loaded.model)

@@ -12,8 +12,8 @@ from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
 from advisor.core.probe import FOLDS
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import COMPARED, OF_TOKENS, outputs_of
-from advisor.data.dataset import Dataset, load_dataset, only_read, overlap, sample_rows, split_evaluation
+from advisor.core.tasks import COMPARED, KTO, OF_TOKENS, outputs_of
+from advisor.data.dataset import Dataset, load_dataset, only_read, overlap, require_both_marks, sample_rows, split_evaluation
 from advisor.data.schema import Schema
 from advisor.data.tables import has_evaluation
 from advisor.models.config import language_task_of, load_config, sees
@@ -149,6 +149,8 @@ def read_data(
     if place is None:
         train, evaluation = split_evaluation(train, source.seed)
         session.note(f"Evaluation: {len(evaluation.examples)} rows split off {train.source} (seed {source.seed}).")
+        if train.schema.task == KTO:
+            require_both_marks([e.label for e in evaluation.examples], f"{train.source}, the evaluation rows split off it")
     else:
         evaluation = load_dataset(place, like=train.schema, sees=with_images, seed=source.seed)
         session.note(f"Evaluation: {len(evaluation.examples)} rows of {evaluation.source}.")
@@ -241,6 +243,8 @@ def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_eval
         eval_rows, notes = encode(evaluation, loaded, max_length)
         for note in notes:
             say(Note(f"Evaluation data: {note}", brief=True))
+    for rows, data in ((train_rows, train), (eval_rows, evaluation)) if loaded.task == KTO else ():
+        require_both_marks([row.label for row in rows], f"{data.source}, within {max_length} tokens")
     return WithModel(loaded, train_rows, eval_rows, max_length, tuple(said))
 
 

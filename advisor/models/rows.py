@@ -19,7 +19,7 @@ class EncodedRow:
     Attributes:
         ids: token ids, not padded; empty for an image.
         types: token type ids, None where the model has none.
-        label: class id or value (classification, regression).
+        label: class id or value (classification, regression), or the mark of an answer (KTO).
         token_labels: per token the id to predict or ``IGNORED``: of ``ids`` (causal LM; token classification: class ids), or the
             target's (seq2seq). Of a span: the places of its first and last token.
         image: decoded only when a batch is made. image_tokens: what a model sees of it.

@@ -61,7 +61,7 @@ def guessing_score(metric: str, shares: Array) -> float:
     if metric == "f1":
         share = float(shares[1] if len(shares) == 2 else shares.max())
         return 2 * share / (1 + share) / (1 if len(shares) == 2 else len(shares))
-    return 0.5 if metric == "reward_accuracy" else 0.0
+    return 0.5 if metric in ("reward_accuracy", "reward_auc") else 0.0
 
 
 SIGNED_METRICS = ("matthews", "spearman")  # 0 for guessing

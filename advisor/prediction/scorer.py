@@ -280,7 +280,7 @@ class Scorer:
             head_params=self.probe.info["head_parameters"],
             mean_tokens=self.probe.info["mean_tokens"],
             max_tokens=self.probe.info["max_tokens"],
-            reference_passes=TASKS[self.probe.task].reference_passes,
+            extra_passes=TASKS[self.probe.task].extra_passes,
         )
 
 

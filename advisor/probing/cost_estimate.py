@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from advisor.core.recipe import BY_ODDS, HEADLESS
-from advisor.core.tasks import COMPARED, TASKS
+from advisor.core.tasks import COMPARED, SEVERAL_TEXTS, TASKS
 from advisor.probing.settings import HEAD_ROWS
 
 CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
@@ -51,7 +51,7 @@ def estimate_probe(
     shapes = _matrices(model)
     if not shapes or not any(lengths):
         return None
-    longest = (max_length or TASKS[task].max_length) * (2 if task in COMPARED else 1)
+    longest = (max_length or TASKS[task].max_length) * (2 if task in SEVERAL_TEXTS else 1)
     per_row = float(np.mean([min(2 + length / CHARACTERS_PER_TOKEN, longest) for length in lengths]))
     rows = samples or max(128, 4 * classes)
     outputs = 1 if classes <= 2 or task in BY_ODDS else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS

@@ -235,6 +235,8 @@ class _Recorder:
 
         def count_logits(module: nn.Module, inputs: Any, output: Any) -> None:
             nonlocal logits
+            if not torch.is_grad_enabled():  # a pass that only compares
+                return
             read = next(output[key] for key in ("start_logits", "logits", "last_hidden_state") if key in output)
             logits = read.numel()
 

@@ -3,7 +3,8 @@
 Outputs are [examples, P]: one logit margin (two classes), one value (regression), the centred logits in an orthonormal
 basis of their C − 1 dimensions (up to 8 classes), sign projections of them (more), one mean log-odds over target tokens
 (language models) or words (token classification), or what is compared, which is 0 at the start: β·(margin − the base model's)
-of DPO (preference), −2·⟨E, G⟩ of a row's embeddings and their pulls (embedding, see :mod:`advisor.probing.contrast`).
+of DPO (preference), ±β·(log-likelihood − the base model's) of KTO's answers, + of desirable ones, −2·⟨E, G⟩ of a row's
+embeddings and their pulls (embedding, see :mod:`advisor.probing.contrast`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from scipy.special import expit
 from torch.nn import functional
 
 from advisor.core.recipe import BY_ODDS
-from advisor.core.tasks import BETA, COMPARED, EMBEDDING, PREFERENCE
+from advisor.core.tasks import BETA, COMPARED, EMBEDDING, KTO, PREFERENCE
 from advisor.models.encode import IGNORED
-from advisor.models.forward import aligned, margins
+from advisor.models.forward import aligned, log_likelihoods, margins, signs
 
 MAX_EXACT_CLASSES = 8
 PROJECTIONS = 16
@@ -83,7 +84,7 @@ def forward_outputs(
     """From the model's logits: differentiated outputs [B, P], full outputs f0 [B, 1 or C], and losses [B].
 
     Losses are cross-entropy (classification; language models: mean over the example's target tokens), half the squared
-    error (regression), or DPO's at its start; of embeddings those beside the pulls. Logits are [B, C], [B, 1] or
+    error (regression), or DPO's or KTO's at its start; of embeddings those beside the pulls. Logits are [B, C], [B, 1] or
     [B, T, vocabulary], of pairs [2B, T, vocabulary], of k texts each embeddings [kB, h]; labels as
     :func:`advisor.models.encode.collate` gives.
     """
@@ -92,6 +93,10 @@ def forward_outputs(
         value = BETA * margins(logits, labels)[:, None]
         start = torch.zeros_like(value.detach())
         return value, start, functional.softplus(-start[:, 0])
+    if outputs.task == KTO:
+        value = (BETA * signs(labels) * log_likelihoods(logits, labels))[:, None]
+        start = torch.zeros_like(value.detach())
+        return value, start, torch.sigmoid(-start[:, 0])
     if outputs.task == EMBEDDING:
         pulls = labels.to(logits)
         value = -2 * (logits.view(*pulls.shape[:2], -1) * pulls[..., :-1]).sum((1, 2))[:, None]
@@ -140,7 +145,9 @@ def targets_of(outputs: Outputs, labels: np.ndarray) -> np.ndarray:
 
 def residual(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
     """Residual target z [n, 1 or C]: Y − f0; language models: 1 − σ(f0), an approximation of mean(1 − p); what is
-    compared: 1 − σ(0)."""
+    compared: 1 − σ(0), of KTO half of it, as its loss is 1 − σ and not −log σ."""
+    if outputs.task == KTO:
+        return np.full_like(f0, 0.25)
     if outputs.task in COMPARED:
         f0 = np.zeros_like(f0)
     if outputs.task in BY_ODDS:
@@ -152,4 +159,6 @@ def loss_slope(outputs: Outputs, y: np.ndarray, f0: np.ndarray) -> np.ndarray:
     """dℓ_i/df_i [n] where ∇ℓ_i is a multiple of ∇f_i (two classes, regression, what is compared)."""
     if outputs.task == "regression":
         return np.asarray((f0 - y)[:, 0])
+    if outputs.task == KTO:
+        return np.full(len(y), -0.25)
     return np.asarray((-y * expit(-y * f0))[:, 0])

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.recipe import BY_ODDS
+from advisor.core.tasks import KTO
 
 Array = NDArray[np.float64]
 STEPS = 40
@@ -60,7 +61,7 @@ def simulate(kernels: Array, task: str, y: Array, f0: Array, folds: NDArray[np.i
     Args:
         kernels: [S, n, n] PSD.
         task: ``classification`` (cross-entropy from F = 0), ``regression`` (half squared error from F = 0) or
-            one of ``BY_ODDS`` such as ``causal-lm`` (log(1 + e^{−F}) from f0).
+            one of ``BY_ODDS`` such as ``causal-lm`` (log(1 + e^{−F}) from f0; ``kto``: 1/(1 + e^F)).
         y: targets [n, 1 or C]; f0: [n, 1 or C], used by the latter only. folds: [n] fold of each example.
         steps: step sizes h for gradients summed over all n examples (three folds are scaled up to them); None:
             ``STEPS`` steps of the largest stable size, 2/λmax(K_TT) (1/λmax for regression).
@@ -225,7 +226,10 @@ def _loss(f: Array, task: str, y: Array) -> tuple[Array, Array]:
     if y.shape[1] == 1:  # ±1 margins; a causal LM's targets are all +1
         margin = f * y[None, :, None, :]
         rest = np.exp(-np.abs(margin))
-        slope = -y[None, :, None, :] * (np.where(margin > 0, rest, 1.0) / (1.0 + rest))
+        wrong = np.where(margin > 0, rest, 1.0) / (1.0 + rest)
+        if task == KTO:
+            return wrong[..., 0], -y[None, :, None, :] * wrong * (1.0 - wrong)
+        slope = -y[None, :, None, :] * wrong
         return (np.maximum(-margin, 0.0) + np.log1p(rest))[..., 0], slope
     shifted = f - f.max(-1, keepdims=True)
     exponent = np.exp(shifted)

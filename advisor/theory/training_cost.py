@@ -114,7 +114,7 @@ def estimate_cost(
     head_params: int,
     mean_tokens: float,
     max_tokens: int,
-    reference_passes: int = 0,
+    extra_passes: int = 0,
 ) -> Cost:
     """The cost of training ``selection`` and the head as :func:`advisor.training.finetune.finetune` does.
 
@@ -127,7 +127,7 @@ def estimate_cost(
         head_params: parameters of the head trained in full, 0 for a causal LM.
         mean_tokens: mean tokens of a training row.
         max_tokens: tokens of the longest training row.
-        reference_passes: forward passes without LoRA beside each step's own; DPO has one.
+        extra_passes: forward passes beside each step's own, see :class:`advisor.core.tasks.Task`.
     """
     params = selection.params(targets, settings.rank)
     memory = (
@@ -141,9 +141,7 @@ def estimate_cost(
     )
     everything = Selection("all-linear", tuple(t.name for t in targets))
     work, most = (
-        _work(s, targets, settings, footprint, mean_tokens, recipe.batch_size, reference_passes)
-        if s.targets or head_params
-        else 0.0
+        _work(s, targets, settings, footprint, mean_tokens, recipe.batch_size, extra_passes) if s.targets or head_params else 0.0
         for s in (selection, everything)
     )
     active = selection.active_params(targets, settings.rank)
@@ -248,12 +246,12 @@ def _work(
     footprint: TrainingFootprint,
     tokens: float,
     batch_size: int,
-    reference_passes: int,
+    extra_passes: int,
 ) -> float:
     """Work of one step per token, in multiply-adds.
 
     - forward, all modules: a·b each, the output embedding, and for everything that is not a matrix product
-      ``MACS_PER_BYTE`` for each byte it keeps; the same again for each reference pass;
+      ``MACS_PER_BYTE`` for each byte it keeps; the same again for each further pass;
     - backward, from the first adapted module on: the same again (frozen weights need no gradient of their own);
     - LoRA: 3·rank·(a+b) multiply-adds (forward and two gradients), and the bytes its small kernels move: x, and the
       output, twice each way;
@@ -267,7 +265,7 @@ def _work(
         for index, (name, growth) in enumerate(zip(footprint.targets, footprint.saved, strict=True))
     ]
     seen = {name: footprint.share_seen(index) for index, name in enumerate(footprint.targets)}
-    work = (1 + reference_passes) * (sum(forward) + footprint.other_macs)
+    work = (1 + extra_passes) * (sum(forward) + footprint.other_macs)
     if selection.targets:
         work += sum(forward[_first(selection, footprint) :]) + footprint.other_macs
     itemsize = 2 if footprint.autocast else 4

@@ -19,10 +19,10 @@ from advisor.core.errors import NotFinite
 from advisor.core.events import Session
 from advisor.core.recipe import BY_ODDS, TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
-from advisor.core.tasks import EMBEDDING, PREFERENCE
+from advisor.core.tasks import AGAINST_BASE, EMBEDDING, KTO
 from advisor.models.embedding import batches_of, contrast_losses, leads
 from advisor.models.encode import IGNORED, EncodedRow, collate, length_bucketed
-from advisor.models.forward import aligned, batch_logits, batch_loss, label_scale, rewards
+from advisor.models.forward import aligned, batch_logits, batch_loss, kto_baseline, label_scale, losses_of, rewards
 from advisor.models.load import LoadedModel
 from advisor.models.peft import lora_arguments
 from advisor.training.frozen_prefix import Forward, PrefixStates, States
@@ -123,9 +123,7 @@ def finetune(
         window = {"window": 1} if loaded.task == EMBEDDING else {}  # texts of all lengths are contrasted
         lengths, rng = [row.length for row in train], np.random.default_rng(seed)
         for epoch in range(recipe.epochs):
-            model.train(
-                loaded.task != PREFERENCE
-            )  # DPO compares with the base model, so that dropout is noise: TRL has it off too
+            model.train(loaded.task not in AGAINST_BASE)  # dropout would be noise in what is compared: TRL has it off too
             loss_sum, weight_sum = 0.0, 0
             for indices in length_bucketed(lengths, recipe.batch_size, rng, **window):
                 session.check()
@@ -278,12 +276,13 @@ def evaluate(model, loaded, rows, metric, batch_of, states=None) -> tuple[float,
             loss_sum += functional.mse_loss(logits[:, 0], labels, reduction="sum").item()
             count += len(labels)
             predicted.append(logits[:, 0].cpu().numpy())
-        elif loaded.task == PREFERENCE:
+        elif loaded.task in AGAINST_BASE:
             won = rewards(model, loaded, batch, labels, logits)
-            labels = torch.ones_like(won)
-            loss_sum += functional.softplus(-won).sum().item()
+            baseline = kto_baseline(model, loaded, batch, labels) if loaded.task == KTO else None
+            loss_sum += losses_of(won, labels, baseline).sum().item()
             count += len(won)
             predicted.append(won.cpu().numpy())
+            labels = labels[:, 0] if loaded.task == KTO else torch.ones_like(won)
         else:
             if loaded.task in BY_ODDS:
                 logits, labels = aligned(loaded.task, logits, labels)
@@ -318,11 +317,15 @@ def _evaluate_embeddings(
 
 def score(metric: str, actual: np.ndarray, predicted: np.ndarray) -> float:
     """The metric by its name; higher is better for all of them."""
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata, spearmanr
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     if metric in ("reward_accuracy", "retrieval_accuracy"):  # of rows whose better text is ahead; a tie counts half
         return float((predicted > 0).mean() + (predicted == 0).mean() / 2)
+    if metric == "reward_auc":  # of pairs of a desirable and an undesirable answer those ranked right; a tie counts half
+        good = actual == 1
+        count, pairs = good.sum(), good.sum() * (~good).sum()
+        return float((rankdata(predicted)[good].sum() - count * (count + 1) / 2) / pairs) if pairs else 0.5
     if metric == "exact_match":  # of spans: both ends
         return float((actual == predicted).reshape(-1, 2).all(1).mean())
     if metric in ("accuracy", "token_accuracy"):

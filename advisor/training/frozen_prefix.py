@@ -81,7 +81,7 @@ class PrefixStates:
         return sum(states.bytes for states in self._kept.values() if states is not None)
 
     def depth(self, selection: Selection) -> int:
-        """How many blocks lie below every adapted module; 0 where it has not one list of blocks, or a row is several texts."""
+        """How many blocks lie below every adapted module; 0 where it has not one list of blocks, or texts are compared."""
         if self.loaded.task in COMPARED:
             return 0
         blocks = self.loaded.model.get_submodule(self._container)

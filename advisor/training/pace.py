@@ -34,5 +34,5 @@ def step_seconds(prepared: Prepared, batch_size: int) -> float:
                 seconds = time.perf_counter() - start
     finally:
         torch.set_num_threads(threads)
-    passes = PASSES_A_STEP + TASKS[loaded.task].reference_passes
+    passes = PASSES_A_STEP + TASKS[loaded.task].extra_passes
     return passes * seconds * batch_size / len(rows)

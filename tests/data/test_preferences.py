@@ -147,8 +147,8 @@ def test_columns_that_say_which_answer_was_chosen_are_no_answers(tmp_path: Path)
     file = tmp_path / "kto.jsonl"
     rows = [{"prompt": "q", "completion": "a", "chosen": i % 2 == 0, "rejected": i % 2 == 1} for i in range(24)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(BadInput, match=r"true/false chosen is preference data \(KTO\)"):
-        load_dataset(str(file))
+    schema = load_dataset(str(file)).schema
+    assert (schema.task, schema.text_columns, schema.label_column) == ("kto", ("prompt", "completion"), "chosen")
 
 
 def test_turns_as_text_and_swapped_answers_are_refused(tmp_path: Path) -> None:
