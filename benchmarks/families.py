@@ -34,7 +34,7 @@ from advisor.core.events import Note, Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Target
-from advisor.core.tasks import EMBEDDING, PREFERENCE, outputs_of
+from advisor.core.tasks import AGAINST_BASE, EMBEDDING, KTO, outputs_of
 from advisor.export.peft import YAML_FILE
 from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.embedding import batches_of, contrast_losses
@@ -57,8 +57,8 @@ FUSED = {"qkv": "query, key, value", "gate_up": "gate, up", "experts.gate_up": "
 READERS = ("token-classification", "question-answering", "embedding")
 BESIDE = {  # further tasks that some families are tried on
     **dict.fromkeys(("bert", "roberta", "distilbert", "modernbert"), READERS),
-    **dict.fromkeys(("llama", "gpt2"), (*READERS, "preference")),
-    "olmoe": ("preference",),
+    **dict.fromkeys(("llama", "gpt2"), (*READERS, "preference", "kto")),
+    "olmoe": ("preference", "kto"),
 }
 SETTINGS = LoraSettings(rank=4, alpha=8)
 TOLERANCE = 1e-5
@@ -185,11 +185,13 @@ def one_step(prepared: Prepared, arguments: Mapping[str, Any]) -> tuple[tuple[st
         if task == EMBEDDING:
             return contrast_losses(logits.view(*labels.shape, -1)).mean()
         values, _, losses = forward_outputs(outputs, logits, labels)
-        return torch.nn.functional.softplus(start - values).mean() if task == PREFERENCE else losses.mean()
+        if task in AGAINST_BASE:  # with KTO's baseline of the start, 0
+            return (torch.sigmoid if task == KTO else torch.nn.functional.softplus)(start - values).mean()
+        return losses.mean()
 
-    if task == PREFERENCE:
+    if task in AGAINST_BASE:
         with torch.no_grad():
-            start = forward_outputs(outputs, logits_of(loaded, model(**batch), batch), labels)[0]  # of DPO's reference
+            start = forward_outputs(outputs, logits_of(loaded, model(**batch), batch), labels)[0]  # of the reference
     before = loss()
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(before, trained)

@@ -19,17 +19,21 @@ def made(tmp_path: Path) -> exporting.Made:
     return exporting.make("llama", tmp_path)
 
 
-def test_every_tool_trains_pairs_of_answers_and_is_told_to_use_dpo(made: exporting.Made) -> None:
+@pytest.mark.parametrize(("task", "method"), [("preference", "DPO"), ("kto", "KTO")])
+def test_every_tool_compares_answers_and_is_told_by_which_method(made: exporting.Made, task: str, method: str) -> None:
     names = [t.name for t in made.targets][:3]
-    plan = replace(made.plan(names, SETTINGS), task="preference")
+    plan = replace(made.plan(names, SETTINGS), task=task)
     for name, of in FORMATS.items():
         rendered = of.render(plan)
         assert rendered.fidelity == "exact", (name, rendered.reasons)
-        assert any("Train with DPO, beta 0.1" in file.text for file in rendered.files.values())
+        assert any(f"Train with {method}, beta 0.1" in file.text for file in rendered.files.values())
     trl = FORMATS["trl"].render(plan).files
-    assert "trl dpo --config" in trl["trl.yaml"].text
-    assert "DPOTrainer(" in trl["trl_sft.py"].text
-    assert "DPO" not in FORMATS["peft"].render(made.plan(names, SETTINGS)).files["lora.yaml"].text
+    assert f"trl {task if task == 'kto' else 'dpo'} --config" in trl["trl.yaml"].text
+    assert f"{method}Trainer(" in trl["trl_sft.py"].text
+    studio = FORMATS["unsloth"].render(plan).files["unsloth_studio.yaml"]
+    assert studio.fidelity == "impossible"
+    assert method in studio.reasons[0]
+    assert method not in FORMATS["peft"].render(made.plan(names, SETTINGS)).files["lora.yaml"].text
 
 
 def test_only_peft_trains_embeddings_and_says_with_what(made: exporting.Made) -> None:

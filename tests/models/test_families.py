@@ -30,6 +30,7 @@ QUICK += [
     ("bert", "embedding"),
     ("distilbert", "token-classification"),
     ("gpt2", "preference"),
+    ("gpt2", "kto"),
 ]
 ROW_BY_ROW = "one row at a time"
 
@@ -131,6 +132,7 @@ def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkey
         ("vit", "images", None),
         ("qwen3_vl", "turns", "CAUSAL_LM"),
         ("llama", "preference", "CAUSAL_LM"),
+        ("llama", "kto", "CAUSAL_LM"),
         pytest.param("bert", "token-classification", "TOKEN_CLS", marks=pytest.mark.slow),
         pytest.param("bert", "question-answering", "QUESTION_ANS", marks=pytest.mark.slow),
     ],
@@ -178,7 +180,7 @@ def test_the_command_line_advises_confirms_and_verifies(
         assert checked.code == 0, checked.out
         report = json.loads(checked.out)
         assert set(report["modules"]) == set(found["pick"]["targets"])
-        assert report["task"] == {"turns": "images-and-text", "preference": "causal-lm"}.get(kind, task)
+        assert report["task"] == {"turns": "images-and-text", "preference": "causal-lm", "kto": "causal-lm"}.get(kind, task)
     assert yaml.safe_load((out / "lora.yaml").read_text()).get("task_type") == task_type
 
 

@@ -428,6 +428,7 @@ def test_far_targets_are_named_and_widened() -> None:
     "change",
     [
         {"task": "preference", "metric": "reward_accuracy", "chance": 0.5},
+        {"task": "kto", "metric": "reward_auc", "chance": 0.5},
         {"task": "embedding", "metric": "retrieval_accuracy", "chance": 1 / 32},
         {"reads": "images"},
     ],
@@ -615,7 +616,7 @@ def test_the_score_of_guessing() -> None:
     shares = np.array([0.5, 0.3, 0.2])
     assert guessing_score("f1", shares) == pytest.approx(f1_of(three, 0, [0, 1, 2])) == pytest.approx(2 / 9)
     assert guessing_score("token_accuracy", shares) == pytest.approx(0.5)  # of words with classes
-    assert guessing_score("reward_accuracy", np.empty(0)) == 0.5
+    assert guessing_score("reward_accuracy", np.empty(0)) == guessing_score("reward_auc", np.empty(0)) == 0.5
     assert guessing_score("token_accuracy", np.empty(0)) == 0.0
     for metric in ("matthews", "spearman"):
         assert guessing_score(metric, shares) == 0.0

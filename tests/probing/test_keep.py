@@ -18,7 +18,7 @@ from probes import Stop, same
 from advisor.core.errors import BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Session
 from advisor.core.probe import BLOCKS_FILE, DriftBlocks, KeepBlocks, load_probe, save_probe
-from advisor.core.tasks import EMBEDDING, PREFERENCE, TOKENS
+from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, TOKENS
 from advisor.data.dataset import sample_rows
 from advisor.models.encode import IGNORED, EncodedRow, encode
 from advisor.models.prepare import Prepared, with_kept
@@ -369,7 +369,7 @@ def test_what_cannot_be_kept_is_said_of_keep(ready: Callable[..., Prepared], tmp
     assert "--data" not in str(caught.value)
 
 
-@pytest.mark.parametrize("task", [TOKENS, PREFERENCE, EMBEDDING])
+@pytest.mark.parametrize("task", [TOKENS, PREFERENCE, KTO, EMBEDDING])
 def test_tasks_without_a_prediction_are_refused(ready: Callable[..., Prepared], task: str) -> None:
     prepared = ready("bert", "binary")
     train = replace(prepared.train, schema=replace(prepared.train.schema, task=task))

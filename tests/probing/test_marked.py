@@ -194,8 +194,8 @@ def test_a_row_alone_is_compared_with_itself(tiny_model: TinyModel, tmp_path: Pa
 
 def test_a_run_starts_at_a_half_and_learns(tiny_model: TinyModel, tmp_path: Path) -> None:
     prepared = prepared_rows(tiny_model, tmp_path)
-    recipe = TrainingRecipe(epochs=2, lr=1e-2, batch_size=6)
-    rows, loaded = prepared.train_rows, prepared.loaded
+    recipe = TrainingRecipe(epochs=3, lr=1e-2, batch_size=6)
+    rows, loaded = prepared.train_rows[:12], prepared.loaded
     found = finetune(loaded, all_linear(loaded.targets), SETTINGS, recipe, rows, rows, "reward_auc", 0)
     assert found.epochs[0].val_loss == 0.5
     assert found.epochs[0].metric == 0.5
@@ -207,7 +207,7 @@ def test_a_run_starts_at_a_half_and_learns(tiny_model: TinyModel, tmp_path: Path
 
 def test_evaluation_ranks_rewards(tiny_model: TinyModel, tmp_path: Path) -> None:
     prepared = prepared_rows(tiny_model, tmp_path)
-    loaded, rows = prepared.loaded, prepared.train_rows
+    loaded, rows = prepared.loaded, prepared.train_rows[:12]
     model = trained(loaded, 3)
     loss, metric = evaluate(model, loaded, rows, "reward_auc", lambda some: collate(some, loaded))
     batch = collate(rows, loaded)

@@ -46,6 +46,7 @@ def test_passes_are_those_of_the_probe(
     ("name", "task", "classes", "backward"),
     [
         ("gpt2", "preference", 0, 1),
+        ("gpt2", "kto", 0, 1),
         ("bert", "embedding", 0, 1),
         ("bert", "token-classification", 3, 2),
         ("bert", "question-answering", 0, 2),
