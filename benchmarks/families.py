@@ -157,8 +157,10 @@ def worst_error(prepared: Prepared, probe: Probe, rows: Sequence[dict[str, Any]]
     head = [n for n, _ in loaded.model.named_parameters() if linears and n.startswith(linears)]
     weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
     texts = oracle.tokenised(loaded.processor or loaded.tokenizer or loaded.image_processor, rows, kind)
-    if kind == EMBEDDING:
-        wanted = oracle.contrasted_reference(loaded.model, weights, texts, batches_of(len(texts), seed=0), loaded.pooling)
+    if loaded.embedder is not None:
+        wanted = oracle.contrasted_reference(
+            loaded.model, weights, texts, batches_of(len(texts), seed=0), loaded.embedder.pooling
+        )
     else:
         wanted = oracle.looped_reference(loaded.model, [*weights, *head], texts, *oracle.scalars_of(kind))
     errors = [oracle.relative(b, wanted.weight_block([w])) for b, w in zip(probe.weight_blocks, weights, strict=True)]

@@ -117,6 +117,7 @@ class ProbeFile(Own):
     task: TaskName
     reads: Literal["text", "images", "images and text"] = "text"
     stored: Text | None = Field(default=None, description="How the weights are quantised; null where they are plain.")
+    pooling: Name | None = Field(default=None, description="Of embeddings, as sentence-transformers calls it.")
     metric: Name
     class_names: list[Text]
     class_shares: list[NotNegative] | None = Field(

@@ -40,6 +40,7 @@ class Plan:
         comments: the first lines of every file.
         stored: ``4bit`` or ``8bit`` where bitsandbytes quantises the base on loading (QLoRA), else the method of a base that is
             stored in few bits; None: plain numbers.
+        pooling: of embeddings, as sentence-transformers calls it; None where that is not known.
     """
 
     selection: Selection
@@ -56,6 +57,7 @@ class Plan:
     reads: str = "text"
     revision: str | None = None
     stored: str | None = None
+    pooling: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,9 +113,10 @@ class Plan:
     def about_task(self) -> tuple[str, ...]:
         """A sentence on the trainer that the rows need; none where it is the usual one."""
         if self.task == EMBEDDING:
+            pooling = f"{self.pooling} pooling, which" if self.pooling else "the pooling that"
             return (
                 "Train with sentence-transformers: SentenceTransformer.add_adapter, MultipleNegativesRankingLoss "
-                f"(cosines, scale {SCALE:g}), and the pooling that was probed.",
+                f"(cosines, scale {SCALE:g}), and {pooling} was probed.",
             )
         if (method := self.method) is None:
             return ()
@@ -175,6 +178,7 @@ class Plan:
             reads=fields.reads,
             revision=fields.revision,
             stored=fields.stored,
+            pooling=fields.pooling,
         )
 
 
@@ -196,6 +200,7 @@ def plan_of(candidate: Candidate, probe: Probe, comments: Sequence[str] = ()) ->
         reads=str(info.get("reads", "text")),
         revision=info["revision"] if info.get("source", {}).get("revision") else None,
         stored=info.get("stored"),
+        pooling=info.get("pooling"),
     )
 
 

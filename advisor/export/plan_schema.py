@@ -28,6 +28,7 @@ class PlanFields(Written):
     reads: Literal["text", "images", "images and text"] = "text"
     revision: Text | None = None
     stored: Text | None = None
+    pooling: Name | None = None
 
     @model_validator(mode="after")
     def _modules_are_known(self) -> Self:

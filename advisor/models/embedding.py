@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,30 @@ POOLINGS = {"mean": "the mean of its tokens", "cls": "its first token", "lasttok
 OTHER_NAMES = {"cls_token": "cls", "mean_tokens": "mean", "mean_sqrt_len_tokens": "mean"}  # the last one: of the same cosines
 FOLDER = re.compile(r"\w+_Pooling")  # of the pooling's file, which the model's fingerprint covers
 FLAG = "pooling_mode_"  # of older files
+CONFIGS = tuple(  # the first one that is there counts
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 KNOWN = ("Transformer", "Pooling", "Normalize")  # modules of sentence-transformers; cosines do not see the last one
 
 
-def pooling_of(name: str, options: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Which of ``POOLINGS`` sentence-transformers has for a model folder or hub id, ``mean`` where nothing is said; and a
-    sentence on its modules that are left out, if there are any.
+@dataclass(frozen=True)
+class Embedder:
+    """What sentence-transformers says of a model.
+
+    Attributes:
+        pooling: which of ``POOLINGS``; ``mean`` where nothing is said.
+        max_length: tokens that it cuts a text at; None where nothing is said.
+        notes: a sentence on each thing that is not done here as it does it.
+    """
+
+    pooling: str = "mean"
+    max_length: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def embedder_of(name: str, options: Mapping[str, Any]) -> Embedder:
+    """What sentence-transformers says of a model folder or hub id.
 
     Args:
         options: those of ``from_pretrained``.
@@ -40,16 +59,11 @@ def pooling_of(name: str, options: Mapping[str, Any]) -> tuple[str, list[str]]:
     Raises:
         BadInput: it pools in another way, or its files are damaged.
     """
-    listed = _read(name, "modules.json", options)
-    modules = [module for module in listed if isinstance(module, dict)] if isinstance(listed, list) else []
-    kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
-    left = " and ".join(kind for kind in kinds if kind not in KNOWN)
-    notes = [f"sentence-transformers puts {left} behind this model, which AutoModel lacks: left out here."] if left else []
+    kinds = _modules(name, options)
     folder = kinds.get("Pooling", "")
     if folder and not FOLDER.fullmatch(folder):
         raise BadInput(f"{name}: modules.json names {printable(folder, 80)} for the pooling.", "Name a folder like 1_Pooling.")
-    found = _read(name, f"{folder}/config.json", options) if folder else {}
-    fields = found if isinstance(found, dict) else {}
+    fields = _fields(name, f"{folder}/config.json", options) if folder else {}
     said = fields.get("pooling_mode") or [
         key.removeprefix(FLAG) for key in fields if key.startswith(FLAG) and fields[key] is True
     ]
@@ -59,7 +73,58 @@ def pooling_of(name: str, options: Mapping[str, Any]) -> tuple[str, list[str]]:
             f"{name}: sentence-transformers pools it by {' and '.join(modes)[:80]}, which is not covered.",
             f"Use a model with one of: {', '.join(POOLINGS)}.",
         )
-    return modes[0], notes
+    notes = []
+    if left := " and ".join(kind for kind in kinds if kind not in KNOWN):
+        notes.append(f"sentence-transformers puts {left} behind this model, which AutoModel lacks: left out here.")
+    if prompts := _prompts(name, options):
+        notes.append(
+            f"sentence-transformers has prompts for it ({prompts}), and trains without them unless its argument `prompts` names "
+            "some. None is put before texts here: write those that you train with into the rows."
+        )
+    if _config(name, kinds, options).get("do_lower_case") is True:
+        notes.append("sentence-transformers lower-cases texts for it, which is not done here: write the rows in lower case.")
+    return Embedder(modes[0], longest_text(name, options), tuple(notes))
+
+
+def longest_text(name: str, options: Mapping[str, Any]) -> int | None:
+    """Tokens at which sentence-transformers cuts texts for a model folder or hub id; None where its files do not say.
+
+    Raises:
+        BadInput: its files are damaged.
+    """
+    found = _config(name, _modules(name, options), options).get("max_seq_length")
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int) or found < 2:
+        raise BadInput(f"{name}: max_seq_length of {CONFIGS[0]} is {printable(repr(found), 80)}.", "Write a number of tokens.")
+    return found
+
+
+def _modules(name: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The kinds of modules that sentence-transformers makes of the model, each with its folder."""
+    listed = _read(name, "modules.json", options)
+    modules = [module for module in listed if isinstance(module, dict)] if isinstance(listed, list) else []
+    return {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
+
+
+def _config(name: str, kinds: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside the model's own config for sentence-transformers, which looks there where modules.json names one."""
+    found = (_fields(name, file, options) for file in CONFIGS) if "Transformer" in kinds else ()
+    return next((fields for fields in found if fields), {})
+
+
+def _prompts(name: str, options: Mapping[str, Any]) -> str:
+    """Its prompts that are not empty, and which one is put before texts by default."""
+    fields = _fields(name, "config_sentence_transformers.json", options)
+    prompts, usual = fields.get("prompts"), fields.get("default_prompt_name")
+    named = prompts.items() if isinstance(prompts, dict) else ()
+    shown = [f"{key}: {str(text)[:40]!r}{' by default' if key == usual else ''}" for key, text in named if text]
+    return printable(", ".join(shown[:4]) + (", …" if len(shown) > 4 else ""), 240)
+
+
+def _fields(name: str, file: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    found = _read(name, file, options)
+    return found if isinstance(found, dict) else {}
 
 
 def _read(name: str, file: str, options: Mapping[str, Any]) -> Any:

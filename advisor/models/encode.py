@@ -33,8 +33,8 @@ LEAST_CONTEXT, WINDOW_STRIDE = 8, 128  # tokens of a context beside its question
 
 
 def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
-    """The requested length, or 128 (classifiers) / 512 (language models) / 2048 (of images and text); never above the model's
-    limit. Of images alone the only one.
+    """The requested length, or 128 (classifiers) / 512 (language models) / 2048 (of images and text), of texts to be embedded
+    sentence-transformers' own for the model; never above the model's limit. Of images alone the only one.
 
     Raises:
         BadInput: fewer than 2 tokens asked for.
@@ -46,7 +46,8 @@ def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
     if loaded.max_length < 2:
         raise BadInput(f"{loaded.name}: it reads {loaded.max_length} tokens at most.", "Check model_max_length of its tokenizer.")
     usual = WITH_IMAGES if loaded.processor is not None else TASKS[loaded.task].max_length
-    return min(requested or usual, loaded.max_length)
+    own = loaded.embedder and loaded.embedder.max_length
+    return min(requested or own or usual, loaded.max_length)
 
 
 def encode(dataset: Dataset, loaded: LoadedModel, max_length: int) -> tuple[list[EncodedRow], list[str]]:

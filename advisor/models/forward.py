@@ -57,8 +57,8 @@ def batch_logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.T
 
 def logits_of(loaded: LoadedModel, output: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """A model's logits; of spans [B, 2, T], whether one starts and ends at each token, -∞ at padding; embeddings [texts, h]."""
-    if loaded.task == EMBEDDING:
-        return pooled(output.last_hidden_state, batch["attention_mask"], loaded.pooling)
+    if loaded.embedder is not None:
+        return pooled(output.last_hidden_state, batch["attention_mask"], loaded.embedder.pooling)
     if not hasattr(output, "start_logits"):
         logits: torch.Tensor = output.logits
         return logits

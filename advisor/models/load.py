@@ -32,7 +32,7 @@ from advisor.models.config import (
     plain_weights,
     quiet,
 )
-from advisor.models.embedding import POOLINGS, pooling_of
+from advisor.models.embedding import POOLINGS, Embedder, embedder_of
 from advisor.models.experts import called_module, open_experts
 from advisor.models.identity import model_fingerprint
 from advisor.models.modules import (
@@ -80,7 +80,7 @@ class LoadedModel:
         fingerprint: hash of its files, see :func:`advisor.models.identity.model_fingerprint`.
         image_processor: transformers' own of a model of images alone, else None.
         processor: transformers' own of a model of images and text, else None.
-        pooling: which of ``embedding.POOLINGS`` makes a text's embedding.
+        embedder: how texts are embedded; None where they are not.
         stored: how the checkpoint has the weights, where that is in few bits and they were dequantised on loading.
     """
 
@@ -96,7 +96,7 @@ class LoadedModel:
     image_processor: Any = None
     processor: Any = None
     stored: str | None = None
-    pooling: str = "mean"
+    embedder: Embedder | None = None
     head_is_fitted: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -241,9 +241,10 @@ def load_model(
         *([f"Its weights are stored as {stored}, and plain numbers were made of them."] if stored else ()),
         *other_class(config, task),
     ]
-    pooling, left = pooling_of(name, options) if task == EMBEDDING else ("mean", [])
-    if task == EMBEDDING:
-        notes += [f"A text's embedding is {POOLINGS[pooling]} ({pooling} pooling); train with the same.", *left]
+    embedder = embedder_of(name, options) if task == EMBEDDING else None
+    if embedder is not None:
+        pooling = embedder.pooling
+        notes += [f"A text's embedding is {POOLINGS[pooling]} ({pooling} pooling); train with the same.", *embedder.notes]
     if readers.tokenizer is not None:
         notes += settle_padding(name, readers.tokenizer, model)
     head = find_head(model) if task not in HEADLESS else ()
@@ -266,7 +267,7 @@ def load_model(
         image_processor=readers.image_processor,
         processor=readers.processor,
         stored=stored,
-        pooling=pooling,
+        embedder=embedder,
         notes=tuple(notes),
         warnings=tuple(random_parts(frozen_new, head)),
         scratch=scratch,

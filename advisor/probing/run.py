@@ -36,7 +36,7 @@ from advisor.core.targets import LoraSettings, Selection
 from advisor.core.tasks import EMBEDDING, SPANS, TOKENS
 from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
-from advisor.models.embedding import batches_of
+from advisor.models.embedding import batches_of, longest_text
 from advisor.models.encode import EncodedRow, encode
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source
@@ -71,10 +71,19 @@ def _asked_identity(prepared: Prepared, settings: ProbeSettings) -> dict[str, An
     kept = {} if prepared.kept is None else {"keep_fingerprint": prepared.kept.fingerprint}
     return {
         **kept,
+        **_usual_length(prepared),
         "model_fingerprint": prepared.made_of["model_fingerprint"],
         "data_fingerprint": prepared.made_of["data_fingerprint"],
         "settings": {key: value for key, value in asdict(settings).items() if key != "recompute"} | _parts(prepared.source),
     }
+
+
+def _usual_length(prepared: Prepared) -> dict[str, int | None]:
+    """At how many tokens texts to be embedded are cut where the user does not say."""
+    source = prepared.source
+    if prepared.train.schema.task != EMBEDDING or source.max_length is not None:
+        return {}
+    return {"usual_length": longest_text(source.model, {"revision": source.revision})}
 
 
 def _parts(source: Source) -> dict[str, str]:
@@ -394,6 +403,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "torch": torch.__version__,
         "task": loaded.task,
         "reads": loaded.reads,
+        **({"pooling": loaded.embedder.pooling} if loaded.embedder else {}),
         **({"stored": stored} if (stored := loaded.quantised or loaded.stored) else {}),
         "metric": schema.metric,
         "class_names": list(schema.class_names),

@@ -10,6 +10,7 @@ import pytest
 
 from advisor.core.targets import LoraSettings
 from advisor.export import FORMATS
+from advisor.export.plan import Plan
 
 SETTINGS = LoraSettings(4, 8)
 
@@ -45,7 +46,9 @@ def test_only_peft_trains_embeddings_and_says_with_what(made: exporting.Made) ->
     text = FORMATS["peft"].render(plan).files["lora.yaml"].text
     assert "task_type: FEATURE_EXTRACTION" in text
     assert "modules_to_save" not in text
-    assert "MultipleNegativesRankingLoss (cosines, scale 20)" in text
+    assert "MultipleNegativesRankingLoss (cosines, scale 20), and the pooling that was probed" in text
+    known = Plan.from_dict(replace(plan, pooling="cls").as_dict(), "x")
+    assert "and cls pooling, which was probed" in FORMATS["peft"].render(known).files["lora.yaml"].text
 
 
 @pytest.mark.parametrize(

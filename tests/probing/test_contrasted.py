@@ -21,14 +21,14 @@ from advisor.core.events import Note, Session
 from advisor.core.recipe import TrainingRecipe, recipe_for
 from advisor.core.selections import all_linear
 from advisor.models import embedding, forward
-from advisor.models.embedding import TOGETHER, batches_of, contrast_losses, leads, pooling_of
+from advisor.models.embedding import TOGETHER, Embedder, batches_of, contrast_losses, embedder_of, leads
 from advisor.models.encode import collate
 from advisor.models.forward import batch_loss, logits_of
 from advisor.models.peft import lora_arguments
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.contrast import with_pulls
 from advisor.probing.outputs import make_outputs
-from advisor.probing.run import run_probe
+from advisor.probing.run import cache_key, run_probe
 from advisor.probing.settings import ProbeSettings
 from advisor.probing.tangent import Tangent
 from advisor.training.finetune import evaluate, finetune
@@ -78,10 +78,10 @@ def test_blocks_are_those_of_what_a_row_adds_to_the_gradient_of_its_batch(
     settings = ProbeSettings(method="materialise", micro_batch=micro_batch, seed=4)
     probe = run_probe(prepared, settings, tmp_path / "probe", Session())
     loaded = prepared.loaded
-    assert loaded.pooling == (mode.removesuffix("_token") or "mean")
+    assert loaded.embedder.pooling == (mode.removesuffix("_token") or "mean")
     weights = [f"{t.name}.weight" for t in loaded.targets]
     texts, batches = oracle.tokenised(loaded.tokenizer, rows, "embedding"), batches_of(len(rows), 4)
-    wanted = oracle.contrasted_reference(loaded.model, weights, texts, batches, loaded.pooling)
+    wanted = oracle.contrasted_reference(loaded.model, weights, texts, batches, loaded.embedder.pooling)
     for block, own, weight in zip(probe.weight_blocks, probe.gradient_blocks, weights, strict=True):
         assert oracle.relative(block, wanted.weight_block([weight])) < 1e-5
         assert oracle.relative(own, wanted.gradient_block([weight])) < 1e-5
@@ -154,19 +154,19 @@ def test_the_loss_is_that_of_sentence_transformers(tiny_model: TinyModel, tmp_pa
 
 
 def test_another_pooling_is_refused_and_other_modules_are_said(tiny_model: TinyModel, tmp_path: Path) -> None:
-    assert pooling_of(str(tiny_model("bert", "embedding")), {}) == ("mean", [])
+    assert embedder_of(str(tiny_model("bert", "embedding")), {}) == Embedder("mean", None, ())
     model = pooled_by("max_tokens", tiny_model("bert", "embedding"), tmp_path)
     with pytest.raises(BadInput, match="pools it by max_tokens"):
-        pooling_of(str(model), {})
+        embedder_of(str(model), {})
     (model / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": ["mean", "cls"]}))
     with pytest.raises(BadInput, match="pools it by mean and cls"):
-        pooling_of(str(model), {})
+        embedder_of(str(model), {})
     (model / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "lasttoken"}))
     parts = [{"path": "1_Pooling", "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling"}]
     (model / "modules.json").write_text(json.dumps([*parts, {"path": "2_Dense", "type": "x.Dense"}]))
-    pooling, notes = pooling_of(str(model), {})
-    assert pooling == "lasttoken"
-    assert ["Dense" in note for note in notes] == [True]
+    found = embedder_of(str(model), {})
+    assert found.pooling == "lasttoken"
+    assert ["Dense" in note for note in found.notes] == [True]
 
 
 def test_a_run_lowers_the_loss_and_finds_more(tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -260,5 +260,58 @@ def test_the_poolings_folder_lies_within_the_models(tmp_path: Path, folder: str)
     modules = [{"idx": 0, "name": "0", "path": folder, "type": "sentence_transformers.models.Pooling"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(BadInput, match="for the pooling") as raised:
-        pooling_of(str(tmp_path), {})
+        embedder_of(str(tmp_path), {})
     assert "\x1b" not in str(raised.value)
+
+
+def test_texts_are_cut_where_sentence_transformers_cuts_them(tiny_model: TinyModel, tmp_path: Path) -> None:
+    made = pytest.importorskip("sentence_transformers").SentenceTransformer
+    model = pooled_by("mean_tokens", tiny_model("bert", "embedding"), tmp_path)
+    rows = [{"anchor": "the film was great " * (1 + i % 9), "positive": f"a story {'very ' * i}dull"} for i in range(20)]
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def read(max_length: int | None = None) -> Prepared:
+        return prepare(Source(str(model), str(path), eval_data=str(path), device="cpu", max_length=max_length), Session())
+
+    assert read().max_length == 64  # 128 by default, 64 by its table of positions
+    (model / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 9, "do_lower_case": False}))
+    prepared, theirs = read(), made(str(model), device="cpu")
+    assert prepared.max_length == theirs.max_seq_length == 9
+    for row, texts in zip(prepared.train_rows, rows, strict=True):
+        for sequence, text in zip(row.sequences, texts.values(), strict=True):
+            assert list(sequence.ids) == theirs.tokenizer(text, truncation=True)["input_ids"]
+    assert read(5).max_length == 5
+    settings = ProbeSettings(method="materialise", samples=16, linearity=False)
+    keys = {cache_key(read(), settings), cache_key(read(9), settings)}
+    probe = run_probe(prepared, settings, tmp_path / "probe", Session())
+    assert probe.info["pooling"] == "mean"
+    (model / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 7}))
+    assert cache_key(read(), settings) not in keys
+    with pytest.raises(BadInput, match="usual length"):
+        run_probe(read(), settings, tmp_path / "probe", Session())
+    (model / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": "7"}))
+    with pytest.raises(BadInput, match=r"max_seq_length of sentence_bert_config.json is '7'"):
+        _ = read().loaded
+
+
+def test_prompts_are_named_and_not_put_before_texts(tiny_model: TinyModel, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    from datasets import Dataset
+
+    model = pooled_by("mean_tokens", tiny_model("bert", "embedding"), tmp_path)
+    prompts = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "query"}
+    (model / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    (model / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    (said, lower) = embedder_of(str(model), {}).notes
+    assert "(query: 'query: ' by default)" in said
+    assert "lower-cases texts" in lower
+    prepared, rows = prepared_of(model, tmp_path)
+    theirs = library.SentenceTransformer(str(model), device="cpu")
+    assert (theirs.prompts["query"], theirs.default_prompt_name) == ("query: ", "query")
+    collator = library.SentenceTransformerTrainer(theirs, train_dataset=Dataset.from_list(rows)).data_collator
+    features = collator(rows[:3])
+    for i, row in enumerate(prepared.train_rows[:3]):
+        for name, sequence in zip(("anchor", "positive", "negative"), row.sequences, strict=True):
+            kept = features[f"{name}_attention_mask"][i].bool()
+            assert features[f"{name}_input_ids"][i][kept].tolist() == list(sequence.ids)
