@@ -12,6 +12,7 @@ from advisor.data.formats import TEXT_PAIRS
 from advisor.data.labels import missing
 from advisor.data.refusals import CHATS, MARKS, PREFERENCES, SCORED, answers_of, contrasted_of, find, find_all, marked_of
 from advisor.data.tables import Table
+from advisor.data.turns import role_of, roles_in
 
 RELATED = (
     *TEXT_PAIRS,
@@ -110,7 +111,7 @@ def _asked(table: Table, answers: Sequence[str]) -> tuple[str, ...]:
 def _starts_a_chat(answer: Any) -> bool:
     """Whether an answer's turns begin before it."""
     turn = answer[0] if isinstance(answer, list) and answer else None
-    return isinstance(turn, dict) and turn.get("role", turn.get("from")) not in ("assistant", "gpt")
+    return isinstance(turn, dict) and "assistant" not in map(role_of, roles_in(turn))
 
 
 def contrasted_columns(table: Table, task: str, texts: Sequence[str], label: str | None) -> tuple[str, ...]:

@@ -16,9 +16,10 @@ from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import KTO
 from advisor.core.text import printable
-from advisor.data.examples import Example, example_of, unread_fields
+from advisor.data.examples import NO_ANSWER, Example, example_of
 from advisor.data.schema import Schema, infer_schema
 from advisor.data.tables import ROWS_KEPT, read_table
+from advisor.data.turns import SHARE_GPT, role_of, roles_in, unread_fields
 
 MIN_ROWS_TO_SPLIT = 20
 FIRST_ROWS = 5
@@ -108,15 +109,19 @@ def load_dataset(
             left_out[example] += 1
         else:
             examples.append(example)
+    roles = sorted(set().union(*(roles_in(row.get(column)) for row in table.rows for column in schema.text_columns)))
+    if schema.task in LANGUAGE_TASKS and (other := [role for role in roles if role_of(role) != role and role not in SHARE_GPT]):
+        read = printable(", ".join(f"{role} as {role_of(role)}" for role in other), 120)
+        notes.append(f"Roles are read by another name, which trainers may not do: {read}.")
     fields = sorted(set().union(*(unread_fields(row.get(schema.text_columns[-1])) for row in table.rows)))
     if fields and schema.task in LANGUAGE_TASKS:
         notes.append(f"Not read in turns: {printable(', '.join(fields), 120)}.")
     dropped = [f"Left out: {n} {'row' if n == 1 else 'rows'} {reason}." for reason, n in left_out.items()]
     if not examples:
-        raise BadInput(
-            f"{table.source} has no usable row. {' '.join(dropped)}",
-            "Check the columns." if like is None else "Name another evaluation file with --eval-data.",
-        )
+        hint = "Check the columns." if like is None else "Name another evaluation file with --eval-data."
+        if NO_ANSWER in left_out and roles and "assistant" not in map(role_of, roles):
+            hint = f"The answer's role is assistant; those here are {printable(', '.join(roles), 80)}. Rename them."
+        raise BadInput(f"{table.source} has no usable row. {' '.join(dropped)}", hint)
     if schema.task == KTO:
         require_both_marks([example.label for example in examples], table.source)
     rows_there = round(table.total * len(examples) / len(table.rows))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile, zip_longest
 from pathlib import Path
@@ -13,19 +12,14 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
-from advisor.core.text import printable
 from advisor.data.compared import SYSTEMS
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, missing, number, untagged
 from advisor.data.refusals import says_yes
 from advisor.data.schema import Schema
+from advisor.data.turns import LEARNED, MARK, WRITTEN, as_turns, image_parts, more_than_text, read_turn, role_of, text_of
 
-CHAT_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
-TEXTS = {"text", "output_text"}  # types of parts of a turn; OpenAI also writes input_text
-LEARNED = ("train", "training", "loss")  # fields of a turn that trainers leave out where they are false, as of weight 0
-MARK = "\ufffc"  # stands in a text for an image
-WRITTEN = "<image>"  # as rows write it
-TURN_FIELDS = {"role", "content", "from", "value", "name", "id", "weight", "tool_calls", "function_call", *LEARNED}
+NO_ANSWER = "without an answer by the assistant"
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
     image = row.get(columns[0])
     if isinstance(image, ImageFile):
         return Example(label=_label(row.get(schema.label_column or ""), schema, place), image=image)
-    texts = tuple(_text(row.get(column), place, column) for column in columns)
+    texts = tuple(text_of(row.get(column), place, column) for column in columns)
     if schema.task in LANGUAGE_TASKS:
         *prompt, completion = texts
         if missing(completion) or (prompt and missing(prompt[0]) and not beside):
@@ -122,12 +116,12 @@ def _tagged(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
     ids = tuple(None if untagged(tag) else int(_label(tag, schema, place)) for tag in tags)
     if all(tag is None for tag in ids):
         return "without a tag"
-    return Example(words=tuple(_text(word, place, schema.text_columns[0]) for word in words), tags=ids)
+    return Example(words=tuple(text_of(word, place, schema.text_columns[0]) for word in words), tags=ids)
 
 
 def _answered_by_span(row: dict[str, Any], schema: Schema, place: str) -> Example | str:
     """A question, a context, and its first answer, in SQuAD's form: texts with where they start, or none."""
-    question, context = (_text(row.get(column), place, column) for column in schema.text_columns)
+    question, context = (text_of(row.get(column), place, column) for column in schema.text_columns)
     if missing(question) or missing(context):
         return "with an empty text"
     text, start = _first_answer(row.get(schema.label_column or ""), f"{place}: {schema.label_column}")
@@ -168,7 +162,7 @@ def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
         found = [_in_turns(row, asked, answer, place) for answer in (chosen, rejected)]
     else:
         prompt = _prompt(row, asked, place)
-        texts = [_text(row.get(answer), place, answer) for answer in (chosen, rejected)]
+        texts = [text_of(row.get(answer), place, answer) for answer in (chosen, rejected)]
         if any(map(missing, texts)) or (asked and not prompt):
             return "with an empty text"
         if not prompt:  # it stands at the head of both
@@ -200,7 +194,7 @@ def _marked(row: dict[str, Any], columns: Sequence[str], mark: str, place: str) 
     if any(isinstance(row.get(column), list | dict) for column in columns):
         found = _in_turns(row, asked, answer, place)
     else:
-        found = Example(prompt=_prompt(row, asked, place), completion=_text(row.get(answer), place, answer))
+        found = Example(prompt=_prompt(row, asked, place), completion=text_of(row.get(answer), place, answer))
         if missing(found.completion) or (asked and not found.prompt):
             return "with an empty text"
     return found if isinstance(found, str) else replace(found, label=int(desirable))
@@ -208,19 +202,19 @@ def _marked(row: dict[str, Any], columns: Sequence[str], mark: str, place: str) 
 
 def _prompt(row: dict[str, Any], asked: Sequence[str], place: str) -> str:
     """What is asked in several columns; empty ones are left out."""
-    return "\n\n".join(text for column in asked if not missing(text := _text(row.get(column), place, column)))
+    return "\n\n".join(text for column in asked if not missing(text := text_of(row.get(column), place, column)))
 
 
 def _in_turns(row: dict[str, Any], asked: Sequence[str], answer: str, place: str) -> Example | str:
     """An answer after what is asked, where one of them is written in turns."""
-    return _answered({column: row.get(column) for column in asked}, _turns(row.get(answer), "assistant"), place)
+    return _answered({column: row.get(column) for column in asked}, as_turns(row.get(answer), "assistant"), place)
 
 
 def _contrasted(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:
     """An anchor, its positive and the negatives; of a list of texts the first one."""
     cells = ((column, row.get(column)) for column in columns)
-    firsts = ((column, next(iter(cell), None) if isinstance(cell, list) else cell) for column, cell in cells)
-    anchor, positive, *negatives = (_text(cell, place, column) for column, cell in firsts)
+    firsts = ((column, _passage(next(iter(cell), None) if isinstance(cell, list) else cell)) for column, cell in cells)
+    anchor, positive, *negatives = (text_of(cell, place, column) for column, cell in firsts)
     if any(map(missing, (anchor, positive, *negatives))):
         return "with an empty text"
     if positive in negatives:
@@ -228,20 +222,20 @@ def _contrasted(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     return Example(texts=(anchor, positive, *negatives))
 
 
-def _turns(cell: Any, role: str) -> list[Any]:
-    """A cell of turns, of one turn, or of a text that ``role`` says."""
-    if isinstance(cell, list | dict):
-        return cell if isinstance(cell, list) else [cell]
-    return [] if missing(cell) else [{"role": role, "content": cell}]
+def _passage(cell: Any) -> Any:
+    """The text of a passage written as a title and a text."""
+    if not isinstance(cell, dict) or not isinstance(cell.get("text"), str):
+        return cell
+    return " ".join(part for part in (cell.get("title"), cell["text"]) if isinstance(part, str) and part.strip())
 
 
 def _answered(asked: Mapping[str, Any], answer: list[Any], place: str) -> Example | str:
     """Turns that end in an answer. What is asked is taken from columns of its own where the answer's turns do not hold it."""
-    turns = [turn for cell in asked.values() if isinstance(cell, list | dict) for turn in _turns(cell, "user")]
+    turns = [turn for cell in asked.values() if isinstance(cell, list | dict) for turn in as_turns(cell, "user")]
     turns = [] if answer[: len(turns)] == turns else turns
-    roles = {CHAT_ROLES.get(role, role) for role in (_turn(turn, place)[0] for turn in [*turns, *answer])}
+    roles = {role_of(role) for role in (read_turn(turn, place)[0] for turn in [*turns, *answer])}
     texts = {
-        column: _text(cell, place, column)
+        column: text_of(cell, place, column)
         for column, cell in asked.items()
         if not missing(cell) and not isinstance(cell, list | dict)
     }
@@ -249,16 +243,6 @@ def _answered(asked: Mapping[str, Any], answer: list[Any], place: str) -> Exampl
     words = "\n\n".join(text for column, text in texts.items() if column.lower() not in SYSTEMS)
     question = [{"role": "user", "content": words}] if words and "user" not in roles else []
     return _chat([*system, [*turns, *question, *answer]], place)
-
-
-def _text(value: Any, place: str, column: str) -> str:
-    if isinstance(value, list | dict | bytes):
-        raise BadInput(
-            f"{place}: column {column} holds a {type(value).__name__}, not text.",
-            "Name another --text-column.",
-        )
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    return text.encode("utf-8", "replace").decode("utf-8")  # tokenizers reject the half characters JSON allows
 
 
 def _label(value: Any, schema: Schema, place: str) -> int | float:
@@ -278,23 +262,23 @@ def _chat(cells: Sequence[Any], place: str, folder: Path | None = None, beside: 
     """Turns of all ``cells``: lists of them, or a text, which is the system's; ``beside``: images of the row's own column."""
     messages: list[tuple[str, str]] = []
     learned: list[bool] = []
-    if other := _more_than_text(cells, sees=folder is not None):
+    if other := more_than_text(cells, sees=folder is not None):
         return other
     inline: list[list[ImageFile] | None] = []
     if folder is not None:
-        for part in _image_parts(cells):
+        for part in image_parts(cells):
             if isinstance(named := named_images({k: part[k] for k in (*SOURCES, "bytes") if part.get(k)} or None, folder), str):
                 return named
             inline.append(named or None)
     for cell in cells:
-        for turn in _turns(cell, "system"):
-            role, content = _turn(turn, place)
-            messages.append((CHAT_ROLES.get(role, role), _text(content, place, "messages")))
+        for turn in as_turns(cell, "system"):
+            role, content = read_turn(turn, place)
+            messages.append((role_of(role), text_of(content, place, "messages")))
             learned.append(turn.get("weight") != 0 and all(turn.get(key) is not False for key in LEARNED))
     while messages and (messages[-1][0] != "assistant" or missing(messages[-1][1]) or not learned[len(messages) - 1]):
         messages.pop()
     if not messages:
-        return "without an answer by the assistant"
+        return NO_ANSWER
     return Example(messages=tuple(messages)) if folder is None else _with_images(messages, inline, beside)
 
 
@@ -338,78 +322,3 @@ def _with_images(
     if as_turns:
         return Example(messages=tuple(written), images=tuple(found))
     return Example(prompt=written[0][1], completion=written[1][1], images=tuple(found))
-
-
-def _parts(cells: Sequence[Any]) -> Iterator[Any]:
-    """Parts of all turns that are written in parts."""
-    for turn in (turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)):
-        yield from (part for key in ("content", "value") if isinstance(turn.get(key), list) for part in turn[key])
-
-
-def _kind(part: Any) -> str:
-    """What a part of a turn is: ``text``, ``image`` …"""
-    return str(part.get("type", "text")).removeprefix("input_").split("_url")[0] if isinstance(part, dict) else "text"
-
-
-def _image_parts(cells: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    return (part for part in _parts(cells) if _kind(part) == "image")
-
-
-def _more_than_text(cells: Sequence[Any], sees: bool) -> str | None:
-    """Why a conversation cannot be learned as text, or as text and images where the model ``sees``: a turn holds something
-    else, or calls a tool."""
-    for turn in (turn for cell in cells if isinstance(cell, list) for turn in cell if isinstance(turn, dict)):
-        kinds = sorted({_kind(part) for part in _parts([[turn]])} - TEXTS - ({"image"} if sees else set()))
-        if any(kind.startswith("tool") for kind in kinds):
-            return "with a tool call in a turn (only text is read)"
-        if kinds:
-            kind = printable(kinds[0].split("_")[0], 20)
-            named = {"image": "an image", "audio": "an audio", "video": "a video"}.get(kind, f"a part of type {kind}")
-            return f"with {named} in a turn (only text is read)"
-        if turn.get("tool_calls") or turn.get("function_call") or turn.get("from") == "function_call":
-            return "with a tool call in a turn (only text is read)"
-    return None
-
-
-def unread_fields(cell: Any) -> set[str]:
-    """Fields of a conversation's turns that hold something and are not read."""
-    turns = [turn for turn in cell if isinstance(turn, dict)] if isinstance(cell, list) else []
-    return {key for turn in turns for key, value in turn.items() if key not in TURN_FIELDS and not missing(value) and value != []}
-
-
-def _joined(parts: Sequence[Any], place: str) -> str:
-    """Texts with a line break between two of them, ``MARK`` for an image."""
-    joined, before = "", False
-    for part in parts:
-        if _kind(part) == "image":
-            joined, before = joined + MARK, False
-            continue
-        text = _text(part if isinstance(part, str) else part.get("text"), place, "messages").replace(MARK, "")
-        joined, before = joined + ("\n" if before else "") + text, True
-    return joined
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and "text" in part and part.get("type", "text") in (*TEXTS, "input_text")
-
-
-def _turn(turn: Any, place: str) -> tuple[str, Any]:
-    """Role and content: ``role`` and ``content``, or ShareGPT's ``from`` and ``value``; text parts are joined.
-
-    Raises:
-        BadInput: neither, or a part that is no text.
-    """
-    for role, content in (("role", "content"), ("from", "value")):
-        if isinstance(turn, dict) and isinstance(turn.get(role), str) and content in turn:
-            value = turn[content]
-            if isinstance(value, list) and all(
-                isinstance(part, str) or _kind(part) == "image" or _is_text(part) for part in value
-            ):
-                value = _joined(value, place)
-            elif isinstance(value, str):
-                value = value.replace(MARK, "")
-            return turn[role], value
-    raise BadInput(
-        f"{place}: a message lacks role or content.",
-        'Each looks like {"role": "user", "content": "…"} or {"from": "human", "value": "…"}.',
-    )

@@ -32,13 +32,15 @@ SCORED = ("score", "similarity", "label", "labels", "gold_label", "relevance", "
 CHATS = ("messages", "conversations", "conversation")
 WORDS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels", "bio_tags", "ner", "iob_tags", "ner_labels", "upos", "pos_tags", "chunk_tags")
-SPANNED = (("question", "context", "answers"),)
+SPANNED = (("question", "context", "answers"), ("question", "context", "answer"))
+MULTIPLE_CHOICE = "Multiple choice"
+CHOICE = re.compile(r"(ending|choice|option|opt?|sol(ution)?|answer|candidate|alternative)[_ ]?(\d|[a-f])")  # one of several
 OTHER_TASKS = {
     "Token classification by spans": (("text", "entities"), ("text", "spans")),
     "Text that is tokenised already": (("input_ids",),),
     "Speech": tuple(("audio", text) for text in ("text", "sentence", "transcription", "transcript")),
     "Question answering in SQuAD's own nested form": (("title", "paragraphs"),),
-    "Multiple choice": (
+    MULTIPLE_CHOICE: (
         *(
             ("choices", "answerkey"),
             ("choices", "answer"),
@@ -59,6 +61,7 @@ OTHER_TASKS = {
     "Translation": (("translation",),),
 }
 INSTEAD = {  # what to do with some of these rows
+    MULTIPLE_CHOICE: "Write a row for each question, with the right answer as completion, or one for each choice, with a label.",
     "Token classification by spans": "Make two lists of each text, tokens and tags.",
     "Question answering in SQuAD's own nested form": "Write one row for each question: question, context, answers.",
     "Preference data without a chosen and a rejected answer": "Make two columns, chosen and rejected.",
@@ -153,8 +156,11 @@ def refuse_other_tasks(table: Table, sees: bool = False) -> None:
             )
     if pair or marked or contrasted_of(table):
         return
+    choices = tuple(column for column in table.columns if CHOICE.fullmatch(column.lower()))
     for kind, groups in OTHER_TASKS.items():
         found = find_all(table, groups)
+        if not found and kind == MULTIPLE_CHOICE and len(choices) > 1:
+            found = choices[:2]
         if found:
             raise BadInput(
                 f"{table.source}: {kind} (column{'s' * (len(found) > 1)} {' and '.join(found)}) is not supported.",

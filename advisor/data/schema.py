@@ -43,6 +43,7 @@ PROMPT_COMPLETION = (
     ("instruction", "response"),
 )
 UNLABELLED_PROMPT_COMPLETION = (
+    ("context", "question", "answer"),
     ("question", "answer"),
     ("input", "output"),
     ("question", "response"),
@@ -301,6 +302,11 @@ def _only_other(table: Table, label: str | None) -> tuple[str, ...]:
 
 
 def _cannot_tell(what: str, table: Table) -> BadInput:
+    if [column.lower() for column in table.columns if column.lower() not in METADATA_NAMES] == ["prompt"]:
+        return BadInput(
+            f"{table.source}: there are prompts and no answers; training by rewards alone (GRPO, PPO) is not covered.",
+            "Add a column completion, or learn the prompts themselves: --task causal-lm.",
+        )
     lists = [column for column in table.columns if any(isinstance(cell, list) for cell in table.column(column))]
     held = f" ({', '.join(lists)}: lists, not texts)" if what == "text" and lists else ""
     return BadInput(

@@ -11,7 +11,8 @@ import torch
 
 from advisor.core.errors import BadInput
 from advisor.data.dataset import Dataset
-from advisor.data.examples import MARK, Example
+from advisor.data.examples import Example
+from advisor.data.turns import MARK
 from advisor.models.chat import fold_system, parting, split_texts, texts_by_template
 from advisor.models.load import LoadedModel
 from advisor.models.rows import IGNORED, EncodedRow

@@ -14,8 +14,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from advisor.core.choices import CONNECTOR, LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
-from advisor.data.examples import MARK
 from advisor.data.hub import hub_hint
+from advisor.data.turns import MARK
 from advisor.models.config import quiet
 
 if TYPE_CHECKING:

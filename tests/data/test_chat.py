@@ -72,3 +72,27 @@ def test_text_parts_are_joined_and_others_refused(write: Write) -> None:
     parts[1] = {"type": "image_url", "image_url": "x"}
     with pytest.raises(BadInput, match="Left out: 1 row with an image in a turn"):
         load_dataset(write("b.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("asks", "answers"), [("Human", "Assistant"), ("USER", "ASSISTANT"), ("user", "model"), ("prompter", "bot")]
+)
+def test_roles_by_other_names_are_read_and_said(write: Write, asks: str, answers: str) -> None:
+    turns = [{"role": "System", "content": "s"}, {"role": asks, "content": "q"}, {"role": answers, "content": "a"}]
+    dataset = load_dataset(write("chat.jsonl", [{"messages": turns}] * 20))
+    assert dataset.examples[0].messages == (("system", "s"), ("user", "q"), ("assistant", "a"))
+    (note,) = (note for note in dataset.notes if note.startswith("Roles are read by another name"))
+    assert f"{answers} as assistant" in note
+    assert "System as system" in note
+
+
+def test_unknown_roles_are_named(write: Write) -> None:
+    turns = [{"role": "doctor", "content": "q"}, {"role": "patient", "content": "a"}]
+    with pytest.raises(BadInput) as refused:
+        load_dataset(write("chat.jsonl", [{"messages": turns}] * 20))
+    assert refused.value.hint == "The answer's role is assistant; those here are doctor, patient. Rename them."
+
+
+def test_usual_roles_are_not_worth_a_note(write: Write) -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    assert not any("Roles" in note for note in load_dataset(write("chat.jsonl", [{"conversations": turns}] * 20)).notes)

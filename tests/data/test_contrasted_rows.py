@@ -127,3 +127,14 @@ def test_another_negative_is_another_data_set(tmp_path: Path) -> None:
     other = load_dataset(write(tmp_path, {**row, "negative": "d"}))
     assert one.fingerprint != other.fingerprint
     assert any("23 rows repeat an earlier row" in note for note in one.notes)
+
+
+def test_passages_with_titles_are_read(tmp_path: Path) -> None:
+    row = {
+        "query": "q",
+        "positive_passages": [{"docid": "1", "title": "t", "text": "a"}],
+        "negative_passages": [{"title": "", "text": "b"}],
+    }
+    file = tmp_path / "passages.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for _ in range(20)))
+    assert load_dataset(str(file)).examples[0].texts == ("q", "t a", "b")

@@ -12,7 +12,7 @@ from PIL import Image
 from rowfiles import Write
 
 from advisor.data.dataset import Dataset, load_dataset, overlap
-from advisor.data.examples import MARK
+from advisor.data.turns import MARK
 
 
 @pytest.fixture

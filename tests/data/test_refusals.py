@@ -52,6 +52,17 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> str:
         (lambda i: {"sentence": ["a", "b"], "marks": ["O", "B"]}, "words with a tag each .columns sentence and marks"),
         (lambda i: {"text": ("the O", "cat B-ANIMAL")[i % 2]}, "words with a tag each .column text: O, B-ANIMAL"),
         (lambda i: {"question": TEXTS[i], "A": "1", "B": "2", "C": "3", "answer": "A"}, "Multiple choice"),
+        (
+            lambda i: {"sent1": TEXTS[i], "ending0": "a", "ending1": "b", "label": i % 2},
+            "Multiple choice .columns ending0 and ending1",
+        ),
+        (
+            lambda i: {"goal": TEXTS[i], "sol1": TEXTS[-i], "sol2": TEXTS[i - 3], "label": i % 2},
+            "Multiple choice .columns sol1 and sol2",
+        ),
+        (lambda i: {"question": TEXTS[i], "opa": "1", "opb": "2", "opc": "3", "cop": i % 3}, "Multiple choice"),
+        (lambda i: {"sentence": TEXTS[i], "option_A": "1", "option_B": "2", "answer": "AB"[i % 2]}, "Multiple choice"),
+        (lambda i: {"id": i, "prompt": [ASKED]}, "there are prompts and no answers"),
         (lambda i: {"audio": "a.wav", "sentence": TEXTS[i]}, "Speech"),
         (lambda i: {"input_ids": [1, 2], "labels": [1, 2]}, "tokenised already"),
         (lambda i: {"image": "a.jpg", "label": i % 2}, r"images in a column \(image\)"),

@@ -69,3 +69,12 @@ def test_another_span_is_another_data_set(tmp_path: Path) -> None:
     one = load_dataset(write(tmp_path, {"text": ["Tom"], "answer_start": [9]}))
     other = load_dataset(write(tmp_path, {"text": ["Tom"], "answer_start": [14]}))
     assert one.fingerprint != other.fingerprint
+
+
+def test_an_answer_as_a_text_is_learned_with_its_context(tmp_path: Path) -> None:
+    file = tmp_path / "flat.jsonl"
+    row = {"question": "who?", "context": "the red cat sat", "answer": "red cat"}
+    file.write_text("".join(json.dumps(row) + "\n" for _ in range(20)))
+    asked = load_dataset(str(file))
+    assert (asked.schema.task, asked.schema.text_columns) == ("causal-lm", ("context", "question", "answer"))
+    assert load_dataset(str(file), task="question-answering").examples[0].span == (4, 11)
