@@ -107,7 +107,9 @@ class Plan:
             return (
                 f"The base was probed with {self.stored[0]}-bit weights: load it with {next(iter(self.load_in))} (bitsandbytes).",
             )
-        return (f"The base is stored as {self.stored}; plain numbers were made of it for the probe, with the same module names.",)
+        said = f"The base is stored as {self.stored}; plain numbers were made of it for the probe, with the same module names"
+        load = ": train it so too, quantization_config=Mxfp4Config(dequantize=True)" if self.stored == "mxfp4" else ""
+        return (f"{said}{load}.",)
 
     @property
     def about_task(self) -> tuple[str, ...]:

@@ -179,13 +179,23 @@ def check_size(name: str, empty: nn.Module) -> None:
 
 def check_blocks(name: str, model: nn.Module, missing: list[str]) -> None:
     """Raises:
-    BadInput: whole blocks have no weights in the checkpoint.
+    BadInput: whole blocks have no weights in the checkpoint, or the class of the task calls them by another name.
     """
     weights: dict[str, list[str]] = {}
     for key, _ in model.named_parameters():
         if place := block_of(key):
             weights.setdefault(f"{place[0]}.{place[1]}", []).append(key)
     without = [block for block, keys in weights.items() if set(keys) <= set(missing)]
+    import transformers  # here, as reading headers takes none of it
+
+    whole: Any = model
+    writes = transformers.AutoModelForCausalLM._model_mapping.get(type(whole.config), None)
+    if without and len(without) == len(weights) and writes and writes.base_model_prefix != whole.base_model_prefix:
+        raise BadInput(
+            f"{name}: {type(model).__name__} calls its blocks {without[0].rpartition('.')[0]}, {writes.__name__} by another name, "
+            "so it would start from random weights.",
+            "Save the model without its head and give that folder: AutoModel.from_pretrained(…).save_pretrained(…).",
+        )
     if without:
         raise BadInput(
             f"{name}: {len(without)} of the {len(weights)} blocks in config.json have no weights in the *.safetensors files "

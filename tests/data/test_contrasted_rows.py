@@ -113,7 +113,7 @@ def test_a_column_that_answers_whether_a_text_is_positive_is_a_label(tmp_path: P
         ({"query": "a", "pos": ["b"], "neg": []}, "with an empty text"),
         ({"anchor": "a", "positive": "b", "negative": None, "negative_2": "c"}, "with an empty text"),
         ({"anchor": "a", "positive": "b", "negative": "b"}, "whose positive is a negative too"),
-        ({"anchor": "a", "positive": [FILM]}, "column positive holds a dict, not text"),
+        ({"anchor": "a", "positive": [{"docid": FILM}]}, "column positive holds a dict, not text"),
     ],
 )
 def test_what_cannot_be_contrasted_is_left_out_with_the_reason(tmp_path: Path, row: dict[str, Any], reason: str) -> None:

@@ -377,3 +377,19 @@ def test_an_encoder_without_a_pooler_is_told_the_way_out(tmp_path: Path) -> None
     trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
     assert any("pooler.modules_to_save" in name for name in trained)
     assert not load(build("bert", tmp_path / "whole")).warnings
+
+
+def test_a_class_that_would_start_from_random_weights_is_refused_with_the_way_out(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """transformers calls Llama's blocks by another name in this class than a language model's checkpoint has them."""
+    written = tiny_model("llama", "causal-lm")
+    loading = transformers.AutoModelForQuestionAnswering.from_pretrained(written, output_loading_info=True)[1]
+    assert "transformer.layers.0.self_attn.q_proj.weight" in loading["missing_keys"]
+    with pytest.raises(
+        BadInput, match=r"LlamaForQuestionAnswering calls its blocks transformer.layers, LlamaForCausalLM by anoth"
+    ):
+        load_model(str(written), "question-answering", num_labels=2, device="cpu")
+    transformers.AutoModel.from_pretrained(written).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(written).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), "question-answering", num_labels=2, device="cpu")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(written).model.layers[1].mlp.down_proj.weight
+    assert torch.equal(loaded.model.transformer.layers[1].mlp.down_proj.weight, theirs)

@@ -126,7 +126,10 @@ def test_mxfp4_experts_are_read_as_plain_numbers(tiny_model: TinyModel, tmp_path
     assert {t.name for t in loaded.targets if t.experts} == set(meant)
 
 
-@pytest.mark.parametrize(("stored", "said"), [("4bit", "4-bit weights: load it with load_in_4bit"), ("fp8", "stored as fp8")])
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [("4bit", "4-bit weights: load it with load_in_4bit"), ("fp8", "stored as fp8"), ("mxfp4", "Mxfp4Config(dequantize=True)")],
+)
 def test_exports_say_how_the_base_is_stored(tiny_model: TinyModel, stored: str, said: str) -> None:
     folder = str(tiny_model("llama", "causal-lm"))
     targets = load(Path(folder)).targets
