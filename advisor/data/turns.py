@@ -44,6 +44,11 @@ def roles_in(cell: Any) -> set[str]:
 
 
 def text_of(value: Any, place: str, column: str) -> str:
+    """A cell as a text, empty where it is.
+
+    Raises:
+        BadInput: it holds several values; ``place`` says where.
+    """
     if isinstance(value, list | dict | bytes):
         raise BadInput(
             f"{place}: column {column} holds a {type(value).__name__}, not text.",

@@ -189,11 +189,11 @@ def check_blocks(name: str, model: nn.Module, missing: list[str]) -> None:
     import transformers  # here, as reading headers takes none of it
 
     whole: Any = model
-    writes = transformers.AutoModelForCausalLM._model_mapping.get(type(whole.config), None)
+    writes: Any = transformers.AutoModelForCausalLM._model_mapping.get(type(whole.config), None)
     if without and len(without) == len(weights) and writes and writes.base_model_prefix != whole.base_model_prefix:
         raise BadInput(
-            f"{name}: {type(model).__name__} calls its blocks {without[0].rpartition('.')[0]}, {writes.__name__} by another name, "
-            "so it would start from random weights.",
+            f"{name}: {type(model).__name__} calls its blocks {without[0].rpartition('.')[0]}, {writes.__name__} by "
+            "another name, so it would start from random weights.",
             "Save the model without its head and give that folder: AutoModel.from_pretrained(…).save_pretrained(…).",
         )
     if without:

@@ -385,7 +385,7 @@ def test_a_class_that_would_start_from_random_weights_is_refused_with_the_way_ou
     loading = transformers.AutoModelForQuestionAnswering.from_pretrained(written, output_loading_info=True)[1]
     assert "transformer.layers.0.self_attn.q_proj.weight" in loading["missing_keys"]
     with pytest.raises(
-        BadInput, match=r"LlamaForQuestionAnswering calls its blocks transformer.layers, LlamaForCausalLM by anoth"
+        BadInput, match=r"LlamaForQuestionAnswering calls its blocks transformer.layers, LlamaForCausalLM by another"
     ):
         load_model(str(written), "question-answering", num_labels=2, device="cpu")
     transformers.AutoModel.from_pretrained(written).save_pretrained(tmp_path)
