@@ -28,6 +28,7 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EMBEDDINGS = ("embed_tokens", "lm_head")
 EXPERTS = ("moe", "mixtral", "deepseek", "gpt_oss", "llama4", "jamba", "dbrx")  # parts of model types with experts
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")  # fields of configs of other families with experts
 # What a list is read within, outside of FAMILIES: (a keyword, whether FastLanguageModel sets it, parts of names it stands for).
 MODEL_PARTS = (
     ("finetune_vision_layers", False, ("vision", "image", "visual", "patch")),
@@ -48,7 +49,7 @@ def render(plan: Plan) -> Rendered:
     """
     snippet, studio = Findings(plan, "unsloth"), Findings(plan, "unsloth Studio")
     other = plan.model_type not in FAMILIES
-    if other and any(part in plan.model_type for part in EXPERTS):
+    if other and (any(target.experts for target in plan.targets) or any(part in plan.model_type for part in EXPERTS)):
         for found in (snippet, studio):
             found.add("impossible", f"unsloth adapts the experts of {plan.model_type} by itself.")
     if plan.task == "seq2seq":
@@ -209,7 +210,8 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
     targets = [name for name in targets if name not in moved]
     if other and text is None:
         targets = _read(targets, {} if studio else content, model, surprises)
-    if other and any(part in family for part in EXPERTS):
+    counted = any(getattr(model.config.get_text_config(), field, None) for field in EXPERT_COUNTS)
+    if other and (counted or any(part in family for part in EXPERTS)):
         surprises.append(f"unsloth adapts the experts of {family} by itself.")
     arguments |= {
         "r": rank,

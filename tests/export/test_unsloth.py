@@ -100,7 +100,7 @@ def plan_for(folder: Path, entries: tuple[str, ...], task: str = "causal-lm") ->
 
 
 def test_experts_are_adapted_unasked(tiny_model: TinyModel, check: Callable[[str, str], Report]) -> None:
-    for family in ("mixtral", "qwen3_moe"):
+    for family in ("mixtral", "qwen3_moe", "qwen3_next", "nemotron_h"):
         rendered = FORMATS["unsloth"].render(plan_for(tiny_model(family, "causal-lm"), ("q_proj",)))
         assert {file.fidelity for file in rendered.files.values()} == {"impossible"}
         report = check(family, snippet("target_modules=['q_proj'], finetune_vision_layers=True"))
