@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
 
@@ -24,8 +23,11 @@ from advisor.models.embedding import batches_of, contrast_losses, leads
 from advisor.models.encode import IGNORED, EncodedRow, collate, length_bucketed
 from advisor.models.forward import aligned, batch_logits, batch_loss, kto_baseline, label_scale, losses_of, rewards
 from advisor.models.load import LoadedModel
-from advisor.models.peft import lora_arguments
+from advisor.models.peft import lora_arguments, without_bitsandbytes
 from advisor.training.frozen_prefix import Forward, PrefixStates, States
+
+with without_bitsandbytes():
+    from peft import LoraConfig, PeftModel, get_peft_model
 
 Tell = Callable[[int, int, float | None, Sequence[float]], None]
 """Told of a run: steps done and in all, the training loss of the last one, validation losses from before training on."""
@@ -224,7 +226,8 @@ def _adapted_copy(
             alphas=alphas,
             reads=loaded.reads,
         )
-        return get_peft_model(model, LoraConfig(**arguments))
+        with without_bitsandbytes():
+            return get_peft_model(model, LoraConfig(**arguments))
     for name in loaded.head:
         model.get_submodule(name).requires_grad_(True)
     return model

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from advisor.core.events import Session, Stage
@@ -20,6 +20,9 @@ from advisor.models.forward import label_scale
 from advisor.models.load import LoadedModel
 from advisor.training.finetune import evaluate, frozen_forward
 from advisor.training.frozen_prefix import PrefixStates
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 
 def switched_losses(
@@ -43,6 +46,8 @@ def switched_losses(
         BadInput: a row's images cannot be read.
     """
     mean, std = label_scale(train) if loaded.task == "regression" else (0.0, 1.0)
+    from peft.tuners.lora import LoraLayer
+
     layers = {name.removeprefix("base_model.model."): m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
     count = min(PILOT_EVAL_ROWS, len(evaluation))
     rows = [evaluation[i * len(evaluation) // count] for i in range(count)]
