@@ -31,6 +31,7 @@ LITTLE_TO_WIN = (
 )
 LITTLE = 0.005  # share of the loss that is not worth a run
 CONFIRM_CAVEAT = "On data kept back it ranked a little better by it, and 90% intervals held 98% of losses."
+UNLIKE_CAVEAT = "Nothing is known of what such a run adds on a task unlike the calibration runs."
 BY_OPTIONS = {
     "samples": "add --samples {}",
     "pilot": "add --effort pilot",
@@ -269,9 +270,10 @@ def next_step(
     if won < LITTLE:
         return f"Next: {ways['train']}. Real runs could be expected to win less than {LITTLE:.1%} of the loss."
     measuring = measuring_steps(len(rec.finalists), recipe)
+    caveat = UNLIKE_CAVEAT if rec.picked.warnings else CONFIRM_CAVEAT
     return (
         f"Next: {ways['pilot']}: one real run of all modules ({steps} steps), which also measures {len(rec.finalists)} "
-        f"candidates (at most {measuring} steps more). It can be expected to win at most {won:.0%} of the loss. {CONFIRM_CAVEAT}"
+        f"candidates (at most {measuring} steps more). It can be expected to win at most {won:.0%} of the loss. {caveat}"
     )
 
 

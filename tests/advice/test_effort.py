@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from advisor.advice.recommend import recommend
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.prediction.predictor import Estimate, Predictions
-from advisor.report.verdict import next_step
+from advisor.report.verdict import CONFIRM_CAVEAT, UNLIKE_CAVEAT, next_step
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 
@@ -49,5 +50,8 @@ def test_the_next_stage_is_named_with_its_cost_and_worth(monkeypatch: pytest.Mon
     assert "--effort pilot" in text
     assert f"({effort.run_steps(scorer, scorer.recipe)} steps)" in text
     assert "at most 3%" in text
+    assert text.endswith(CONFIRM_CAVEAT)
+    far = replace(rec, picked=replace(rec.picked, warnings=("Far from the calibration rows.",)))
+    assert next_step(scorer, far, None).endswith(UNLIKE_CAVEAT)
     monkeypatch.setattr("advisor.report.verdict.most_to_win", lambda *_: 0.001)
     assert next_step(scorer, rec, None).startswith("Next: train with lora.yaml.")
