@@ -135,8 +135,7 @@ class Lineup:
 
 def _own_name(candidate: Candidate) -> str:
     """Empty where only the search has named it."""
-    name = candidate.selection.name
-    return "" if name.startswith("searched") else name
+    return "" if candidate.selection.is_searched else candidate.selection.name
 
 
 def merged(found: Sequence[tuple[str, str, Candidate]]) -> list[Entry]:

@@ -107,8 +107,7 @@ def _called(runs: Runs, candidate: Candidate) -> str:
         return "the pick"
     if candidate.trained_like(runs.rec.pool[0]):
         return "all modules"
-    name = candidate.selection.name
-    return f"{len(candidate.selection.targets)} modules" if name.startswith("searched") else name
+    return candidate.selection.called
 
 
 def _losses(scorer: Scorer, candidates: Sequence[Candidate]) -> list[tuple[float, float, float]]:

@@ -98,16 +98,10 @@ def finalists_text(standing: Standing, width: int, most: int = MOST_FINALISTS) -
 
 
 def _name(finalist: Finalist, standing: Standing) -> str:
-    name = _plain(finalist)
+    name = finalist.candidate.selection.called
     if finalist is standing.finalists[0]:
         return f"the pick ({name})"
     return f"{name} (picked before)" if finalist.was_pick else name
-
-
-def _plain(finalist: Finalist) -> str:
-    """What only the search has named is called by its size."""
-    selection = finalist.candidate.selection
-    return f"{len(selection.targets)} modules" if selection.name.startswith("searched") else selection.name
 
 
 def names_of(standing: Standing | None) -> dict[str, str]:

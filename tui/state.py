@@ -139,10 +139,10 @@ class State:
         """What the current selection is called."""
         if self.current is None:
             return ""
-        name = self.current.selection.name
+        selection = self.current.selection
         if not self.is_pick:
-            return "found by the last search" if name.startswith("searched") else name
-        return "the pick" if name.startswith("searched") else f"the pick: {name}"
+            return "found by the last search" if selection.is_searched else selection.name
+        return "the pick" if selection.is_searched else f"the pick: {selection.name}"
 
     @property
     def is_pick(self) -> bool:

@@ -20,7 +20,7 @@ from advisor.core.errors import BudgetTooSmall
 from advisor.core.events import Session, Stage
 from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import all_linear, distinct, structured_random, target_sets
-from advisor.core.targets import LoraSettings, Selection
+from advisor.core.targets import SEARCHED, LoraSettings, Selection
 from advisor.prediction.scorer import Scorer
 from advisor.theory.criteria import Criterion, fill_by
 from advisor.theory.surrogate import Mask, Surrogate, fill_budget
@@ -153,4 +153,4 @@ def _contrast(scorer: Scorer) -> NDArray[np.float64]:
 
 
 def _named(selection: Selection, index: int, settings: LoraSettings) -> Candidate:
-    return Candidate(selection if selection.name else replace(selection, name=f"searched #{index}"), settings)
+    return Candidate(selection if selection.name else replace(selection, name=f"{SEARCHED} #{index}"), settings)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from advisor.core.errors import BadInput
 
+SEARCHED = "searched"  # what names begin with that the search gave
+
 
 @dataclass(frozen=True)
 class Target:
@@ -85,6 +87,16 @@ class Selection:
 
     name: str
     targets: tuple[str, ...]
+
+    @property
+    def is_searched(self) -> bool:
+        """Only the search has named it."""
+        return self.name.startswith(SEARCHED)
+
+    @property
+    def called(self) -> str:
+        """Its name for people; where only the search has named it, how many modules it has."""
+        return f"{len(self.targets)} modules" if self.is_searched else self.name
 
     def params(self, targets: Sequence[Target], rank: int, ranks: Mapping[str, int] | None = None) -> int:
         """LoRA parameters of this selection at ``rank``, single modules at their own in ``ranks`` (head excluded)."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from advisor.advice.confirm import SWEEP_SEEDS, Confirmation, Confirmed
 from advisor.core.recipe import TrainingRecipe
+from advisor.core.targets import Selection
 from advisor.prediction.payload import Interval
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
@@ -46,26 +47,27 @@ def confirmed(found: Confirmation, scorer: Scorer) -> list[str]:
             "decide the pick at their own recipe. The numbers shown stay as predicted for the longer one."
         )
     if (old := found.pick_before).selection.targets != found.picked.selection.targets:
-        lines.append(_changed(found, old.selection.name))
+        lines.append(_changed(found, old.selection))
     if found.picked not in [c.run.candidate for c in found.runs]:
         lines.append("The pick itself was not run. What is expected of it rests on the runs of others: raise --confirm.")
     return [*lines, CAVEAT]
 
 
-def _changed(found: Confirmation, old: str) -> str:
+def _changed(found: Confirmation, old: Selection) -> str:
     """From which pick to which, and why."""
-    new = found.finalists[0]
-    lost = next((reason for name, reason in found.failed if name == old), None)
+    first = found.finalists[0]
+    new = first.candidate.selection
+    dropped, added = (len(set(one.targets) - set(other.targets)) for one, other in ((old, new), (new, old)))
+    lost = next((reason for name, reason in found.failed if name == old.name), None)
     if lost is not None:
-        why = f"the real run of {old} failed"
+        why = "the real run of the first failed"
     else:
-        before, after = next((f.before[0], f.after[0]) for f in found.finalists if f.candidate.selection.name == old)
+        before, after = next((f.before[0], f.after[0]) for f in found.finalists if f.candidate.selection.name == old.name)
         why = (
-            f"the real runs move the expected loss of {old} from {before:.3g} to {after:.3g} and that of "
-            f"{new.candidate.selection.name} from {new.before[0]:.3g} to {new.after[0]:.3g}, and it is now the cheapest as good "
-            "as the best"
+            f"the real runs move the expected loss of the first from {before:.3g} to {after:.3g} and that of the second from "
+            f"{first.before[0]:.3g} to {first.after[0]:.3g}, and it is now the cheapest as good as the best"
         )
-    return f"The pick changed from {old} to {new.candidate.selection.name}: {why}."
+    return f"The pick changed from {old.called} to {new.called} ({dropped} dropped, {added} added): {why}."
 
 
 def confirm_table(found: Confirmation, scorer: Scorer) -> TextTable:

@@ -202,7 +202,7 @@ def tables(scorer: Scorer, rec: Recommendation, peers: Sequence[PeerPick] = ()) 
     metric = str(scorer.probe.info["metric"])
     equal = list(rec.equal_budget)
     names = [s.name for s in equal]
-    names[0] = PICK if names[0].startswith("searched") else f"{PICK}: {names[0]}"
+    names[0] = PICK if equal[0].candidate.selection.is_searched else f"{PICK}: {names[0]}"
     marked = [0] if rec.baseline is None else [0, rec.baseline]
     front = list(rec.front)
     on_front = [i for i, s in enumerate(front) if s.name == rec.picked.name]

@@ -285,7 +285,10 @@ def test_a_bad_run_of_the_pick_changes_it(both: Both) -> None:
     assert found.picked.selection.targets != rec.picked.candidate.selection.targets
     assert found.pick_before == rec.picked.candidate
     text = "\n".join(confirmed(found, scorer))
-    assert f"The pick changed from {old} to {found.picked.selection.name}: the real runs move" in text
+    before, after = rec.picked.candidate.selection, found.picked.selection
+    dropped, added = len(set(before.targets) - set(after.targets)), len(set(after.targets) - set(before.targets))
+    said = f"from {before.called} to {after.called} ({dropped} dropped, {added} added): the real runs move"
+    assert f"The pick changed {said}" in text
     assert ("The pick itself was not run" in text) == (found.picked not in [c.run.candidate for c in found.runs])
     unseen = replace(found, runs=tuple(c for c in found.runs if c.run.candidate != found.picked))
     assert "The pick itself was not run" in "\n".join(confirmed(unseen, scorer))
@@ -302,7 +305,8 @@ def test_a_failed_run_is_left_out(both: Both) -> None:
     assert rec.finalists[0] not in found.order
     text = "\n".join(confirmed(found, scorer))
     assert f"Left out: the real run of {old} failed (the loss is nan)." in text
-    assert f"The pick changed from {old} to {found.picked.selection.name}: the real run of {old} failed." in text
+    assert f"The pick changed from {rec.picked.candidate.selection.called} to {found.picked.selection.called} (" in text
+    assert "added): the real run of the first failed." in text
     assert plain(confirm_entry(found, scorer))["failed"] == [{"name": old, "reason": "the loss is nan"}]
 
 
