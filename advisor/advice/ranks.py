@@ -122,7 +122,7 @@ def serving_note(largest: int, task: str) -> str | None:
 
     Of decoders only: vLLM takes no adapter that trains a head in full, as those of classifiers do, and no encoder-decoder.
     """
-    if TASKS[task].task_type != "CAUSAL_LM" or largest <= SERVED_AT_MOST:
+    if task not in TASKS or TASKS[task].task_type != "CAUSAL_LM" or largest <= SERVED_AT_MOST:  # verify knows a task more
         return None
     limit = next((rank for rank in SERVED if rank >= largest), None)
     if limit is None:
