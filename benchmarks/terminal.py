@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does
+os.environ.setdefault("TEXTUAL_FPS", "120")
 
 import numpy as np
 from search import synthetic

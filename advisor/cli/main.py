@@ -36,6 +36,7 @@ def _run(arguments: list[str]) -> int:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's matrices are small here: more threads wait for each other
+    os.environ.setdefault("TEXTUAL_FPS", "120")  # what changed on the screen is drawn at the next tick
     warnings.formatwarning = _warning
     # PEFT imports bitsandbytes where it is installed, which misses a kernel for inference that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
