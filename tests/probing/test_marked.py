@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import roc_auc_score
-from tangents import SETTINGS, Make
+from tangents import SETTINGS
 from torch import nn
 
 from advisor.core.errors import BadInput
@@ -70,18 +70,6 @@ def test_blocks_are_those_of_kto_at_its_start(
     assert (probe.f0 == 0).all()
     assert (probe.z == 0.25).all()
     assert probe.head is None
-
-
-def test_jacobian_in_lora_space_is_that_of_autograd(case: Make) -> None:
-    here = case("gpt2", "kto")
-    tangent = here.tangent()
-    names = list(tangent.movable)
-    jacobian = tangent.jacobian(names)
-    for row in (0, 5):
-        unit = torch.zeros(len(here.rows), 1, dtype=torch.float64)
-        unit[row] = 1
-        for name, gradient in tangent.pull_back(unit, names).items():
-            assert torch.allclose(jacobian[name][row], gradient.flatten(), rtol=1e-6, atol=1e-9)
 
 
 def trained(loaded: Any, seed: int) -> nn.Module:

@@ -60,8 +60,9 @@ def test_blocks_are_those_of_dpo_at_its_start(
     assert probe.head is None
 
 
-def test_jacobian_in_lora_space_is_that_of_autograd(case: Make) -> None:
-    here = case("gpt2", "preference")
+@pytest.mark.parametrize("task", ["preference", "kto"])
+def test_jacobian_in_lora_space_is_that_of_autograd(case: Make, task: str) -> None:
+    here = case("gpt2", task)
     tangent = here.tangent()
     names = list(tangent.movable)
     jacobian = tangent.jacobian(names)
