@@ -1,10 +1,10 @@
-"""Does the probe predict how a classifier's representation drifts on rows of an old task? Figures of docs/keep.md.
+"""Does the probe predict what a classifier forgets of an old task? Figures of docs/keep.md.
 
-MiniLM is trained for real on one task. Before and after, what its head reads of rows of an old one is taken: its drift, and the
-loss of an old head, a linear probe that was fitted before. These rows are not the probed ones. Results go to
-``results/keep_drift.json``; runs that are there are not repeated.
+An encoder is trained on an old task, all modules and the head, and merged: it knows the task. Then it is trained for real on a new
+one, with a new head. Before and after, what its head reads of rows of the old task is taken: its drift, and the loss of the old
+head there. These rows are not the probed ones. Results go to ``results/keep_drift.json``; runs that are there are not repeated.
 
-    python benchmarks/keep_drift.py WORK [--pairs TEXT …] [--selections 12] [--lr 1e-3]
+    python benchmarks/keep_drift.py WORK [--e5 FOLDER] [--pairs TEXT …] [--selections 20] [--lr 1e-3]
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from keep_runs import MAX_LENGTH, SELECTION_SEED, SHARE, SHARED
 from scipy.special import log_softmax
 from scipy.stats import spearmanr
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from advisor.core.events import Session
 from advisor.core.probe import DriftBlocks, Probe
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import distinct, structured_random
+from advisor.core.selections import all_linear, distinct, structured_random
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.dataset import Dataset, load_dataset, only_read, sample_rows
@@ -42,7 +43,7 @@ from advisor.models.load import LoadedModel
 from advisor.models.prepare import Kept, Prepared, Source, prepare
 from advisor.prediction.disturbance import disturbances
 from advisor.prediction.probe_view import probe_view
-from advisor.probing.head import HeadFit, fit_head, head_features
+from advisor.probing.head import head_features
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
 from advisor.theory.forgetting import fisher_traces
@@ -51,28 +52,34 @@ from advisor.training.finetune import finetune
 from advisor.training.frozen_prefix import PrefixStates
 
 RESULTS = Path(__file__).parent / "results" / "keep_drift.json"
+OLD_ROWS, OLD_EPOCHS = 512, 4
 ROWS, EVAL_ROWS = 256, 64
-PROBED, FITTED, HELD = 64, 256, 96  # reference rows: probed, of the old head, measured
+PROBED, HELD = 64, 96  # reference rows: probed, measured
 FILLED = 0.97
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The task that MiniLM is trained on, and the old one."""
+    """A model, the task that it is trained on, and the old one."""
 
+    model: str
     data: str
     keep: str
 
     @property
     def name(self) -> str:
-        return f"minilm-{self.data}-keeps-{self.keep}"
+        return f"{self.model}-{self.data}-after-{self.keep}"
 
 
-PAIRS = (Pair("trec", "sst2"), Pair("sst2", "trec"), Pair("stsb", "scicite"))
+PAIRS = (Pair("minilm", "trec", "sst2"), Pair("e5", "trec", "sst2"), Pair("minilm", "sst2", "trec"), Pair("e5", "sst2", "trec"))
+
+
+def rows_of(data: str) -> str:
+    return str(SHARED / "data" / data / "train.jsonl")
 
 
 def selections_of(targets: tuple[Target, ...], count: int) -> list[Selection]:
-    """Random selections of ``SHARE`` of the parameters."""
+    """All modules, and random selections of ``SHARE`` of the parameters."""
     rank, rng = LoraSettings().rank, np.random.default_rng(SELECTION_SEED)
     budget = int(SHARE * sum(t.lora_params(rank) for t in targets))
     found: list[Selection] = []
@@ -80,40 +87,61 @@ def selections_of(targets: tuple[Target, ...], count: int) -> list[Selection]:
         drawn = structured_random(targets, budget, rank, rng, f"random #{len(found)}")
         if drawn.params(targets, rank) >= FILLED * budget:
             found = distinct([*found, drawn])
-    return found
+    return [all_linear(targets), *found]
 
 
-def prepared_pair(pair: Pair) -> tuple[Prepared, Dataset]:
+def checkpoint(pair: Pair, model: str, work: Path) -> Path:
+    """The folder of the model that was trained on the old task; made if it is not there."""
+    folder = work / f"{pair.model}-knows-{pair.keep}"
+    if not (folder / "config.json").exists():
+        source = Source(model, rows_of(pair.keep), max_length=MAX_LENGTH, device="cpu")
+        prepared = prepare(source, Session(), train_limit=OLD_ROWS, eval_limit=EVAL_ROWS)
+        recipe = TrainingRecipe(train_rows=OLD_ROWS, epochs=OLD_EPOCHS, lr=1e-3)
+        kept: list[Any] = []
+        run = finetune(
+            prepared.loaded, all_linear(prepared.loaded.targets), LoraSettings(), recipe, prepared.train_rows,
+            prepared.eval_rows, prepared.train.schema.metric, 0, inspect=lambda trained, _: kept.append(trained),
+        )  # fmt: skip
+        print(folder.name, [(round(epoch.val_loss, 3), round(epoch.metric, 3)) for epoch in run.epochs], flush=True)
+        merged = kept[0].merge_and_unload()
+        merged.base_model.save_pretrained(folder / "encoder")
+        prepared.loaded.tokenizer.save_pretrained(folder / "encoder")
+        merged.save_pretrained(folder)
+    return folder
+
+
+def prepared_pair(pair: Pair, folder: Path) -> tuple[Prepared, Dataset]:
     """The model with its training rows; of the old task the rows to probe, and labelled ones to measure by."""
-    data = str(SHARED / "data" / pair.data / "train.jsonl")
-    source = Source(str(demo_model_folder()), data, max_length=MAX_LENGTH, device="cpu")
-    prepared = prepare(source, Session(), train_limit=ROWS, eval_limit=EVAL_ROWS)
-    old = sample_rows(load_dataset(str(SHARED / "data" / pair.keep / "train.jsonl")), PROBED + FITTED + HELD, 0)
+    prepared = prepare(
+        Source(str(folder / "encoder"), rows_of(pair.data), max_length=MAX_LENGTH, device="cpu"),
+        Session(), train_limit=ROWS, eval_limit=EVAL_ROWS,
+    )  # fmt: skip
+    old = sample_rows(load_dataset(str(SHARED / "data" / pair.keep / "test.jsonl")), PROBED + HELD, 0)
     kept = Kept(only_read(replace(old, examples=old.examples[:PROBED])), pair.keep)
     return replace(prepared, kept=kept), replace(old, examples=old.examples[PROBED:])
-
-
-def old_loss(fit: HeadFit, features: Array, labels: Array) -> float:
-    """Of the old head on the last ``HELD`` rows, nats."""
-    logits = features[FITTED:] @ fit.weight.T + fit.bias
-    return float(-log_softmax(logits, axis=1)[np.arange(HELD), labels[FITTED:]].mean())
-
-
 def runs_of(pair: Pair, work: Path, recipe: TrainingRecipe) -> Path:
     return work / f"{pair.name}-{recipe.lr:g}.jsonl"
 
 
-def run_pair(pair: Pair, work: Path, count: int, recipe: TrainingRecipe) -> None:
+def old_outputs(folder: Path, features: Array) -> Array:
+    """[rows, classes] log-probabilities of the old head, from what it reads."""
+    head = AutoModelForSequenceClassification.from_pretrained(folder).classifier
+    layer = getattr(head, "out_proj", head)
+    weight, bias = (np.asarray(p.detach().double().numpy()) for p in (layer.weight, layer.bias))
+    return np.asarray(log_softmax(features @ weight.T + bias, axis=1))
+
+
+def run_pair(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingRecipe) -> None:
     """The pair's missing runs."""
     path = runs_of(pair, work, recipe)
     done = {json.loads(line)["selection"] for line in path.read_text().splitlines()} if path.exists() else set()
-    prepared, measured = prepared_pair(pair)
+    prepared, measured = prepared_pair(pair, folder)
     loaded, settings = prepared.loaded, LoraSettings()
-    labels = np.array([example.label for example in measured.examples])
     rows, _ = encode(only_read(measured), loaded, MAX_LENGTH)
+    answers = (np.arange(HELD), np.array([example.label for example in measured.examples]))
     before = head_features(loaded, rows, Session())
-    fit = fit_head(before[:FITTED], labels[:FITTED], len(measured.schema.class_names), use_bias=True)
-    variance = before[FITTED:].var(0).sum()
+    old = old_outputs(folder, before)
+    variance = before.var(0).sum()
     prefix = PrefixStates(loaded)
     for selection in selections_of(loaded.targets, count):
         if selection.name in done:
@@ -128,17 +156,20 @@ def run_pair(pair: Pair, work: Path, count: int, recipe: TrainingRecipe) -> None
             loaded, selection, settings, recipe, prepared.train_rows, prepared.eval_rows, prepared.train.schema.metric, 0,
             inspect=inspect, prefix=prefix,
         )  # fmt: skip
+        new = old_outputs(folder, after[0])
         line = {
             "selection": selection.name,
             "targets": list(selection.targets),
-            "drift": float(((after[0] - before)[FITTED:] ** 2).sum(1).mean() / variance),
-            "old_loss": [old_loss(fit, before, labels), old_loss(fit, after[0], labels)],
+            "drift": float(((after[0] - before) ** 2).sum(1).mean() / variance),
+            "old_loss": [-float(old[answers].mean()), -float(new[answers].mean())],
+            "old_accuracy": [float((outputs.argmax(1) == answers[1]).mean()) for outputs in (old, new)],
+            "old_kl": float((np.exp(old) * (old - new)).sum(1).mean()),
             "task_loss": [epoch.val_loss for epoch in run.epochs],
             "seconds": round(time.monotonic() - start, 1),
         }
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"{time.strftime('%H:%M:%S')} {pair.name} {selection.name} {line['drift']:.3f} {line['old_loss']}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {pair.name} {selection.name} {line['drift']:.3f} {line['old_kl']:.3f} {line['old_loss']}", flush=True)
 
 
 def features_of(model: nn.Module, loaded: LoadedModel, rows: list[EncodedRow]) -> Array:
@@ -168,10 +199,10 @@ def predictions(probe: Probe, selections: list[Selection], recipe: TrainingRecip
     }
 
 
-def judged(pair: Pair, work: Path, count: int, recipe: TrainingRecipe) -> dict[str, Any]:
+def judged(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingRecipe) -> dict[str, Any]:
     """The figures of one pair."""
     by_name = {line["selection"]: line for line in map(json.loads, runs_of(pair, work, recipe).read_text().splitlines())}
-    prepared, _ = prepared_pair(pair)
+    prepared, _ = prepared_pair(pair, folder)
     probe = run_probe(prepared, ProbeSettings(linearity=False), work / f"{pair.name}-probe", Session())
     selections = [s for s in selections_of(probe.targets, count) if s.name in by_name]
     lines = [by_name[s.name] for s in selections]
@@ -179,6 +210,7 @@ def judged(pair: Pair, work: Path, count: int, recipe: TrainingRecipe) -> dict[s
     measured = {
         "drift": np.array([line["drift"] for line in lines]),
         "old loss": np.array([line["old_loss"][1] - line["old_loss"][0] for line in lines]),
+        "old kl": np.array([line["old_kl"] for line in lines]),
         "learned": np.array([line["task_loss"][0] - min(line["task_loss"][1:]) for line in lines]),
     }
 
@@ -202,16 +234,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder of finished runs, and of probes")
     parser.add_argument("--pairs", nargs="*", default=[""], help="parts of pair names; all by default")
-    parser.add_argument("--selections", type=int, default=12)
+    parser.add_argument("--e5", help="folder of the 12-layer encoder")
+    parser.add_argument("--selections", type=int, default=20)
     parser.add_argument("--lr", type=float, default=1e-3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     recipe = TrainingRecipe(train_rows=ROWS, epochs=3, lr=options.lr)
     for pair in PAIRS:
-        if any(part in pair.name for part in options.pairs):
-            run_pair(pair, options.work, options.selections, recipe)
-            entry = judged(pair, options.work, options.selections, recipe)
+        model = options.e5 if pair.model == "e5" else str(demo_model_folder())
+        if model and any(part in pair.name for part in options.pairs):
+            folder = checkpoint(pair, model, options.work)
+            run_pair(pair, folder, options.work, options.selections, recipe)
+            entry = judged(pair, folder, options.work, options.selections, recipe)
             before = json.loads(RESULTS.read_text())["pairs"] if RESULTS.exists() else []
             others = [e for e in before if (e["pair"], e["lr"]) != (pair.name, options.lr)]
             write_json(RESULTS, {"pairs": sorted([*others, entry], key=lambda e: (e["pair"], -e["lr"]))})

@@ -1,7 +1,7 @@
 """Real LoRA runs that are asked what they forget: loss and KL on reference rows that are not trained on, before and after.
 
-A pair is a model, a task and a reference. Of each pair: random selections of one size, 128 rows (64 for the larger model), 3
-epochs, learning rate 1e-3, and as many seeds as asked for. Resumable: one line a run in ``WORK/<pair>.jsonl``.
+A pair is a model, a task, a reference and a learning rate. Of each pair: all modules, and random selections of one size, 128 rows
+(64 for the larger model), 3 epochs, and as many seeds as asked for. Resumable: one line a run in ``WORK/<pair>.jsonl``.
 ``benchmarks/keep.py`` judges by them.
 
     python benchmarks/keep_runs.py WORK [--pairs TEXT …] [--seeds 1]
@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe, recipe_for
-from advisor.core.selections import distinct, structured_random
+from advisor.core.selections import all_linear, distinct, structured_random
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.dataset import Dataset, load_dataset, sample_rows
 from advisor.models.encode import IGNORED, EncodedRow, collate, encode, length_bucketed
@@ -40,7 +40,7 @@ from advisor.training.frozen_prefix import PrefixStates
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODELS = {"stories": "stories260K", "tiny": "tinytalk3m"}
-ROWS, RATE, EVAL_ROWS = {"stories": 128, "tiny": 64}, 1e-3, 64
+ROWS, EVAL_ROWS = {"stories": 128, "tiny": 64}, 64
 REFERENCE_ROWS, PROBED = 160, 64  # the first PROBED of them are probed, the others are held out
 SHARE, SELECTIONS = 0.18, 20
 FILLED = {"stories": 0.97, "tiny": 0.92}  # least share of the budget: what modules of few widths can fill
@@ -49,15 +49,16 @@ SELECTION_SEED, MAX_LENGTH = 11, 64
 
 @dataclass(frozen=True)
 class Pair:
-    """A model of ``MODELS``, the folder it is trained on, and the one it should keep."""
+    """A model of ``MODELS``, the folder it is trained on, the one it should keep, and the learning rate."""
 
     model: str
     data: str
     keep: str
+    rate: float = 1e-3
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.data}-keeps-{self.keep}"
+        return f"{self.model}-{self.data}-keeps-{self.keep}" + (f"-{self.rate:g}" if self.rate != Pair.rate else "")
 
 
 PAIRS = (
@@ -67,11 +68,16 @@ PAIRS = (
     Pair("tiny", "gsm8k", "tiny_chat"),
     Pair("tiny", "bbh_short", "tiny_chat"),
     Pair("stories", "tiny_chat", "bbh_short"),
+    Pair("tiny", "nl2bash", "tiny_chat", 3e-4),
+    Pair("tiny", "text2sql_geo", "tiny_chat"),
+    Pair("tiny", "alpaca_seed", "tiny_chat"),
+    Pair("stories", "gsm8k", "tiny_chat"),
+    Pair("stories", "text2sql_geo", "bbh_short"),
 )
 
 
 def selections_of(pair: Pair, targets: tuple[Target, ...], rank: int) -> list[Selection]:
-    """Random selections of ``SHARE`` of the parameters, or little less."""
+    """All modules, and random selections of ``SHARE`` of the parameters, or little less."""
     rng = np.random.default_rng(SELECTION_SEED)
     budget = int(SHARE * sum(t.lora_params(rank) for t in targets))
     found: list[Selection] = []
@@ -81,7 +87,7 @@ def selections_of(pair: Pair, targets: tuple[Target, ...], rank: int) -> list[Se
         drawn = structured_random(targets, budget, rank, rng, f"random #{draw}")
         if drawn.params(targets, rank) >= FILLED[pair.model] * budget:
             found = distinct([*found, drawn])
-    return found
+    return [all_linear(targets), *found]
 
 
 def prepared_pair(pair: Pair) -> tuple[Prepared, Dataset]:
@@ -124,7 +130,7 @@ def compared(
 
 
 def recipe(pair: Pair, task: str) -> TrainingRecipe:
-    return recipe_for(task, ROWS[pair.model], None, RATE, None)
+    return recipe_for(task, ROWS[pair.model], None, pair.rate, None)
 
 
 def run_pair(pair: Pair, work: Path, seed: int) -> None:

@@ -110,16 +110,17 @@ def condition_number(values: torch.Tensor) -> float:
 
 def explained_variance(x: torch.Tensor) -> list[float]:
     """EVA's explained-variance ratios of a module's inputs: λ_k(X̄ᵀX̄)/tr(X̄ᵀX̄) of the leading 64 directions, X̄ the
-    inputs less their mean (Paischer et al., arXiv 2410.07170; PEFT's incremental PCA, here in one step).
+    inputs less their mean (Paischer et al., arXiv 2410.07170; PEFT's incremental PCA, here in one step). In float32, so right to
+    about 1e-6.
 
     Args:
         x: [tokens, a].
     """
-    centred = x.double() - x.double().mean(0)
+    centred = x - x.mean(0)
     gram = centred @ centred.T if len(x) < x.shape[1] else centred.T @ centred
     values = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0.0)[:DIRECTIONS]
-    total = float(gram.trace())
-    shares = (values / total).tolist() if total > 0 else []
+    total, rounding = float(gram.trace()), 1e-12 * float(x.square().sum())
+    shares = (values / total).tolist() if total > rounding else []
     return [float(f"{share:.6g}") for share in shares] + [0.0] * (DIRECTIONS - len(shares))
 
 
