@@ -1,7 +1,9 @@
 """Does the probe predict what real runs forget? Judged by the runs of ``benchmarks/keep_runs.py``; figures of docs/keep.md.
 
 Of each pair the training rows and the first reference rows are probed together, as ``--keep`` does. Real forgetting is measured
-on other reference rows. Results go to ``results/keep.json``.
+on other reference rows, of the random selections; that of all modules stands apart. Intervals are judged with the pair left out; of
+the exam's pairs by those of all others.
+Results go to ``results/keep.json``; its ``spread`` is what :mod:`advisor.prediction.kept_spread` has as ``MEASURED``.
 
     python benchmarks/keep.py WORK [--pairs TEXT …]
 """
@@ -11,13 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from keep_runs import PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
+from keep_runs import EXAM, PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
 from scipy.stats import rankdata, spearmanr
 
 from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
@@ -27,6 +29,7 @@ from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Kept
 from advisor.prediction.disturbance import disturbances
+from advisor.prediction.kept_spread import PairFit, Spread, fit_pair
 from advisor.prediction.probe_view import probe_view
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
@@ -35,6 +38,7 @@ from advisor.theory.forgetting import fisher_traces
 from advisor.theory.kernels import Array, lora_constant
 
 RESULTS = Path(__file__).parent / "results" / "keep.json"
+PREDICTED, REAL = ("loss, first order", "kl"), ("loss", "kl")
 
 
 def probed(pair: Pair, work: Path) -> Probe:
@@ -84,7 +88,7 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
     by_name: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         by_name.setdefault(line["selection"], []).append(line)
-    selections = [s for s in selections_of(pair, probe.targets, LoraSettings().rank) if s.name in by_name]
+    everything, *selections = (s for s in selections_of(pair, probe.targets, LoraSettings().rank) if s.name in by_name)
     predicted = predictions(pair, probe, selections)
 
     def real(take: Any, seed: int | None = None) -> Array:
@@ -102,6 +106,7 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
         "selections": len(selections),
         "seeds": sorted({line["seed"] for line in lines}),
         "loss_before": lines[0]["held"]["before"],
+        "all_modules": all_modules(by_name[everything.name], predictions(pair, probe, [everything])),
         "real": {name: [round(float(v), 6) for v in values] for name, values in measured.items()},
         "predicted": {name: [float(f"{v:.6g}") for v in values] for name, values in predicted.items()},
         "spearman": {kind: {name: rank(values, measured[kind]) for name, values in predicted.items()} for kind in measured},
@@ -113,7 +118,37 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
             "loss_error": round(float(np.mean(np.abs(predicted["loss, second order"] - measured["loss"]))), 3),
         },
         "ceilings": ceilings(predicted, measured),
+        "fit": asdict(fit_pair(*(predicted[name] for name in PREDICTED), *(measured[name] for name in REAL))),
     }
+
+
+def all_modules(lines: Sequence[dict[str, Any]], predicted: dict[str, Array]) -> dict[str, float]:
+    """What adapting all modules did to the rows, and was predicted to do."""
+    held = [line["held"] for line in lines]
+    found = {
+        "loss": np.mean([h["after"] - h["before"] for h in held]),
+        "kl": np.mean([h["kl"] for h in held]),
+        "predicted loss": predicted["loss, second order"][0],
+        "predicted kl": predicted["kl"][0],
+    }
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def covered(pairs: Sequence[dict[str, Any]], by: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each pair, shares of its selections in the intervals that the other pairs among ``by`` give, and their median widths."""
+    found = []
+    for pair in pairs:
+        spread = Spread.of([PairFit(**other["fit"]) for other in by if other is not pair])
+        loss, kl = spread.intervals(*(np.array(pair["predicted"][name]) for name in PREDICTED))
+        entry: dict[str, Any] = {"pair": pair["pair"]}
+        for name, span in zip(REAL, (loss, kl), strict=True):
+            real = np.array(pair["real"][name])
+            entry |= {
+                name: round(float(np.mean((span[:, 0] <= real) & (real <= span[:, 1]))), 3),
+                f"{name} width": round(float(np.median(span[:, 1] - span[:, 0])), 3),
+            }
+        found.append(entry)
+    return found
 
 
 def ceilings(predicted: dict[str, Array], measured: dict[str, Array]) -> list[dict[str, float]]:
@@ -148,12 +183,17 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="*", default=[""], help="parts of pair names; all that have runs by default")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {} if not RESULTS.exists() else {entry["pair"]: entry for entry in json.loads(RESULTS.read_text())["pairs"]}
-    for pair in PAIRS:
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pairs": [], "exam": []}
+    found = {entry["pair"]: entry for entry in (*before["pairs"], *before["exam"])}
+    for pair in (*PAIRS, *EXAM):
         if (options.work / f"{pair.name}.jsonl").exists() and any(part in pair.name for part in options.pairs):
             found[pair.name] = judged(pair, options.work)
-            write_json(RESULTS, {"pairs": [found[p.name] for p in PAIRS if p.name in found]})
             print(pair.name, json.dumps(found[pair.name]["spearman"], indent=1), flush=True)
+    pairs, exam = ([found[p.name] for p in some if p.name in found] for some in (PAIRS, EXAM))
+    spread = Spread.of([PairFit(**entry["fit"]) for entry in pairs])
+    results = {"pairs": pairs, "covered": covered(pairs, pairs), "exam": exam, "exam_covered": covered(exam, pairs)}
+    write_json(RESULTS, {**results, "spread": asdict(spread)})
+    print(spread)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Does the probe predict what a classifier forgets of an old task? Figures of docs/keep.md.
 
-An encoder is trained on an old task, all modules and the head, and merged: it knows the task. Then it is trained for real on a new
-one, with a new head. Before and after, what its head reads of rows of the old task is taken: its drift, and the loss of the old
-head there. These rows are not the probed ones. Results go to ``results/keep_drift.json``; runs that are there are not repeated.
+An encoder is trained on an old task, all modules and the head, and merged: it knows the task. Then it is trained for real on a
+new one, with a new head. Before and after, what its head reads of rows of the old task is taken: its drift, and the loss of the
+old head there. These rows are not the probed ones. Results go to ``results/keep_drift.json``; runs that are there are not repeated.
 
     python benchmarks/keep_drift.py WORK [--e5 FOLDER] [--pairs TEXT …] [--selections 20] [--lr 1e-3]
 """
@@ -119,6 +119,8 @@ def prepared_pair(pair: Pair, folder: Path) -> tuple[Prepared, Dataset]:
     old = sample_rows(load_dataset(str(SHARED / "data" / pair.keep / "test.jsonl")), PROBED + HELD, 0)
     kept = Kept(only_read(replace(old, examples=old.examples[:PROBED])), pair.keep)
     return replace(prepared, kept=kept), replace(old, examples=old.examples[PROBED:])
+
+
 def runs_of(pair: Pair, work: Path, recipe: TrainingRecipe) -> Path:
     return work / f"{pair.name}-{recipe.lr:g}.jsonl"
 
@@ -169,7 +171,7 @@ def run_pair(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingR
         }
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"{time.strftime('%H:%M:%S')} {pair.name} {selection.name} {line['drift']:.3f} {line['old_kl']:.3f} {line['old_loss']}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {pair.name} {selection.name} {line['drift']:.3f} {line['old_kl']:.3f}", flush=True)
 
 
 def features_of(model: nn.Module, loaded: LoadedModel, rows: list[EncodedRow]) -> Array:

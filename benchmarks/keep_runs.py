@@ -74,6 +74,12 @@ PAIRS = (
     Pair("stories", "gsm8k", "tiny_chat"),
     Pair("stories", "text2sql_geo", "bbh_short"),
 )
+EXAM = (  # run and looked at once, after intervals had been made from the others
+    Pair("tiny", "bbh_short", "alpaca_seed"),
+    Pair("tiny", "gsm8k", "nl2bash"),
+    Pair("stories", "alpaca_seed", "nl2bash"),
+    Pair("stories", "bbh_short", "text2sql_geo"),
+)
 
 
 def selections_of(pair: Pair, targets: tuple[Target, ...], rank: int) -> list[Selection]:
@@ -189,7 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
-        for pair in PAIRS:
+        for pair in (*PAIRS, *EXAM):
             if any(part in pair.name for part in options.pairs):
                 run_pair(pair, options.work, seed)
 

@@ -282,7 +282,8 @@ def columns(metric: str, pick: Figures | None, keeps: bool = False) -> list[Colu
         DISTURBS,
         DISTURBS,
         "What the selection is predicted to do to the rows to keep: of a language model change of their loss and KL divergence, "
-        "in nats per token; else squared change of what the head reads of them, as a share of its variance. No interval.",
+        "in nats per token, the former with a 90 % interval; else squared change of what the head reads of them, as a share of "
+        "its variance.",
         lambda e, f: "–" if f.disturbs is None else disturbs_words(f.disturbs),
         lambda e, f: math.inf if f.disturbs is None else f.disturbs.size,
     )

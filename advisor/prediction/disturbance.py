@@ -10,6 +10,7 @@ import numpy as np
 from advisor.core.probe import DriftBlocks, KeepBlocks, Probe
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import LoraSettings
+from advisor.prediction.kept_spread import MEASURED
 from advisor.theory.features import ProbeView
 from advisor.theory.forgetting import (
     drift_cap,
@@ -33,6 +34,8 @@ class Disturbance:
 
     Attributes:
         kl: KL divergence of the model's predictions from those before. loss: change of the loss, below 0 where it falls.
+        loss_interval, kl_interval: where the real ones are ``LEVEL`` of the time, see
+            :class:`advisor.prediction.kept_spread.Spread`.
         drift: squared change of the representation that the head reads, as a share of its variance between the rows.
         cap: what ``kl``, or ``drift``, of the linearised model cannot exceed for any weighting of the training rows' gradients of
             the same size; None where it was not asked for.
@@ -42,6 +45,8 @@ class Disturbance:
     loss: float | None = None
     drift: float | None = None
     cap: float | None = None
+    loss_interval: tuple[float, float] | None = None
+    kl_interval: tuple[float, float] | None = None
 
     @property
     def size(self) -> float:
@@ -75,8 +80,11 @@ def disturbances(
     caps = drift_cap(adam, scaled, tokens, pulled).tolist() if with_cap else [None] * len(adam)
     if not isinstance(keep, KeepBlocks):
         return [Disturbance(drift=float(d), cap=cap) for d, cap in zip(drift, caps, strict=True)]
-    loss = moves(adam, scales * keep.loss, pulled).mean(1) + drift  # the Fisher matrix stands for the Hessian
-    return [Disturbance(float(kl), float(change), cap=cap) for kl, change, cap in zip(drift, loss, caps, strict=True)]
+    first = moves(adam, scales * keep.loss, pulled).mean(1)
+    loss = first + drift  # the Fisher matrix stands for the Hessian
+    loss_spans, kl_spans = (map(tuple, spans.tolist()) for spans in MEASURED.intervals(first, drift))
+    found = zip(drift.tolist(), loss.tolist(), caps, loss_spans, kl_spans, strict=True)
+    return [Disturbance(kl, change, None, cap, *spans) for kl, change, cap, *spans in found]
 
 
 def _pulled(view: ProbeView, adam: Array) -> Array:

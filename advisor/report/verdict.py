@@ -228,8 +228,9 @@ def kept(rec: Recommendation, other: Score | None = None) -> list[str]:
             f"Rows to keep: with {name} what the head reads of them is predicted to move by {found.size:.2g} of its variance "
             f"between the rows (squared), with {ALL} by {full.size:.2g}{ceiling}.{cap}"
         ]
+    span = "" if found.loss_interval is None else " ({:.0%} interval: {:+.2g} to {:+.2g})".format(LEVEL, *found.loss_interval)
     return [
-        f"Rows to keep: with {name} their loss is predicted to change by {found.loss:+.2g} nats per token, with {ALL} by "
+        f"Rows to keep: with {name} their loss is predicted to change by {found.loss:+.2g} nats per token{span}, with {ALL} by "
         f"{full.loss:+.2g}{ceiling}. KL divergence from the model before: {found.kl:.2g} and {full.kl:.2g}.{cap}"
     ]
 

@@ -98,7 +98,10 @@ def disturbs_words(found: Disturbance) -> str:
     """Change of the loss of the rows to keep and their KL divergence, or the drift of what the head reads."""
     if found.loss is None or found.kl is None:
         return f"{100 * found.size:.2g}%"
-    return f"{found.loss:+.2g} (KL {found.kl:.2g})"
+    if found.loss_interval is None:
+        return f"{found.loss:+.2g}, KL {found.kl:.2g}"
+    low, high = found.loss_interval
+    return f"{found.loss:+.2g} ({low:+.2g} to {high:+.2g}), KL {found.kl:.2g}"
 
 
 def disturbs_means(of_language: bool) -> str:
@@ -109,8 +112,8 @@ def disturbs_means(of_language: bool) -> str:
             "holds for small steps; real runs at the usual rate were not ranked by it, so nothing is chosen by it (docs/keep.md)."
         )
     return (
-        "predicted change of the loss of the rows to keep, and KL divergence from the model before, in nats per target token. "
-        "They rank selections; real changes were mostly larger (docs/keep.md)."
+        f"predicted change of the loss of the rows to keep with a {LEVEL:.0%} interval, and KL divergence from the model before, "
+        "in nats per target token. They rank selections; real changes were mostly larger (docs/keep.md)."
     )
 
 

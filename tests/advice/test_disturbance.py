@@ -19,7 +19,7 @@ from advisor.core.events import Session
 from advisor.core.probe import PROJECTIONS, DriftBlocks, KeepBlocks, Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings
-from advisor.prediction.payload import score_json
+from advisor.prediction.payload import plain, score_json
 from advisor.prediction.scorer import Scorer
 from advisor.report.tables import DISTURBS, answer_table, peer_table, report_markdown, tables
 from advisor.report.verdict import kept, verdict
@@ -184,9 +184,15 @@ def test_every_table_and_the_json_say_it(scorer: Scorer) -> None:
     shown = [*tables(scorer, found)[:2], answer_table(scorer, found, 5)]
     assert all(table.columns[-1] == DISTURBS for table in shown)
     assert found.picked.disturbs is not None
-    assert shown[0].rows[0][-1] == f"{found.picked.disturbs.loss:+.2g} (KL {found.picked.disturbs.kl:.2g})"
+    low, high = found.picked.disturbs.loss_interval
+    assert low <= found.picked.disturbs.loss <= high
+    assert (
+        shown[0].rows[0][-1]
+        == f"{found.picked.disturbs.loss:+.2g} ({low:+.2g} to {high:+.2g}), KL {found.picked.disturbs.kl:.2g}"
+    )
     entry = score_json(found.picked, scorer)
-    assert entry["disturbs"] == {key: getattr(found.picked.disturbs, key) for key in ("kl", "loss", "cap")}
+    fields = ("kl", "loss", "cap", "loss_interval", "kl_interval")
+    assert entry["disturbs"] == plain({key: getattr(found.picked.disturbs, key) for key in fields})
     sentence = kept(found)[0]
     assert sentence in verdict(scorer, found, None)
     assert "at most +1e+09 was allowed" in sentence
