@@ -1,9 +1,9 @@
 """Does the probe predict what real runs forget? Judged by the runs of ``benchmarks/keep_runs.py``; figures of docs/keep.md.
 
 Of each pair the training rows and the first reference rows are probed together, as ``--keep`` does. Real forgetting is measured
-on other reference rows, of the random selections; that of all modules stands apart. Intervals are judged with the pair left out; of
-the exam's pairs by those of all others.
-Results go to ``results/keep.json``; its ``spread`` is what :mod:`advisor.prediction.kept_spread` has as ``MEASURED``.
+on other reference rows, of the random selections; that of all modules stands apart. Intervals are judged with the pair left
+out, and of the exam's pairs by those of all others. Results go to ``results/keep.json``; its ``spread`` is what
+:mod:`advisor.prediction.kept_spread` has as ``MEASURED``.
 
     python benchmarks/keep.py WORK [--pairs TEXT …]
 """

@@ -2,7 +2,8 @@
 
 An encoder is trained on an old task, all modules and the head, and merged: it knows the task. Then it is trained for real on a
 new one, with a new head. Before and after, what its head reads of rows of the old task is taken: its drift, and the loss of the
-old head there. These rows are not the probed ones. Results go to ``results/keep_drift.json``; runs that are there are not repeated.
+old head there. These rows are not the probed ones. Results go to ``results/keep_drift.json``; runs that are there are not
+repeated.
 
     python benchmarks/keep_drift.py WORK [--e5 FOLDER] [--pairs TEXT …] [--selections 20] [--lr 1e-3]
 """

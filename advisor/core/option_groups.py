@@ -131,7 +131,11 @@ class Loading(Trust):
         pattern="cuda:[0-9]{1,3}|mps|xpu",
     )
     dtype: str = text(
-        "auto", "Floating-point type of the weights; auto is bfloat16 on CUDA, else float32.", panel=PROBE, choices=DTYPES
+        "auto",
+        "Floating-point type of the weights; auto is bfloat16 on CUDA, and for a bfloat16 checkpoint on a CPU made for it; "
+        "else float32.",
+        panel=PROBE,
+        choices=DTYPES,
     )
     load_in_4bit: bool = flag("Quantise the weights to 4 bits (bitsandbytes NF4, as in QLoRA).", panel=PROBE)
     load_in_8bit: bool = flag("Quantise the weights to 8 bits (bitsandbytes).", panel=PROBE)

@@ -60,6 +60,7 @@ from advisor.models.placement import (
     pick_dtype,
     quantisation,
     quantised_as,
+    stored_dtype,
 )
 from advisor.models.readers import load_readers, settle_padding, short_batch
 
@@ -206,7 +207,7 @@ def load_model(
         num_labels: classes (1 for regression; unused for a language model).
         device: ``auto`` takes CUDA when there is one, and spreads what does not fit over other GPUs, memory and disk;
             ``disk`` leaves all blocks there.
-        dtype: ``auto`` is bfloat16 on CUDA and float32 on CPU.
+        dtype: ``auto``: see :func:`advisor.models.placement.pick_dtype`.
         quantised: ``4bit`` or ``8bit``, by bitsandbytes.
         adapt: of a model of images and text, which parts have targets: one of ``choices.PARTS``.
         seed: draws the weights of a new head.
@@ -220,7 +221,7 @@ def load_model(
     config, stored = _config_for(name, task, num_labels, quantised, adapt, options)
     readers = load_readers(name, task, config, options)
     torch_device = pick_device(device)
-    torch_dtype = pick_dtype(dtype, torch_device)
+    torch_dtype = pick_dtype(dtype, torch_device, stored_dtype(config))
     if Path(name).exists():
         check_index(Path(name))
     empty = _empty(name, config, loaded_as(config, task), trust_remote_code)

@@ -40,18 +40,33 @@ def pick_device(device: str) -> torch.device:
     return picked
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 on CUDA and float32 elsewhere.
+def pick_dtype(dtype: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
+    """``auto`` is bfloat16 on CUDA, and of a checkpoint in bfloat16 on a CPU that computes in it; else float32.
+
+    Args:
+        stored: what the checkpoint's config says it is in, None where it does not.
 
     Raises:
         BadInput: there is no such type.
     """
     if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        native = device.type == "cpu" and stored == torch.bfloat16 and computes_in_bfloat16()
+        return torch.bfloat16 if device.type == "cuda" or native else torch.float32
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
     if dtype not in names:
         raise BadInput(f"--dtype {dtype}: unknown.", "Use auto, " + ", ".join(names) + ".")
     return names[dtype]
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether the CPU has instructions for it; where it has none, float32 is faster."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def stored_dtype(config: Any) -> torch.dtype | None:
+    """What a model's config says its weights are stored in."""
+    found = getattr(config, "dtype", None)
+    return getattr(torch, found, None) if isinstance(found, str) else found
 
 
 def quantisation(quantised: str | None, dtype: torch.dtype, head: Sequence[str]) -> Any:

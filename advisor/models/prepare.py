@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from advisor.core.choices import LANGUAGE
 from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
@@ -20,7 +22,7 @@ from advisor.models.config import language_task_of, load_config, sees
 from advisor.models.encode import EncodedRow, encode, resolve_max_length
 from advisor.models.identity import model_fingerprint
 from advisor.models.load import LoadedModel, load_model
-from advisor.models.placement import pick_device, pick_dtype
+from advisor.models.placement import pick_device, pick_dtype, stored_dtype
 
 KEPT_ROWS = 64  # reference rows that are probed
 
@@ -80,8 +82,8 @@ class Prepared:
     ``train`` and ``evaluation`` are the datasets the rows come from. ``available_rows`` is how many training rows the source has
     (an estimate where a large file was sampled). ``made_of`` identifies what was prepared, wherever it lies:
     ``model_fingerprint`` of all the model's files, ``data_fingerprint`` and ``eval_fingerprint`` of all rows, those that were
-    not sampled too. ``revision``: of a hub model. ``load`` raises BadInput where the model cannot be used. ``kept``: see
-    :func:`with_kept`.
+    not sampled too. ``revision``: of a hub model. ``stored``: what its config says its weights are in. ``load`` raises BadInput
+    where the model cannot be used. ``kept``: see :func:`with_kept`.
     """
 
     source: Source
@@ -91,6 +93,7 @@ class Prepared:
     made_of: Mapping[str, str]
     revision: str | None
     load: Callable[[], WithModel]
+    stored: torch.dtype | None = None
     kept: Kept | None = None
 
     @cached_property
@@ -116,7 +119,7 @@ class Prepared:
     @property
     def dtype(self) -> str:
         """Of the weights, as it was asked for, without loading them."""
-        return str(pick_dtype(self.source.dtype, pick_device(self.source.device))).removeprefix("torch.")
+        return str(pick_dtype(self.source.dtype, pick_device(self.source.device), self.stored)).removeprefix("torch.")
 
 
 def read_data(
@@ -208,7 +211,7 @@ def prepare(
         load()  # says what is wrong with the model as well as it can
         raise
     made_of = {"model_fingerprint": fingerprint, **made_of}
-    return Prepared(source, train, evaluation, available_rows, made_of, revision, load)
+    return Prepared(source, train, evaluation, available_rows, made_of, revision, load, stored_dtype(config))
 
 
 def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_evaluation: bool, session: Session) -> WithModel:

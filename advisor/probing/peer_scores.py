@@ -27,7 +27,9 @@ from advisor.models.placement import fetched, plain_weight
 from advisor.probing.capture import fewer_rows
 
 MAX_DIMENSION = 16_384  # KappaTune's own limit
-MAX_CPU_SVD = 4e10  # a·b·min(a, b) of a weight whose singular values are computed on a CPU: some ten seconds on one core
+SVD_FREE = 3e10  # Σ a·b·min(a, b) of weights whose singular values take some five seconds on one core of a CPU
+SVD_SHARE = 0.5  # of the passes' time, the most that they may take there if they take longer
+SVD_COST = 16.0  # operations of a pass that take as long there as one of that sum (MiniLM)
 DIRECTIONS = 64  # leading directions of the inputs that a probe stores
 EVA_TOKENS = 2048  # tokens the inputs' variance is taken from, evenly spaced
 EVA_BYTES = 1 << 30  # of inputs held at once; the modules take turns
@@ -38,8 +40,8 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     """The ``peers`` field of a probe: ``spectrum``, ``kappatune`` and ``plop``, a number or None for each target, and
     ``eva``: ``ratios`` (None or [64] a target) and the number of ``tokens`` they come from.
 
-    None: the weight is too large or not plain numbers, the number is not finite, or it is a stack of experts, which none of
-    these methods knows. PLoP and EVA are for tokens of texts, not for what a vision tower reads.
+    None: the weight is too large, or all of them together for a CPU (:func:`_affordable`), or it is not plain numbers, the number
+    is not finite, or it is a stack of experts, which none of these methods knows. PLoP and EVA are for tokens of texts, not for what a vision tower reads.
 
     Raises:
         Interrupted: cancelled.
@@ -53,16 +55,19 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     spectrum: list[float | None] = []
     kappas: list[float | None] = []
     norms: list[float] = []
+    affordable = loaded.device.type != "cpu" or _affordable(targets, sum(row.length for row in rows))
     for target in targets:
         session.check()
         weight = None if target.experts else plain_weight(loaded.model.get_submodule(target.name))
         norms.append(math.nan if weight is None else float(weight.norm()))
-        values = _singular_values(weight)
+        values = _singular_values(weight) if affordable else None
         spectrum.append(None if values is None else _finite(spectrum_score(values, target.in_features, target.out_features)))
         kappas.append(None if values is None else _finite(condition_number(values)))
         stage.advance()
     if skipped := sum(kappa is None and not t.experts for kappa, t in zip(kappas, targets, strict=True)):
-        session.note(f"Peers: no singular values of {skipped} of {len(targets)} weights (too large here, or not plain numbers).")
+        session.note(
+            f"Peers: no singular values of {skipped} of {len(targets)} weights (too long to compute here, or not plain numbers)."
+        )
     found: dict[str, _Inputs] = {}
     plop: list[float | None] = [None] * len(targets)
     ratios: list[list[float] | None] = [None] * len(targets)
@@ -142,11 +147,16 @@ def norm_ratios(x: torch.Tensor, features: torch.Tensor, weight_norm: float) -> 
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
+def _affordable(targets: Sequence[Target], tokens: int) -> bool:
+    """Whether a CPU may compute all singular values, beside one forward and backward pass over so many tokens."""
+    shapes = [(t.in_features, t.out_features) for t in targets if not t.experts]
+    svd, passes = sum(a * b * min(a, b) for a, b in shapes), 6.0 * tokens * sum(a * b for a, b in shapes)
+    return svd <= max(SVD_FREE, SVD_SHARE * passes / SVD_COST)
+
+
 def _singular_values(weight: torch.Tensor | None) -> torch.Tensor | None:
     """Descending, O(a·b·min(a, b)); None where that is too much or fails."""
     if weight is None or max(weight.shape) > MAX_DIMENSION:
-        return None
-    if weight.device.type == "cpu" and weight.numel() * min(weight.shape) > MAX_CPU_SVD:
         return None
     try:
         values: torch.Tensor = torch.linalg.svdvals(weight)

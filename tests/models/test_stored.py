@@ -10,14 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from command import write_data
 from safetensors.torch import load_file, save_file
 
 from advisor.core.errors import BadInput
+from advisor.core.events import Session
 from advisor.core.targets import LoraSettings, Selection
 from advisor.export import FORMATS
 from advisor.export.plan import Plan
 from advisor.export.proof import prove_file
+from advisor.models import placement
 from advisor.models.load import LoadedModel, load_model, meta_model
+from advisor.models.prepare import Source, prepare
+from advisor.probing.gram import relative_error
+from advisor.probing.run import run_probe
+from advisor.probing.settings import ProbeSettings
 
 TinyModel = Callable[..., Path]
 BLOCK = 4
@@ -150,3 +157,28 @@ def test_exports_say_how_the_base_is_stored(tiny_model: TinyModel, stored: str, 
         "trl.yaml": "load_in_4bit: true",
     }
     assert all((line in files[name]) == (stored == "4bit") for name, line in loads.items())
+
+
+@pytest.mark.parametrize("is_made_for_it", [False, True])
+def test_a_bfloat16_checkpoint_stays_one_where_the_cpu_computes_in_it(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_made_for_it: bool
+) -> None:
+    monkeypatch.setattr(placement, "computes_in_bfloat16", lambda: is_made_for_it)
+    assert load(llama).dtype == torch.float32  # as it is stored
+    load(llama, dtype="bfloat16").model.save_pretrained(llama)
+    wanted = torch.bfloat16 if is_made_for_it else torch.float32
+    assert load(llama).dtype == wanted
+    assert load(llama, dtype="float32").dtype == torch.float32
+    prepared = prepare(Source(str(llama), str(write_data(tmp_path, "causal-lm")), device="cpu"), Session())
+    assert prepared.dtype == str(wanted).removeprefix("torch.")  # known before the weights are read
+    assert prepared.loaded.dtype == wanted
+
+
+def test_blocks_of_a_bfloat16_pass_are_near_those_of_a_float32_one(llama: Path, tmp_path: Path) -> None:
+    load(llama, dtype="bfloat16").model.save_pretrained(llama)  # both then have the same weights
+    data, found = str(write_data(tmp_path, "causal-lm")), {}
+    for dtype in ("float32", "bfloat16"):
+        prepared = prepare(Source(str(llama), data, device="cpu", dtype=dtype), Session())
+        found[dtype] = run_probe(prepared, ProbeSettings(linearity=False), tmp_path / dtype, Session()).gradient_blocks
+    for exact, rough in zip(found["float32"], found["bfloat16"], strict=True):
+        assert 0 < relative_error(torch.from_numpy(rough), torch.from_numpy(exact)) < 0.05

@@ -193,13 +193,21 @@ def test_large_weights_are_skipped_and_said_so(encoded: Encoded, monkeypatch: py
     prepared, rows = encoded("bert", "classification")
     events: list[Event] = []
     wide = [max(t.in_features, t.out_features) > 30 for t in prepared.loaded.targets]
-    for limit, value in (("MAX_DIMENSION", 30), ("MAX_CPU_SVD", 24**3)):
+    none, every = [False] * len(wide), [True] * len(wide)
+    tried: tuple[tuple[dict[str, int], list[bool]], ...] = (
+        ({"MAX_DIMENSION": 30}, wide),
+        ({"SVD_FREE": 0}, none),  # little beside the passes
+        ({"SVD_FREE": 0, "SVD_SHARE": 0}, every),
+    )
+    for limits, skipped in tried:
         with monkeypatch.context() as patch:
-            patch.setattr(peers, limit, value)
+            for limit, value in limits.items():
+                patch.setattr(peers, limit, value)
             found = measure_peers(prepared.loaded, rows, Session(emit=events.append))
-        assert [value is None for value in found["kappatune"]] == wide == [value is None for value in found["spectrum"]]
+        assert [value is None for value in found["kappatune"]] == skipped == [value is None for value in found["spectrum"]]
         assert None not in found["plop"]
-    assert [f"of {sum(wide)} of {len(wide)} weights" in e.text for e in events if isinstance(e, Note)] == [True, True]
+    said = [f"of {count} of {len(wide)} weights" for count in (sum(wide), len(wide))]
+    assert [words in e.text for words, e in zip(said, (e for e in events if isinstance(e, Note)), strict=True)] == [True, True]
     with torch.no_grad():
         prepared.loaded.model.get_submodule(prepared.loaded.targets[0].name).weight[0, 0] = math.nan
     found = measure_peers(prepared.loaded, rows, Session())
