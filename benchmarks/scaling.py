@@ -23,8 +23,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import psutil
 import shapes
+import torch
 
+from advisor.models.placement import ROOM
 from advisor.probing.memory_estimate import measure_kept, peak_bytes, resident_bytes, used_now
+from advisor.probing.peer_scores import PEER_TOKENS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scaling.json"
@@ -45,6 +48,7 @@ SHAPES = {  # the usual ones: layers, width, inner width, key and value width, v
     "7B": (32, 4096, 11008, 4096, 32000),
     "70B": (80, 8192, 28672, 1024, 32000),
 }
+GPUS = (80e9,) * 8  # of the simulated machine
 
 
 def measure(layers: int, width: int, rows: int, tokens: int) -> dict[str, Any]:
@@ -117,8 +121,47 @@ def extrapolated(points: list[dict[str, Any]]) -> dict[str, Any]:
             "row_recomputed_bytes": 512 * (2 * layers * width + 30 * width + 10 * inner + 5 * 4 * vocabulary),
             "sketch_disk_bytes": 128 * 2 * layers * 7 * 64 * 64 * 4,
             "exact_disk_bytes": 128 * 512 * 2.0 * layers * (3 * width + inner + 2 * (3 * width + 2 * kv + 2 * inner)),
+            "stages": stages(layers, width, inner, kv, vocabulary),
+            "gpu_bytes": sharded(layers, width, inner, kv, vocabulary),
         }
     return found
+
+
+def stages(layers: int, width: int, inner: int, kv: int, vocabulary: int, rows: int = 128, tokens: int = 512) -> dict[str, float]:
+    """TFLOP of each stage of a probe with a sketch and of the advice, by count."""
+    weights = layers * (2 * width * width + 2 * width * kv + 3 * width * inner) + vocabulary * width
+    widths = layers * (2 * width * 4 + 2 * kv + 2 * (width + inner) + width + inner)  # a + b, over a layer's seven modules
+    modules, k, seen = 7 * layers, 64, rows * tokens
+    roles, passes, simulated, steps = 7, 4, 400, 34  # selections scored by a whole command, steps of a simulated run
+    found = {
+        "passes": flops(weights, seen) / 1e12,
+        "sketch of inputs and gradients": 2 * seen * widths * k / 1e12 + 2 * seen * modules * k * k / 1e12,
+        "kernel blocks": 2 * modules * rows * rows * k * k / 1e12,
+        "peers' inputs (a forward pass of some rows)": 2 * weights * min(seen, PEER_TOKENS) / 1e12,
+        "training's memory (forward passes of 96 tokens at most)": 2 * weights * 96 * passes * (roles + 2) / 1e12,
+        "predictions, search and stability": 2 * simulated * rows * rows * (modules + 4 * steps) / 1e12,
+    }
+    return {stage: float(f"{value:.3g}") for stage, value in found.items()}
+
+
+def sharded(layers: int, width: int, inner: int, kv: int, vocabulary: int) -> list[float]:
+    """Bytes of bfloat16 weights on each of ``GPUS``, and then in memory and on disk, as transformers' ``device_map="auto"`` lays
+    them: the model itself on the meta device, with the share of each GPU that the advisor lets weights take."""
+    from accelerate import infer_auto_device_map, init_empty_weights
+    from accelerate.utils import compute_module_sizes, get_balanced_memory
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=width // 128, num_key_value_heads=kv // 128, tie_word_embeddings=False,
+    )  # fmt: skip
+    with init_empty_weights():
+        model = LlamaForCausalLM(config)
+    most: dict[Any, int] = {index: int(ROOM * size) for index, size in enumerate(GPUS)} | {"cpu": 0}
+    whole = {"dtype": torch.bfloat16, "no_split_module_classes": list(model._no_split_modules)}
+    placed = infer_auto_device_map(model, max_memory=get_balanced_memory(model, most, **whole), **whole)
+    sizes = compute_module_sizes(model, dtype=torch.bfloat16)
+    return [float(sum(sizes[name] for name, at in placed.items() if at == where)) for where in (*range(len(GPUS)), "cpu", "disk")]
 
 
 def page(report: dict[str, Any]) -> str:
@@ -172,6 +215,27 @@ def page(report: dict[str, Any]) -> str:
     ]
     for label, key, unit, form in rows:
         lines.append(f"| {label} | " + " | ".join(form.format(far[name][key] / unit) for name in SHAPES) + " |")
+    lines += [
+        "",
+        "Which stage grows how, in TFLOP by count: all but the last grow with the weights or with their widths, so the passes",
+        "stay by far the largest. Singular values for the peers are left out where they would take more than half as long.",
+        "",
+        "| | 7B | 70B |",
+        "| --- | ---: | ---: |",
+    ]
+    for stage in far["7B"]["stages"]:
+        lines.append(f"| {stage} | " + " | ".join(f"{far[name]['stages'][stage]:,.5g}" for name in SHAPES) + " |")
+    on_gpus = far["70B"]["gpu_bytes"]
+    spread = sorted(size / 1e9 for size in on_gpus[: len(GPUS)])
+    outside = "nothing is left outside" if not any(on_gpus[len(GPUS) :]) else "the rest is fetched in every pass"
+    lines += [
+        "",
+        f"**In simulation**, the 70B model's own modules on the meta device, laid by accelerate on {len(GPUS)} GPUs of "
+        f"{GPUS[0] / 1e9:.0f} GB of which weights",
+        f"may take {ROOM:.0%}: {spread[0]:.1f} to {spread[-1]:.1f} GB of weights on each, {outside}. GPUs take turns in a pass, "
+        "so its time is that of one GPU;",
+        "a micro-batch's inputs and gradients are sketched where they arise, and leave the GPU as k·k numbers a row and module.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -34,6 +34,7 @@ DIRECTIONS = 64  # leading directions of the inputs that a probe stores
 EVA_TOKENS = 2048  # tokens the inputs' variance is taken from, evenly spaced
 EVA_BYTES = 1 << 30  # of inputs held at once; the modules take turns
 BATCH_TOKENS = 2048
+PEER_TOKENS = 16_384  # of rows that pass through the model for PLoP and EVA, unless one row has more
 
 
 def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> dict[str, Any]:
@@ -41,13 +42,14 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     ``eva``: ``ratios`` (None or [64] a target) and the number of ``tokens`` they come from.
 
     None: the weight is too large, or all of them together for a CPU (:func:`_affordable`), or it is not plain numbers, the number
-    is not finite, or it is a stack of experts, which none of these methods knows. PLoP and EVA are for tokens of texts, not for what a vision tower reads.
+    is not finite, or it is a stack of experts, which none of these methods knows. PLoP and EVA are for tokens of texts, not for
+    what a vision tower reads.
 
     Raises:
         Interrupted: cancelled.
     """
     targets = loaded.targets
-    rows = [sequence for row in rows for sequence in row.sequences]
+    rows = _some([sequence for row in rows for sequence in row.sequences])
     keep = _kept_tokens(rows, EVA_TOKENS, loaded.task in LANGUAGE_TASKS)
     kept = sum(sum(row) for row in keep)
     turns = list(_turns(targets, kept))
@@ -192,6 +194,12 @@ class _Inputs:
         self.ratios += other.ratios
         self.tokens += other.tokens
         self.kept += other.kept
+
+
+def _some(rows: Sequence[EncodedRow]) -> Sequence[EncodedRow]:
+    """Evenly spread ones of about ``PEER_TOKENS`` in all: means over tokens need no more."""
+    count = max(1, PEER_TOKENS * len(rows) // max(1, sum(row.length for row in rows)))
+    return rows if count >= len(rows) else [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _kept_tokens(rows: Sequence[EncodedRow], most: int, language: bool = True) -> list[list[bool]]:

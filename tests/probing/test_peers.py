@@ -215,6 +215,20 @@ def test_large_weights_are_skipped_and_said_so(encoded: Encoded, monkeypatch: py
     assert found["eva"]["ratios"][0] is not None  # its input is still sound
 
 
+def test_of_many_tokens_some_rows_are_enough(encoded: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, rows = encoded("llama", "causal-lm")
+    monkeypatch.setattr(peers, "PEER_TOKENS", sum(row.length for row in rows) // 3)
+    some = peers._some(rows)
+    assert len(rows) // 4 <= len(some) <= len(rows) // 2
+    places = [rows.index(row) for row in some]
+    assert len(set(places)) == len(places)
+    assert max(np.diff(places)) - min(np.diff(places)) <= 1  # evenly spread
+    found = measure_peers(prepared.loaded, rows, Session())
+    monkeypatch.undo()
+    assert found["plop"] == measure_peers(prepared.loaded, some, Session())["plop"]
+    assert peers._some(rows) == rows
+
+
 def test_memory_is_bounded_and_the_result_the_same(encoded: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, rows = encoded("bert", "classification")
     whole = measure_peers(prepared.loaded, rows, Session())
