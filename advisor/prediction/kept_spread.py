@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from advisor.core.choices import LEVEL
 from advisor.theory.kernels import Array
@@ -63,8 +62,8 @@ class Spread:
         Args:
             first, kl: as predicted, [S].
         """
-        factor, new = student.ppf(0.5 + LEVEL / 2, self.pairs - 1), 1 + 1 / self.pairs
-        width = np.hypot(factor * self.log_kl_sd * np.sqrt(new), norm.ppf(0.5 + LEVEL / 2) * self.within_sd)
+        factor, new = stdtrit(self.pairs - 1, 0.5 + LEVEL / 2), 1 + 1 / self.pairs
+        width = np.hypot(factor * self.log_kl_sd * np.sqrt(new), ndtri(0.5 + LEVEL / 2) * self.within_sd)
         middle = kl * np.exp(self.log_kl)
         span = np.stack([middle * np.exp(-width), middle * np.exp(width)], 1)
         off = factor * self.slope_sd * np.sqrt(new) * np.abs(first)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of standardised features; scikit-learn's C
 RIDGES = tuple(float(a) for a in np.logspace(-1, 5, 13))
-FEATURE_BATCH = 64
+FEATURE_BATCH = 32
 
 
 @dataclass(frozen=True)
