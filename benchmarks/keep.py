@@ -183,8 +183,8 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="*", default=[""], help="parts of pair names; all that have runs by default")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pairs": [], "exam": []}
-    found = {entry["pair"]: entry for entry in (*before["pairs"], *before["exam"])}
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pairs": []}
+    found = {entry["pair"]: entry for entry in (*before["pairs"], *before.get("exam", ()))}
     for pair in (*PAIRS, *EXAM):
         if (options.work / f"{pair.name}.jsonl").exists() and any(part in pair.name for part in options.pairs):
             found[pair.name] = judged(pair, options.work)

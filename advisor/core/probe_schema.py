@@ -85,10 +85,15 @@ class PeerFields(Own):
 
 
 class KeepFields(Own):
-    """The rows that the model should keep doing well; their blocks are in the other file."""
+    """The rows that the model should keep doing well; their blocks are in the other file.
+
+    Attributes:
+        guessing: a language model's loss where every token is as likely as any, log of the vocabulary, in nats.
+    """
 
     data: Text
     rows: Positive
+    guessing: NotNegative | None = None
 
 
 class IdentityFields(Own):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from advisor.core.probe import (
     stratified_folds,
 )
 from advisor.core.reading import check_seal, sealed
+from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR, QV, target_sets
 from advisor.core.store import PROBE_FILE, is_probe, read_json, write_json, writing
 from advisor.core.targets import LoraSettings, Selection
@@ -39,7 +41,7 @@ from advisor.data.dataset import sample_rows
 from advisor.models.embedding import batches_of, longest_text
 from advisor.models.encode import EncodedRow, encode
 from advisor.models.load import LoadedModel
-from advisor.models.prepare import Prepared, Source
+from advisor.models.prepare import Kept, Prepared, Source
 from advisor.probing import gram
 from advisor.probing.contrast import with_pulls
 from advisor.probing.footprint import measure_training
@@ -262,7 +264,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "methods": methods,
             "estimate_error": error,
             **_measured_beside(prepared, settings, own_rows, session),
-            **({} if prepared.kept is None else {"keep": {"data": prepared.kept.data.source, "rows": len(kept)}}),
+            **({} if prepared.kept is None else {"keep": _kept_fields(prepared.kept, len(kept), loaded)}),
         },
         keep=blocks_beside,
     )
@@ -321,6 +323,14 @@ def _kept_rows(prepared: Prepared, session: Session) -> list[EncodedRow]:
     for note in notes:
         session.note(f"Rows to keep: {note}", brief=True)
     return rows
+
+
+def _kept_fields(kept: Kept, rows: int, loaded: LoadedModel) -> dict[str, Any]:
+    """A probe's ``keep``, see :class:`advisor.core.probe_schema.KeepFields`."""
+    found: dict[str, Any] = {"data": kept.data.source, "rows": rows}
+    if loaded.task in LANGUAGE_TASKS:
+        found["guessing"] = math.log(loaded.model.get_output_embeddings().weight.shape[0])
+    return found
 
 
 def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:

@@ -13,6 +13,7 @@ from advisor.advice.confirm import Confirmation, short_recipe
 from advisor.advice.effort import measuring_steps, most_to_win, run_steps
 from advisor.advice.recommend import STABLE, Recommendation
 from advisor.core.choices import ALIKE_WITHIN, EFFORTS, LEVEL, PREDICTED, SOME_RUNS, STRATEGIES
+from advisor.core.probe import KeepBlocks
 from advisor.core.targets import Target
 from advisor.core.text import printable
 from advisor.prediction.scorer import Score, Scorer, share_of_loss
@@ -235,6 +236,17 @@ def kept(rec: Recommendation, other: Score | None = None) -> list[str]:
     ]
 
 
+def unknown_rows(scorer: Scorer) -> list[str]:
+    """That the model does the rows to keep worse than by guessing, if it does: so there is little to keep."""
+    keep, guessing = scorer.probe.keep, (scorer.probe.info.get("keep") or {}).get("guessing")
+    if not isinstance(keep, KeepBlocks) or guessing is None or (loss := float(keep.losses.mean())) <= guessing:
+        return []
+    return [
+        f"The model predicts the rows to keep worse than by guessing ({loss:.1f} nats per token, by guessing {guessing:.1f}), so "
+        "there is little to keep: of such rows the predicted change of loss did not always rank real runs (docs/keep.md)."
+    ]
+
+
 def level(scorer: Scorer, score: Score) -> str:
     """Metric and loss of one run, where they are known."""
     metric = str(scorer.probe.info["metric"])
@@ -292,7 +304,7 @@ def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) ->
             f"objective of the linearised, regularised problem by at most {1 - bound.low:.1%}."
         )
     lines.append("Linearity was not measured; --linearity does." if linearity is None else linearity.sentence("the pick"))
-    lines += kept(rec)
+    lines += [*kept(rec), *unknown_rows(scorer)]
     stable = rec.stability.mean
     lines.append(
         f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."

@@ -22,7 +22,7 @@ from advisor.core.targets import LoraSettings
 from advisor.prediction.payload import plain, score_json
 from advisor.prediction.scorer import Scorer
 from advisor.report.tables import DISTURBS, answer_table, peer_table, report_markdown, tables
-from advisor.report.verdict import kept, verdict
+from advisor.report.verdict import kept, unknown_rows, verdict
 from advisor.theory.kernels import lora_constant
 
 KEPT = 9
@@ -197,6 +197,20 @@ def test_every_table_and_the_json_say_it(scorer: Scorer) -> None:
     assert sentence in verdict(scorer, found, None)
     assert "at most +1e+09 was allowed" in sentence
     assert f"`{DISTURBS}`" in report_markdown(scorer, [], [], "")
+
+
+def test_rows_that_the_model_guesses_worse_than_by_chance_are_said_to_be_little_to_keep(scorer: Scorer) -> None:
+    assert scorer.probe.keep is not None
+    loss = float(scorer.probe.keep.losses.mean())
+
+    def said(**keep: Any) -> list[str]:
+        return unknown_rows(scorer.on(replace(scorer.probe, info={**scorer.probe.info, **keep})))
+
+    assert said() == said(keep={"data": "k", "rows": 3}) == said(keep={"data": "k", "rows": 3, "guessing": loss + 0.1}) == []
+    (sentence,) = said(keep={"data": "k", "rows": 3, "guessing": loss - 0.1})
+    assert f"({loss:.1f} nats per token, by guessing {loss - 0.1:.1f})" in sentence
+    less = scorer.on(replace(scorer.probe, info={**scorer.probe.info, "keep": {"guessing": loss - 0.1}}))
+    assert sentence in verdict(less, run(less), None)
 
 
 def test_a_classifiers_drift_stands_where_a_language_models_loss_does() -> None:

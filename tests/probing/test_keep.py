@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -287,6 +288,7 @@ def test_an_encoder_decoder_reads_its_rows_and_scores_drawn_targets(ready: Calla
     keep, loaded = keep_of(probe), prepared.loaded
     scale = np.abs(probe.gradient_blocks).max()
     np.testing.assert_allclose(keep.loss / scale, probe.gradient_blocks[:, PICKED] / scale, atol=1e-5)
+    assert probe.info["keep"]["guessing"] == pytest.approx(math.log(loaded.model.config.vocab_size))
     assert prepared.kept is not None
     kept, _ = encode(prepared.kept.data, loaded, prepared.max_length)
     drawn = with_sampled_targets(loaded, kept, SETTINGS.seed, Session())
@@ -315,7 +317,8 @@ def test_they_are_stored_checked_and_found_again(kept: Callable[[], Prepared], t
     again = load_probe(tmp_path / "p")
     assert same(again, probe)
     assert alike(keep_of(again), keep_of(probe))
-    assert again.info["keep"] == {"data": probe.info["keep"]["data"], "rows": len(PICKED)}
+    assert again.info["keep"] == probe.info["keep"]
+    assert again.info["keep"]["rows"] == len(PICKED)
     assert alike(keep_of(run_probe(replace(kept(), kept=None), SETTINGS, tmp_path / "p", Session())), keep_of(probe))
     path = tmp_path / "p" / BLOCKS_FILE
     content = bytearray(path.read_bytes())
