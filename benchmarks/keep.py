@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from keep_runs import EXAM, PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
+from keep_runs import EXAM, EXAM_2, PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
 from scipy.stats import rankdata, spearmanr
 
 from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
@@ -28,7 +28,7 @@ from advisor.core.probe import KeepBlocks, Probe
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Kept
-from advisor.prediction.disturbance import disturbances
+from advisor.prediction.disturbance import disturbances, is_surprised
 from advisor.prediction.kept_spread import PairFit, Spread, fit_pair
 from advisor.prediction.probe_view import probe_view
 from advisor.probing.run import run_probe
@@ -69,13 +69,15 @@ def predictions(pair: Pair, probe: Probe, selections: Sequence[Selection]) -> di
     assert isinstance(keep, KeepBlocks)
     view = probe_view(probe, settings, how)
     masks = np.array([[t.name in s.targets for t in probe.targets] for s in selections], dtype=np.float64)
-    found = disturbances(probe, keep, view, settings, dict.fromkeys(("adam", "lora-expected"), masks))
+    known = replace(probe, info={**probe.info, "keep": {}})  # as if they were no surprise
+    found = disturbances(known, keep, view, settings, dict.fromkeys(("adam", "lora-expected"), masks))
     kl, loss = (np.array([getattr(d, name) for d in found]) for name in ("kl", "loss"))
     constants = np.array([lora_constant(t, settings) for t in probe.targets])
     return {
         "loss, first order": loss - kl,
         "kl": kl,
         "loss, second order": loss,
+        "loss": loss - kl if is_surprised(probe) else loss,
         "fisher trace": masks @ (constants * fisher_traces(keep.energies.astype(np.float64), keep.tokens)),
         **rivals(probe, view, masks),
     }
@@ -106,6 +108,7 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
         "selections": len(selections),
         "seeds": sorted({line["seed"] for line in lines}),
         "loss_before": lines[0]["held"]["before"],
+        "surprised": is_surprised(probe),
         "all_modules": all_modules(by_name[everything.name], predictions(pair, probe, [everything])),
         "real": {name: [round(float(v), 6) for v in values] for name, values in measured.items()},
         "predicted": {name: [float(f"{v:.6g}") for v in values] for name, values in predicted.items()},
@@ -115,7 +118,7 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
         },
         "size": {
             "kl": round(float(np.median(predicted["kl"] / measured["kl"])), 2),
-            "loss_error": round(float(np.mean(np.abs(predicted["loss, second order"] - measured["loss"]))), 3),
+            "loss_error": round(float(np.mean(np.abs(predicted["loss"] - measured["loss"]))), 3),
         },
         "ceilings": ceilings(predicted, measured),
         "fit": asdict(fit_pair(*(predicted[name] for name in PREDICTED), *(measured[name] for name in REAL))),
@@ -128,7 +131,7 @@ def all_modules(lines: Sequence[dict[str, Any]], predicted: dict[str, Array]) ->
     found = {
         "loss": np.mean([h["after"] - h["before"] for h in held]),
         "kl": np.mean([h["kl"] for h in held]),
-        "predicted loss": predicted["loss, second order"][0],
+        "predicted loss": predicted["loss"][0],
         "predicted kl": predicted["kl"][0],
     }
     return {name: round(float(value), 4) for name, value in found.items()}
@@ -138,7 +141,7 @@ def covered(pairs: Sequence[dict[str, Any]], by: Sequence[dict[str, Any]]) -> li
     """Of each pair, shares of its selections in the intervals that the other pairs among ``by`` give, and their median widths."""
     found = []
     for pair in pairs:
-        spread = Spread.of([PairFit(**other["fit"]) for other in by if other is not pair])
+        spread = Spread.of([PairFit(**other["fit"]) for other in by if other is not pair and not other["surprised"]])
         loss, kl = spread.intervals(*(np.array(pair["predicted"][name]) for name in PREDICTED))
         entry: dict[str, Any] = {"pair": pair["pair"]}
         for name, span in zip(REAL, (loss, kl), strict=True):
@@ -156,8 +159,8 @@ def ceilings(predicted: dict[str, Array], measured: dict[str, Array]) -> list[di
     much the loss of the rows to keep changed; ceilings are quantiles of the predictions."""
     found = []
     for share in (1.0, 0.75, 0.5, 0.25):
-        ceiling = np.quantile(predicted["loss, second order"], share)
-        allowed = predicted["loss, second order"] <= ceiling
+        ceiling = np.quantile(predicted["loss"], share)
+        allowed = predicted["loss"] <= ceiling
         pick = int(np.argmax(np.where(allowed, predicted["simulated gain"], -np.inf)))
         entry = {"share": share, "ceiling": float(ceiling), "learned": measured["learned"][pick], "loss": measured["loss"][pick]}
         found.append({name: round(float(value), 4) for name, value in entry.items()})
@@ -184,15 +187,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pairs": []}
-    found = {entry["pair"]: entry for entry in (*before["pairs"], *before.get("exam", ()))}
-    for pair in (*PAIRS, *EXAM):
+    found = {entry["pair"]: entry for key in ("pairs", "exam", "exam_2") for entry in before.get(key, ())}
+    for pair in (*PAIRS, *EXAM, *EXAM_2):
         if (options.work / f"{pair.name}.jsonl").exists() and any(part in pair.name for part in options.pairs):
             found[pair.name] = judged(pair, options.work)
             print(pair.name, json.dumps(found[pair.name]["spearman"], indent=1), flush=True)
-    pairs, exam = ([found[p.name] for p in some if p.name in found] for some in (PAIRS, EXAM))
-    spread = Spread.of([PairFit(**entry["fit"]) for entry in pairs])
-    results = {"pairs": pairs, "covered": covered(pairs, pairs), "exam": exam, "exam_covered": covered(exam, pairs)}
-    write_json(RESULTS, {**results, "spread": asdict(spread)})
+    pairs, exam, exam_2 = ([found[p.name] for p in some if p.name in found] for some in (PAIRS, EXAM, EXAM_2))
+    spread = Spread.of([PairFit(**entry["fit"]) for entry in pairs if not entry["surprised"]])
+    judged_by = {"covered": covered(pairs, pairs), "exam_covered": covered([*exam, *exam_2], pairs)}
+    write_json(RESULTS, {"pairs": pairs, "exam": exam, "exam_2": exam_2, **judged_by, "spread": asdict(spread)})
     print(spread)
 
 

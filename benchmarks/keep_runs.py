@@ -80,6 +80,11 @@ EXAM = (  # run and looked at once, after intervals had been made from the other
     Pair("stories", "alpaca_seed", "nl2bash"),
     Pair("stories", "bbh_short", "text2sql_geo"),
 )
+EXAM_2 = (  # the same, after the first exam had shown that rows which surprise the model need another prediction
+    Pair("tiny", "nl2bash", "gsm8k"),
+    Pair("tiny", "text2sql_geo", "alpaca_seed"),
+    Pair("stories", "nl2bash", "alpaca_seed"),
+)
 
 
 def selections_of(pair: Pair, targets: tuple[Target, ...], rank: int) -> list[Selection]:
@@ -195,7 +200,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
-        for pair in (*PAIRS, *EXAM):
+        for pair in (*PAIRS, *EXAM, *EXAM_2):
             if any(part in pair.name for part in options.pairs):
                 run_pair(pair, options.work, seed)
 

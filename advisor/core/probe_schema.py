@@ -88,12 +88,13 @@ class KeepFields(Own):
     """The rows that the model should keep doing well; their blocks are in the other file.
 
     Attributes:
-        guessing: a language model's loss where every token is as likely as any, log of the vocabulary, in nats.
+        expected: mean loss of a language model on its own draws in the place of the targets, nats per token: what it would be if
+            the rows were as the model predicts.
     """
 
     data: Text
     rows: Positive
-    guessing: NotNegative | None = None
+    expected: NotNegative | None = None
 
 
 class IdentityFields(Own):

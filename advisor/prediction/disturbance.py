@@ -25,6 +25,7 @@ from advisor.theory.forgetting import (
 from advisor.theory.kernels import Array, lora_constant
 
 KERNEL_FLOATS = 16_000_000  # entries of kernels held at once
+SURPRISE = 2.0  # between 0.9 and 1.7 of the pairs that second-order changes ranked, and 2.3 and more of the others (docs/keep.md)
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Disturbance:
     per target token, of a classifier or regressor ``drift``.
 
     Attributes:
-        kl: KL divergence of the model's predictions from those before. loss: change of the loss, below 0 where it falls.
+        kl: KL divergence of the model's predictions from those before. loss: change of the loss, below 0 where it falls; to first
+            order alone where the model is surprised by the rows.
         loss_interval, kl_interval: where the real ones are ``LEVEL`` of the time, see
-            :class:`advisor.prediction.kept_spread.Spread`.
+            :class:`advisor.prediction.kept_spread.Spread`; of the loss of rows that surprise the model it is not known.
         drift: squared change of the representation that the head reads, as a share of its variance between the rows.
         cap: what ``kl``, or ``drift``, of the linearised model cannot exceed for any weighting of the training rows' gradients of
             the same size; None where it was not asked for.
@@ -81,10 +83,18 @@ def disturbances(
     if not isinstance(keep, KeepBlocks):
         return [Disturbance(drift=float(d), cap=cap) for d, cap in zip(drift, caps, strict=True)]
     first = moves(adam, scales * keep.loss, pulled).mean(1)
-    loss = first + drift  # the Fisher matrix stands for the Hessian
     loss_spans, kl_spans = (map(tuple, spans.tolist()) for spans in MEASURED.intervals(first, drift))
-    found = zip(drift.tolist(), loss.tolist(), caps, loss_spans, kl_spans, strict=True)
-    return [Disturbance(kl, change, None, cap, *spans) for kl, change, cap, *spans in found]
+    found = zip(drift.tolist(), first.tolist(), caps, loss_spans, kl_spans, strict=True)
+    if is_surprised(probe):
+        return [Disturbance(kl, change, None, cap, None, kl_span) for kl, change, cap, _, kl_span in found]
+    return [Disturbance(kl, change + kl, None, cap, *spans) for kl, change, cap, *spans in found]  # Fisher for the Hessian
+
+
+def is_surprised(probe: Probe) -> bool:
+    """Whether a language model's loss on its rows to keep is more than ``SURPRISE`` times what it expects: the loss of its own
+    draws in their place. The Fisher matrix of predictions that are so wrong does not stand for the curvature of the loss."""
+    expected = (probe.info.get("keep") or {}).get("expected")
+    return isinstance(probe.keep, KeepBlocks) and expected is not None and float(probe.keep.losses.mean()) > SURPRISE * expected
 
 
 def _pulled(view: ProbeView, adam: Array) -> Array:

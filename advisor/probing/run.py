@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -264,7 +263,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "methods": methods,
             "estimate_error": error,
             **_measured_beside(prepared, settings, own_rows, session),
-            **({} if prepared.kept is None else {"keep": _kept_fields(prepared.kept, len(kept), loaded)}),
+            **({} if prepared.kept is None else {"keep": _kept_fields(prepared.kept, loaded.task, losses[n:], len(kept))}),
         },
         keep=blocks_beside,
     )
@@ -325,11 +324,11 @@ def _kept_rows(prepared: Prepared, session: Session) -> list[EncodedRow]:
     return rows
 
 
-def _kept_fields(kept: Kept, rows: int, loaded: LoadedModel) -> dict[str, Any]:
-    """A probe's ``keep``, see :class:`advisor.core.probe_schema.KeepFields`."""
+def _kept_fields(kept: Kept, task: str, losses: np.ndarray, rows: int) -> dict[str, Any]:
+    """A probe's ``keep``, see :class:`advisor.core.probe_schema.KeepFields`; ``losses`` are of :func:`beside`'s rows."""
     found: dict[str, Any] = {"data": kept.data.source, "rows": rows}
-    if loaded.task in LANGUAGE_TASKS:
-        found["guessing"] = math.log(loaded.model.get_output_embeddings().weight.shape[0])
+    if task in LANGUAGE_TASKS:
+        found["expected"] = float(losses[rows:].mean())
     return found
 
 

@@ -16,6 +16,7 @@ from advisor.core.choices import ALIKE_WITHIN, EFFORTS, LEVEL, PREDICTED, SOME_R
 from advisor.core.probe import KeepBlocks
 from advisor.core.targets import Target
 from advisor.core.text import printable
+from advisor.prediction.disturbance import is_surprised
 from advisor.prediction.scorer import Score, Scorer, share_of_loss
 from advisor.report.tables import ALL, TextTable, answer_table
 from advisor.report.words import NOT_KNOWN, Triple, change_known, change_words, count, loss_span, metric_name, metric_span, ranges
@@ -236,14 +237,16 @@ def kept(rec: Recommendation, other: Score | None = None) -> list[str]:
     ]
 
 
-def unknown_rows(scorer: Scorer) -> list[str]:
-    """That the model does the rows to keep worse than by guessing, if it does: so there is little to keep."""
-    keep, guessing = scorer.probe.keep, (scorer.probe.info.get("keep") or {}).get("guessing")
-    if not isinstance(keep, KeepBlocks) or guessing is None or (loss := float(keep.losses.mean())) <= guessing:
+def surprising_rows(scorer: Scorer) -> list[str]:
+    """That the model does the rows to keep far worse than it expects, if it does: so there is little to keep."""
+    keep = scorer.probe.keep
+    if not isinstance(keep, KeepBlocks) or not is_surprised(scorer.probe):
         return []
+    loss, expected = keep.losses.mean(), scorer.probe.info["keep"]["expected"]
     return [
-        f"The model predicts the rows to keep worse than by guessing ({loss:.1f} nats per token, by guessing {guessing:.1f}), so "
-        "there is little to keep: of such rows the predicted change of loss did not always rank real runs (docs/keep.md)."
+        f"The model does not do the rows to keep well now: {loss:.1f} nats per token, where its own predictions are worth "
+        f"{expected:.1f}. So there is little to keep. The change of their loss is predicted to first order alone, without an "
+        "interval (docs/keep.md)."
     ]
 
 
@@ -304,7 +307,7 @@ def verdict(scorer: Scorer, rec: Recommendation, linearity: Linearity | None) ->
             f"objective of the linearised, regularised problem by at most {1 - bound.low:.1%}."
         )
     lines.append("Linearity was not measured; --linearity does." if linearity is None else linearity.sentence("the pick"))
-    lines += [*kept(rec), *unknown_rows(scorer)]
+    lines += [*kept(rec), *surprising_rows(scorer)]
     stable = rec.stability.mean
     lines.append(
         f"Stability: its modules stay picked in {stable:.0%} of {rec.stability.draws} subsamples of the probe examples."

@@ -22,7 +22,7 @@ from advisor.core.targets import LoraSettings
 from advisor.prediction.payload import plain, score_json
 from advisor.prediction.scorer import Scorer
 from advisor.report.tables import DISTURBS, answer_table, peer_table, report_markdown, tables
-from advisor.report.verdict import kept, unknown_rows, verdict
+from advisor.report.verdict import kept, surprising_rows, verdict
 from advisor.theory.kernels import lora_constant
 
 KEPT = 9
@@ -199,18 +199,23 @@ def test_every_table_and_the_json_say_it(scorer: Scorer) -> None:
     assert f"`{DISTURBS}`" in report_markdown(scorer, [], [], "")
 
 
-def test_rows_that_the_model_guesses_worse_than_by_chance_are_said_to_be_little_to_keep(scorer: Scorer) -> None:
+def test_rows_that_surprise_the_model_are_said_to_be_little_to_keep(scorer: Scorer) -> None:
     assert scorer.probe.keep is not None
     loss = float(scorer.probe.keep.losses.mean())
 
     def said(**keep: Any) -> list[str]:
-        return unknown_rows(scorer.on(replace(scorer.probe, info={**scorer.probe.info, **keep})))
+        return surprising_rows(scorer.on(replace(scorer.probe, info={**scorer.probe.info, **keep})))
 
-    assert said() == said(keep={"data": "k", "rows": 3}) == said(keep={"data": "k", "rows": 3, "guessing": loss + 0.1}) == []
-    (sentence,) = said(keep={"data": "k", "rows": 3, "guessing": loss - 0.1})
-    assert f"({loss:.1f} nats per token, by guessing {loss - 0.1:.1f})" in sentence
-    less = scorer.on(replace(scorer.probe, info={**scorer.probe.info, "keep": {"guessing": loss - 0.1}}))
-    assert sentence in verdict(less, run(less), None)
+    assert said() == said(keep={"data": "k", "rows": 3}) == said(keep={"data": "k", "rows": 3, "expected": loss / 1.9}) == []
+    (sentence,) = said(keep={"data": "k", "rows": 3, "expected": loss / 2.1})
+    assert f"{loss:.1f} nats per token, where its own predictions are worth {loss / 2.1:.1f}." in sentence
+    less = scorer.on(replace(scorer.probe, info={**scorer.probe.info, "keep": {"expected": loss / 2.1}}))
+    found = run(less)
+    assert sentence in verdict(less, found, None)
+    (known,), (guessed,) = (each.disturbances([found.picked.candidate]) for each in (scorer, less))
+    assert guessed.loss == pytest.approx(known.loss - known.kl)  # to first order alone
+    assert (guessed.kl, guessed.kl_interval, guessed.loss_interval) == (known.kl, known.kl_interval, None)
+    assert f"{guessed.loss:+.2g}, KL {guessed.kl:.2g}" in tables(less, found)[0].rows[0][-1]
 
 
 def test_a_classifiers_drift_stands_where_a_language_models_loss_does() -> None:

@@ -18,7 +18,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "keep
 def test_the_constants_are_those_of_the_real_runs() -> None:
     pairs = json.loads(RESULTS.read_text(encoding="utf-8"))["pairs"]
     fits = []
-    for pair in pairs:
+    for pair in (pair for pair in pairs if not pair["surprised"]):
         predicted = (np.array(pair["predicted"][name]) for name in ("loss, first order", "kl"))
         fits.append(fit_pair(*predicted, *(np.array(pair["real"][name]) for name in ("loss", "kl"))))
     assert asdict(MEASURED) == pytest.approx(asdict(Spread.of(fits)), abs=1e-3)

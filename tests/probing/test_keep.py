@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -98,10 +97,14 @@ def test_cross_blocks_are_those_of_the_rows(kept: Callable[[], Prepared], tmp_pa
 
 def test_score_blocks_equal_float64_autograd(kept: Callable[[], Prepared], tmp_path: Path) -> None:
     prepared = kept()
-    keep = keep_of(run_probe(prepared, SETTINGS, tmp_path / "p", Session()))
+    probe = run_probe(prepared, SETTINGS, tmp_path / "p", Session())
+    keep = keep_of(probe)
     assert prepared.kept is not None
     loaded, (rows, _) = prepared.loaded, encode(prepared.kept.data, prepared.loaded, prepared.max_length)
     drawn = with_sampled_targets(loaded, rows, SETTINGS.seed, Session())
+    with torch.no_grad():
+        losses = [loaded.model(torch.tensor([r.ids]), labels=torch.tensor([r.token_labels])).loss.item() for r in drawn]
+    assert probe.info["keep"]["expected"] == pytest.approx(np.mean(losses), rel=1e-4)
     rows = [*drawn, *prepared.train_rows]
     texts = [oracle.Text(row.ids, row.token_labels) for row in rows]
     names = [f"{t.name}.weight" for t in loaded.targets]
@@ -288,7 +291,6 @@ def test_an_encoder_decoder_reads_its_rows_and_scores_drawn_targets(ready: Calla
     keep, loaded = keep_of(probe), prepared.loaded
     scale = np.abs(probe.gradient_blocks).max()
     np.testing.assert_allclose(keep.loss / scale, probe.gradient_blocks[:, PICKED] / scale, atol=1e-5)
-    assert probe.info["keep"]["guessing"] == pytest.approx(math.log(loaded.model.config.vocab_size))
     assert prepared.kept is not None
     kept, _ = encode(prepared.kept.data, loaded, prepared.max_length)
     drawn = with_sampled_targets(loaded, kept, SETTINGS.seed, Session())
