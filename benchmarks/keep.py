@@ -6,12 +6,14 @@ out, and of the exam's pairs by those of all others. Results go to ``results/kee
 :mod:`advisor.prediction.kept_spread` has as ``MEASURED``.
 
     python benchmarks/keep.py WORK [--pairs TEXT …]
+    python benchmarks/keep.py --page               # the tables of docs/keep.md anew, nothing measured
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,6 +40,22 @@ from advisor.theory.forgetting import fisher_traces
 from advisor.theory.kernels import Array, lora_constant
 
 RESULTS = Path(__file__).parent / "results" / "keep.json"
+PAGE = Path(__file__).parents[1] / "docs" / "keep.md"
+BEGIN, END = "<!-- made by benchmarks/keep.py -->", "<!-- end of what benchmarks/keep.py makes -->"
+COLUMNS = {
+    "`loss`": "loss",
+    "first order": "loss, first order",
+    "both orders": "loss, second order",
+    "parameters": "parameters",
+    "KappaTune": "kappatune",
+    "gradient norm": "gradient norm",
+    "kernel trace": "kernel trace",
+}
+TITLES = {
+    "pairs": "Pairs that the method was made on, or that were run after it",
+    "exam": "First exam",
+    "exam_2": "Second exam",
+}
 PREDICTED, REAL = ("loss, first order", "kl"), ("loss", "kl")
 
 
@@ -180,11 +198,50 @@ def rank(a: Array, b: Array) -> float | None:
     return round(value, 3) if np.isfinite(value) else None
 
 
+def page(results: dict[str, Any]) -> list[str]:
+    """The tables of docs/keep.md: ranks of the real change of loss and of KL, and coverage of intervals."""
+    by_name = {entry["pair"]: entry for entry in (*results["covered"], *results["exam_covered"])}
+    lines: list[str] = []
+    for key, title in TITLES.items():
+        lines += [
+            f"**{title}**",
+            "",
+            "| pair | loss before | real change of loss | "
+            + " | ".join(COLUMNS)
+            + " | KL by `kl` | KL by gradient norm | in the interval: loss, KL |",
+            "| --- | ---: | ---: |" + " ---: |" * (len(COLUMNS) + 3),
+        ]
+        for entry in results[key]:
+            model, data, kept = re.fullmatch(r"(\w+?)-(\w+)-keeps-(.+)", entry["pair"]).groups()  # type: ignore[union-attr]
+            ranks, drift, cover = entry["spearman"]["loss"], entry["spearman"]["kl"], by_name[entry["pair"]]
+            real = entry["real"]["loss"]
+            cells = [
+                f"{model} on {data}, keeps {kept}{', surprised' if entry['surprised'] else ''}",
+                f"{entry['loss_before']:.1f}",
+                f"{min(real):+.2f} to {max(real):+.2f}",
+                *(f"{ranks[name]:+.2f}" for name in COLUMNS.values()),
+                f"{drift['kl']:+.2f}",
+                f"{drift['gradient norm']:+.2f}",
+                f"{'–' if entry['surprised'] else format(cover['loss'], '.0%')}, {cover['kl']:.0%}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def write_page(results: dict[str, Any]) -> None:
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text("\n".join([before + BEGIN, "", *page(results), END + rest.partition(END)[2]]), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder of the runs, and of probes")
+    parser.add_argument("work", type=Path, nargs="?", help="folder of the runs, and of probes")
+    parser.add_argument("--page", action="store_true", help="the tables of the page anew, nothing measured")
     parser.add_argument("--pairs", nargs="*", default=[""], help="parts of pair names; all that have runs by default")
     options = parser.parse_args()
+    if options.page:
+        return write_page(json.loads(RESULTS.read_text(encoding="utf-8")))
     torch.set_num_threads(1)
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pairs": []}
     found = {entry["pair"]: entry for key in ("pairs", "exam", "exam_2") for entry in before.get(key, ())}
@@ -195,7 +252,9 @@ def main() -> None:
     pairs, exam, exam_2 = ([found[p.name] for p in some if p.name in found] for some in (PAIRS, EXAM, EXAM_2))
     spread = Spread.of([PairFit(**entry["fit"]) for entry in pairs if not entry["surprised"]])
     judged_by = {"covered": covered(pairs, pairs), "exam_covered": covered([*exam, *exam_2], pairs)}
-    write_json(RESULTS, {"pairs": pairs, "exam": exam, "exam_2": exam_2, **judged_by, "spread": asdict(spread)})
+    results = {"pairs": pairs, "exam": exam, "exam_2": exam_2, **judged_by, "spread": asdict(spread)}
+    write_json(RESULTS, results)
+    write_page(results)
     print(spread)
 
 

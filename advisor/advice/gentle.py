@@ -43,7 +43,7 @@ def require_ranks(task: str) -> None:
     """
     if task not in LANGUAGE_TASKS:
         raise BadInput(
-            f"--max-forgetting: the task is {task}, and predicted drift did not rank real runs, so nothing is chosen by it.",
+            f"--max-forgetting: the task is {task}, and predicted drift ranked real runs too unevenly to choose by it.",
             "Leave it out; --keep alone shows the drift.",
         )
 

@@ -208,7 +208,7 @@ class Scorer:
     @property
     def ranks_forgetting(self) -> bool:
         """Whether there are rows to keep, and what is predicted of them ranked real runs: of language models it did, the drift of
-        classifiers did not (docs/keep.md)."""
+        classifiers did so too unevenly (docs/keep.md)."""
         return isinstance(self.probe.keep, KeepBlocks)
 
     def disturbances(self, candidates: Sequence[Candidate], with_cap: bool = False) -> Sequence[Disturbance]:

@@ -233,7 +233,7 @@ def test_a_classifiers_drift_stands_where_a_language_models_loss_does() -> None:
     assert f"{drift.drift:.2g} of its variance" in sentence
     assert "Of the linearised model, and of it only, it is certain" in sentence
     assert "as a share of its variance" in report_markdown(scorer, [], [], "")
-    with pytest.raises(BadInput, match="predicted drift did not rank real runs"):
+    with pytest.raises(BadInput, match="predicted drift ranked real runs too unevenly"):
         run(scorer, max_forgetting=1.0)
 
 
