@@ -207,7 +207,7 @@ def judged(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingRec
     by_name = {line["selection"]: line for line in map(json.loads, runs_of(pair, work, recipe).read_text().splitlines())}
     prepared, _ = prepared_pair(pair, folder)
     probe = run_probe(prepared, ProbeSettings(linearity=False), work / f"{pair.name}-probe", Session())
-    selections = [s for s in selections_of(probe.targets, count) if s.name in by_name]
+    everything, *selections = (s for s in selections_of(probe.targets, count) if s.name in by_name)
     lines = [by_name[s.name] for s in selections]
     predicted = predictions(probe, selections, recipe)
     measured = {
@@ -225,10 +225,11 @@ def judged(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingRec
         "lr": recipe.lr,
         "selections": len(selections),
         "old_loss_before": lines[0]["old_loss"][0],
+        "all_modules": {name: by_name[everything.name][name] for name in ("drift", "old_loss", "old_kl")},
         "real": {name: [round(float(v), 6) for v in values] for name, values in measured.items()},
         "predicted": {name: [float(f"{v:.6g}") for v in values] for name, values in predicted.items()},
         "spearman": {kind: {name: rank(values, measured[kind]) for name, values in predicted.items()} for kind in measured},
-        "drift_with_old_loss": rank(measured["drift"], measured["old loss"]),
+        "drift_with_old_kl": rank(measured["drift"], measured["old kl"]),
         "size": round(float(np.median(predicted["drift"] / measured["drift"])), 2),
     }
 

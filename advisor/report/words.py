@@ -109,7 +109,7 @@ def disturbs_means(of_language: bool) -> str:
     if not of_language:
         return (
             "predicted change of what the head reads of the rows to keep: squared, as a share of its variance between them. It "
-            "holds for small steps; it ranked real runs too unevenly to choose by it (docs/keep.md)."
+            "holds for small steps; it ranked real runs too unevenly, so nothing is chosen by it (docs/keep.md)."
         )
     return (
         f"predicted change of the loss of the rows to keep with a {LEVEL:.0%} interval, and KL divergence from the model before, "
