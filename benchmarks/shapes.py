@@ -1,4 +1,4 @@
-"""Random Llamas of a given shape in memory, without a checkpoint or a tokenizer, and rows of random tokens."""
+"""Random Llamas and mixtures of experts of a given shape, without checkpoint or tokenizer, and rows of random tokens."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import transformers
 
 from advisor.core.events import Session
 from advisor.models.encode import EncodedRow
+from advisor.models.experts import open_experts
 from advisor.models.load import LoadedModel
 from advisor.models.modules import find_targets
 from advisor.probing.method import probed_layers
@@ -47,12 +48,36 @@ def llama(
         model: Any = transformers.LlamaForCausalLM(config)
     if quantised == "4bit":
         quantise(model, torch.device(device), dtype)
-    model = model.to(dtype) if quantised is None else model
+    return filled(model.to(dtype) if quantised is None else model, device, dtype)
+
+
+def olmoe(
+    layers: int, width: int, inner: int, experts: int, active: int, *, vocabulary: int, device: str, dtype: torch.dtype
+) -> LoadedModel:
+    """The same of a mixture of experts, whose stacks are targets."""
+    config = transformers.OlmoeConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        num_experts=experts,
+        num_experts_per_tok=active,
+        max_position_embeddings=4096,
+        use_cache=False,
+    )
+    with torch.device("meta"):
+        model: Any = transformers.OlmoeForCausalLM(config)
+    open_experts(model)
+    return filled(model.to(dtype), device, dtype)
+
+
+def filled(model: Any, device: str, dtype: torch.dtype) -> LoadedModel:
+    """A model of the meta device with random weights where it runs."""
     fill(model, torch.device(device), dtype)
     model.requires_grad_(False).eval()
     tokenizer = SimpleNamespace(pad_token_id=0, model_max_length=4096)
-    targets = find_targets(model, ())
-    return LoadedModel(model, tokenizer, "causal-lm", targets, (), False, "random", None, "random")
+    return LoadedModel(model, tokenizer, "causal-lm", find_targets(model, ()), (), False, "random", None, "random")
 
 
 def quantise(model: Any, device: torch.device, dtype: torch.dtype) -> None:
@@ -134,4 +159,4 @@ def processor_seconds(do: Any, *arguments: Any) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit("Used by scaling.py and gpu/probe_7b.py.")
+    sys.exit("Used by scaling.py and gpu/.")
