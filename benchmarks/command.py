@@ -8,7 +8,8 @@ are processor times (user and system) of the process and its children, because t
 stand beside them. The peak of memory is measured from outside. A last cold and a last warm run say where the time goes.
 
     python benchmarks/command.py [--only sst2]
-    python benchmarks/command.py --page    # the section of docs/scaling.md anew, nothing measured
+    python benchmarks/command.py --big FOLDER    # a random Llama of 1.9 B parameters, made there: one cold command
+    python benchmarks/command.py --page          # the section of docs/scaling.md anew, nothing measured
 """
 
 from __future__ import annotations
@@ -227,6 +228,39 @@ def measure(case: dict[str, Any], shared: Path, repeats: int) -> dict[str, Any]:
     return found
 
 
+def big(folder: Path, shared: Path) -> dict[str, Any]:
+    """One cold command on a random Llama of 1.9 B parameters in bfloat16, 32 probe rows of 64 tokens."""
+    model = folder / "llama-1.9b"
+    if not (model / "config.json").exists():
+        make_big(model, shared / "models" / "stories260K")
+    with tempfile.TemporaryDirectory() as other:
+        environment = dict(os.environ)
+        for place in ("CACHE", "DATA", "STATE"):
+            environment[f"XDG_{place}_HOME"] = str(Path(other) / place.lower())
+        options = ["--train-rows", "256", "--samples", "32", "--max-length", "64", "--out", str(Path(other) / "out")]
+        given = ["recommend", str(model), "--data", str(shared / "data" / "tiny_chat" / "train.jsonl"), *options]
+        found, _, err = timed_process([sys.executable, __file__, "--staged", *given], environment)
+    line = next(line for line in err.splitlines() if line.startswith("STAGES "))
+    return {**found, "stages": {key: round(value, 1) for key, value in json.loads(line[7:]).items()}}
+
+
+def make_big(folder: Path, tokenizer: Path) -> None:
+    import shutil
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=2560, intermediate_size=6912, num_hidden_layers=24, num_attention_heads=20,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for file in tokenizer.glob("tokenizer*"):
+        shutil.copy(file, folder)
+
+
 def least(found: Any, key: str = "cpu_s") -> float:
     """The least disturbed of the repeats."""
     return min(float(each[key]) for each in (found if isinstance(found, list) else [found]))
@@ -235,14 +269,16 @@ def least(found: Any, key: str = "cpu_s") -> float:
 def table(results: dict[str, Any]) -> list[str]:
     """Processor seconds, and what they are in units of the bare runs."""
     lines = [
-        "| | imports | bare | cold | (cold − imports) / bare | same again | other budget | other rank | other rate | peak, MB |",
-        "| --- |" + " ---: |" * 9,
+        "| | imports | bare | cold | (cold − imports) / bare | same again | other budget | other rank | other rate | peak, MB | "
+        "× bare's |",
+        "| --- |" + " ---: |" * 10,
     ]
     for name, found in results.items():
         start, passes, cold = least(found["imports"]), least(found["bare"], "passes"), least(found["cold"])
         numbers = [start, passes, cold, (cold - start) / passes, *(least(found[kind]) for kind in WARM)]
-        peak = max(each["peak_mb"] for each in found["cold"])
-        lines.append(f"| {name} | " + " | ".join(f"{number:.1f}" for number in numbers) + f" | {peak} |")
+        peak, bare_peak = (max(each["peak_mb"] for each in found[kind]) for kind in ("cold", "bare"))
+        cells = [*(f"{number:.1f}" for number in numbers), f"{peak}", f"{peak / bare_peak:.2f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -264,7 +300,9 @@ def write_page(report: dict[str, Any]) -> None:
         "processor seconds. *Imports* are `torch`, `transformers` and the model's class. *Bare* is one forward pass over the",
         "training rows that a new head is fitted on, and one forward and backward pass over the probe's rows. *Cold* probes; the",
         "columns after it find the probe in the cache, and load no model. The peak is the cold command's, Python and torch with",
-        f"about {round(max(least(found['imports'], 'peak_mb') for found in now.values()), -1):.0f} MB among it.",
+        f"about {round(max(least(found['imports'], 'peak_mb') for found in now.values()), -1):.0f} MB among it; beside it as a "
+        "multiple of the bare process's, which",
+        "holds the model and a micro-batch.",
         "",
         *table(now),
         "",
@@ -276,6 +314,15 @@ def write_page(report: dict[str, Any]) -> None:
         "",
         *stages(now),
     ]
+    if found := report.get("big"):
+        longest = sorted(found["stages"].items(), key=lambda each: -each[1])[:6]
+        lines += [
+            "",
+            "**1.9 B parameters** (a random Llama in bfloat16, 24 layers of width 2560; 32 probe rows of 64 tokens, so few that what",
+            f"does not grow with them weighs much): cold in {found['cpu_s']:.0f} processor seconds, {found['clock_s'] / 60:.0f} "
+            f"minutes by the clock beside other work, {found['peak_mb'] / 1000:.1f} GB at the peak.",
+            "Most of it: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in longest) + ".",
+        ]
     head = text[: text.index(title)] if title in text else text.rstrip() + "\n\n"
     PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 
@@ -291,14 +338,18 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--page", action="store_true", help="the section of the page anew, nothing measured")
+    parser.add_argument("--big", type=Path, help="folder for a model of 1.9 B parameters; nothing else is measured")
     given = parser.parse_args()
     report: dict[str, Any] = (
         json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"now": {}, "before": {}}
     )
     for name, case in CASES.items():
-        if given.only in name and not given.page:
+        if given.only in name and not given.page and given.big is None:
             report["now"][name] = measure(case, given.shared, given.repeats)
             given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if given.big is not None:
+        report["big"] = big(given.big, given.shared)
+        given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print("\n".join([*table(report["now"]), "", *stages(report["now"])]))
     if given.out == RESULTS:
         write_page(report)
