@@ -318,9 +318,9 @@ def write_page(report: dict[str, Any]) -> None:
         longest = sorted(found["stages"].items(), key=lambda each: -each[1])[:6]
         lines += [
             "",
-            "**1.9 B parameters** (a random Llama in bfloat16, 24 layers of width 2560; 32 probe rows of 64 tokens, so few that what",
-            f"does not grow with them weighs much): cold in {found['cpu_s']:.0f} processor seconds, {found['clock_s'] / 60:.0f} "
-            f"minutes by the clock beside other work, {found['peak_mb'] / 1000:.1f} GB at the peak.",
+            "**1.9 B parameters** (a random Llama in bfloat16, 24 layers of width 2560; 32 probe rows of 64 tokens, so few that",
+            f"what does not grow with them weighs much): cold in {found['cpu_s']:.0f} processor seconds, "
+            f"{found['clock_s'] / 60:.0f} minutes by the clock beside other work, {found['peak_mb'] / 1000:.1f} GB at the peak.",
             "Most of it: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in longest) + ".",
         ]
     head = text[: text.index(title)] if title in text else text.rstrip() + "\n\n"
