@@ -79,7 +79,7 @@ def selection_text(state: State, budget: Budget | None) -> str:
         }
         lines += [label + (text if state.is_fresh else "…") for label, text in numbers.items()]
         if figures.disturbs is not None:
-            lines.append(f"disturbs {disturbs_words(figures.disturbs) if state.is_fresh else '…'}")
+            lines.append(f"disturbs {disturbs_words(figures.disturbs, with_kl=False) if state.is_fresh else '…'}")
         lines.append(_against_pick(state))
         if figures.far:
             lines.append("⚠ far from all calibration runs")

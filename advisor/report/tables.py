@@ -138,9 +138,9 @@ def disturbs_column(scores: Sequence[Score]) -> tuple[str, ...]:
     return (DISTURBS,) if any(s.disturbs is not None for s in scores) else ()
 
 
-def disturbs_cell(score: Score) -> tuple[str, ...]:
+def disturbs_cell(score: Score, with_kl: bool = True) -> tuple[str, ...]:
     """What a selection does to the rows to keep."""
-    return () if score.disturbs is None else (disturbs_words(score.disturbs),)
+    return () if score.disturbs is None else (disturbs_words(score.disturbs, with_kl),)
 
 
 def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:
@@ -161,7 +161,7 @@ def answer_table(scorer: Scorer, rec: Recommendation, rows: int) -> TextTable:
                 change_span(score.vs_all),
                 gigabytes(score.cost.memory_bytes),
                 f"{score.cost.time_vs_all_linear:.0%}",
-                *disturbs_cell(score),
+                *disturbs_cell(score, with_kl=False),
             )
             for name, score in shown
         ),

@@ -94,14 +94,16 @@ def change_span(change: Triple) -> str:
     return f"{value}% ({low} to {high}%)"
 
 
-def disturbs_words(found: Disturbance) -> str:
-    """Change of the loss of the rows to keep and their KL divergence, or the drift of what the head reads."""
+def disturbs_words(found: Disturbance, with_kl: bool = True) -> str:
+    """Change of the loss of the rows to keep and, unless there is little room, their KL divergence; or the drift of what the head
+    reads."""
     if found.loss is None or found.kl is None:
         return f"{100 * found.size:.2g}%"
+    kl = f", KL {found.kl:.2g}" if with_kl else ""
     if found.loss_interval is None:
-        return f"{found.loss:+.2g}, KL {found.kl:.2g}"
+        return f"{found.loss:+.2g}{kl}"
     low, high = found.loss_interval
-    return f"{found.loss:+.2g} ({low:+.2g} to {high:+.2g}), KL {found.kl:.2g}"
+    return f"{found.loss:+.2g} ({low:+.2g} to {high:+.2g}){kl}"
 
 
 def disturbs_means(of_language: bool) -> str:
