@@ -209,8 +209,8 @@ class Ceiling(Checked):
     max_forgetting: float | None = real(
         None,
         "With rows to keep: pick only among selections that are predicted to raise their loss by at most this much, in nats per "
-        "target token. Not for classifiers and regressors, whose predicted drift ranked real runs unevenly. Real changes were mostly "
-        "larger than predicted, see docs/keep.md.",
+        "target token. Not for classifiers and regressors, whose predicted drift ranked real runs unevenly. Real changes were "
+        "mostly larger than predicted, see docs/keep.md.",
         0,
         1e3,
         unset="none",

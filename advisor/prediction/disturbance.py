@@ -10,7 +10,7 @@ import numpy as np
 from advisor.core.probe import DriftBlocks, KeepBlocks, Probe
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.targets import LoraSettings
-from advisor.prediction.kept_spread import MEASURED
+from advisor.prediction.kept_spread import LARGEST_KL, MEASURED
 from advisor.theory.features import ProbeView
 from advisor.theory.forgetting import (
     drift_cap,
@@ -56,6 +56,11 @@ class Disturbance:
         size = self.drift if self.loss is None else self.loss
         assert size is not None
         return size
+
+    @property
+    def is_known(self) -> bool:
+        """Whether real runs of language models have shown changes as large as are predicted."""
+        return self.kl is None or self.kl <= LARGEST_KL
 
 
 def disturbances(

@@ -230,10 +230,16 @@ def kept(rec: Recommendation, other: Score | None = None) -> list[str]:
             f"Rows to keep: with {name} what the head reads of them is predicted to move by {found.size:.2g} of its variance "
             f"between the rows (squared), with {ALL} by {full.size:.2g}{ceiling}.{cap}"
         ]
+    if not found.is_known:
+        return [
+            f"Rows to keep: with {name} the weights move so far that what becomes of them is {NOT_KNOWN}; no real run has shown "
+            f"a change as large as is predicted (KL divergence {found.kl:.2g}). Lower the learning rate, or train for fewer steps."
+        ]
+    beyond = "" if full.is_known else f", more than any real run has shown, so for {ALL} neither is known"
     span = "" if found.loss_interval is None else " ({:.0%} interval: {:+.2g} to {:+.2g})".format(LEVEL, *found.loss_interval)
     return [
         f"Rows to keep: with {name} their loss is predicted to change by {found.loss:+.2g} nats per token{span}, with {ALL} by "
-        f"{full.loss:+.2g}{ceiling}. KL divergence from the model before: {found.kl:.2g} and {full.kl:.2g}.{cap}"
+        f"{full.loss:+.2g}{ceiling}. KL divergence from the model before: {found.kl:.2g} and {full.kl:.2g}{beyond}.{cap}"
     ]
 
 

@@ -99,6 +99,8 @@ def disturbs_words(found: Disturbance, with_kl: bool = True) -> str:
     reads."""
     if found.loss is None or found.kl is None:
         return f"{100 * found.size:.2g}%"
+    if not found.is_known:
+        return NOT_KNOWN
     kl = f", KL {found.kl:.2g}" if with_kl else ""
     if found.loss_interval is None:
         return f"{found.loss:+.2g}{kl}"

@@ -23,6 +23,7 @@ from advisor.prediction.payload import plain, score_json
 from advisor.prediction.scorer import Scorer
 from advisor.report.tables import DISTURBS, answer_table, peer_table, report_markdown, tables
 from advisor.report.verdict import kept, surprising_rows, verdict
+from advisor.report.words import NOT_KNOWN
 from advisor.theory.kernels import lora_constant
 
 KEPT = 9
@@ -216,6 +217,17 @@ def test_rows_that_surprise_the_model_are_said_to_be_little_to_keep(scorer: Scor
     assert guessed.loss == pytest.approx(known.loss - known.kl)  # to first order alone
     assert (guessed.kl, guessed.kl_interval, guessed.loss_interval) == (known.kl, known.kl_interval, None)
     assert f"{guessed.loss:+.2g}, KL {guessed.kl:.2g}" in tables(less, found)[0].rows[0][-1]
+
+
+def test_what_is_larger_than_any_real_run_is_not_known(scorer: Scorer) -> None:
+    wild = scorer.at(replace(scorer.recipe, lr=1.0))
+    found = run(wild)
+    assert found.picked.disturbs is not None
+    assert not found.picked.disturbs.is_known
+    assert tables(wild, found)[0].rows[0][-1] == NOT_KNOWN
+    (sentence,) = kept(found)
+    assert "so far that what becomes of them is not known" in sentence
+    assert run(scorer).picked.disturbs.is_known
 
 
 def test_a_classifiers_drift_stands_where_a_language_models_loss_does() -> None:

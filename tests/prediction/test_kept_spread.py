@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from advisor.core.choices import LEVEL
-from advisor.prediction.kept_spread import MEASURED, PairFit, Spread, fit_pair
+from advisor.prediction.kept_spread import LARGEST_KL, MEASURED, PairFit, Spread, fit_pair
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "keep.json"
 
@@ -22,6 +22,11 @@ def test_the_constants_are_those_of_the_real_runs() -> None:
         predicted = (np.array(pair["predicted"][name]) for name in ("loss, first order", "kl"))
         fits.append(fit_pair(*predicted, *(np.array(pair["real"][name]) for name in ("loss", "kl"))))
     assert asdict(MEASURED) == pytest.approx(asdict(Spread.of(fits)), abs=1e-3)
+
+
+def test_the_largest_divergence_is_that_of_the_real_runs() -> None:
+    pairs = json.loads(RESULTS.read_text(encoding="utf-8"))["pairs"]
+    assert max(max(pair["all_modules"]["kl"], *pair["real"]["kl"]) for pair in pairs) == pytest.approx(LARGEST_KL, abs=0.05)
 
 
 def test_a_pair_is_fitted_where_there_is_no_noise() -> None:
