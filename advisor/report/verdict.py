@@ -233,7 +233,7 @@ def kept(rec: Recommendation, other: Score | None = None) -> list[str]:
     if not found.is_known:
         return [
             f"Rows to keep: with {name} the weights move so far that what becomes of them is {NOT_KNOWN}; no real run has shown "
-            f"a change as large as is predicted (KL divergence {found.kl:.2g}). Lower the learning rate, or train for fewer steps."
+            f"a change as large as is predicted (KL divergence {found.kl:.2g}). Lower the learning rate, or take fewer steps."
         ]
     beyond = "" if full.is_known else f", more than any real run has shown, so for {ALL} neither is known"
     span = "" if found.loss_interval is None else " ({:.0%} interval: {:+.2g} to {:+.2g})".format(LEVEL, *found.loss_interval)
