@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from keep_runs import EXAM, EXAM_2, PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
+from keep_runs import EXAM, EXAM_2, EXAM_3, PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
 from scipy.stats import rankdata, spearmanr
 
 from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
@@ -55,6 +55,7 @@ TITLES = {
     "pairs": "Pairs that the method was made on, or that were run after it",
     "exam": "First exam",
     "exam_2": "Second exam",
+    "exam_3": "Third exam",
 }
 PREDICTED, REAL = ("loss, first order", "kl"), ("loss", "kl")
 
@@ -200,7 +201,7 @@ def rank(a: Array, b: Array) -> float | None:
 
 def page(results: dict[str, Any]) -> list[str]:
     """The tables of docs/keep.md: ranks of the real change of loss and of KL, and coverage of intervals."""
-    by_name = {entry["pair"]: entry for entry in (*results["covered"], *results["exam_covered"])}
+    by_name = {entry["pair"]: entry for entry in results["covered"]}
     lines: list[str] = []
     for key, title in TITLES.items():
         lines += [
@@ -244,15 +245,17 @@ def main() -> None:
         return write_page(json.loads(RESULTS.read_text(encoding="utf-8")))
     torch.set_num_threads(1)
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"pairs": []}
-    found = {entry["pair"]: entry for key in ("pairs", "exam", "exam_2") for entry in before.get(key, ())}
-    for pair in (*PAIRS, *EXAM, *EXAM_2):
+    found = {entry["pair"]: entry for key in TITLES for entry in before.get(key, ())}
+    for pair in (*PAIRS, *EXAM, *EXAM_2, *EXAM_3):
         if (options.work / f"{pair.name}.jsonl").exists() and any(part in pair.name for part in options.pairs):
             found[pair.name] = judged(pair, options.work)
             print(pair.name, json.dumps(found[pair.name]["spearman"], indent=1), flush=True)
-    pairs, exam, exam_2 = ([found[p.name] for p in some if p.name in found] for some in (PAIRS, EXAM, EXAM_2))
+    groups = zip(TITLES, (PAIRS, EXAM, EXAM_2, EXAM_3), strict=True)
+    exams = {key: [found[p.name] for p in some if p.name in found] for key, some in groups}
+    pairs = exams["pairs"]
     spread = Spread.of([PairFit(**entry["fit"]) for entry in pairs if not entry["surprised"]])
-    judged_by = {"covered": covered(pairs, pairs), "exam_covered": covered([*exam, *exam_2], pairs)}
-    results = {"pairs": pairs, "exam": exam, "exam_2": exam_2, **judged_by, "spread": asdict(spread)}
+    everything = [entry for some in exams.values() for entry in some]
+    results = {**exams, "covered": covered(everything, pairs), "spread": asdict(spread)}
     write_json(RESULTS, results)
     write_page(results)
     print(spread)
