@@ -213,11 +213,13 @@ def page(results: dict[str, Any]) -> list[str]:
             "| --- | ---: | ---: |" + " ---: |" * (len(COLUMNS) + 3),
         ]
         for entry in results[key]:
-            model, data, kept = re.fullmatch(r"(\w+?)-(\w+)-keeps-(.+)", entry["pair"]).groups()  # type: ignore[union-attr]
+            parts = re.fullmatch(r"(\w+?)-(\w+)-keeps-(\w+)(?:-(.+))?", entry["pair"])
+            assert parts is not None
+            model, data, kept, rate = parts.groups()
             ranks, drift, cover = entry["spearman"]["loss"], entry["spearman"]["kl"], by_name[entry["pair"]]
             real = entry["real"]["loss"]
             cells = [
-                f"{model} on {data}, keeps {kept}{', surprised' if entry['surprised'] else ''}",
+                f"{model} on {data}{f' at {rate}' if rate else ''}, keeps {kept}{', surprised' if entry['surprised'] else ''}",
                 f"{entry['loss_before']:.1f}",
                 f"{min(real):+.2f} to {max(real):+.2f}",
                 *(f"{ranks[name]:+.2f}" for name in COLUMNS.values()),
