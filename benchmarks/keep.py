@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from keep_runs import EXAM, EXAM_2, EXAM_3, PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
+from keep_runs import EXAM, EXAM_2, EXAM_3, FILLED, PAIRS, PROBED, Pair, prepared_pair, recipe, selections_of
 from scipy.stats import rankdata, spearmanr
 
 from advisor.advice.peer_picks import GRADIENT_NORM, KAPPATUNE, gradient_norms, selection_scores
@@ -109,7 +109,7 @@ def judged(pair: Pair, work: Path) -> dict[str, Any]:
     by_name: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         by_name.setdefault(line["selection"], []).append(line)
-    everything, *selections = (s for s in selections_of(pair, probe.targets, LoraSettings().rank) if s.name in by_name)
+    everything, *selections = (s for s in selections_of(probe.targets, FILLED[pair.model]) if s.name in by_name)
     predicted = predictions(pair, probe, selections)
 
     def real(take: Any, seed: int | None = None) -> Array:

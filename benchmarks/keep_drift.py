@@ -25,7 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 from keep import rivals
-from keep_runs import MAX_LENGTH, SELECTION_SEED, SHARE, SHARED
+from keep_runs import MAX_LENGTH, SHARED, selections_of
 from scipy.special import log_softmax
 from scipy.stats import spearmanr
 from torch import nn
@@ -34,9 +34,9 @@ from transformers import AutoModelForSequenceClassification
 from advisor.core.events import Session
 from advisor.core.probe import DriftBlocks, Probe
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import all_linear, distinct, structured_random
+from advisor.core.selections import all_linear
 from advisor.core.store import write_json
-from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.core.targets import LoraSettings, Selection
 from advisor.data.dataset import Dataset, load_dataset, only_read, sample_rows
 from advisor.data.demo import demo_model_folder
 from advisor.models.encode import EncodedRow, encode
@@ -77,18 +77,6 @@ PAIRS = (Pair("minilm", "trec", "sst2"), Pair("e5", "trec", "sst2"), Pair("minil
 
 def rows_of(data: str) -> str:
     return str(SHARED / "data" / data / "train.jsonl")
-
-
-def selections_of(targets: tuple[Target, ...], count: int) -> list[Selection]:
-    """All modules, and random selections of ``SHARE`` of the parameters."""
-    rank, rng = LoraSettings().rank, np.random.default_rng(SELECTION_SEED)
-    budget = int(SHARE * sum(t.lora_params(rank) for t in targets))
-    found: list[Selection] = []
-    while len(found) < count:
-        drawn = structured_random(targets, budget, rank, rng, f"random #{len(found)}")
-        if drawn.params(targets, rank) >= FILLED * budget:
-            found = distinct([*found, drawn])
-    return [all_linear(targets), *found]
 
 
 def checkpoint(pair: Pair, model: str, work: Path) -> Path:
@@ -146,7 +134,7 @@ def run_pair(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingR
     old = old_outputs(folder, before)
     variance = before.var(0).sum()
     prefix = PrefixStates(loaded)
-    for selection in selections_of(loaded.targets, count):
+    for selection in selections_of(loaded.targets, FILLED, count):
         if selection.name in done:
             continue
         start = time.monotonic()
@@ -207,7 +195,7 @@ def judged(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingRec
     by_name = {line["selection"]: line for line in map(json.loads, runs_of(pair, work, recipe).read_text().splitlines())}
     prepared, _ = prepared_pair(pair, folder)
     probe = run_probe(prepared, ProbeSettings(linearity=False), work / f"{pair.name}-probe", Session())
-    everything, *selections = (s for s in selections_of(probe.targets, count) if s.name in by_name)
+    everything, *selections = (s for s in selections_of(probe.targets, FILLED, count) if s.name in by_name)
     lines = [by_name[s.name] for s in selections]
     predicted = predictions(probe, selections, recipe)
     measured = {

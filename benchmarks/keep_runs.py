@@ -92,16 +92,16 @@ EXAM_3 = (  # for the intervals of loss: rows that do not surprise, tasks of ben
 )
 
 
-def selections_of(pair: Pair, targets: tuple[Target, ...], rank: int) -> list[Selection]:
-    """All modules, and random selections of ``SHARE`` of the parameters, or little less."""
-    rng = np.random.default_rng(SELECTION_SEED)
+def selections_of(targets: tuple[Target, ...], filled: float, count: int = SELECTIONS) -> list[Selection]:
+    """All modules, and ``count`` random selections of ``SHARE`` of the parameters, of at least the share ``filled`` of that."""
+    rank, rng = LoraSettings().rank, np.random.default_rng(SELECTION_SEED)
     budget = int(SHARE * sum(t.lora_params(rank) for t in targets))
     found: list[Selection] = []
-    for draw in range(50 * SELECTIONS):
-        if len(found) == SELECTIONS:
+    for draw in range(50 * count):
+        if len(found) == count:
             break
         drawn = structured_random(targets, budget, rank, rng, f"random #{draw}")
-        if drawn.params(targets, rank) >= FILLED[pair.model] * budget:
+        if drawn.params(targets, rank) >= filled * budget:
             found = distinct([*found, drawn])
     return [all_linear(targets), *found]
 
@@ -158,7 +158,7 @@ def run_pair(pair: Pair, work: Path, seed: int) -> None:
     rows, _ = encode(reference, loaded, MAX_LENGTH)
     before = log_probabilities(loaded.model, loaded, rows)
     prefix = PrefixStates(loaded)
-    for selection in selections_of(pair, loaded.targets, settings.rank):
+    for selection in selections_of(loaded.targets, FILLED[pair.model]):
         if (selection.name, seed) in done:
             continue
         start = time.monotonic()

@@ -218,7 +218,7 @@ def page(report: dict[str, Any]) -> str:
     lines += [
         "",
         "Which stage grows how, in TFLOP by count: all but the last grow with the weights or with their widths, so the passes",
-        "stay by far the largest. Singular values for the peers are left out where they would take more than half as long.",
+        "stay by far the largest. Singular values for the peers are left out where they would take more than a tenth as long.",
         "",
         "| | 7B | 70B |",
         "| --- | ---: | ---: |",

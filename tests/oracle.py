@@ -194,6 +194,17 @@ def looped_reference(
     return _reference(torch.stack(values), stacked)
 
 
+def require_blocks(probe: Any, loaded: Any, rows: Sequence[Any], kind: str) -> None:
+    """The probe's blocks and losses of these rows of compared or marked answers are those of :func:`looped_reference`."""
+    weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
+    texts = tokenised(loaded.tokenizer, rows, kind)
+    wanted = looped_reference(loaded.model, weights, texts, *scalars_of(kind))
+    for block, own, weight in zip(probe.weight_blocks, probe.gradient_blocks, weights, strict=True):
+        assert relative(block, wanted.weight_block([weight])) < 1e-5
+        assert relative(own, wanted.gradient_block([weight])) < 1e-5
+    assert torch.allclose(torch.from_numpy(probe.losses), wanted.losses, atol=1e-6)
+
+
 def contrasted_reference(
     model: nn.Module, parameters: Sequence[str], texts: Sequence[Text], batches: Sequence[Sequence[int]], pooling: str = "mean"
 ) -> Reference:

@@ -60,7 +60,8 @@ def pick_dtype(dtype: str, device: torch.device, stored: torch.dtype | None) -> 
 
 def computes_in_bfloat16() -> bool:
     """Whether the CPU has instructions for it; where it has none, float32 is faster."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every torch
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def stored_dtype(config: Any) -> torch.dtype | None:

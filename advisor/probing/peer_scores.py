@@ -28,7 +28,7 @@ from advisor.probing.capture import fewer_rows
 
 MAX_DIMENSION = 16_384  # KappaTune's own limit
 SVD_FREE = 3e10  # Σ a·b·min(a, b) of weights whose singular values take some five seconds on one core of a CPU
-SVD_SHARE = 0.5  # of the passes' time, the most that they may take there if they take longer
+SVD_SHARE = 0.1  # of the passes' time, the most that they may take there if they take longer
 SVD_COST = 16.0  # operations of a pass that take as long there as one of that sum (MiniLM)
 DIRECTIONS = 64  # leading directions of the inputs that a probe stores
 EVA_TOKENS = 2048  # tokens the inputs' variance is taken from, evenly spaced
@@ -49,6 +49,7 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
         Interrupted: cancelled.
     """
     targets = loaded.targets
+    passed = sum(row.length for row in rows)  # tokens of the probe's passes
     rows = _some([sequence for row in rows for sequence in row.sequences])
     keep = _kept_tokens(rows, EVA_TOKENS, loaded.task in LANGUAGE_TASKS)
     kept = sum(sum(row) for row in keep)
@@ -57,7 +58,7 @@ def measure_peers(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sess
     spectrum: list[float | None] = []
     kappas: list[float | None] = []
     norms: list[float] = []
-    affordable = loaded.device.type != "cpu" or _affordable(targets, sum(row.length for row in rows))
+    affordable = loaded.device.type != "cpu" or _affordable(targets, passed)
     for target in targets:
         session.check()
         weight = None if target.experts else plain_weight(loaded.model.get_submodule(target.name))

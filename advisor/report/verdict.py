@@ -250,8 +250,8 @@ def surprising_rows(scorer: Scorer) -> list[str]:
         return []
     loss, expected = keep.losses.mean(), scorer.probe.info["keep"]["expected"]
     return [
-        f"The model does not do the rows to keep well now: {loss:.1f} nats per token, where its own predictions are worth "
-        f"{expected:.1f}. So there is little to keep. The change of their loss is predicted to first order alone, without an "
+        f"The model does the rows to keep badly now: its loss is {loss:.1f} nats per token, and {expected:.1f} on answers that "
+        "it draws itself. So there is little to keep. The change of their loss is predicted to first order alone, without an "
         "interval (docs/keep.md)."
     ]
 

@@ -209,7 +209,7 @@ def test_rows_that_surprise_the_model_are_said_to_be_little_to_keep(scorer: Scor
 
     assert said() == said(keep={"data": "k", "rows": 3}) == said(keep={"data": "k", "rows": 3, "expected": loss / 1.9}) == []
     (sentence,) = said(keep={"data": "k", "rows": 3, "expected": loss / 2.1})
-    assert f"{loss:.1f} nats per token, where its own predictions are worth {loss / 2.1:.1f}." in sentence
+    assert f"{loss:.1f} nats per token, and {loss / 2.1:.1f} on answers that it draws itself." in sentence
     less = scorer.on(replace(scorer.probe, info={**scorer.probe.info, "keep": {"expected": loss / 2.1}}))
     found = run(less)
     assert sentence in verdict(less, found, None)
@@ -228,6 +228,9 @@ def test_what_is_larger_than_any_real_run_is_not_known(scorer: Scorer) -> None:
     (sentence,) = kept(found)
     assert "so far that what becomes of them is not known" in sentence
     assert run(scorer).picked.disturbs.is_known
+    assert found.trade_off is None
+    with pytest.raises(BudgetTooSmall, match="so large that it is known of none"):
+        run(wild, max_forgetting=1e9)
 
 
 def test_a_classifiers_drift_stands_where_a_language_models_loss_does() -> None:

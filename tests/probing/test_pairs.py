@@ -47,14 +47,7 @@ def test_blocks_are_those_of_dpo_at_its_start(
     source = Source(str(tiny_model(name, "preference")), str(path), eval_data=str(path), device="cpu")
     prepared = prepare(source, Session())
     probe = run_probe(prepared, ProbeSettings(method=method, micro_batch=micro_batch), tmp_path / "probe", Session())
-    loaded = prepared.loaded
-    weights = [t.name if t.experts else f"{t.name}.weight" for t in loaded.targets]
-    texts = oracle.tokenised(loaded.tokenizer, rows, "preference")
-    wanted = oracle.looped_reference(loaded.model, weights, texts, *oracle.scalars_of("preference"))
-    for block, own, weight in zip(probe.weight_blocks, probe.gradient_blocks, weights, strict=True):
-        assert oracle.relative(block, wanted.weight_block([weight])) < 1e-5
-        assert oracle.relative(own, wanted.gradient_block([weight])) < 1e-5
-    assert torch.allclose(torch.from_numpy(probe.losses), wanted.losses, atol=1e-6)
+    oracle.require_blocks(probe, prepared.loaded, rows, "preference")
     assert (probe.f0 == 0).all()
     assert (probe.z == 0.5).all()
     assert probe.head is None

@@ -194,9 +194,9 @@ def test_large_weights_are_skipped_and_said_so(encoded: Encoded, monkeypatch: py
     events: list[Event] = []
     wide = [max(t.in_features, t.out_features) > 30 for t in prepared.loaded.targets]
     none, every = [False] * len(wide), [True] * len(wide)
-    tried: tuple[tuple[dict[str, int], list[bool]], ...] = (
+    tried: tuple[tuple[dict[str, float], list[bool]], ...] = (
         ({"MAX_DIMENSION": 30}, wide),
-        ({"SVD_FREE": 0}, none),  # little beside the passes
+        ({"SVD_FREE": 0, "SVD_SHARE": 1.0}, none),  # less than the passes
         ({"SVD_FREE": 0, "SVD_SHARE": 0}, every),
     )
     for limits, skipped in tried:
