@@ -85,7 +85,7 @@ EXAM_2 = (  # the same, after the first exam had shown that rows which surprise 
     Pair("tiny", "text2sql_geo", "alpaca_seed"),
     Pair("stories", "nl2bash", "alpaca_seed"),
 )
-EXAM_3 = (  # for the intervals of loss: rows that do not surprise, tasks of benchmarks/exam_data.py laid beside the shared data
+EXAM_3 = (  # for the intervals of loss: rows that do not surprise, tasks of benchmarks/public_data.py laid beside the shared data
     Pair("tiny", "mawps", "tiny_chat"),
     Pair("tiny", "svamp", "tiny_chat"),
     Pair("stories", "mawps", "tiny_chat"),

@@ -7,9 +7,9 @@ development data go to ``profiles/predictors`` and are shipped, so the figures o
 rates too high for all modules, which ``benchmarks/rates.py`` reads, to ``benchmarks/rows/rates``; rows of exam data to
 ``benchmarks/rows/exam``.
 
-    python benchmarks/sweep.py WORK --e5 FOLDER [--groups TEXT …] [--exam FOLDER]
+    python benchmarks/sweep.py WORK --e5 FOLDER --public FOLDER [--groups TEXT …] [--exam]
 
-The e5 model is made by ``../shared/models/make_e5.py``, the exam data by ``benchmarks/exam_data.py``.
+The e5 model is made by ``../shared/models/make_e5.py``, the public data by ``benchmarks/public_data.py``.
 """
 
 from __future__ import annotations
@@ -101,11 +101,25 @@ FIRST_EXAM = [
     *[Group("tiny", "text2sql_geo", 512, 1e-3, picks=6), Group("stories", "text2sql_geo", 512, 1e-3, picks=6)],
     *[Group("e5", d, 384, 1e-3, picks=6) for d in ("comments_java", "sms_spam")],
 ]
-EXAM = [
+SECOND_EXAM = [
     *[Group("minilm", d, 512, 2e-3, picks=6) for d in ("subj", "tweet_emotion", "sick", "mpqa", "tweet_hate", "imdb")],
     *[Group("stories", "svamp", 512, 1e-3, picks=6), Group("tiny", "mawps", 512, 1e-3, picks=6)],
     *[Group("minilm", d, 512, 1e-3, picks=6) for d in ("tweet_stance", "sick")],
     *[Group("e5", d, 384, 1e-3, picks=6) for d in ("tweet_emotion", "subj")],
+]
+LANGUAGE = [
+    *[Group("stories", d, 320, 1e-3, picks=6, seeds=2) for d in ("tldr", "scan", "scholar", "csqa", "mawps")],
+    *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("tldr", "scan", "scholar", "csqa", "svamp")],
+    *[Group("stories", d, 320, 3e-3, picks=6) for d in ("tldr", "scan", "csqa", "svamp")],
+]
+EXAM = [
+    *[Group("minilm", d, 512, 2e-3, picks=6, seeds=2) for d in ("offensive", "sciie")],
+    *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("e2e", "cogs")],
+    *[Group("tiny", d, 512, 1e-3, picks=6, seeds=2) for d in ("asdiv", "jfleg")],
+    *[Group("minilm", "paper_field", 512, 1e-3, picks=6, seeds=2)],
+    *[Group("minilm", d, 512, 2e-3, picks=6) for d in ("ag_news", "joke_rating")],
+    *[Group("minilm", d, 512, 1e-3, picks=6) for d in ("tweet_sentiment", "citation_intent")],
+    *[Group("e5", d, 384, 1e-3, picks=6) for d in ("paper_field", "offensive")],
 ]
 
 
@@ -124,14 +138,14 @@ def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str
     return found
 
 
-def source_of(group: Group, e5: Path, data: Path = SHARED / "data") -> Source:
+def source_of(group: Group, e5: Path, public: Path) -> Source:
     models = {
         "minilm": demo_model_folder(),
         "e5": e5,
         "tiny": SHARED / "models" / "tinytalk3m",
         "stories": SHARED / "models" / "stories260K",
     }
-    train = next((data / group.data).glob("train.*"))
+    train = next(path for folder in (public, SHARED / "data") for path in (folder / group.data).glob("train.*"))
     evaluation = EVALUATION.get(group.data)
     return Source(
         str(models[group.model]),
@@ -142,9 +156,9 @@ def source_of(group: Group, e5: Path, data: Path = SHARED / "data") -> Source:
     )
 
 
-def run(group: Group, work: Path, e5: Path, data: Path, rows_file: Path, workers: int) -> int:
+def run(group: Group, work: Path, e5: Path, public: Path, rows_file: Path, workers: int) -> int:
     """The group's missing runs, its probe, and its rows; returns how many rows there are."""
-    source, session = source_of(group, e5, data), Session()
+    source, session = source_of(group, e5, public), Session()
     prepared = prepare(source, session, train_limit=group.rows, eval_limit=0)
     loaded, settings = prepared.loaded, LoraSettings()
     selections = selections_of(group, loaded.targets, loaded.qv_roles())
@@ -177,19 +191,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder of finished runs and probes")
     parser.add_argument("--e5", type=Path, required=True, help="folder that make_e5.py wrote")
+    parser.add_argument("--public", type=Path, required=True, help="folder that public_data.py wrote")
     parser.add_argument("--groups", nargs="*", default=[""], help="parts of group names; all by default")
-    parser.add_argument("--exam", type=Path, help="folder of the exam data: its groups instead of the development data's")
+    parser.add_argument("--exam", action="store_true", help="the groups of exam data instead of the development data's")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM]:
+    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE]:
         usual = HERE / "rows" / "exam" if options.exam else SHIPPED
         rows_file = (HIGH_RATES if group.lr > HIGHEST_RATE else usual) / f"{group.name}.jsonl"
         if rows_file.exists() or not any(part in group.name for part in options.groups):
             continue
         start = time.monotonic()
         try:
-            count = run(group, options.work, options.e5, options.exam or SHARED / "data", rows_file, options.workers)
+            count = run(group, options.work, options.e5, options.public, rows_file, options.workers)
             print(f"{time.strftime('%H:%M')} {group.name}: {count} rows, {time.monotonic() - start:.0f} s", flush=True)
         except AdvisorError as error:
             print(f"{group.name}: {error}", flush=True)

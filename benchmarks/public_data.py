@@ -1,0 +1,203 @@
+"""Data of the second and the third exam, and what the predictor learns from beside the project's own data folder.
+
+    python benchmarks/public_data.py CHECKOUTS OUT
+
+``CHECKOUTS`` holds public repositories by name (owner, commit): ``sentiment_dataset`` (AcademiaSinicaNLPLab, 23c7242), ``tweeteval``
+(cardiffnlp, 4fbd22c), ``dataset-sts`` (brmson, e1d3375), ``SVAMP`` (arkilpatel, 689d7cc), ``tldr`` (tldr-pages, 08e345f), ``SCAN``
+(brendenlake, c4b756c), ``text2sql-data`` (jkkummerfeld, 5050bad), ``zero_shot_cot`` (kojima-takeshi188, 5ef330f), ``CharCnn_Keras``
+(mhjabreel, 555590d), ``scibert`` (allenai, 06793f7), ``hate-speech-and-offensive-language`` (t-davidson, cb50f7e), ``joke-dataset``
+(taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6), ``nlu-asdiv-dataset`` (chaochun, 883f90a)
+and ``jfleg`` (keisks, ee06ff8). Up to 3,000 rows a data set, drawn by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+Row = dict[str, str | float]
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+MOST = 3000
+STANCES = ("abortion", "atheism", "climate", "feminist", "hillary")
+NEWS = ("world", "sports", "business", "science")
+HATE = ("hate", "offensive", "neither")
+
+
+def labelled_first(path: Path, names: tuple[str, str]) -> Iterator[Row]:
+    """Lines of a label, a space and the text."""
+    for line in path.read_text(encoding="latin-1").splitlines():
+        label, _, text = line.partition(" ")
+        yield {"text": text.strip(), "label": names[int(label)]}
+
+
+def tweets(folder: Path, names: tuple[str, ...], splits: tuple[str, ...] = ("train", "val", "test")) -> Iterator[Row]:
+    """Texts and labels in files of their own, as TweetEval has them."""
+    for split in splits:
+        texts = (folder / f"{split}_text.txt").read_text(encoding="utf-8").split("\n")
+        labels = (folder / f"{split}_labels.txt").read_text(encoding="utf-8").split("\n")
+        for text, label in zip(texts, labels, strict=False):
+            if label.strip():
+                yield {"text": text.strip(), "label": names[int(label)]}
+
+
+def sick(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines, delimiter="\t"):
+            yield {"sentence1": row["sentence_A"], "sentence2": row["sentence_B"], "score": float(row["relatedness_score"])}
+
+
+def svamp(path: Path) -> Iterator[Row]:
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        body = row["Body"].strip()
+        stop = "" if body.endswith((".", "?", "!", ",")) else "."
+        yield {"prompt": f"{body}{stop} {row['Question'].strip()}", "completion": f"{row['Equation']} = {row['Answer']:g}"}
+
+
+def mawps(folder: Path) -> Iterator[Row]:
+    for name in ("train.csv", "dev.csv"):
+        with (folder / name).open(encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                yield {"prompt": row["Question"], "completion": row["Equation"]}
+
+
+def json_lines(*paths: Path) -> Iterator[dict[str, object]]:
+    for path in paths:
+        with path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
+def command_pages(folder: Path) -> Iterator[Row]:
+    """What a command does, and the command, from pages of examples."""
+    for path in sorted(folder.rglob("*.md")):
+        found = re.findall(r"^- (.+?):?\n\n`(.+)`$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for what, command in found:
+            what = re.sub(r"\[(\w+)\]", r"\1", what)
+            yield {"prompt": f"{path.stem}: {what}", "completion": re.sub(r"\{\{(.*?)\}\}", r"\1", command)}
+
+
+def scan(path: Path) -> Iterator[Row]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        command, _, actions = line.removeprefix("IN: ").partition(" OUT: ")
+        yield {"prompt": command, "completion": " ".join(word.removeprefix("I_").lower() for word in actions.split())}
+
+
+def queries(path: Path) -> Iterator[Row]:
+    """Questions and SQL without their variables filled in."""
+    for group in json.loads(path.read_text(encoding="utf-8")):
+        for sentence in group["sentences"]:
+            yield {"prompt": sentence["text"], "completion": re.sub(r"alias(\d)", r"\1", group["sql"][0])}
+
+
+def choices(path: Path) -> Iterator[Row]:
+    for row in json_lines(path):
+        question = row["question"]
+        assert isinstance(question, dict)
+        answers = {choice["label"]: choice["text"] for choice in question["choices"]}
+        offered = ", ".join(answers.values())
+        yield {"prompt": f"{question['stem']} ({offered})", "completion": answers[row["answerKey"]]}
+
+
+def news(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as lines:
+        for label, title, text in csv.reader(lines):
+            yield {"text": f"{title}. {text}", "label": NEWS[int(label) - 1]}
+
+
+def hateful(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            yield {"text": row["tweet"].strip(), "label": HATE[int(row["class"])]}
+
+
+def text_and_label(folder: Path) -> Iterator[Row]:
+    for row in json_lines(*sorted(folder.glob("*.txt"))):
+        yield {"text": str(row["text"]), "label": str(row["label"])}
+
+
+def jokes(path: Path) -> Iterator[Row]:
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        if row["rating"] > 0:  # 0: not rated
+            yield {"text": row["body"].strip(), "score": row["rating"]}
+
+
+def restaurants(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            yield {"prompt": row["mr"], "completion": row["ref"]}
+
+
+def logical_forms(*paths: Path) -> Iterator[Row]:
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            sentence, form, _ = line.split("\t")
+            yield {"prompt": sentence, "completion": form}
+
+
+def word_problems(path: Path) -> Iterator[Row]:
+    for problem in ElementTree.parse(path).iter("Problem"):
+        body, question, formula = (problem.findtext(name, "").strip() for name in ("Body", "Question", "Formula"))
+        yield {"prompt": f"{body} {question}", "completion": formula}
+
+
+def corrections(folder: Path) -> Iterator[Row]:
+    for split in ("dev", "test"):
+        source, fluent = ((folder / split / f"{split}.{end}").read_text(encoding="utf-8").splitlines() for end in ("src", "ref0"))
+        for before, after in zip(source, fluent, strict=True):
+            yield {"prompt": before.strip(), "completion": after.strip()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkouts", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    at = options.checkouts
+    sentiment, tweet, sci = at / "sentiment_dataset" / "data", at / "tweeteval" / "datasets", at / "scibert/data/text_classification"
+    imdb = SHARED / "data" / "imdb"
+    sets = {
+        # the second exam, now development data
+        "subj": labelled_first(sentiment / "subj.all", ("subjective", "objective")),
+        "mpqa": labelled_first(sentiment / "mpqa.all", ("negative", "positive")),
+        "tweet_emotion": tweets(tweet / "emotion", ("anger", "joy", "optimism", "sadness")),
+        "tweet_hate": tweets(tweet / "hate", ("not-hate", "hate")),
+        "tweet_stance": (row for s in STANCES for row in tweets(tweet / "stance" / s, ("none", "against", "favor"))),
+        "sick": sick(at / "dataset-sts" / "data" / "sts" / "sick2014" / "SICK_train.txt"),
+        "svamp": svamp(at / "SVAMP" / "SVAMP.json"),
+        "mawps": mawps(at / "SVAMP" / "data" / "cv_mawps" / "fold0"),
+        "imdb": json_lines(imdb / "train.jsonl", imdb / "test.jsonl"),
+        # development data of language models
+        "tldr": command_pages(at / "tldr" / "pages"),
+        "scan": scan(at / "SCAN" / "simple_split" / "tasks_train_simple.txt"),
+        "scholar": queries(at / "text2sql-data" / "data" / "scholar.json"),
+        "csqa": choices(at / "zero_shot_cot" / "dataset" / "CommonsenseQA" / "train_rand_split.jsonl"),
+        # the third exam
+        "ag_news": news(at / "CharCnn_Keras" / "data" / "ag_news_csv" / "test.csv"),
+        "paper_field": text_and_label(sci / "mag"),
+        "sciie": text_and_label(sci / "sciie-relation-extraction"),
+        "citation_intent": text_and_label(sci / "citation_intent"),
+        "offensive": hateful(at / "hate-speech-and-offensive-language" / "data" / "labeled_data.csv"),
+        "tweet_sentiment": tweets(tweet / "sentiment", ("negative", "neutral", "positive"), ("test",)),
+        "joke_rating": jokes(at / "joke-dataset" / "stupidstuff.json"),
+        "e2e": restaurants(at / "e2e-dataset" / "devset.csv"),
+        "cogs": logical_forms(at / "COGS" / "data" / "dev.tsv", at / "COGS" / "data" / "test.tsv"),
+        "asdiv": word_problems(at / "nlu-asdiv-dataset" / "dataset" / "ASDiv.xml"),
+        "jfleg": corrections(at / "jfleg"),
+    }
+    for name, rows in sets.items():
+        distinct = list(dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in rows))
+        order = np.random.default_rng(0).permutation(len(distinct))[:MOST]
+        path = options.out / name / "train.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(distinct[i] + "\n" for i in order), encoding="utf-8")
+        print(f"{name}: {len(order)} rows")
+
+
+if __name__ == "__main__":
+    main()
