@@ -2,12 +2,12 @@
 
     python benchmarks/public_data.py CHECKOUTS OUT
 
-``CHECKOUTS`` holds public repositories by name (owner, commit): ``sentiment_dataset`` (AcademiaSinicaNLPLab, 23c7242), ``tweeteval``
-(cardiffnlp, 4fbd22c), ``dataset-sts`` (brmson, e1d3375), ``SVAMP`` (arkilpatel, 689d7cc), ``tldr`` (tldr-pages, 08e345f), ``SCAN``
-(brendenlake, c4b756c), ``text2sql-data`` (jkkummerfeld, 5050bad), ``zero_shot_cot`` (kojima-takeshi188, 5ef330f), ``CharCnn_Keras``
-(mhjabreel, 555590d), ``scibert`` (allenai, 06793f7), ``hate-speech-and-offensive-language`` (t-davidson, cb50f7e), ``joke-dataset``
-(taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6), ``nlu-asdiv-dataset`` (chaochun, 883f90a)
-and ``jfleg`` (keisks, ee06ff8). Up to 3,000 rows a data set, drawn by seed.
+``CHECKOUTS`` holds public repositories by name (owner, commit): ``sentiment_dataset`` (AcademiaSinicaNLPLab, 23c7242),
+``tweeteval`` (cardiffnlp, 4fbd22c), ``dataset-sts`` (brmson, e1d3375), ``SVAMP`` (arkilpatel, 689d7cc), ``tldr`` (tldr-pages,
+08e345f), ``SCAN`` (brendenlake, c4b756c), ``text2sql-data`` (jkkummerfeld, 5050bad), ``zero_shot_cot`` (kojima-takeshi188,
+5ef330f), ``CharCnn_Keras`` (mhjabreel, 555590d), ``scibert`` (allenai, 06793f7), ``hate-speech-and-offensive-language``
+(t-davidson, cb50f7e), ``joke-dataset`` (taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6),
+``nlu-asdiv-dataset`` (chaochun, 883f90a) and ``jfleg`` (keisks, ee06ff8). Up to 3,000 rows a data set, drawn by seed.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     at = options.checkouts
-    sentiment, tweet, sci = at / "sentiment_dataset" / "data", at / "tweeteval" / "datasets", at / "scibert/data/text_classification"
-    imdb = SHARED / "data" / "imdb"
+    sentiment, tweet, imdb = at / "sentiment_dataset" / "data", at / "tweeteval" / "datasets", SHARED / "data" / "imdb"
+    science = at / "scibert" / "data" / "text_classification"
     sets = {
         # the second exam, now development data
         "subj": labelled_first(sentiment / "subj.all", ("subjective", "objective")),
@@ -179,9 +179,9 @@ def main() -> None:
         "csqa": choices(at / "zero_shot_cot" / "dataset" / "CommonsenseQA" / "train_rand_split.jsonl"),
         # the third exam
         "ag_news": news(at / "CharCnn_Keras" / "data" / "ag_news_csv" / "test.csv"),
-        "paper_field": text_and_label(sci / "mag"),
-        "sciie": text_and_label(sci / "sciie-relation-extraction"),
-        "citation_intent": text_and_label(sci / "citation_intent"),
+        "paper_field": text_and_label(science / "mag"),
+        "sciie": text_and_label(science / "sciie-relation-extraction"),
+        "citation_intent": text_and_label(science / "citation_intent"),
         "offensive": hateful(at / "hate-speech-and-offensive-language" / "data" / "labeled_data.csv"),
         "tweet_sentiment": tweets(tweet / "sentiment", ("negative", "neutral", "positive"), ("test",)),
         "joke_rating": jokes(at / "joke-dataset" / "stupidstuff.json"),
