@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.stats import norm
-from validity import SHIPPED, distances, judged, noise_between_seeds, read, read_exam, task_of
+from validity import SHIPPED, distances, judged, read, read_exam, task_of
 
 from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR, QV
@@ -50,7 +50,7 @@ def main() -> None:
         others = [row for row in rows if task_of(row) != task_of(group.rows[0])]
         predictor = Predictor().fit(others, str(group.context["task"]))
         predictions = predictor.predict(group.traits, group.context, distances(group))
-        found.append((group, predictions, noise_between_seeds(predictor, predictions)))
+        found.append((group, predictions, predictions.seed_sd))
     for reference in (ALL_LINEAR, QV):
         for how, as_known in (("gain known", False), ("as shown", True)):
             each = [measure(g, p if as_known else replace(p, log_gain_sd=0.0), sd, reference) for g, p, sd in found]

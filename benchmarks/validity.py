@@ -91,17 +91,9 @@ def budget_of(selection: str) -> str:
 
 
 def distances(group: Group) -> np.ndarray:
-    """As :func:`advisor.prediction.predictor.parameter_distances`, with every module counted once; all-linear last."""
-    by_name = {row.selection: row.mask for row in group.rows}
-    masks = np.array([[float(c) for c in by_name[s]] for s in group.selections])
-    masks = np.vstack([masks, np.ones(masks.shape[1])])
-    shared, own = masks @ masks.T, masks.sum(1)
-    return np.asarray(1.0 - shared / (own[:, None] + own[None, :] - shared))
-
-
-def noise_between_seeds(predictor: Predictor, found: Predictions) -> float:
-    """Standard deviation of log loss between seeds as intervals take it: the root mean square over groups, not the usual one."""
-    return found.seed_sd * predictor.noise_ / predictor.usual_noise_
+    """Of a group's selections, all-linear last."""
+    assert group.distances is not None
+    return group.distances
 
 
 def predict(rows: Sequence[CalibrationRow], held: Group) -> Predictions:

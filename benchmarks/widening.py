@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from data_split import DEVELOPMENT
 from scipy.stats import norm
-from validity import PILOTS, RESULTS, SHIPPED, distances, judged, noise_between_seeds, pilot_shares, read, task_of
+from validity import PILOTS, RESULTS, SHIPPED, distances, judged, pilot_shares, read, task_of
 
 from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR
@@ -65,9 +65,7 @@ class Case:
         width = np.mean([(loss.high[i] - loss.low[i]) / loss.value[i] for i, _ in runs])
         everything = at[ALL_LINEAR]
         real = group.log_loss - group.log_loss[everything]
-        noise = (
-            QUANTILE * factor * noise_between_seeds(self.fitted, found) * np.sqrt(1 / group.seeds + 1 / group.seeds[everything])
-        )
+        noise = QUANTILE * factor * found.seed_sd * np.sqrt(1 / group.seeds + 1 / group.seeds[everything])
         low = other.value - np.hypot(other.value - other.low, noise)
         high = other.value + np.hypot(other.high - other.value, noise)
         apart = np.mean([low[i] <= real[i] <= high[i] for i in range(len(real)) if i != everything])

@@ -19,7 +19,7 @@ from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import context_of
 from advisor.prediction.forgone import ALONE
-from advisor.prediction.gain import GAIN_POWER
+from advisor.prediction.gain import GAIN_POWER, USUALLY_ALIGNED
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.theory.features import all_feature_names
@@ -188,6 +188,7 @@ def make_rows(
             rank=8,
             start=math.exp(start),
             simulated=math.exp(start - simulated_gain),
+            aligned=USUALLY_ALIGNED,
             head_loss=None,
         )
         for s in range(-1, selections):

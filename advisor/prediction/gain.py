@@ -20,6 +20,8 @@ PROBED_ROWS = 512  # rows of most runs; a probe's 128 examples do not show what 
 ROWS_POWER = 0.35  # … so real gains grow by this power of them,
 LEARNABLE = 0.06  # log loss a linear probe must win for gains to be believed in full; below, in proportion
 LEAST_TRUST = 0.05
+ALIGNMENT = "adam.alignment"  # the feature that holds a kernel's alignment with the labels
+USUALLY_ALIGNED = 0.1  # by so much the kernel of all modules is usually better aligned than that of the head
 
 
 def simulated_gain(context: Mapping[str, Any]) -> float:

@@ -2,9 +2,11 @@
 
     log G = log(expected gain) + β·φ + N(0, sd²),    β ~ N(0, PRIOR_SD²),
 
-φ = (1, log of the loss of guessing, log of the training rows over the usual ones, log of the learning rate over the usual one,
-log of the simulated gain). Many classes leave more to win than two; the expected gain
-(:func:`advisor.prediction.gain.expected_gain`) does not see that, and takes one power of the simulated gain.
+φ = (1, log of the training rows over the usual ones, log of the learning rate over the usual one, a, s). Of tasks with a new
+head, a is how much better the kernel of all modules aligns with the labels than that of the head alone (centred alignment,
+Cortes et al. 2012): it says what adapters can learn that a linear probe does not, and of the probe's features it told best
+how far real gains lie from the expected one (:func:`advisor.prediction.gain.expected_gain`; docs/validity.md). Of tasks
+without one, s is the log of the simulated gain. Each is 0 for the other kind.
 Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over, by
 expectation-maximisation. Groups of the same data count as one together.
 """
@@ -19,14 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.prediction.gain import expected_gain, log_rows, simulated_gain
+from advisor.core.recipe import HEADLESS
+from advisor.prediction.gain import USUALLY_ALIGNED, expected_gain, log_rows, simulated_gain
 from advisor.prediction.groups import Gain, Group
 
 Array = NDArray[np.float64]
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 PRIOR_SD = (3.0, 0.5, 0.5, 0.5, 0.5)  # of β, weak: the intercept is free
 USUAL_LR = 1e-3
-PRIOR_SPREAD, PRIOR_WEIGHT = 1.0, 1.0  # sd² is drawn to this one as by so many data sets
+PRIOR_SPREAD, PRIOR_WEIGHT = 0.6, 1.0  # sd² is drawn to this one as by so many data sets
 ROUNDS = 200
 
 
@@ -48,7 +51,9 @@ class GainLevel:
 def gain_features(context: Mapping[str, Any]) -> Array:
     """φ [5] of a group's context."""
     lr = float(context["log_lr"]) - math.log(USUAL_LR)
-    return np.array([1.0, float(context["log_guess"]), log_rows(context), lr, math.log(simulated_gain(context))])
+    headless = context["task"] in HEADLESS
+    aligned = 0.0 if headless else float(context["aligned"]) / USUALLY_ALIGNED - 1.0
+    return np.array([1.0, log_rows(context), lr, aligned, math.log(simulated_gain(context)) if headless else 0.0])
 
 
 def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:

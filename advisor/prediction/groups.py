@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.gain import TRAITS, curve, simulated_gain
+from advisor.prediction.gain import ALIGNMENT, TRAITS, USUALLY_ALIGNED, curve, simulated_gain
+from advisor.prediction.likeness import parameter_distances
 
 Array = NDArray[np.float64]
 
@@ -47,6 +48,16 @@ class Group:
         """[S] share of all modules that each selection leaves out; 1 where its row does not say which it adapts."""
         masks = {row.selection: row.mask for row in self.rows}
         return np.array([m.count("0") / len(m) if (m := masks.get(name)) else 1.0 for name in self.selections])
+
+    @property
+    def distances(self) -> Array | None:
+        """[S + 1, S + 1] share of modules in which two selections differ, all modules last; None where a row does not say which
+        it adapts."""
+        masks = {row.selection: row.mask for row in self.rows}
+        if not all(masks.get(name) for name in self.selections):
+            return None
+        adapted = np.array([[float(c) for c in masks[name]] for name in self.selections])
+        return parameter_distances(adapted, np.ones(adapted.shape[1]))
 
     @property
     def data(self) -> str:
@@ -108,7 +119,7 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
                 np.array([[rs[0].features[trait] for trait in TRAITS] for rs in by_selection.values()]),
                 np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
                 np.array([float(len(rs)) for rs in by_selection.values()]),
-                {"log_steps": _log_steps(members[0]), **members[0].context},
+                {"log_steps": _log_steps(members[0]), "aligned": _aligned(members), **members[0].context},
                 members,
             )
         )
@@ -119,6 +130,12 @@ def _log_steps(row: CalibrationRow) -> float:
     """Log of the optimizer steps of a run; older rows do not say it in their context."""
     rows, recipe = round(math.exp(row.context["log_train_rows"])), row.recipe
     return math.log(int(recipe["epochs"]) * math.ceil(rows / int(recipe["batch_size"])))
+
+
+def _aligned(rows: Sequence[CalibrationRow]) -> float:
+    """How much better the kernel of all modules aligns with the labels than that of the head alone, of older rows, whose context
+    does not say it; as usual where no row is of the head alone."""
+    return next((-row.features[ALIGNMENT] for row in rows if row.selection == HEAD_ONLY), USUALLY_ALIGNED)
 
 
 def knows_noise(groups: Sequence[Group]) -> bool:

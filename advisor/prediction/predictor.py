@@ -33,9 +33,10 @@ from advisor.prediction.forgone import fit_forgone
 from advisor.prediction.gain import trust
 from advisor.prediction.gain_level import fit_gain_level
 from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, start_error
+from advisor.prediction.likeness import error_correlations
 from advisor.prediction.metric_model import design_row, fit_metric
 from advisor.prediction.posterior import BISECTIONS, Prior, update
-from advisor.prediction.scatter import misfit_of, noise_between_seeds
+from advisor.prediction.scatter import Spread, common_misfit, misfit_of, noise_between_seeds, quietness_of
 
 Array = NDArray[np.float64]
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
@@ -120,8 +121,9 @@ class Predictor:
 
     Attributes:
         forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
-        misfit_: standard deviation of a selection's log loss around what is predicted of it; noise_: between seeds, root mean
-            square over groups, usual_noise_: its median; all as shares of G.
+        misfit_: standard deviation of a selection's log loss around what is predicted of it; noise_: between seeds, in a usual
+            group; both as shares of G. common_: share of the misfit's variance that all
+            selections of a group have in common. quietness_: power of the trust in a gain that both fall with.
         start_sd_: standard deviation of log H, real around simulated.
     """
 
@@ -155,12 +157,15 @@ class Predictor:
         clear = [(g, gain) for g, gain in zip(self.groups_, gains, strict=True) if gain.is_clear]
         if not clear:
             raise BadInput("In no calibration group do selections differ clearly.", "Calibrate with a higher --lr.")
-        between_seeds = noise_between_seeds(*zip(*clear, strict=True))
-        if between_seeds is None:
+        noise = noise_between_seeds(*zip(*clear, strict=True))
+        if noise is None:
             raise BadInput("No calibration row was run with a second seed: noise is unknown.", "Calibrate with --seeds 2.")
-        self.noise_, self.usual_noise_ = between_seeds
+        self.noise_ = noise
         shares = [s for s, gain in zip(forgone, gains, strict=True) if gain.is_clear]
         self.misfit_ = misfit_of([g for g, _ in clear], shares, self.noise_)
+        self.common_ = common_misfit([g for g, _ in clear], shares, self.noise_, self.misfit_)
+        expected = [self.gain_level_.of(g.context)[0] for g in self.groups_]
+        self.quietness_ = quietness_of(self.groups_, forgone, expected, Spread(self.misfit_, self.noise_))
         starts = [e for e in map(start_error, self.groups_) if e is not None]
         self.start_sd_ = math.sqrt(float(np.mean(np.square(starts)))) if starts else 0.1
         self.score_coef_, self.score_sd_ = fit_metric(self.groups_)
@@ -172,7 +177,8 @@ class Predictor:
 
         Args:
             traits: [S, 3] the features ``TRAITS``, differences to all-linear. context: see :func:`context_of`.
-            distances: [S + 1, S + 1] share of parameters in which two selections differ, all-linear last.
+            distances: [S + 1, S + 1] share of parameters in which two selections differ, all-linear last
+                (:func:`advisor.prediction.likeness.parameter_distances`).
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
@@ -181,10 +187,9 @@ class Predictor:
         typical, misfit, noise = self._typical(context)
         ratio = math.exp(quantile * widen * self._log_gain_sd(context))
         deviation = typical * forgone
-        # Misfit is shared by similar selections: its covariance falls with the share of parameters that differ.
-        covariance = (widen * typical * misfit) ** 2 * (1.0 - distances)
+        covariance = (widen * typical * misfit) ** 2 * error_correlations(distances, self.common_)
         spread = np.sqrt(2 * np.clip(covariance[-1, -1] - covariance[-1, :-1], 0, None))
-        seed_sd = typical * noise * self.usual_noise_ / self.noise_
+        seed_sd = typical * noise
         low, high = deviation - quantile * spread, deviation + quantile * spread
         relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
         log_loss = context["log_start"] - typical * (1 - forgone)
@@ -227,7 +232,7 @@ class Predictor:
         forgone = np.append(self.forgone_.of(traits, context), 0.0)
         if measured is not None:
             forgone = np.where(np.isnan(measured), forgone, (forgone + np.nan_to_num(measured)) / 2)
-        covariance = (widen * misfit) ** 2 * (1.0 - distances)
+        covariance = (widen * misfit) ** 2 * error_correlations(distances, self.common_)
         unknown = math.log(NEW_KIND_FACTOR) / quantile if self._new_kinds(context) else 0.0  # then the runs say the level
         prior = Prior(
             start=context["log_start"],
@@ -243,7 +248,7 @@ class Predictor:
         covariance = found.gain**2 * found.covariance
         own = np.diag(covariance)
         spread = np.sqrt(np.clip(own + own[-1] - 2 * covariance[-1], 0, None))[:-1]
-        seed_sd = found.gain * noise * self.usual_noise_ / self.noise_
+        seed_sd = found.gain * noise
         low, high = deviation - quantile * spread, deviation + quantile * spread
         relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
         value, least, most = (found.quantile(level)[:-1] for level in (0.5, 0.5 - LEVEL / 2, 0.5 + LEVEL / 2))
@@ -253,10 +258,11 @@ class Predictor:
         return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far), spread, sd)
 
     def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float]:
-        """Median of G, and misfit and noise as shares of it: in log loss they stay what they would be at full trust."""
+        """Median of G, and misfit and noise as shares of it: at little trust they are not as small in log loss as the gain."""
         believed = trust(context)
         gain = math.exp(self.gain_level_.of(context)[0])
-        return gain, self.misfit_ / believed, self.noise_ / believed
+        spread = Spread(self.misfit_, self.noise_).at(believed, self.quietness_)
+        return gain, spread.misfit, spread.noise
 
     def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
         return self.gain_level_.of(context)[1]
@@ -342,12 +348,3 @@ def on_scale_of(shares: Array, measured: Array, values: Array) -> Array:
         shares, measured: [K] of the same selections. values: [S], of any.
     """
     return np.asarray(np.interp(values, np.sort(measured), np.sort(shares)))
-
-
-def parameter_distances(params: Array, reference: Array) -> Array:
-    """[S + 1, S + 1]: 1 − Σ_m min/Σ_m max of the modules' LoRA parameters; the reference [M] is appended last."""
-    sizes = np.vstack([params, reference])
-    shared = np.array([np.minimum(sizes, row).sum(1) for row in sizes])
-    own = sizes.sum(1)
-    either = own[:, None] + own[None, :] - shared
-    return np.asarray(1.0 - np.divide(shared, either, out=np.ones_like(shared), where=either > 0))

@@ -14,7 +14,8 @@ from advisor.core.recipe import HEADLESS, TrainingRecipe
 from advisor.core.targets import LoraSettings
 from advisor.core.tasks import SPANS
 from advisor.prediction.context import context_of
-from advisor.theory.features import ProbeView, recipe_kernels, recipe_loss, recipe_scales
+from advisor.prediction.gain import ALIGNMENT
+from advisor.theory.features import ProbeView, Weights, feature_table, recipe_kernels, recipe_loss, recipe_scales
 from advisor.theory.kernels import Kernels, lora_constant, make_kernels
 from advisor.theory.simulate import Schedule
 
@@ -78,8 +79,15 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         rank=settings.rank,
         start=float(start),
         simulated=float(simulated),
+        aligned=0.0 if probe.head is None else _aligned(view),
         head_loss=None if probe.task == SPANS else (probe.info["head_cv"] or {}).get("loss"),  # guessing a span is not known
     )
+
+
+def _aligned(view: ProbeView) -> float:
+    """How much better the kernel of all modules aligns with the labels than that of the head alone."""
+    nothing = np.zeros((1, len(view.targets)))
+    return -float(feature_table(view, Weights(nothing, dict.fromkeys(FEATURE_KERNELS, nothing)), (ALIGNMENT,))[0, 0])
 
 
 def subsample(probe: Probe, keep: NDArray[np.int64]) -> Probe:

@@ -4,33 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.optimize import minimize
+from scipy.special import logsumexp, ndtri, stdtrit
 
 from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.forgone import real_shares
+from advisor.prediction.gain import trust
 from advisor.prediction.groups import Gain, Group, repeats, seed_sd
 
 Array = NDArray[np.float64]
+LEAST_VARIANCE = 1e-6  # between seeds, as a share of G²
+MOST_FREEDOM = 8  # that a group's variance counts with: its selections do not all scatter alike
+USUAL_SPREAD, SPREAD_SD = 0.6, 0.5  # log of how far groups' noise spreads around the median, drawn to this one; its own log's
+LEAST_RATIO = 0.02  # of a deviation to the expected one: a group whose runs are all alike counts as this
 
 
-def noise_between_seeds(groups: Sequence[Group], gains: Sequence[Gain]) -> tuple[float, float] | None:
-    """Standard deviation of log loss between seeds as a share of G: its root mean square over groups, and its median.
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations as shares of G: of a selection's log loss around what is predicted of it, and between seeds."""
 
-    None where no group has a second seed. A group's variance is known to 2σ⁴/freedom, and variances of groups differ by about as
-    much as they are large; so groups are weighted.
+    misfit: float
+    noise: float
+
+    def at(self, believed: float, quietness: float) -> Spread:
+        """Of a group whose gain is trusted so far, as shares of that smaller gain: in log loss both fall with a power of it."""
+        factor = believed ** (quietness - 1.0)
+        return Spread(self.misfit * factor, self.noise * factor)
+
+
+def noise_between_seeds(groups: Sequence[Group], gains: Sequence[Gain]) -> float | None:
+    """Standard deviation of log loss between seeds as a share of G: its median over groups; None where none has a second seed.
+
+    A group's is log-normal around the median, and its sample variance chi-square around it; the median and how far groups spread
+    are the likeliest, groups of the same data counting as one together. Most groups have a single pair of runs, so their plain
+    median would be too low; and their root mean square is ruled by two or three whose runs scatter widely.
     """
     known = [
-        ((sd / gain.value) ** 2, repeats(g)) for g, gain in zip(groups, gains, strict=True) if (sd := seed_sd(g)) is not None
+        (group.data, (sd / gain.value) ** 2, min(repeats(group), MOST_FREEDOM))
+        for group, gain in zip(groups, gains, strict=True)
+        if (sd := seed_sd(group)) is not None
     ]
     if not known:
         return None
-    variances, freedom = np.array(known).T
-    weights = freedom / (freedom + 2)
-    return math.sqrt(float(np.average(variances, weights=weights))), math.sqrt(_median(variances, weights))
+    data = [name for name, _, _ in known]
+    weights = np.array([1.0 / data.count(name) for name in data])
+    variances, freedom = np.array([numbers for _, *numbers in known]).T[:, :, None]
+    nodes, mass = np.polynomial.hermite_e.hermegauss(9)
+
+    def likelihood(log_median: float, log_spread: float) -> float:
+        log_variance = 2 * (log_median + math.exp(log_spread) * nodes)
+        log_chance = -0.5 * freedom * (log_variance + np.maximum(variances, LEAST_VARIANCE) / np.exp(log_variance))
+        usual = ((log_spread - math.log(USUAL_SPREAD)) / SPREAD_SD) ** 2
+        return float(weights @ logsumexp(log_chance, axis=1, b=mass / mass.sum()) - 0.5 * usual)
+
+    found = minimize(lambda both: -likelihood(*both), (math.log(0.1), math.log(USUAL_SPREAD)), method="Nelder-Mead")
+    return math.exp(found.x[0])
 
 
 def misfit_of(groups: Sequence[Group], forgone: Sequence[Array], noise: float) -> float:
@@ -50,14 +83,63 @@ def misfit_of(groups: Sequence[Group], forgone: Sequence[Array], noise: float) -
             between_seeds = noise**2 * (1 / group.seeds + 1 / group.seeds[everything])
             variances = ((real_shares(group) - shares) ** 2 - between_seeds)[others] / (2 * group.apart[others])
             by_data.setdefault(group.data, []).append(float(variances.mean()))
-    quantile = 0.5 + LEVEL / 2
-    wider = float(stdtrit(max(len(by_data) - 1, 1), quantile) / ndtri(quantile))
     variance = float(np.mean([np.mean(found) for found in by_data.values()])) if by_data else 0.0
-    return wider * math.sqrt(max(variance, noise**2 / 4))
+    return _students(len(by_data)) * math.sqrt(max(variance, noise**2 / 4))
 
 
-def _median(values: Array, weights: Array) -> float:
-    """The least of the values that half of all weight does not exceed."""
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
+def common_misfit(groups: Sequence[Group], forgone: Sequence[Array], noise: float, misfit: float) -> float:
+    """Share, 0 to 1, of the variance of :func:`misfit_of` that all selections of a group have in common.
+
+    What they do not have in common is seen in pairs: their shares differ from the predicted difference by an error with variance
+    2·distance·own², beside the noise between seeds. Means are as for ``misfit``, and ``own`` never falls below half of ``noise``.
+    """
+    by_data: dict[str, list[float]] = {}
+    for group, shares in zip(groups, forgone, strict=True):
+        others = np.flatnonzero(group.apart > 0)
+        if (distances := group.distances) is None or len(others) < 2:
+            continue
+        one, two = others[np.array(np.triu_indices(len(others), 1))]
+        apart = float(distances[one, two].sum())
+        if apart == 0:
+            continue
+        error = real_shares(group) - shares
+        left = (error[one] - error[two]) ** 2 - noise**2 * (1 / group.seeds[one] + 1 / group.seeds[two])
+        by_data.setdefault(group.data, []).append(float(left.sum()) / (2 * apart))
+    if not by_data:
+        return 0.0
+    own = max(float(np.mean([np.mean(found) for found in by_data.values()])), noise**2 / 4) * _students(len(by_data)) ** 2
+    return max(0.0, 1.0 - own / misfit**2)
+
+
+def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: Sequence[float], usual: Spread) -> float:
+    """Power of the trust in a group's gain by which its runs are quieter than those of a fully trusted one, 0 to 1.
+
+    By least squares of the log of how far runs lie from what is predicted, over what they would at the gain of full trust, on
+    the log of the trust; groups of the same data count as one together. 0 where no group is trusted less than fully.
+
+    Args:
+        log_gains: expected log G of each group.
+    """
+    found = []
+    for group, shares, log_gain in zip(groups, forgone, log_gains, strict=True):
+        everything, believed = group.selections.index(ALL_LINEAR), trust(group.context)
+        others = (np.arange(len(shares)) != everything) & (group.apart > 0)
+        if believed < 1 and others.any():
+            gain = math.exp(log_gain)
+            error = (group.log_loss - group.log_loss[everything] - gain * shares)[others]
+            seeds = 1 / group.seeds[others] + 1 / group.seeds[everything]
+            expected = gain / believed * np.sqrt(2 * group.apart[others] * usual.misfit**2 + usual.noise**2 * seeds)
+            ratio = max(math.sqrt(float(np.mean((error / expected) ** 2))), LEAST_RATIO)
+            found.append((group.data, math.log(believed), math.log(ratio)))
+    if not found:
+        return 0.0
+    data = [name for name, _, _ in found]
+    weights = np.array([1.0 / data.count(name) for name in data])
+    trusts, ratios = np.array([numbers for _, *numbers in found]).T
+    return float(np.clip((weights * trusts) @ ratios / ((weights * trusts) @ trusts), 0.0, 1.0))
+
+
+def _students(data_sets: int) -> float:
+    """What a standard deviation is widened by so that a normal interval is as wide as Student's for so many data sets."""
+    quantile = 0.5 + LEVEL / 2
+    return float(stdtrit(max(data_sets - 1, 1), quantile) / ndtri(quantile))

@@ -18,7 +18,8 @@ from advisor.core.targets import LoraSettings, Selection
 from advisor.core.tasks import TASKS
 from advisor.prediction.disturbance import Disturbance, disturbances
 from advisor.prediction.gain import TRAITS
-from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of, parameter_distances
+from advisor.prediction.likeness import parameter_distances
+from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
 from advisor.theory import bounds
 from advisor.theory.bounds import Bound, Change, bound_c, certificate

@@ -10,25 +10,26 @@ import pytest
 from fakes import make_rows
 from sklearn.linear_model import BayesianRidge
 
-from advisor.prediction.gain import expected_gain
+from advisor.core.selections import HEAD_ONLY
+from advisor.prediction.gain import USUALLY_ALIGNED, expected_gain
 from advisor.prediction.gain_level import PRIOR_SD, GainLevel, fit_gain_level, gain_features
-from advisor.prediction.groups import Gain, Group
+from advisor.prediction.groups import Gain, Group, grouped
 from advisor.prediction.predictor import Predictor
 
 
 def groups_of(count: int, seed: int = 0) -> list[Group]:
-    """Each of data of its own, with its own classes, rows and rate."""
+    """Each of data of its own: classifiers with their own alignment, language models with their own rows and rate."""
     rng = np.random.default_rng(seed)
     found = []
     for i in range(count):
         lr, rows = rng.choice([3e-4, 1e-3, 3e-3]), rng.choice([256, 512, 2048])
-        own = {"log_guess": rng.uniform(-0.4, 1.6), "log_train_rows": math.log(rows), "log_lr": math.log(lr)}
+        task = "causal-lm" if i % 3 == 2 else "classification"
+        own = {"task": task, "aligned": rng.uniform(0.0, 0.3), "log_train_rows": math.log(rows), "log_lr": math.log(lr)}
         context = {
             "log_start": 0.0,
             "log_simulated": -rng.uniform(0.1, 1.5),
             "head_gain": 1.0,
             **own,
-            "log_lr": math.log(rng.choice([3e-4, 1e-3, 3e-3])),
         }
         found.append(Group(f"data {i}", ["0"], np.zeros(1), np.full(1, -0.5), np.ones(1), context, []))
     return found
@@ -40,14 +41,14 @@ def centre(level: GainLevel, group: Group) -> float:
 
 def test_gains_known_exactly_are_a_weighted_ridge_regression() -> None:
     """With errors near 0 expectation-maximisation is ridge regression with these priors, at the sd it found."""
-    groups, rng = groups_of(40), np.random.default_rng(1)
+    groups, rng = groups_of(90), np.random.default_rng(1)
     true = np.array([0.2, 0.6, -0.3, 0.4, 0.3])
     phi = np.array([gain_features(g.context) for g in groups])
-    log_gain = np.log([expected_gain(g.context) for g in groups]) + phi @ true + 0.3 * rng.normal(size=40)
+    log_gain = np.log([expected_gain(g.context) for g in groups]) + phi @ true + 0.3 * rng.normal(size=90)
     level = fit_gain_level(groups, [Gain(float(v), 0.03 * float(v)) for v in np.exp(log_gain)])
     left = log_gain - np.log([expected_gain(g.context) for g in groups])
     precision = phi.T @ phi / level.sd**2 + np.diag(1 / np.square(PRIOR_SD))
-    np.testing.assert_allclose(level.coef, np.linalg.solve(precision, phi.T @ left / level.sd**2), atol=0.02)
+    np.testing.assert_allclose(level.coef, np.linalg.solve(precision, phi.T @ left / level.sd**2), atol=0.03)
     np.testing.assert_allclose(level.covariance, np.linalg.inv(precision), rtol=1e-6)
     assert level.sd == pytest.approx(0.3, abs=0.12)
     np.testing.assert_allclose(level.coef, true, atol=0.45)
@@ -83,4 +84,18 @@ def test_what_is_far_from_all_groups_is_known_less_well() -> None:
     groups = groups_of(12)
     level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02) for g in groups])
     usual = groups[0].context
-    assert level.of({**usual, "log_guess": 5.0})[1] > level.of(usual)[1] > level.sd
+    assert level.of({**usual, "aligned": 1.0})[1] > level.of(usual)[1] > level.sd
+
+
+def test_only_tasks_with_a_new_head_know_alignment_and_only_those_without_one_the_simulated_gain() -> None:
+    classifier, model = (next(g.context for g in groups_of(6) if g.context["task"] == t) for t in ("classification", "causal-lm"))
+    np.testing.assert_array_equal(gain_features(model), gain_features({**model, "aligned": 9.0}))
+    np.testing.assert_array_equal(gain_features(classifier), gain_features({**classifier, "log_simulated": -9.0}))
+
+
+def test_rows_without_an_alignment_take_it_from_the_run_of_the_head_alone() -> None:
+    rows = [replace(r, context={k: v for k, v in r.context.items() if k != "aligned"}) for r in make_rows(2, 3)]
+    head = next(r for r in rows if r.selection == HEAD_ONLY)
+    said = [replace(r, features={**r.features, "adam.alignment": -0.3}) if r is head else r for r in rows]
+    assert grouped(said)[0].context["aligned"] == 0.3
+    assert grouped([r for r in rows if r.selection != HEAD_ONLY])[0].context["aligned"] == USUALLY_ALIGNED

@@ -19,8 +19,9 @@ from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
 from advisor.prediction import posterior as posterior_module
 from advisor.prediction.gain import CURVE, curve, simulated_gain
+from advisor.prediction.likeness import parameter_distances
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
-from advisor.prediction.predictor import Predictions, Predictor, on_scale_of, parameter_distances
+from advisor.prediction.predictor import Predictions, Predictor, on_scale_of
 
 Array = np.ndarray
 

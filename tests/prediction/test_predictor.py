@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from advisor.core.errors import BadInput
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow, load_rows
-from advisor.prediction.context import SIGNED_METRICS, context_of, guessing_score
+from advisor.prediction.context import SIGNED_METRICS
 from advisor.prediction.gain import (
     FEATURE,
     LEARNABLE,
@@ -27,16 +27,15 @@ from advisor.prediction.gain import (
     curve,
     expected_gain,
     simulated_gain,
-    trust,
 )
-from advisor.prediction.groups import CLEAR, START_ERROR, Group, group_gain, grouped, knows_noise, seed_sd
+from advisor.prediction.groups import CLEAR, START_ERROR, Group, group_gain, grouped, knows_noise
+from advisor.prediction.likeness import parameter_distances
 from advisor.prediction.predictor import (
     FAR_FACTOR,
     METRIC_ERROR,
     Estimate,
     Predictions,
     Predictor,
-    parameter_distances,
     times_gain,
 )
 from advisor.report.words import NOT_KNOWN, loss_span, metric_known
@@ -194,7 +193,7 @@ def test_predictions_in_closed_form() -> None:
     found = predictor.predict(traits(gain * np.array([0.0, 0.25, 1.0])), context, distances(3))
     np.testing.assert_allclose(found.deviation, typical * np.array([0, 0.125, 1]))
     np.testing.assert_allclose(np.log(found.loss.value), context["log_start"] - typical * np.array([1, 0.875, 0]))
-    assert found.seed_sd == pytest.approx(typical * predictor.usual_noise_)
+    assert found.seed_sd == pytest.approx(typical * predictor.noise_)
     np.testing.assert_allclose(found.relative.value, (1 - np.exp(found.deviation)) / found.seed_sd)
     np.testing.assert_allclose(found.covariance, (typical * predictor.misfit_) ** 2 * np.eye(3))
     # nothing is won without modules: what is left is the error of H, misfit and noise
@@ -511,95 +510,13 @@ def test_grouping_averages_seeds_and_leaves_head_only_out() -> None:
     assert sum(row.selection == HEAD_ONLY for row in first.rows) == 1
 
 
-def test_noise_is_pooled_over_selections_run_twice() -> None:
-    rows = make_rows(1, 3, 3)
-    logs = {s: [math.log(r.val_loss) for r in rows if r.selection == s] for s in (ALL_LINEAR, "selection 1", "selection 2")}
-    single = [r for r in rows if r.selection != "selection 2" or r.seed == 0]
-    wanted = math.sqrt(np.mean([np.var(logs[s], ddof=1) for s in (ALL_LINEAR, "selection 1")]))
-    assert seed_sd(grouped(single)[0]) == pytest.approx(wanted)
-    assert seed_sd(grouped([r for r in rows if r.seed == 0])[0]) is None
-
-
-def test_noise_is_the_mean_over_groups_and_usual_noise_the_median() -> None:
-    """One group of noisy runs widens the intervals; how much loss the pick may give up stays that of the others."""
-    rows = make_rows(9, 12, 2, noise=0.05)
-    noisy = make_rows(1, 12, 2, seed=5, noise=0.8, prefix="noisy")
-    usual, both = fit(rows), fit(rows + noisy)
-    assert usual.usual_noise_ == pytest.approx(usual.noise_, rel=0.3)
-    assert both.noise_ > 2 * usual.noise_
-    assert both.usual_noise_ == pytest.approx(usual.usual_noise_, rel=0.2)
-    context = both.groups_[0].context
-    assert both.predict(traits([0.1]), context, distances(1)).seed_sd == pytest.approx(
-        typical_gain(both, context) * both.usual_noise_
-    )
-
-
 def test_the_order_of_rows_does_not_matter() -> None:
     rows = make_rows(3, 10)
     shuffled = [rows[int(i)] for i in np.random.default_rng(0).permutation(len(rows))]
     a, b = (vars(fit(r)) for r in (rows, shuffled))
     assert a["gain_level_"].sd == pytest.approx(b["gain_level_"].sd)
-    for name in ("noise_", "usual_noise_", "misfit_", "start_sd_", "score_sd_", "score_coef_"):
+    for name in ("noise_", "misfit_", "common_", "quietness_", "start_sd_", "score_sd_", "score_coef_"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-5, err_msg=name)
-
-
-def test_parameter_distances() -> None:
-    params = np.array([[4.0, 0, 0], [2, 2, 0], [0, 0, 0]])
-    found = parameter_distances(params, np.array([4.0, 4, 4]))
-    assert found.shape == (4, 4)
-    np.testing.assert_allclose(found, found.T)
-    np.testing.assert_allclose(np.diag(found), 0)
-    assert found[0, 1] == pytest.approx(1 - 2 / 6)
-    assert found[0, 3] == pytest.approx(1 - 4 / 12)
-    assert found[2, 3] == found[0, 2] == 1.0
-
-
-def f1_of(truth: np.ndarray, answer: int, classes: Sequence[int]) -> float:
-    """Mean F1 over ``classes`` of always giving one answer."""
-    scores = []
-    for c in classes:
-        hits = np.sum(truth == c) if c == answer else 0
-        scores.append(2 * hits / (np.sum(truth == c) + (len(truth) if c == answer else 0)))
-    return float(np.mean(scores))
-
-
-def test_the_score_of_guessing() -> None:
-    truth = np.array([0] * 7 + [1] * 3)
-    assert guessing_score("accuracy", np.array([0.7, 0.3])) == pytest.approx(0.7)
-    assert guessing_score("f1", np.array([0.7, 0.3])) == pytest.approx(f1_of(truth, 1, [1])) == pytest.approx(6 / 13)
-    three = np.array([0] * 5 + [1] * 3 + [2] * 2)
-    shares = np.array([0.5, 0.3, 0.2])
-    assert guessing_score("f1", shares) == pytest.approx(f1_of(three, 0, [0, 1, 2])) == pytest.approx(2 / 9)
-    assert guessing_score("token_accuracy", shares) == pytest.approx(0.5)  # of words with classes
-    assert guessing_score("reward_accuracy", np.empty(0)) == guessing_score("reward_auc", np.empty(0)) == 0.5
-    assert guessing_score("token_accuracy", np.empty(0)) == 0.0
-    for metric in ("matthews", "spearman"):
-        assert guessing_score(metric, shares) == 0.0
-
-
-def test_context_is_logarithmic() -> None:
-    common = {"train_rows": 100, "steps": 24, "lr": 1e-3, "rank": 4, "start": 0.9, "simulated": 0.5, "head_loss": 0.8}
-    context = context_of(task="regression", metric="spearman", shares=np.empty(0), **common)  # type: ignore[arg-type]
-    wanted = {
-        "log_train_rows": 100,
-        "log_steps": 24,
-        "log_lr": 1e-3,
-        "log_rank": 4,
-        "log_start": 0.9,
-        "log_simulated": 0.5,
-        "log_guess": 1,
-    }
-    assert {key: math.exp(context[key]) for key in wanted} == pytest.approx(wanted)
-    assert (context["task"], context["metric"], context["chance"]) == ("regression", "spearman", 0.0)
-    assert context["head_gain"] == pytest.approx(-math.log(0.8))
-    balanced = context_of(task="classification", metric="accuracy", shares=np.full(4, 0.25), **common)  # type: ignore[arg-type]
-    assert (balanced["chance"], math.exp(balanced["log_guess"])) == pytest.approx((0.25, math.log(4)))
-    empty_class = context_of(task="classification", metric="accuracy", shares=np.array([0.5, 0.5, 0.0]), **common)  # type: ignore[arg-type]
-    assert math.exp(empty_class["log_guess"]) == pytest.approx(math.log(2))
-    one_class = context_of(task="classification", metric="accuracy", shares=np.array([1.0, 0.0]), **common)  # type: ignore[arg-type]
-    assert math.isfinite(one_class["log_guess"])
-    no_head = context_of(task="causal-lm", metric="token_accuracy", shares=np.empty(0), **{**common, "head_loss": None})  # type: ignore[arg-type]
-    assert trust(no_head) == 1.0
 
 
 def test_what_a_linear_probe_cannot_learn_is_not_promised() -> None:

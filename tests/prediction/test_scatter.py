@@ -6,13 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fakes import make_rows
 
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.groups import grouped
+from advisor.prediction.gain import LEARNABLE
+from advisor.prediction.groups import grouped, seed_sd
+from advisor.prediction.likeness import error_correlations
 from advisor.prediction.predictor import Predictor
+from advisor.prediction.scatter import Spread
 
 
 def fit(rows: Sequence[CalibrationRow]) -> Predictor:
@@ -24,6 +28,99 @@ def test_noise_between_seeds_and_misfit_are_told_apart(misfit: float, noise: flo
     predictor = fit(make_rows(20, 30, seed=1, misfit=misfit, noise=noise))
     assert predictor.noise_ == pytest.approx(noise, rel=0.15)
     assert predictor.misfit_ == pytest.approx(max(misfit, noise / 2), rel=0.3)
+
+
+def test_noise_is_pooled_over_selections_run_twice() -> None:
+    rows = make_rows(1, 3, 3)
+    logs = {s: [math.log(r.val_loss) for r in rows if r.selection == s] for s in (ALL_LINEAR, "selection 1", "selection 2")}
+    single = [r for r in rows if r.selection != "selection 2" or r.seed == 0]
+    wanted = math.sqrt(np.mean([np.var(logs[s], ddof=1) for s in (ALL_LINEAR, "selection 1")]))
+    assert seed_sd(grouped(single)[0]) == pytest.approx(wanted)
+    assert seed_sd(grouped([r for r in rows if r.seed == 0])[0]) is None
+
+
+def test_noise_is_that_of_a_usual_group() -> None:
+    """One group of noisy runs does not change it; how much loss the pick may give up is counted in it too."""
+    rows = make_rows(9, 12, 2, noise=0.05)
+    noisy = make_rows(1, 12, 2, seed=5, noise=0.8, prefix="noisy")
+    usual, both = fit(rows), fit(rows + noisy)
+    assert usual.noise_ == pytest.approx(0.05, rel=0.1)
+    assert both.noise_ == pytest.approx(usual.noise_, rel=0.2)
+    context = both.groups_[0].context
+    found = both.predict(np.zeros((1, 3)), context, np.zeros((2, 2)))
+    assert found.seed_sd == pytest.approx(math.exp(both.gain_level_.of(context)[0]) * both.noise_)
+
+
+def test_single_pairs_of_runs_do_not_make_noise_look_small() -> None:
+    """Half of all pairs differ by less than 0.95 standard deviations of one run: their median would be a third too low."""
+    pairs = [
+        replace(row, group=f"{row.group}, {seed}")
+        for seed in range(4)
+        for row in make_rows(15, 12, 2, seed=seed, noise=0.1, misfit=0.05)
+        if row.seed == 0 or row.selection == ALL_LINEAR
+    ]
+    assert fit(pairs).noise_ == pytest.approx(0.1, rel=0.2)
+
+
+def known_masks(rows: Sequence[CalibrationRow], modules: int = 40) -> list[CalibrationRow]:
+    """The same, each selection with a quarter of the modules, drawn by its name."""
+
+    def mask(name: str) -> str:
+        if name == ALL_LINEAR:
+            return "1" * modules
+        chosen = np.random.default_rng(list(name.encode())).permutation(modules) < modules // 4
+        return "".join(map(str, chosen.astype(int)))
+
+    return [replace(row, mask=mask(row.selection)) for row in rows]
+
+
+@pytest.mark.parametrize("own", [0.02, 0.1])
+def test_what_selections_of_a_group_have_in_common_is_told_from_their_own_error(own: float) -> None:
+    """All of a group err by 0.2 of the gain or by −0.2 against all modules, each by its own beside it."""
+    rng, shared = np.random.default_rng(0), 0.2
+    rows = known_masks(make_rows(40, 16, seed=4, misfit=0.0, noise=0.002, start_sd=0.0))
+    groups = {group.name: group for group in grouped(rows)}
+    gains = {name: g.context["log_start"] - g.log_loss[g.selections.index(ALL_LINEAR)] for name, g in groups.items()}
+    errors = {
+        (name, s): gains[name] * (common + own * rng.normal())
+        for i, (name, g) in enumerate(groups.items())
+        for common in [shared * (-1) ** i]
+        for s in g.selections
+        if s != ALL_LINEAR
+    }
+    moved = [replace(row, val_loss=row.val_loss * math.exp(errors.get((row.group, row.selection), 0.0))) for row in rows]
+    predictor = fit(moved)
+    distances = groups["group 0"].distances
+    assert distances is not None
+    correlations = error_correlations(distances, predictor.common_)
+    against_all = predictor.misfit_ * math.sqrt(2 - 2 * np.median(correlations[-1]))
+    pair = predictor.misfit_ * math.sqrt(2 - 2 * correlations[1, 2])
+    assert against_all == pytest.approx(math.hypot(shared, own), rel=0.25)
+    assert pair == pytest.approx(own * math.sqrt(2), rel=0.4)
+
+
+def test_rows_that_do_not_say_what_they_adapt_have_nothing_in_common() -> None:
+    assert fit(make_rows(6)).common_ == 0.0
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_runs_of_tasks_that_a_linear_probe_cannot_learn_are_as_quiet_as_real_ones_were(power: float) -> None:
+    """Their deviations are made those of the others, times a power of the trust."""
+    believed = 0.1
+    usual = make_rows(20, 12, seed=1, misfit=0.15, noise=0.05)
+    quiet = []
+    for row in make_rows(10, 12, seed=2, misfit=0.15, noise=0.05, prefix="quiet"):
+        start = row.context["log_start"]
+        won = (start - math.log(row.val_loss)) * believed**power * 0.3
+        context = {**row.context, "head_gain": believed * LEARNABLE}
+        quiet.append(replace(row, context=context, val_loss=math.exp(start - won), features={**row.features, "recipe_loss": 0.0}))
+    found = [fit(usual + some).quietness_ for some in (quiet, [])]
+    assert found[1] == 0.0
+    assert found[0] == pytest.approx(power, abs=0.35)
+    spread = Spread(0.2, 0.1)
+    assert spread.at(1.0, power) == spread
+    in_log_loss = believed * spread.at(believed, power).misfit
+    assert in_log_loss == pytest.approx(0.2 * believed**power)
 
 
 def test_misfit_with_unequal_numbers_of_seeds() -> None:
