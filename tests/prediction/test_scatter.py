@@ -11,6 +11,7 @@ import pytest
 from fakes import make_rows
 
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
+from advisor.prediction import scatter
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.gain import LEARNABLE
 from advisor.prediction.groups import grouped, seed_sd
@@ -75,8 +76,11 @@ def known_masks(rows: Sequence[CalibrationRow], modules: int = 40) -> list[Calib
 
 
 @pytest.mark.parametrize("own", [0.02, 0.1])
-def test_what_selections_of_a_group_have_in_common_is_told_from_their_own_error(own: float) -> None:
+def test_what_selections_of_a_group_have_in_common_is_told_from_their_own_error(
+    own: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of a group err by 0.2 of the gain or by −0.2 against all modules, each by its own beside it."""
+    monkeypatch.setattr(scatter, "PRIOR_MISFIT", 0.0)
     rng, shared = np.random.default_rng(0), 0.2
     rows = known_masks(make_rows(40, 16, seed=4, misfit=0.0, noise=0.002, start_sd=0.0))
     groups = {group.name: group for group in grouped(rows)}
@@ -97,6 +101,16 @@ def test_what_selections_of_a_group_have_in_common_is_told_from_their_own_error(
     pair = predictor.misfit_ * math.sqrt(2 - 2 * correlations[1, 2])
     assert against_all == pytest.approx(math.hypot(shared, own), rel=0.25)
     assert pair == pytest.approx(own * math.sqrt(2), rel=0.4)
+
+
+@pytest.mark.parametrize("misfit", [0.02, 0.6])
+def test_misfit_is_drawn_to_a_usual_one_as_by_one_data_set(misfit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_rows(4, 16, seed=6, misfit=misfit, noise=0.01)
+    drawn = fit(rows).misfit_
+    monkeypatch.setattr(scatter, "PRIOR_MISFIT", 0.0)
+    alone = fit(rows).misfit_
+    students = 2.353 / 1.645  # of 4 data sets
+    assert (drawn / students) ** 2 == pytest.approx((4 * (alone * math.sqrt(5 / 4) / students) ** 2 + 0.2**2) / 5, rel=0.01)
 
 
 def test_rows_that_do_not_say_what_they_adapt_have_nothing_in_common() -> None:
