@@ -2,11 +2,12 @@
 
 For each group (a model on a task with one recipe) predictions are made from the rows of all other tasks. The finalists are the
 selections within a budget; a run of one is its real row of seed 0, looked up. The first run is the pilot of
-``benchmarks/pilot.py`` (of seed 2), where there is one; beside it stands what as many runs add without. Before and after up to
-four such runs: log loss that the pick loses against the best finalist, judged on seed 1; the same of the one expected best (the
-pick is the cheapest as good as that one, so it may lose up to half a seed standard deviation by intent); coverage and width of
-the 90 % intervals of the finalists that were not run. Where there is no second seed, runs and judge are the same rows, which
-flatters "after": those groups stand apart. Beside it: the regret of the lowest loss of as many random finalists, run for real.
+``benchmarks/pilot.py`` (of seed 2), where there is one; beside it stands what as many runs add without. Before and after up
+to four such runs: log loss that the pick loses against the best finalist, judged on seed 1; the same of the one expected best
+(the pick is the cheapest as good as that one, so it may lose up to a third of a seed standard deviation by intent); coverage
+and width of the 90 % intervals of the finalists that were not run. Where there is no second seed, runs and judge are the same
+rows, which flatters "after": those groups stand apart. Beside it: the regret of the lowest loss of as many random finalists,
+run for real.
 
     python benchmarks/confirm.py [--rows profiles/predictors] [--confirm 4]
 """

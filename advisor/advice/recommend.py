@@ -28,7 +28,7 @@ from advisor.theory.training_cost import Cost
 STABILITY_DRAWS, STABILITY_SHARE = 20, 0.8
 FINALISTS = 48
 STABLE = 0.7
-GIVEN_UP = 0.5  # seed standard deviations of log loss that a cheaper pick may be expected to lose
+GIVEN_UP = 1 / 3  # seed standard deviations of log loss that a cheaper pick may be expected to lose
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _advice(
 def pick(predictions: Predictions, params: NDArray[np.int64], allowed: Sequence[int]) -> tuple[int, int]:
     """The cheapest of ``allowed`` that is as good as the one predicted best, and that one.
 
-    As good: not distinguishable from it, and predicted to lie within half a seed standard deviation, so that wide
+    As good: not distinguishable from it, and predicted to lie within a third of a seed standard deviation, so that wide
     intervals alone never talk anyone into a selection that is expected to be worse.
     """
     best = min(allowed, key=lambda i: predictions.deviation[i])

@@ -87,13 +87,13 @@ def test_pick_is_never_told_apart_from_the_best_and_never_dearer() -> None:
 
 
 def test_the_rule_of_the_pick() -> None:
-    """The cheapest that is neither told apart from the best nor expected to be half a seed deviation worse."""
+    """The cheapest that is neither told apart from the best nor expected to be a third of a seed deviation worse."""
     none = Estimate(*(np.zeros(5),) * 3)
 
     def predictions(spread: float) -> Predictions:
         deviation = np.array([0.0, 0.01, 0.015, 0.05, 0.005])
         covariance = np.diag([0.0, spread, 1e-8, 1.0, spread]) ** 2
-        return Predictions(none, none, none, deviation, covariance, 0.021, ())
+        return Predictions(none, none, none, deviation, covariance, 0.0315, ())
 
     params = np.array([100, 40, 10, 5, 60])
     # 2 is close but surely worse; 3 cannot be told apart but is over two seed deviations off; 1 is the cheapest left
