@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.gain import ALIGNMENT, TRAITS, USUALLY_ALIGNED, curve, simulated_gain
@@ -134,8 +135,9 @@ def _log_steps(row: CalibrationRow) -> float:
 
 def _aligned(rows: Sequence[CalibrationRow]) -> float:
     """How much better the kernel of all modules aligns with the labels than that of the head alone, of older rows, whose context
-    does not say it; as usual where no row is of the head alone."""
-    return next((-row.features[ALIGNMENT] for row in rows if row.selection == HEAD_ONLY), USUALLY_ALIGNED)
+    does not say it; as usual where no row is of the head alone, or there are no labels."""
+    alone = [row for row in rows if row.selection == HEAD_ONLY and row.context["task"] not in BY_ODDS]
+    return -alone[0].features[ALIGNMENT] if alone else USUALLY_ALIGNED
 
 
 def knows_noise(groups: Sequence[Group]) -> bool:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.probe import Probe
-from advisor.core.recipe import HEADLESS, TrainingRecipe
+from advisor.core.recipe import BY_ODDS, HEADLESS, TrainingRecipe
 from advisor.core.targets import LoraSettings
 from advisor.core.tasks import SPANS
 from advisor.prediction.context import context_of
-from advisor.prediction.gain import ALIGNMENT
+from advisor.prediction.gain import ALIGNMENT, USUALLY_ALIGNED
 from advisor.theory.features import ProbeView, Weights, feature_table, recipe_kernels, recipe_loss, recipe_scales
 from advisor.theory.kernels import Kernels, lora_constant, make_kernels
 from advisor.theory.simulate import Schedule
@@ -79,13 +79,15 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         rank=settings.rank,
         start=float(start),
         simulated=float(simulated),
-        aligned=0.0 if probe.head is None else _aligned(view),
+        aligned=_aligned(view),
         head_loss=None if probe.task == SPANS else (probe.info["head_cv"] or {}).get("loss"),  # guessing a span is not known
     )
 
 
 def _aligned(view: ProbeView) -> float:
-    """How much better the kernel of all modules aligns with the labels than that of the head alone."""
+    """How much better the kernel of all modules aligns with the labels than that of the head alone; as usual without labels."""
+    if view.task in BY_ODDS:
+        return USUALLY_ALIGNED
     nothing = np.zeros((1, len(view.targets)))
     return -float(feature_table(view, Weights(nothing, dict.fromkeys(FEATURE_KERNELS, nothing)), (ALIGNMENT,))[0, 0])
 
