@@ -35,24 +35,28 @@ ROUNDS = 200
 
 @dataclass(frozen=True)
 class GainLevel:
-    """A fitted regression: ``coef`` β [5], its ``covariance`` [5, 5], and ``sd`` of log G between groups."""
+    """A fitted regression: ``coef`` β [5], its ``covariance`` [5, 5], and ``sd`` of log G between groups.
+
+    ``aligned``: least and most alignment that it has seen; what lies beyond counts as the nearest.
+    """
 
     coef: Array
     covariance: Array
     sd: float
+    aligned: tuple[float, float]
 
     def of(self, context: Mapping[str, Any]) -> tuple[float, float]:
         """Mean and standard deviation of log G of a group with this context; the latter holds that of β."""
-        phi = gain_features(context)
+        phi = gain_features(context, self.aligned)
         mean = math.log(expected_gain(context)) + float(phi @ self.coef)
         return mean, math.sqrt(self.sd**2 + float(phi @ self.covariance @ phi))
 
 
-def gain_features(context: Mapping[str, Any]) -> Array:
-    """φ [5] of a group's context."""
+def gain_features(context: Mapping[str, Any], seen: tuple[float, float] = (-math.inf, math.inf)) -> Array:
+    """φ [5] of a group's context, its alignment within those ``seen``."""
     lr = float(context["log_lr"]) - math.log(USUAL_LR)
     headless = context["task"] in HEADLESS
-    aligned = 0.0 if headless else float(context["aligned"]) / USUALLY_ALIGNED - 1.0
+    aligned = 0.0 if headless else min(max(float(context["aligned"]), seen[0]), seen[1]) / USUALLY_ALIGNED - 1.0
     return np.array([1.0, log_rows(context), lr, aligned, math.log(simulated_gain(context)) if headless else 0.0])
 
 
@@ -76,4 +80,5 @@ def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:
         coef = covariance @ phi.T @ (weights * (mean - expected)) / variance
         left = (mean - expected - phi @ coef) ** 2 + own
         variance = float((weights @ left + PRIOR_WEIGHT * PRIOR_SPREAD**2) / (weights.sum() + PRIOR_WEIGHT))
-    return GainLevel(coef, covariance, math.sqrt(variance))
+    aligned = [float(g.context["aligned"]) for g in groups if g.context["task"] not in HEADLESS] or [USUALLY_ALIGNED]
+    return GainLevel(coef, covariance, math.sqrt(variance), (min(aligned), max(aligned)))

@@ -84,7 +84,18 @@ def test_what_is_far_from_all_groups_is_known_less_well() -> None:
     groups = groups_of(12)
     level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02) for g in groups])
     usual = groups[0].context
-    assert level.of({**usual, "aligned": 1.0})[1] > level.of(usual)[1] > level.sd
+    assert level.of({**usual, "log_train_rows": 14.0})[1] > level.of(usual)[1] > level.sd
+
+
+def test_an_alignment_beyond_all_seen_counts_as_the_nearest() -> None:
+    """A slope is not carried on: ten times the alignment would be a gain of hundreds of times."""
+    groups = groups_of(12)
+    level = fit_gain_level(groups, [Gain(expected_gain(g.context) * (1 + 3 * g.context["aligned"]), 0.02) for g in groups])
+    usual, seen = groups[0].context, [g.context["aligned"] for g in groups if g.context["task"] != "causal-lm"]
+    least, most = (level.of({**usual, "aligned": end}) for end in (min(seen), max(seen)))
+    assert level.of({**usual, "aligned": 2.0}) == most
+    assert level.of({**usual, "aligned": -1.0}) == least
+    assert most[0] > least[0]
 
 
 def test_only_tasks_with_a_new_head_know_alignment_and_only_those_without_one_the_simulated_gain() -> None:
