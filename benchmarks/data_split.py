@@ -53,7 +53,6 @@ EXAM = (
     # made by public_data.py
     "ag_news",
     "asdiv",
-    "citation_intent",
     "cogs",
     "e2e",
     "jfleg",
@@ -61,7 +60,6 @@ EXAM = (
     "offensive",
     "paper_field",
     "sciie",
-    "tweet_sentiment",
     # judged with earlier versions too
     "banking77",
     "docstrings",
