@@ -32,7 +32,7 @@ LITTLE_TO_WIN = (
     "sets no target set lowered the loss by more than 7%."
 )
 LITTLE = 0.005  # share of the loss that is not worth a run
-CONFIRM_CAVEAT = "On data kept back it ranked a little better by it, and 90% intervals held 98% of losses."
+CONFIRM_CAVEAT = "On data kept back it ranked better by it, and 90% intervals held 86% of losses."
 UNLIKE_CAVEAT = "Nothing is known of what such a run adds on a task unlike the calibration runs."
 BY_OPTIONS = {
     "samples": "add --samples {}",
