@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from sweep import EVAL_ROWS, Group, source_of
+from sweep import EVAL_ROWS, SHARED, Group, source_of
 
 from advisor.core.events import Session
 from advisor.core.recipe import recipe_for
@@ -41,7 +41,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for lr in RATES:
         group = Group("e5", "snips", 256, lr)
-        prepared = prepare(source_of(group, options.e5), Session(), train_limit=group.rows, eval_limit=EVAL_ROWS)
+        prepared = prepare(source_of(group, options.e5, SHARED / "data"), Session(), train_limit=group.rows, eval_limit=EVAL_ROWS)
         loaded = prepared.loaded
         pooler = next(name for name, _ in loaded.model.named_modules() if name.endswith("pooler"))
         recipe = recipe_for(loaded.task, group.rows, None, lr, None)
