@@ -52,12 +52,13 @@ class Group:
 
     @property
     def distances(self) -> Array | None:
-        """[S + 1, S + 1] share of modules in which two selections differ, all modules last; None where a row does not say which
-        it adapts."""
-        masks = {row.selection: row.mask for row in self.rows}
-        if not all(masks.get(name) for name in self.selections):
+        """[S + 1, S + 1] share of modules in which two selections differ, all modules last; None where rows do not say which
+        they adapt, or of as many."""
+        by_name = {row.selection: row.mask for row in self.rows}
+        masks = [by_name.get(name, "") for name in self.selections]
+        if not all(masks) or len({len(mask) for mask in masks}) > 1:
             return None
-        adapted = np.array([[float(c) for c in masks[name]] for name in self.selections])
+        adapted = np.array([[float(c) for c in mask] for mask in masks])
         return parameter_distances(adapted, np.ones(adapted.shape[1]))
 
     @property

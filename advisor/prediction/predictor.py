@@ -122,8 +122,8 @@ class Predictor:
     Attributes:
         forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
         misfit_: standard deviation of a selection's log loss around what is predicted of it; noise_: between seeds, in a usual
-            group; both as shares of G. common_: share of the misfit's variance that all
-            selections of a group have in common. quietness_: power of the trust in a gain that both fall with.
+            group; both as shares of G. common_: share of the misfit's variance that all selections of a group have in common.
+            quietness_: power of the trust in a gain that both fall with.
         start_sd_: standard deviation of log H, real around simulated.
     """
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import logsumexp, ndtri, stdtrit
 
 from advisor.core.choices import LEVEL
@@ -22,6 +21,7 @@ PRIOR_MISFIT = 0.2  # as a share of G
 LEAST_VARIANCE = 1e-6  # between seeds, as a share of G²
 MOST_FREEDOM = 8  # that a group's variance counts with: its selections do not all scatter alike
 USUAL_SPREAD, SPREAD_SD = 0.6, 0.5  # log of how far groups' noise spreads around the median, drawn to this one; its own log's
+SEARCHED = 1e-4  # log of the median, to which it is searched
 LEAST_RATIO = 0.02  # of a deviation to the expected one: a group whose runs are all alike counts as this
 
 
@@ -63,18 +63,19 @@ def noise_between_seeds(groups: Sequence[Group], gains: Sequence[Gain]) -> float
         usual = ((log_spread - math.log(USUAL_SPREAD)) / SPREAD_SD) ** 2
         return float(weights @ logsumexp(log_chance, axis=1, b=mass / mass.sum()) - 0.5 * usual)
 
-    found = minimize(lambda both: -likelihood(*both), (math.log(0.1), math.log(USUAL_SPREAD)), method="Nelder-Mead")
-    return math.exp(found.x[0])
+    best, step = (math.log(0.1), math.log(USUAL_SPREAD)), 0.5  # a search by hand: scipy.optimize takes 0.2 s to import
+    while step > SEARCHED:
+        around = [(best[0] + i * step, best[1] + j * step) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        better = max(around, key=lambda both: likelihood(*both))
+        best, step = better, step if better != best else step / 2
+    return math.exp(best[0])
 
 
 def misfit_of(groups: Sequence[Group], forgone: Sequence[Array], noise: float) -> float:
     """Standard deviation of a selection's share around the predicted one, for intervals of groups of other data.
 
     Errors of two selections are correlated by what they share. So the share differs from that of all modules by an error with
-    variance 2·apart·misfit², beside the noise between seeds. Its mean is over the groups of a data set, then over data sets.
-    Few data sets say little of a variance: the interval of a new data set's error is Student's, with one degree of freedom less
-    than there are data sets. The standard deviation is widened so that a normal interval is as wide. It never falls below half
-    of ``noise``.
+    variance 2·apart·misfit², beside the noise between seeds. Pooled over groups by :func:`_pooled`.
     """
     by_data: dict[str, list[float]] = {}
     for group, shares in zip(groups, forgone, strict=True):

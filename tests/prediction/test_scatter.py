@@ -115,6 +115,11 @@ def test_misfit_is_drawn_to_a_usual_one_as_by_one_data_set(misfit: float, monkey
 
 def test_rows_that_do_not_say_what_they_adapt_have_nothing_in_common() -> None:
     assert fit(make_rows(6)).common_ == 0.0
+    masked = known_masks(make_rows(6))
+    uneven = [replace(row, mask=row.mask + "0") if row.selection == "selection 3" else row for row in masked]  # of two models
+    assert grouped(masked)[0].distances is not None
+    assert grouped(uneven)[0].distances is None
+    assert fit(uneven).common_ == 0.0
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
