@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from advisor.core.recipe import HEADLESS
 from advisor.prediction.gain import USUALLY_ALIGNED, expected_gain, log_rows, simulated_gain
-from advisor.prediction.groups import Gain, Group
+from advisor.prediction.groups import Gain, Group, each_data_once
 
 Array = NDArray[np.float64]
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
@@ -62,8 +62,7 @@ def gain_features(context: Mapping[str, Any], seen: tuple[float, float] = (-math
 
 def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:
     """The regression that groups with these real gains make likely."""
-    data = [g.data for g in groups]
-    weights = np.array([1.0 / data.count(name) for name in data])
+    weights = each_data_once([g.data for g in groups])
     values, errors = (np.array([getattr(gain, name) for gain in gains])[:, None] for name in ("value", "error"))
     seen = np.exp(-0.5 * ((values - np.exp(LOG_GAINS)) / errors) ** 2) + 1e-300
     expected = np.log([expected_gain(g.context) for g in groups])

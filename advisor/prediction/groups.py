@@ -128,6 +128,11 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
     return groups
 
 
+def each_data_once(names: Sequence[str]) -> Array:
+    """[groups] weights by which groups of the same data count as one together, from the name of each group's data."""
+    return np.array([1.0 / names.count(name) for name in names])
+
+
 def _log_steps(row: CalibrationRow) -> float:
     """Log of the optimizer steps of a run; older rows do not say it in their context."""
     rows, recipe = round(math.exp(row.context["log_train_rows"])), row.recipe

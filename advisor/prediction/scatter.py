@@ -14,7 +14,7 @@ from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.forgone import real_shares
 from advisor.prediction.gain import trust
-from advisor.prediction.groups import Gain, Group, repeats, seed_sd
+from advisor.prediction.groups import Gain, Group, each_data_once, repeats, seed_sd
 
 Array = NDArray[np.float64]
 PRIOR_MISFIT = 0.2  # as a share of G
@@ -52,8 +52,7 @@ def noise_between_seeds(groups: Sequence[Group], gains: Sequence[Gain]) -> float
     ]
     if not known:
         return None
-    data = [name for name, _, _ in known]
-    weights = np.array([1.0 / data.count(name) for name in data])
+    weights = each_data_once([name for name, _, _ in known])
     variances, freedom = np.array([numbers for _, *numbers in known]).T[:, :, None]
     nodes, mass = np.polynomial.hermite_e.hermegauss(9)
 
@@ -133,8 +132,7 @@ def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: S
             found.append((group.data, math.log(believed), math.log(ratio)))
     if not found:
         return 0.0
-    data = [name for name, _, _ in found]
-    weights = np.array([1.0 / data.count(name) for name in data])
+    weights = each_data_once([name for name, _, _ in found])
     trusts, ratios = np.array([numbers for _, *numbers in found]).T
     return float(np.clip((weights * trusts) @ ratios / ((weights * trusts) @ trusts), 0.0, 1.0))
 
