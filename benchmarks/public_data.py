@@ -1,4 +1,4 @@
-"""Data of the second and the third exam, and what the predictor learns from beside the project's own data folder.
+"""Data of the exams after the first, and what the predictor learns from beside the project's own data folder.
 
     python benchmarks/public_data.py CHECKOUTS OUT
 
@@ -7,7 +7,8 @@
 08e345f), ``SCAN`` (brendenlake, c4b756c), ``text2sql-data`` (jkkummerfeld, 5050bad), ``zero_shot_cot`` (kojima-takeshi188,
 5ef330f), ``CharCnn_Keras`` (mhjabreel, 555590d), ``scibert`` (allenai, 06793f7), ``hate-speech-and-offensive-language``
 (t-davidson, cb50f7e), ``joke-dataset`` (taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6),
-``nlu-asdiv-dataset`` (chaochun, 883f90a) and ``jfleg`` (keisks, ee06ff8). Up to 3,000 rows a data set, drawn by seed.
+``nlu-asdiv-dataset`` (chaochun, 883f90a), ``jfleg`` (keisks, ee06ff8), ``amazon-multilingual-counterfactual-dataset``
+(amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5) and ``ase15-django-dataset`` (odashi, c37fa28). Up to 3,000 rows a data set, drawn by seed.
 """
 
 from __future__ import annotations
@@ -153,6 +154,38 @@ def corrections(folder: Path) -> Iterator[Row]:
             yield {"prompt": before.strip(), "completion": after.strip()}
 
 
+def numbered(texts: Path, labels: Path) -> Iterator[Row]:
+    """Texts and numbers of their classes in files of their own, one a line."""
+    lines = (path.read_text(encoding="utf-8").split("\n") for path in (texts, labels))
+    for text, label in zip(*lines, strict=True):
+        if label.strip():
+            yield {"text": text.strip(), "label": f"topic {label.strip()}"}
+
+
+def counterfactual(folder: Path) -> Iterator[Row]:
+    for split in ("train", "valid", "test"):
+        with (folder / f"EN_{split}.tsv").open(encoding="utf-8") as lines:
+            for row in csv.DictReader(lines, delimiter="\t"):
+                yield {"text": row["sentence"].strip(' "'), "label": ("as it was", "counterfactual")[int(row["is_counterfactual"])]}
+
+
+def answering(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            yield {"text": row["qtext"], "text2": row["atext"], "label": ("no", "yes")[int(row["label"])]}
+
+
+def described_code(folder: Path) -> Iterator[Row]:
+    what, code = ((folder / f"all.{end}").read_text(encoding="utf-8").splitlines() for end in ("anno", "code"))
+    for prompt, completion in zip(what, code, strict=True):
+        yield {"prompt": prompt.strip(), "completion": completion.strip()}
+
+
+def letters(path: Path) -> Iterator[Row]:
+    for row in json.loads(path.read_text(encoding="utf-8"))["examples"]:
+        yield {"prompt": row["question"], "completion": row["answer"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", type=Path)
@@ -177,7 +210,7 @@ def main() -> None:
         "scan": scan(at / "SCAN" / "simple_split" / "tasks_train_simple.txt"),
         "scholar": queries(at / "text2sql-data" / "data" / "scholar.json"),
         "csqa": choices(at / "zero_shot_cot" / "dataset" / "CommonsenseQA" / "train_rand_split.jsonl"),
-        # the third exam
+        # the third exam, now development data
         "ag_news": news(at / "CharCnn_Keras" / "data" / "ag_news_csv" / "test.csv"),
         "paper_field": text_and_label(science / "mag"),
         "sciie": text_and_label(science / "sciie-relation-extraction"),
@@ -187,6 +220,15 @@ def main() -> None:
         "cogs": logical_forms(at / "COGS" / "data" / "dev.tsv", at / "COGS" / "data" / "test.tsv"),
         "asdiv": word_problems(at / "nlu-asdiv-dataset" / "dataset" / "ASDiv.xml"),
         "jfleg": corrections(at / "jfleg"),
+        # the fourth exam
+        "counterfactual": counterfactual(at / "amazon-multilingual-counterfactual-dataset" / "data"),
+        "question_topic": numbered(*(at / "StackOverflow" / "rawText" / f"{n}_StackOverflow.txt" for n in ("title", "label"))),
+        "tweet_emoji": tweets(tweet / "emoji", tuple(f"emoji {i}" for i in range(20))),
+        "citation_intent": text_and_label(science / "citation_intent"),
+        "answering": answering(at / "dataset-sts" / "data" / "anssel" / "wang" / "train.csv"),
+        "django": described_code(at / "ase15-django-dataset" / "django"),
+        "advising": queries(at / "text2sql-data" / "data" / "advising.json"),
+        "last_letters": letters(at / "zero_shot_cot" / "dataset" / "last_letters" / "last_letters.json"),
     }
     for name, rows in sets.items():
         distinct = list(dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in rows))

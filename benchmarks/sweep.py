@@ -112,13 +112,21 @@ LANGUAGE = [
     *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("tldr", "scan", "scholar")],
     *[Group("stories", d, 320, 3e-3, picks=6) for d in ("tldr", "scan", "csqa", "svamp")],
 ]
-EXAM = [
+THIRD_EXAM = [
     Group("minilm", "offensive", 512, 2e-3, picks=6, seeds=2),
     Group("minilm", "paper_field", 512, 1e-3, picks=6, seeds=2),
     *[Group("minilm", d, 512, 2e-3, picks=6) for d in ("sciie", "ag_news", "joke_rating")],
     Group("e5", "paper_field", 384, 1e-3, picks=6),
     *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("e2e", "cogs")],
     *[Group("tiny", d, 512, 1e-3, picks=6) for d in ("asdiv", "jfleg")],
+]
+EXAM = [
+    *[Group("minilm", d, 512, 2e-3, picks=6, seeds=2) for d in ("counterfactual", "citation_intent")],
+    *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("django", "advising")],
+    *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("django", "last_letters")],
+    Group("minilm", "question_topic", 512, 2e-3, picks=6),
+    *[Group("minilm", d, 512, 1e-3, picks=6) for d in ("answering", "tweet_emoji")],
+    *[Group("e5", d, 384, 1e-3, picks=6) for d in ("counterfactual", "question_topic")],
 ]
 
 
@@ -196,7 +204,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE]:
+    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE, *THIRD_EXAM]:
         usual = HERE / "rows" / "exam" if options.exam else SHIPPED
         rows_file = (HIGH_RATES if group.lr > HIGHEST_RATE else usual) / f"{group.name}.jsonl"
         if rows_file.exists() or not any(part in group.name for part in options.groups):
