@@ -8,7 +8,8 @@
 5ef330f), ``CharCnn_Keras`` (mhjabreel, 555590d), ``scibert`` (allenai, 06793f7), ``hate-speech-and-offensive-language``
 (t-davidson, cb50f7e), ``joke-dataset`` (taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6),
 ``nlu-asdiv-dataset`` (chaochun, 883f90a), ``jfleg`` (keisks, ee06ff8), ``amazon-multilingual-counterfactual-dataset``
-(amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5) and ``ase15-django-dataset`` (odashi, c37fa28). Up to 3,000 rows a data set, drawn by seed.
+(amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5) and ``ase15-django-dataset`` (odashi, c37fa28). Up to 3,000 rows
+a data set, drawn by seed.
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ def counterfactual(folder: Path) -> Iterator[Row]:
     for split in ("train", "valid", "test"):
         with (folder / f"EN_{split}.tsv").open(encoding="utf-8") as lines:
             for row in csv.DictReader(lines, delimiter="\t"):
-                yield {"text": row["sentence"].strip(' "'), "label": ("as it was", "counterfactual")[int(row["is_counterfactual"])]}
+                label = ("as it was", "counterfactual")[int(row["is_counterfactual"])]
+                yield {"text": row["sentence"].strip(' "'), "label": label}
 
 
 def answering(path: Path) -> Iterator[Row]:

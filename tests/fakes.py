@@ -19,7 +19,7 @@ from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import context_of
 from advisor.prediction.forgone import ALONE
-from advisor.prediction.gain import GAIN_POWER, USUALLY_ALIGNED
+from advisor.prediction.gain import GAIN_POWER, USUAL_CONDITION, USUALLY_ALIGNED
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.theory.features import all_feature_names
@@ -189,6 +189,7 @@ def make_rows(
             start=math.exp(start),
             simulated=math.exp(start - simulated_gain),
             aligned=USUALLY_ALIGNED,
+            log_condition=USUAL_CONDITION,
             head_loss=None,
         )
         for s in range(-1, selections):

@@ -22,6 +22,8 @@ LEARNABLE = 0.06  # log loss a linear probe must win for gains to be believed in
 LEAST_TRUST = 0.05
 ALIGNMENT = "adam.alignment"  # the feature that holds a kernel's alignment with the labels
 USUALLY_ALIGNED = 0.1  # by so much the kernel of all modules is usually better aligned than that of the head
+CONDITION = "adam.condition"  # the feature that holds the log of a kernel's condition number, σ relative
+USUAL_CONDITION = 6.0  # of the kernel of all modules of a language model
 
 
 def simulated_gain(context: Mapping[str, Any]) -> float:

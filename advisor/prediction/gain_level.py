@@ -2,11 +2,12 @@
 
     log G = log(expected gain) + β·φ + N(0, sd²),    β ~ N(0, PRIOR_SD²),
 
-φ = (1, log of the training rows over the usual ones, log of the learning rate over the usual one, a, s). Of tasks with a new
+φ = (1, log of the training rows over the usual ones, log of the learning rate over the usual one, a, c). Of tasks with a new
 head, a is how much better the kernel of all modules aligns with the labels than that of the head alone (centred alignment,
-Cortes et al. 2012): it says what adapters can learn that a linear probe does not, and of the probe's features it told best
-how far real gains lie from the expected one (:func:`advisor.prediction.gain.expected_gain`; docs/validity.md). Of tasks
-without one, s is the log of the simulated gain. Each is 0 for the other kind.
+Cortes et al. 2012): it says what adapters can learn that a linear probe does not. Of tasks without one, c is the log of the
+condition number κ of the kernel of all modules: where examples are alike, as calls to one database are, κ is large, and what
+is learned of one carries over to the others. Of the probe's features these told best how far real gains lie from the expected
+one (:func:`advisor.prediction.gain.expected_gain`; docs/validity.md). Each is 0 for the other kind.
 Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over, by
 expectation-maximisation. Groups of the same data count as one together.
 """
@@ -22,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.recipe import HEADLESS
-from advisor.prediction.gain import USUALLY_ALIGNED, expected_gain, log_rows, simulated_gain
+from advisor.prediction.gain import USUAL_CONDITION, USUALLY_ALIGNED, expected_gain, log_rows
 from advisor.prediction.groups import Gain, Group, each_data_once
 
 Array = NDArray[np.float64]
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 PRIOR_SD = (3.0, 0.5, 0.5, 0.5, 0.5)  # of β, weak: the intercept is free
 USUAL_LR = 1e-3
+CONDITION_UNIT = 2.0  # standard deviation of log κ between data sets, nearly
+OF_KERNEL = slice(3, 5)  # a and c in φ
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.6, 1.0  # sd² is drawn to this one as by so many data sets
 ROUNDS = 200
 
@@ -37,27 +40,29 @@ ROUNDS = 200
 class GainLevel:
     """A fitted regression: ``coef`` β [5], its ``covariance`` [5, 5], and ``sd`` of log G between groups.
 
-    ``aligned``: least and most alignment that it has seen; what lies beyond counts as the nearest.
+    ``seen``: least and most a and c, [2] each; what lies beyond counts as the nearest.
     """
 
     coef: Array
     covariance: Array
     sd: float
-    aligned: tuple[float, float]
+    seen: tuple[Array, Array]
 
     def of(self, context: Mapping[str, Any]) -> tuple[float, float]:
         """Mean and standard deviation of log G of a group with this context; the latter holds that of β."""
-        phi = gain_features(context, self.aligned)
+        phi = gain_features(context)
+        phi[OF_KERNEL] = phi[OF_KERNEL].clip(*self.seen)
         mean = math.log(expected_gain(context)) + float(phi @ self.coef)
         return mean, math.sqrt(self.sd**2 + float(phi @ self.covariance @ phi))
 
 
-def gain_features(context: Mapping[str, Any], seen: tuple[float, float] = (-math.inf, math.inf)) -> Array:
-    """φ [5] of a group's context, its alignment within those ``seen``."""
+def gain_features(context: Mapping[str, Any]) -> Array:
+    """φ [5] of a group's context."""
     lr = float(context["log_lr"]) - math.log(USUAL_LR)
-    headless = context["task"] in HEADLESS
-    aligned = 0.0 if headless else min(max(float(context["aligned"]), seen[0]), seen[1]) / USUALLY_ALIGNED - 1.0
-    return np.array([1.0, log_rows(context), lr, aligned, math.log(simulated_gain(context)) if headless else 0.0])
+    aligned = float(context["aligned"]) / USUALLY_ALIGNED - 1.0
+    condition = (float(context["log_condition"]) - USUAL_CONDITION) / CONDITION_UNIT
+    of_kernel = (0.0, condition) if context["task"] in HEADLESS else (aligned, 0.0)
+    return np.array([1.0, log_rows(context), lr, *of_kernel])
 
 
 def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:
@@ -79,5 +84,5 @@ def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:
         coef = covariance @ phi.T @ (weights * (mean - expected)) / variance
         left = (mean - expected - phi @ coef) ** 2 + own
         variance = float((weights @ left + PRIOR_WEIGHT * PRIOR_SPREAD**2) / (weights.sum() + PRIOR_WEIGHT))
-    aligned = [float(g.context["aligned"]) for g in groups if g.context["task"] not in HEADLESS] or [USUALLY_ALIGNED]
-    return GainLevel(coef, covariance, math.sqrt(variance), (min(aligned), max(aligned)))
+    of_kernel = phi[:, OF_KERNEL]
+    return GainLevel(coef, covariance, math.sqrt(variance), (of_kernel.min(0), of_kernel.max(0)))

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.core.recipe import BY_ODDS
+from advisor.core.recipe import BY_ODDS, HEADLESS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.gain import ALIGNMENT, TRAITS, USUALLY_ALIGNED, curve, simulated_gain
+from advisor.prediction.gain import ALIGNMENT, CONDITION, TRAITS, USUAL_CONDITION, USUALLY_ALIGNED, curve, simulated_gain
 from advisor.prediction.likeness import parameter_distances
 
 Array = NDArray[np.float64]
@@ -121,7 +121,12 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
                 np.array([[rs[0].features[trait] for trait in TRAITS] for rs in by_selection.values()]),
                 np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
                 np.array([float(len(rs)) for rs in by_selection.values()]),
-                {"log_steps": _log_steps(members[0]), "aligned": _aligned(members), **members[0].context},
+                {
+                    "log_steps": _log_steps(members[0]),
+                    "aligned": _aligned(members),
+                    "log_condition": _log_condition(members),
+                    **members[0].context,
+                },
                 members,
             )
         )
@@ -144,6 +149,13 @@ def _aligned(rows: Sequence[CalibrationRow]) -> float:
     does not say it; as usual where no row is of the head alone, or there are no labels."""
     alone = [row for row in rows if row.selection == HEAD_ONLY and row.context["task"] not in BY_ODDS]
     return -alone[0].features[ALIGNMENT] if alone else USUALLY_ALIGNED
+
+
+def _log_condition(rows: Sequence[CalibrationRow]) -> float:
+    """Log κ of the kernel of all modules, of older rows, whose context does not say it; as usual where no row is of the head
+    alone, whose kernel is 0 and has κ = 1."""
+    alone = [row for row in rows if row.selection == HEAD_ONLY and row.context["task"] in HEADLESS]
+    return -alone[0].features[CONDITION] if alone else USUAL_CONDITION
 
 
 def knows_noise(groups: Sequence[Group]) -> bool:

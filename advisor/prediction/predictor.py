@@ -40,6 +40,7 @@ from advisor.prediction.scatter import Spread, common_misfit, misfit_of, noise_b
 
 Array = NDArray[np.float64]
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
+LEAST_SD = 1e-12  # of a difference
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 NEW_KIND_FACTOR = 4.0  # by which a loss may be off, either way, where no row is of the task, or none read what the model reads
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
@@ -99,12 +100,14 @@ class Predictions:
         return bool(abs(self.deviation[i] - self.deviation[j]) > half_width)
 
     def beside(self, i: int, j: int) -> Beside:
-        """``APART`` where i and j are :meth:`distinguishable`, ``ALIKE`` where the interval of their difference lies within
-        ``ALIKE_WITHIN`` of the loss, else ``NOT_KNOWN``."""
+        """``APART`` where i and j are :meth:`distinguishable`, ``ALIKE`` where their losses lie within ``ALIKE_WITHIN`` of each
+        other with probability ``LEVEL``, else ``NOT_KNOWN``."""
         if self.distinguishable(i, j):
             return APART
-        _, low, high = self.difference(i, j)
-        return ALIKE if max(-low, high) < math.log1p(ALIKE_WITHIN) else NOT_KNOWN
+        factors, weights = gain_factors(self.log_gain_sd)
+        sd, within = max(math.sqrt(self._variance(i, j)), LEAST_SD), math.log1p(ALIKE_WITHIN)
+        below, above = (ndtr((end / factors - (self.deviation[i] - self.deviation[j])) / sd) for end in (-within, within))
+        return ALIKE if weights @ (above - below) >= LEVEL else NOT_KNOWN
 
     def first(self, count: int) -> Predictions:
         """The same for the first ``count`` selections."""
@@ -308,6 +311,12 @@ def _least(context: Mapping[str, Any]) -> float:
     return -1.0 if context["metric"] in SIGNED_METRICS else 0.0
 
 
+def gain_factors(log_gain_sd: float) -> tuple[Array, Array]:
+    """A grid of factors F [81] by which the gain may differ from its median, and their probabilities: log F ~ N(0, sd²)."""
+    weights = np.exp(-0.5 * GAIN_GRID**2)
+    return np.exp(log_gain_sd * GAIN_GRID), weights / weights.sum()
+
+
 def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:
     """Central interval at ``LEVEL`` of F·N(centre, sd²) [S], where F is log-normal with median 1.
 
@@ -315,10 +324,8 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:
     of the difference to all-linear held 76 % of real ones over the groups of the committed rows, each predicted from other
     data; with it 95 %.
     """
-    factors = np.exp(log_gain_sd * GAIN_GRID)
-    weights = np.exp(-0.5 * GAIN_GRID**2)
-    weights /= weights.sum()
-    sd = np.maximum(sd, 1e-12)
+    factors, weights = gain_factors(log_gain_sd)
+    sd = np.maximum(sd, LEAST_SD)
 
     def quantile(level: float) -> Array:
         ends = factors[:, None, None] * (centre + np.array([[-9.0], [9.0]]) * sd)

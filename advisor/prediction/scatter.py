@@ -18,6 +18,7 @@ from advisor.prediction.groups import Gain, Group, each_data_once, repeats, seed
 
 Array = NDArray[np.float64]
 PRIOR_MISFIT = 0.2  # as a share of G
+PRIOR_COMMON = 0.5  # share of the misfit's variance
 LEAST_VARIANCE = 1e-6  # between seeds, as a share of G²
 MOST_FREEDOM = 8  # that a group's variance counts with: its selections do not all scatter alike
 USUAL_SPREAD, SPREAD_SD = 0.6, 0.5  # log of how far groups' noise spreads around the median, drawn to this one; its own log's
@@ -84,7 +85,7 @@ def misfit_of(groups: Sequence[Group], forgone: Sequence[Array], noise: float) -
             between_seeds = noise**2 * (1 / group.seeds + 1 / group.seeds[everything])
             variances = ((real_shares(group) - shares) ** 2 - between_seeds)[others] / (2 * group.apart[others])
             by_data.setdefault(group.data, []).append(float(variances.mean()))
-    return math.sqrt(_pooled(by_data, noise))
+    return math.sqrt(_pooled(by_data, PRIOR_MISFIT**2, noise))
 
 
 def common_misfit(groups: Sequence[Group], forgone: Sequence[Array], noise: float, misfit: float) -> float:
@@ -107,7 +108,8 @@ def common_misfit(groups: Sequence[Group], forgone: Sequence[Array], noise: floa
         by_data.setdefault(group.data, []).append(float(left.sum()) / (2 * apart))
     if not by_data:
         return 0.0
-    return max(0.0, 1.0 - _pooled(by_data, noise) / misfit**2)
+    own = _pooled(by_data, (1 - PRIOR_COMMON) * misfit**2, noise)
+    return max(0.0, 1.0 - own / misfit**2)
 
 
 def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: Sequence[float], usual: Spread) -> float:
@@ -137,14 +139,14 @@ def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: S
     return float(np.clip((weights * trusts) @ ratios / ((weights * trusts) @ trusts), 0.0, 1.0))
 
 
-def _pooled(by_data: Mapping[str, Sequence[float]], noise: float) -> float:
+def _pooled(by_data: Mapping[str, Sequence[float]], usual: float, noise: float) -> float:
     """Variance of a misfit from those of groups by data set, for intervals of groups of other data.
 
-    Its mean is over the groups of a data set, then over data sets, drawn to ``PRIOR_MISFIT``² as by one of them. Few data sets
+    Its mean is over the groups of a data set, then over data sets, drawn to the ``usual`` one as by one of them. Few data sets
     say little of a variance: the interval of a new data set's error is Student's, with one degree of freedom less than there
     are data sets. The variance is widened so that a normal interval is as wide. It never falls below a quarter of ``noise``².
     """
     quantile = 0.5 + LEVEL / 2
     wider = float(stdtrit(max(len(by_data) - 1, 1), quantile) / ndtri(quantile))
-    total = sum(float(np.mean(found)) for found in by_data.values()) + PRIOR_MISFIT**2
+    total = sum(float(np.mean(found)) for found in by_data.values()) + usual
     return wider**2 * max(total / (len(by_data) + 1), noise**2 / 4)

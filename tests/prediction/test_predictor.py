@@ -325,9 +325,9 @@ def test_what_is_called_alike_is_within_five_percent(log_gain_sd: float) -> None
         drawn = np.exp(log_gain_sd * rng.standard_normal(20_000)) * (value + sd * rng.standard_normal(20_000))
         within = np.mean(np.abs(drawn) < math.log(1.05))
         if words[-1] == "alike":
-            assert within > 0.9
+            assert within > 0.89
         if words[-1] == "not known":
-            assert within < 0.95
+            assert within < 0.91
     assert set(words) == {"apart", "alike", "not known"}
 
 

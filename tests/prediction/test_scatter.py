@@ -75,26 +75,29 @@ def known_masks(rows: Sequence[CalibrationRow], modules: int = 40) -> list[Calib
     return [replace(row, mask=mask(row.selection)) for row in rows]
 
 
+def erring_together(shared: float, own: float) -> list[CalibrationRow]:
+    """Rows of 40 groups: all of one err by ``shared`` of the gain or by as much less against all modules, each by its own beside
+    it."""
+    rng, rows = np.random.default_rng(0), known_masks(make_rows(40, 16, seed=4, misfit=0.0, noise=0.002, start_sd=0.0))
+    errors = {}
+    for i, group in enumerate(grouped(rows)):
+        gain = group.context["log_start"] - group.log_loss[group.selections.index(ALL_LINEAR)]
+        for name in group.selections:
+            error = gain * (shared * (-1) ** i + own * rng.normal())
+            errors[group.name, name] = 0.0 if name == ALL_LINEAR else error
+    return [replace(row, val_loss=row.val_loss * math.exp(errors.get((row.group, row.selection), 0.0))) for row in rows]
+
+
 @pytest.mark.parametrize("own", [0.02, 0.1])
 def test_what_selections_of_a_group_have_in_common_is_told_from_their_own_error(
     own: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of a group err by 0.2 of the gain or by −0.2 against all modules, each by its own beside it."""
     monkeypatch.setattr(scatter, "PRIOR_MISFIT", 0.0)
-    rng, shared = np.random.default_rng(0), 0.2
-    rows = known_masks(make_rows(40, 16, seed=4, misfit=0.0, noise=0.002, start_sd=0.0))
-    groups = {group.name: group for group in grouped(rows)}
-    gains = {name: g.context["log_start"] - g.log_loss[g.selections.index(ALL_LINEAR)] for name, g in groups.items()}
-    errors = {
-        (name, s): gains[name] * (common + own * rng.normal())
-        for i, (name, g) in enumerate(groups.items())
-        for common in [shared * (-1) ** i]
-        for s in g.selections
-        if s != ALL_LINEAR
-    }
-    moved = [replace(row, val_loss=row.val_loss * math.exp(errors.get((row.group, row.selection), 0.0))) for row in rows]
-    predictor = fit(moved)
-    distances = groups["group 0"].distances
+    monkeypatch.setattr(scatter, "PRIOR_COMMON", 1.0)
+    shared = 0.2
+    rows = erring_together(shared, own)
+    predictor = fit(rows)
+    distances = grouped(rows)[0].distances
     assert distances is not None
     correlations = error_correlations(distances, predictor.common_)
     against_all = predictor.misfit_ * math.sqrt(2 - 2 * np.median(correlations[-1]))
@@ -111,6 +114,15 @@ def test_misfit_is_drawn_to_a_usual_one_as_by_one_data_set(misfit: float, monkey
     alone = fit(rows).misfit_
     students = 2.353 / 1.645  # of 4 data sets
     assert (drawn / students) ** 2 == pytest.approx((4 * (alone * math.sqrt(5 / 4) / students) ** 2 + 0.2**2) / 5, rel=0.01)
+
+
+def test_what_selections_have_in_common_is_drawn_to_half_as_by_one_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = erring_together(0.2, 0.1)
+    drawn = fit(rows).common_
+    monkeypatch.setattr(scatter, "PRIOR_COMMON", 1.0)
+    alone = fit(rows).common_
+    students = 1.685 / 1.645  # of 40 data sets
+    assert alone - drawn == pytest.approx(students**2 * 0.5 / (40 + 1), rel=0.01)
 
 
 def test_rows_that_do_not_say_what_they_adapt_have_nothing_in_common() -> None:
