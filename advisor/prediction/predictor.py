@@ -43,7 +43,8 @@ GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
 LEAST_SD = 1e-12  # of a difference
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 NEW_KIND_FACTOR = 4.0  # by which a loss may be off, either way, where no row is of the task, or none read what the model reads
-FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task
+FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task, or of nearly such a recipe
+FAR_RECIPE, HIGH_RATE = 4.0, 1.5  # times the rows, rate or rank of any run; times their highest rate, as learning breaks down there
 
 
 @dataclass(frozen=True)
@@ -297,8 +298,14 @@ class Predictor:
             reasons.append(f"too few calibration runs were of {_a_task(context)}")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
-            if not min(values) - math.log(4) <= context[name] <= max(values) + math.log(4):
+            outside = max(min(values) - context[name], context[name] - max(values))
+            if outside > math.log(FAR_RECIPE):
                 reasons.append(f"{label} {math.exp(context[name]):.3g} is over 4 times outside all calibration runs")
+            elif name == "log_lr" and context[name] > max(values) + math.log(HIGH_RATE):
+                reasons.append(
+                    f"learning rate {math.exp(context[name]):.3g} is above those of all calibration runs, where all modules may "
+                    "learn nothing and a small set still does"
+                )
         return reasons
 
 

@@ -374,8 +374,18 @@ def test_far_targets_are_named_and_widened() -> None:
     own = math.hypot(typical * math.hypot(predictor.misfit_, predictor.noise_), predictor.start_sd_)
     gain = typical * (1 - math.exp(-1.6449 * FAR_FACTOR * predictor.gain_level_.of(far_context)[1]))
     assert math.log(far.loss.high[0] / far.loss.value[0]) == pytest.approx(math.hypot(gain, 1.6449 * FAR_FACTOR * own), rel=1e-3)
-    within = predictor.predict(traits([0.1]), {**near, "log_lr": near["log_lr"] + math.log(3.9)}, distances(1))
-    assert within.far == ()
+    for within in ({"log_lr": near["log_lr"] - math.log(3.9)}, {"log_rank": near["log_rank"] + math.log(3.9)}):
+        assert predictor.predict(traits([0.1]), {**near, **within}, distances(1)).far == ()
+
+
+def test_a_rate_above_those_of_all_runs_is_far_long_before_a_low_one() -> None:
+    """At two to four times the highest rate of the rows real runs of all modules learned nothing (benchmarks/rows/rates)."""
+    predictor = fit(make_rows())
+    near = dict(predictor.groups_[0].context)
+    for times, is_far in ((1.4, False), (1.6, True), (0.3, False)):
+        found = predictor.predict(traits([0.1]), {**near, "log_lr": near["log_lr"] + math.log(times)}, distances(1))
+        assert bool(found.far) == is_far
+        assert not is_far or "all modules may learn nothing" in found.far[0]
 
 
 @pytest.mark.parametrize(
