@@ -49,13 +49,14 @@ EVALUATION = {name: "validation" for name in ("sst2", "cola", "mrpc", "rte", "st
     name: "test" for name in ("trec", "gsm8k", "banking77")
 }
 SHARE = 0.18  # of all LoRA parameters, the size of the random selections
+SHARES = (0.07, SHARE, 0.36)  # of groups with three sizes
 EVAL_ROWS = 300
 SELECTION_SEED = 7
 
 
 @dataclass(frozen=True)
 class Group:
-    """What to run: ``picks`` random selections beside head-only, all-linear and q,v, each by ``seeds`` seeds."""
+    """What to run: ``picks`` random selections of each of ``shares`` beside head-only, all-linear and q,v, by ``seeds`` seeds."""
 
     model: str
     data: str
@@ -63,10 +64,12 @@ class Group:
     lr: float
     picks: int = 4
     seeds: int = 1
+    shares: tuple[float, ...] = (SHARE,)
 
     @property
     def name(self) -> str:
-        size = "" if (self.picks, self.seeds) == (4, 1) else f"-{self.picks}x{self.seeds}"
+        count = len(self.shares) * self.picks
+        size = "" if (count, self.seeds) == (4, 1) else f"-{count}x{self.seeds}"
         return f"{self.model}-{self.data}-{self.rows}-{self.lr:g}{size}"
 
 
@@ -124,24 +127,25 @@ EXAM = [
     *[Group("minilm", d, 512, 2e-3, picks=6, seeds=2) for d in ("counterfactual", "citation_intent")],
     *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("django", "advising")],
     *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("django", "last_letters")],
-    Group("minilm", "question_topic", 512, 2e-3, picks=6),
+    Group("minilm", "question_topic", 512, 2e-3, picks=12, seeds=2, shares=SHARES),
     *[Group("minilm", d, 512, 1e-3, picks=6) for d in ("answering", "tweet_emoji")],
     *[Group("e5", d, 384, 1e-3, picks=6) for d in ("counterfactual", "question_topic")],
 ]
 
 
 def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str, ...]) -> list[Selection]:
-    """Head-only, all-linear, q,v, then random selections of ``SHARE`` of the parameters."""
+    """Head-only, all-linear, q,v, then random selections of the group's shares of the parameters."""
     usual = [s for s in target_sets(targets, qv_roles) if s.name in (ALL_LINEAR, QV)]
     rng = np.random.default_rng(SELECTION_SEED)
     rank = LoraSettings().rank
-    budget = int(SHARE * sum(t.lora_params(rank) for t in targets))
     found = [Selection(HEAD_ONLY, ()), *usual]
-    wanted = len(found) + group.picks
-    for draw in range(20 * wanted):  # small models have few distinct selections
-        if len(found) == wanted:
-            break
-        found = distinct([*found, structured_random(targets, budget, rank, rng, f"random {SHARE:.0%} #{draw}")])
+    for share in group.shares:
+        budget = int(share * sum(t.lora_params(rank) for t in targets))
+        wanted = len(found) + group.picks
+        for draw in range(20 * wanted):  # small models have few distinct selections
+            if len(found) == wanted:
+                break
+            found = distinct([*found, structured_random(targets, budget, rank, rng, f"random {share:.0%} #{draw}")])
     return found
 
 
