@@ -65,6 +65,7 @@ def made_from(probe: Probe, trust_remote_code: bool) -> tuple[Source, ProbeSetti
     try:
         source, settings = probe.info["source"], probe.info["identity"]["settings"]
         asked = {"text_columns": tuple(source["text_columns"]), "trust_remote_code": trust_remote_code}
-        return Source(**{**source, **asked}), ProbeSettings(**settings)
+        places = {key: probe.path_now(place) for key in ("model", "data", "eval_data") if (place := source[key]) is not None}
+        return Source(**{**source, **asked, **places}), ProbeSettings(**settings)
     except (KeyError, TypeError) as error:
         raise BadInput(f"The probe does not say how it was made ({error}).", "Probe again.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -141,6 +142,11 @@ class Probe:
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.info["class_names"])
+
+    def path_now(self, name: str) -> str:
+        """A model or file as the probe was given it; where there is none of that name here, from the folder it was made in."""
+        there = Path(str(self.info.get("made_in") or "")) / name
+        return str(there) if not os.path.lexists(name) and there.exists() else name
 
 
 def save_probe(probe: Probe, folder: Path) -> None:

@@ -152,6 +152,7 @@ class ProbeFile(Own):
     keep: KeepFields | None = None
     identity: IdentityFields
     source: dict[Name, Any] = Field(default_factory=dict)
+    made_in: Text = Field(default="", description="The folder that relative paths are of; empty where there are none.")
     said: list[SaidFields] = Field(default_factory=list)
     advisor: Text
     torch: Text

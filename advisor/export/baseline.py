@@ -70,7 +70,8 @@ def empty_model(probe: Probe, trust_remote_code: bool) -> nn.Module:
         BadInput: the model is not where the probe found it, or cannot be used.
         OutOfMemory: there is not enough memory for its architecture.
     """
-    name, found = str(probe.info["model"]), {"revision": probe.info["revision"], "trust_remote_code": trust_remote_code}
+    name = probe.path_now(str(probe.info["model"]))
+    found = {"revision": probe.info["revision"], "trust_remote_code": trust_remote_code}
     return meta_model(
         name, trained_as(name, probe.task, **found)[0], num_labels=outputs_of(probe.task, len(probe.class_names)), **found
     )

@@ -444,6 +444,9 @@ def _shares(prepared: Prepared) -> list[float]:
 
 
 def _place(prepared: Prepared) -> dict[str, Any]:
-    """Where model and data are found, which may move."""
+    """Where model and data are found, which may move; ``made_in``: the folder that relative paths among them are of."""
     source = prepared.source
-    return {"model": source.model, "revision": prepared.revision, "data": prepared.train.source, "source": source.as_dict()}
+    paths = (source.model, source.data, source.eval_data or "")
+    made_in = os.getcwd() if any(not os.path.isabs(path) and os.path.exists(path) for path in paths) else ""
+    place = {"model": source.model, "revision": prepared.revision, "data": prepared.train.source, "source": source.as_dict()}
+    return {**place, "made_in": made_in}

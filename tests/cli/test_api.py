@@ -7,7 +7,6 @@ import importlib
 import inspect
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,17 +28,15 @@ from command import write_data
 from exporting import trained
 from matplotlib import image
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import advisor
 from advisor import api, probe_cache
 from advisor.cli.app import app
 from advisor.core.errors import BadInput, Interrupted
-from advisor.core.events import Event, Note, Progress, Session, Warn
+from advisor.core.events import Event, Progress, Session
 from advisor.data import in_memory as handed
 from advisor.data.tables import read_table
-from advisor.models.load import load_model
 from advisor.models.prepare import Source
 from advisor.probing.settings import ProbeSettings
 from advisor.report.tables import TextTable
@@ -343,74 +340,6 @@ def test_a_probe_folder_takes_the_place_of_model_and_data(
     monkeypatch.undo()
     wanted = advisor.recommend(bert, data, samples=SAMPLES, budget="50%", out=tmp_path / "from-model", session=Session())
     assert found.json == wanted.json
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that were loaded since."""
-    found: list[str] = []
-
-    def load(name: str, *given: Any, **named: Any) -> Any:
-        found.append(name)
-        return load_model(name, *given, **named)
-
-    monkeypatch.setattr("advisor.models.prepare.load_model", load)
-    return found
-
-
-def test_another_question_to_a_cached_probe_loads_no_model(bert: Path, data: Path, tmp_path: Path, loads: list[str]) -> None:
-    """And says of model and rows what was said when it was loaded."""
-    said: list[list[str]] = []
-    for number, question in enumerate(({}, {"budget": "10%"}, {"rank": 4}, {"lr": 1e-3}, {"baseline": None, "seed": 0})):
-        said.append([])
-        session = Session(lambda event: said[-1].append(event.text) if isinstance(event, Note | Warn) else None)
-        out = tmp_path / str(number)
-        advisor.recommend(bert, data, samples=SAMPLES + 1, device="cpu", max_length=32, out=out, session=session, **question)
-        assert len(loads) == 1
-    of_the_model = [text for text in said[0] if "torch" in text or "float32" in text or text.startswith("Training data")]
-    assert of_the_model
-    for later in said[1:]:
-        assert set(of_the_model) <= set(later)
-
-
-@pytest.mark.parametrize("changed", ["weights", "tokenizer", "rows", "length", "type", "samples"])
-def test_what_a_probe_was_made_of_and_is_another_now(
-    changed: str, bert: Path, data: Path, tmp_path: Path, loads: list[str]
-) -> None:
-    model, rows = shutil.copytree(bert, tmp_path / "model"), Path(shutil.copy(data, tmp_path / data.name))
-    given: dict[str, Any] = {"samples": SAMPLES, "device": "cpu", "max_length": 32}
-    folder = advisor.probe(model, rows, session=Session(), **given).folder
-    loads.clear()
-    assert advisor.probe(model, rows, session=Session(), **given).folder == folder
-    assert not loads
-    if changed == "weights":
-        (path,) = model.glob("*.safetensors")
-        tensors = load_file(path)
-        tensors[min(tensors)] += 1e-3
-        save_file(tensors, path, metadata={"format": "pt"})
-    elif changed == "tokenizer":
-        path = model / "tokenizer_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 24}))
-    elif changed == "rows":
-        rows.write_text("\n".join(rows.read_text().splitlines()[:-1]) + "\n")
-    else:
-        given |= {"length": {"max_length": 24}, "type": {"dtype": "bfloat16"}, "samples": {"samples": SAMPLES + 2}}[changed]
-    assert advisor.probe(model, rows, session=Session(), **given).folder != folder
-    assert len(loads) == 1
-
-
-def test_a_model_that_moved_is_named_where_it_lies_now(bert: Path, data: Path, tmp_path: Path) -> None:
-    here, there = shutil.copytree(bert, tmp_path / "here"), tmp_path / "there"
-    first = advisor.recommend(here, data, samples=SAMPLES, out=tmp_path / "r1", session=Session())
-    here.rename(there)
-    notes: list[str] = []
-    session = Session(lambda event: notes.append(str(getattr(event, "text", ""))))
-    second = advisor.recommend(there, data, samples=SAMPLES, out=tmp_path / "r2", session=session)
-    assert any("nothing to compute" in note for note in notes)
-    assert second.target_modules == first.target_modules
-    assert second.json["peft"]["base_model_name_or_path"] == str(there)
-    opened = ProbeResult.open(advisor.probe(there, data, samples=SAMPLES, session=Session()).folder)
-    assert opened.probe.info["model"] == str(there)
 
 
 @pytest.mark.parametrize(
