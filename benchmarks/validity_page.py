@@ -28,7 +28,7 @@ CLAIMS = ("told apart", "rightly", "called alike", "rightly")
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results" / "validity.json"
-PAST_EXAMS = {name: HERE / "results" / f"{name.replace(' ', '_')}.json" for name in ("first exam", "second exam")}
+PAST_EXAMS = {name: HERE / "results" / f"{name.replace(' ', '_')}.json" for name in ("first exam", "second exam", "third exam")}
 
 
 def short(group: str) -> str:
