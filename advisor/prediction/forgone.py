@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.selections import ALL_LINEAR
-from advisor.prediction.gain import curve, simulated_gain
+from advisor.prediction.gain import curve, log_base, simulated_gain
 from advisor.prediction.groups import Group
 from advisor.theory.features import HEAD_ONLY_SHARE
 
@@ -120,5 +120,5 @@ class _Sums:
 def real_shares(group: Group) -> Array:
     """[S] share of the gain that each selection of a group really forwent."""
     everything = group.log_loss[group.selections.index(ALL_LINEAR)]
-    gain = max(float(group.context["log_start"]) - everything, LEAST_GAIN)
+    gain = max(log_base(group.context) - everything, LEAST_GAIN)
     return np.asarray(np.clip((group.log_loss - everything) / gain, *LIMITS))

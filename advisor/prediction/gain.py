@@ -43,6 +43,17 @@ def expected_gain(context: Mapping[str, Any]) -> float:
     return float(simulated_gain(context) ** GAIN_POWER) * trust(context) * math.exp(ROWS_POWER * log_rows(context))
 
 
+def log_base(context: Mapping[str, Any]) -> float:
+    """Log loss that gains are counted from: of training the head alone, or of guessing where even the expected gain ends above.
+
+    When a recipe ends, a head alone may not have learned yet that a class is rare; real runs of any set of modules had, so all of
+    them reach the loss of guessing by the shares of the classes. That is not known of language models and spans, and 1 of
+    standardised values, which a head alone always reaches.
+    """
+    start, guess = float(context["log_start"]), float(context["log_guess"])
+    return start - max(start - guess - expected_gain(context), 0.0) if guess else start
+
+
 def log_rows(context: Mapping[str, Any]) -> float:
     """Log of the training rows over the usual ones."""
     return float(context["log_train_rows"]) - math.log(PROBED_ROWS)

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from advisor.core.recipe import BY_ODDS, HEADLESS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
-from advisor.prediction.gain import ALIGNMENT, CONDITION, TRAITS, USUAL_CONDITION, USUALLY_ALIGNED, curve, simulated_gain
+from advisor.prediction.gain import (
+    ALIGNMENT,
+    CONDITION,
+    TRAITS,
+    USUAL_CONDITION,
+    USUALLY_ALIGNED,
+    curve,
+    log_base,
+    simulated_gain,
+)
 from advisor.prediction.likeness import parameter_distances
 
 Array = NDArray[np.float64]
@@ -87,7 +96,7 @@ def group_gain(group: Group, forgone: Array | None = None) -> Gain:
         forgone: [S] share that each selection forgoes; None: as simulated.
     """
     kept = 1 - (curve(group.simulated / simulated_gain(group.context)) if forgone is None else forgone)
-    won = group.context["log_start"] - group.log_loss
+    won = log_base(group.context) - group.log_loss
     value = float(kept @ won) / float(kept @ kept)
     left = won - value * kept
     size = float(kept @ kept)

@@ -30,7 +30,7 @@ from advisor.core.recipe import HEADLESS
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
 from advisor.prediction.forgone import fit_forgone
-from advisor.prediction.gain import trust
+from advisor.prediction.gain import log_base, trust
 from advisor.prediction.gain_level import fit_gain_level
 from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, start_error
 from advisor.prediction.likeness import error_correlations
@@ -44,7 +44,10 @@ LEAST_SD = 1e-12  # of a difference
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 NEW_KIND_FACTOR = 4.0  # by which a loss may be off, either way, where no row is of the task, or none read what the model reads
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task, or of nearly such a recipe
-FAR_RECIPE, HIGH_RATE = 4.0, 1.5  # times the rows, rate or rank of any run; times their highest rate, as learning breaks down there
+FAR_RECIPE, HIGH_RATE = (
+    4.0,
+    1.5,
+)  # times the rows, rate or rank of any run; times their highest rate, as learning breaks down there
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,8 @@ class Predictor:
         seed_sd = typical * noise
         low, high = deviation - quantile * spread, deviation + quantile * spread
         relative = Estimate(*((1 - _exp(d)) / seed_sd for d in (deviation, high, low)))
-        log_loss = context["log_start"] - typical * (1 - forgone)
+        base = np.where(forgone == 1.0, context["log_start"], log_base(context))  # 1: no module, so the head alone
+        log_loss = base - typical * (1 - forgone)
         around = quantile * math.hypot(typical * math.hypot(misfit, noise), self.start_sd_) * widen
         above = np.hypot(typical * np.abs(1 - forgone) * (1 - 1 / ratio), around)
         below = np.hypot(typical * np.abs(1 - forgone) * (ratio - 1), around)
@@ -239,7 +243,7 @@ class Predictor:
         covariance = (widen * misfit) ** 2 * error_correlations(distances, self.common_)
         unknown = math.log(NEW_KIND_FACTOR) / quantile if self._new_kinds(context) else 0.0  # then the runs say the level
         prior = Prior(
-            start=context["log_start"],
+            start=log_base(context),
             start_sd=max(widen * self.start_sd_, unknown),
             gain=typical,
             log_gain_sd=widen * self._log_gain_sd(context),

@@ -26,6 +26,7 @@ def context(lr: float = 1e-3, steps: int = 96) -> dict[str, Any]:
         "log_lr": math.log(lr),
         "log_steps": math.log(steps),
         "log_start": 0.0,
+        "log_guess": 0.0,
         "log_simulated": -GAIN,
         "log_train_rows": math.log(512),
         "head_gain": 1.0,

@@ -158,7 +158,13 @@ def test_learns_the_model_the_rows_were_made_from() -> None:
 
 
 def group_of(simulated: Sequence[float], log_loss: Sequence[float], start: float = 0.0, gain: float = 0.5) -> Group:
-    context = {"log_start": start, "log_simulated": start - gain, "head_gain": 1.0, "log_train_rows": math.log(512)}
+    context = {
+        "log_start": start,
+        "log_simulated": start - gain,
+        "log_guess": 0.0,
+        "head_gain": 1.0,
+        "log_train_rows": math.log(512),
+    }
     return Group("g", [str(i) for i in simulated], traits(simulated), np.array(log_loss), np.ones(len(simulated)), context, [])
 
 
