@@ -175,10 +175,17 @@ def test_where_a_linear_probe_learns_nothing_the_answer_says_that_little_can_be_
     assert any("does not beat guessing" in line for line in short_verdict(scorer, pair[1])) == said
 
 
+def test_where_a_class_is_rare_every_set_wins_what_guessing_does_and_nothing_is_said(pair: Pair) -> None:
+    scorer = copy.copy(pair[0])
+    for log_guess, said in ((-0.01, True), (-0.5, False)):
+        scorer.context = {**scorer.context, "head_gain": 0.0, "log_start": 0.0, "log_simulated": -0.03, "log_guess": log_guess}
+        assert any("does not beat guessing" in line for line in short_verdict(scorer, pair[1])) == said
+
+
 def test_what_it_says_of_such_data_sets_is_so_in_the_shipped_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")  # no rows of one's own
     groups = [g for g in grouped(load_rows()) if g.context["head_gain"] <= NOTHING_LEARNED]
-    assert len({g.data for g in groups}) == 5
+    assert len({g.data for g in groups}) == 6
     for group in groups:
         alone = np.mean([math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY])
         assert 1 - math.exp(group.log_loss.min() - alone) < 0.07, group.name
