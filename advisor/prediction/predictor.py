@@ -6,7 +6,8 @@ A model a person can read, of a selection S in one group (a model on a task with
 
     log loss(S) = H − G·(1 − r_S) + misfit + noise
 
-H is the simulated log loss of training no module (real runs agree within a few per cent), r_S the share of the gain of
+H is the simulated log loss of training no module (real runs agree within a few per cent), or where a class is rare what
+guessing comes to (:func:`advisor.prediction.gain.log_base`); r_S is the share of the gain of
 all-linear that S forgoes (:mod:`advisor.prediction.forgone`), and G that gain: log-normal around what a small regression over
 groups expects (:mod:`advisor.prediction.gain_level`).
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
@@ -44,10 +45,8 @@ LEAST_SD = 1e-12  # of a difference
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 NEW_KIND_FACTOR = 4.0  # by which a loss may be off, either way, where no row is of the task, or none read what the model reads
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task, or of nearly such a recipe
-FAR_RECIPE, HIGH_RATE = (
-    4.0,
-    1.5,
-)  # times the rows, rate or rank of any run; times their highest rate, as learning breaks down there
+FAR_RECIPE = 4.0  # times the rows, the rate or the rank of any run
+HIGH_RATE = 1.5  # times their highest rate: beyond, real runs of all modules learned nothing
 
 
 @dataclass(frozen=True)
