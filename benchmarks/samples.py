@@ -21,9 +21,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+import sweep
 from by_group import kept, measure_missing
 from scipy.stats import spearmanr
-from sweep import EVALUATION, SHARED
 from validity import FEWEST, SHIPPED, budget_of, by_seed, judged, read, task_of
 from validity_page import put_table
 
@@ -31,8 +31,7 @@ from advisor.core.events import Session
 from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings
-from advisor.data.demo import demo_model_folder
-from advisor.models.prepare import Source, prepare
+from advisor.models.prepare import prepare
 from advisor.prediction.groups import Group
 from advisor.prediction.probe_view import probe_view, subsample
 from advisor.probing.run import run_probe
@@ -50,18 +49,6 @@ def counts(group: Group) -> bool:
     return "minilm" in group.name and enough and len(by_seed(group, lambda r: r.val_loss)) > 1
 
 
-def found_source(group: Group, public: Path) -> Source | None:
-    """Model and data of a group, from the public data's folder or the project's own; None if they are not here."""
-    provenance = group.rows[0].provenance
-    places = [folder / provenance["data"] for folder in (public, SHARED / "data")]
-    path = next((place for place in places if place.exists()), None)
-    if path is None:
-        return None
-    apart = EVALUATION.get(task_of(group.rows[0]))
-    evaluation = None if apart is None else str(path.with_stem(apart))
-    return Source(str(demo_model_folder()), str(path), evaluation, max_length=provenance["max_length"], device="cpu")
-
-
 def simulated(probe: Probe, group: Group) -> np.ndarray:
     """[S] loss of the simulated recipe of the group's selections."""
     row, masks = group.rows[0], {r.selection: r.mask for r in group.rows}
@@ -69,14 +56,13 @@ def simulated(probe: Probe, group: Group) -> np.ndarray:
     return recipe_loss(view, np.array([[float(c) for c in masks[name]] for name in group.selections]))
 
 
-def measure(group: Group, work: Path, public: Path) -> dict[str, Any] | None:
-    """Rank correlations within ``SIZE``; None: the data is not here."""
-    source, provenance = found_source(group, public), group.rows[0].provenance
-    if source is None:
-        return None
-    rows = provenance["train_rows"]
+def measure(group: Group, work: Path, public: Path) -> dict[str, Any]:
+    """Rank correlations within ``SIZE``."""
+    row = group.rows[0]
+    rows = row.provenance["train_rows"]
+    source = sweep.source_of(sweep.Group("minilm", task_of(row), rows, row.recipe["lr"]), Path(), public)
     prepared = prepare(source, Session(), train_limit=rows, eval_limit=0)
-    folder = work / f"{provenance['data']}-{rows}".replace("/", "-")
+    folder = work / f"{row.provenance['data']}-{rows}".replace("/", "-")
     probe = run_probe(prepared, ProbeSettings(samples=min(MANY, rows)), folder, Session())
     at = np.array([budget_of(name) == SIZE for name in group.selections])
     rng = np.random.default_rng(0)
