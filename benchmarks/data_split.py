@@ -58,9 +58,7 @@ DEVELOPMENT = (
     "offensive",
     "paper_field",
     "sciie",
-)
-EXAM = (
-    # made by public_data.py
+    # the fourth exam
     "advising",
     "answering",
     "citation_intent",
@@ -69,6 +67,17 @@ EXAM = (
     "last_letters",
     "question_topic",
     "tweet_emoji",
+)
+EXAM = (
+    # made by public_data.py
+    "atis_sql",
+    "clickbait",
+    "coin_flip",
+    "news_topic",
+    "strategy",
+    "swapped_objects",
+    "tweet_sentiment",
+    "wikisql",
     # judged with earlier versions too
     "banking77",
     "docstrings",

@@ -8,14 +8,17 @@
 5ef330f), ``CharCnn_Keras`` (mhjabreel, 555590d), ``scibert`` (allenai, 06793f7), ``hate-speech-and-offensive-language``
 (t-davidson, cb50f7e), ``joke-dataset`` (taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6),
 ``nlu-asdiv-dataset`` (chaochun, 883f90a), ``jfleg`` (keisks, ee06ff8), ``amazon-multilingual-counterfactual-dataset``
-(amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5) and ``ase15-django-dataset`` (odashi, c37fa28). Up to 3,000 rows
-a data set, drawn by seed.
+(amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5), ``ase15-django-dataset`` (odashi, c37fa28), ``clickbait``
+(bhargaviparanjape, 203d979) and ``BBC-Dataset-News-Classification`` (suraj-deshmukh, e337a35). Up to 3,000 rows a data set, drawn by
+seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import bz2
 import csv
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -39,9 +42,9 @@ def labelled_first(path: Path, names: tuple[str, str]) -> Iterator[Row]:
         yield {"text": text.strip(), "label": names[int(label)]}
 
 
-def tweets(folder: Path, names: tuple[str, ...]) -> Iterator[Row]:
+def tweets(folder: Path, names: tuple[str, ...], splits: tuple[str, ...] = ("train", "val", "test")) -> Iterator[Row]:
     """Texts and labels in files of their own, as TweetEval has them."""
-    for split in ("train", "val", "test"):
+    for split in splits:
         texts = (folder / f"{split}_text.txt").read_text(encoding="utf-8").split("\n")
         labels = (folder / f"{split}_labels.txt").read_text(encoding="utf-8").split("\n")
         for text, label in zip(texts, labels, strict=False):
@@ -92,7 +95,8 @@ def scan(path: Path) -> Iterator[Row]:
 
 def queries(path: Path) -> Iterator[Row]:
     """Questions and SQL without their variables filled in."""
-    for group in json.loads(path.read_text(encoding="utf-8")):
+    packed = path.read_bytes()
+    for group in json.loads(bz2.decompress(packed) if path.suffix == ".bz2" else packed):
         for sentence in group["sentences"]:
             yield {"prompt": sentence["text"], "completion": re.sub(r"alias(\d)", r"\1", group["sql"][0])}
 
@@ -188,6 +192,24 @@ def letters(path: Path) -> Iterator[Row]:
         yield {"prompt": row["question"], "completion": row["answer"]}
 
 
+def headlines(folder: Path) -> Iterator[Row]:
+    for label, name in (("clickbait", "clickbait_data"), ("news", "non_clickbait_data")):
+        with gzip.open(folder / f"{name}.gz", "rt", encoding="utf-8") as lines:
+            yield from ({"text": line.strip(), "label": label} for line in lines if line.strip())
+
+
+def by_folder(folder: Path) -> Iterator[Row]:
+    """Texts in files of their own, in a folder for each label."""
+    for path in sorted(folder.glob("*/*.txt")):
+        yield {"text": path.read_text(encoding="latin-1").strip(), "label": path.parent.name}
+
+
+def scored_answers(path: Path) -> Iterator[tuple[str, str]]:
+    """Questions and right answers of a BIG-bench task."""
+    for row in json.loads(path.read_text(encoding="utf-8"))["examples"]:
+        yield row["input"].strip(), max(row["target_scores"], key=row["target_scores"].get)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", type=Path)
@@ -195,7 +217,7 @@ def main() -> None:
     options = parser.parse_args()
     at = options.checkouts
     sentiment, tweet, imdb = at / "sentiment_dataset" / "data", at / "tweeteval" / "datasets", SHARED / "data" / "imdb"
-    science = at / "scibert" / "data" / "text_classification"
+    science, asked = at / "scibert" / "data" / "text_classification", at / "zero_shot_cot" / "dataset"
     sets = {
         # the second exam, now development data
         "subj": labelled_first(sentiment / "subj.all", ("subjective", "objective")),
@@ -211,7 +233,7 @@ def main() -> None:
         "tldr": command_pages(at / "tldr" / "pages"),
         "scan": scan(at / "SCAN" / "simple_split" / "tasks_train_simple.txt"),
         "scholar": queries(at / "text2sql-data" / "data" / "scholar.json"),
-        "csqa": choices(at / "zero_shot_cot" / "dataset" / "CommonsenseQA" / "train_rand_split.jsonl"),
+        "csqa": choices(asked / "CommonsenseQA" / "train_rand_split.jsonl"),
         # the third exam, now development data
         "ag_news": news(at / "CharCnn_Keras" / "data" / "ag_news_csv" / "test.csv"),
         "paper_field": text_and_label(science / "mag"),
@@ -222,7 +244,7 @@ def main() -> None:
         "cogs": logical_forms(at / "COGS" / "data" / "dev.tsv", at / "COGS" / "data" / "test.tsv"),
         "asdiv": word_problems(at / "nlu-asdiv-dataset" / "dataset" / "ASDiv.xml"),
         "jfleg": corrections(at / "jfleg"),
-        # the fourth exam
+        # the fourth exam, now development data
         "counterfactual": counterfactual(at / "amazon-multilingual-counterfactual-dataset" / "data"),
         "question_topic": numbered(*(at / "StackOverflow" / "rawText" / f"{n}_StackOverflow.txt" for n in ("title", "label"))),
         "tweet_emoji": tweets(tweet / "emoji", tuple(f"emoji {i}" for i in range(20))),
@@ -230,7 +252,18 @@ def main() -> None:
         "answering": answering(at / "dataset-sts" / "data" / "anssel" / "wang" / "train.csv"),
         "django": described_code(at / "ase15-django-dataset" / "django"),
         "advising": queries(at / "text2sql-data" / "data" / "advising.json"),
-        "last_letters": letters(at / "zero_shot_cot" / "dataset" / "last_letters" / "last_letters.json"),
+        "last_letters": letters(asked / "last_letters" / "last_letters.json"),
+        # the fifth exam
+        "clickbait": headlines(at / "clickbait" / "dataset"),
+        "news_topic": by_folder(at / "BBC-Dataset-News-Classification" / "dataset" / "data_files"),
+        "tweet_sentiment": tweets(tweet / "sentiment", ("negative", "neutral", "positive"), ("val", "test")),
+        "strategy": ({"text": q, "label": a} for q, a in scored_answers(asked / "StrategyQA" / "task.json")),
+        "wikisql": queries(at / "text2sql-data" / "data" / "wikisql.json.bz2"),
+        "atis_sql": queries(at / "text2sql-data" / "data" / "atis.json"),
+        "swapped_objects": (
+            {"prompt": q, "completion": a} for q, a in scored_answers(asked / "Bigbench_object_tracking" / "task.json")
+        ),
+        "coin_flip": letters(asked / "coin_flip" / "coin_flip.json"),
     }
     for name, rows in sets.items():
         distinct = list(dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in rows))

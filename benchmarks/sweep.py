@@ -123,13 +123,23 @@ THIRD_EXAM = [
     *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("e2e", "cogs")],
     *[Group("tiny", d, 512, 1e-3, picks=6) for d in ("asdiv", "jfleg")],
 ]
-EXAM = [
+FOURTH_EXAM = [
     *[Group("minilm", d, 512, 2e-3, picks=6, seeds=2) for d in ("counterfactual", "citation_intent")],
     *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("django", "advising")],
     *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("django", "last_letters")],
     Group("minilm", "question_topic", 512, 2e-3, picks=12, seeds=2, shares=SHARES),
     *[Group("minilm", d, 512, 1e-3, picks=6) for d in ("answering", "tweet_emoji")],
     *[Group("e5", d, 384, 1e-3, picks=6) for d in ("counterfactual", "question_topic")],
+]
+EXAM = [
+    *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("wikisql", "atis_sql")],
+    Group("stories", "swapped_objects", 320, 3e-3, picks=6),
+    Group("minilm", "clickbait", 512, 2e-3, picks=6, seeds=2),
+    Group("minilm", "news_topic", 512, 1e-3, picks=6, seeds=2),
+    *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("wikisql", "coin_flip")],
+    Group("minilm", "tweet_sentiment", 512, 2e-3, picks=12, shares=SHARES),
+    Group("minilm", "strategy", 512, 1e-3, picks=6),
+    *[Group("e5", d, 384, 1e-3, picks=6) for d in ("news_topic", "clickbait")],
 ]
 
 
@@ -208,7 +218,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE, *THIRD_EXAM]:
+    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE, *THIRD_EXAM, *FOURTH_EXAM]:
         usual = HERE / "rows" / "exam" if options.exam else SHIPPED
         rows_file = (HIGH_RATES if group.lr > HIGHEST_RATE else usual) / f"{group.name}.jsonl"
         if rows_file.exists() or not any(part in group.name for part in options.groups):
