@@ -9,8 +9,8 @@
 (t-davidson, cb50f7e), ``joke-dataset`` (taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6),
 ``nlu-asdiv-dataset`` (chaochun, 883f90a), ``jfleg`` (keisks, ee06ff8), ``amazon-multilingual-counterfactual-dataset``
 (amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5), ``ase15-django-dataset`` (odashi, c37fa28), ``clickbait``
-(bhargaviparanjape, 203d979) and ``BBC-Dataset-News-Classification`` (suraj-deshmukh, e337a35). Up to 3,000 rows a data set, drawn by
-seed.
+(bhargaviparanjape, 203d979) and ``BBC-Dataset-News-Classification`` (suraj-deshmukh, e337a35). Up to 3,000 rows a data set,
+drawn by seed.
 """
 
 from __future__ import annotations

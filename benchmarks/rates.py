@@ -5,7 +5,7 @@ of selections are at two rates; what ranks the losses that each selection has at
 lost by one rate for all, by the simulation's rate and by the predictor's, against each selection's best. Predictions come from
 the rows of other data sets.
 
-    python benchmarks/rates.py         writes its table into docs/validity.md
+    python benchmarks/rates.py         writes its table into docs/real-runs.md
 """
 
 from __future__ import annotations

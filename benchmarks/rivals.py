@@ -8,7 +8,7 @@ losses stand for what TuneAhead (arXiv 2606.17660) reads: the start of the run i
 
 A selection's score is the mean over its modules, or the sum. Resumable by group.
 
-    python benchmarks/rivals.py [--groups TEXT …]     measure what is missing, then write the table into docs/validity.md
+    python benchmarks/rivals.py [--groups TEXT …]     measure what is missing, then write the table into docs/real-runs.md
     python benchmarks/rivals.py --table               write the table from the committed results
 """
 

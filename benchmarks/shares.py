@@ -3,7 +3,7 @@
 Ranks and the error of the shares themselves, of the simulation alone and of the regression beside it
 (:mod:`advisor.prediction.forgone`), for language models and for the others; data set left out, and model left out.
 
-    python benchmarks/shares.py       writes its tables into docs/validity.md
+    python benchmarks/shares.py       writes its tables into docs/real-runs.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures and tables of ``docs/validity.md`` and ``docs/validity-groups.md``, from what ``benchmarks/validity.py`` found.
+"""The figures and tables of the pages on real runs in ``docs``, from what ``benchmarks/validity.py`` found.
 
 python benchmarks/validity_page.py
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results" / "validity.json"
 PAST_EXAMS = {name: HERE / "results" / f"{name.replace(' ', '_')}.json" for name in ("first exam", "second exam", "third exam")}
+PAGES = tuple(DOCS / f"{name}.md" for name in ("validity", "past-exams", "real-runs"))  # text with tables between markers
+GROUPS_PAGE = DOCS / "validity-groups.md"  # made whole
+BEGIN, END = r"<!-- (?P<name>[\w ]+): made by benchmarks/(?P<script>\w+)\.py -->", "<!-- end -->"
 
 
 def short(group: str) -> str:
@@ -250,6 +253,17 @@ def groups_page(result: dict[str, Any]) -> str:
 Made by `python benchmarks/validity.py` from the committed rows; [validity](validity.md) says what it means. Rank
 correlations: over all budgets / within one (mean over those with at least six selections).
 
+![Predicted against real loss, a panel a group](validity-points.svg)
+
+## Predicted and real
+
+Width: of the 90 % interval of the validation loss, relative to the prediction; in brackets that of a constant predictor, the central
+90 % of all other groups' losses relative to head-only. Called alike: pairs whose losses lie within 5 % of each other with a predicted
+probability of at least 90 %; rightly: their means over seeds really do. A rank correlation over four selections says nothing. The
+last {len(never)} groups are [exam data](validity.md#exam-data).
+
+{group_table([*task, *never])}
+
 ## Every method's score on the same selections
 
 Predictions from other tasks' rows. A method's score of a selection is the parameter-weighted mean of its modules' scores.
@@ -269,49 +283,55 @@ replacement; "worse than predicted by": paired, of the difference to the column 
 """
 
 
-def put(text: str, name: str, content: str, script: str = "validity") -> str:
-    """``text`` with ``content`` between the markers of this name and of the script that makes it.
+def filled(text: str, made: Mapping[tuple[str, str], str]) -> str:
+    """``text`` with tables between their markers, by the table's name and the script that makes it; others stay as they are."""
+
+    def content(marker: re.Match[str]) -> str:
+        found = made.get((marker["name"], marker["script"]))
+        return marker[0] if found is None else f"{marker['begin']}\n{found}\n{END}"
+
+    return re.sub(rf"(?P<begin>{BEGIN})\n.*?{END}", content, text, flags=re.DOTALL)
+
+
+def tables(result: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """The tables of ``PAGES`` that :mod:`validity` makes."""
+    exam = [r for r in result["groups"]["exam"] if "predicted" in r]
+    found = {
+        "exam": exam_table(exam),
+        **{past: exam_table(json.loads(path.read_text(encoding="utf-8"))["groups"]) for past, path in PAST_EXAMS.items()},
+        "exam scores": score_table(result["exam"]),
+        "exam pilot": pilot_table(result["exam"]),
+        "scores": score_table(result["tasks_left_out"]),
+        "left out": left_out_table(result),
+        "pilot": pilot_table(result["tasks_left_out"]),
+    }
+    return {(name, "validity"): content for name, content in found.items()}
+
+
+def put_tables(made: Mapping[tuple[str, str], str]) -> None:
+    """Write tables into ``PAGES``.
 
     Raises:
-        ValueError: there are none.
+        ValueError: a table has no place, or more than one.
     """
-    begin, end = f"<!-- {name}: made by benchmarks/{script}.py -->", "<!-- end -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"no markers of {name!r}")
-    return f"{before}{begin}\n{content}\n{end}{after}"
-
-
-def page(text: str, result: dict[str, Any]) -> str:
-    """The page with its tables as found."""
-    shown = [r for kind in ("task left out", "exam") for r in result["groups"][kind] if "predicted" in r]
-    exam = [r for r in result["groups"]["exam"] if "predicted" in r]
-    for name, found in (
-        ("exam", exam_table(exam)),
-        *((past, exam_table(json.loads(path.read_text(encoding="utf-8"))["groups"])) for past, path in PAST_EXAMS.items()),
-        ("exam scores", score_table(result["exam"])),
-        ("exam pilot", pilot_table(result["exam"])),
-        ("groups", group_table(shown)),
-        ("scores", score_table(result["tasks_left_out"])),
-        ("left out", left_out_table(result)),
-        ("pilot", pilot_table(result["tasks_left_out"])),
-    ):
-        text = put(text, name, found)
-    return text
+    texts = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    for name, script in made:
+        places = sum((name, script) == found for text in texts.values() for found in re.findall(BEGIN, text))
+        if places != 1:
+            raise ValueError(f"{places} places for the table {name!r} of {script}")
+    for path, text in texts.items():
+        path.write_text(filled(text, made), encoding="utf-8")
 
 
 def put_table(name: str, head: Sequence[str], lines: Sequence[Sequence[str]], script: str = "") -> None:
-    """A table into ``docs/validity.md``, made by the script of this name or of another."""
-    path = DOCS / "validity.md"
-    path.write_text(put(path.read_text(encoding="utf-8"), name, table(head, lines), script or name), encoding="utf-8")
+    """A table into one of ``PAGES``, made by the script of this name or of another."""
+    put_tables({(name, script or name): table(head, lines)})
 
 
 def write(result: dict[str, Any]) -> None:
     """Tables and figures into ``docs``."""
-    path = DOCS / "validity.md"
-    path.write_text(page(path.read_text(encoding="utf-8"), result), encoding="utf-8")
-    (DOCS / "validity-groups.md").write_text(groups_page(result), encoding="utf-8")
+    put_tables(tables(result))
+    GROUPS_PAGE.write_text(groups_page(result), encoding="utf-8")
     groups = result["groups"]
     plot([*groups["task left out"], *groups["exam"]], result["tasks_left_out"], DOCS)
 

@@ -7,7 +7,7 @@ head, a is how much better the kernel of all modules aligns with the labels than
 Cortes et al. 2012): it says what adapters can learn that a linear probe does not. Of tasks without one, c is the log of the
 condition number κ of the kernel of all modules: where examples are alike, as calls to one database are, κ is large, and what
 is learned of one carries over to the others. Of the probe's features these told best how far real gains lie from the expected
-one (:func:`advisor.prediction.gain.expected_gain`; docs/validity.md). Each is 0 for the other kind.
+one (:func:`advisor.prediction.gain.expected_gain`; docs/real-runs.md). Each is 0 for the other kind.
 Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over, by
 expectation-maximisation. Groups of the same data count as one together.
 """

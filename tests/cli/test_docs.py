@@ -15,11 +15,18 @@ from advisor.cli.app import app
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_validity_page_is_that_of_the_committed_figures() -> None:
+def test_pages_on_real_runs_are_those_of_the_committed_figures() -> None:
     result = json.loads(validity_page.RESULTS.read_text(encoding="utf-8"))
-    text = (ROOT / "docs" / "validity.md").read_text(encoding="utf-8")
-    assert validity_page.page(text, result) == text
-    assert f"{result['rows']} shipped" in text
+    made = validity_page.tables(result)
+    texts = [path.read_text(encoding="utf-8") for path in validity_page.PAGES]
+    placed = [found for text in texts for found in re.findall(validity_page.BEGIN, text)]
+    assert len(set(placed)) == len(placed)
+    assert set(made) <= set(placed)
+    for text in texts:
+        assert validity_page.filled(text, made) == text
+        assert validity_page.filled(text, dict.fromkeys(placed, "")) != text
+    assert f"{result['rows']} shipped" in texts[0]
+    assert validity_page.groups_page(result) == validity_page.GROUPS_PAGE.read_text(encoding="utf-8")
 
 
 def test_the_command_reference_is_that_of_the_program() -> None:

@@ -99,7 +99,7 @@ def test_real_shares_are_of_the_gain_of_all_modules() -> None:
 
 
 def test_shipped_rows_say_that_deeper_modules_win_where_language_models_travel_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What docs/validity.md says of them."""
+    """What docs/real-runs.md says of them."""
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")
     groups = [g for g in grouped(load_rows()) if g.context["task"] == "causal-lm"]
     found, _ = fit_forgone(groups)
