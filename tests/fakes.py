@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,7 +20,8 @@ from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import context_of
 from advisor.prediction.forgone import ALONE
 from advisor.prediction.gain import GAIN_POWER, USUAL_CONDITION, USUALLY_ALIGNED
-from advisor.prediction.predictor import Predictor
+from advisor.prediction.groups import Group
+from advisor.prediction.predictor import Predictions, Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.theory.features import all_feature_names
 from advisor.theory.kernels import Kernels
@@ -293,3 +294,29 @@ def run_row(run: Any, recipe: TrainingRecipe | None = None, **result: Any) -> di
             "versions": {},
         },
     }
+
+
+def distances(count: int) -> np.ndarray:
+    """Selections that share nothing with each other; all-linear last."""
+    return np.asarray(1.0 - np.eye(count + 1))
+
+
+def distances_of(group: Group) -> np.ndarray:
+    """The same, but all-linear is itself."""
+    found = distances(len(group.selections))
+    i = group.selections.index(ALL_LINEAR)
+    found[i, -1] = found[-1, i] = 0.0
+    return found
+
+
+def predict(predictor: Predictor, group: Group) -> Predictions:
+    return predictor.predict(group.traits, group.context, distances_of(group))
+
+
+def typical_gain(predictor: Predictor, context: Mapping[str, Any]) -> float:
+    """Median of G."""
+    return math.exp(predictor.gain_level_.of(context)[0])
+
+
+def fit(rows: Sequence[CalibrationRow], task: str = "classification") -> Predictor:
+    return Predictor().fit(rows, task)

@@ -123,6 +123,9 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
                 by_selection.setdefault(row.selection, []).append(row)
         if ALL_LINEAR not in by_selection:
             continue
+        task = members[0].context["task"]
+        aligned = USUALLY_ALIGNED if task in BY_ODDS else _against_head(members, ALIGNMENT, USUALLY_ALIGNED)
+        condition = _against_head(members, CONDITION, USUAL_CONDITION) if task in HEADLESS else USUAL_CONDITION
         groups.append(
             Group(
                 name,
@@ -130,12 +133,7 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
                 np.array([[rs[0].features[trait] for trait in TRAITS] for rs in by_selection.values()]),
                 np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
                 np.array([float(len(rs)) for rs in by_selection.values()]),
-                {
-                    "log_steps": _log_steps(members[0]),
-                    "aligned": _aligned(members),
-                    "log_condition": _log_condition(members),
-                    **members[0].context,
-                },
+                {"log_steps": _log_steps(members[0]), "aligned": aligned, "log_condition": condition, **members[0].context},
                 members,
             )
         )
@@ -153,18 +151,11 @@ def _log_steps(row: CalibrationRow) -> float:
     return math.log(int(recipe["epochs"]) * math.ceil(rows / int(recipe["batch_size"])))
 
 
-def _aligned(rows: Sequence[CalibrationRow]) -> float:
-    """How much better the kernel of all modules aligns with the labels than that of the head alone, of older rows, whose context
-    does not say it; as usual where no row is of the head alone, or there are no labels."""
-    alone = [row for row in rows if row.selection == HEAD_ONLY and row.context["task"] not in BY_ODDS]
-    return -alone[0].features[ALIGNMENT] if alone else USUALLY_ALIGNED
-
-
-def _log_condition(rows: Sequence[CalibrationRow]) -> float:
-    """Log κ of the kernel of all modules, of older rows, whose context does not say it; as usual where no row is of the head
-    alone, whose kernel is 0 and has κ = 1."""
-    alone = [row for row in rows if row.selection == HEAD_ONLY and row.context["task"] in HEADLESS]
-    return -alone[0].features[CONDITION] if alone else USUAL_CONDITION
+def _against_head(rows: Sequence[CalibrationRow], feature: str, usual: float) -> float:
+    """A feature of the kernel of all modules less that of the head alone, of older rows, whose context does not say it; ``usual``
+    where no row is of the head alone. (Features are differences to all modules.)"""
+    alone = [row for row in rows if row.selection == HEAD_ONLY]
+    return -alone[0].features[feature] if alone else usual
 
 
 def knows_noise(groups: Sequence[Group]) -> bool:
