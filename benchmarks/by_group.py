@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from validity import budget_of, by_seed, correlations
+from ranking import budget_of, by_seed, correlations
 
 from advisor.core.store import write_json
 from advisor.prediction.groups import Group

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ranking import by_seed
 from scipy.stats import spearmanr
-from validity import PILOTS, SHIPPED, by_seed, distances, pilot_shares, read, task_of
+from validity import PILOTS, SHIPPED, distances, pilot_shares, read, task_of
 
 from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick

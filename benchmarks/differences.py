@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from ranking import by_seed
 from scipy.stats import norm
-from validity import SHIPPED, by_seed, distances, judged, read, read_exam, task_of
+from validity import SHIPPED, distances, judged, read, read_exam, task_of
 from validity_page import put_table
 
 from advisor.core.choices import LEVEL

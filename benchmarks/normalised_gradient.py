@@ -21,7 +21,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 from linearity import source_of
-from validity import RESULTS, SHIPPED, budget_of, by_seed, correlations, read
+from ranking import budget_of, by_seed, correlations
+from validity import RESULTS, SHIPPED, read
 
 from advisor.core.events import Session
 from advisor.core.probe import Probe

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from linearity import source_of
 from peft.tuners.lora import LoraLayer
+from ranking import budget_of, correlations
 from torch import nn
-from validity import SHIPPED, budget_of, correlations, read
+from validity import SHIPPED, read
 
 from advisor.core.events import Session
 from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe

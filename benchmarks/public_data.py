@@ -195,7 +195,9 @@ def letters(path: Path) -> Iterator[Row]:
 def headlines(folder: Path) -> Iterator[Row]:
     for label, name in (("clickbait", "clickbait_data"), ("news", "non_clickbait_data")):
         with gzip.open(folder / f"{name}.gz", "rt", encoding="utf-8") as lines:
-            yield from ({"text": line.strip(), "label": label} for line in lines if line.strip())
+            for line in lines:
+                if line.strip():
+                    yield {"text": line.strip(), "label": label}
 
 
 def by_folder(folder: Path) -> Iterator[Row]:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from validity import HIGH_RATES, HIGHEST_RATE, SHIPPED, budget_of, correlations, judged, predict, read, task_of
+from ranking import budget_of, correlations
+from validity import HIGH_RATES, HIGHEST_RATE, SHIPPED, judged, predict, read, task_of
 from validity_page import put_table, short
 
 from advisor.core.selections import ALL_LINEAR, QV

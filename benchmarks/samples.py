@@ -23,8 +23,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import sweep
 from by_group import kept, measure_missing
+from ranking import FEWEST, budget_of, by_seed
 from scipy.stats import spearmanr
-from validity import FEWEST, SHIPPED, budget_of, by_seed, judged, read, task_of
+from validity import SHIPPED, judged, read, task_of
 from validity_page import put_table
 
 from advisor.core.events import Session

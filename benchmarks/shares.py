@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ranking import budget_of, by_seed, correlations
 from scipy.stats import spearmanr
-from validity import RANKED, SHIPPED, budget_of, by_seed, correlations, judged, model_of, read, task_of
+from validity import RANKED, SHIPPED, judged, model_of, read, task_of
 from validity_page import put_table, short
 
 from advisor.core.recipe import LANGUAGE_TASKS

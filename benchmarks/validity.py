@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +23,8 @@ from typing import Any
 import numpy as np
 import validity_page
 from data_split import EXAM, data_set
-from scipy.stats import spearmanr
+from ranking import bootstrap, budget_of, by_seed, correlations, lost, regrets
 
-from advisor.advice.recommend import pick
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
@@ -43,9 +41,7 @@ PEERS = HERE / "results" / "peer_scores.json"
 PILOTS = HERE / "results" / "pilots.json"
 RESULTS = HERE / "results" / "validity.json"
 PILOT_SEED = 2  # rows have 0 and 1
-FEWEST = 6  # runs a budget needs for a rank correlation inside it
 RANKED = 8  # selections a group needs to count in the mean rank correlation
-DRAWS = 500
 COUNTS = ("pairs", "told", "told_right", "alike", "alike_right", "within")  # of the pairs of a group's selections
 # Features that stand for scores of the paper and its kin; the sign makes higher mean a higher predicted loss.
 SCORES = {
@@ -84,12 +80,6 @@ def model_of(row: CalibrationRow) -> str:
     return str(row.provenance["model"])
 
 
-def budget_of(selection: str) -> str:
-    """``18%`` of ``random 18% #3``; recipes have no common budget."""
-    match = re.match(r"random (\d+%)", selection)
-    return match[1] if match else ""
-
-
 def distances(group: Group) -> np.ndarray:
     """Of a group's selections, all-linear last."""
     assert group.distances is not None
@@ -99,79 +89,6 @@ def distances(group: Group) -> np.ndarray:
 def predict(rows: Sequence[CalibrationRow], held: Group) -> Predictions:
     """Of a group from other rows."""
     return Predictor().fit(rows, str(held.context["task"])).predict(held.traits, held.context, distances(held))
-
-
-# --- rank correlation -------------------------------------------------------------------------------------------------
-
-
-def correlations(score: np.ndarray, loss: np.ndarray, budgets: np.ndarray) -> dict[str, float | None]:
-    """Spearman over all selections, and the mean within budgets (None: too few runs)."""
-
-    def rank(keep: np.ndarray) -> float:
-        return float(spearmanr(score[keep], loss[keep]).statistic) if np.ptp(score[keep]) > 0 else 0.0
-
-    within = [rank(budgets == b) for b in sorted(set(budgets) - {""}) if (budgets == b).sum() >= FEWEST]
-    return {"all": rank(np.ones(len(loss), dtype=bool)), "within": float(np.mean(within)) if within else None}
-
-
-def bootstrap(score: np.ndarray, loss: np.ndarray, budgets: np.ndarray) -> dict[str, list[float] | None]:
-    """90 % intervals of :func:`correlations` over selections drawn with replacement."""
-    rng = np.random.default_rng(0)
-    draws = [rng.integers(0, len(loss), len(loss)) for _ in range(DRAWS)]
-    found = [correlations(score[d], loss[d], budgets[d]) for d in draws]
-    result: dict[str, list[float] | None] = {}
-    for key in ("all", "within"):
-        values = [value for f in found if (value := f[key]) is not None and math.isfinite(value)]
-        result[key] = [float(q) for q in np.percentile(values, [5, 95])] if len(values) > DRAWS / 2 else None
-    return result
-
-
-def by_seed(group: Group, value: Callable[[CalibrationRow], float]) -> dict[int, np.ndarray]:
-    """[S] of each seed that ran every selection."""
-    found: dict[int, dict[str, float]] = {}
-    for row in group.rows:
-        found.setdefault(row.seed, {})[row.selection] = value(row)
-    complete = {s: v for s, v in found.items() if all(name in v for name in group.selections)}
-    return {seed: np.array([values[name] for name in group.selections]) for seed, values in sorted(complete.items())}
-
-
-# --- regret -----------------------------------------------------------------------------------------------------------
-
-
-def regrets(
-    group: Group, scores: dict[str, np.ndarray], found: Predictions, piloted: Predictions | None, with_one_seed: bool = False
-) -> list[dict[str, Any]]:
-    """Per budget: metric points lost by the selection each score likes best, against the best of one seed, on the other.
-
-    Needs two seeds; each plays both parts. ``with_one_seed``: a group's only seed chooses the best and judges it, which is partly
-    luck, so that every regret is too high. "the pick" is the advisor's own rule, which takes the cheapest of those expected to be
-    as good; a random pick is the mean over all selections of the budget.
-    """
-    losses, metrics = by_seed(group, lambda r: math.log(r.val_loss)), by_seed(group, lambda r: r.score)
-    if len(losses) < 2 and not with_one_seed:
-        return []
-    seeds = (sorted(losses) * 2)[:2] if len(losses) < 2 else sorted(losses)[:2]
-    budgets = np.array([budget_of(s) for s in group.selections])
-    by_name = {r.selection: r.params for r in group.rows}
-    params = np.array([by_name[s] for s in group.selections])
-    cells = []
-    for budget in sorted(set(budgets) - {""}):
-        at = np.flatnonzero(budgets == budget)
-        if len(at) < FEWEST:
-            continue
-        entry: dict[str, float] = {}
-        for choose, judge in (seeds, seeds[::-1]):
-            best = at[np.argmin(losses[choose][at])]
-            reference = 100 * metrics[judge][best]
-            picks = {name: 100 * metrics[judge][at[np.argmin(score[at])]] for name, score in scores.items()}
-            picks["the pick"] = 100 * metrics[judge][pick(found, params, at.tolist())[0]]
-            if piloted is not None:
-                picks["the pick after a pilot"] = 100 * metrics[judge][pick(piloted, params, at.tolist())[0]]
-            picks["random"] = 100 * float(metrics[judge][at].mean())
-            for name, got in picks.items():
-                entry[name] = entry.get(name, 0.0) + (reference - float(got)) / 2
-        cells.append({"group": group.name, "budget": budget, "regret": entry})
-    return cells
 
 
 # --- intervals and differences ----------------------------------------------------------------------------------------
@@ -275,6 +192,7 @@ def report(
     scores = {name: sign * np.array([features[s][key] for s in held.selections]) for name, (key, sign) in SCORES.items()}
     for peer, values in peers.get(held.name, {}).items():
         scores[peer] = -np.array([values[s] for s in held.selections])
+    predicted = {"predicted": found.deviation, **({} if piloted is None else {"after a pilot": piloted.deviation})}
     seeds = by_seed(held, lambda r: math.log(r.val_loss))
     second = None
     if len(seeds) > 1:
@@ -293,13 +211,8 @@ def report(
         "scores": {name: correlations(score, held.log_loss, budgets) for name, score in scores.items()},
         "intervals": intervals(held, found, others),
         "differences": differences(held, found),
-        "regrets": regrets(
-            held,
-            {"predicted": found.deviation, **({} if piloted is None else {"after a pilot": piloted.deviation}), **scores},
-            found,
-            piloted,
-            with_one_seed,
-        ),
+        "regrets": regrets(held, {**predicted, **scores}, found, piloted, with_one_seed),
+        "lost": lost(held, {**predicted, **scores}),
         "pilot": None
         if piloted is None or pilot is None
         else {
@@ -397,6 +310,8 @@ def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         **claims([r["differences"] for r in reports]),
         "regret": regret,
+        "lost": {name: mean([r["lost"].get(name) for r in ranked]) for name in ("predicted", "after a pilot", "random", *names)},
+        "groups_of_one_size": sum(bool(r["lost"]) for r in ranked),
     }
 
 

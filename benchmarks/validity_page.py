@@ -105,16 +105,21 @@ def group_table(reports: Sequence[dict[str, Any]]) -> str:
 
 
 def score_table(total: dict[str, Any]) -> str:
-    """One line a score: mean rank correlations and the regret of its pick."""
+    """One line a score: mean rank correlations, and what its pick of one size loses in loss and in points of the metric."""
     scores = {"predicted": total["predicted"], **total["scores"]}
-    regret = total["regret"]
+    regret, lost = total["regret"], total["lost"]
+
+    def losses(name: str) -> list[str]:
+        above = lost.get(name)
+        return ["" if above is None else f"{math.expm1(above):.1%}", f"{regret[name]['points']:z.1f}" if name in regret else ""]
+
     lines = []
     for name in sorted(scores, key=lambda n: -scores[n]["within"]):
         label = f"**{name}**" if name == "predicted" else name
-        lines.append([label, f"{scores[name]['all']:+.2f}", f"{scores[name]['within']:+.2f}", f"{regret[name]['points']:.1f}"])
+        lines.append([label, f"{scores[name]['all']:+.2f}", f"{scores[name]['within']:+.2f}", *losses(name)])
     others = ("the pick", "after a pilot", "the pick after a pilot", "random")  # a pilot's correlations have a table of their own
-    lines += [[name, "", "", f"{regret[name]['points']:z.1f}"] for name in others if name in regret]
-    return table(("score", "all budgets", "within one", "regret, points"), lines)
+    lines += [[name, "", "", *losses(name)] for name in others if name in regret]
+    return table(("score", "all budgets", "within one", "loss above the best of its size", "regret, points"), lines)
 
 
 def left_out_table(result: dict[str, Any]) -> str:
@@ -257,10 +262,10 @@ correlations: over all budgets / within one (mean over those with at least six s
 
 ## Predicted and real
 
-Width: of the 90 % interval of the validation loss, relative to the prediction; in brackets that of a constant predictor, the central
-90 % of all other groups' losses relative to head-only. Called alike: pairs whose losses lie within 5 % of each other with a predicted
-probability of at least 90 %; rightly: their means over seeds really do. A rank correlation over four selections says nothing. The
-last {len(never)} groups are [exam data](validity.md#exam-data).
+The width is that of the 90 % interval of the validation loss, relative to the prediction; in brackets that of a constant
+predictor, the central 90 % of all other groups' losses relative to head-only. Pairs are called alike if their losses lie within 5 % of each
+other with a predicted probability of at least 90 %; rightly, if their means over seeds really do. A rank correlation over four
+selections says nothing. The last {len(never)} groups are [exam data](validity.md#exam-data).
 
 {group_table([*task, *never])}
 
