@@ -34,6 +34,7 @@ CONDITION_UNIT = 2.0  # standard deviation of log κ between data sets, nearly
 OF_KERNEL = slice(3, 5)  # a and c in φ
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.6, 1.0  # sd² is drawn to this one as by so many data sets
 ROUNDS = 200
+MOST_LEVERAGE = 0.5  # where few groups are known
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,21 @@ class GainLevel:
 
     def of(self, context: Mapping[str, Any]) -> tuple[float, float]:
         """Mean and standard deviation of log G of a group with this context; the latter holds that of β."""
-        phi = gain_features(context)
-        phi[OF_KERNEL] = phi[OF_KERNEL].clip(*self.seen)
+        phi = self._features(context)
         mean = math.log(expected_gain(context)) + float(phi @ self.coef)
         return mean, math.sqrt(self.sd**2 + float(phi @ self.covariance @ phi))
+
+    def surprise(self, context: Mapping[str, Any], gain: float) -> float:
+        """Log of a group's real gain over the one expected of it, as if nothing had been learned from its data: the residual over
+        one less its leverage."""
+        phi = self._features(context)
+        leverage = min(float(phi @ self.covariance @ phi) / self.sd**2, MOST_LEVERAGE)
+        return (math.log(gain) - self.of(context)[0]) / (1 - leverage)
+
+    def _features(self, context: Mapping[str, Any]) -> Array:
+        phi = gain_features(context)
+        phi[OF_KERNEL] = phi[OF_KERNEL].clip(*self.seen)
+        return phi
 
 
 def gain_features(context: Mapping[str, Any]) -> Array:

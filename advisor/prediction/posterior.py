@@ -1,6 +1,6 @@
 """What a few real runs of one group say of all its selections: an exact Bayesian update of the predictor's model.
 
-    log loss of a run of S = H − G·(1 − r_S) + G·noise·e,    r_S = predicted share + misfit·u_S
+    log loss of a run of S = H − G·(1 − r_S) + G·noise·e,    r_S = predicted share + tilt_S·log(G / its median) + misfit·u_S
 
 r_S is the share of the gain G that S forgoes. H is Gaussian, G log-normal, u jointly Gaussian with a correlation of
 1 − distance, e independent. Given G everything is Gaussian and conditioning is textbook linear algebra (Rasmussen and
@@ -30,7 +30,8 @@ class Prior:
 
     Attributes:
         start, start_sd: of H. gain, log_gain_sd: median of G, standard deviation of log G.
-        forgone: [S] mean of r. covariance: [S, S] of r. noise: between seeds, as a share of G.
+        forgone: [S] mean of r at the median of G, and tilt: [S] by how much it rises with log G. covariance: [S, S] of r at a
+            known G. noise: between seeds, as a share of G.
     """
 
     start: float
@@ -40,6 +41,7 @@ class Prior:
     forgone: Array
     covariance: Array
     noise: float
+    tilt: Array | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,17 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
         own = (gain**2 * prior.noise**2 + LEAST_ERROR**2)[:, None, None] * np.eye(len(at))
         return np.asarray(gain[:, None, None] ** 2 * shared[at] + own + start_variance)
 
-    surprise = np.asarray(log_losses, dtype=np.float64) - (prior.start - gains[:, None] * (1 - prior.forgone[at]))
+    expected = prior.forgone + prior.tilt * (prior.log_gain_sd * GRID)[:, None]  # of r at each gain, [P, S]
+    surprise = np.asarray(log_losses, dtype=np.float64) - (prior.start - gains[:, None] * (1 - expected[:, at]))
     solved = np.linalg.solve(variance(gains), surprise[:, :, None])[:, :, 0]
     likelihood = -0.5 * ((surprise * solved).sum(1) + np.linalg.slogdet(variance(gains))[1])
     log_weights = likelihood - 0.5 * GRID**2
     kept = log_weights > log_weights.max() + np.log(LEAST_WEIGHT)
     weights = np.exp(log_weights[kept] - log_weights.max())
     weights /= weights.sum()
-    gains, solved = gains[kept], solved[kept]
+    gains, solved, expected = gains[kept], solved[kept], expected[kept]
     inverse = np.linalg.inv(variance(gains))
-    forgone = prior.forgone + gains[:, None] * (solved @ shared.T)
+    forgone = expected + gains[:, None] * (solved @ shared.T)
     mean, log_gain = weights @ forgone, weights @ np.log(gains)
     around = forgone - mean
     explained = shared @ np.einsum("p,pkl->kl", weights * gains**2, inverse) @ shared.T

@@ -9,7 +9,8 @@ A model a person can read, of a selection S in one group (a model on a task with
 H is the simulated log loss of training no module (real runs agree within a few per cent), or where a class is rare what
 guessing comes to (:func:`advisor.prediction.gain.log_base`); r_S is the share of the gain of
 all-linear that S forgoes (:mod:`advisor.prediction.forgone`), and G that gain: log-normal around what a small regression over
-groups expects (:mod:`advisor.prediction.gain_level`).
+groups expects (:mod:`advisor.prediction.gain_level`). Where G is larger than expected, r_S is larger too
+(:func:`advisor.prediction.scatter.tilt_of`).
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
 is. A second model maps loss to the metric.
 """
@@ -28,16 +29,17 @@ from scipy.special import ndtr, ndtri
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL, NOT_KNOWN, Beside
 from advisor.core.errors import BadInput
 from advisor.core.recipe import HEADLESS
+from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
-from advisor.prediction.forgone import fit_forgone
+from advisor.prediction.forgone import LEAST_GAIN, fit_forgone
 from advisor.prediction.gain import log_base, trust
 from advisor.prediction.gain_level import fit_gain_level
 from advisor.prediction.groups import Group, group_gain, grouped, knows_noise, start_error
 from advisor.prediction.likeness import error_correlations
 from advisor.prediction.metric_model import design_row, fit_metric
 from advisor.prediction.posterior import BISECTIONS, Prior, update
-from advisor.prediction.scatter import Spread, common_misfit, misfit_of, noise_between_seeds, quietness_of
+from advisor.prediction.scatter import Spread, common_misfit, misfit_of, noise_between_seeds, quietness_of, tilt_of
 
 Array = NDArray[np.float64]
 GAIN_GRID = np.linspace(-4.0, 4.0, 81)  # standard deviations of log G
@@ -66,7 +68,8 @@ class Predictions:
         loss, score: of a single run (validation loss, metric). relative: expected loss difference to all-linear in
             seed standard deviations, higher is better.
         deviation: log(loss/loss of all-linear), expected over seeds; covariance: of it, [S, S], and spread: its standard
-            deviation, [S], both at the median of the gain G. seed_sd: standard deviation of log loss between seeds in a usual
+            deviation, [S], all at the median of the gain G. tilt: [S], by how much the deviation rises with log G beside the rise
+            of G itself; none where empty. seed_sd: standard deviation of log loss between seeds in a usual
             group. log_gain_sd: of log G.
         far: reasons why the target is unlike all rows; empty where it is like some.
     """
@@ -80,45 +83,56 @@ class Predictions:
     far: tuple[str, ...]
     spread: Array = field(default_factory=lambda: np.empty(0))
     log_gain_sd: float = 0.0
+    tilt: Array = field(default_factory=lambda: np.empty(0))
 
     def against_all(self) -> Estimate:
         """Log of the loss over that of all-linear [S], expected over seeds, whatever the gain."""
-        return times_gain(self.deviation, self.spread, self.log_gain_sd)
+        return times_gain(self.deviation, self.spread, self.log_gain_sd, self.tilt if len(self.tilt) else 0.0)
 
     def difference(self, i: int, j: int) -> tuple[float, float, float]:
         """(value, low, high) of the log of the loss of i over that of j, expected over seeds, whatever the gain.
 
         The interval excludes 0 where the two are :meth:`distinguishable`.
         """
-        sd = math.sqrt(self._variance(i, j))
-        found = times_gain(self.deviation[[i]] - self.deviation[[j]], np.array([sd]), self.log_gain_sd)
+        found = times_gain(
+            self.deviation[[i]] - self.deviation[[j]], np.array([self._sd(i, j)]), self.log_gain_sd, self._tilt(i, j)
+        )
         return float(found.value[0]), float(found.low[0]), float(found.high[0])
 
-    def _variance(self, i: int, j: int) -> float:
-        return max(float(self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]), 0.0)
+    def _sd(self, i: int, j: int) -> float:
+        """Of the difference at the median of the gain."""
+        return math.sqrt(max(float(self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]), LEAST_SD**2))
+
+    def _tilt(self, i: int, j: int) -> float:
+        return float(self.tilt[i] - self.tilt[j]) if len(self.tilt) else 0.0
+
+    def _below(self, i: int, j: int, log_ratios: tuple[float, ...]) -> Array:
+        """Probabilities that the log of the loss of i over that of j is below these, whatever the gain."""
+        factors, weights = gain_factors(self.log_gain_sd)
+        centre = self.deviation[i] - self.deviation[j] + self._tilt(i, j) * np.log(factors)
+        return np.array([weights @ ndtr((ratio / factors - centre) / self._sd(i, j)) for ratio in log_ratios])
 
     def distinguishable(self, i: int, j: int, level: float = LEVEL) -> bool:
         """The interval of the predicted difference of i and j excludes 0."""
-        half_width = float(ndtri(0.5 + level / 2)) * math.sqrt(self._variance(i, j))
-        return bool(abs(self.deviation[i] - self.deviation[j]) > half_width)
+        (below,) = self._below(i, j, (0.0,))
+        return bool(abs(below - 0.5) > level / 2)
 
     def beside(self, i: int, j: int) -> Beside:
         """``APART`` where i and j are :meth:`distinguishable`, ``ALIKE`` where their losses lie within ``ALIKE_WITHIN`` of each
         other with probability ``LEVEL``, else ``NOT_KNOWN``."""
         if self.distinguishable(i, j):
             return APART
-        factors, weights = gain_factors(self.log_gain_sd)
-        sd, within = max(math.sqrt(self._variance(i, j)), LEAST_SD), math.log1p(ALIKE_WITHIN)
-        below, above = (ndtr((end / factors - (self.deviation[i] - self.deviation[j])) / sd) for end in (-within, within))
-        return ALIKE if weights @ (above - below) >= LEVEL else NOT_KNOWN
+        within = math.log1p(ALIKE_WITHIN)
+        below, above = self._below(i, j, (-within, within))
+        return ALIKE if above - below >= LEVEL else NOT_KNOWN
 
     def first(self, count: int) -> Predictions:
         """The same for the first ``count`` selections."""
         loss, score, relative = (
             Estimate(e.value[:count], e.low[:count], e.high[:count]) for e in (self.loss, self.score, self.relative)
         )
-        deviation, covariance, spread = self.deviation[:count], self.covariance[:count, :count], self.spread[:count]
-        return replace(self, loss=loss, score=score, relative=relative, deviation=deviation, covariance=covariance, spread=spread)
+        rest = {name: getattr(self, name)[:count] for name in ("deviation", "spread", "tilt")}
+        return replace(self, loss=loss, score=score, relative=relative, covariance=self.covariance[:count, :count], **rest)
 
 
 @dataclass
@@ -127,9 +141,9 @@ class Predictor:
 
     Attributes:
         forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
-        misfit_: standard deviation of a selection's log loss around what is predicted of it; noise_: between seeds, in a usual
-            group; both as shares of G. common_: share of the misfit's variance that all selections of a group have in common.
-            quietness_: power of the trust in a gain that both fall with.
+        tilt_: by how much shares rise with log G. misfit_: standard deviation of a selection's log loss around what is predicted
+            of it; noise_: between seeds, in a usual group; both as shares of G. common_: share of the misfit's variance that all
+            selections of a group have in common. quietness_: power of the trust in a gain that misfit and noise fall with.
         start_sd_: standard deviation of log H, real around simulated.
     """
 
@@ -168,6 +182,9 @@ class Predictor:
             raise BadInput("No calibration row was run with a second seed: noise is unknown.", "Calibrate with --seeds 2.")
         self.noise_ = noise
         shares = [s for s, gain in zip(forgone, gains, strict=True) if gain.is_clear]
+        surprises = [self._surprise(g) for g, _ in clear]
+        self.tilt_ = tilt_of([g for g, _ in clear], shares, surprises)
+        shares = [s + self.tilt_ * x * g.apart for s, x, (g, _) in zip(shares, surprises, clear, strict=True)]
         self.misfit_ = misfit_of([g for g, _ in clear], shares, self.noise_)
         self.common_ = common_misfit([g for g, _ in clear], shares, self.noise_, self.misfit_)
         expected = [self.gain_level_.of(g.context)[0] for g in self.groups_]
@@ -190,8 +207,9 @@ class Predictor:
         widen = FAR_FACTOR if far else 1.0
         quantile = float(ndtri(0.5 + LEVEL / 2))
         forgone = self.forgone_.of(traits, context)
+        tilt = self._tilt(forgone, distances)
         typical, misfit, noise = self._typical(context)
-        ratio = math.exp(quantile * widen * self._log_gain_sd(context))
+        log_gain_sd = widen * self._log_gain_sd(context)
         deviation = typical * forgone
         covariance = (widen * typical * misfit) ** 2 * error_correlations(distances, self.common_)
         spread = np.sqrt(2 * np.clip(covariance[-1, -1] - covariance[-1, :-1], 0, None))
@@ -201,8 +219,9 @@ class Predictor:
         base = np.where(forgone == 1.0, context["log_start"], log_base(context))  # 1: no module, so the head alone
         log_loss = base - typical * (1 - forgone)
         around = quantile * math.hypot(typical * math.hypot(misfit, noise), self.start_sd_) * widen
-        above = np.hypot(typical * np.abs(1 - forgone) * (1 - 1 / ratio), around)
-        below = np.hypot(typical * np.abs(1 - forgone) * (ratio - 1), around)
+        less, more = (math.exp(x) * (1 - forgone - tilt * x) for x in (-quantile * log_gain_sd, quantile * log_gain_sd))
+        above = np.hypot(typical * (1 - forgone - less), around)
+        below = np.hypot(typical * (more - (1 - forgone)), around)
         new = bool(self._new_kinds(context))
         if new:
             above, below = (np.maximum(side, math.log(NEW_KIND_FACTOR)) for side in (above, below))
@@ -210,8 +229,9 @@ class Predictor:
         score = self._score(log_loss, above, below, quantile, context)
         if new:
             score = Estimate(score.value, np.full(len(log_loss), _least(context)), np.ones(len(log_loss)))
-        log_gain_sd = widen * self._log_gain_sd(context)
-        return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far), spread, log_gain_sd)
+        return Predictions(
+            loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far), spread, log_gain_sd, typical * tilt
+        )
 
     def given(
         self,
@@ -249,6 +269,7 @@ class Predictor:
             forgone=forgone,
             covariance=covariance,
             noise=widen * noise,
+            tilt=np.append(self._tilt(forgone[:-1], distances), 0.0),
         )
         found = update(prior, observed, [math.log(loss) for loss in losses])
         deviation = found.gain * (found.forgone - found.forgone[-1])[:-1]
@@ -270,6 +291,15 @@ class Predictor:
         gain = math.exp(self.gain_level_.of(context)[0])
         spread = Spread(self.misfit_, self.noise_).at(believed, self.quietness_)
         return gain, spread.misfit, spread.noise
+
+    def _tilt(self, forgone: Array, distances: Array) -> Array:
+        """[S] by how much each share rises with log G; 0 of no module, which forgoes all."""
+        return np.where(forgone == 1.0, 0.0, self.tilt_ * distances[-1, :-1])
+
+    def _surprise(self, group: Group) -> float:
+        """Log of what all modules won in a group over what is expected of it."""
+        everything = group.log_loss[group.selections.index(ALL_LINEAR)]
+        return self.gain_level_.surprise(group.context, max(log_base(group.context) - everything, LEAST_GAIN))
 
     def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
         return self.gain_level_.of(context)[1]
@@ -327,8 +357,8 @@ def gain_factors(log_gain_sd: float) -> tuple[Array, Array]:
     return np.exp(log_gain_sd * GAIN_GRID), weights / weights.sum()
 
 
-def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:
-    """Central interval at ``LEVEL`` of F·N(centre, sd²) [S], where F is log-normal with median 1.
+def times_gain(centre: Array, sd: Array, log_gain_sd: float, tilt: Array | float = 0.0) -> Estimate:
+    """Central interval at ``LEVEL`` of F·N(centre + tilt·log F, sd²) [S], where F is log-normal with median 1.
 
     Differences between selections are shares of a group's gain G, which is known to a factor F only: left out, 90 % intervals
     of the difference to all-linear held 77 % of real ones over the groups of the committed rows, each predicted from other
@@ -336,13 +366,14 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float) -> Estimate:
     """
     factors, weights = gain_factors(log_gain_sd)
     sd = np.maximum(sd, LEAST_SD)
+    centres = centre + tilt * np.log(factors)[:, None]
 
     def quantile(level: float) -> Array:
-        ends = factors[:, None, None] * (centre + np.array([[-9.0], [9.0]]) * sd)
+        ends = factors[:, None] * np.stack([centres - 9 * sd, centres + 9 * sd])
         low, high = ends.min((0, 1)), ends.max((0, 1))
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            below = weights @ ndtr((middle / factors[:, None] - centre) / sd) < level
+            below = weights @ ndtr((middle / factors[:, None] - centres) / sd) < level
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return np.asarray((low + high) / 2)
 

@@ -19,6 +19,7 @@ from advisor.prediction.groups import Gain, Group, each_data_once, repeats, seed
 Array = NDArray[np.float64]
 PRIOR_MISFIT = 0.2  # as a share of G
 PRIOR_COMMON = 0.5  # share of the misfit's variance
+USUAL_SURPRISE = 0.4  # log of a gain around the expected one: the tilt is drawn to 0 as by one data set of such gains
 LEAST_VARIANCE = 1e-6  # between seeds, as a share of G²
 MOST_FREEDOM = 8  # that a group's variance counts with: its selections do not all scatter alike
 USUAL_SPREAD, SPREAD_SD = 0.6, 0.5  # log of how far groups' noise spreads around the median, drawn to this one; its own log's
@@ -110,6 +111,26 @@ def common_misfit(groups: Sequence[Group], forgone: Sequence[Array], noise: floa
         return 0.0
     own = _pooled(by_data, (1 - PRIOR_COMMON) * misfit**2, noise)
     return max(0.0, 1.0 - own / misfit**2)
+
+
+def tilt_of(groups: Sequence[Group], forgone: Sequence[Array], surprises: Sequence[float]) -> float:
+    """By how much the share that a selection forgoes rises with log G, for each share of all modules that it leaves out.
+
+    Where all modules win more than expected, others win less of it: what small sets reach is known better than what all modules
+    do. By least squares of real shares less the predicted ones; means are over the groups of a data set, then over data sets.
+
+    Args:
+        surprises: of each group, log of what all modules really won over what was expected.
+    """
+    moments: dict[str, list[tuple[float, float]]] = {}
+    for group, shares, surprise in zip(groups, forgone, surprises, strict=True):
+        others = group.apart > 0
+        if others.any():
+            slope = surprise * group.apart[others]
+            error = (real_shares(group) - shares)[others]
+            moments.setdefault(group.data, []).append((float(np.mean(slope * error)), float(np.mean(slope**2))))
+    means = np.array([np.mean(found, 0) for found in moments.values()]).reshape(-1, 2)
+    return float(means[:, 0].sum() / (means[:, 1].sum() + USUAL_SURPRISE**2))
 
 
 def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: Sequence[float], usual: Spread) -> float:
