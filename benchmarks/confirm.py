@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from ranking import by_seed
 from scipy.stats import spearmanr
-from validity import PILOTS, SHIPPED, distances, pilot_shares, read, task_of
+from validity import PILOTS, SHIPPED, distances, pilot_evidence, read, task_of
 
 from advisor.advice.confirm import decide
 from advisor.advice.recommend import pick
@@ -52,9 +52,10 @@ def report(
     predictor = Predictor().fit(rows, str(held.context["task"]))
     apart = distances(held)
     everything = held.selections.index(ALL_LINEAR)
-    measured, before = None, list[int]()
+    evidence: dict[str, Any] = {}
+    before = list[int]()
     if pilot is not None:
-        measured = pilot_shares(predictor, held, pilot)
+        evidence = pilot_evidence(predictor, held, pilot)
         before = [everything]
 
     def predict(runs: Sequence[int]) -> Predictions:
@@ -64,7 +65,7 @@ def report(
         log_losses = [run[i] for i in runs]
         if pilot is not None:
             log_losses[0] = math.log(pilot["loss"])
-        return predictor.given(held.traits, held.context, apart, runs, np.exp(log_losses).tolist(), measured)
+        return predictor.given(held.traits, held.context, apart, runs, np.exp(log_losses).tolist(), **evidence)
 
     first, expected = pick(predict([]), params, allowed)
     next_one, _ = pick(predict(before), params, allowed)

@@ -27,8 +27,9 @@ from ranking import bootstrap, budget_of, by_seed, correlations, lost, regrets
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL
 from advisor.core.errors import BadInput
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import HEADLESS, LANGUAGE_TASKS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
+from advisor.prediction import pilot_level
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
 from advisor.prediction.groups import Group, grouped, seed_sd
 from advisor.prediction.predictor import Predictions, Predictor, on_scale_of
@@ -158,18 +159,25 @@ def claims(differences: Sequence[dict[str, int]]) -> dict[str, float | None]:
 # --- a pilot run ------------------------------------------------------------------------------------------------------
 
 
-def pilot_shares(predictor: Predictor, held: Group, pilot: dict[str, Any]) -> np.ndarray:
-    """[S + 1] what a pilot run measured of a group's selections, as :class:`advisor.prediction.scorer.Scorer` takes it."""
+def pilot_evidence(predictor: Predictor, held: Group, pilot: dict[str, Any]) -> dict[str, Any]:
+    """What a pilot run (``benchmarks/pilot.py``) measured of a group's selections, as arguments of :meth:`Predictor.given`. The
+    level is that of the group's own random selections, nearest in size to those of :func:`level_sets`."""
     losses = np.array([pilot["switched"][name] for name in [*held.selections, ALL_LINEAR]])
-    return on_scale_of(predictor.forgone_.of(held.traits, held.context), losses[:-1], losses)
+    measured = on_scale_of(predictor.forgone_.of(held.traits, held.context), losses[:-1], losses)
+    usual = f"{pilot_level.SHARE:.0%}"
+    sizes = [budget_of(name) for name in held.selections]
+    drawn = [i for i, size in enumerate(sizes) if size == usual] or [i for i, size in enumerate(sizes) if size]
+    level = None
+    if drawn and held.context["task"] in HEADLESS:
+        level = pilot_level.level_of(held.context, np.log(losses[drawn]), math.log(losses[-1]))
+    return {"measured": measured, "level": level}
 
 
 def given_pilot(rows: Sequence[CalibrationRow], held: Group, pilot: dict[str, Any]) -> Predictions:
-    """Of a group from other rows and one run of all-linear that measured its selections (``benchmarks/pilot.py``)."""
+    """Of a group from other rows and one run of all-linear that measured its selections."""
     predictor = Predictor().fit(rows, str(held.context["task"]))
-    ran = [held.selections.index(ALL_LINEAR)]
-    measured = pilot_shares(predictor, held, pilot)
-    return predictor.given(held.traits, held.context, distances(held), ran, [pilot["loss"]], measured)
+    ran, evidence = [held.selections.index(ALL_LINEAR)], pilot_evidence(predictor, held, pilot)
+    return predictor.given(held.traits, held.context, distances(held), ran, [pilot["loss"]], **evidence)
 
 
 # --- one group --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from data_split import DEVELOPMENT
 from scipy.stats import norm
-from validity import PILOTS, RESULTS, SHIPPED, distances, judged, pilot_shares, read, task_of
+from validity import PILOTS, RESULTS, SHIPPED, distances, judged, pilot_evidence, read, task_of
 
 from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR
@@ -51,8 +51,8 @@ class Case:
         if stage == "before":
             return fitted.predict(group.traits, group.context, distances(group))
         ran = [group.selections.index(ALL_LINEAR)]
-        shares = pilot_shares(fitted, group, self.pilot)
-        return fitted.given(group.traits, group.context, distances(group), ran, [self.pilot["loss"]], shares)
+        evidence = pilot_evidence(fitted, group, self.pilot)
+        return fitted.given(group.traits, group.context, distances(group), ran, [self.pilot["loss"]], **evidence)
 
     def held(self, stage: str, factor: float) -> tuple[float, float, float]:
         """Of the group's runs: share of losses inside their interval, its mean width relative to the prediction, and the

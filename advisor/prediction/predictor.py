@@ -30,6 +30,7 @@ from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL, NOT_KNOWN, B
 from advisor.core.errors import BadInput
 from advisor.core.recipe import HEADLESS
 from advisor.core.selections import ALL_LINEAR
+from advisor.prediction import pilot_level
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import SIGNED_METRICS
 from advisor.prediction.forgone import LEAST_GAIN, fit_forgone
@@ -241,6 +242,7 @@ class Predictor:
         observed: Sequence[int],
         losses: Sequence[float],
         measured: Array | None = None,
+        level: float | None = None,
     ) -> Predictions:
         """Predict as :meth:`predict` does, after real runs of some of the S selections, see :mod:`advisor.prediction.posterior`.
 
@@ -251,6 +253,7 @@ class Predictor:
             observed: index of the selection of each run. losses: their validation losses.
             measured: [S + 1] share of the gain that each forgoes as a pilot run measured it, on the scale of the predicted ones
                 (:func:`on_scale_of`), all-linear last; NaN where none did. It and the predicted share count alike.
+            level: of a language model, what random sets lost in a pilot run (:func:`advisor.prediction.pilot_level.level_of`).
         """
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
@@ -259,7 +262,11 @@ class Predictor:
         forgone = np.append(self.forgone_.of(traits, context), 0.0)
         if measured is not None:
             forgone = np.where(np.isnan(measured), forgone, (forgone + np.nan_to_num(measured)) / 2)
-        covariance = (widen * misfit) ** 2 * error_correlations(distances, self.common_)
+        common = self.common_
+        if level is not None:
+            forgone = np.where(forgone == 1.0, 1.0, forgone + pilot_level.shift(level) * distances[-1])
+            misfit, common = pilot_level.narrowed(misfit, common)
+        covariance = (widen * misfit) ** 2 * error_correlations(distances, common)
         unknown = math.log(NEW_KIND_FACTOR) / quantile if self._new_kinds(context) else 0.0  # then the runs say the level
         prior = Prior(
             start=log_base(context),

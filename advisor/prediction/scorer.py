@@ -19,6 +19,7 @@ from advisor.core.tasks import TASKS
 from advisor.prediction.disturbance import Disturbance, disturbances
 from advisor.prediction.gain import TRAITS
 from advisor.prediction.likeness import parameter_distances
+from advisor.prediction.pilot_level import level_of, level_sets
 from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
 from advisor.theory import bounds
@@ -97,6 +98,7 @@ class Scorer:
         self.runs: tuple[RealRun, ...] = ()
         self.pilot: RealRun | None = None
         self.pilot_scale: tuple[Array, Array] | None = None
+        self.pilot_level: float | None = None
 
     def weights(self, candidates: Sequence[Candidate]) -> Weights:
         """Candidates as numbers for :func:`advisor.theory.features.feature_table`."""
@@ -148,6 +150,7 @@ class Scorer:
         other.runs = tuple(runs)
         other.pilot = next((run for run in runs if run.switched), None)
         other.pilot_scale = None if other.pilot is None else self._pilot_scale(other.pilot)
+        other.pilot_level = None if other.pilot is None else self._pilot_level(other.pilot)
         return other
 
     def _pilot_scale(self, pilot: RealRun) -> tuple[Array, Array]:
@@ -155,6 +158,13 @@ class Scorer:
         measured = [replace(pilot.candidate, selection=Selection("", names)) for names in pilot.switched]
         traits = feature_table(self.view, self.weights(measured), TRAITS)
         return self.predictor.forgone_.of(traits, self.context), np.array([*pilot.switched.values()])
+
+    def _pilot_level(self, pilot: RealRun) -> float | None:
+        """What the random sets of :func:`level_sets` lost in the pilot run; None where it did not measure them."""
+        sets = level_sets(self.probe.targets, self.probe.task, self.settings.rank)
+        losses = [pilot.switched[s.targets] for s in sets if s.targets in pilot.switched]
+        everything = math.log(pilot.switched[pilot.candidate.selection.targets])
+        return level_of(self.context, np.log(losses), everything) if losses else None
 
     def predict(self, candidates: Sequence[Candidate]) -> Predictions:
         """Predictions alone: what the search calls."""
@@ -167,7 +177,7 @@ class Scorer:
         count = len(candidates)
         observed, losses = range(count, count + len(self.runs)), [run.loss for run in self.runs]
         measured = None if self.pilot is None else self._measured([*candidates, *(run.candidate for run in self.runs)])
-        return self.predictor.given(traits, self.context, distances, observed, losses, measured).first(count)
+        return self.predictor.given(traits, self.context, distances, observed, losses, measured, self.pilot_level).first(count)
 
     def _measured(self, candidates: Sequence[Candidate]) -> Array:
         """[S + 1] share of the gain that each forgoes by the pilot run, all modules last; NaN where the run did not measure its
