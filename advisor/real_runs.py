@@ -53,7 +53,7 @@ def confirm_in(
     def run_some(scorer: Scorer, rec: Recommendation) -> Confirmation:
         recipe = short_recipe(scorer, settings.confirm_rows)
         steps, finalists = run_steps(scorer, recipe), len(rec.finalists)
-        total = steps * settings.real_runs + measuring_steps(finalists, recipe)
+        total = steps * settings.real_runs + measuring_steps(scorer, finalists, recipe)
         seconds = total * step_seconds(prepared, recipe.batch_size)
         many, rows = settings.real_runs > 1, training_rows(scorer.probe, recipe)
         session.note(

@@ -157,6 +157,7 @@ def make_rows(
     metric: str = "accuracy",
     noise: float = 0.05,
     misfit: float = 0.1,
+    tilt: float = 0.0,
     log_ratio: float = -0.2,
     ratio_sd: float = 0.4,
     start_sd: float = 0.03,
@@ -164,8 +165,8 @@ def make_rows(
     score_sd: float = 0.1,
     prefix: str = "group",
 ) -> list[CalibrationRow]:
-    """Rows of a known model: log loss = H − G·(1 − x^1.5) + misfit·G + noise·G, G a log-normal
-    multiple of the root of the simulated.
+    """Rows of a known model: log loss = H − G·(1 − x^1.5 − tilt·e) + misfit·G + noise·G, G a log-normal
+    multiple of the root of the simulated, e by how much its log lies above the mean; all modules have no tilt.
 
     H varies around the simulated one; x, the forgone share, is uniform, 0 for all-linear and 1 for one head-only run. All
     features but ``recipe_loss`` say nothing. What is missing of the metric is a power of the loss.
@@ -177,7 +178,8 @@ def make_rows(
         shares = rng.dirichlet([20, 20]) if task == "classification" else np.empty(0)
         start = rng.normal(-0.4, 0.1)
         simulated_gain = rng.uniform(0.2, 0.6)
-        gain = simulated_gain**GAIN_POWER * math.exp(log_ratio + ratio_sd * rng.normal())
+        surprise = ratio_sd * rng.normal()
+        gain = simulated_gain**GAIN_POWER * math.exp(log_ratio + surprise)
         real_start = start + start_sd * rng.normal()
         context = context_of(
             task=task,
@@ -198,6 +200,7 @@ def make_rows(
             features = {key: float(rng.normal(0, 0.3)) if s > 0 else 0.0 for key in names}
             features["recipe_loss"] = x * simulated_gain
             expected = real_start - gain * (1 - x**1.5) + (misfit * gain * rng.normal() if s >= 0 else 0.0)
+            expected += gain * tilt * surprise if s > 0 else 0.0
             for run in range(seeds if s >= 0 else 1):
                 log_loss = expected + (noise * gain * rng.normal() if s >= 0 else 0.0)
                 missing = math.exp(-score_slope * (context["log_guess"] - log_loss) + score_sd * rng.normal())

@@ -55,8 +55,8 @@ class Group:
 
     @property
     def apart(self) -> Array:
-        """[S] share of all modules that each selection leaves out; 1 where its row does not say which it adapts."""
-        masks = {row.selection: row.mask for row in self.rows}
+        """[S] share of all modules that each selection leaves out; of all-linear none, else 1 where its row does not say."""
+        masks = {row.selection: row.mask for row in self.rows} | {ALL_LINEAR: "1"}
         return np.array([m.count("0") / len(m) if (m := masks.get(name)) else 1.0 for name in self.selections])
 
     @property

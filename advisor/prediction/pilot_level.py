@@ -42,7 +42,7 @@ def level_of(context: Mapping[str, Any], log_losses: Array, everything: float) -
 
 
 def shift(level: float) -> float:
-    """By how much more is forgone than predicted, for each share of all modules that a set leaves out."""
+    """By how much more is forgone than predicted, times the root of the share of modules that a set leaves out."""
     return SLOPE * (level - USUAL)
 
 

@@ -10,6 +10,7 @@ likelihood of the runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ Array = NDArray[np.float64]
 GRID = np.linspace(-5.0, 5.0, 801)  # prior standard deviations of log G
 LEAST_WEIGHT = 1e-12  # of a grid point, against the heaviest
 LEAST_ERROR = 1e-4  # of a run's log loss: keeps the runs' covariance invertible, also where the gain is next to nothing
+LEAST_VARIANCE = 1e-12  # of log G, to divide by
 BISECTIONS = 60
 
 
@@ -50,13 +52,14 @@ class Posterior:
 
     Attributes:
         gain: geometric mean of G. log_gain_sd: standard deviation of log G.
-        forgone: [S] mean of r. covariance: [S, S] of r, over the whole mixture.
+        forgone: [S] mean of r; tilt: [S] by how much it rises with log G. covariance: [S, S] of r beside that.
         weights: [P]. centres, spreads: [P, S] mean and standard deviation of the log loss of one more run.
     """
 
     gain: float
     log_gain_sd: float
     forgone: Array
+    tilt: Array
     covariance: Array
     weights: Array
     centres: Array
@@ -97,7 +100,10 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
     inverse = np.linalg.inv(variance(gains))
     forgone = expected + gains[:, None] * (solved @ shared.T)
     mean, log_gain = weights @ forgone, weights @ np.log(gains)
-    around = forgone - mean
+    apart = np.log(gains) - log_gain
+    variance_left = float(weights @ apart**2)
+    tilt = (weights * apart) @ forgone / max(variance_left, LEAST_VARIANCE)
+    around = forgone - mean - apart[:, None] * tilt
     explained = shared @ np.einsum("p,pkl->kl", weights * gains**2, inverse) @ shared.T
     centres = prior.start + start_variance * solved.sum(1, keepdims=True) - gains[:, None] * (1 - forgone)
     cross = start_variance + gains[:, None, None] ** 2 * shared  # of a selection's log loss and the runs, [P, S, k]
@@ -105,8 +111,9 @@ def update(prior: Prior, observed: Sequence[int], log_losses: Sequence[float]) -
     left = own - np.einsum("psk,pkl,psl->ps", cross, inverse, cross, optimize=True)
     return Posterior(
         gain=float(np.exp(log_gain)),
-        log_gain_sd=float(np.sqrt(weights @ (np.log(gains) - log_gain) ** 2)),
+        log_gain_sd=math.sqrt(variance_left),
         forgone=mean,
+        tilt=tilt,
         covariance=prior.covariance - explained + (weights[:, None] * around).T @ around,
         weights=weights,
         centres=centres,

@@ -185,7 +185,7 @@ class Predictor:
         shares = [s for s, gain in zip(forgone, gains, strict=True) if gain.is_clear]
         surprises = [self._surprise(g) for g, _ in clear]
         self.tilt_ = tilt_of([g for g, _ in clear], shares, surprises)
-        shares = [s + self.tilt_ * x * g.apart for s, x, (g, _) in zip(shares, surprises, clear, strict=True)]
+        shares = [s + self.tilt_ * x * np.sqrt(g.apart) for s, x, (g, _) in zip(shares, surprises, clear, strict=True)]
         self.misfit_ = misfit_of([g for g, _ in clear], shares, self.noise_)
         self.common_ = common_misfit([g for g, _ in clear], shares, self.noise_, self.misfit_)
         expected = [self.gain_level_.of(g.context)[0] for g in self.groups_]
@@ -264,7 +264,7 @@ class Predictor:
             forgone = np.where(np.isnan(measured), forgone, (forgone + np.nan_to_num(measured)) / 2)
         common = self.common_
         if level is not None:
-            forgone = np.where(forgone == 1.0, 1.0, forgone + pilot_level.shift(level) * distances[-1])
+            forgone = np.where(forgone == 1.0, 1.0, forgone + pilot_level.shift(level) * np.sqrt(distances[-1]))
             misfit, common = pilot_level.narrowed(misfit, common)
         covariance = (widen * misfit) ** 2 * error_correlations(distances, common)
         unknown = math.log(NEW_KIND_FACTOR) / quantile if self._new_kinds(context) else 0.0  # then the runs say the level
@@ -289,8 +289,8 @@ class Predictor:
         value, least, most = (found.quantile(level)[:-1] for level in (0.5, 0.5 - LEVEL / 2, 0.5 + LEVEL / 2))
         score = self._score(value, most - value, value - least, quantile, context)
         loss = Estimate(_exp(value), _exp(least), _exp(most))
-        sd = found.log_gain_sd
-        return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far), spread, sd)
+        sd, tilt = found.log_gain_sd, found.gain * (found.tilt - found.tilt[-1])[:-1]
+        return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far), spread, sd, tilt)
 
     def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float]:
         """Median of G, and misfit and noise as shares of it: at little trust they are not as small in log loss as the gain."""
@@ -301,7 +301,7 @@ class Predictor:
 
     def _tilt(self, forgone: Array, distances: Array) -> Array:
         """[S] by how much each share rises with log G; 0 of no module, which forgoes all."""
-        return np.where(forgone == 1.0, 0.0, self.tilt_ * distances[-1, :-1])
+        return np.where(forgone == 1.0, 0.0, self.tilt_ * np.sqrt(distances[-1, :-1]))
 
     def _surprise(self, group: Group) -> float:
         """Log of what all modules won in a group over what is expected of it."""

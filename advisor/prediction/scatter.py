@@ -80,8 +80,7 @@ def misfit_of(groups: Sequence[Group], forgone: Sequence[Array], noise: float) -
     """
     by_data: dict[str, list[float]] = {}
     for group, shares in zip(groups, forgone, strict=True):
-        everything = group.selections.index(ALL_LINEAR)
-        others = (np.arange(len(shares)) != everything) & (group.apart > 0)
+        everything, others = group.selections.index(ALL_LINEAR), group.apart > 0
         if others.any():
             between_seeds = noise**2 * (1 / group.seeds + 1 / group.seeds[everything])
             variances = ((real_shares(group) - shares) ** 2 - between_seeds)[others] / (2 * group.apart[others])
@@ -114,7 +113,7 @@ def common_misfit(groups: Sequence[Group], forgone: Sequence[Array], noise: floa
 
 
 def tilt_of(groups: Sequence[Group], forgone: Sequence[Array], surprises: Sequence[float]) -> float:
-    """By how much the share that a selection forgoes rises with log G, for each share of all modules that it leaves out.
+    """By how much the share that a selection forgoes rises with log G, times the root of the share of modules that it leaves out.
 
     Where all modules win more than expected, others win less of it: what small sets reach is known better than what all modules
     do. By least squares of real shares less the predicted ones; means are over the groups of a data set, then over data sets.
@@ -126,7 +125,7 @@ def tilt_of(groups: Sequence[Group], forgone: Sequence[Array], surprises: Sequen
     for group, shares, surprise in zip(groups, forgone, surprises, strict=True):
         others = group.apart > 0
         if others.any():
-            slope = surprise * group.apart[others]
+            slope = surprise * np.sqrt(group.apart[others])
             error = (real_shares(group) - shares)[others]
             moments.setdefault(group.data, []).append((float(np.mean(slope * error)), float(np.mean(slope**2))))
     means = np.array([np.mean(found, 0) for found in moments.values()]).reshape(-1, 2)
@@ -144,8 +143,7 @@ def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: S
     """
     found = []
     for group, shares, log_gain in zip(groups, forgone, log_gains, strict=True):
-        everything, believed = group.selections.index(ALL_LINEAR), trust(group.context)
-        others = (np.arange(len(shares)) != everything) & (group.apart > 0)
+        everything, believed, others = group.selections.index(ALL_LINEAR), trust(group.context), group.apart > 0
         if believed < 1 and others.any():
             gain = math.exp(log_gain)
             error = (group.log_loss - group.log_loss[everything] - gain * shares)[others]

@@ -295,7 +295,7 @@ def next_step(
     won = most_to_win(scorer, rec)
     if won < LITTLE:
         return f"Next: {ways['train']}. Real runs could be expected to win less than {LITTLE:.1%} of the loss."
-    measuring = measuring_steps(len(rec.finalists), recipe)
+    measuring = measuring_steps(scorer, len(rec.finalists), recipe)
     caveat = UNLIKE_CAVEAT if rec.picked.warnings else CONFIRM_CAVEAT
     return (
         f"Next: {ways['pilot']}: one real run of all modules ({steps} steps), which also measures {len(rec.finalists)} "

@@ -29,7 +29,10 @@ def test_steps_of_a_run_are_those_of_the_loop(rows: int, epochs: int, batch: int
 
 def test_measuring_counts_forward_passes() -> None:
     # 48 candidates, 160 rows, as they are and at twice the size: 15,360 rows forward; a step of 32 rows is worth 96
-    assert effort.measuring_steps(48, TrainingRecipe(batch_size=32)) == 160
+    classifier = make_scorer(make_probe(n=24, layers=1))
+    assert effort.measuring_steps(classifier, 48, TrainingRecipe(batch_size=32)) == 160
+    language = make_scorer(make_probe(n=24, layers=4, task="causal-lm"))  # measures six random sets beside them
+    assert effort.measuring_steps(language, 42, TrainingRecipe(batch_size=32)) == 160
 
 
 def test_what_knowing_the_best_wins_is_the_expected_maximum_of_gaussians() -> None:

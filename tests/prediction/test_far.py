@@ -41,7 +41,8 @@ def test_far_targets_are_named_and_widened() -> None:
     far = predictor.predict(traits([0.0]), far_context, distances(1))
     typical = typical_gain(predictor, far_context)
     own = math.hypot(typical * math.hypot(predictor.misfit_, predictor.noise_), predictor.start_sd_)
-    gain = typical * (1 - math.exp(-1.6449 * FAR_FACTOR * predictor.gain_level_.of(far_context)[1]))
+    x = 1.6449 * FAR_FACTOR * predictor.gain_level_.of(far_context)[1]
+    gain = typical * (1 - math.exp(-x) * (1 + predictor.tilt_ * x))
     assert math.log(far.loss.high[0] / far.loss.value[0]) == pytest.approx(math.hypot(gain, 1.6449 * FAR_FACTOR * own), rel=1e-3)
     for within in ({"log_lr": near["log_lr"] - math.log(3.9)}, {"log_rank": near["log_rank"] + math.log(3.9)}):
         assert predictor.predict(traits([0.1]), {**near, **within}, distances(1)).far == ()

@@ -103,6 +103,22 @@ def test_differences_are_a_share_of_a_gain_that_is_known_to_a_factor() -> None:
         assert ((found.high < 0) == (known.high < 0)).all()
 
 
+@pytest.mark.parametrize("tilt", [-0.3, 0.4])
+def test_a_difference_may_rise_with_the_gain(tilt: float) -> None:
+    rng = np.random.default_rng(0)
+    none, sd, log_sd = Estimate(np.zeros(2), np.zeros(2), np.zeros(2)), 0.1, 0.5
+    cov, deviation = np.diag([sd**2, 0.0]), np.array([0.15, 0.0])
+    found = Predictions(none, none, none, deviation, cov, 0.02, (), np.array([sd, 0.0]), log_sd, np.array([tilt, 0.0]))
+    x = log_sd * rng.standard_normal(400_000)
+    draws = np.exp(x) * (0.15 + tilt * x + sd * rng.standard_normal(400_000))
+    np.testing.assert_allclose(found.difference(0, 1)[1:], np.quantile(draws, [0.05, 0.95]), atol=0.01)
+    np.testing.assert_allclose([found.against_all().low[0], found.against_all().high[0]], found.difference(0, 1)[1:], atol=1e-9)
+    below = np.mean(draws < 0)
+    assert found.distinguishable(0, 1, level=0.01 + abs(1 - 2 * below)) is False
+    assert found.distinguishable(0, 1, level=abs(1 - 2 * below) - 0.01) is True
+    assert found.first(1).tilt.tolist() == [tilt]
+
+
 def test_a_difference_excludes_zero_where_two_are_distinguishable() -> None:
     rng = np.random.default_rng(1)
     root = rng.standard_normal((5, 5)) * 0.1

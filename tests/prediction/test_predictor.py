@@ -92,10 +92,11 @@ def test_predictions_in_closed_form() -> None:
     own = 1.6449 * math.hypot(typical * math.hypot(predictor.misfit_, predictor.noise_), predictor.start_sd_)
     assert math.log(found.loss.high[2] / found.loss.value[2]) == pytest.approx(own, rel=1e-3)
     assert math.log(found.loss.value[2] / found.loss.low[2]) == pytest.approx(own, rel=1e-3)
-    # all-linear wins between G/r and G·r, r the spread of gains
-    r = math.exp(1.6449 * predictor.gain_level_.of(context)[1])
-    assert math.log(found.loss.high[0] / found.loss.value[0]) == pytest.approx(math.hypot(typical * (1 - 1 / r), own), rel=1e-3)
-    assert math.log(found.loss.value[0] / found.loss.low[0]) == pytest.approx(math.hypot(typical * (r - 1), own), rel=1e-3)
+    # the first wins between G/r and G·r of all-linear's gain, r the spread of gains, less what it then forgoes more or less
+    x = 1.6449 * predictor.gain_level_.of(context)[1]
+    for sign, change in ((-1, found.loss.high[0] / found.loss.value[0]), (1, found.loss.value[0] / found.loss.low[0])):
+        kept = math.exp(sign * x) * (1 - predictor.tilt_ * sign * x)
+        assert math.log(change) == pytest.approx(math.hypot(typical * (kept - 1), own), rel=1e-3)
 
 
 def test_all_linear_has_no_deviation_and_no_relative_interval() -> None:
@@ -207,7 +208,8 @@ def test_groups_that_gain_nothing_or_lose_widen_the_spread_alone(gain: float) ->
     good = make_rows(8, 16)
     usual, both = fit(good), fit(good + flat(good, gain)[: len(good) // 4])
     assert len(both.groups_) == 10
-    assert (both.noise_, both.misfit_) == pytest.approx((usual.noise_, usual.misfit_))
+    assert both.noise_ == pytest.approx(usual.noise_)
+    assert both.misfit_ == pytest.approx(usual.misfit_, rel=0.02)  # gains are less of a surprise where they spread so far
     if gain > -0.5:
         assert both.gain_level_.sd > 1.3 * usual.gain_level_.sd
         assert typical_gain(both, both.groups_[0].context) < typical_gain(usual, both.groups_[0].context)
