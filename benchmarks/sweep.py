@@ -139,7 +139,7 @@ EXAM = [
     *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("wikisql", "coin_flip")],
     Group("minilm", "tweet_sentiment", 512, 2e-3, picks=12, shares=SHARES),
     Group("minilm", "strategy", 512, 1e-3, picks=6),
-    *[Group("e5", d, 384, 1e-3, picks=6) for d in ("news_topic", "clickbait")],
+    Group("e5", "news_topic", 384, 1e-3, picks=6),
 ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results" / "validity.json"
 PAST_EXAMS = {f"{which} exam": HERE / "results" / f"{which}_exam.json" for which in ("first", "second", "third", "fourth")}
-PAGES = tuple(DOCS / f"{name}.md" for name in ("validity", "past-exams", "real-runs"))  # text with tables between markers
+PAGES = (HERE.parent / "README.md", *(DOCS / f"{name}.md" for name in ("validity", "past-exams", "real-runs")))
 GROUPS_PAGE = DOCS / "validity-groups.md"  # made whole
 BEGIN, END = r"<!-- (?P<name>[\w ]+): made by benchmarks/(?P<script>\w+)\.py -->", "<!-- end -->"
 
@@ -120,6 +120,42 @@ def score_table(total: dict[str, Any]) -> str:
     others = ("the pick", "after a pilot", "the pick after a pilot", "random")  # a pilot's correlations have a table of their own
     lines += [[name, "", "", *losses(name)] for name in others if name in regret]
     return table(("score", "all budgets", "within one", "loss above the best of its size", "regret, points"), lines)
+
+
+def how_good_table(result: dict[str, Any]) -> str:
+    """What a newcomer wants to know, on development data and on exam data."""
+    both = result["tasks_left_out"], result["exam"]
+    after = [each["after_a_pilot"] for each in both]
+    rival = max(both[1]["scores"], key=lambda name: both[1]["scores"][name]["within"])
+
+    def line(label: str, of: Callable[[dict[str, Any]], str], parts: Sequence[dict[str, Any]] = both) -> list[str]:
+        return [label, *map(of, parts)]
+
+    def above(name: str) -> Callable[[dict[str, Any]], str]:
+        return lambda found: f"{math.expm1(found['lost'][name]):.1%}"
+
+    def covering(found: dict[str, Any]) -> str:
+        return f"{found['intervals']['coverage']:.0%} at {found['intervals']['relative_width']:.2f}"
+
+    def claimed(name: str) -> Callable[[dict[str, Any]], str]:
+        return lambda found: f"{found[f'{name}_share']:.0%}, right in {found[f'{name}_right']:.1%}"
+
+    lines = [
+        line("rank correlation, all sizes / one size", lambda e: pair(e["predicted"])),
+        line("… after a pilot run", lambda e: pair(e["after"]["predicted"]), after),
+        line("… of a second seed of the same runs, where there is one", lambda e: pair(e["second_seed"])),
+        line(f"… of the best other score ({rival})", lambda e: pair(e["scores"][rival])),
+        line("… of the gradient norm", lambda e: pair(e["scores"]["gradient-norm"])),
+        line("… of the parameter count", lambda e: pair(e["scores"]["parameter count"])),
+        line("the set predicted best of its size ends above the best of them by", above("predicted")),
+        line("… a random set of that size", above("random")),
+        line("90 % intervals of the loss cover, at a width of (share of the loss)", covering),
+        line("… after a pilot run", lambda e: covering(e["after"]), after),
+        line("pairs of sets told apart", claimed("told")),
+        line("pairs said to end within 5 % of each other", claimed("alike")),
+    ]
+    head = ("", f"development data, {both[0]['groups']} groups", f"kept back, {both[1]['groups']} groups")
+    return table(head, lines)
 
 
 def left_out_table(result: dict[str, Any]) -> str:
@@ -309,6 +345,7 @@ def tables(result: dict[str, Any]) -> dict[tuple[str, str], str]:
         "exam pilot": pilot_table(result["exam"]),
         "scores": score_table(result["tasks_left_out"]),
         "left out": left_out_table(result),
+        "how good": how_good_table(result),
         "pilot": pilot_table(result["tasks_left_out"]),
     }
     return {(name, "validity"): content for name, content in found.items()}
