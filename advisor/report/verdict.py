@@ -30,7 +30,7 @@ LONGEST_PLACES = 130  # characters; scattered modules are named in the report
 NOTHING_LEARNED = 0.01  # log loss that a linear probe on frozen features wins over guessing
 WON_BY_GUESSING = 0.05  # log loss that every set of modules wins over the head alone where a class is rare
 LITTLE_TO_WIN = (
-    "Little can be won here: a linear probe on the frozen model does not beat guessing. In real runs on six such data "
+    "Little can be won here: a linear probe on the frozen model does not beat guessing. In real runs on seven such data "
     "sets no target set lowered the loss by more than 7%."
 )
 LITTLE = 0.005  # share of the loss that is not worth a run

@@ -24,11 +24,21 @@ from advisor.core.selections import HEAD_ONLY
 from advisor.core.targets import Selection
 from advisor.export.plan import plan_of
 from advisor.prediction.calibration_rows import load_rows
+from advisor.prediction.gain import log_base
 from advisor.prediction.groups import grouped
 from advisor.prediction.scorer import Scorer
 from advisor.report.payload import ResolvedEntry, recommendation_file
 from advisor.report.tables import CHOSEN, LEFT_OUT, TextTable, answer_table, module_map, report_markdown, score_table, tables
-from advisor.report.verdict import HEIGHT, NOTHING_LEARNED, WIDTH, answer, short_verdict, verdict
+from advisor.report.verdict import (
+    HEIGHT,
+    LITTLE_TO_WIN,
+    NOTHING_LEARNED,
+    WIDTH,
+    WON_BY_GUESSING,
+    answer,
+    short_verdict,
+    verdict,
+)
 from advisor.report.words import NOT_KNOWN, change_span, change_words, count, gigabytes, loss_span, metric_span
 from advisor.theory.linearity import Linearity
 
@@ -184,8 +194,10 @@ def test_where_a_class_is_rare_every_set_wins_what_guessing_does_and_nothing_is_
 
 def test_what_it_says_of_such_data_sets_is_so_in_the_shipped_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")  # no rows of one's own
-    groups = [g for g in grouped(load_rows()) if g.context["head_gain"] <= NOTHING_LEARNED]
-    assert len({g.data for g in groups}) == 6
+    found = [g for g in grouped(load_rows()) if g.context["head_gain"] <= NOTHING_LEARNED]
+    groups = [g for g in found if g.context["log_start"] - log_base(g.context) < WON_BY_GUESSING]
+    assert len({g.data for g in groups}) == 7
+    assert "on seven such data" in LITTLE_TO_WIN
     for group in groups:
         alone = np.mean([math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY])
         assert 1 - math.exp(group.log_loss.min() - alone) < 0.07, group.name
