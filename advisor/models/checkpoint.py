@@ -6,6 +6,7 @@ A wrong field can make other libraries take memory without end, or fail far from
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ MOST_LABELS = 1_000_000
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 MOST_TIMES, SLACK = 4, 2**24  # how many more weights than are stored a config may describe: packed ones, a new head
+SHARD = re.compile(r".+-\d+-of-\d+\.safetensors")
+OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 PACKED = 8  # weights that one stored value may hold (4 bits in 32)
 UNKNOWN_LARGEST = 2**34  # values of a tensor, where the weights are not at hand
 COUNTS = re.compile(r"(num_(hidden_|decoder_|encoder_)?layers|n_layers?|(encoder|decoder)_layers|depth)")
@@ -42,6 +45,12 @@ POSITIVE = re.compile(
     r"|num_key_value_heads|(encoder|decoder)_(layers|attention_heads)"
 )
 SHARES = re.compile(r"(\w*_)?(dropout|pdrop|drop_path_rate|drop_rate)(_(rate|prob))?")
+ABOVE_ZERO = re.compile(
+    r"(\w+_)?rope_theta|rotary_(emb_)?base|rope_\w*base\w*|partial_rotary_factor"
+    r"|(\w+\.)*rope_(parameters|scaling)\.(\w+\.)*(factor|\w+_factor|beta_\w+|original_max_position_embeddings)"
+)  # the last line: dotted paths
+NOT_NEGATIVE = re.compile(r"\w*(norm|ln)\w*_(eps|epsilon)")
+NOT_TEXT = re.compile(r"vision|visual|image|audio|speech")
 KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(
         ("id2label", "label2id", "quantization_config", "auto_map", "rope_parameters", "rope_scaling"), (dict, "an object")
@@ -93,9 +102,23 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{file}: its content is {json.dumps(content)[:40]}, not an object.", "Copy the model's config.json anew.")
     check_fields(content, str(file), largest_tensor(folder))
     return content
+    for name in OBJECTS:
+        _check_object(folder / name)
 
 
 def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_LARGEST) -> None:
+def _check_object(file: Path) -> None:
+    """Raises:
+    BadInput: a file of JSON holds something else than an object. What is no JSON is left to transformers.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
+        raise BadInput(f"{file}: its content is {json.dumps(content)[:40]}, not an object.", "Copy the file anew.")
+
+
     """``largest``: what the largest tensor of the weights holds at most.
 
     Raises:
@@ -113,6 +136,7 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
         if SHARES.fullmatch(field) and type(value) in (int, float) and not 0 <= value <= 1:
             raise BadInput(f"{where}: {path} is {_shown(value)}; it must be from 0 to 1.", hint)
         positive = POSITIVE.fullmatch(field) is not None
+        _check_sign(where, path, value, hint)
         if positive and value is not None and not isinstance(value, list) and type(value) is not int:
             raise BadInput(f"{where}: {path} is {_shown(value)}, not a whole number.", hint)
         if type(value) is not int:
@@ -120,6 +144,8 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
         if positive and value < 1:
             raise BadInput(f"{where}: {path} is {value}; it must be at least 1.", hint)
         if re.fullmatch(r"(num|n)_\w*experts", field):
+        if POSITIONS.fullmatch(field) and value < 2 and not NOT_TEXT.search(path):
+            raise BadInput(f"{where}: {path} is {_shown(value)}; a text needs room for 2 tokens or more.", hint)
             experts = max(experts, value)
         most = MOST_POSITIONS if POSITIONS.fullmatch(field) else MOST_LAYERS if COUNTS.fullmatch(field) else None
         most = MOST_LABELS if field == "num_labels" else most  # transformers makes up a name for each
@@ -135,6 +161,21 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
 
 
 def check_index(folder: Path) -> None:
+def _check_sign(where: str, path: str, value: Any, hint: str) -> None:
+    """Raises:
+    BadInput: a number, or one of a list, that is divided by or has a root taken of, is too small for it.
+    """
+    field = path.rpartition(".")[2]
+    above = ABOVE_ZERO.fullmatch(field) or ABOVE_ZERO.fullmatch(path)
+    if value is None or isinstance(value, Mapping) or not (above or NOT_NEGATIVE.fullmatch(field)):
+        return
+    for number in value if isinstance(value, list) else [value]:
+        if type(number) not in (int, float) or number != number or abs(number) == math.inf:
+            raise BadInput(f"{where}: {path} is {_shown(number)}, not a finite number.", hint)
+        if not (number > 0 if above else number >= 0):
+            raise BadInput(f"{where}: {path} is {_shown(number)}; it must be {'above' if above else 'at least'} 0.", hint)
+
+
     """Raises:
     BadInput: the index of a model's shards is damaged, or names a file that is not beside it.
     """
