@@ -177,10 +177,18 @@ def _check_sign(where: str, path: str, value: Any, hint: str) -> None:
 
 
     """Raises:
-    BadInput: the index of a model's shards is damaged, or names a file that is not beside it.
+    BadInput: the index of a model's shards is missing or damaged, or does not agree with the files beside it.
     """
     file = folder / INDEX
-    if (folder / WEIGHTS).exists() or not file.exists():
+    if (folder / WEIGHTS).exists():
+        return
+    if not file.exists():
+        found = sorted(path.name for path in folder.glob("*.safetensors") if SHARD.fullmatch(path.name))
+        if found:
+            raise BadInput(
+                f"{folder}: {INDEX} is missing, which says what is in the {len(found)} shards there (first: {found[0]}).",
+                "Copy all files of the model.",
+            )
         return
     with loading(f"{file} cannot be read", "Copy the file anew."):
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -188,11 +196,49 @@ def _check_sign(where: str, path: str, value: Any, hint: str) -> None:
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise BadInput(f"{file}: weight_map is no object that names a file for each tensor.", "Copy the file anew.")
     for name in sorted(set(shards.values())):
+    if not shards:
+        raise BadInput(f"{file}: weight_map is empty.", "Copy the file anew.")
+    if not isinstance(content.get("metadata"), dict):
+        raise BadInput(f"{file}: metadata is missing, or no object.", 'Add "metadata": {}, or copy the file anew.')
         if Path(name).name != name:
             raise BadInput(f"{file}: weight_map names {name!r}, which is not beside it.", "Copy the file anew.")
         if not (folder / name).is_file():
             raise BadInput(f"{folder}: {name} is missing, which {INDEX} names.", "Copy all files of the model.")
 
+    _check_shards(folder, shards)
+
+
+def _check_shards(folder: Path, named: Mapping[str, str]) -> None:
+    """``named``: the shard of each tensor, by the index. A tensor that no file holds passes here: it may be one that is tied.
+
+    Raises:
+        BadInput: another shard holds the tensor, or the index leaves it out.
+    """
+    held = {file.name: set(_shapes(file)) for file in sorted(folder.glob("*.safetensors")) if file.name in named.values()}
+    beside = {file.name: set(_shapes(file)) for file in sorted(folder.glob("*.safetensors")) if SHARD.fullmatch(file.name)}
+    hint = f"Copy {INDEX} and all shards anew, from the same model."
+    for tensor, shard in named.items():
+        if tensor not in held[shard]:
+            there = next((file for file, tensors in (held | beside).items() if tensor in tensors), None)
+            if there is not None:
+                raise BadInput(f"{folder / INDEX}: {tensor} is said to be in {shard}, and is in {there}.", hint)
+    for shard, tensors in held.items():
+        if left := sorted(tensors.difference(named)):
+            raise BadInput(f"{folder / INDEX}: weight_map leaves out {left[0]}, which {shard} holds.", hint)
+
+
+def _index_misfit(folder: Path) -> str | None:
+    """Of a model that lacks weights, the first tensor that its index and its shards do not agree on, in a sentence."""
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return None
+    named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors = _shapes(file)
+        if file.name not in named.values() and (left := sorted(tensors.keys() - named)):
+            return f"weight_map of {INDEX} leaves out {left[0]}, which {file.name} holds"
+        if absent := [tensor for tensor, shard in named.items() if shard == file.name and tensor not in tensors]:
+            return f"{INDEX} says that {absent[0]} is in {file.name}, which does not hold it"
+    return None
 
 def misfit(folder: Path, empty: nn.Module) -> str | None:
     """The first tensor of the weights that has another shape than the model of ``config.json`` gives it, in a sentence."""
@@ -264,8 +310,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         if not file.name.startswith("adapter_model"):
-            with loading(f"{file} cannot be read as safetensors", "Copy the file anew."), safe_open(file, "pt") as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            shapes |= _shapes(file)
     return shapes
 
 
@@ -287,3 +332,5 @@ def fields(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _shown(value: Any) -> str:
     text = f"{value:,}" if type(value) is int and abs(value) < 10**15 else f"{value!r}" if type(value) is not int else "huge"
     return text if len(text) <= 60 else f"{text[:60]}…"
+    if missing and Path(name).exists() and (found := _index_misfit(Path(name))):
+        raise BadInput(f"{name}: {found}, so {missing[0]} has no weights.", "Copy the index and all shards of one model.")
