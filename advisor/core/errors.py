@@ -88,8 +88,8 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def loading(what: str, hint: str | Callable[[BaseException], str] = "") -> Iterator[None]:
-    """The boundary to other libraries: within, any exception of theirs becomes one line with exit code 2, or 4 where memory
-    is used up.
+    """The boundary to other libraries: within, any exception of theirs, or of a model's own code, becomes one line with exit
+    code 2, or 4 where memory is used up.
 
     Args:
         what: the file, field or step, such as ``model: its tokenizer cannot be loaded``. hint: what to do next, or what
@@ -103,8 +103,14 @@ def loading(what: str, hint: str | Callable[[BaseException], str] = "") -> Itera
     except AdvisorError:
         raise
     except BaseException as error:
+        if isinstance(error, SystemExit):  # else the advisor would end with an exit code that means something else
+            code = printable(repr(error.code), 40)
+            raise BadInput(f"{what}: its own code ended the program, by sys.exit({code}).", "Mend that code.") from error
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":  # where a Rust library panics
             raise
+        if "trust_remote_code=True" in str(error):
+            own = "it comes with Python code of its own, which is not run unasked"
+            raise BadInput(f"{what}: {own}.", "If you trust that code, add --trust-remote-code.") from error
         if lacks_memory(error):
             raise OutOfMemory(f"{what}: there is not enough memory.", "Use smaller input, or a machine with more.") from error
         raise BadInput(f"{what}: {reason(error)}.", hint if isinstance(hint, str) else hint(error)) from error

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from advisor.core.errors import BadInput, loading
 from advisor.core.text import printable
 from advisor.data.examples import Example
 
 LONGEST_CHAT = 2**24  # characters of one row, written by a template
+OTHER = "x"  # written around an answer to see whether a template has it
 CHAT_FORM = "{role}: {content}\n"  # used when the tokenizer has no chat template
 
 
@@ -40,16 +44,46 @@ def texts_by_template(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> 
     """A conversation as the tokenizer's template writes it, and what of it comes before the answer.
 
     Raises:
-        BadInput: the template refuses it, or makes far too long a text of it.
+        BadInput: the template refuses it, leaves out the answer, or makes far too long a text of it.
     """
     roles = printable(" – ".join(m["role"] for m in messages), 120)
-    with loading(
-        f"The tokenizer's chat template refuses a conversation of {roles}",
-        "Change the rows' roles, or use prompt and completion columns.",
-    ):
+    with loading(f"The tokenizer's chat template refuses a conversation of {roles}", lambda error: _way_out(error, tokenizer)):
         whole = _templated(messages, tokenizer)
         # templates refuse an empty conversation
-        return whole, _templated(messages[:-1], tokenizer, add_generation_prompt=True) if messages[1:] else ""
+        prompt = _templated(messages[:-1], tokenizer, add_generation_prompt=True) if messages[1:] else ""
+        if _leaves_out_answer(messages, whole, prompt, tokenizer):
+            raise BadInput(
+                f"The tokenizer's chat template leaves out the answer of a conversation of {roles}: for another "
+                "answer it writes the same text.",
+                f"Correct it ({_file_of_template(tokenizer)}), or use prompt and completion columns.",
+            )
+        return whole, prompt
+
+
+def _way_out(error: BaseException, tokenizer: Any) -> str:
+    """What to do where a template fails: one that raises by itself refuses the roles, any other failure is a fault in it."""
+    if type(error) is TemplateError:
+        return "Change the rows' roles, or use prompt and completion columns."
+    line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+    return f"Correct the template ({_file_of_template(tokenizer)}{line}), or use prompt and completion columns."
+
+
+def _file_of_template(tokenizer: Any) -> str:
+    own = Path(str(tokenizer.name_or_path)) / "chat_template.jinja"
+    return own.name if own.exists() else "chat_template in tokenizer_config.json"
+
+
+def _leaves_out_answer(messages: Sequence[Mapping[str, Any]], whole: str, prompt: str, tokenizer: Any) -> bool:
+    """Whether the template writes the same text for another answer. It may strip or change an answer, so that looking for its
+    text is a shortcut only: the text may be in the prompt too."""
+    *before, last = messages
+    content = last["content"]
+    answer = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    if not answer.strip() or answer.strip() in whole[len(prompt) if whole.startswith(prompt) else len(whole) :]:
+        return False
+    other = f"{OTHER}{answer}{OTHER}"
+    changed = other if isinstance(content, str) else [{"type": "text", "text": other}]
+    return _templated([*before, {**last, "content": changed}], tokenizer) == whole
 
 
 def _templated(messages: Sequence[Mapping[str, Any]], tokenizer: Any, **options: Any) -> str:

@@ -6,9 +6,11 @@ A wrong field can make other libraries take memory without end, or fail far from
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ MOST_POSITIONS = 2**27
 MOST_LABELS = 1_000_000
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+SHARD = re.compile(r".+-\d+-of-\d+\.safetensors")
+OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 MOST_TIMES, SLACK = 4, 2**24  # how many more weights than are stored a config may describe: packed ones, a new head
 PACKED = 8  # weights that one stored value may hold (4 bits in 32)
 UNKNOWN_LARGEST = 2**34  # values of a tensor, where the weights are not at hand
@@ -41,6 +45,12 @@ POSITIVE = re.compile(
     r"hidden_size|d_model|n_embd|vocab_size|intermediate_size|num_hidden_layers|n_layers?|num_layers|(num_attention|n)_heads?"
     r"|num_key_value_heads|(encoder|decoder)_(layers|attention_heads)"
 )
+ABOVE_ZERO = re.compile(
+    r"(\w+_)?rope_theta|rotary_(emb_)?base|rope_\w*base\w*|partial_rotary_factor"
+    r"|(\w+\.)*rope_(parameters|scaling)\.(\w+\.)*(factor|\w+_factor|beta_\w+|original_max_position_embeddings)"
+)  # the last line: dotted paths
+NOT_NEGATIVE = re.compile(r"\w*(norm|ln)\w*_(eps|epsilon)")
+NOT_TEXT = re.compile(r"vision|visual|image|audio|speech")
 SHARES = re.compile(r"(\w*_)?(dropout|pdrop|drop_path_rate|drop_rate)(_(rate|prob))?")
 KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(
@@ -92,7 +102,21 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"{file}: its content is {json.dumps(content)[:40]}, not an object.", "Copy the model's config.json anew.")
     check_fields(content, str(file), largest_tensor(folder))
+    for name in OBJECTS:
+        _check_object(folder / name)
     return content
+
+
+def _check_object(file: Path) -> None:
+    """Raises:
+    BadInput: a file of JSON holds something else than an object. What is no JSON is left to transformers.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
+        raise BadInput(f"{file}: its content is {json.dumps(content)[:40]}, not an object.", "Copy the file anew.")
 
 
 def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_LARGEST) -> None:
@@ -112,6 +136,7 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
             raise BadInput(f"{where}: {path} is {_shown(value)}, not a list of class names.", hint)
         if SHARES.fullmatch(field) and type(value) in (int, float) and not 0 <= value <= 1:
             raise BadInput(f"{where}: {path} is {_shown(value)}; it must be from 0 to 1.", hint)
+        _check_sign(where, path, value, hint)
         positive = POSITIVE.fullmatch(field) is not None
         if positive and value is not None and not isinstance(value, list) and type(value) is not int:
             raise BadInput(f"{where}: {path} is {_shown(value)}, not a whole number.", hint)
@@ -119,6 +144,8 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
             continue
         if positive and value < 1:
             raise BadInput(f"{where}: {path} is {value}; it must be at least 1.", hint)
+        if POSITIONS.fullmatch(field) and value < 2 and not NOT_TEXT.search(path):
+            raise BadInput(f"{where}: {path} is {_shown(value)}; a text needs room for 2 tokens or more.", hint)
         if re.fullmatch(r"(num|n)_\w*experts", field):
             experts = max(experts, value)
         most = MOST_POSITIONS if POSITIONS.fullmatch(field) else MOST_LAYERS if COUNTS.fullmatch(field) else None
@@ -134,23 +161,84 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
         raise BadInput(f"{where}: {layers:,} layers of {experts:,} experts are more than are read.", hint)
 
 
+def _check_sign(where: str, path: str, value: Any, hint: str) -> None:
+    """Raises:
+    BadInput: a number, or one of a list, that is divided by or has a root taken of, is too small for it.
+    """
+    field = path.rpartition(".")[2]
+    above = ABOVE_ZERO.fullmatch(field) or ABOVE_ZERO.fullmatch(path)
+    if value is None or isinstance(value, Mapping) or not (above or NOT_NEGATIVE.fullmatch(field)):
+        return
+    for number in value if isinstance(value, list) else [value]:
+        if type(number) not in (int, float) or number != number or abs(number) == math.inf:
+            raise BadInput(f"{where}: {path} is {_shown(number)}, not a finite number.", hint)
+        if not (number > 0 if above else number >= 0):
+            raise BadInput(f"{where}: {path} is {_shown(number)}; it must be {'above' if above else 'at least'} 0.", hint)
+
+
 def check_index(folder: Path) -> None:
     """Raises:
-    BadInput: the index of a model's shards is damaged, or names a file that is not beside it.
+    BadInput: the index of a model's shards is missing or damaged, or does not agree with the files beside it.
     """
     file = folder / INDEX
-    if (folder / WEIGHTS).exists() or not file.exists():
+    if (folder / WEIGHTS).exists():
+        return
+    if not file.exists():
+        found = sorted(path.name for path in folder.glob("*.safetensors") if SHARD.fullmatch(path.name))
+        if found:
+            raise BadInput(
+                f"{folder}: {INDEX} is missing, which says what is in the {len(found)} shards there (first: {found[0]}).",
+                "Copy all files of the model.",
+            )
         return
     with loading(f"{file} cannot be read", "Copy the file anew."):
         content = json.loads(file.read_text(encoding="utf-8"))
     shards = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise BadInput(f"{file}: weight_map is no object that names a file for each tensor.", "Copy the file anew.")
+    if not shards:
+        raise BadInput(f"{file}: weight_map is empty.", "Copy the file anew.")
+    if not isinstance(content.get("metadata"), dict):
+        raise BadInput(f"{file}: metadata is missing, or no object.", 'Add "metadata": {}, or copy the file anew.')
     for name in sorted(set(shards.values())):
         if Path(name).name != name:
             raise BadInput(f"{file}: weight_map names {name!r}, which is not beside it.", "Copy the file anew.")
         if not (folder / name).is_file():
             raise BadInput(f"{folder}: {name} is missing, which {INDEX} names.", "Copy all files of the model.")
+    _check_shards(folder, shards)
+
+
+def _check_shards(folder: Path, named: Mapping[str, str]) -> None:
+    """``named``: the shard of each tensor, by the index. A tensor that no file holds passes here: it may be one that is tied.
+
+    Raises:
+        BadInput: another shard holds the tensor, or the index leaves it out.
+    """
+    held = {file.name: set(_shapes(file)) for file in sorted(folder.glob("*.safetensors")) if file.name in named.values()}
+    beside = {file.name: set(_shapes(file)) for file in sorted(folder.glob("*.safetensors")) if SHARD.fullmatch(file.name)}
+    hint = f"Copy {INDEX} and all shards anew, from the same model."
+    for tensor, shard in named.items():
+        if tensor not in held[shard]:
+            there = next((file for file, tensors in (held | beside).items() if tensor in tensors), None)
+            if there is not None:
+                raise BadInput(f"{folder / INDEX}: {tensor} is said to be in {shard}, and is in {there}.", hint)
+    for shard, tensors in held.items():
+        if left := sorted(tensors.difference(named)):
+            raise BadInput(f"{folder / INDEX}: weight_map leaves out {left[0]}, which {shard} holds.", hint)
+
+
+def _index_misfit(folder: Path) -> str | None:
+    """Of a model that lacks weights, the first tensor that its index and its shards do not agree on, in a sentence."""
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return None
+    named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors = _shapes(file)
+        if file.name not in named.values() and (left := sorted(tensors.keys() - named)):
+            return f"weight_map of {INDEX} leaves out {left[0]}, which {file.name} holds"
+        if absent := [tensor for tensor, shard in named.items() if shard == file.name and tensor not in tensors]:
+            return f"{INDEX} says that {absent[0]} is in {file.name}, which does not hold it"
+    return None
 
 
 def misfit(folder: Path, empty: nn.Module) -> str | None:
@@ -177,10 +265,90 @@ def check_size(name: str, empty: nn.Module) -> None:
             )
 
 
+def new_weights(model: nn.Module, missing: Collection[str]) -> list[str]:
+    """Of the tensors that the checkpoint lacks, those with values of their own: the others share one that it has."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    had = {id(tensor) for key, tensor in tensors.items() if key not in missing}
+    return [key for key in missing if id(tensors.get(key)) not in had]
+
+
+def check_tokens(name: str, model: Any, missing: Collection[str]) -> None:
+    """Raises:
+    BadInput: what embeds the tokens, or predicts them, has no weights in the checkpoint.
+    """
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = {id(getattr(table, "weight", None)) for table in tables}
+    found = [key for key, tensor in model.named_parameters() if key in missing and id(tensor) in weights]
+    if found:
+        tied = getattr(model.config.get_text_config(), "tie_word_embeddings", True)
+        raise BadInput(
+            f"{name}: {found[0]} is not in the *.safetensors files, so it would start from random values.",
+            f"Copy all files of the model{'' if tied else ', or set tie_word_embeddings to true in config.json'}.",
+        )
+
+
+def check_left_out(name: str, model: nn.Module, missing: Collection[str], unused: Collection[str]) -> list[str]:
+    """A sentence on weights of the files that belong to blocks of the model and are not used; empty where there are none.
+
+    Lists of blocks that the model does not have are parts that the task does not need, such as a decoder of an encoder.
+
+    Args:
+        missing, unused: names of the model's tensors that the files do not have, and of the files' that the model does not.
+
+    Raises:
+        BadInput: whole blocks are not used, whose tensors are named as those of the model's are.
+    """
+    base = f"{getattr(model, 'base_model_prefix', '')}."
+    had = {key for key, _ in model.named_parameters(remove_duplicate=False) if key not in missing}
+    own = _blocks(had)
+    known = {start.removeprefix(base): start for start in own}
+    left = _blocks(unused)
+    extra: set[str] = set()
+    for start, blocks in left.items():
+        if (place := known.get(start.removeprefix(base))) is None:
+            continue
+        new = {i: ends for i, ends in blocks.items() if i not in own[place] and len(ends) > 1}
+        like = [i for i, ends in new.items() if any(ends <= there for there in own[place].values())]
+        if like and not NOT_TEXT.search(start):
+            raise BadInput(
+                f"{name}: the *.safetensors files hold more blocks {start} than the {len(own[place])} of config.json (first: "
+                f"{start}.{min(like, key=int)}).",
+                "Give the config.json that belongs to these weights.",
+            )
+        for i, ends in blocks.items():
+            beside = ends | own[place].get(i, set())
+            extra |= {f"{start}.{i}.{end}" for end in ends if not _mask(end, beside)}
+    if not extra:
+        return []
+    return [
+        f"{len(extra)} tensors of the *.safetensors files belong to blocks of the model, and config.json has no place for them: "
+        f"they are not used (first: {min(extra)})."
+    ]
+
+
+def _mask(end: str, beside: set[str]) -> bool:
+    """Whether it is a mask that old checkpoints have as an attention's ``bias``: the module has no weight."""
+    return end.endswith(".bias") and f"{end.removesuffix('.bias')}.weight" not in beside
+
+
+def _blocks(keys: Collection[str]) -> dict[str, dict[str, set[str]]]:
+    """Lists of blocks by name: of each block, by its index there, the names of its weights and biases."""
+    lists: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for key in keys:
+        if key.endswith((".weight", ".bias")):
+            parts = key.split(".")
+            for i in (i for i, part in enumerate(parts) if part.isdigit()):
+                lists[".".join(parts[:i])][parts[i]].add(".".join(parts[i + 1 :]))
+    return lists
+
+
 def check_blocks(name: str, model: nn.Module, missing: list[str]) -> None:
     """Raises:
-    BadInput: whole blocks have no weights in the checkpoint, or the class of the task calls them by another name.
+    BadInput: whole blocks have no weights in the checkpoint, or the class of the task calls them by another name; the index
+        of the shards is why weights are missing.
     """
+    if missing and Path(name).exists() and (found := _index_misfit(Path(name))):
+        raise BadInput(f"{name}: {found}, so {missing[0]} has no weights.", "Copy the index and all shards of one model.")
     weights: dict[str, list[str]] = {}
     for key, _ in model.named_parameters():
         if place := block_of(key):
@@ -223,9 +391,13 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         if not file.name.startswith("adapter_model"):
-            with loading(f"{file} cannot be read as safetensors", "Copy the file anew."), safe_open(file, "pt") as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            shapes |= _shapes(file)
     return shapes
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    with loading(f"{file} cannot be read as safetensors", "Copy the file anew."), safe_open(file, "pt") as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -44,7 +44,8 @@ def resolve_max_length(requested: int | None, loaded: LoadedModel) -> int:
     if loaded.reads == "images":
         return loaded.image_tokens
     if loaded.max_length < 2:
-        raise BadInput(f"{loaded.name}: it reads {loaded.max_length} tokens at most.", "Check model_max_length of its tokenizer.")
+        what = "the position table of config.json leaves room for no text"  # a tokenizer's own limit is looked at on loading
+        raise BadInput(f"{loaded.name}: {what}: {loaded.max_length} tokens.", "Correct max_position_embeddings in it.")
     usual = WITH_IMAGES if loaded.processor is not None else TASKS[loaded.task].max_length
     own = loaded.embedder and loaded.embedder.max_length
     return min(requested or own or usual, loaded.max_length)

@@ -19,7 +19,16 @@ from advisor.core.tasks import EMBEDDING, OF_TOKENS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.adaptable import kinds
-from advisor.models.checkpoint import check_blocks, check_index, check_size, fields, misfit
+from advisor.models.checkpoint import (
+    check_blocks,
+    check_index,
+    check_left_out,
+    check_size,
+    check_tokens,
+    fields,
+    misfit,
+    new_weights,
+)
 from advisor.models.config import (
     BOTH,
     auto_class,
@@ -231,7 +240,7 @@ def load_model(
         head = find_head(empty) if task not in HEADLESS else ()
         placed, scratch = _placed(device, torch_device, torch_dtype, quantised, empty, head)
         options |= placed
-    model, missing = _with_weights(name, task, config, empty, {"dtype": torch_dtype, **options}, seed)
+    model, missing, unused = _with_weights(name, task, config, empty, {"dtype": torch_dtype, **options}, seed)
     if "device_map" in options:
         where = _places(model)
     else:
@@ -253,8 +262,11 @@ def load_model(
     targets, apart = adapted(model, targets, adapt)
     notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
     new_head = [k for k in missing if k.startswith(head)] if head else []
-    frozen_new = [k for k in missing if k not in new_head and not k.endswith("lm_head.weight")]
+    frozen_new = [k for k in new_weights(model, missing) if k not in new_head]
     check_blocks(name, model, frozen_new)
+    if readers.tokenizer is not None:
+        check_tokens(name, model, frozen_new)
+    left = check_left_out(name, model, missing, unused)
     return LoadedModel(
         model=model,
         tokenizer=readers.tokenizer,
@@ -270,7 +282,7 @@ def load_model(
         stored=stored,
         embedder=embedder,
         notes=tuple(notes),
-        warnings=tuple(random_parts(frozen_new, head)),
+        warnings=(*random_parts(frozen_new, head), *left),
         scratch=scratch,
     )
 
@@ -315,8 +327,9 @@ def _placed(
 
 def _with_weights(
     name: str, task: str, config: Any, empty: nn.Module, options: dict[str, Any], seed: int
-) -> tuple[Any, list[str]]:
-    """The model, frozen and in eval mode, and the names of the tensors that its checkpoint does not have.
+) -> tuple[Any, list[str], set[str]]:
+    """The model, frozen and in eval mode, the names of the tensors that its checkpoint does not have, and of those that are in
+    it and not used.
 
     Raises:
         BadInput: transformers cannot load it; names the tensor where it is one.
@@ -340,7 +353,7 @@ def _with_weights(
     model.requires_grad_(False).eval()
     keep_unpacked(model)
     open_experts(model)
-    return model, sorted(info["missing_keys"])
+    return model, sorted(info["missing_keys"]), info["unexpected_keys"]
 
 
 def _called(name: str, model: Any, targets: tuple[Target, ...], reader: Any) -> tuple[tuple[Target, ...], list[str]]:

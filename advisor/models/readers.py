@@ -11,6 +11,7 @@ import transformers
 
 from advisor.core.errors import BadInput, loading
 from advisor.core.tasks import TOKENS
+from advisor.core.text import printable
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.config import BOTH, loaded_as, of_images, quiet
@@ -42,9 +43,20 @@ def load_readers(name: str, task: str, config: Any, options: dict[str, Any]) -> 
     if of_images(config):
         return Readers(image_processor=_load_image_processor(name, options))
     processor = load_processor(name, config, options) if loaded_as(config, task) == BOTH else None
-    return Readers(
-        getattr(processor, "tokenizer", None) or _load_tokenizer(name, options, words=task == TOKENS), processor=processor
-    )
+    tokenizer = getattr(processor, "tokenizer", None) or _load_tokenizer(name, options, words=task == TOKENS)
+    _check_length(name, tokenizer.model_max_length)
+    return Readers(tokenizer, processor=processor)
+
+
+def _check_length(name: str, length: Any) -> None:
+    """Raises:
+    BadInput: the tokenizer's longest text is no number, or leaves no room for one.
+    """
+    if type(length) not in (int, float) or not length >= 2:
+        raise BadInput(
+            f"{name}: model_max_length in tokenizer_config.json is {printable(repr(length), 60)}, not a number of at least 2.",
+            "Correct it, or remove the field.",
+        )
 
 
 def _load_tokenizer(name: str, options: dict[str, Any], words: bool) -> Any:
@@ -56,7 +68,6 @@ def _load_tokenizer(name: str, options: dict[str, Any], words: bool) -> Any:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, add_prefix_space=True, **options)
         if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up without any file
             raise BadInput(f"{name}: its tokenizer has no vocabulary.", "Add the tokenizer's files.")
-        float(tokenizer.model_max_length)
     return tokenizer
 
 

@@ -146,15 +146,39 @@ def test_a_tokenizer_beyond_the_embedding_is_named(llama: Path, write: Callable[
         encode(data, load_model(str(llama), "causal-lm", device="cpu"), 16)
 
 
+FAULTY = r"Correct the template \(chat_template.jinja"
+LEFT_OUT = "leaves out the answer of a conversation of user – assistant"
+
+
 @pytest.mark.parametrize(
-    "text", ["{{ 1 / 0 }}", "{{ a.b.c }}", "{% for i in range(10**9) %}{% endfor %}", "{{ raise_exception('no') }}"]
+    ("text", "says"),
+    [
+        ("{{ 1 / 0 }}", FAULTY),
+        ("{{ a.b.c }}", f"'a' is undefined. {FAULTY}"),
+        ("{% for i in range(10**9) %}{% endfor %}", FAULTY),
+        ("a\n{% for m in messages %}", f"{FAULTY}, line 2"),
+        ("{{ raise_exception('no') }}", "no. Change the rows' roles"),
+        ("", LEFT_OUT),
+        ("the red cat", LEFT_OUT),
+        ("{% for m in messages %}{{ m.role }}: {% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", LEFT_OUT),
+        ("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", LEFT_OUT),
+    ],
 )
-def test_a_chat_template_that_fails_is_named(llama: Path, write: Callable[[str, Any], str], text: str) -> None:
+def test_a_chat_template_that_fails_is_named(llama: Path, write: Callable[[str, Any], str], text: str, says: str) -> None:
     template(text)(llama)
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    turns = [{"role": "user", "content": "red cat"}, {"role": "assistant", "content": "cat"}]
     data = load_dataset(write("d.jsonl", (json.dumps({"messages": turns}) + "\n") * 30))
-    with pytest.raises(BadInput, match="chat template refuses a conversation of user – assistant"):
+    with pytest.raises(BadInput, match=f"chat template .*{says}"):
         encode(data, load_model(str(llama), "causal-lm", device="cpu"), 16)
+
+
+@pytest.mark.parametrize("written", ["m.content | upper", "m.content | tojson", "m.content.split('</t>')[-1]", "m.content[:3]"])
+def test_a_chat_template_may_change_an_answer(llama: Path, write: Callable[[str, Any], str], written: str) -> None:
+    template(f"{{% for m in messages %}}{{{{ m.role }}}}: {{{{ {written} }}}}\n{{% endfor %}}")(llama)
+    turns = [{"role": "user", "content": "red cat"}, {"role": "assistant", "content": 'a thought</t>\n"red" book'}]
+    data = load_dataset(write("d.jsonl", (json.dumps({"messages": turns}) + "\n") * 30))
+    rows, _ = encode(data, load_model(str(llama), "causal-lm", device="cpu"), 64)
+    assert len(rows) == 30
 
 
 def test_modules_whose_weight_is_read_without_a_call_are_found() -> None:
