@@ -9,10 +9,10 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE
 from advisor.data.formats import TEXT_PAIRS
-from advisor.data.labels import missing
 from advisor.data.refusals import CHATS, MARKS, PREFERENCES, SCORED, answers_of, contrasted_of, find, find_all, marked_of
 from advisor.data.tables import Table
 from advisor.data.turns import role_of, roles_in
+from advisor.data.values import missing
 
 RELATED = (
     *TEXT_PAIRS,

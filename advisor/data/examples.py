@@ -14,10 +14,11 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
 from advisor.data.compared import SYSTEMS
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
-from advisor.data.labels import class_name, missing, number, untagged
+from advisor.data.labels import class_name, number, untagged
 from advisor.data.refusals import says_yes
 from advisor.data.schema import Schema
 from advisor.data.turns import LEARNED, MARK, WRITTEN, as_turns, image_parts, more_than_text, read_turn, role_of, text_of
+from advisor.data.values import missing
 
 NO_ANSWER = "without an answer by the assistant"
 
@@ -152,7 +153,7 @@ def _first_answer(cell: Any, where: str) -> tuple[str, Any]:
 
 
 def _as_list(cell: Any) -> list[Any]:
-    return cell if isinstance(cell, list) else [] if cell is None else [cell]
+    return cell if isinstance(cell, list) else [] if missing(cell) else [cell]
 
 
 def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:

@@ -11,8 +11,9 @@ from advisor.core.recipe import TASKS
 from advisor.core.tasks import TOKENS
 from advisor.data.formats import TEXT_NAMES
 from advisor.data.images import ImageFile
-from advisor.data.labels import missing, number
+from advisor.data.labels import number
 from advisor.data.tables import Table
+from advisor.data.values import missing
 
 PREFERENCES = (
     ("chosen", "rejected"),

@@ -16,7 +16,7 @@ from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
 from advisor.data.compared import contrasted_columns, marked_columns, preferred_columns
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES, TEXT_PAIRS
 from advisor.data.images import IN_ROWS, ImageFile
-from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels, read_tags
+from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, number, read_labels, read_tags
 from advisor.data.refusals import (
     CHATS,
     METADATA_NAMES,
@@ -32,6 +32,7 @@ from advisor.data.refusals import (
     unread_columns,
 )
 from advisor.data.tables import Table
+from advisor.data.values import missing
 
 PROMPT_COMPLETION = (
     ("prompt", "completion"),

@@ -17,6 +17,7 @@ from advisor.data.files import EVALUATION_STEMS, OTHER_SUFFIXES, SHARD, SUFFIXES
 from advisor.data.formats import Rows, read_rows
 from advisor.data.hub import HUB_ID, read_hub, read_saved
 from advisor.data.images import read_image_folder
+from advisor.data.values import plain
 
 ROWS_KEPT = 20_000  # of a larger file, this many random rows are kept
 VALUES_KEPT = 1_000  # and the first row with each value of a column of no more values: no class is lost
@@ -28,7 +29,7 @@ class Table:
 
     Attributes:
         columns: column names in file order.
-        rows: cell values by column; a column a JSON row lacks is absent. Delimited files give strings.
+        rows: cell values by column, as :func:`plain` has them; a column a JSON row lacks is absent. Delimited files give strings.
         places: where each row stands, for messages.
         total: rows the source has; more than ``rows`` where those were drawn from a large one.
         source: the file, folder or hub id as the user named it.
@@ -156,4 +157,4 @@ def _table(rows: Rows, source: str, notes: Iterable[str], keep: int, seed: int) 
         kept = sorted({item[0]: item for item in (*kept, *rare)}.values(), key=lambda item: item[0])
         notes.append(f"{len(kept):,} of {total:,} rows are drawn with seed {seed}, with a row of each class.")
     _, places, values = zip(*kept, strict=True)
-    return Table(tuple(firsts), values, places, total, source, tuple(notes))
+    return Table(tuple(dict.fromkeys(map(plain, firsts))), tuple(map(plain, values)), places, total, source, tuple(notes))

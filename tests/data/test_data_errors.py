@@ -73,12 +73,7 @@ ERRORS = [
     ),
     ("mixed.csv", "text,label\na,1\nb,0\nc,x\nd,1\n", {}, "line 4: the label 'x'"),
     ("nan.csv", "text,label\na,1.5\nb,0.5\nc,nan\n", {}, "line 4: the label 'nan'"),
-    (
-        "nan.jsonl",
-        '{"text":"a","label":1.5}\n{"text":"b","label":NaN}\n',
-        {},
-        "line 2: the label NaN is neither",
-    ),
+    ("nan.jsonl", '{"text":"a","label":NaN}\n{"text":"b","label":NaN}\n', {}, "no usable row: none has all of text and label"),
     ("inf.jsonl", '{"text":"a","label":1.5}\n{"text":"b","label":1e999}\n', {}, "line 2: the label Infinity"),
     (
         "multi.jsonl",

@@ -119,7 +119,7 @@ def test_parquet(tmp_path: Path, write: Write) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     dataset = load_dataset(str(tmp_path / "a.parquet"))
     assert dataset.examples == load_dataset(write("a.jsonl", labelled([0, 1, 0, 1]))).examples
-    assert load_dataset(str(tmp_path / "a.parquet"), text_columns=["when"]).examples[0].texts == ('"2024-01-02"',)
+    assert load_dataset(str(tmp_path / "a.parquet"), text_columns=["when"]).examples[0].texts == ("2024-01-02",)
 
 
 def test_parquet_keeps_class_names(tmp_path: Path) -> None:
