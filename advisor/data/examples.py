@@ -12,6 +12,7 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
+from advisor.core.text import printable
 from advisor.data.compared import SYSTEMS
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, number, untagged
@@ -190,7 +191,10 @@ def _marked(row: dict[str, Any], columns: Sequence[str], mark: str, place: str) 
         return "without a mark"
     desirable = says_yes(row[mark])
     if desirable is None:
-        raise BadInput(f"{place}: the mark {row[mark]!r} in column {mark} says neither true nor false.", "Correct the row.")
+        raise BadInput(
+            f"{place}: the mark {printable(repr(row[mark]), 80)} in column {mark} says neither true nor false.",
+            "Correct the row, or name what is to be learned with --text-column.",
+        )
     found: Example | str
     if any(isinstance(row.get(column), list | dict) for column in columns):
         found = _in_turns(row, asked, answer, place)
