@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,28 @@ def test_errors(write: Write, name: str, content: Any, options: dict[str, Any], 
 def test_a_shard_that_is_missing(write: Write, tmp_path: Path) -> None:
     write("d/train-00000-of-00002.jsonl", labelled([0, 1]))
     with pytest.raises(BadInput, match=r"of 2 shards of train\.jsonl only 1 are there"):
+        load_dataset(str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("00000-of-00002.jsonl", "00000-of-00002.jsonl.gz"),
+            r"number 0 is there twice: .*-00002\.jsonl and .*-00002\.jsonl\.gz",
+        ),
+        (("00001-of-00002-ab.jsonl", "00001-of-00002-cd.jsonl"), "number 1 is there twice"),
+        (("0-of-2.jsonl", "00000-of-00002.jsonl", "1-of-2.jsonl"), "number 0 is there twice"),
+        (("00000-of-00002.jsonl", "00005-of-00002.jsonl"), "only 1 are there; number 1 is not"),
+        (("00002-of-00003.jsonl", "00003-of-00003.jsonl"), "only 2 are there; number 1 is not"),
+        (("00000-of-00002.jsonl", "00001-of-00002.jsonl", "00002-of-00002.jsonl"), "train-00002-of-00002.jsonl is beyond them"),
+    ],
+)
+def test_shards_that_are_not_the_whole(write: Write, tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    for name in names:
+        lines = "".join(json.dumps(row) + "\n" for row in labelled([0, 1]))
+        write(f"d/train-{name}", gzip.compress(lines.encode()) if name.endswith("gz") else lines)
+    with pytest.raises(BadInput, match=message):
         load_dataset(str(tmp_path / "d"))
 
 

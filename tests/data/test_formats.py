@@ -253,6 +253,13 @@ def test_shards_are_one_table(write: Write, tmp_path: Path) -> None:
     assert "This is one of 3 shards; name its folder to read all." in one.notes
 
 
+def test_shards_stand_in_the_order_of_their_numbers(write: Write, tmp_path: Path) -> None:
+    rows = labelled([0, 1] * 11)
+    for i in range(11):  # as some programs number them: from 1, and 10 before 2 by name
+        write(f"d/train-{i + 1}-of-11.jsonl", rows[2 * i : 2 * i + 2])
+    assert load_dataset(str(tmp_path / "d")).examples == load_dataset(write("all.jsonl", rows)).examples
+
+
 def test_rows_of_shards_are_told_apart(write: Write, tmp_path: Path) -> None:
     write("d/train-00000-of-00002.csv", "text,label\na,0\nb,1\n")
     write("d/train-00001-of-00002.csv", "text,label\na,0\nb,1,2\n")
