@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
 from advisor.data.labels import class_name, number, untagged
 from advisor.data.refusals import says_yes
 from advisor.data.schema import Schema
+from advisor.data.spans import find_span
 from advisor.data.turns import LEARNED, MARK, WRITTEN, as_turns, image_parts, more_than_text, read_turn, role_of, text_of
 from advisor.data.values import missing
 
@@ -126,35 +127,8 @@ def _answered_by_span(row: dict[str, Any], schema: Schema, place: str) -> Exampl
     question, context = (text_of(row.get(column), place, column) for column in schema.text_columns)
     if missing(question) or missing(context):
         return "with an empty text"
-    text, start = _first_answer(row.get(schema.label_column or ""), f"{place}: {schema.label_column}")
-    if missing(text):
-        return Example(texts=(question, context))
-    if not isinstance(start, int) or start < 0 or context[start : start + len(text)] != text:
-        start = context.find(text)
-    return (
-        Example(texts=(question, context), span=(start, start + len(text)))
-        if start >= 0
-        else "whose answer is not in the context"
-    )
-
-
-def _first_answer(cell: Any, where: str) -> tuple[str, Any]:
-    """Its text, empty where there is none, and where it starts, if the cell says so."""
-    if isinstance(cell, dict):
-        texts, starts = (cell.get(key) for key in ("text", "answer_start"))
-        cell = [{"text": text, "answer_start": start} for text, start in zip_longest(*map(_as_list, (texts, starts)))]
-    first = next(iter(_as_list(cell)), "")
-    text, start = (first.get("text"), first.get("answer_start")) if isinstance(first, dict) else (first, None)
-    if not isinstance(text, str):
-        raise BadInput(
-            f"{where} is no answer.",
-            'It looks like {"text": ["…"], "answer_start": [12]}, with empty lists where there is none.',
-        )
-    return text, start
-
-
-def _as_list(cell: Any) -> list[Any]:
-    return cell if isinstance(cell, list) else [] if missing(cell) else [cell]
+    span = find_span(row.get(schema.label_column or ""), context, f"{place}: {schema.label_column}")
+    return span if isinstance(span, str) else Example(texts=(question, context), span=span)
 
 
 def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:

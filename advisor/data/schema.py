@@ -31,6 +31,7 @@ from advisor.data.refusals import (
     refuse_tagged_words,
     unread_columns,
 )
+from advisor.data.spans import are_answers
 from advisor.data.tables import Table
 from advisor.data.values import missing
 
@@ -277,8 +278,7 @@ def _spanned(table: Table, task: str, texts: Sequence[str], label: str | None) -
             f"{table.source}: which columns hold question, context and answers cannot be told from: {', '.join(table.columns)}.",
             "Name all: --text-column QUESTION --text-column CONTEXT --label-column ANSWERS.",
         )
-    answers = [cell for cell in table.column(columns[2]) if not missing(cell)] if len(columns) == 3 else []
-    return columns if task == SPANS or (answers and all(isinstance(cell, dict | list) for cell in answers)) else ()
+    return columns if task == SPANS or (len(columns) == 3 and are_answers(table.column(columns[2]))) else ()
 
 
 def _combined(class_names: Sequence[str]) -> str | None:
