@@ -7,12 +7,14 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput, loading
+from advisor.core.text import printable
 from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES, TEXT_SUFFIXES, TextFile, suffix_of
 from advisor.data.hub import with_class_names
 
@@ -49,6 +51,7 @@ TOGETHER = {  # two of these make a header
 }
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LABEL_FIRST = re.compile(r"([+-]?\d+|__label__\S+|[A-Z]+:\w+)[ \t]+(\S.*)")
+DECLARED = re.compile(r'"?sep=([^\w"\r\n])\1*"?', re.IGNORECASE)  # the delimiter, at the head of a file for Excel
 NUMBERED_COLUMN = re.compile(r"column_[1-9]\d*")
 LISTS = ("train", "data", "rows", "examples")  # where a .json object keeps its rows
 HEADER_ROWS = 10_000  # rows that tell whether the first one is a header
@@ -76,7 +79,7 @@ def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
     text = TextFile(file)
     if suffix in JSON_SUFFIXES or (suffix not in TEXT_SUFFIXES and text.start in "{["):
         return _json_rows(text)
-    if suffix in (".csv", ".tsv") or text.tabbed:
+    if suffix in (".csv", ".tsv") or text.tabbed or _declared(text):
         return _delimited_rows(text, "," if suffix == ".csv" else "\t", wanted)
     return _line_rows(text)
 
@@ -84,7 +87,13 @@ def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
 def _json_rows(text: TextFile) -> tuple[list[str], Rows]:
     def parse(document: str, line: int | None) -> Any:
         try:
-            return json.loads(document)
+            return json.loads(document, object_pairs_hook=_without_repeats)
+        except _Repeated as error:
+            raise BadInput(
+                f"{text.source}{f', line {line}' if line else ''}: one object holds the key {error.key!r} twice, "
+                f"with {error.values}.",
+                "Keep one of them.",
+            ) from error
         except (ValueError, RecursionError) as error:
             at = line or getattr(error, "lineno", 1)
             reason = getattr(error, "msg", None) or type(error).__name__
@@ -115,6 +124,24 @@ def _json_rows(text: TextFile) -> tuple[list[str], Rows]:
             return [*text.notes, f"The rows are the list {name!r}."], checked(enumerate(document[name], start=1), "item")
     lines = ((number, line) for number, line in enumerate(text.lines(), start=1) if line.strip())
     return text.notes, checked(((number, parse(line, number)) for number, line in lines), "line")
+
+
+class _Repeated(Exception):
+    """A JSON object holds ``key`` twice, with ``values``."""
+
+    def __init__(self, key: str, values: str) -> None:
+        self.key, self.values = key, values
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of keys that stand there twice JSON does not say which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        held = [printable(json.dumps(value, ensure_ascii=False), 60) for key, value in pairs if key == twice]
+        raise _Repeated(twice, " and ".join(held[:2]))
+    return found
 
 
 def _json_columns(document: Any) -> list[dict[str, Any]] | None:
@@ -152,8 +179,11 @@ def _line_rows(text: TextFile) -> tuple[list[str], Rows]:
 
 
 def _delimited_rows(text: TextFile, expected: str, wanted: Collection[str]) -> tuple[list[str], Rows]:
-    notes, first_line = list(text.notes), next(filter(str.strip, text.lines()))
-    delimiter = next((d for d in (expected, ";", "\t", ",") if d in first_line), expected)
+    declared = _declared(text)
+    notes, first_line = list(text.notes), next(filter(str.strip, _lines_of(text)), None)
+    if first_line is None:
+        raise BadInput(f"{text.source} holds no rows.", "Give a file with one example a row.")
+    delimiter = declared or next((d for d in (expected, ";", "\t", ",") if d in first_line), expected)
     if delimiter != expected:
         notes.append(f"The cells are separated by {delimiter!r}.")
     quoted = delimiter != "\t" or _quotes_count(text)
@@ -184,8 +214,8 @@ def _quotes_count(text: TextFile) -> bool:
         rows = sum(1 for _ in _csv_records(text, "\t"))
     except BadInput:
         return False
-    widths = {line.count("\t") for line in text.lines() if line.strip("\r\n")}
-    return len(widths) > 1 or rows == sum(1 for line in text.lines() if line.strip("\r\n"))
+    widths = Counter(line.count("\t") for line in _undeclared(text.lines()) if line.strip("\r\n"))
+    return len(widths) > 1 or rows == widths.total()
 
 
 def _records(text: TextFile, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
@@ -206,18 +236,35 @@ def _records(text: TextFile, delimiter: str, quoted: bool) -> Iterator[tuple[int
 
 
 def _plain_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(text.lines(), start=1):
+    for number, line in enumerate(_undeclared(text.lines()), start=1):
         if content := line.rstrip("\r\n"):
             yield number, content.split(delimiter)
 
 
 def _lines_of(text: TextFile) -> Iterator[str]:
     """As csv.reader wants them: a lone carriage return ends a line too."""
+    return _undeclared(_split_at_returns(text))
+
+
+def _split_at_returns(text: TextFile) -> Iterator[str]:
     for line in text.lines():
         if "\r" in line.rstrip("\r\n"):
             yield from io.StringIO(line, newline="")
         else:
             yield line
+
+
+def _declared(text: TextFile) -> str | None:
+    """The delimiter that a first line ``sep=;`` names."""
+    match = DECLARED.fullmatch(next(_split_at_returns(text)).rstrip("\r\n"))
+    return match[1] if match else None
+
+
+def _undeclared(lines: Iterator[str]) -> Iterator[str]:
+    """The same, with a blank line in place of the one that names the delimiter."""
+    first = next(lines)
+    yield "\n" if DECLARED.fullmatch(first.rstrip("\r\n")) else first
+    yield from lines
 
 
 def _csv_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -62,6 +62,25 @@ def test_every_format_gives_the_same_examples(write: Write) -> None:
         assert dataset.fingerprint == datasets[0].fingerprint
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("head", "separator"), [("sep=;", ";"), ('"sep=;"', ";"), ("SEP=|", "|"), ("sep=,", ","), ("sep=\t", "\t"), ("sep=^^", "^")]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_delimiter_that_excel_wants_named_is_taken(write: Write, name: str, head: str, separator: str, end: str) -> None:
+    rows = [(f"number {i}: a; b | c, d", f"{i % 2}") for i in range(6)]
+    lines = [head, separator.join(("text", "label")), *(separator.join((f'"{text}"', label)) for text, label in rows)]
+    content = (end.join(lines) + end).encode("utf-8-sig")
+    read = load_dataset(write(name, gzip.compress(content) if name.endswith("gz") else content))
+    assert [(e.texts[0], str(e.label)) for e in read.examples] == rows
+    content = (end.join([*lines[:4], separator.join("abc")]) + end).encode()
+    with pytest.raises(BadInput, match="line 5 has 3 cells"):
+        load_dataset(write(name, gzip.compress(content) if name.endswith("gz") else content))
+    for empty in (head, head + end):
+        with pytest.raises(BadInput, match="holds no rows"):
+            load_dataset(write("empty.csv", empty))
+
+
 def test_tab_separated_bare_quotes_are_plain(write: Write) -> None:
     text = '"Unbalanced he said\t1\nplain text here\t0\nends with one"\t1\n"Quoted," she said\t0\n'
     dataset = load_dataset(write("bare.tsv", text))
