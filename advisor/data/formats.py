@@ -15,7 +15,16 @@ from typing import Any
 
 from advisor.core.errors import BadInput, loading
 from advisor.core.text import printable
-from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES, TEXT_SUFFIXES, TextFile, suffix_of
+from advisor.data.files import (
+    EVALUATION_STEMS,
+    FORMATS,
+    JSON_SUFFIXES,
+    MAX_LINE,
+    OTHER_SUFFIXES,
+    TEXT_SUFFIXES,
+    TextFile,
+    suffix_of,
+)
 from advisor.data.hub import with_class_names
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "utterance", "body", "question", "title")
@@ -59,11 +68,12 @@ HEADER_ROWS = 10_000  # rows that tell whether the first one is a header
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (where it stands, cells by column)
 
 
-def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
+def read_rows(file: Path, wanted: Collection[str], evaluation: bool = False) -> tuple[list[str], Rows]:
     """What was inferred about the format, and the rows, read as they are asked for.
 
     Args:
         wanted: column names the caller will ask for; they settle whether a delimited file has a header.
+        evaluation: of a JSON object of several parts, read the validation (else test) part, not the training part.
 
     Raises:
         BadInput: a format that is not read, not text, or (while iterating too) a row that does not parse.
@@ -78,13 +88,13 @@ def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
         return [], _parquet_rows(file)
     text = TextFile(file)
     if suffix in JSON_SUFFIXES or (suffix not in TEXT_SUFFIXES and text.start in "{["):
-        return _json_rows(text)
+        return _json_rows(text, evaluation)
     if suffix in (".csv", ".tsv") or text.tabbed or _declared(text):
         return _delimited_rows(text, "," if suffix == ".csv" else "\t", wanted)
     return _line_rows(text)
 
 
-def _json_rows(text: TextFile) -> tuple[list[str], Rows]:
+def _json_rows(text: TextFile, evaluation: bool) -> tuple[list[str], Rows]:
     def parse(document: str, line: int | None) -> Any:
         try:
             return json.loads(document, object_pairs_hook=_without_repeats)
@@ -115,13 +125,16 @@ def _json_rows(text: TextFile) -> tuple[list[str], Rows]:
         return text.notes, checked(enumerate(parse("".join(text.lines()), None), start=1), "item")
     if suffix_of(text.file) == ".json" and (text.count == 1 or next(filter(str.strip, text.lines())).strip() == "{"):
         document = parse("".join(text.lines()), None)
+        keys = (*EVALUATION_STEMS, *LISTS) if evaluation else LISTS
         if (columns := _json_columns(document)) is not None:
             return [*text.notes, "The file holds columns, not rows; row i is made of each column's i-th value."], checked(
                 enumerate(columns, start=1), "row"
             )
-        name = next((key for key in LISTS if isinstance(document, dict) and isinstance(document.get(key), list)), None)
-        if name:
-            return [*text.notes, f"The rows are the list {name!r}."], checked(enumerate(document[name], start=1), "item")
+        if name := next((key for key in keys if isinstance(document, dict) and isinstance(document.get(key), list)), None):
+            return [*text.notes, _which_list(document, name)], checked(enumerate(document[name], start=1), "item")
+        _refuse_other_lists(document, text.source)
+        if text.count > 1:
+            return text.notes, checked([(1, document)], "item")
     lines = ((number, line) for number, line in enumerate(text.lines(), start=1) if line.strip())
     return text.notes, checked(((number, parse(line, number)) for number, line in lines), "line")
 
@@ -144,6 +157,40 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _is_list_of_objects(document: Any, key: str) -> bool:
+    cell = document.get(key) if isinstance(document, dict) else None
+    return isinstance(cell, list) and bool(cell) and all(isinstance(item, dict) for item in cell)
+
+
+def _which_list(document: dict[str, Any], name: str) -> str:
+    others = ", ".join(repr(key) for key in document if key != name and _is_list_of_objects(document, key))
+    return f"The rows are the list {name!r}{others and f'; not read: {others}'}."
+
+
+def _refuse_other_lists(document: Any, source: str) -> None:
+    """Raises:
+    BadInput: a JSON object holds lists, and how rows are made of them cannot be told.
+    """
+    lists = {key: cell for key, cell in document.items() if isinstance(cell, list)} if isinstance(document, dict) else {}
+    turns = any(isinstance(item, dict) and item.keys() & {"role", "from"} for cell in lists.values() for item in cell)
+    if not lists or turns or len(lists) < len(document):  # one row, which may hold turns, or a list beside other cells
+        return
+    named = ", ".join(f"{key} ({len(cell)})" for key, cell in lists.items())
+    if all(_is_list_of_objects(document, key) for key in lists):
+        raise BadInput(
+            f"{source} holds lists of rows whose names do not say what they are for: {named}.",
+            f"Call the one to learn from {LISTS[0]!r}, one for evaluation 'validation' or 'test', or make a file of each.",
+        )
+    if len(set(map(len, lists.values()))) > 1:
+        raise BadInput(
+            f"{source} holds columns of unequal length: {named}.", "Give each as many values, or write the rows as JSONL."
+        )
+    if len(lists) == 1:
+        raise BadInput(
+            f"{source} holds one list, {named}, of values that are no rows.", 'Write rows: [{"text": "…"}, {"text": "…"}].'
+        )
+
+
 def _json_columns(document: Any) -> list[dict[str, Any]] | None:
     """Rows of a JSON object that holds columns, as pandas and column stores write it; None where it does not.
 
@@ -156,7 +203,8 @@ def _json_columns(document: Any) -> list[dict[str, Any]] | None:
     if isinstance(names, list) and isinstance(data, list) and all(isinstance(r, list) and len(r) == len(names) for r in data):
         return [dict(zip(map(str, names), row, strict=True)) for row in data]
     values = list(document.values())
-    if len(values) > 1 and all(isinstance(v, list) and len(v) == len(values[0]) > 1 for v in values):
+    of_rows = all(_is_list_of_objects(document, key) for key in document)
+    if len(values) > 1 and not of_rows and all(isinstance(v, list) and len(v) == len(values[0]) > 1 for v in values):
         return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
     if not all(isinstance(v, dict) and v and v.keys() == values[0].keys() for v in values):
         return None

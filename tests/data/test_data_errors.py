@@ -13,6 +13,7 @@ from rowfiles import Write, labelled
 from advisor.core.errors import BadInput
 from advisor.data.dataset import load_dataset
 from advisor.data.files import MAX_LINE
+from advisor.data.tables import read_table
 
 # --- errors: file name, content, options, what the message must say ---
 
@@ -58,6 +59,21 @@ ERRORS = [
         {},
         "line 1: one object holds the key 'role' twice",
     ),
+    (
+        "parts.json",
+        json.dumps({"one": labelled([0, 1]), "two": labelled([1, 0])}),
+        {},
+        r"parts.json holds lists of rows whose names do not say what they are for: one \(2\), two \(2\).*'train'",
+    ),
+    ("part.json", json.dumps({"one": labelled([0, 1])}, indent=1), {}, r"lists of rows whose names do not say .*: one \(2\)"),
+    (
+        "columns.json",
+        '{"text": ["a", "b", "c"], "label": [0, 1]}',
+        {},
+        r"columns.json holds columns of unequal length: text \(3\), label \(2\)",
+    ),
+    ("column.json", '{"text": ["a", "b", "c"]}', {}, r"column.json holds one list, text \(3\), of values that are no rows"),
+    ("column2.json", json.dumps({"text": ["a", "b"]}, indent=1), {}, r"holds one list, text \(2\), of values that are no rows"),
     ("cut.json", '[{"text": "a"},\n{"text"', {}, "line 2 does not parse as JSON"),
     ("deep.jsonl", "[" * 100_000, {}, "does not parse as JSON"),
     ("scalar.jsonl", '{"text": "a"}\n5\n', {}, "line 2 is not a JSON object"),
@@ -211,6 +227,21 @@ def test_a_test_file_whose_labels_are_hidden(write: Write, tmp_path: Path) -> No
     train = load_dataset(str(tmp_path / "d"))
     with pytest.raises(BadInput, match=r"test\.jsonl has no usable row.*3 rows without a label.*--eval-data"):
         load_dataset(str(tmp_path / "d"), like=train.schema)
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jsonl", "caf\udce9/train.jsonl", "half \ud83d.jsonl"])
+def test_a_name_that_is_not_utf8_is_refused_before_the_work_starts(write: Write, tmp_path: Path, name: str) -> None:
+    if "\ud83d" not in name:  # which no file can be called
+        write(name, labelled([0, 1] * 4))
+    train = load_dataset(write("a.jsonl", labelled([0, 1])))
+    for path in (str(tmp_path / name), str((tmp_path / name).parent)) if "/" in name else (str(tmp_path / name),):
+        with pytest.raises(BadInput, match=r"half \\ud83d|caf\\udce9.* is not UTF-8") as refused:
+            load_dataset(path)
+        str(refused.value).encode()
+        with pytest.raises(BadInput, match="is not UTF-8"):
+            load_dataset(path, like=train.schema)
+        with pytest.raises(BadInput, match="is not UTF-8"):
+            read_table(path)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

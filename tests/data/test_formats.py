@@ -166,6 +166,31 @@ def test_a_list_inside_an_object(write: Write) -> None:
         assert "The rows are the list 'data'." in dataset.notes
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_parts_of_equal_length_inside_an_object(write: Write, indent: int | None) -> None:
+    parts = {"test": labelled([1, 0, 1, 1]), "train": labelled([0, 1, 0, 1]), "validation": labelled([1, 1, 0, 0])}
+    file = write("parts.json", json.dumps(parts, indent=indent))
+    train = load_dataset(file)
+    assert [e.label for e in train.examples] == [0, 1, 0, 1]
+    assert "The rows are the list 'train'; not read: 'test', 'validation'." in train.notes
+    assert [e.label for e in load_dataset(file, like=train.schema).examples] == [1, 1, 0, 0]
+    del parts["validation"]
+    file = write("parts.json", json.dumps({**parts, "version": "1"}, indent=indent))
+    assert [e.label for e in load_dataset(file, like=train.schema).examples] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_row_alone_in_a_json_file(write: Write, indent: int | None) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    for row in ({"messages": turns}, {"prompt": turns[:1], "completion": turns[1:]}, {"messages": turns, "id": 1}):
+        assert len(load_dataset(write("a.json", json.dumps(row, indent=indent))).examples) == 1
+
+
+def test_columns_may_hold_objects(write: Write) -> None:
+    columns = {"question": ["q", "r"], "context": ["a b", "c d"], "answers": [{"text": ["b"]}, {"text": ["c"]}]}
+    assert [e.span for e in load_dataset(write("a.json", json.dumps(columns))).examples] == [(2, 3), (0, 1)]
+
+
 def test_carriage_returns_end_rows(write: Write) -> None:
     dataset = load_dataset(write("a.csv", "text,label\ra b c,0\rd e f,1\r"))
     assert [e.texts[0] for e in dataset.examples] == ["a b c", "d e f"]
