@@ -193,9 +193,10 @@ def _contrasted(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     """An anchor, its positive and the negatives; of a list of texts the first one."""
     cells = ((column, row.get(column)) for column in columns)
     firsts = ((column, _passage(next(iter(cell), None) if isinstance(cell, list) else cell)) for column, cell in cells)
-    anchor, positive, *negatives = (text_of(cell, place, column) for column, cell in firsts)
-    if any(map(missing, (anchor, positive, *negatives))):
-        return "with an empty text"
+    texts = [text_of(cell, place, column) for column, cell in firsts]
+    if empty := [column for column, text in zip(columns, texts, strict=True) if missing(text)]:
+        return f"with an empty text in column {empty[0]}"
+    anchor, positive, *negatives = texts
     if positive in negatives:
         return "whose positive is a negative too"
     return Example(texts=(anchor, positive, *negatives))

@@ -88,8 +88,8 @@ def has_evaluation(path: str) -> bool:
 
 def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[str, list[str], Rows] | None:
     """(source, notes, rows) of what ``path`` names; None where a folder or data set has no such split."""
-    _require_encodable(path)
     file, stems = Path(os.path.expanduser(path)), EVALUATION_STEMS if evaluation else TRAIN_STEMS
+    _require_encodable(path if not os.path.exists(file) else os.path.abspath(file))
     if os.path.isdir(file):
         saved = read_saved(file, stems)
         if saved is not None:
