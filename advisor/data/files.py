@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from advisor.core.errors import BadInput
 
@@ -29,6 +29,8 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+Rows = Iterator[tuple[str, dict[str, Any]]]  # (where it stands, cells by column)
 
 
 def suffix_of(file: Path) -> str:

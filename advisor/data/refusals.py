@@ -125,7 +125,8 @@ def marked_of(table: Table) -> tuple[str, ...]:
     marks = (column for name in MARKS if (column := find(table, (name,), exclude=answered))) if answered else ()
     for mark in marks:
         given = [value for value in table.column(mark) if not missing(value)]
-        marked = [_answer(value) for value in given if says_yes(value) is not None]
+        said = (value[0] if isinstance(value, list) and len(value) == 1 else value for value in given)
+        marked = [_answer(value) for value in said if says_yes(value) is not None]
         alike = set(marked) in ({"0"}, {"1"}, {"-1"}) and all(number(value) is not None for value in given)
         if 2 * len(marked) > len(given) and (not alike or mark.lower() in SURE_MARKS):
             return (*answered, mark)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.data.files import EVALUATION_STEMS, OTHER_SUFFIXES, SHARD, SUFFIXES, TRAIN_STEMS, split_files, suffix_of
-from advisor.data.formats import Rows, read_rows
+from advisor.data.files import EVALUATION_STEMS, OTHER_SUFFIXES, SHARD, SUFFIXES, TRAIN_STEMS, Rows, split_files, suffix_of
+from advisor.data.formats import read_rows
 from advisor.data.hub import HUB_ID, read_hub, read_saved
 from advisor.data.images import read_image_folder
 from advisor.data.values import plain

@@ -174,6 +174,8 @@ def test_parts_of_equal_length_inside_an_object(write: Write, indent: int | None
     assert [e.label for e in train.examples] == [0, 1, 0, 1]
     assert "The rows are the list 'train'; not read: 'test', 'validation'." in train.notes
     assert [e.label for e in load_dataset(file, like=train.schema).examples] == [1, 1, 0, 0]
+    broken = json.dumps(parts).replace("}, {", "},\n{")  # at another place than json.dumps does
+    assert load_dataset(write("broken.json", broken)).examples == train.examples
     del parts["validation"]
     file = write("parts.json", json.dumps({**parts, "version": "1"}, indent=indent))
     assert [e.label for e in load_dataset(file, like=train.schema).examples] == [1, 0, 1, 1]

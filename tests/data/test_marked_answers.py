@@ -150,6 +150,7 @@ def test_marks_may_be_written_in_several_ways_and_be_missing(tmp_path: Path, mar
         ((1, 1, 1, "nope"), "line 4: the mark 'nope' in column label"),
         (("good", "bad", "so so", "good"), "line 3: the mark 'so so' in column label"),
         (("false", "true", [True], "true"), "line 3: the mark .True. in column label"),
+        (([True], [False], [True], [False]), "line 1: the mark .True. in column label"),
         ((1, 0, -1, 1), "0 and -1 both stand in column label"),
     ],
 )
