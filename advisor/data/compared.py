@@ -9,10 +9,21 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE
 from advisor.data.formats import TEXT_PAIRS
-from advisor.data.labels import missing
-from advisor.data.refusals import CHATS, MARKS, PREFERENCES, SCORED, answers_of, contrasted_of, find, find_all, marked_of
+from advisor.data.refusals import (
+    CHATS,
+    MARKS,
+    PREFERENCES,
+    SCORED,
+    answers_of,
+    contrasted_of,
+    find,
+    find_all,
+    marked_of,
+    refuse_two_noes,
+)
 from advisor.data.tables import Table
 from advisor.data.turns import role_of, roles_in
+from advisor.data.values import missing
 
 RELATED = (
     *TEXT_PAIRS,
@@ -72,7 +83,7 @@ def marked_columns(table: Table, task: str, texts: Sequence[str], label: str | N
     Raises:
         BadInput: the task needs them and they cannot be told, or another task is asked for.
     """
-    found = marked_of(table)
+    found = () if label else marked_of(table)
     if task not in ("auto", KTO) and found:
         raise BadInput(
             f"{table.source}: {', '.join(found[:-1])} and true/false {found[-1]} are marked answers (KTO), the task is {task}.",
@@ -88,6 +99,7 @@ def marked_columns(table: Table, task: str, texts: Sequence[str], label: str | N
             f"{', '.join(table.columns)}.",
             "Name all: --text-column PROMPT --text-column COMPLETION --label-column MARK.",
         )
+    refuse_two_noes(table, mark)
     if texts and task == KTO:
         return (*texts, mark)
     return (*_asked(table, (answer or "", mark)), answer or "", mark)

@@ -14,10 +14,11 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import KTO
+from advisor.core.tasks import KTO, SPANS
 from advisor.core.text import printable
 from advisor.data.examples import NO_ANSWER, Example, example_of
 from advisor.data.schema import Schema, infer_schema
+from advisor.data.spans import starts_elsewhere
 from advisor.data.tables import ROWS_KEPT, read_table
 from advisor.data.turns import SHARE_GPT, role_of, roles_in, unread_fields
 
@@ -103,12 +104,14 @@ def load_dataset(
     folder = (lies if lies.is_dir() else lies.parent) if sees else None
     examples = []
     left_out: Counter[str] = Counter()
+    elsewhere = 0
     for index, row in enumerate(table.rows):
         example = example_of(row, schema, table.places[index], folder)
         if isinstance(example, str):
             left_out[example] += 1
         else:
             examples.append(example)
+            elsewhere += schema.task == SPANS and starts_elsewhere(row.get(schema.label_column or ""), example.span)
     roles = sorted(set().union(*(roles_in(row.get(column)) for row in table.rows for column in schema.text_columns)))
     if schema.task in LANGUAGE_TASKS and (other := [role for role in roles if role_of(role) != role and role not in SHARE_GPT]):
         read = printable(", ".join(f"{role} as {role_of(role)}" for role in other), 120)
@@ -116,6 +119,9 @@ def load_dataset(
     fields = sorted(set().union(*(unread_fields(row.get(schema.text_columns[-1])) for row in table.rows)))
     if fields and schema.task in LANGUAGE_TASKS:
         notes.append(f"Not read in turns: {printable(', '.join(fields), 120)}.")
+    if elsewhere:
+        answers = "1 answer is" if elsewhere == 1 else f"{elsewhere} answers are"
+        notes.append(f"{answers} not where answer_start says: read at the first place in the context.")
     dropped = [f"Left out: {n} {'row' if n == 1 else 'rows'} {reason}." for reason, n in left_out.items()]
     if not examples:
         hint = "Check the columns." if like is None else "Name another evaluation file with --eval-data."

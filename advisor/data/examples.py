@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
+from advisor.core.text import printable
 from advisor.data.compared import SYSTEMS
 from advisor.data.images import IN_ROWS, SOURCES, ImageFile, named_images
-from advisor.data.labels import class_name, missing, number, untagged
+from advisor.data.labels import class_name, number, untagged
 from advisor.data.refusals import says_yes
 from advisor.data.schema import Schema
+from advisor.data.spans import find_span
 from advisor.data.turns import LEARNED, MARK, WRITTEN, as_turns, image_parts, more_than_text, read_turn, role_of, text_of
+from advisor.data.values import missing
 
 NO_ANSWER = "without an answer by the assistant"
 
@@ -124,35 +127,8 @@ def _answered_by_span(row: dict[str, Any], schema: Schema, place: str) -> Exampl
     question, context = (text_of(row.get(column), place, column) for column in schema.text_columns)
     if missing(question) or missing(context):
         return "with an empty text"
-    text, start = _first_answer(row.get(schema.label_column or ""), f"{place}: {schema.label_column}")
-    if missing(text):
-        return Example(texts=(question, context))
-    if not isinstance(start, int) or start < 0 or context[start : start + len(text)] != text:
-        start = context.find(text)
-    return (
-        Example(texts=(question, context), span=(start, start + len(text)))
-        if start >= 0
-        else "whose answer is not in the context"
-    )
-
-
-def _first_answer(cell: Any, where: str) -> tuple[str, Any]:
-    """Its text, empty where there is none, and where it starts, if the cell says so."""
-    if isinstance(cell, dict):
-        texts, starts = (cell.get(key) for key in ("text", "answer_start"))
-        cell = [{"text": text, "answer_start": start} for text, start in zip_longest(*map(_as_list, (texts, starts)))]
-    first = next(iter(_as_list(cell)), "")
-    text, start = (first.get("text"), first.get("answer_start")) if isinstance(first, dict) else (first, None)
-    if not isinstance(text, str):
-        raise BadInput(
-            f"{where} is no answer.",
-            'It looks like {"text": ["…"], "answer_start": [12]}, with empty lists where there is none.',
-        )
-    return text, start
-
-
-def _as_list(cell: Any) -> list[Any]:
-    return cell if isinstance(cell, list) else [] if cell is None else [cell]
+    span = find_span(row.get(schema.label_column or ""), context, f"{place}: {schema.label_column}")
+    return span if isinstance(span, str) else Example(texts=(question, context), span=span)
 
 
 def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Example | str:
@@ -189,7 +165,10 @@ def _marked(row: dict[str, Any], columns: Sequence[str], mark: str, place: str) 
         return "without a mark"
     desirable = says_yes(row[mark])
     if desirable is None:
-        raise BadInput(f"{place}: the mark {row[mark]!r} in column {mark} says neither true nor false.", "Correct the row.")
+        raise BadInput(
+            f"{place}: the mark {printable(repr(row[mark]), 80)} in column {mark} says neither true nor false.",
+            "Correct the row, or name what is to be learned with --text-column.",
+        )
     found: Example | str
     if any(isinstance(row.get(column), list | dict) for column in columns):
         found = _in_turns(row, asked, answer, place)
@@ -214,9 +193,10 @@ def _contrasted(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     """An anchor, its positive and the negatives; of a list of texts the first one."""
     cells = ((column, row.get(column)) for column in columns)
     firsts = ((column, _passage(next(iter(cell), None) if isinstance(cell, list) else cell)) for column, cell in cells)
-    anchor, positive, *negatives = (text_of(cell, place, column) for column, cell in firsts)
-    if any(map(missing, (anchor, positive, *negatives))):
-        return "with an empty text"
+    texts = [text_of(cell, place, column) for column, cell in firsts]
+    if empty := [column for column, text in zip(columns, texts, strict=True) if missing(text)]:
+        return f"with an empty text in column {empty[0]}"
+    anchor, positive, *negatives = texts
     if positive in negatives:
         return "whose positive is a negative too"
     return Example(texts=(anchor, positive, *negatives))

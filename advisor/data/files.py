@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from advisor.core.errors import BadInput
 
@@ -30,6 +30,8 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+Rows = Iterator[tuple[str, dict[str, Any]]]  # (where it stands, cells by column)
+
 
 def suffix_of(file: Path) -> str:
     """The lower-case suffix of the format, without ``.gz``."""
@@ -41,7 +43,7 @@ def split_files(folder: Path, stems: Sequence[str]) -> list[Path]:
     """The file, or the shards in their order, of the first split of ``stems`` in ``folder`` or its ``data``; else [].
 
     Raises:
-        BadInput: a shard is missing, or the folder cannot be read.
+        BadInput: a shard is missing or there twice, or the folder cannot be read.
     """
     try:
         names = [file for place in (folder, folder / "data") if place.is_dir() for file in sorted(place.iterdir())]
@@ -49,7 +51,7 @@ def split_files(folder: Path, stems: Sequence[str]) -> list[Path]:
         raise BadInput(f"The folder {folder} cannot be read: {error.strerror}.", "Check its permissions.") from error
     for stem in stems:
         for suffix in SUFFIXES:
-            shards: dict[tuple[Path, int], list[Path]] = {}
+            shards: dict[tuple[Path, int], list[tuple[int, Path]]] = {}
             for file in names:
                 rest = file.name.lower().removesuffix(".gz")
                 if not (rest.startswith(stem) and rest.endswith(suffix) and file.is_file()):
@@ -58,15 +60,36 @@ def split_files(folder: Path, stems: Sequence[str]) -> list[Path]:
                 if not middle:
                     return [file]
                 if match := SHARD.fullmatch(middle):
-                    shards.setdefault((file.parent, int(match[2])), []).append(file)
-            for (_, count), files in shards.items():
-                if len(files) != count:
-                    raise BadInput(
-                        f"{folder}: of {count} shards of {stem}{suffix} only {len(files)} are there.",
-                        "Add the missing ones, or name one file.",
-                    )
-                return files
+                    shards.setdefault((file.parent, int(match[2])), []).append((int(match[1]), file))
+            for (_, count), numbered in shards.items():
+                return _all_shards(numbered, count, f"{folder}: of {count} shards of {stem}{suffix}")
     return []
+
+
+def _all_shards(numbered: Sequence[tuple[int, Path]], count: int, which: str) -> list[Path]:
+    """The files in the order of their numbers, which are 0 to ``count`` - 1, or 1 to ``count``.
+
+    Raises:
+        BadInput: one is missing, or there twice.
+    """
+    files: dict[int, Path] = {}
+    for number, file in numbered:
+        if number in files:
+            raise BadInput(
+                f"{which} number {number} is there twice: {files[number].name} and {file.name}.", "Remove one of them."
+            )
+        files[number] = file
+    first = int(0 not in files and count in files)
+    there = sorted(files.keys() & set(range(first, first + count)))
+    if len(there) < count:
+        lacking = next(number for number in range(first, first + count) if number not in files)
+        raise BadInput(
+            f"{which} only {len(there)} are there; number {lacking} is not.", "Add the missing ones, or name one file."
+        )
+    if len(files) > count:
+        beyond = next(file for number, file in sorted(files.items()) if number not in there)
+        raise BadInput(f"{which} {len(files)} are there: {beyond.name} is beyond them.", "Remove it, or name one file.")
+    return [files[number] for number in there]
 
 
 class TextFile:

@@ -7,14 +7,16 @@ import io
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput, loading
-from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES, TEXT_SUFFIXES, TextFile, suffix_of
+from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES, TEXT_SUFFIXES, Rows, TextFile, suffix_of
 from advisor.data.hub import with_class_names
+from advisor.data.json_rows import json_rows
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "utterance", "body", "question", "title")
 TEXT_PAIRS = (
@@ -49,18 +51,17 @@ TOGETHER = {  # two of these make a header
 }
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LABEL_FIRST = re.compile(r"([+-]?\d+|__label__\S+|[A-Z]+:\w+)[ \t]+(\S.*)")
+DECLARED = re.compile(r'"?sep=([^\w"\r\n])\1*"?', re.IGNORECASE)  # the delimiter, at the head of a file for Excel
 NUMBERED_COLUMN = re.compile(r"column_[1-9]\d*")
-LISTS = ("train", "data", "rows", "examples")  # where a .json object keeps its rows
 HEADER_ROWS = 10_000  # rows that tell whether the first one is a header
 
-Rows = Iterator[tuple[str, dict[str, Any]]]  # (where it stands, cells by column)
 
-
-def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
+def read_rows(file: Path, wanted: Collection[str], evaluation: bool = False) -> tuple[list[str], Rows]:
     """What was inferred about the format, and the rows, read as they are asked for.
 
     Args:
         wanted: column names the caller will ask for; they settle whether a delimited file has a header.
+        evaluation: of a JSON object of several parts, read the validation (else test) part, not the training part.
 
     Raises:
         BadInput: a format that is not read, not text, or (while iterating too) a row that does not parse.
@@ -75,69 +76,10 @@ def read_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], Rows]:
         return [], _parquet_rows(file)
     text = TextFile(file)
     if suffix in JSON_SUFFIXES or (suffix not in TEXT_SUFFIXES and text.start in "{["):
-        return _json_rows(text)
-    if suffix in (".csv", ".tsv") or text.tabbed:
+        return json_rows(text, evaluation)
+    if suffix in (".csv", ".tsv") or text.tabbed or _declared(text):
         return _delimited_rows(text, "," if suffix == ".csv" else "\t", wanted)
     return _line_rows(text)
-
-
-def _json_rows(text: TextFile) -> tuple[list[str], Rows]:
-    def parse(document: str, line: int | None) -> Any:
-        try:
-            return json.loads(document)
-        except (ValueError, RecursionError) as error:
-            at = line or getattr(error, "lineno", 1)
-            reason = getattr(error, "msg", None) or type(error).__name__
-            raise BadInput(
-                f"{text.source}, line {at} does not parse as JSON: {reason}.",
-                "A .jsonl file holds one JSON object a line; a .json file may hold one list of them.",
-            ) from error
-
-    def checked(items: Iterable[tuple[int, Any]], unit: str) -> Rows:
-        for number, item in items:
-            if not isinstance(item, dict):
-                raise BadInput(
-                    f"{text.source}, {unit} {number} is not a JSON object.",
-                    'Each row looks like {"text": "…", "label": "…"}.',
-                )
-            yield f"{text.source}, {unit} {number}", item
-
-    if text.start == "[":
-        return text.notes, checked(enumerate(parse("".join(text.lines()), None), start=1), "item")
-    if suffix_of(text.file) == ".json" and (text.count == 1 or next(filter(str.strip, text.lines())).strip() == "{"):
-        document = parse("".join(text.lines()), None)
-        if (columns := _json_columns(document)) is not None:
-            return [*text.notes, "The file holds columns, not rows; row i is made of each column's i-th value."], checked(
-                enumerate(columns, start=1), "row"
-            )
-        name = next((key for key in LISTS if isinstance(document, dict) and isinstance(document.get(key), list)), None)
-        if name:
-            return [*text.notes, f"The rows are the list {name!r}."], checked(enumerate(document[name], start=1), "item")
-    lines = ((number, line) for number, line in enumerate(text.lines(), start=1) if line.strip())
-    return text.notes, checked(((number, parse(line, number)) for number, line in lines), "line")
-
-
-def _json_columns(document: Any) -> list[dict[str, Any]] | None:
-    """Rows of a JSON object that holds columns, as pandas and column stores write it; None where it does not.
-
-    Read are lists of equal length by column, values by index by column (``orient="columns"``), rows by index
-    (``"index"``), and names beside a list of lists (``"split"``).
-    """
-    if not isinstance(document, dict) or not document:
-        return None
-    names, data = document.get("columns"), document.get("data")
-    if isinstance(names, list) and isinstance(data, list) and all(isinstance(r, list) and len(r) == len(names) for r in data):
-        return [dict(zip(map(str, names), row, strict=True)) for row in data]
-    values = list(document.values())
-    if len(values) > 1 and all(isinstance(v, list) and len(v) == len(values[0]) > 1 for v in values):
-        return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
-    if not all(isinstance(v, dict) and v and v.keys() == values[0].keys() for v in values):
-        return None
-    if all(key.isdecimal() for key in document):
-        return values
-    if all(key.isdecimal() for key in values[0]):
-        return [{column: cells[index] for column, cells in document.items()} for index in values[0]]
-    return None
 
 
 def _line_rows(text: TextFile) -> tuple[list[str], Rows]:
@@ -152,8 +94,11 @@ def _line_rows(text: TextFile) -> tuple[list[str], Rows]:
 
 
 def _delimited_rows(text: TextFile, expected: str, wanted: Collection[str]) -> tuple[list[str], Rows]:
-    notes, first_line = list(text.notes), next(filter(str.strip, text.lines()))
-    delimiter = next((d for d in (expected, ";", "\t", ",") if d in first_line), expected)
+    declared = _declared(text)
+    notes, first_line = list(text.notes), next(filter(str.strip, _lines_of(text)), None)
+    if first_line is None:
+        raise BadInput(f"{text.source} holds no rows.", "Give a file with one example a row.")
+    delimiter = declared or next((d for d in (expected, ";", "\t", ",") if d in first_line), expected)
     if delimiter != expected:
         notes.append(f"The cells are separated by {delimiter!r}.")
     quoted = delimiter != "\t" or _quotes_count(text)
@@ -184,8 +129,8 @@ def _quotes_count(text: TextFile) -> bool:
         rows = sum(1 for _ in _csv_records(text, "\t"))
     except BadInput:
         return False
-    widths = {line.count("\t") for line in text.lines() if line.strip("\r\n")}
-    return len(widths) > 1 or rows == sum(1 for line in text.lines() if line.strip("\r\n"))
+    widths = Counter(line.count("\t") for line in _undeclared(text.lines()) if line.strip("\r\n"))
+    return len(widths) > 1 or rows == widths.total()
 
 
 def _records(text: TextFile, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
@@ -206,18 +151,35 @@ def _records(text: TextFile, delimiter: str, quoted: bool) -> Iterator[tuple[int
 
 
 def _plain_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(text.lines(), start=1):
+    for number, line in enumerate(_undeclared(text.lines()), start=1):
         if content := line.rstrip("\r\n"):
             yield number, content.split(delimiter)
 
 
 def _lines_of(text: TextFile) -> Iterator[str]:
     """As csv.reader wants them: a lone carriage return ends a line too."""
+    return _undeclared(_split_at_returns(text))
+
+
+def _split_at_returns(text: TextFile) -> Iterator[str]:
     for line in text.lines():
         if "\r" in line.rstrip("\r\n"):
             yield from io.StringIO(line, newline="")
         else:
             yield line
+
+
+def _declared(text: TextFile) -> str | None:
+    """The delimiter that a first line ``sep=;`` names."""
+    match = DECLARED.fullmatch(next(_split_at_returns(text)).rstrip("\r\n"))
+    return match[1] if match else None
+
+
+def _undeclared(lines: Iterator[str]) -> Iterator[str]:
+    """The same, with a blank line in place of the one that names the delimiter."""
+    first = next(lines)
+    yield "\n" if DECLARED.fullmatch(first.rstrip("\r\n")) else first
+    yield from lines
 
 
 def _csv_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:

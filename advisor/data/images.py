@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import BadInput
-from advisor.data.files import EVALUATION_STEMS, TRAIN_STEMS
-from advisor.data.formats import Rows
+from advisor.data.files import EVALUATION_STEMS, TRAIN_STEMS, Rows
 
 if TYPE_CHECKING:
     import torch

@@ -11,16 +11,12 @@ from advisor.core.errors import BadInput
 from advisor.core.text import printable
 from advisor.data.formats import NUMBER
 from advisor.data.tables import Table
+from advisor.data.values import missing
 
 SCORE_NAMES = ("score", "similarity", "rating", "value")
 MAX_INFERRED_CLASSES = 200
 FARTHEST = 1e100  # of a value to predict from zero: squares of it are still numbers
 MANY_ROWS = 20  # from here on, labels that hardly repeat are no classes
-
-
-def missing(value: Any) -> bool:
-    """Whether a cell is empty: absent, null or blank."""
-    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def untagged(value: Any) -> bool:
@@ -42,11 +38,12 @@ def number(value: Any) -> float | None:
 
 
 def class_name(value: Any) -> str:
-    """A class is named by its value: ``1`` for 1, "1" and 1.0; ``true`` for JSON's true."""
+    """A class is named by its value: ``1`` for 1, "1" and 1.0; ``true`` for JSON's true, "true" and "True"."""
     parsed = number(value)
     if parsed is not None and parsed.is_integer() and abs(parsed) < 2**53:
         return str(int(parsed))
-    return value.strip() if isinstance(value, str) else json.dumps(value, default=str)
+    name = value.strip() if isinstance(value, str) else json.dumps(value, default=str)
+    return lower if (lower := name.lower()) in ("true", "false") else name
 
 
 def kind_of(values: Sequence[Any]) -> str:
@@ -80,7 +77,7 @@ def read_tags(table: Table, words: str, tags: str) -> tuple[str, ...]:
     for row, place in zip(table.rows, table.places, strict=True):
         cell = row.get(tags)
         for tag in cell if isinstance(cell, list) and row.get(words) else ():
-            if isinstance(tag, list | dict) or (isinstance(tag, float) and not tag.is_integer()):
+            if isinstance(tag, list | dict | bytes) or (isinstance(tag, float) and not tag.is_integer()):
                 raise BadInput(
                     f"{place}: the tag {printable(json.dumps(tag, default=str), 80)} is neither a name nor a whole number.",
                     "Give each word one tag.",
@@ -110,6 +107,11 @@ def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tu
         columns = " and ".join((*texts, label))
         raise BadInput(f"{table.source} has no usable row: none has all of {columns}.", "Check the columns.")
     for index, value in used:
+        if isinstance(value, bytes):
+            raise BadInput(
+                f"{table.places[index]}: the label in column {label} is bytes that are no UTF-8 text.",
+                "Save the column as text, or name another --label-column.",
+            )
         if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
             raise BadInput(
                 f"{table.places[index]}: the label {printable(json.dumps(value, default=str), 80)} is neither a finite number "

@@ -11,8 +11,9 @@ from advisor.core.recipe import TASKS
 from advisor.core.tasks import TOKENS
 from advisor.data.formats import TEXT_NAMES
 from advisor.data.images import ImageFile
-from advisor.data.labels import missing, number
+from advisor.data.labels import number
 from advisor.data.tables import Table
+from advisor.data.values import missing
 
 PREFERENCES = (
     ("chosen", "rejected"),
@@ -118,12 +119,16 @@ def contrasted_of(table: Table, columns: Sequence[str] = ()) -> tuple[str, ...]:
 
 def marked_of(table: Table) -> tuple[str, ...]:
     """The columns of an answer, or of what is asked and the answer, then the one that says yes or no to it (KTO); empty where
-    there are none. A column of numbers that are all alike is no such one, unless its name says so."""
+    there are none. It is enough that most of its values do: the others are refused where they are read. A column of numbers that
+    are all alike is no such one, unless its name says so."""
     answered = find_all(table, ANSWERED)
     marks = (column for name in MARKS if (column := find(table, (name,), exclude=answered))) if answered else ()
     for mark in marks:
-        seen = _answers(table.column(mark))
-        if seen and (seen not in ({"0"}, {"1"}, {"-1"}) or mark.lower() in SURE_MARKS):
+        given = [value for value in table.column(mark) if not missing(value)]
+        said = (value[0] if isinstance(value, list) and len(value) == 1 else value for value in given)
+        marked = [_answer(value) for value in said if says_yes(value) is not None]
+        alike = set(marked) in ({"0"}, {"1"}, {"-1"}) and all(number(value) is not None for value in given)
+        if 2 * len(marked) > len(given) and (not alike or mark.lower() in SURE_MARKS):
             return (*answered, mark)
     return ()
 
@@ -132,6 +137,17 @@ def says_yes(value: Any) -> bool | None:
     """What a mark says of an answer; None of any other value."""
     said = _answer(value)
     return True if any(said == yes for _, yes in YES_OR_NO) else False if any(said == no for no, _ in YES_OR_NO) else None
+
+
+def refuse_two_noes(table: Table, mark: str) -> None:
+    """Raises:
+    BadInput: 0 stands beside -1 in the column of marks.
+    """
+    if {"0", "-1"} <= {_answer(value) for value in table.column(mark)}:
+        raise BadInput(
+            f"{table.source}: 0 and -1 both stand in column {mark}, and only one of them can say that an answer is undesirable.",
+            "Leave out the rows of the other one, or name what is to be learned with --text-column.",
+        )
 
 
 def _says_which(values: Sequence[Any]) -> bool:

@@ -16,7 +16,7 @@ from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
 from advisor.data.compared import contrasted_columns, marked_columns, preferred_columns
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES, TEXT_PAIRS
 from advisor.data.images import IN_ROWS, ImageFile
-from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, missing, number, read_labels, read_tags
+from advisor.data.labels import MAX_INFERRED_CLASSES, are_texts, kind_of, number, read_labels, read_tags
 from advisor.data.refusals import (
     CHATS,
     METADATA_NAMES,
@@ -31,7 +31,9 @@ from advisor.data.refusals import (
     refuse_tagged_words,
     unread_columns,
 )
+from advisor.data.spans import are_answers
 from advisor.data.tables import Table
+from advisor.data.values import missing
 
 PROMPT_COMPLETION = (
     ("prompt", "completion"),
@@ -276,8 +278,7 @@ def _spanned(table: Table, task: str, texts: Sequence[str], label: str | None) -
             f"{table.source}: which columns hold question, context and answers cannot be told from: {', '.join(table.columns)}.",
             "Name all: --text-column QUESTION --text-column CONTEXT --label-column ANSWERS.",
         )
-    answers = [cell for cell in table.column(columns[2]) if not missing(cell)] if len(columns) == 3 else []
-    return columns if task == SPANS or (answers and all(isinstance(cell, dict | list) for cell in answers)) else ()
+    return columns if task == SPANS or (len(columns) == 3 and are_answers(table.column(columns[2]))) else ()
 
 
 def _combined(class_names: Sequence[str]) -> str | None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.data.files import EVALUATION_STEMS, OTHER_SUFFIXES, SHARD, SUFFIXES, TRAIN_STEMS, split_files, suffix_of
-from advisor.data.formats import Rows, read_rows
+from advisor.data.files import EVALUATION_STEMS, OTHER_SUFFIXES, SHARD, SUFFIXES, TRAIN_STEMS, Rows, split_files, suffix_of
+from advisor.data.formats import read_rows
 from advisor.data.hub import HUB_ID, read_hub, read_saved
 from advisor.data.images import read_image_folder
+from advisor.data.values import plain
 
 ROWS_KEPT = 20_000  # of a larger file, this many random rows are kept
 VALUES_KEPT = 1_000  # and the first row with each value of a column of no more values: no class is lost
@@ -28,7 +29,7 @@ class Table:
 
     Attributes:
         columns: column names in file order.
-        rows: cell values by column; a column a JSON row lacks is absent. Delimited files give strings.
+        rows: cell values by column, as :func:`plain` has them; a column a JSON row lacks is absent. Delimited files give strings.
         places: where each row stands, for messages.
         total: rows the source has; more than ``rows`` where those were drawn from a large one.
         source: the file, folder or hub id as the user named it.
@@ -78,7 +79,7 @@ def has_evaluation(path: str) -> bool:
     """Whether the folder or hub data set at ``path`` has a validation or test part of its own.
 
     Raises:
-        BadInput: a hub data set that cannot be read.
+        BadInput: a hub data set that cannot be read, or a name that is not UTF-8.
         OutOfMemory: there is not enough memory to read it.
     """
     folder = Path(os.path.expanduser(path))
@@ -88,6 +89,7 @@ def has_evaluation(path: str) -> bool:
 def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[str, list[str], Rows] | None:
     """(source, notes, rows) of what ``path`` names; None where a folder or data set has no such split."""
     file, stems = Path(os.path.expanduser(path)), EVALUATION_STEMS if evaluation else TRAIN_STEMS
+    _require_encodable(path if not os.path.exists(file) else os.path.abspath(file))
     if os.path.isdir(file):
         saved = read_saved(file, stems)
         if saved is not None:
@@ -97,7 +99,8 @@ def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[st
         if not files:
             return read_image_folder(file, stems)
         named = files[0].name if len(files) == 1 else f"{len(files)} shards {files[0].name}, …"
-        notes, rows = _read_files(files, wanted, [f"The folder's {named} {'is' if len(files) == 1 else 'are'} read."])
+        notes = [f"The folder's {named} {'is' if len(files) == 1 else 'are'} read."]
+        notes, rows = _read_files(files, wanted, notes, evaluation)
         return str(files[0] if len(files) == 1 else file), notes, rows
     if not os.path.exists(file):
         if not HUB_ID.fullmatch(path) or suffix_of(file) in (*SUFFIXES, *OTHER_SUFFIXES):
@@ -112,17 +115,27 @@ def _find_rows(path: str, wanted: Collection[str], evaluation: bool) -> tuple[st
     shard = SHARD.search(file.name)
     if shard and int(shard[2]) > 1:
         notes.append(f"This is one of {int(shard[2])} shards; name its folder to read all.")
-    return str(file), *_read_files([file], wanted, notes)
+    return str(file), *_read_files([file], wanted, notes, evaluation)
+
+
+def _require_encodable(path: str) -> None:
+    """Raises:
+    BadInput: the name is not UTF-8, and could not be written into a probe.
+    """
+    try:
+        os.path.abspath(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(f"The name of {path} is not UTF-8.", "Rename the file or folder, or give a link to it.") from error
 
 
 def _numbered(rows: Iterable[dict[str, Any]], source: str) -> Rows:
     return ((f"{source}, row {number}", row) for number, row in enumerate(rows, start=1))
 
 
-def _read_files(files: Sequence[Path], wanted: Collection[str], notes: list[str]) -> tuple[list[str], Rows]:
+def _read_files(files: Sequence[Path], wanted: Collection[str], notes: list[str], evaluation: bool) -> tuple[list[str], Rows]:
     parts = []
     for file in files:
-        more, rows = read_rows(file, wanted)
+        more, rows = read_rows(file, wanted, evaluation)
         notes += [note for note in more if note not in notes]
         parts.append(rows)
     return notes, (row for rows in parts for row in rows)
@@ -156,4 +169,4 @@ def _table(rows: Rows, source: str, notes: Iterable[str], keep: int, seed: int) 
         kept = sorted({item[0]: item for item in (*kept, *rare)}.values(), key=lambda item: item[0])
         notes.append(f"{len(kept):,} of {total:,} rows are drawn with seed {seed}, with a row of each class.")
     _, places, values = zip(*kept, strict=True)
-    return Table(tuple(firsts), values, places, total, source, tuple(notes))
+    return Table(tuple(dict.fromkeys(map(plain, firsts))), tuple(map(plain, values)), places, total, source, tuple(notes))

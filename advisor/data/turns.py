@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.text import printable
-from advisor.data.labels import missing
+from advisor.data.values import missing
 
 SHARE_GPT = {"human": "user", "gpt": "assistant"}
 ROLES = {  # by other names, in lower case
@@ -50,12 +50,12 @@ def text_of(value: Any, place: str, column: str) -> str:
         BadInput: it holds several values; ``place`` says where.
     """
     if isinstance(value, list | dict | bytes):
+        held = "bytes that are no UTF-8 text" if isinstance(value, bytes) else f"a {type(value).__name__}, not text"
         raise BadInput(
-            f"{place}: column {column} holds a {type(value).__name__}, not text.",
+            f"{place}: column {column} holds {held}.",
             "Name another --text-column.",
         )
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    return text.encode("utf-8", "replace").decode("utf-8")  # tokenizers reject the half characters JSON allows
+    return value if isinstance(value, str) else "" if missing(value) else json.dumps(value, default=str)
 
 
 def _parts(cells: Sequence[Any]) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,6 +26,9 @@ from advisor.models.load import LoadedModel, load_model
 from advisor.models.placement import pick_device, pick_dtype, stored_dtype
 
 KEPT_ROWS = 64  # reference rows that are probed
+OF_DATA = re.compile(r"--(task|text-column|label-column|metric)\b")  # options that say how the training data are read
+READ_BY_ALL = "prompt and completion, or messages"  # columns that are known by their names
+READ_TO_KEEP = {"causal-lm": f"text, {READ_BY_ALL}", "seq2seq": READ_BY_ALL}
 
 
 @dataclass(frozen=True)
@@ -272,7 +276,8 @@ def with_kept(prepared: Prepared, place: str, session: Session) -> Prepared:
         language = own if own in LANGUAGE_TASKS else "causal-lm"
         data = load_dataset(place, task=task, language=language, sees=sees(config), seed=seed)
     except BadInput as error:
-        raise BadInput(f"Rows to keep: {error.what}", error.hint.replace("--data", "--keep")) from error
+        hint = f"Give rows of {READ_TO_KEEP.get(own, READ_BY_ALL)} as --keep." if OF_DATA.search(error.hint) else error.hint
+        raise BadInput(f"Rows to keep: {error.what}", hint.replace("--data", "--keep")) from error
     sample = sample_rows(data, KEPT_ROWS, seed)
     if own not in LANGUAGE_TASKS:
         sample = only_read(sample)

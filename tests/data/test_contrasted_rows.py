@@ -108,10 +108,15 @@ def test_a_column_that_answers_whether_a_text_is_positive_is_a_label(tmp_path: P
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"anchor": "a", "positive": ""}, "with an empty text"),
-        ({"anchor": " ", "positive": "b"}, "with an empty text"),
-        ({"query": "a", "pos": ["b"], "neg": []}, "with an empty text"),
-        ({"anchor": "a", "positive": "b", "negative": None, "negative_2": "c"}, "with an empty text"),
+        ({"anchor": "a", "positive": ""}, "with an empty text in column positive"),
+        ({"anchor": " ", "positive": "b"}, "with an empty text in column anchor"),
+        ({"query": "a", "pos": ["b"], "neg": []}, "with an empty text in column neg"),
+        (
+            {"anchor": "a", "positive": "b", "negative": None},
+            "no usable row. Left out: 24 rows with an empty text in column negative",
+        ),
+        ({"anchor": "a", "positive": "b", "negative": None, "negative_2": "c"}, "with an empty text in column negative"),
+        ({"anchor": "a", "positive": "b", "negative": "c", "negative_2": " "}, "with an empty text in column negative_2"),
         ({"anchor": "a", "positive": "b", "negative": "b"}, "whose positive is a negative too"),
         ({"anchor": "a", "positive": [{"docid": FILM}]}, "column positive holds a dict, not text"),
     ],

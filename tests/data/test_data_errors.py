@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rowfiles import Write, labelled
 from advisor.core.errors import BadInput
 from advisor.data.dataset import load_dataset
 from advisor.data.files import MAX_LINE
+from advisor.data.tables import read_table
 
 # --- errors: file name, content, options, what the message must say ---
 
@@ -43,6 +45,35 @@ ERRORS = [
         {},
         "line 3 does not parse as JSON",
     ),
+    (
+        "repeated.jsonl",
+        '{"text": "a", "label": 0}\n\n{"text": "b", "label": 1, "label": 0}\n',
+        {},
+        "line 3: one object holds the key 'label' twice, with 1 and 0",
+    ),
+    ("repeated.json", '[{"text": "a",\n"text": "b"}]', {}, "repeated.json: one object holds the key 'text' twice, with .a. and"),
+    ("repeated2.json", '{"train": [{"text": "a"}], "train": []}', {}, "the key 'train' twice"),
+    (
+        "inner.jsonl",
+        '{"messages": [{"role": "user", "role": "assistant", "content": "a"}]}\n',
+        {},
+        "line 1: one object holds the key 'role' twice",
+    ),
+    (
+        "parts.json",
+        json.dumps({"one": labelled([0, 1]), "two": labelled([1, 0])}),
+        {},
+        r"parts.json holds lists of rows whose names do not say what they are for: one \(2\), two \(2\).*'train'",
+    ),
+    ("part.json", json.dumps({"one": labelled([0, 1])}, indent=1), {}, r"lists of rows whose names do not say .*: one \(2\)"),
+    (
+        "columns.json",
+        '{"text": ["a", "b", "c"], "label": [0, 1]}',
+        {},
+        r"columns.json holds columns of unequal length: text \(3\), label \(2\)",
+    ),
+    ("column.json", '{"text": ["a", "b", "c"]}', {}, r"column.json holds one list, text \(3\), of values that are no rows"),
+    ("column2.json", json.dumps({"text": ["a", "b"]}, indent=1), {}, r"holds one list, text \(2\), of values that are no rows"),
     ("cut.json", '[{"text": "a"},\n{"text"', {}, "line 2 does not parse as JSON"),
     ("deep.jsonl", "[" * 100_000, {}, "does not parse as JSON"),
     ("scalar.jsonl", '{"text": "a"}\n5\n', {}, "line 2 is not a JSON object"),
@@ -73,12 +104,7 @@ ERRORS = [
     ),
     ("mixed.csv", "text,label\na,1\nb,0\nc,x\nd,1\n", {}, "line 4: the label 'x'"),
     ("nan.csv", "text,label\na,1.5\nb,0.5\nc,nan\n", {}, "line 4: the label 'nan'"),
-    (
-        "nan.jsonl",
-        '{"text":"a","label":1.5}\n{"text":"b","label":NaN}\n',
-        {},
-        "line 2: the label NaN is neither",
-    ),
+    ("nan.jsonl", '{"text":"a","label":NaN}\n{"text":"b","label":NaN}\n', {}, "no usable row: none has all of text and label"),
     ("inf.jsonl", '{"text":"a","label":1.5}\n{"text":"b","label":1e999}\n', {}, "line 2: the label Infinity"),
     (
         "multi.jsonl",
@@ -173,12 +199,49 @@ def test_a_shard_that_is_missing(write: Write, tmp_path: Path) -> None:
         load_dataset(str(tmp_path / "d"))
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("00000-of-00002.jsonl", "00000-of-00002.jsonl.gz"),
+            r"number 0 is there twice: .*-00002\.jsonl and .*-00002\.jsonl\.gz",
+        ),
+        (("00001-of-00002-ab.jsonl", "00001-of-00002-cd.jsonl"), "number 1 is there twice"),
+        (("0-of-2.jsonl", "00000-of-00002.jsonl", "1-of-2.jsonl"), "number 0 is there twice"),
+        (("00000-of-00002.jsonl", "00005-of-00002.jsonl"), "only 1 are there; number 1 is not"),
+        (("00002-of-00003.jsonl", "00003-of-00003.jsonl"), "only 2 are there; number 1 is not"),
+        (("00000-of-00002.jsonl", "00001-of-00002.jsonl", "00002-of-00002.jsonl"), "train-00002-of-00002.jsonl is beyond them"),
+    ],
+)
+def test_shards_that_are_not_the_whole(write: Write, tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    for name in names:
+        lines = "".join(json.dumps(row) + "\n" for row in labelled([0, 1]))
+        write(f"d/train-{name}", gzip.compress(lines.encode()) if name.endswith("gz") else lines)
+    with pytest.raises(BadInput, match=message):
+        load_dataset(str(tmp_path / "d"))
+
+
 def test_a_test_file_whose_labels_are_hidden(write: Write, tmp_path: Path) -> None:
     write("d/train.jsonl", labelled([0, 1] * 4))
     write("d/test.jsonl", labelled([None] * 3))
     train = load_dataset(str(tmp_path / "d"))
     with pytest.raises(BadInput, match=r"test\.jsonl has no usable row.*3 rows without a label.*--eval-data"):
         load_dataset(str(tmp_path / "d"), like=train.schema)
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jsonl", "caf\udce9/train.jsonl", "half \ud83d.jsonl"])
+def test_a_name_that_is_not_utf8_is_refused_before_the_work_starts(write: Write, tmp_path: Path, name: str) -> None:
+    if "\ud83d" not in name:  # which no file can be called
+        write(name, labelled([0, 1] * 4))
+    train = load_dataset(write("a.jsonl", labelled([0, 1])))
+    for path in (str(tmp_path / name), str((tmp_path / name).parent)) if "/" in name else (str(tmp_path / name),):
+        with pytest.raises(BadInput, match=r"half \\ud83d|caf\\udce9.* is not UTF-8") as refused:
+            load_dataset(path)
+        str(refused.value).encode()
+        with pytest.raises(BadInput, match="is not UTF-8"):
+            load_dataset(path, like=train.schema)
+        with pytest.raises(BadInput, match="is not UTF-8"):
+            read_table(path)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

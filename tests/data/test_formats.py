@@ -62,6 +62,25 @@ def test_every_format_gives_the_same_examples(write: Write) -> None:
         assert dataset.fingerprint == datasets[0].fingerprint
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("head", "separator"), [("sep=;", ";"), ('"sep=;"', ";"), ("SEP=|", "|"), ("sep=,", ","), ("sep=\t", "\t"), ("sep=^^", "^")]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_delimiter_that_excel_wants_named_is_taken(write: Write, name: str, head: str, separator: str, end: str) -> None:
+    rows = [(f"number {i}: a; b | c, d", f"{i % 2}") for i in range(6)]
+    lines = [head, separator.join(("text", "label")), *(separator.join((f'"{text}"', label)) for text, label in rows)]
+    content = (end.join(lines) + end).encode("utf-8-sig")
+    read = load_dataset(write(name, gzip.compress(content) if name.endswith("gz") else content))
+    assert [(e.texts[0], str(e.label)) for e in read.examples] == rows
+    content = (end.join([*lines[:4], separator.join("abc")]) + end).encode()
+    with pytest.raises(BadInput, match="line 5 has 3 cells"):
+        load_dataset(write(name, gzip.compress(content) if name.endswith("gz") else content))
+    for empty in (head, head + end):
+        with pytest.raises(BadInput, match="holds no rows"):
+            load_dataset(write("empty.csv", empty))
+
+
 def test_tab_separated_bare_quotes_are_plain(write: Write) -> None:
     text = '"Unbalanced he said\t1\nplain text here\t0\nends with one"\t1\n"Quoted," she said\t0\n'
     dataset = load_dataset(write("bare.tsv", text))
@@ -119,7 +138,7 @@ def test_parquet(tmp_path: Path, write: Write) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     dataset = load_dataset(str(tmp_path / "a.parquet"))
     assert dataset.examples == load_dataset(write("a.jsonl", labelled([0, 1, 0, 1]))).examples
-    assert load_dataset(str(tmp_path / "a.parquet"), text_columns=["when"]).examples[0].texts == ('"2024-01-02"',)
+    assert load_dataset(str(tmp_path / "a.parquet"), text_columns=["when"]).examples[0].texts == ("2024-01-02",)
 
 
 def test_parquet_keeps_class_names(tmp_path: Path) -> None:
@@ -145,6 +164,33 @@ def test_a_list_inside_an_object(write: Write) -> None:
         dataset = load_dataset(write(name, json.dumps(document, indent=indent)))
         assert len(dataset.examples) == 4
         assert "The rows are the list 'data'." in dataset.notes
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_parts_of_equal_length_inside_an_object(write: Write, indent: int | None) -> None:
+    parts = {"test": labelled([1, 0, 1, 1]), "train": labelled([0, 1, 0, 1]), "validation": labelled([1, 1, 0, 0])}
+    file = write("parts.json", json.dumps(parts, indent=indent))
+    train = load_dataset(file)
+    assert [e.label for e in train.examples] == [0, 1, 0, 1]
+    assert "The rows are the list 'train'; not read: 'test', 'validation'." in train.notes
+    assert [e.label for e in load_dataset(file, like=train.schema).examples] == [1, 1, 0, 0]
+    broken = json.dumps(parts).replace("}, {", "},\n{")  # at another place than json.dumps does
+    assert load_dataset(write("broken.json", broken)).examples == train.examples
+    del parts["validation"]
+    file = write("parts.json", json.dumps({**parts, "version": "1"}, indent=indent))
+    assert [e.label for e in load_dataset(file, like=train.schema).examples] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_row_alone_in_a_json_file(write: Write, indent: int | None) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    for row in ({"messages": turns}, {"prompt": turns[:1], "completion": turns[1:]}, {"messages": turns, "id": 1}):
+        assert len(load_dataset(write("a.json", json.dumps(row, indent=indent))).examples) == 1
+
+
+def test_columns_may_hold_objects(write: Write) -> None:
+    columns = {"question": ["q", "r"], "context": ["a b", "c d"], "answers": [{"text": ["b"]}, {"text": ["c"]}]}
+    assert [e.span for e in load_dataset(write("a.json", json.dumps(columns))).examples] == [(2, 3), (0, 1)]
 
 
 def test_carriage_returns_end_rows(write: Write) -> None:
@@ -251,6 +297,13 @@ def test_shards_are_one_table(write: Write, tmp_path: Path) -> None:
     assert [e.label for e in evaluation.examples] == [1, 0]
     one = load_dataset(str(tmp_path / "d" / "data" / "train-00001-of-00003.jsonl"))
     assert "This is one of 3 shards; name its folder to read all." in one.notes
+
+
+def test_shards_stand_in_the_order_of_their_numbers(write: Write, tmp_path: Path) -> None:
+    rows = labelled([0, 1] * 11)
+    for i in range(11):  # as some programs number them: from 1, and 10 before 2 by name
+        write(f"d/train-{i + 1}-of-11.jsonl", rows[2 * i : 2 * i + 2])
+    assert load_dataset(str(tmp_path / "d")).examples == load_dataset(write("all.jsonl", rows)).examples
 
 
 def test_rows_of_shards_are_told_apart(write: Write, tmp_path: Path) -> None:

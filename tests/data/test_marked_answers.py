@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,49 @@ def test_marks_that_say_neither_or_nothing(tmp_path: Path) -> None:
     good = write(tmp_path, [{"prompt": "q", "completion": "a", "label": True}] * 24, "evaluation.jsonl")
     with pytest.raises(BadInput, match=r"evaluation.jsonl: every usable answer .24. is marked desirable"):
         load_dataset(good, like=read.schema)
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        (1, False, True, 0),
+        ("yes", False, 1.0, "N"),
+        ("good", "0", True, "rejected"),
+        (1.0, 0.0, math.nan, 0),
+        (True, "-1", math.nan, "false"),
+    ],
+)
+def test_marks_may_be_written_in_several_ways_and_be_missing(tmp_path: Path, marks: tuple[Any, ...]) -> None:
+    read = load_dataset(write(tmp_path, [{"prompt": "q", "completion": f"a {i}", "label": marks[i % 4]} for i in range(24)]))
+    says = {"yes": 1, "good": 1, "N": 0, "0": 0, "-1": 0, "false": 0, "rejected": 0, 1.0: 1, 0.0: 0}
+    assert read.schema.task == "kto"
+    assert [e.label for e in read.examples] == [says[mark] for mark in marks * 6 if mark == mark]
+
+
+@pytest.mark.parametrize(
+    ("marks", "reason"),
+    [
+        ((True, False, True, "perhaps"), "line 4: the mark 'perhaps' in column label says neither true nor false"),
+        ((0, 1, 1, 2), "line 4: the mark 2 in column label"),
+        ((1, 1, 1, "nope"), "line 4: the mark 'nope' in column label"),
+        (("good", "bad", "so so", "good"), "line 3: the mark 'so so' in column label"),
+        (("false", "true", [True], "true"), "line 3: the mark .True. in column label"),
+        (([True], [False], [True], [False]), "line 1: the mark .True. in column label"),
+        ((1, 0, -1, 1), "0 and -1 both stand in column label"),
+    ],
+)
+def test_a_column_that_is_nearly_one_of_marks_is_not_passed_over(tmp_path: Path, marks: tuple[Any, ...], reason: str) -> None:
+    path = write(tmp_path, [{"prompt": "q", "completion": f"a {i}", "label": marks[i % 4]} for i in range(24)])
+    with pytest.raises(BadInput, match=reason) as refused:
+        load_dataset(path)
+    assert "--text-column" in refused.value.hint
+    assert load_dataset(path, text_columns=["prompt", "completion"], task="causal-lm").schema.task == "causal-lm"
+
+
+@pytest.mark.parametrize("values", [(1, 1, 1, 2), (3, 0, 7, 1), ("a", "b", "yes", "c")])
+def test_other_columns_are_no_marks(tmp_path: Path, values: tuple[Any, ...]) -> None:
+    path = write(tmp_path, [{"prompt": "q", "completion": f"a {i}", "label": values[i % 4]} for i in range(24)])
+    assert load_dataset(path).schema.task == "causal-lm"
 
 
 def test_both_marks_are_in_every_part(tmp_path: Path) -> None:
