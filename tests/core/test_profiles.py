@@ -257,6 +257,23 @@ def test_what_does_not_fit_is_said(tiny_model: TinyModel, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("never", [["self_attn", "nothing", "mlp"], ["layers"], ["model"]])
+def test_a_profile_that_leaves_nothing_to_adapt_is_named_as_the_cause(own: Path, tiny_model: TinyModel, never: list[str]) -> None:
+    profile = yaml.safe_load(shipped_files("models")["llama"].read_bytes())
+    file = own / "models" / "mine.yaml"
+    file.write_text(yaml.safe_dump({**profile, "family": "my Llama", "never": never}))
+    named = ", ".join(entry for entry in never if entry != "nothing")
+    message = (
+        rf"no linear module that LoRA could adapt: never: {named} of the profile for my Llama leaves none\. Let never name less"
+    )
+    model = str(tiny_model("llama"))
+    with pytest.raises(BadInput, match=message):
+        check_profile(file, model)
+    for task in ("classification", "causal-lm"):
+        with pytest.raises(BadInput, match=message):
+            load_model(model, task, num_labels=2, device="cpu")
+
+
 # --- the commands ---
 
 
