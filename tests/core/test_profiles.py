@@ -304,6 +304,34 @@ def test_list_and_show(own: Path) -> None:
         assert f"There is no profile {name}." in err
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-be", "utf-32", "utf-8-sig", "utf-8"])
+def test_profiles_are_read_as_utf8_wherever_they_are_read(own: Path, tiny_model: TinyModel, encoding: str) -> None:
+    file = own / "models" / "own.yaml"
+    text = (
+        shipped_files("models")["bert"]
+        .read_bytes()
+        .decode()
+        .replace("family: ", "family: " if encoding == "utf-16-be" else "family: Größe ")
+    )
+    file.write_bytes(text.encode(encoding))
+    answers = [advisor("show", "own"), advisor("check", file, "--model", tiny_model("bert")), advisor("list")]
+    if encoding.startswith("utf-8"):
+        assert [code for code, _, _ in answers] == [0, 0, 0]
+        assert answers[0][1] == text
+        assert "Größe" in answers[2][1]
+    else:
+        assert [(code, out) for code, out, _ in answers] == [(2, "")] * 3
+        assert len({err for _, _, err in answers}) == 1
+        assert answers[0][2].startswith(f"Error: {file} is not UTF-8")
+
+
+def test_show_refuses_what_is_no_file(own: Path) -> None:
+    (own / "models" / "own.yaml").mkdir()
+    code, _, err = advisor("show", "own")
+    assert code == 2
+    assert "own.yaml: this is not a regular file" in err
+
+
 def test_check_command(tiny_model: TinyModel, tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(advisor("show", "bert")[1])
