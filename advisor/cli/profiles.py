@@ -31,14 +31,14 @@ def list_profiles(printed: groups.Json) -> None:
 
 def show(given: groups.ProfileName) -> None:
     """Print the YAML of a profile; your own comes before a shipped one of the same name."""
-    from advisor.core.profiles import KINDS, own_files, shipped_files
+    from advisor.core.profiles import KINDS, own_files, profile_text, shipped_files
 
     wanted, _, last = given.name.rpartition("/")
     for kind in KINDS:
         if wanted in ("", kind):
             file = {**shipped_files(kind), **own_files(kind)}.get(last)
             if file is not None:
-                print(file.read_text(encoding="utf-8"), end="")
+                print(profile_text(file, str(file)), end="")
                 return
     raise BadInput(f"There is no profile {given.name}.", "`advisor profiles list` names them.")
 

@@ -1,4 +1,4 @@
-"""Budgets as people write them (no NumPy): ``25%``, ``2M``, ``12modules``, ``24GB``."""
+"""Numbers and budgets as people write them (no NumPy): ``2,500``, ``1e-4``; ``25%``, ``2M``, ``12modules``, ``24GB``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,33 @@ from advisor.core.text import printable
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 BYTES = {"mb": 1e6, "gb": 1e9, "gib": 2.0**30}
 MOST = 1e15  # parameters, modules or bytes: more than any model has
+LONGEST_NUMBER = 40  # characters
+GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?:_[0-9]{3})+)(?:\.[0-9]*)?")
+PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def read_number(text: str, *, whole: bool = False) -> int | float | None:
+    """A number as typed; None for what is none or needlessly long.
+
+    Commas, or underscores, are taken between thousands only, as much of the world writes 0.001 as ``0,001``. A number with an
+    exponent has none.
+    """
+    plain = text.strip()
+    if len(plain) > LONGEST_NUMBER:
+        return None
+    if GROUPED.fullmatch(plain):
+        plain = plain.replace(",", "").replace("_", "")
+    elif not PLAIN.fullmatch(plain):
+        return None
+    try:
+        return int(plain) if whole else float(plain)
+    except ValueError:  # it is not whole
+        return None
+
+
+def comma_hint(text: str) -> str:
+    """What to do about a number that was refused, if it has a comma."""
+    return "Write decimals with a point (0.001); commas stand between thousands only (10,000)." if "," in text else ""
 
 
 def read_budget(text: str, called: str = "--budget") -> tuple[str, float]:
@@ -25,11 +52,12 @@ def read_budget(text: str, called: str = "--budget") -> tuple[str, float]:
         BadInput: none of these, not positive, or too much.
     """
     shown = printable(text, 40)
-    plain = text.strip().lower().replace(",", "").replace("_", "")
-    match = re.fullmatch(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*(%|modules?|gb|gib|mb|[kmb]?)", plain)
-    if match is None or float(match[1]) <= 0:
-        raise BadInput(f"{called} {shown}: not understood.", "Write 25%, 2M (LoRA parameters), 12modules or 24GB.")
-    number, unit = float(match[1]), match[2]
+    match = re.fullmatch(r"([0-9.,_]+)\s*(%|modules?|gb|gib|mb|[kmb]?)", text.strip().lower())
+    number = read_number(match[1]) if match else None
+    if match is None or not number:
+        hint = comma_hint(text) or "Write 25%, 2M (LoRA parameters), 12modules or 24GB."
+        raise BadInput(f"{called} {shown}: not understood.", hint)
+    unit = match[2]
     if unit == "%":
         if number > 100:
             raise BadInput(f"{called} {shown}: above 100 %.", "100% is every adaptable module at this rank.")

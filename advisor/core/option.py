@@ -17,12 +17,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+from advisor.core.amounts import comma_hint, read_number
 from advisor.core.errors import BadInput
 from advisor.core.text import printable
 
 TEXT, WHOLE, REAL, FLAG, NAMES, PATH, PLACE = "text", "whole", "real", "flag", "names", "path", "place"
 LONGEST_TEXT = 4096  # characters, as paths on Linux
-LONGEST_NUMBER = 40
 REQUIRED: Any = MISSING  # as a default: there is none
 
 
@@ -108,7 +108,7 @@ class Option:
     def _number(self, given: Any, called: str) -> Any:
         if self.word and given == self.word:
             return given
-        number = _read_number(given, self.kind) if isinstance(given, str) else given
+        number = read_number(given, whole=self.kind == WHOLE) if isinstance(given, str) else given
         try:
             if isinstance(number, bool) or not isinstance(number, Real):
                 raise TypeError
@@ -137,18 +137,8 @@ class Option:
         return text
 
     def _refused(self, given: Any, called: str) -> BadInput:
-        return BadInput(f"{called} must be {self.allowed}, got {_shown(given)}.")
-
-
-def _read_number(text: str, kind: str) -> int | float | None:
-    """A number as typed, commas between thousands allowed; None for what is none or needlessly long."""
-    plain = text.strip().replace(",", "").replace("_", "")
-    if not plain.isascii() or len(plain) > LONGEST_NUMBER:
-        return None
-    try:
-        return int(plain) if kind == WHOLE else float(plain)
-    except ValueError:
-        return None
+        hint = comma_hint(given) if self.kind in (WHOLE, REAL) and isinstance(given, str) else ""
+        return BadInput(f"{called} must be {self.allowed}, got {_shown(given)}.", hint)
 
 
 def _shown(given: Any) -> str:

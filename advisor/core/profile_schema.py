@@ -7,8 +7,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import Field, model_validator
 
 from advisor.core.checked import Name, Text, Written
-from advisor.core.recipe import HEADLESS, METRICS
-from advisor.core.tasks import TaskName
+from advisor.core.tasks import TASKS, TaskName, columns_taken
 
 GROUPS = ("attention", "mlp", "recurrent", "other")
 Item = TypeVar("Item")
@@ -45,16 +44,26 @@ class TaskProfile(Written):
     description: Text
     task: TaskName
     text_columns: NotEmpty[Name]
-    label_column: Name | None = Field(default=None, description="Required for classification and regression, not allowed else.")
+    label_column: Name | None = Field(
+        default=None, description="Required where rows have a label, tags, an answer or a mark; not allowed else."
+    )
     metric: Text
     match: NotEmpty[Name] = Field(description="Words in a file's name by which the profile is chosen.")
 
     @model_validator(mode="after")
     def _fields_fit_the_task(self) -> Self:
-        if self.metric not in METRICS[self.task]:
-            raise ValueError(f"metric is {self.metric!r}, not one of {', '.join(METRICS[self.task])}")
-        if self.task in HEADLESS and "label_column" in self.model_fields_set:
+        task, texts = TASKS[self.task], self.text_columns
+        if self.metric not in task.metrics:
+            raise ValueError(f"metric is {self.metric!r}, not one of {', '.join(task.metrics)}")
+        if taken := columns_taken(self.task, len(texts)):
+            entries = "1 entry" if len(texts) == 1 else f"{len(texts)} entries"
+            raise ValueError(f"text_columns has {entries}, and {self.task} takes {taken}")
+        if twice := [column for index, column in enumerate(texts) if column in texts[:index]]:
+            raise ValueError(f"text_columns has {twice[0]!r} twice")
+        if not task.labelled and "label_column" in self.model_fields_set:
             raise ValueError(f"label_column does not apply to {self.task}")
-        if self.task not in HEADLESS and self.label_column is None:
+        if task.labelled and self.label_column is None:
             raise ValueError("the field label_column is missing")
+        if self.label_column in texts:
+            raise ValueError(f"label_column {self.label_column!r} is one of the text_columns")
         return self

@@ -58,6 +58,26 @@ def _shipped(kind: str) -> dict[str, dict[str, Any]]:
     return {name: read_profile(kind, file, f"profiles/{kind}/{file.name}") for name, file in shipped_files(kind).items()}
 
 
+def profile_text(file: _File, name: str) -> str:
+    """What a profile's file holds, whatever it says.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        BadInput: it cannot be read, or is not UTF-8.
+    """
+    try:
+        text = (read_bytes(file, "profile") if isinstance(file, Path) else file.read_bytes()).decode("utf-8-sig")
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror}.", "Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name} is not UTF-8: byte {error.start + 1} is none of its characters.", "Save it as UTF-8.") from error
+    if "\0" in text:  # UTF-16 without a byte-order mark
+        raise BadInput(f"{name} is not UTF-8: it holds NUL bytes.", "Save it as UTF-8.")
+    return text
+
+
 def read_profile(kind: str, file: _File, name: str) -> dict[str, Any]:
     """One profile, its optional fields filled in.
 
@@ -71,10 +91,9 @@ def read_profile(kind: str, file: _File, name: str) -> dict[str, Any]:
     from advisor.core.profile_schema import ModelProfile, TaskProfile
 
     hint = "See docs/profiles.md, and `advisor profiles show` for examples."
+    text = profile_text(file, name)
     try:
-        content = parse_yaml(read_bytes(file, "profile") if isinstance(file, Path) else file.read_bytes())
-    except OSError as error:
-        raise BadInput(f"{name} cannot be read: {error.strerror}.", "Check the path.") from error
+        content = parse_yaml(text)
     except ValueError as error:
         raise BadInput(f"{name} is not readable YAML: {error}.", hint) from error
     if not isinstance(content, dict):

@@ -12,7 +12,7 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.profiles import load_profiles
 from advisor.core.recipe import HEADLESS, LANGUAGE_TASKS, METRICS, TASKS
-from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS
+from advisor.core.tasks import EMBEDDING, KTO, PREFERENCE, SPANS, TOKENS, columns_taken
 from advisor.data.compared import contrasted_columns, marked_columns, preferred_columns
 from advisor.data.formats import LABEL_NAMES, TEXT_NAMES, TEXT_PAIRS
 from advisor.data.images import IN_ROWS, ImageFile
@@ -116,7 +116,7 @@ def infer_schema(
         answers = preferred_columns(table, task, texts, label_column)
         texts, chosen = (answers, PREFERENCE) if answers else (texts, chosen)
     if task == KTO or not (text_columns or label_column or chosen == PREFERENCE):
-        marked = marked_columns(table, task, texts, label_column)
+        marked = marked_columns(table, task, texts, label if chosen == KTO else label_column)
         texts, label, chosen = (marked[:-1], marked[-1], KTO) if marked else (texts, label, chosen)
     if task == EMBEDDING or not (text_columns or label_column):
         contrasted = contrasted_columns(table, task, texts, label_column)
@@ -156,6 +156,10 @@ def infer_schema(
         texts = texts or _classifier_columns(table, label)
         _require_apart(table, texts, label)
         chosen, class_names = read_labels(table, chosen, texts, label)
+    if taken := columns_taken(chosen, len(texts)):
+        raise BadInput(
+            f"{table.source}: {chosen} takes {taken} columns of text, not {len(texts)}.", "Name them, each with --text-column."
+        )
     schema = Schema(chosen, texts, label, class_names, _metric(metric, chosen, profile))
     if task == "auto":
         notes.append(f"The task is {chosen}.")
@@ -317,7 +321,8 @@ def _cannot_tell(what: str, table: Table) -> BadInput:
 
 
 def _matching_profile(table: Table, path: str, task: str, label_column: str | None) -> tuple[str, dict[str, Any]]:
-    """The task profile named like the file or its folder, if the table has its text columns."""
+    """The task profile named like the file or its folder, if the table has its text columns; and its label column, where none
+    is looked for under another name."""
     place = Path(os.path.abspath(os.path.expanduser(path)))
     parts = [place.stem.lower(), place.name.lower(), place.parent.name.lower()]
     words = {re.sub(r"[\W_]", "", part) for part in parts}
@@ -325,7 +330,10 @@ def _matching_profile(table: Table, path: str, task: str, label_column: str | No
     for name, profile in load_profiles("tasks").items():
         is_language = profile["task"] in LANGUAGE_TASKS
         fits = task in ("auto", profile["task"], *(LANGUAGE_TASKS if is_language else ())) and not (label_column and is_language)
-        if fits and not words.isdisjoint(profile["match"]) and set(profile["text_columns"]) <= set(table.columns):
+        needed = {*profile["text_columns"]}
+        if profile["task"] in (TOKENS, SPANS, KTO) and not label_column:
+            needed.add(profile["label_column"])
+        if fits and not words.isdisjoint(profile["match"]) and needed <= set(table.columns):
             return name, profile
     return "", {}
 

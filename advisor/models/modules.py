@@ -89,9 +89,7 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
         BadInput: the model has none.
     """
     profile = profile or profile_of(model.config)
-    linears = linear_modules(model, head, profile["never"] if profile else ())
-    for name in {*refused(model, linears), *taken_for_experts(model, linears)}:
-        del linears[name]
+    linears = _taken(model, head, profile["never"] if profile else ())
     stacks = {name: shape for name, *shape in stack_shapes(model)}
     part = part_of(model)
     first_layers = _first_layers(name for name in [*linears, *stacks] if part(name) != CONNECTOR)
@@ -111,9 +109,37 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
         role = f"{EXPERTS}.{last.removesuffix('_proj')}"
         targets.append(Target(name, layer, role, "mlp", in_features, out_features, EXPERTS, experts))
     if not targets:
-        raise BadInput(f"{type(model).__name__} has no linear module that LoRA could adapt.", "Use another model.")
+        raise _none_left(
+            f"{type(model).__name__} has no linear module that LoRA could adapt", "Use another model.", model, head, profile
+        )
     order = {name: index for index, name in enumerate(n for n, _ in model.named_modules())}
     return tuple(sorted(targets, key=lambda t: order[t.name.rpartition(".")[0] if t.experts else t.name]))
+
+
+def _taken(model: Any, head: tuple[str, ...], never: Iterable[str]) -> dict[str, Any]:
+    """The linear modules that PEFT takes by name."""
+    linears = linear_modules(model, head, never)
+    for name in {*refused(model, linears), *taken_for_experts(model, linears)}:
+        del linears[name]
+    return linears
+
+
+def _none_left(
+    what: str,
+    hint: str,
+    model: Any,
+    head: tuple[str, ...],
+    profile: dict[str, Any] | None,
+    parts: Sequence[str] = (LANGUAGE, VISION, CONNECTOR),
+) -> BadInput:
+    """That there are no targets in these parts of the model; where there would be, that the profile's ``never`` is why."""
+    part = part_of(model)
+    there = [name.split(".") for name in _taken(model, head, ()) if part(name) in parts]
+    entries = [entry for entry in (profile["never"] if profile else ()) if any(entry in name for name in there)]
+    if profile is None or not entries:
+        return BadInput(f"{what}.", hint)
+    why = f"never: {', '.join(entries)} of the profile for {profile['family']} leaves none"
+    return BadInput(f"{what}: {why}.", "Let never name less; `advisor profiles list` says where your own profiles are.")
 
 
 def random_parts(missing: Sequence[str], head: Sequence[str]) -> list[str]:
@@ -191,9 +217,8 @@ def adapted(model: Any, targets: tuple[Target, ...], adapt: str) -> tuple[tuple[
     kept = [t for t in targets if of[t.name] in wanted]
     others = [part for part in dict.fromkeys(of.values()) if part not in wanted]
     if not kept:
-        raise BadInput(
-            f"--adapt {adapt}: {type(model).__name__} has no linear module there that LoRA could adapt.", "Leave it out."
-        )
+        what = f"--adapt {adapt}: {type(model).__name__} has no linear module there that LoRA could adapt"
+        raise _none_left(what, "Leave it out.", model, (), profile_of(model.config), wanted)
     first_layers = _first_layers(t.name for t in kept if t.layer is not None)
     places = {t.name: block_of(t.name) for t in kept}
     numbered = tuple(

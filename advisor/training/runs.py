@@ -159,7 +159,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     """The finished runs of a calibration folder; a last line that is cut off, or being written, is none.
 
     Raises:
-        BadInput: a line other than the last is damaged; names file, line and field.
+        BadInput: a line other than the last is damaged, or two differ on one run; names file, line and field.
     """
     return _read_lines(folder / RUNS_FILE, RunFields)
 
@@ -186,11 +186,16 @@ def _failure(run: PlannedRun, recipe: TrainingRecipe, error: AdvisorError) -> di
 
 
 def _read_lines(path: Path, kind: type[PlannedFields]) -> list[dict[str, Any]]:
+    """One row a run: a line that is there again, as after files were put together, counts once.
+
+    Raises:
+        BadInput: as :func:`read_runs`; two lines say different things of one run.
+    """
     if not path.exists():
         return []
     text = read_bytes(path, "file of runs")
     complete = text[: text.rfind(b"\n") + 1]
-    rows = []
+    rows: dict[str, tuple[int, dict[str, Any]]] = {}
     for number, line in enumerate(complete.splitlines(), 1):
         where, hint = f"{path}, line {number}", "Remove that line; its run is then done again."
         row = parse_json(line, where, "run", hint)
@@ -198,8 +203,11 @@ def _read_lines(path: Path, kind: type[PlannedFields]) -> list[dict[str, Any]]:
             raise BadInput(f"{where}: schema is not {RUN_SCHEMA}.", "Use another --out folder.")
         check(kind, row, where, hint)
         check_seal(row, where, hint)
-        rows.append({name: value for name, value in row.items() if name != CHECKSUM})
-    return rows
+        plain = {name: value for name, value in row.items() if name != CHECKSUM}
+        first, same = rows.setdefault(plain["key"], (number, plain))
+        if same != plain:
+            raise BadInput(f"{where}: it is of the run of line {first}, and says something else.", "Remove one of the two lines.")
+    return [row for _, row in rows.values()]
 
 
 def _check_identity(path: Path, identity: Mapping[str, Any], session: Session) -> None:

@@ -91,6 +91,49 @@ def test_whatever_is_typed_is_taken_or_refused_in_a_line(text: str, key: tuple[s
     assert len(said) < 700
 
 
+AS_TYPED = [  # and what it stands for, None: refused
+    ("0.001", 0.001),
+    ("1.5e-4", 1.5e-4),
+    ("+.5", 0.5),
+    ("5.", 5.0),
+    ("2,500", 2500.0),
+    ("1,234,567.5", 1234567.5),
+    ("10_000", 10_000.0),
+    *((text, None) for text in ("0,001", "1,5e-4", "1,5", "2,50", "1000,000", "0,100", "1.000,5", "1e3,5", "1,000e-4")),
+    *((text, None) for text in ("1,234_567", ",5", "5,", "1,,000", "1_0", "1__000", "_1", "1.0_1", "10 000", "1'000")),
+    *(
+        (text, None)
+        for text in ("0x10", "1e", ".", "infinity", "1e400", "1\xa0000", "1\u202f000", "\u22125", "\uff15", "5\u066b5")
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "number"), AS_TYPED)
+def test_commas_stand_between_thousands_only(text: str, number: float | None) -> None:
+    """Written one by one from the forms that people use; wherever a number is typed the same are taken."""
+    takes = [
+        lambda: Option(kinds.REAL, "H.", low=-1e9, high=1e9, flags=("--x",)).check(text),
+        lambda: Option(kinds.REAL, "H.", low=-1e9, high=1e9, word="auto", flags=("--x",)).check(f" {text} "),
+        *([] if text.startswith("+") or "e" in text else [lambda: read_budget(f"{text} MB", "--x")[1] / 1e6]),
+    ]
+    for take in takes:
+        if number is None:
+            with pytest.raises(BadInput, match="--x") as found:
+                take()
+            assert ("Write decimals with a point" in found.value.hint) == ("," in text)
+        else:
+            assert take() == pytest.approx(number, rel=1e-12)
+
+
+def test_whole_numbers_and_budgets_with_a_decimal_comma_are_refused() -> None:
+    wrong = {"lr": "0,001", "alpha": "0,5", "rank": "1,5", "train_rows": "12,50", "budget": "2,5GB", "max_forgetting": "0,25"}
+    for name, text in wrong.items():
+        with pytest.raises(BadInput, match="Write decimals with a point"):
+            options.Recommend(**{name: text})
+    found = options.Recommend(train_rows="10,000", budget="2,500")
+    assert (found.train_rows, read_budget(found.budget)) == (10_000, ("params", 2500.0))
+
+
 @given(st.from_regex(r"[0-9]{1,50}(\.[0-9]{1,50})?(%|modules|gb|gib|mb|k|m|b|)", fullmatch=True))
 def test_every_budget_is_a_finite_amount_or_refused(text: str) -> None:
     try:

@@ -71,6 +71,17 @@ def example(number: int) -> str:
 
 MODEL = {"family": "F", "model_types": ["f"], "roles": {"q": "attention/query"}, "qv": ["query"]}
 TASK = {"description": "d", "task": "classification", "text_columns": ["t"], "label_column": "l", "metric": "f1", "match": ["m"]}
+
+
+PLAIN_TASK = {"description": "d", "match": ["clf"]}
+
+
+def of_task(task: str, texts: int | list[str], label: str | None = None) -> dict[str, Any]:
+    """The fields of a task profile that depend on the task."""
+    columns = [f"t{i}" for i in range(texts)] if isinstance(texts, int) else texts
+    return {"task": task, "text_columns": columns, "metric": METRICS[task][0]} | ({"label_column": label} if label else {})
+
+
 BAD = [
     ("models", "a: [1", "own.yaml is not readable YAML"),
     ("models", "- 1", "the top level must be fields"),
@@ -88,6 +99,18 @@ BAD = [
     ("tasks", {**TASK, "task": "causal-lm", "metric": "token_accuracy"}, "label_column does not apply"),
     ("tasks", {k: v for k, v in TASK.items() if k != "label_column"}, "the field label_column is missing"),
     ("tasks", {**TASK, "match": []}, r"match is \[\]: it should have an entry"),
+    ("tasks", {**TASK, "text_columns": list("tuv")}, "text_columns has 3 entries, and classification takes 1 or 2"),
+    ("tasks", {**TASK, "text_columns": ["t", "t"]}, "text_columns has 't' twice"),
+    ("tasks", {**TASK, "text_columns": ["t", "l"]}, "label_column 'l' is one of the text_columns"),
+    ("tasks", {**PLAIN_TASK, **of_task("regression", 3, "l")}, "has 3 entries, and regression takes 1 or 2"),
+    ("tasks", {**PLAIN_TASK, **of_task("token-classification", 2, "l")}, "has 2 entries, and token-classification takes 1"),
+    ("tasks", {**PLAIN_TASK, **of_task("question-answering", 1, "l")}, "has 1 entry, and question-answering takes 2"),
+    ("tasks", {**PLAIN_TASK, **of_task("question-answering", 3, "l")}, "has 3 entries, and question-answering takes 2"),
+    ("tasks", {**PLAIN_TASK, **of_task("question-answering", 2)}, "the field label_column is missing"),
+    ("tasks", {**PLAIN_TASK, **of_task("preference", 1)}, "has 1 entry, and preference takes 2 or more"),
+    ("tasks", {**PLAIN_TASK, **of_task("preference", 2, "l")}, "label_column does not apply to preference"),
+    ("tasks", {**PLAIN_TASK, **of_task("embedding", 1)}, "has 1 entry, and embedding takes 2 or more"),
+    ("tasks", {**PLAIN_TASK, **of_task("kto", 2)}, "the field label_column is missing"),
 ]
 
 
@@ -97,6 +120,70 @@ def test_a_bad_profile_is_named_with_its_field(own: Path, kind: str, content: An
     with pytest.raises(BadInput, match=message) as caught:
         load_profiles(kind)
     assert str(own / kind / "own.yaml") in caught.value.what
+
+
+CELLS: dict[str, Callable[[int], Any]] = {
+    "a": lambda i: f"what is thing {i} called",
+    "b": lambda i: f"people call it name {i} here",
+    "c": lambda i: f"nobody calls it that, {i}",
+    "words": lambda i: ["go", "home", str(i)],
+    "tags": lambda i: ["B", "O", "I"],
+    "answers": lambda i: {"text": [f"name {i}"], "answer_start": [15]},
+    "good": lambda i: i % 2 == 0,
+    "kind": lambda i: "xyz"[i % 3],
+    "size": lambda i: i / 7,
+}
+FEWEST = {"preference": 2, "embedding": 2, "question-answering": 2}  # columns, by the definitions of these tasks
+MOST = {"classification": 2, "regression": 2, "question-answering": 2, "token-classification": 1}
+LABELS = {
+    "classification": "kind",
+    "regression": "size",
+    "token-classification": "tags",
+    "question-answering": "answers",
+    "kto": "good",
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("texts", ["a", "ab", "abc", "words"])
+def test_a_task_profile_is_refused_or_its_rows_are_read(own: Path, write: Write, task: str, labelled: bool, texts: str) -> None:
+    """No profile that passes the check fails at the rows; those that fit the task pass."""
+    columns = [texts] if texts == "words" else list(texts)
+    label = LABELS.get(task, "kind") if labelled else None
+    (own / "tasks" / "own.yaml").write_text(yaml.safe_dump({**PLAIN_TASK, **of_task(task, columns, label)}))
+    rows = [{name: CELLS[name](i) for name in (*columns, *([label] if label else []))} for i in range(12)]
+    fits = labelled == (task in LABELS) and FEWEST.get(task, 1) <= len(columns) <= MOST.get(task, 9)
+    if not fits:
+        with pytest.raises(BadInput, match=r"own\.yaml: (text_columns has|label_column does not|the field label_column)"):
+            load_dataset(write("clf.jsonl", rows))
+    elif (texts == "words") == (task == "token-classification"):
+        schema = load_dataset(write("clf.jsonl", rows)).schema
+        assert (schema.text_columns, schema.label_column) == (tuple(columns), label)
+        assert schema.task == ("causal-lm" if task == "seq2seq" else task)  # of a model that is no encoder-decoder
+
+
+@pytest.mark.parametrize(("task", "texts"), [("kto", ["a"]), ("question-answering", ["a", "b"]), ("token-classification", ["a"])])
+def test_a_profile_is_used_only_where_its_label_column_is(own: Path, write: Write, task: str, texts: list[str]) -> None:
+    (own / "tasks" / "own.yaml").write_text(yaml.safe_dump({**PLAIN_TASK, **of_task(task, texts, "gone")}))
+    rows = [{name: CELLS[name](i) for name in (*texts, "kind")} for i in range(12)]
+    assert load_dataset(write("clf.jsonl", rows)).schema.task == "classification"
+
+
+def test_the_mark_of_a_profile_is_read_where_the_task_is_named_too(own: Path, write: Write) -> None:
+    (own / "tasks" / "own.yaml").write_text(yaml.safe_dump({**PLAIN_TASK, **of_task("kto", 2, "good")}))
+    rows = [{"t0": f"q {i}", "t1": f"a {i}", "good": i % 2 == 0} for i in range(12)]
+    for task in ("auto", "kto"):
+        schema = load_dataset(write("clf.jsonl", rows), task=task).schema
+        assert (schema.text_columns, schema.label_column) == (("t0", "t1"), "good")
+
+
+@pytest.mark.parametrize("task", ["preference", "embedding"])
+def test_fewer_columns_than_a_profile_has_can_be_named(own: Path, write: Write, task: str) -> None:
+    (own / "tasks" / "own.yaml").write_text(yaml.safe_dump({**PLAIN_TASK, **of_task(task, 2)}))
+    rows = [{"t0": f"q {i}", "t1": f"a {i}"} for i in range(12)]
+    with pytest.raises(BadInput, match=f"{task} takes 2 or more columns of text, not 1"):
+        load_dataset(write("clf.jsonl", rows), text_columns=["t0"])
 
 
 def test_own_profiles_come_first_and_replace(own: Path) -> None:
@@ -170,6 +257,23 @@ def test_what_does_not_fit_is_said(tiny_model: TinyModel, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("never", [["self_attn", "nothing", "mlp"], ["layers"], ["model"]])
+def test_a_profile_that_leaves_nothing_to_adapt_is_named_as_the_cause(own: Path, tiny_model: TinyModel, never: list[str]) -> None:
+    profile = yaml.safe_load(shipped_files("models")["llama"].read_bytes())
+    file = own / "models" / "mine.yaml"
+    file.write_text(yaml.safe_dump({**profile, "family": "my Llama", "never": never}))
+    named = ", ".join(entry for entry in never if entry != "nothing")
+    message = (
+        rf"no linear module that LoRA could adapt: never: {named} of the profile for my Llama leaves none\. Let never name less"
+    )
+    model = str(tiny_model("llama"))
+    with pytest.raises(BadInput, match=message):
+        check_profile(file, model)
+    for task in ("classification", "causal-lm"):
+        with pytest.raises(BadInput, match=message):
+            load_model(model, task, num_labels=2, device="cpu")
+
+
 # --- the commands ---
 
 
@@ -198,6 +302,34 @@ def test_list_and_show(own: Path) -> None:
         code, out, err = advisor("show", name)
         assert (code, out) == (2, "")
         assert f"There is no profile {name}." in err
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-be", "utf-32", "utf-8-sig", "utf-8"])
+def test_profiles_are_read_as_utf8_wherever_they_are_read(own: Path, tiny_model: TinyModel, encoding: str) -> None:
+    file = own / "models" / "own.yaml"
+    text = (
+        shipped_files("models")["bert"]
+        .read_bytes()
+        .decode()
+        .replace("family: ", "family: " if encoding == "utf-16-be" else "family: Größe ")
+    )
+    file.write_bytes(text.encode(encoding))
+    answers = [advisor("show", "own"), advisor("check", file, "--model", tiny_model("bert")), advisor("list")]
+    if encoding.startswith("utf-8"):
+        assert [code for code, _, _ in answers] == [0, 0, 0]
+        assert answers[0][1] == text
+        assert "Größe" in answers[2][1]
+    else:
+        assert [(code, out) for code, out, _ in answers] == [(2, "")] * 3
+        assert len({err for _, _, err in answers}) == 1
+        assert answers[0][2].startswith(f"Error: {file} is not UTF-8")
+
+
+def test_show_refuses_what_is_no_file(own: Path) -> None:
+    (own / "models" / "own.yaml").mkdir()
+    code, _, err = advisor("show", "own")
+    assert code == 2
+    assert "own.yaml: this is not a regular file" in err
 
 
 def test_check_command(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import vision_language
+import yaml
 from vision_language import FAMILIES
 
 from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session
+from advisor.core.store import user_folder
 from advisor.core.targets import LoraSettings, Selection
 from advisor.export import FORMATS
 from advisor.export.plan import Plan
@@ -92,6 +94,20 @@ def test_only_the_parts_that_are_named_have_targets(seeing: Seeing, name: str, a
     assert len(said) == (adapt != "all")
     if adapt == "language":
         assert said[0].startswith("The vision tower ")
+
+
+@pytest.mark.parametrize(
+    ("adapt", "never"), [("vision", ["vision_tower", "multi_modal_projector"]), ("language", ["language_model"])]
+)
+def test_a_profile_that_leaves_nothing_in_a_part_is_named(
+    seeing: Seeing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapt: str, never: list[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    user_folder("models").mkdir(parents=True)
+    profile = {"family": "mine", "model_types": ["llava"], "roles": {"q": "attention/query"}, "qv": ["query"], "never": never}
+    (user_folder("models") / "own.yaml").write_text(yaml.safe_dump(profile))
+    with pytest.raises(BadInput, match=f"--adapt {adapt}: .*: never: {', '.join(never)} of the profile for mine leaves none"):
+        load_model(str(seeing("llava")), "causal-lm", device="cpu", adapt=adapt)
 
 
 def test_parts_of_a_model_of_text(tiny_model: Callable[..., Path]) -> None:

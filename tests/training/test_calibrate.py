@@ -344,6 +344,36 @@ def test_a_damaged_line_is_named(tmp_path: Path, fake_runs: list[str], line: str
         read_runs(tmp_path)
 
 
+@pytest.mark.parametrize("repeat", [0, 1, 2])
+def test_a_line_that_is_repeated_counts_once(tmp_path: Path, fake_runs: list[str], repeat: int) -> None:
+    FAILS[plan(4)[3].selection.name] = NotFinite("The training loss is nan.", "Lower --lr.")
+    runs = go(tmp_path, plan(4))
+    for name in (RUNS_FILE, FAILED_FILE):
+        path = tmp_path / name
+        lines = path.read_text().splitlines()
+        again = json.loads(lines[min(repeat, len(lines) - 1)])
+        again.pop("checksum")  # as an older version wrote it
+        path.write_text("\n".join([*lines, lines[0], lines[-1], json.dumps(again)]) + "\n")
+    fake_runs.clear()
+    assert read_runs(tmp_path) == go(tmp_path, plan(4)) == runs
+    assert (len(runs), len(read_failures(tmp_path)), fake_runs) == (3, 1, [])
+
+
+@pytest.mark.parametrize("name", [RUNS_FILE, FAILED_FILE])
+def test_two_results_of_one_run_are_refused(tmp_path: Path, fake_runs: list[str], name: str) -> None:
+    FAILS[plan(4)[3].selection.name] = NotFinite("The training loss is nan.", "Lower --lr.")
+    go(tmp_path, plan(4))
+    path = tmp_path / name
+    text = path.read_text()
+    other = json.loads(text.splitlines()[0])
+    other.pop("checksum")
+    other.update({"result": {**other["result"], "val_loss": 0.25}} if name == RUNS_FILE else {"what": "Another reason."})
+    path.write_text(text + json.dumps(other) + "\n")
+    place = f"line {len(text.splitlines()) + 1}: it is of the run of line 1, and says something else"
+    with pytest.raises(BadInput, match=rf"{name}, {place}\. Remove one of the two lines\."):
+        go(tmp_path, plan(4))
+
+
 def test_names_do_not_give_a_machine_away() -> None:
     assert short_name("/home/someone/secret/models/bert") == "models/bert"
     assert short_name("org/model") == "org/model"
