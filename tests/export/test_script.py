@@ -70,6 +70,12 @@ REFUSED = [
     ("LoraConfig(8)", "arguments without names"),
     ("FastLanguageModel.get_peft_model(model, 8, ['q'], lora_alpha=16)", "arguments without names"),
     ("LoraConfig(r=8, r=9)", "gets r twice"),
+    ("LoraConfig(**{'r': 8}, r=4)", "gets r twice"),
+    ("LoraConfig(r=4, **dict(r=8))", "gets r twice"),
+    ("K = {'r': 8}\nFastLanguageModel.get_peft_model(m, **K, **K)", "gets r twice"),
+    ("LoraConfig(**{'r': 8, 'r': 4})", "the key 'r' is there twice"),
+    ("LoraConfig(**dict(r=8, r=4))", "the key 'r' is there twice"),
+    ("LoraConfig(r=4, rank_pattern={'q': 8, 'q': 4})", "the key 'q' is there twice"),
     ("c = LoraConfig(r=8)\nc.r = 16", "c.r is set after"),
     ("c = LoraConfig(r=8)\nsetattr(c, 'r', 16)", "is set after"),
     ("LoraConfig(r=1)\nLoraConfig(r=2)", "2 calls"),
@@ -98,6 +104,8 @@ def test_a_notebook_is_its_code_cells_without_magics() -> None:
         "damaged",
     ]
     assert read_script(notebook_code(json.dumps({"cells": cells}).encode())) == ("trl", {"r": 8})
+    with pytest.raises(ValueError, match="'cells' is there twice"):
+        notebook_code(b'{"cells": [], "cells": []}')
     for bad in ("{}", "[]", '{"cells": 3}'):
         with pytest.raises(ValueError, match="no notebook"):
             notebook_code(bad.encode())
