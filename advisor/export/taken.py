@@ -78,8 +78,7 @@ def take(
     path, content, found = read_config(path)
     adapter = read_adapter(path.parent) if path.name == CONFIG_FILE else None
     try:
-        of = format_name or found or ("peft" if path.name == CONFIG_FILE else None)
-        target = FORMATS[of] if of else format_of(content, FORMATS)
+        target = format_for(path, content, format_name or found)
         named = value(content, target.revision, str) or value(content, "revision", str)  # the latter in a snippet's LoraConfig
         loading: dict[str, Any] = {"revision": revision or named, "trust_remote_code": trust_remote_code}
         settled, outputs = _task(target, content, model_name, task, loading)
@@ -110,6 +109,16 @@ def take(
         notes.append(f"{model_name} is a folder, which has no revisions: that it is {loading['revision']} was not checked.")
     notes += _class_notes(best, [*keys, *spare])
     return replace(best, surprises=tuple(surprises), notes=tuple(notes))
+
+
+def format_for(path: Path, content: Mapping[str, Any], known: str | None) -> Format:
+    """Whose config a file is; ``known``: its name, where the user or the syntax says so.
+
+    Raises:
+        BadInput: it is no config of a known format.
+    """
+    of = known or ("peft" if path.name == CONFIG_FILE else None)
+    return FORMATS[of] if of else format_of(content, FORMATS)
 
 
 def _task(

@@ -88,7 +88,7 @@ def test_json_that_is_none_is_said_in_a_line(text: str) -> None:
     "text", ['{"r": 8, "r": 4}', '[{"a": {"r": 1, "x": 2, "r": 1}}]', r'{"r": 1, "\u0072": 2}', '{"a": [], "r": 1, "r": 2}']
 )
 def test_a_key_that_is_there_twice_is_named(text: str) -> None:
-    with pytest.raises(BadInput, match="^f: the thing is damaged: the key 'r' is there twice"):
+    with pytest.raises(BadInput, match=r"^f: the thing is damaged: the key 'r' is there twice"):
         parse_json(text, "f", "thing")
     with pytest.raises(ValueError, match="the key 'r' is there twice"):  # JSON is YAML too
         parse_yaml(text)
