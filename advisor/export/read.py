@@ -11,8 +11,9 @@ from typing import Any
 
 from advisor.core.errors import BadInput, reason
 from advisor.core.reading import load_json, parse_yaml, read_bytes
+from advisor.export.notebook import notebook_code
 from advisor.export.plan import Format
-from advisor.export.script import notebook_code, read_script
+from advisor.export.script import read_script
 from advisor.models.peft import CONFIG_FILE
 
 MOST_BYTES = 2_000_000

@@ -1,4 +1,4 @@
-"""The one call in a training script or notebook that makes the adapter: it is parsed, and never run."""
+"""The one call in a training script that makes the adapter: it is parsed, and never run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from advisor.core.reading import check_once, load_json
+from advisor.core.reading import check_once
 
 CALLS = {"get_peft_model": "unsloth", "LoraConfig": "trl"}  # what a script calls, and whose format its arguments are
 HANDED_OVER = {"peft_config", "model", "adapter_name", "mixed", "autocast_adapter_dtype", "low_cpu_mem_usage", "revision"}
@@ -62,21 +62,6 @@ def read_script(data: bytes) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"{name} gets {twice} twice")
         content |= arguments
     return CALLS[name], content | {str(k.arg): _value(k.value, known, k.arg) for k in loaded}
-
-
-def notebook_code(data: bytes) -> bytes:
-    """The code cells of a Jupyter notebook, without the lines that are no Python (``!``, ``%``).
-
-    Raises:
-        ValueError: it is no notebook.
-    """
-    content = load_json(data, constants=True)
-    cells = content.get("cells") if isinstance(content, dict) else None
-    if not isinstance(cells, list):
-        raise ValueError("it is no notebook: it has no list of cells")
-    code = [cell.get("source", "") for cell in cells if isinstance(cell, dict) and cell.get("cell_type") == "code"]
-    lines = "\n".join("".join(map(str, source)) if isinstance(source, list) else str(source) for source in code).splitlines()
-    return "\n".join(line for line in lines if not line.lstrip().startswith(("!", "%"))).encode("utf-8", "replace")
 
 
 def _makes(name: str, node: ast.Call) -> bool:

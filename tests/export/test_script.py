@@ -1,13 +1,12 @@
-"""Scripts and notebooks are read, never run: what the call would get, or why that cannot be told."""
+"""Scripts are read, never run: what the call would get, or why that cannot be told."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from advisor.export.script import notebook_code, read_script
+from advisor.export.script import read_script
 
 
 def read(body: str) -> dict[str, Any]:
@@ -94,18 +93,3 @@ def test_unsloth_s_call_is_told_from_peft_s() -> None:
     snippet = "m = FastLanguageModel.from_pretrained('x', num_labels=3)\nFastLanguageModel.get_peft_model(model=m, r=8)"
     assert read_script(snippet.encode()) == ("unsloth", {"r": 8, "num_labels": 3})
     assert read_script(b"c = LoraConfig(r=8)\nget_peft_model(model, c)")[0] == "trl"
-
-
-def test_a_notebook_is_its_code_cells_without_magics() -> None:
-    cells = [
-        {"cell_type": "markdown", "source": "LoraConfig(r=1)"},
-        {"cell_type": "code", "source": ["%%capture\n", "!pip install peft\n", "R = 8"]},
-        {"cell_type": "code", "source": "LoraConfig(r=R)"},
-        "damaged",
-    ]
-    assert read_script(notebook_code(json.dumps({"cells": cells}).encode())) == ("trl", {"r": 8})
-    with pytest.raises(ValueError, match="'cells' is there twice"):
-        notebook_code(b'{"cells": [], "cells": []}')
-    for bad in ("{}", "[]", '{"cells": 3}'):
-        with pytest.raises(ValueError, match="no notebook"):
-            notebook_code(bad.encode())
