@@ -62,8 +62,8 @@ class Applied:
         return (found.wrapped, found.ranks, found.saved) != (self.resolved.wrapped, self.resolved.ranks, self.resolved.saved)
 
 
-def apply_config(model: nn.Module, arguments: Mapping[str, Any]) -> Applied:
-    """Apply ``LoraConfig(**arguments)`` to a meta-device model.
+def apply_config(model: nn.Module, arguments: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> Applied:
+    """Apply ``LoraConfig(**arguments)`` to a meta-device model; see :func:`advisor.models.peft.apply`.
 
     Raises:
         BadInput: PEFT refuses it.
@@ -71,7 +71,7 @@ def apply_config(model: nn.Module, arguments: Mapping[str, Any]) -> Applied:
     left = dict(arguments)
     if layers := left.pop("layer_replication", None):
         model = _replicated(model, layers)
-    peft_model, warned = apply(model, left)
+    peft_model, warned = apply(model, left, keys)
     return Applied(model, left, peft_model, read_off(peft_model, warned))
 
 

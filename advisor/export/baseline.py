@@ -54,7 +54,7 @@ def read_baseline(path: Path, probe: Probe, trust_remote_code: bool) -> Candidat
         passed = target.passed(content, model)
         check_values(passed.arguments, passed.keys)
         arguments = {key: passed.arguments[key] for key in PLACEMENT if passed.arguments.get(key) is not None}
-        resolved = resolve(model, arguments)
+        resolved = resolve(model, arguments, passed.keys)
     except BadInput as error:
         raise error if str(path) in error.what else BadInput(f"{path}: {error.what}", error.hint) from error
     names = in_model_order(resolved.adapted, probe.targets, str(path))

@@ -157,14 +157,16 @@ def _take(
     surprises += passed.surprises
     check_values(arguments, passed.keys)
     try:
-        applied = apply_config(model, arguments)
+        applied = apply_config(model, arguments, passed.keys)
     except BadInput as error:
+        if error.hint:  # the advisor's own refusal, of a key that it names
+            raise
         hint = refusal_hint(
             arguments,
             [name for name, _ in model.named_modules() if name],
             {name: [n for n, _ in other.named_modules()] for name, other in others.items()},
         )
-        raise BadInput(error.what, " ".join([*surprises, hint]).strip() or error.hint) from error
+        raise BadInput(error.what, " ".join([*surprises, hint]).strip()) from error
     if arguments.get("layer_replication"):
         count = sum(end - start for start, end in arguments["layer_replication"])
         notes.append(f"layer_replication makes {count} layers of the model's own, and copies share their weights.")
