@@ -157,7 +157,7 @@ def _take(
     surprises += passed.surprises
     check_values(arguments, passed.keys)
     try:
-        applied = apply_config(model, arguments, passed.keys)
+        applied = apply_config(model, arguments, passed)
     except BadInput as error:
         if error.hint:  # the advisor's own refusal, of a key that it names
             raise
@@ -165,7 +165,9 @@ def _take(
             arguments,
             [name for name, _ in model.named_modules() if name],
             {name: [n for n, _ in other.named_modules()] for name, other in others.items()},
+            passed.way,
         )
+        hint = f"{passed.keys.get('target_modules', 'target_modules')}: {hint}" if hint else ""
         raise BadInput(error.what, " ".join([*surprises, hint]).strip()) from error
     if arguments.get("layer_replication"):
         count = sum(end - start for start, end in arguments["layer_replication"])

@@ -302,7 +302,7 @@ def prove(
     try:
         resolved = resolve(model, arguments)
     except BadInput as error:
-        raise _fault(selection, error.what) from error
+        raise _fault(selection, error.what.rstrip(".")) from error
     if differing := sorted(set(resolved.adapted) ^ set(selection.targets)):
         counts = f"{len(resolved.adapted)} modules, not {len(selection.targets)}"
         raise _fault(selection, f"PEFT adapts {counts} (first that differs: {differing[0]})")
