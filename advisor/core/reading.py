@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,14 +55,13 @@ def check_regular(path: Path, what: str) -> int:
 
 
 def parse_json(data: bytes | str, where: str, what: str, hint: str = "Make the file anew.", *, constants: bool = False) -> Any:
-    """The value in ``data``; NaN and infinities, which JSON has not, are refused unless ``constants`` lets them pass, for a
-    check that names the field.
+    """The value in ``data``, as :func:`load_json` gives it.
 
     Raises:
-        BadInput: it is no JSON; says where.
+        BadInput: it is no JSON, or has a key twice; says where.
     """
     try:
-        return json.loads(data, parse_constant=None if constants else _refuse_constant)
+        return load_json(data, constants=constants)
     except RecursionError as error:
         raise BadInput(f"{where}: the {what} is damaged: it is nested too deeply.", hint) from error
     except ValueError as error:
@@ -69,11 +69,22 @@ def parse_json(data: bytes | str, where: str, what: str, hint: str = "Make the f
         raise BadInput(f"{where}: the {what} is damaged: {reason}.", hint) from error
 
 
+def load_json(data: bytes | str, *, constants: bool = False) -> Any:
+    """The value in ``data``; NaN and infinities, which JSON has not, are refused unless ``constants`` lets them pass, for a
+    check that names the field.
+
+    Raises:
+        ValueError: it is no JSON, or an object has a key twice. RecursionError: it is nested too deeply.
+    """
+    return json.loads(data, parse_constant=None if constants else _refuse_constant, object_pairs_hook=_object)
+
+
 def parse_yaml(data: bytes | str) -> Any:
     """The one document in ``data``, by PyYAML's safe loader.
 
     Raises:
-        ValueError: it is no YAML, or it is too large once its aliases are written out; the message is one line.
+        ValueError: it is no YAML, a mapping has a key twice, or it is too large once its aliases are written out; the message
+            is one line.
     """
     import yaml  # here, so that the command line and the first paint do not wait for it
 
@@ -97,9 +108,10 @@ def _values(node: Any, known: dict[int, int]) -> int:
     """How many values a node holds, each alias counted as what it stands for.
 
     Raises:
-        RecursionError: it is nested too deeply, or holds itself.
+        ValueError: a mapping in it has a key twice. RecursionError: it is nested too deeply, or holds itself.
     """
     if id(node) not in known:
+        check_once([str(key.value) for key, _ in node.value] if node.id == "mapping" else [])
         parts = node.value if isinstance(node.value, list) else []
         flat = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
         known[id(node)] = 1 + sum(_values(part, known) for part in flat)
@@ -130,6 +142,22 @@ def check_seal(content: Mapping[str, Any], where: str, hint: str) -> None:
         intact = all(content[name] != checksum(content, name) for name in suspects)
     if not intact:
         raise BadInput(f"{where}: {CHECKSUM} does not match the content, so the file is damaged or was edited.", hint)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        check_once([key for key, _ in pairs])
+    return found
+
+
+def check_once(keys: Sequence[str]) -> None:
+    """Raises:
+    ValueError: a key is there twice, so that one of its values would be lost.
+    """
+    if len(set(keys)) < len(keys):
+        (twice, _), *_ = Counter(keys).most_common(1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.errors import BadInput
+from advisor.export.hints import WAYS, reason
+from advisor.export.plan import Passed
 from advisor.models.peft import Resolved, apply, read_off, resolve
 
 if TYPE_CHECKING:
@@ -26,12 +28,22 @@ class Applied:
         arguments: what ``LoraConfig`` got.
         peft_model: what ``get_peft_model`` made.
         resolved: what there is to train.
+        passed: what the tool made of the config.
     """
 
     model: Any
     arguments: Mapping[str, Any]
     peft_model: Any
     resolved: Resolved
+    passed: Passed
+
+    def called(self, key: str) -> str:
+        """What the user's file calls an argument."""
+        return self.passed.keys.get(key, key)
+
+    def why(self, key: str, entry: str, names: Sequence[str] = (), others: Mapping[str, Sequence[str]] | None = None) -> str:
+        """Why an entry stands for nothing among ``names``, which are the model's modules unless given; see :func:`reason`."""
+        return reason(entry, names or self.names, others, WAYS.get(key, self.passed.way))
 
     @property
     def config(self) -> Any:
@@ -62,8 +74,9 @@ class Applied:
         return (found.wrapped, found.ranks, found.saved) != (self.resolved.wrapped, self.resolved.ranks, self.resolved.saved)
 
 
-def apply_config(model: nn.Module, arguments: Mapping[str, Any]) -> Applied:
-    """Apply ``LoraConfig(**arguments)`` to a meta-device model.
+def apply_config(model: nn.Module, arguments: Mapping[str, Any], passed: Passed) -> Applied:
+    """Apply ``LoraConfig(**arguments)``, those of ``passed`` that it knows, to a meta-device model; see
+    :func:`advisor.models.peft.apply`.
 
     Raises:
         BadInput: PEFT refuses it.
@@ -71,8 +84,8 @@ def apply_config(model: nn.Module, arguments: Mapping[str, Any]) -> Applied:
     left = dict(arguments)
     if layers := left.pop("layer_replication", None):
         model = _replicated(model, layers)
-    peft_model, warned = apply(model, left)
-    return Applied(model, left, peft_model, read_off(peft_model, warned))
+    peft_model, warned = apply(model, left, passed.keys)
+    return Applied(model, left, peft_model, read_off(peft_model, warned), passed)
 
 
 def _replicated(model: nn.Module, layers: Any) -> nn.Module:

@@ -14,6 +14,7 @@ from typing import Any
 
 from advisor.core.choices import CONNECTOR, VISION
 from advisor.core.errors import BadInput
+from advisor.export.hints import Way
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, yaml_body
 from advisor.export.read import embeddings, linear_names, texts, unknown_keys, value
 
@@ -128,9 +129,8 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         "modules_to_save": saved,
         "task_type": "CAUSAL_LM",
     }
-    return Passed(
-        arguments, tuple(surprises), {"r": "lora_rank", "target_modules": "lora_target", "modules_to_save": "additional_target"}
-    )
+    keys = {"r": "lora_rank", "target_modules": "lora_target", "modules_to_save": "additional_target"}
+    return Passed(arguments, tuple(surprises), keys, Way("never", ALL))
 
 
 def _names(content: Mapping[str, Any], key: str) -> list[str] | None:

@@ -15,6 +15,7 @@ from advisor.core.recipe import HEADLESS
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.core.tasks import BETA, EMBEDDING, KTO, PREFERENCE, SCALE, TASKS, outputs_of
 from advisor.core.text import printable
+from advisor.export.hints import Way
 
 if TYPE_CHECKING:
     from advisor.core.candidate import Candidate
@@ -242,11 +243,13 @@ class Passed:
         arguments: those it hands to ``LoraConfig``.
         surprises: what it does that the author of the file probably did not mean, one sentence each.
         keys: what the file calls an argument, where that is not its own name.
+        way: how it may write ``target_modules``.
     """
 
     arguments: dict[str, Any]
     surprises: tuple[str, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
+    way: Way = field(default_factory=Way)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from advisor.core.errors import BadInput, reason
-from advisor.core.reading import parse_yaml, read_bytes
+from advisor.core.reading import load_json, parse_yaml, read_bytes
+from advisor.export.notebook import notebook_code
 from advisor.export.plan import Format
-from advisor.export.script import notebook_code, read_script
+from advisor.export.script import read_script
 from advisor.models.peft import CONFIG_FILE
 
 MOST_BYTES = 2_000_000
@@ -67,7 +67,7 @@ def parse(data: bytes, name: str) -> tuple[dict[str, Any], str | None]:
         elif name.endswith((".yaml", ".yml")):
             content = parse_yaml(data)
         else:
-            content = json.loads(data, parse_constant=_refuse)
+            content = load_json(data)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise BadInput(f"{name}: the config cannot be understood: {reason(error)}.", "Correct it.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -144,7 +144,3 @@ def embeddings(model: Any) -> tuple[str, ...]:
     except NotImplementedError:
         return ()
     return tuple(name for name, module in model.named_modules() if any(module is m for m in pair))
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")

@@ -1,12 +1,13 @@
-"""The one call in a training script or notebook that makes the adapter: it is parsed, and never run."""
+"""The one call in a training script that makes the adapter: it is parsed, and never run."""
 
 from __future__ import annotations
 
 import ast
-import json
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from advisor.core.reading import check_once
 
 CALLS = {"get_peft_model": "unsloth", "LoraConfig": "trl"}  # what a script calls, and whose format its arguments are
 HANDED_OVER = {"peft_config", "model", "adapter_name", "mixed", "autocast_adapter_dtype", "low_cpu_mem_usage", "revision"}
@@ -50,34 +51,17 @@ def read_script(data: bytes) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"{variable}.{changed} is set after {name}: write its value into the call")
     loaded = [k for called, other in named if called == "from_pretrained" for k in other.keywords if k.arg in LOADING]
     content: dict[str, Any] = {}
-    given = [keyword for keyword in maker.keywords if keyword.arg != "model"]
-    named_twice = [k.arg for k in given if k.arg is not None and sum(k.arg == other.arg for other in given) > 1]
-    if named_twice:
-        raise ValueError(f"{name} gets {named_twice[0]} twice")
-    for keyword in [*given, *loaded]:
+    for keyword in maker.keywords:
+        if keyword.arg == "model":
+            continue
         found = _value(keyword.value, known, keyword.arg)
-        if keyword.arg is not None:
-            content[keyword.arg] = found
-        elif isinstance(found, dict) and all(isinstance(key, str) for key in found):
-            content |= found
-        else:
+        arguments = found if keyword.arg is None else {keyword.arg: found}
+        if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
             raise ValueError("** is given something that is no dict of arguments: write the arguments themselves")
-    return CALLS[name], content
-
-
-def notebook_code(data: bytes) -> bytes:
-    """The code cells of a Jupyter notebook, without the lines that are no Python (``!``, ``%``).
-
-    Raises:
-        ValueError: it is no notebook.
-    """
-    content = json.loads(data)
-    cells = content.get("cells") if isinstance(content, dict) else None
-    if not isinstance(cells, list):
-        raise ValueError("it is no notebook: it has no list of cells")
-    code = [cell.get("source", "") for cell in cells if isinstance(cell, dict) and cell.get("cell_type") == "code"]
-    lines = "\n".join("".join(map(str, source)) if isinstance(source, list) else str(source) for source in code).splitlines()
-    return "\n".join(line for line in lines if not line.lstrip().startswith(("!", "%"))).encode("utf-8", "replace")
+        if twice := next((key for key in arguments if key in content), None):
+            raise ValueError(f"{name} gets {twice} twice")
+        content |= arguments
+    return CALLS[name], content | {str(k.arg): _value(k.value, known, k.arg) for k in loaded}
 
 
 def _makes(name: str, node: ast.Call) -> bool:
@@ -170,10 +154,12 @@ def _value(node: ast.expr, known: dict[str, list[ast.expr | None]], key: str | N
         case ast.Set():
             return sorted(map(str, map(inner, node.elts)))
         case ast.Dict():
+            check_once([str(inner(k)) for k in node.keys if k is not None])
             pairs = [inner(v) if k is None else {inner(k): inner(v)} for k, v in zip(node.keys, node.values, strict=True)]
             if all(isinstance(pair, dict) for pair in pairs):
                 return {key: value for pair in pairs for key, value in pair.items()}
         case ast.Call(func=ast.Name(id="dict"), args=[]) if all(k.arg is not None for k in node.keywords):
+            check_once([str(k.arg) for k in node.keywords])
             return {str(k.arg): inner(k.value) for k in node.keywords}
         case ast.Call(func=ast.Attribute(value=text, attr="split"), args=separators, keywords=[]) if len(separators) < 2:
             text, by = inner(text), [inner(each) for each in separators]

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from advisor.advice.ranks import SERVED, serving_note
 from advisor.core.targets import Target, block_of
 from advisor.export.applied import Applied, matches
-from advisor.export.hints import reason
 from advisor.models.peft import Resolved
 
 
@@ -46,11 +45,13 @@ def unmatched_surprises(it: Applied, unmatched: Sequence[str], others: Mapping[s
     for entry, names in matches(unmatched, it.names).items():
         if names:
             layers = it.arguments.get("layers_to_transform") not in (None, [])
-            takers = "exclude_modules or modules_to_save" + (" or layers_to_transform" if layers else "")
-            surprises.append(f"target_modules: {entry!r} matches no module that gets LoRA: {takers} takes all it stands for.")
+            takers = " or ".join(map(it.called, ("exclude_modules", "modules_to_save", *["layers_to_transform"] * layers)))
+            surprises.append(
+                f"{it.called('target_modules')}: {entry!r} matches no module that gets LoRA: {takers} takes all it stands for."
+            )
         else:
-            why = reason(entry, it.names, others)
-            surprises.append(f"target_modules: {entry!r} matches no module that gets LoRA. {why}".rstrip())
+            why = it.why("target_modules", entry, others=others)
+            surprises.append(f"{it.called('target_modules')}: {entry!r} matches no module that gets LoRA. {why}".rstrip())
     return surprises
 
 
@@ -67,16 +68,16 @@ def widened_surprises(it: Applied) -> list[str]:
     )
 
 
-def suffix_surprises(found: Mapping[str, Sequence[str]], targets: Mapping[str, Target]) -> list[str]:
+def suffix_surprises(it: Applied, found: Mapping[str, Sequence[str]], targets: Mapping[str, Target]) -> list[str]:
     """Entries that are one module's full name and another's suffix, or that stand for several roles."""
     surprises = []
     for entry, names in found.items():
         roles = list(dict.fromkeys(role(name, targets) for name in names))
         if entry in names and len(names) > 1:
             others = [name for name in names if name != entry]
-            surprises.append(f"target_modules: {entry!r} is a full name, and also matches {some(others)}.")
+            surprises.append(f"{it.called('target_modules')}: {entry!r} is a full name, and also matches {some(others)}.")
         elif len({r.rsplit(".", 1)[-1] for r in roles}) > 1:  # an encoder-decoder's query and cross.query are of one kind
-            surprises.append(f"target_modules: {entry!r} matches several roles: {', '.join(roles)}.")
+            surprises.append(f"{it.called('target_modules')}: {entry!r} matches several roles: {', '.join(roles)}.")
     return surprises
 
 
@@ -125,19 +126,21 @@ def layer_surprises(it: Applied, targets: Mapping[str, Target]) -> list[str]:
     surprises = []
     if beyond := [name for name in wrapped if name in targets and name not in by_any and _index(name) not in meant]:
         surprises.append(
-            f"{some(beyond)} {'get' if len(beyond) > 1 else 'gets'} LoRA although layers_to_transform leaves "
+            f"{some(beyond)} {'get' if len(beyond) > 1 else 'gets'} LoRA although {it.called('layers_to_transform')} leaves "
             "the layer out: a full name bypasses it."
         )
     known = {_index(name) for name in targets}
     idle = [layer for layer in meant if not by_layer[layer] and not any(_index(name) == layer for name in wrapped)]
     if absent := [str(layer) for layer in sorted(idle) if layer not in known]:
-        surprises.append(f"layers_to_transform: the model has no layer {some(absent)}.")
+        surprises.append(f"{it.called('layers_to_transform')}: the model has no layer {some(absent)}.")
     if empty := [str(layer) for layer in sorted(idle) if layer in known]:
-        surprises.append(f"layers_to_transform: nothing in layer {some(empty)} gets LoRA.")
+        surprises.append(f"{it.called('layers_to_transform')}: nothing in layer {some(empty)} gets LoRA.")
     patterns = it.arguments.get("layers_pattern") or []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not set(it.taken(layers_pattern=[pattern])) - exact:
-            surprises.append(f"layers_pattern: {pattern!r} is the name of no list of layers with modules that get LoRA.")
+            surprises.append(
+                f"{it.called('layers_pattern')}: {pattern!r} is the name of no list of layers with modules that get LoRA."
+            )
     return surprises
 
 
@@ -154,11 +157,11 @@ def saved_surprises(asked: Sequence[str], it: Applied, head: Sequence[str]) -> l
         if not any(name.endswith(entry) for name in saved):
             within = next((n for n in it.names if n.endswith(entry) and n.startswith(tuple(f"{s}." for s in saved))), None)
             why = f" It is inside {within.rpartition('.')[0]}, which is trained whole." if within else ""
-            why = why or f" {reason(entry, it.names)}".rstrip()
-            surprises.append(f"modules_to_save: {entry!r} matches no module.{why}")
+            why = why or f" {it.why('modules_to_save', entry)}".rstrip()
+            surprises.append(f"{it.called('modules_to_save')}: {entry!r} matches no module.{why}")
     for name in saved:
         if name not in head and not any(name == entry or name.endswith(f".{entry}") for entry in asked):
-            surprises.append(f"{name} is trained in full, which modules_to_save does not name.")
+            surprises.append(f"{name} is trained in full, which {it.called('modules_to_save')} does not name.")
     return surprises
 
 
@@ -168,8 +171,8 @@ def parameter_surprises(it: Applied) -> list[str]:
     surprises = []
     for entry, names in matches(it.arguments.get("target_parameters") or (), it.resolved.parameters).items():
         if not names:
-            why = reason(entry, weights)
-            surprises.append(f"target_parameters: {entry!r} matches no weight that gets LoRA. {why}".rstrip())
+            why = it.why("target_parameters", entry, weights)
+            surprises.append(f"{it.called('target_parameters')}: {entry!r} matches no weight that gets LoRA. {why}".rstrip())
     return surprises
 
 
@@ -186,8 +189,8 @@ def pattern_surprises(it: Applied) -> list[str]:
             if key not in taken:
                 behind = any(_answers(key, name) for name in adapted)
                 why = "another key that comes first takes all it matches" if behind else "it matches no module with LoRA"
-                hint = "" if behind else f" {reason(key, it.names)}".rstrip()
-                surprises.append(f"{pattern}: {key!r} does nothing: {why}.{hint}")
+                hint = "" if behind else f" {it.why(pattern, key)}".rstrip()
+                surprises.append(f"{it.called(pattern)}: {key!r} does nothing: {why}.{hint}")
     return surprises + _scale_surprises(it)
 
 
@@ -203,7 +206,8 @@ def _scale_surprises(it: Applied) -> list[str]:
         return []
     low, high = min(scales.values()), max(scales.values())
     return [
-        f"rank_pattern changes the scale of {len(alone)} modules ({low:.3g} to {high:.3g}), as alpha stays: add an alpha_pattern."
+        f"{it.called('rank_pattern')} changes the scale of {len(alone)} modules ({low:.3g} to {high:.3g}), as alpha stays: "
+        f"add an {it.called('alpha_pattern')}."
     ]
 
 
@@ -218,7 +222,7 @@ def exclude_surprises(it: Applied) -> list[str]:
             return []
         found = any(re.fullmatch(exclude, name) for name in it.names)
         why = "fits no module that would get LoRA" if found else "matches no module"
-        return [f"exclude_modules: the regex {exclude!r} {why}."]
+        return [f"{it.called('exclude_modules')}: the regex {exclude!r} {why}."]
     surprises = []
     for entry, names in matches(exclude, without).items():
         if names:
@@ -231,8 +235,8 @@ def exclude_surprises(it: Applied) -> list[str]:
         elif exists:
             why = "takes no LoRA away: target_modules does not take what it names."
         else:
-            why = f"matches no module. {reason(entry, it.names)}".rstrip()
-        surprises.append(f"exclude_modules: {entry!r} {why}")
+            why = f"matches no module. {it.why('exclude_modules', entry)}".rstrip()
+        surprises.append(f"{it.called('exclude_modules')}: {entry!r} {why}")
     return surprises
 
 
@@ -243,7 +247,9 @@ def token_surprises(it: Applied) -> list[str]:
         layer = it.peft_model.base_model.model.get_submodule(name)
         indices, rows = layer.token_adapter.token_indices["default"], layer.original_module.weight.shape[0]
         if beyond := [index for index in indices if not 0 <= index < rows]:
-            surprises.append(f"trainable_token_indices: {name} has {rows} rows, and no token {some([str(i) for i in beyond])}.")
+            surprises.append(
+                f"{it.called('trainable_token_indices')}: {name} has {rows} rows, and no token {some([str(i) for i in beyond])}."
+            )
     return surprises
 
 

@@ -78,8 +78,7 @@ def take(
     path, content, found = read_config(path)
     adapter = read_adapter(path.parent) if path.name == CONFIG_FILE else None
     try:
-        of = format_name or found or ("peft" if path.name == CONFIG_FILE else None)
-        target = FORMATS[of] if of else format_of(content, FORMATS)
+        target = format_for(path, content, format_name or found)
         named = value(content, target.revision, str) or value(content, "revision", str)  # the latter in a snippet's LoraConfig
         loading: dict[str, Any] = {"revision": revision or named, "trust_remote_code": trust_remote_code}
         settled, outputs = _task(target, content, model_name, task, loading)
@@ -110,6 +109,16 @@ def take(
         notes.append(f"{model_name} is a folder, which has no revisions: that it is {loading['revision']} was not checked.")
     notes += _class_notes(best, [*keys, *spare])
     return replace(best, surprises=tuple(surprises), notes=tuple(notes))
+
+
+def format_for(path: Path, content: Mapping[str, Any], known: str | None) -> Format:
+    """Whose config a file is; ``known``: its name, where the user or the syntax says so.
+
+    Raises:
+        BadInput: it is no config of a known format.
+    """
+    of = known or ("peft" if path.name == CONFIG_FILE else None)
+    return FORMATS[of] if of else format_of(content, FORMATS)
 
 
 def _task(
@@ -148,14 +157,18 @@ def _take(
     surprises += passed.surprises
     check_values(arguments, passed.keys)
     try:
-        applied = apply_config(model, arguments)
+        applied = apply_config(model, arguments, passed)
     except BadInput as error:
+        if error.hint:  # the advisor's own refusal, of a key that it names
+            raise
         hint = refusal_hint(
             arguments,
             [name for name, _ in model.named_modules() if name],
             {name: [n for n, _ in other.named_modules()] for name, other in others.items()},
+            passed.way,
         )
-        raise BadInput(error.what, " ".join([*surprises, hint]).strip() or error.hint) from error
+        hint = f"{passed.keys.get('target_modules', 'target_modules')}: {hint}" if hint else ""
+        raise BadInput(error.what, " ".join([*surprises, hint]).strip()) from error
     if arguments.get("layer_replication"):
         count = sum(end - start for start, end in arguments["layer_replication"])
         notes.append(f"layer_replication makes {count} layers of the model's own, and copies share their weights.")

@@ -15,6 +15,7 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.export import peft
+from advisor.export.hints import Way
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
 from advisor.export.read import texts, unknown_keys, value
 
@@ -89,14 +90,11 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         raise BadInput("use_peft is not true, so TRL trains the whole model.", "Write `use_peft: true`.")
     for key, hint in unknown_keys(content, KNOWN).items():
         raise BadInput(f"TRL has no key {key}, and refuses the file.", hint)
-    surprises = []
     targets = value(content, "lora_target_modules", (list, str))
     if isinstance(targets, list):
         targets = texts(content, "lora_target_modules")
     if isinstance(targets, list) and len(targets) == 1:
-        targets = targets[0]
-        if re.fullmatch(r"\w+", targets):
-            surprises.append(f"TRL takes the only entry {targets!r} for a regex of the full name: write '.*\\.{targets}'.")
+        targets = targets[0]  # a regex of the full name
     arguments = {
         "r": value(read, "lora_r", int, 16),
         "lora_alpha": value(read, "lora_alpha", (int, float), 32),
@@ -108,9 +106,8 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         "modules_to_save": texts(content, "lora_modules_to_save"),
         "task_type": value(content, "lora_task_type", str, "CAUSAL_LM"),
     }
-    return Passed(
-        arguments, tuple(surprises), {name: f"lora_{name}" for name in arguments if not name.startswith(("lora", "use"))}
-    )
+    keys = {name: f"lora_{name}" for name in arguments if not name.startswith(("lora", "use"))}
+    return Passed(arguments, keys=keys, way=Way("only entry"))
 
 
 def _as_argparse(found: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 from advisor.core.errors import BadInput
 from advisor.core.tasks import EMBEDDING, OF_TOKENS
 from advisor.export import peft
+from advisor.export.hints import NAMES_ONLY, Way
 from advisor.export.llama_factory import split, unsplittable
 from advisor.export.plan import Findings, Format, Passed, Plan, Rendered, call, yaml_body
 from advisor.export.read import texts, value
@@ -220,7 +221,7 @@ def passed(content: Mapping[str, Any], model: Any) -> Passed:
         "modules_to_save": [*saved, *moved] or None,
         "task_type": "CAUSAL_LM" if content.get("num_labels") is None else "SEQ_CLS",
     }
-    return Passed(arguments, tuple(surprises))
+    return Passed(arguments, tuple(surprises), way=Way() if other and not studio else NAMES_ONLY)
 
 
 def _read(entries: list[str], content: Mapping[str, Any], model: Any, surprises: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from advisor.core.targets import Target
 from advisor.core.text import printable
 from advisor.export import surprises as said
 from advisor.export.adapter_file import tensor_surprises, unread_weights
-from advisor.export.applied import matches
+from advisor.export.applied import Applied, matches
 from advisor.export.read import embeddings
 from advisor.export.taken import Taken, take
 from advisor.models.modules import find_targets
@@ -146,10 +146,10 @@ def verify(
     surprises += [
         *said.unmatched_surprises(it, unmatched, took.other_classes()),
         *said.widened_surprises(it),
-        *said.suffix_surprises(answers, targets),
+        *said.suffix_surprises(it, answers, targets),
         *said.outside_surprises(outside),
         *said.layer_surprises(it, targets),
-        *said.saved_surprises(_asked(arguments, surprises), it, took.head),
+        *said.saved_surprises(_asked(it, surprises), it, took.head),
         *_more_surprises(took),
     ]
     notes += [*_notes(took), *_notes_on_weights(took)]
@@ -187,13 +187,15 @@ def _targets(took: Taken) -> dict[str, Target]:
         return {}
 
 
-def _asked(arguments: Mapping[str, Any], surprises: list[str]) -> list[str]:
+def _asked(it: Applied, surprises: list[str]) -> list[str]:
     """What the user wants trained in full; adds to ``surprises``."""
-    to_save = arguments.get("modules_to_save") or []
+    to_save = it.arguments.get("modules_to_save") or []
     if isinstance(to_save, str):
-        surprises.append(f"modules_to_save is the text {to_save!r}, which PEFT takes apart by character: write a list.")
+        surprises.append(
+            f"{it.called('modules_to_save')} is the text {to_save!r}, which PEFT takes apart by character: write a list."
+        )
         return []
-    added = ADDED.get(str(arguments.get("task_type")), ())
+    added = ADDED.get(str(it.arguments.get("task_type")), ())
     return [entry for entry in to_save if entry not in added]
 
 
@@ -232,7 +234,7 @@ def _notes(took: Taken) -> list[str]:
     it, arguments = took.applied, took.applied.arguments
     notes = []
     if arguments.get("target_modules") is None and not it.resolved.parameters:
-        notes.append("There are no target_modules: PEFT takes its own default for this family.")
+        notes.append(f"There are no {it.called('target_modules')}: PEFT takes its own default for this family.")
     if experts := said.converted(it):
         notes.append(
             f"PEFT adapts the weights of experts, {', '.join(experts)}, in place of the modules that their old names stand for; "

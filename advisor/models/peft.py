@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.errors import AdvisorError, BadInput
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.core.tasks import TASKS
-from advisor.models.peft_values import check_values
+from advisor.models.peft_values import check_matching, check_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -163,27 +163,35 @@ def without_bitsandbytes() -> Iterator[None]:
             asked.cache_clear()  # else PEFT remembers the answer
 
 
-def resolve(model: nn.Module, arguments: Mapping[str, Any]) -> Resolved:
+def resolve(model: nn.Module, arguments: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> Resolved:
     """What ``LoraConfig(**arguments)`` does with ``model``, which should be on the meta device; see :func:`apply`."""
-    return read_off(*apply(model, arguments))
+    return read_off(*apply(model, arguments, keys))
 
 
-def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def apply(model: nn.Module, arguments: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> tuple[Any, tuple[str, ...]]:
     """``get_peft_model`` on a copy of ``model`` with ``LoraConfig(**arguments)``, and what PEFT warned of.
 
     Weights are initialised as the config says, as far as that is possible without any: some ways refuse a rank or a kind of
     module. No Python module that the config names is imported.
 
+    Args:
+        keys: what the user's file calls an argument, where that is not its own name.
+
     Raises:
-        BadInput: a value is none that PEFT knows, PEFT refuses the config, or nothing in the model matches it.
+        BadInput: a value is none that PEFT knows, PEFT refuses the config (then without a hint), nothing in the model matches it,
+            or matching takes too long.
     """
     import torch
 
     with without_bitsandbytes():
         from peft import LoraConfig, get_peft_model
 
-    check_values(arguments)
-    _check_lengths(arguments, model)
+    check_values(arguments, keys)
+    called = {key: (keys or {}).get(key, key) for key in arguments}
+    _check_lengths(arguments, model, called)
+    _check_tokens(arguments, model, called)
+    names = [name for of in (model.named_modules(), model.named_parameters()) for name, _ in of]
+    check_matching(arguments, names, keys)
     with without_bitsandbytes(), warnings.catch_warnings(record=True) as caught, torch.device("meta"):
         warnings.simplefilter("ignore")  # deprecations are no concern of the user's
         warnings.simplefilter("always", UserWarning)
@@ -202,7 +210,7 @@ def apply(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Any, tuple[st
     return wrapped, tuple(dict.fromkeys(str(warning.message) for warning in caught))
 
 
-def _check_lengths(arguments: Mapping[str, Any], model: nn.Module) -> None:
+def _check_lengths(arguments: Mapping[str, Any], model: nn.Module, called: Mapping[str, str]) -> None:
     """Raises:
     BadInput: there are far more entries than modules that they could name; PEFT compares each with every other.
     """
@@ -211,8 +219,24 @@ def _check_lengths(arguments: Mapping[str, Any], model: nn.Module) -> None:
         entries = arguments.get(key)
         if isinstance(entries, Sized) and not isinstance(entries, str) and len(entries) > most:
             raise BadInput(
-                f"{key} has {len(entries):,} entries, and {type(model).__name__} has {most - MORE_ENTRIES:,} modules.",
+                f"{called[key]} has {len(entries):,} entries, and {type(model).__name__} has {most - MORE_ENTRIES:,} modules.",
                 "Name modules of this model.",
+            )
+
+
+def _check_tokens(arguments: Mapping[str, Any], model: nn.Module, called: Mapping[str, str]) -> None:
+    """Raises:
+    BadInput: a name in ``trainable_token_indices`` is no end of a module's.
+    """
+    from torch import nn
+
+    embeddings = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    tokens = arguments.get("trainable_token_indices")
+    for entry in tokens if isinstance(tokens, dict) else ():
+        if not any(name.endswith(entry) for name, _ in model.named_modules(remove_duplicate=False)):  # as PEFT's _set_trainable
+            key, known = called["trainable_token_indices"], " or ".join(map(repr, embeddings[:3]))
+            raise BadInput(
+                f"{key}: {entry[:60]!r} is no module of {type(model).__name__}.", f"Write {known}." if known else "Leave it out."
             )
 
 
@@ -278,7 +302,7 @@ def prove(
     try:
         resolved = resolve(model, arguments)
     except BadInput as error:
-        raise _fault(selection, error.what) from error
+        raise _fault(selection, error.what.rstrip(".")) from error
     if differing := sorted(set(resolved.adapted) ^ set(selection.targets)):
         counts = f"{len(resolved.adapted)} modules, not {len(selection.targets)}"
         raise _fault(selection, f"PEFT adapts {counts} (first that differs: {differing[0]})")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from advisor.core.errors import BadInput
+from advisor.core.matching import fits
 
 MOST_RANK = 1_000_000  # more is a slip of the pen
 # PEFT takes these in any case, and one that its own type does not name; pissa also with a number of iterations.
 _ANY_CASE, _UNNAMED = ("gaussian", "olora", "mica"), "lora_ga"
 _CHECKED = ("r", "lora_alpha", "layer_replication", "task_type", "peft_type")  # elsewhere, with better words
+_NO_NULL = ("bias", "rank_pattern", "alpha_pattern", "runtime_config")  # PEFT stumbles over it, whatever its annotation says
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
 
 
@@ -26,17 +28,49 @@ def check_values(arguments: Mapping[str, Any], keys: Mapping[str, str] | None = 
 
     Raises:
         BadInput: a rank is no whole number from 1 to ``MOST_RANK``, an alpha no positive finite number, a dropout no number
-            from 0 to 1, a value of another type than PEFT's own annotation, a choice is none of PEFT's, or a key of a pattern
-            is no regex.
+            from 0 to 1, a value is null or of another type against PEFT's own annotation, a choice is none of PEFT's, or what
+            PEFT takes for a regex is none.
     """
     called = {key: (keys or {}).get(key, key) for key in arguments}
     _check_kinds(arguments, called)
     _check_numbers(arguments, called)
-    for pattern in ("rank_pattern", "alpha_pattern"):
-        if pattern in arguments and arguments[pattern] is None:
-            raise BadInput(f"{called[pattern]} is null, which PEFT does not take.", "Leave it out, or write {}.")
-        for key in arguments.get(pattern) or ():
-            _check_regex(called[pattern], key)
+    for key, text, regex in expressions(arguments):
+        _check_regex(called[key], text, regex)
+
+
+def check_matching(arguments: Mapping[str, Any], names: Sequence[str], keys: Mapping[str, str] | None = None) -> None:
+    """Refuse a regex that PEFT would match against a model's ``names`` almost for ever.
+
+    Args:
+        keys: as of :func:`check_values`, which has passed.
+
+    Raises:
+        BadInput: matching takes too long; names the key.
+    """
+    found = list(expressions(arguments))
+    fitted = fits([regex for _, _, regex in found], names)
+    if None in fitted:
+        key, text, _ = found[fitted.index(None)]
+        what = f"{(keys or {}).get(key, key)}: matching {text[:60]!r} takes too long"
+        raise BadInput(f"{what}: it repeats what repeats itself.", "Write a simpler regex.")
+
+
+def expressions(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Every text of a config that PEFT takes for a regex: its argument, the text, and what it becomes for a full name."""
+    for key in ("target_modules", "exclude_modules"):
+        text = arguments.get(key)
+        if isinstance(text, str) and (key, text.lower()) != ("target_modules", "all-linear"):
+            yield key, text, text
+    around = {
+        "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\..*",  # as check_target_module_exists
+        "modules_to_save": r"(^|.*\.){}($|\..*)",  # as there
+        "rank_pattern": r"(.*\.)?({})$",  # as get_pattern_key
+        "alpha_pattern": r"(.*\.)?({})$",
+    }
+    for key, form in around.items():
+        found = arguments.get(key) or ()
+        for text in [found] if key == "layers_pattern" and isinstance(found, str) else found:
+            yield key, str(text), form.replace("{}", str(text))
 
 
 def _check_numbers(arguments: Mapping[str, Any], called: Mapping[str, str]) -> None:
@@ -47,10 +81,10 @@ def _check_numbers(arguments: Mapping[str, Any], called: Mapping[str, str]) -> N
 
     for what, rank in all_of("r", "rank_pattern"):
         if type(rank) is not int or not 1 <= rank <= MOST_RANK:
-            raise BadInput(f"{what} is {str(rank)[:40]}, no whole number from 1 to {MOST_RANK:,}.", "Correct it.")
+            raise BadInput(f"{what} is {repr(rank)[:40]}, no whole number from 1 to {MOST_RANK:,}.", "Correct it.")
     for what, alpha in all_of("lora_alpha", "alpha_pattern"):
         if type(alpha) not in (int, float) or not 0 < alpha < math.inf or alpha > 1e300:
-            raise BadInput(f"{what} is {str(alpha)[:40]}, not a positive number.", "Correct it.")
+            raise BadInput(f"{what} is {repr(alpha)[:40]}, not a positive number.", "Correct it.")
     dropout = arguments.get("lora_dropout")
     if dropout is not None and not 0 <= dropout < 1:  # PEFT takes a negative one, or a NaN, for none
         what = f"{called['lora_dropout']} is {dropout}"
@@ -64,6 +98,8 @@ def _check_kinds(arguments: Mapping[str, Any], called: Mapping[str, str]) -> Non
     kinds = get_type_hints(LoraConfig)
     for key, value in arguments.items():
         kind = kinds.get(key)
+        if value is None and key not in _CHECKED and (key in _NO_NULL or not _fits(value, kind)):
+            raise BadInput(f"{called[key]} is null, which this option cannot be.", "Leave it out.")
         if kind is bool and isinstance(value, str | list | dict | float):
             raise BadInput(
                 f"{called[key]} is {str(value)[:40]!r}, which is neither true nor false.", "Write true or false without quotes."
@@ -119,9 +155,10 @@ def _is_choice(value: Any, choices: list[str]) -> bool:
     return value in choices
 
 
-def _check_regex(pattern: str, key: Any) -> None:
+def _check_regex(key: str, text: str, regex: str) -> None:
     try:
-        re.compile(rf"(.*\.)?({key})$")  # as PEFT's get_pattern_key
-    except re.error as error:
-        hint = "Write '.*' for any characters." if "*" in str(key) else "Escape it."
-        raise BadInput(f"{pattern}: PEFT takes {str(key)[:60]!r} for a regex, which it is not ({error}).", hint) from error
+        re.compile(regex)
+    except (re.error, RecursionError, OverflowError) as error:
+        glob = "repeat" in str(error)  # a star with nothing before it
+        hint = "Write '.*' for any characters." if glob else "Correct it, or write a backslash before what stands for itself."
+        raise BadInput(f"{key}: PEFT takes {text[:60]!r} for a regex, which it is not ({error}).", hint) from error

@@ -84,6 +84,24 @@ def test_json_that_is_none_is_said_in_a_line(text: str) -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    "text", ['{"r": 8, "r": 4}', '[{"a": {"r": 1, "x": 2, "r": 1}}]', r'{"r": 1, "\u0072": 2}', '{"a": [], "r": 1, "r": 2}']
+)
+def test_a_key_that_is_there_twice_is_named(text: str) -> None:
+    with pytest.raises(BadInput, match=r"^f: the thing is damaged: the key 'r' is there twice"):
+        parse_json(text, "f", "thing")
+    with pytest.raises(ValueError, match="the key 'r' is there twice"):  # JSON is YAML too
+        parse_yaml(text)
+
+
+def test_a_key_twice_in_yaml_is_named_unless_a_merge_brings_it() -> None:
+    for text in ("r: 1\n'r': 1", "a: {r: 1, r: 2}", "- r: 1\n  b: 2\n  r: 3", "a: &x {b: 1}\nr: *x\nr: 1"):
+        with pytest.raises(ValueError, match="the key 'r' is there twice"):
+            parse_yaml(text)
+    merged = "a: &a {r: 1}\nb: &b {<<: *a, r: 2}\nc: {<<: *b, r: 3}\nd: {<<: [*a, *b]}"
+    assert parse_yaml(merged) == {"a": {"r": 1}, "b": {"r": 2}, "c": {"r": 3}, "d": {"r": 1}}
+
+
 class Example(Written):
     name: Name
     rank: Rank = 8

@@ -199,7 +199,7 @@ def test_an_empty_selection_has_no_config(tiny_model: TinyModel) -> None:
     [
         ({"target_modules": ["query"]}, "PEFT adapts 2 modules, not 1"),
         ({"target_modules": ["nowhere"]}, "PEFT refuses"),
-        ({"target_modules": "("}, "PEFT refuses"),
+        ({"target_modules": "("}, "target_modules: PEFT takes"),
         ({"r": 5}, "with rank 5, not 4"),
         ({"rank_pattern": {"query": 2}}, "with rank 2, not 4"),
         ({"bias": "all"}, "parameters outside the head"),

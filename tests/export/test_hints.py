@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from advisor.export.hints import reason, reason_of_text, refusal_hint
+from advisor.core import matching
+from advisor.export.hints import NAMES_ONLY, WAYS, Way, reason, reason_of_text, refusal_hint
 
 NAMES = [
     "model",
@@ -26,7 +27,7 @@ ENTRIES = [
     ("All Linear", "write the text 'all-linear'"),
     ("q_proj, v_proj", "write ['q_proj', 'v_proj']"),
     (" q_proj", "write ['q_proj']"),
-    ("*.q_proj", "never a glob"),
+    ("*.q_proj", r"never a glob: write '.*\\.q_proj' as a text"),
     (r".*\.q_proj", "write it as a text in place of the list"),
     (r"layers\.[01]\.q_proj", "write a regex of the full name"),
     ("..", "no name"),
@@ -78,6 +79,7 @@ TEXTS = [
     ("*q_proj", "glob"),
     (r"self_attn\.q_proj", r"write '.*self_attn\\.q_proj'"),
     ("(", "fits none of"),
+    (".*nothing", "fits none of"),
     ("nothing", "fits none of"),
 ]
 
@@ -92,3 +94,36 @@ def test_the_first_entry_without_a_module_is_explained() -> None:
     assert refusal_hint({"target_modules": "q_proj"}, NAMES).endswith("write the list ['q_proj'].")
     for fine in (["q_proj"], "all-linear", r".*q_proj", None, [3]):
         assert refusal_hint({"target_modules": fine}, NAMES) == ""
+
+
+WAYS_OF_KEYS = [
+    (NAMES_ONLY, "all", "write names"),
+    (NAMES_ONLY, ".*lm_head", "write ['lm_head']"),
+    (NAMES_ONLY, "*q_proj", "write ['model.layers.0.self_attn.q_proj', 'model.layers.1.self_attn.q_proj']"),
+    (NAMES_ONLY, ".*layers.*", "'q_proj', 'v_proj'"),
+    (Way("never", "all"), "ALL", "write 'all' alone"),
+    (Way("never", "all"), "all-linear", "write 'all' alone"),
+    (Way("only entry"), r".*\.q_proj", "write it as the only entry"),
+    (WAYS["rank_pattern"], r"model\.layers\.9\..*", "As a regex it fits no name"),
+    (WAYS["rank_pattern"], r"lm_.*", "fits only modules without LoRA, such as 'lm_head'"),
+    (WAYS["rank_pattern"], "all-linear", "write '.*'"),
+    (WAYS["rank_pattern"], "qproj", "Did you mean 'q_proj'?"),
+    (WAYS["exclude_modules"], "all", "write names"),
+    (WAYS["exclude_modules"], ".*q_proj", "write it as a text"),
+]
+
+
+@pytest.mark.parametrize(("way", "entry", "says"), WAYS_OF_KEYS)
+def test_what_to_write_is_what_the_key_can_say(way: Way, entry: str, says: str) -> None:
+    assert says in reason(entry, NAMES, way=way)
+
+
+def test_an_only_entry_and_a_word_for_everything_are_said_as_the_tool_takes_them() -> None:
+    assert r"write '.*\\.q_proj'" in reason_of_text("q_proj", NAMES, Way("only entry"))
+    assert "the list ['q_proj', 'v_proj']" in reason_of_text("q_proj|v_proj", NAMES, Way("only entry"))
+    assert "write 'all'." in reason_of_text("All", NAMES, Way("never", "all"))
+
+
+def test_an_endless_regex_gets_no_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "SECONDS", 1)
+    assert "write names" in reason("(.*)*(.*)*(.*)*x", NAMES, way=NAMES_ONLY)

@@ -1,13 +1,12 @@
-"""Scripts and notebooks are read, never run: what the call would get, or why that cannot be told."""
+"""Scripts are read, never run: what the call would get, or why that cannot be told."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from advisor.export.script import notebook_code, read_script
+from advisor.export.script import read_script
 
 
 def read(body: str) -> dict[str, Any]:
@@ -70,6 +69,12 @@ REFUSED = [
     ("LoraConfig(8)", "arguments without names"),
     ("FastLanguageModel.get_peft_model(model, 8, ['q'], lora_alpha=16)", "arguments without names"),
     ("LoraConfig(r=8, r=9)", "gets r twice"),
+    ("LoraConfig(**{'r': 8}, r=4)", "gets r twice"),
+    ("LoraConfig(r=4, **dict(r=8))", "gets r twice"),
+    ("K = {'r': 8}\nFastLanguageModel.get_peft_model(m, **K, **K)", "gets r twice"),
+    ("LoraConfig(**{'r': 8, 'r': 4})", "the key 'r' is there twice"),
+    ("LoraConfig(**dict(r=8, r=4))", "the key 'r' is there twice"),
+    ("LoraConfig(r=4, rank_pattern={'q': 8, 'q': 4})", "the key 'q' is there twice"),
     ("c = LoraConfig(r=8)\nc.r = 16", "c.r is set after"),
     ("c = LoraConfig(r=8)\nsetattr(c, 'r', 16)", "is set after"),
     ("LoraConfig(r=1)\nLoraConfig(r=2)", "2 calls"),
@@ -88,16 +93,3 @@ def test_unsloth_s_call_is_told_from_peft_s() -> None:
     snippet = "m = FastLanguageModel.from_pretrained('x', num_labels=3)\nFastLanguageModel.get_peft_model(model=m, r=8)"
     assert read_script(snippet.encode()) == ("unsloth", {"r": 8, "num_labels": 3})
     assert read_script(b"c = LoraConfig(r=8)\nget_peft_model(model, c)")[0] == "trl"
-
-
-def test_a_notebook_is_its_code_cells_without_magics() -> None:
-    cells = [
-        {"cell_type": "markdown", "source": "LoraConfig(r=1)"},
-        {"cell_type": "code", "source": ["%%capture\n", "!pip install peft\n", "R = 8"]},
-        {"cell_type": "code", "source": "LoraConfig(r=R)"},
-        "damaged",
-    ]
-    assert read_script(notebook_code(json.dumps({"cells": cells}).encode())) == ("trl", {"r": 8})
-    for bad in ("{}", "[]", '{"cells": 3}'):
-        with pytest.raises(ValueError, match="no notebook"):
-            notebook_code(bad.encode())

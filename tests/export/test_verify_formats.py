@@ -335,3 +335,51 @@ def test_weights_that_are_no_safetensors(adapter: tuple[Path, Path], tmp_path: P
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x00" * 50)
     with pytest.raises(BadInput, match="weights cannot be read"):
         verify(str(tmp_path), str(adapter[1]))
+
+
+FOLLOWED = [
+    (peft_file(target_modules="q_proj"), {"target_modules": ["q_proj"]}),
+    (peft_file(target_modules=["*q_proj"]), {"target_modules": ".*q_proj"}),
+    (peft_file(target_modules=["all"]), {"target_modules": "all-linear"}),
+    (peft_file(modules_to_save=[".*lm_head"]), {"modules_to_save": ["lm_head"]}),
+    (
+        peft_file(target_modules=ATTENTION, modules_to_save=["*norm"]),
+        {"modules_to_save": ["input_layernorm", "post_attention_layernorm", "norm"]},
+    ),
+    (peft_file(rank_pattern={"all": 8}, alpha_pattern={".*": 16}), {"rank_pattern": {".*": 8}}),
+    (peft_file(rank_pattern={"qproj": 8}, alpha_pattern={"q_proj": 16}), {"rank_pattern": {"q_proj": 8}}),
+    (peft_file(exclude_modules=[r".*1\..*q_proj"]), {"exclude_modules": r".*1\..*q_proj"}),
+    (axolotl(lora_target_modules="q_proj"), {"lora_target_modules": ["q_proj"]}),
+    (axolotl(lora_modules_to_save=[".*lm_head"]), {"lora_modules_to_save": ["lm_head"]}),
+    (factory(lora_target="all-linear"), {"lora_target": "all"}),
+    (factory(lora_target="ALL"), {"lora_target": "all"}),
+    (factory(lora_target="q_proj,all"), {"lora_target": "all"}),
+    (factory(lora_target=".*v_proj"), {"lora_target": "v_proj"}),
+    (factory(additional_target=".*lm_head"), {"additional_target": "lm_head"}),
+    (trl(lora_target_modules="q_proj"), {"lora_target_modules": r".*\.q_proj"}),
+    (trl(lora_target_modules=["q_proj"]), {"lora_target_modules": [r".*\.q_proj"]}),
+    (trl(lora_target_modules=["all"]), {"lora_target_modules": "all-linear"}),
+    (trl(lora_target_modules=["q_proj|v_proj"]), {"lora_target_modules": ATTENTION}),
+    (trl(lora_target_modules=[".*q_proj", "v_proj"]), {"lora_target_modules": [".*q_proj"]}),
+]
+
+
+@pytest.mark.parametrize(("file", "change"), FOLLOWED)
+def test_a_hint_that_is_followed_leads_to_a_config_that_passes(
+    made: dict[str, Made], tmp_path: Path, file: tuple[str, str], change: dict[str, Any]
+) -> None:
+    """What is written is in the hint, which names the file's own key, and then verify finds nothing else to say."""
+    path = tmp_path / file[0]
+    path.write_text(file[1])
+    ((key, fixed),) = change.items()
+    try:
+        said = " ".join(verify(str(path), str(made["llama"].folder)).surprises)
+    except BadInput as error:
+        said = str(error)
+    assert f"{key}: " in said
+    written = fixed if isinstance(fixed, str) else next(iter(fixed)) if len(fixed) == 1 else fixed[0]
+    assert repr(written) in said or "write it as" in said, said
+    content = yaml.safe_load(file[1]) | change
+    path.write_text(json.dumps(content) if path.suffix == ".json" else yaml.safe_dump(content))
+    surprises = verify(str(path), str(made["llama"].folder)).surprises
+    assert not [each for each in surprises if "every linear module: " not in each], surprises

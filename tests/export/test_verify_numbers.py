@@ -12,6 +12,7 @@ import pytest
 import yaml
 from command import refused
 
+from advisor.core import matching
 from advisor.core.errors import BadInput
 from advisor.export.verify import Report, verify
 
@@ -105,6 +106,56 @@ def test_what_peft_cannot_use_is_bad_input(check: Callable[..., Report], fields:
     assert str(caught.value).isprintable()
 
 
+NO_REGEX = [
+    ({"target_modules": ".*(q_proj"}, "target_modules", "Correct it"),
+    ({"target_modules": "*q_proj"}, "target_modules", r"Write '\.\*'"),
+    ({"exclude_modules": ".*(q_proj"}, "exclude_modules", "Correct it"),
+    ({"exclude_modules": "*.lm_head"}, "exclude_modules", r"Write '\.\*'"),
+    ({"layers_pattern": "(", "layers_to_transform": [0]}, "layers_pattern", "Correct it"),
+    ({"layers_pattern": ["layers", "h)"], "layers_to_transform": [0]}, "layers_pattern", "Correct it"),
+    ({"modules_to_save": ["lm_head["]}, "modules_to_save", "Correct it"),
+    ({"rank_pattern": {"a{99999999999999999999}": 4}}, "rank_pattern", "Correct it"),
+    ({"alpha_pattern": {"(?<x": 4}}, "alpha_pattern", "Correct it"),
+]
+
+
+@pytest.mark.parametrize(("fields", "key", "hint"), NO_REGEX)
+def test_what_is_no_regex_is_refused_by_its_key(
+    check: Callable[..., Report], fields: dict[str, Any], key: str, hint: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"adapter_config\.json: {key}: PEFT takes .* which it is not.*{hint}"):
+        check(**fields)
+
+
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules", "layers_pattern", "modules_to_save", "rank_pattern"])
+def test_a_regex_that_backtracks_is_refused_by_its_key(
+    check: Callable[..., Report], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "SECONDS", 1)
+    text = "(.*)*(.*)*(.*)*x"
+    kinds: dict[str, Any] = {"modules_to_save": [text], "rank_pattern": {text: 4}}
+    with pytest.raises(BadInput, match=rf"adapter_config\.json: {key}: matching .* takes too long"):
+        check(**{"layers_to_transform": [0], key: kinds.get(key, text)})
+
+
+@pytest.mark.parametrize("key", ["bias", "runtime_config", "rank_pattern", "lora_dropout", "use_dora"])
+def test_null_is_refused_by_its_key(check: Callable[..., Report], key: str) -> None:
+    with pytest.raises(BadInput, match=rf"adapter_config\.json: {key} is null"):
+        check(**{key: None})
+
+
+@pytest.mark.parametrize("key", ["r", "rank_pattern", "lora_alpha", "alpha_pattern"])
+def test_a_number_in_quotes_is_shown_with_them(check: Callable[..., Report], key: str) -> None:
+    with pytest.raises(BadInput, match=rf"{key}.* is '8', no"):
+        check(**{key: {"q_proj": "8"} if "pattern" in key else "8"})
+
+
+def test_tokens_of_no_module_are_refused_by_their_key(check: Callable[..., Report]) -> None:
+    with pytest.raises(BadInput, match=r"trainable_token_indices: 'foo' is no module .* Write 'model\.embed_tokens'"):
+        check(trainable_token_indices={"embed_tokens": [0], "foo": [0]})
+    assert check(trainable_token_indices={"embed_tokens": [0]}).tokens == {"model.embed_tokens": 1}
+
+
 def test_brackets_in_names_are_no_markup(check: Callable[..., Report]) -> None:
     report = check(target_modules=["q_proj", "[bold]q_proj[/bold]"])
     assert report.unmatched == ("[bold]q_proj[/bold]",)
@@ -130,7 +181,7 @@ UNSLOTH = "m, t = FastLanguageModel.from_pretrained('m'{})\nm = FastLanguageMode
         ("c.toml", "r = 5", "cannot be understood"),
         ("c.json", '{"r": ' + "9" * 5000 + "}", "cannot be understood"),
         ("c.yaml", yaml.safe_dump({**AXOLOTL, "lora_target_modules": ["q_proj", 5]}), "it should be a valid"),
-        ("c.yaml", yaml.safe_dump({**AXOLOTL, "lora_target_modules": "["}), "PEFT refuses"),
+        ("c.yaml", yaml.safe_dump({**AXOLOTL, "lora_target_modules": "["}), "lora_target_modules: PEFT takes"),
         ("c.yaml", yaml.safe_dump({**AXOLOTL, "lora_r": 10**30, "lora_target_modules": ["q_proj"]}), "whole number"),
         ("c.yaml", yaml.safe_dump({"adapter": "lora", "lora_r": 4, "lora_target_modules": ["q_proj"]}), "no lora_alpha"),
         ("c.yaml", yaml.safe_dump({"base_model": "m", "lora_r": 4, "lora_alpha": 8}), "no key adapter"),
