@@ -126,10 +126,13 @@ def how_good_table(result: dict[str, Any]) -> str:
     """What a newcomer wants to know, on development data and on exam data."""
     both = result["tasks_left_out"], result["exam"]
     after = [each["after_a_pilot"] for each in both]
-    rival = max(both[1]["scores"], key=lambda name: both[1]["scores"][name]["within"])
 
     def line(label: str, of: Callable[[dict[str, Any]], str], parts: Sequence[dict[str, Any]] = both) -> list[str]:
         return [label, *map(of, parts)]
+
+    def rival(found: dict[str, Any]) -> str:
+        name = max(found["scores"], key=lambda name: found["scores"][name]["within"])
+        return f"{pair(found['scores'][name])} ({name})"
 
     def above(name: str) -> Callable[[dict[str, Any]], str]:
         return lambda found: f"{math.expm1(found['lost'][name]):.1%}"
@@ -144,7 +147,7 @@ def how_good_table(result: dict[str, Any]) -> str:
         line("rank correlation, all sizes / one size", lambda e: pair(e["predicted"])),
         line("… after a pilot run", lambda e: pair(e["after"]["predicted"]), after),
         line("… of a second seed of the same runs, where there is one", lambda e: pair(e["second_seed"])),
-        line(f"… of the best other score ({rival})", lambda e: pair(e["scores"][rival])),
+        line("… of the best other score", rival),
         line("… of the gradient norm", lambda e: pair(e["scores"]["gradient-norm"])),
         line("… of the parameter count", lambda e: pair(e["scores"]["parameter count"])),
         line("the set predicted best of its size ends above the best of them by", above("predicted")),

@@ -25,7 +25,7 @@ def test_pages_on_real_runs_are_those_of_the_committed_figures() -> None:
     for text in texts:
         assert validity_page.filled(text, made) == text
         assert validity_page.filled(text, dict.fromkeys(placed, "")) != text
-    assert f"{result['rows']} shipped" in texts[0]
+    assert any(f"{result['rows']} shipped" in text for text in texts)
     assert validity_page.groups_page(result) == validity_page.GROUPS_PAGE.read_text(encoding="utf-8")
 
 
