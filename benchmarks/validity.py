@@ -32,7 +32,7 @@ from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction import pilot_level
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
 from advisor.prediction.groups import Group, grouped, seed_sd
-from advisor.prediction.predictor import Predictions, Predictor, on_scale_of
+from advisor.prediction.predictor import Predictions, Predictor
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"
@@ -163,7 +163,7 @@ def pilot_evidence(predictor: Predictor, held: Group, pilot: dict[str, Any]) -> 
     """What a pilot run (``benchmarks/pilot.py``) measured of a group's selections, as arguments of :meth:`Predictor.given`. The
     level is that of the group's own random selections, nearest in size to those of :func:`level_sets`."""
     losses = np.array([pilot["switched"][name] for name in [*held.selections, ALL_LINEAR]])
-    measured = on_scale_of(predictor.forgone_.of(held.traits, held.context), losses[:-1], losses)
+    measured = pilot_level.on_scale_of(predictor.forgone_.of(held.traits, held.context), losses[:-1], losses)
     usual = f"{pilot_level.SHARE:.0%}"
     sizes = [budget_of(name) for name in held.selections]
     drawn = [i for i, size in enumerate(sizes) if size == usual] or [i for i, size in enumerate(sizes) if size]

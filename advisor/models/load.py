@@ -19,16 +19,7 @@ from advisor.core.tasks import EMBEDDING, OF_TOKENS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.adaptable import kinds
-from advisor.models.checkpoint import (
-    check_blocks,
-    check_index,
-    check_left_out,
-    check_size,
-    check_tokens,
-    fields,
-    misfit,
-    new_weights,
-)
+from advisor.models.checkpoint import check_index, check_size, fields, misfit
 from advisor.models.config import (
     BOTH,
     auto_class,
@@ -44,6 +35,7 @@ from advisor.models.config import (
 from advisor.models.embedding import POOLINGS, Embedder, embedder_of
 from advisor.models.experts import called_module, open_experts
 from advisor.models.identity import model_fingerprint
+from advisor.models.left_out import check_blocks, check_left_out, check_tokens, new_weights
 from advisor.models.modules import (
     QV_NAMES,
     adapted,

@@ -252,7 +252,8 @@ class Predictor:
         Args:
             observed: index of the selection of each run. losses: their validation losses.
             measured: [S + 1] share of the gain that each forgoes as a pilot run measured it, on the scale of the predicted ones
-                (:func:`on_scale_of`), all-linear last; NaN where none did. It and the predicted share count alike.
+                (:func:`advisor.prediction.pilot_level.on_scale_of`), all-linear last; NaN where none did. It and the predicted
+                share count alike.
             level: of a language model, what random sets lost in a pilot run (:func:`advisor.prediction.pilot_level.level_of`).
         """
         far = self._far(context)
@@ -390,16 +391,3 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float, tilt: Array | float
 def _exp(values: Array) -> Array:
     """e to the values, finite also where a run diverged."""
     return np.asarray(np.exp(np.clip(values, -300.0, 300.0)))
-
-
-def on_scale_of(shares: Array, measured: Array, values: Array) -> Array:
-    """Measured values as shares of the gain: the k-th lowest of those ``measured`` of some selections stands for the k-th lowest
-    of the same selections' predicted ``shares``, and what lies between is interpolated.
-
-    Only the order of a measurement counts so: modules trained alone take over what the others did beside them, to an extent
-    that differs between tasks.
-
-    Args:
-        shares, measured: [K] of the same selections. values: [S], of any.
-    """
-    return np.asarray(np.interp(values, np.sort(measured), np.sort(shares)))

@@ -19,8 +19,8 @@ from advisor.core.tasks import TASKS
 from advisor.prediction.disturbance import Disturbance, disturbances
 from advisor.prediction.gain import TRAITS
 from advisor.prediction.likeness import parameter_distances
-from advisor.prediction.pilot_level import level_of, level_sets
-from advisor.prediction.predictor import Estimate, Predictions, Predictor, on_scale_of
+from advisor.prediction.pilot_level import level_of, level_sets, on_scale_of
+from advisor.prediction.predictor import Estimate, Predictions, Predictor
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
 from advisor.theory import bounds
 from advisor.theory.bounds import Bound, Change, bound_c, certificate

@@ -20,8 +20,9 @@ from advisor.advice.recommend import pick
 from advisor.prediction import posterior as posterior_module
 from advisor.prediction.gain import CURVE, curve, simulated_gain
 from advisor.prediction.likeness import parameter_distances
+from advisor.prediction.pilot_level import on_scale_of
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
-from advisor.prediction.predictor import Predictions, Predictor, on_scale_of
+from advisor.prediction.predictor import Predictions, Predictor
 
 Array = np.ndarray
 
