@@ -17,6 +17,7 @@ MOST_RANK = 1_000_000  # more is a slip of the pen
 _ANY_CASE, _UNNAMED = ("gaussian", "olora", "mica"), "lora_ga"
 _CHECKED = ("r", "lora_alpha", "layer_replication", "task_type", "peft_type")  # elsewhere, with better words
 _NO_NULL = ("bias", "rank_pattern", "alpha_pattern", "runtime_config")  # PEFT stumbles over it, whatever its annotation says
+PLAIN_NAME = re.compile(r"[\w.-]*")  # always a regex; there may be very many
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
 
 
@@ -35,7 +36,8 @@ def check_values(arguments: Mapping[str, Any], keys: Mapping[str, str] | None = 
     _check_kinds(arguments, called)
     _check_numbers(arguments, called)
     for key, text, regex in expressions(arguments):
-        _check_regex(called[key], text, regex)
+        if not PLAIN_NAME.fullmatch(text):
+            _check_regex(called[key], text, regex)
 
 
 def check_matching(arguments: Mapping[str, Any], names: Sequence[str], keys: Mapping[str, str] | None = None) -> None:
