@@ -22,10 +22,10 @@ from validity import PILOTS, SHIPPED, read, task_of
 from validity_page import put_table
 
 from advisor.core.recipe import HEADLESS
-from advisor.prediction.forgone import real_shares
+from advisor.prediction.forgone import LEAST_GAIN, real_shares
 from advisor.prediction.gain import log_base
 from advisor.prediction.groups import grouped
-from advisor.prediction.pilot_level import LEAST_GAIN, level_of
+from advisor.prediction.pilot_level import level_of
 from advisor.prediction.predictor import Predictor
 
 

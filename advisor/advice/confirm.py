@@ -18,7 +18,6 @@ from advisor.core.candidate import Candidate, RealRun
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import distinct
 from advisor.core.targets import Selection
-from advisor.prediction.pilot_level import level_sets
 from advisor.prediction.predictor import Predictions
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
@@ -229,8 +228,7 @@ def confirm(
     def given(runs: Sequence[int]) -> Scorer:
         return prior.given([done[i] for i in runs])
 
-    beside = level_sets(scorer.probe.targets, scorer.probe.task, scorer.settings.rank)
-    shown = [*(c.selection for c in candidates), *beside, Selection("no module", ())]
+    shown = [*(c.selection for c in candidates), *scorer.level_sets, Selection("no module", ())]
     memory = rec.budget.amount if rec.budget.kind == "memory" else np.inf
     pilot = [everything] if prior.cost(rec.pool[0]).memory_bytes <= memory else []
     run(pilot, distinct(shown))

@@ -7,7 +7,6 @@ import math
 from advisor.advice.confirm import draws_of
 from advisor.advice.recommend import Recommendation
 from advisor.core.recipe import PASSES_A_STEP, PILOT_EVAL_ROWS, PILOT_SCALES, TrainingRecipe
-from advisor.prediction.pilot_level import level_sets
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
 
@@ -20,8 +19,8 @@ def run_steps(scorer: Scorer, recipe: TrainingRecipe) -> int:
 def measuring_steps(scorer: Scorer, finalists: int, recipe: TrainingRecipe) -> int:
     """What measuring the finalists, and random sets beside them, takes in a pilot run at most: forward passes over the same rows
     for each."""
-    beside = len(level_sets(scorer.probe.targets, scorer.probe.task, scorer.settings.rank))
-    return math.ceil((finalists + beside) * PILOT_EVAL_ROWS * len(PILOT_SCALES) / (PASSES_A_STEP * recipe.batch_size))
+    measured = finalists + len(scorer.level_sets)
+    return math.ceil(measured * PILOT_EVAL_ROWS * len(PILOT_SCALES) / (PASSES_A_STEP * recipe.batch_size))
 
 
 def most_to_win(scorer: Scorer, rec: Recommendation) -> float:

@@ -9,12 +9,17 @@ import sys
 from collections.abc import Sequence
 
 SECONDS = 5  # of processor time, so that a busy machine makes no regex slow
+CLOCK_SECONDS = 60
 _REPEATS = re.compile(r"[*+?{|]")
 _CHILD = """
-import json, re, resource, sys
+import json, re, sys
 patterns, names, seconds = json.load(sys.stdin)
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+except ImportError:
+    pass  # Windows has none: there the clock alone ends it
 for pattern in patterns:
     found = re.compile(pattern)
     print(json.dumps([found.fullmatch(name) is not None for name in names]), flush=True)
@@ -37,8 +42,22 @@ def fits(patterns: Sequence[str], names: Sequence[str]) -> list[list[bool] | Non
             found[at] = [compiled.fullmatch(name) is not None for name in names]
     if slow:
         asked = json.dumps([[patterns[at] for at in slow], list(names), SECONDS])
-        child = [sys.executable, "-I", "-S", "-c", _CHILD]  # it ends by itself, at the latest by its limit
-        printed = subprocess.run(child, input=asked, capture_output=True, text=True, check=False).stdout
-        for at, line in zip(slow, printed.split("\n")[:-1], strict=False):  # fewer lines where time was up
+        for at, line in zip(slow, _printed(asked), strict=False):  # fewer lines where time was up
             found[at] = json.loads(line)
     return found
+
+
+def _printed(asked: str) -> list[bytes]:
+    """Lines of the child, until it ends or one of its limits ends it.
+
+    Raises:
+        subprocess.CalledProcessError: it failed for another reason.
+    """
+    child = [sys.executable, "-I", "-S", "-c", _CHILD]
+    try:
+        done = subprocess.run(child, input=asked.encode(), capture_output=True, timeout=CLOCK_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        return (error.stdout or b"").split(b"\n")[:-1]
+    if done.returncode > 0:  # below 0: its limit of processor time
+        done.check_returncode()
+    return done.stdout.split(b"\n")[:-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from advisor.core.errors import BadInput
+from advisor.core.text import printable
 
 MOST_BYTES = 256 << 20  # of any file of text that is read whole
 MOST_YAML_BYTES = 4 << 20
@@ -147,17 +148,21 @@ def check_seal(content: Mapping[str, Any], where: str, hint: str) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        check_once([key for key, _ in pairs])
+        check_once([key for key, _ in pairs], [json.dumps(value, ensure_ascii=False) for _, value in pairs])
     return found
 
 
-def check_once(keys: Sequence[str]) -> None:
-    """Raises:
-    ValueError: a key is there twice, so that one of its values would be lost.
+def check_once(keys: Sequence[str], values: Sequence[str] = ()) -> None:
+    """``values``: those of the keys, as they are to be shown.
+
+    Raises:
+        ValueError: a key is there twice, so that one of its values would be lost.
     """
     if len(set(keys)) < len(keys):
         (twice, _), *_ = Counter(keys).most_common(1)
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
+        both = [printable(value, 60) for key, value in zip(keys, values, strict=False) if key == twice]
+        told = f", with {both[0]} and {both[1]}" if both else ""
+        raise ValueError(f"the key {twice[:60]!r} is there twice{told}")
 
 
 def _refuse_constant(constant: str) -> NoReturn:

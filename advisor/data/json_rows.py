@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from advisor.core.errors import BadInput
-from advisor.core.text import printable
+from advisor.core.reading import load_json
 from advisor.data.files import EVALUATION_STEMS, Rows, TextFile, suffix_of
 
 LISTS = ("train", "data", "rows", "examples")  # where a .json object keeps its rows
@@ -25,20 +25,16 @@ def json_rows(text: TextFile, evaluation: bool) -> tuple[list[str], Rows]:
 
     def parse(document: str, line: int | None) -> Any:
         try:
-            return json.loads(document, object_pairs_hook=_without_repeats)
-        except _Repeated as error:
-            raise BadInput(
-                f"{text.source}{f', line {line}' if line else ''}: one object holds the key {error.key!r} twice, "
-                f"with {error.values}.",
-                "Keep one of them.",
-            ) from error
-        except (ValueError, RecursionError) as error:
+            return load_json(document, constants=True)
+        except (json.JSONDecodeError, RecursionError) as error:
             at = line or getattr(error, "lineno", 1)
             reason = getattr(error, "msg", None) or type(error).__name__
             raise BadInput(
                 f"{text.source}, line {at} does not parse as JSON: {reason}.",
                 "A .jsonl file holds one JSON object a line; a .json file may hold one list of them.",
             ) from error
+        except ValueError as error:  # a key twice, or a number of more digits than Python reads
+            raise BadInput(f"{text.source}{f', line {line}' if line else ''}: {error}.", "Correct it.") from error
 
     def checked(items: Iterable[tuple[int, Any]], unit: str) -> Rows:
         for number, item in items:
@@ -73,24 +69,6 @@ def _is_json(line: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-class _Repeated(Exception):
-    """A JSON object holds ``key`` twice, with ``values``."""
-
-    def __init__(self, key: str, values: str) -> None:
-        self.key, self.values = key, values
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; of keys that stand there twice JSON does not say which one counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        held = [printable(json.dumps(value, ensure_ascii=False), 60) for key, value in pairs if key == twice]
-        raise _Repeated(twice, " and ".join(held[:2]))
-    return found
 
 
 def _is_list_of_objects(document: Any, key: str) -> bool:

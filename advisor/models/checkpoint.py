@@ -212,16 +212,17 @@ def _check_shards(folder: Path, named: Mapping[str, str]) -> None:
     Raises:
         BadInput: another shard holds the tensor, or the index leaves it out.
     """
-    held = {file.name: set(_shapes(file)) for file in sorted(folder.glob("*.safetensors")) if file.name in named.values()}
-    beside = {file.name: set(_shapes(file)) for file in sorted(folder.glob("*.safetensors")) if SHARD.fullmatch(file.name)}
+    shards = set(named.values())
+    files = [file for file in sorted(folder.glob("*.safetensors")) if file.name in shards or SHARD.fullmatch(file.name)]
+    held = {file.name: set(_shapes(file)) for file in files}
     hint = f"Copy {INDEX} and all shards anew, from the same model."
     for tensor, shard in named.items():
         if tensor not in held[shard]:
-            there = next((file for file, tensors in (held | beside).items() if tensor in tensors), None)
+            there = next((file for file, tensors in held.items() if tensor in tensors), None)
             if there is not None:
                 raise BadInput(f"{folder / INDEX}: {tensor} is said to be in {shard}, and is in {there}.", hint)
-    for shard, tensors in held.items():
-        if left := sorted(tensors.difference(named)):
+    for shard in sorted(shards):
+        if left := sorted(held[shard].difference(named)):
             raise BadInput(f"{folder / INDEX}: weight_map leaves out {left[0]}, which {shard} holds.", hint)
 
 

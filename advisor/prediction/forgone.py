@@ -119,6 +119,10 @@ class _Sums:
 
 def real_shares(group: Group) -> Array:
     """[S] share of the gain that each selection of a group really forwent."""
-    everything = group.log_loss[group.selections.index(ALL_LINEAR)]
-    gain = max(log_base(group.context) - everything, LEAST_GAIN)
-    return np.asarray(np.clip((group.log_loss - everything) / gain, *LIMITS))
+    return shares_of(group.context, group.log_loss, group.log_loss[group.selections.index(ALL_LINEAR)])
+
+
+def shares_of(context: Mapping[str, Any], log_losses: Array, everything: float) -> Array:
+    """[S] shares of the gain that log losses forgo, where all modules have ``everything``."""
+    gain = max(log_base(context) - everything, LEAST_GAIN)
+    return np.asarray(np.clip((log_losses - everything) / gain, *LIMITS))

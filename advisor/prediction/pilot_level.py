@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from advisor.core.recipe import HEADLESS
 from advisor.core.selections import distinct, structured_random
 from advisor.core.targets import Selection, Target
-from advisor.prediction.gain import log_base
+from advisor.prediction.forgone import shares_of
 
 Array = NDArray[np.float64]
 SETS, SHARE = 6, 0.18  # random sets, and their share of the LoRA parameters of all modules
 USUAL, SLOPE = 0.6, 0.6  # share that such sets usually lose, and what the forgone share rises by with it
 LEFT = 0.5  # of the variance of the common error
-LEAST_GAIN = 0.05  # log loss: shares of a smaller gain count as of this
-LIMITS = (-1.0, 2.0)  # of a share
 
 
 def level_sets(targets: Sequence[Target], task: str, rank: int) -> list[Selection]:
@@ -37,8 +35,7 @@ def level_sets(targets: Sequence[Target], task: str, rank: int) -> list[Selectio
 
 def level_of(context: Mapping[str, Any], log_losses: Array, everything: float) -> float:
     """Mean share of the gain that sets lose, from their log losses and that of all modules in the same measurement."""
-    gain = max(log_base(context) - everything, LEAST_GAIN)
-    return float(np.clip((log_losses - everything) / gain, *LIMITS).mean())
+    return float(shares_of(context, log_losses, everything).mean())
 
 
 def shift(level: float) -> float:

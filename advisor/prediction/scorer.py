@@ -159,10 +159,14 @@ class Scorer:
         traits = feature_table(self.view, self.weights(measured), TRAITS)
         return self.predictor.forgone_.of(traits, self.context), np.array([*pilot.switched.values()])
 
+    @cached_property
+    def level_sets(self) -> list[Selection]:
+        """Random sets that a pilot run measures beside the finalists."""
+        return level_sets(self.probe.targets, self.probe.task, self.settings.rank)
+
     def _pilot_level(self, pilot: RealRun) -> float | None:
         """What the random sets of :func:`level_sets` lost in the pilot run; None where it did not measure them."""
-        sets = level_sets(self.probe.targets, self.probe.task, self.settings.rank)
-        losses = [pilot.switched[s.targets] for s in sets if s.targets in pilot.switched]
+        losses = [pilot.switched[s.targets] for s in self.level_sets if s.targets in pilot.switched]
         everything = math.log(pilot.switched[pilot.candidate.selection.targets])
         return level_of(self.context, np.log(losses), everything) if losses else None
 

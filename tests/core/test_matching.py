@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 
@@ -24,6 +25,17 @@ def test_one_that_backtracks_ends(slow: str, monkeypatch: pytest.MonkeyPatch) ->
     found = fits(["x", "(x)+", slow, "(x)+|y"], NAMES)
     assert found[:2] == [[False] * 5, [False] * 4 + [True]]
     assert found[2:] == [None, None]
+
+
+def test_the_clock_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "CLOCK_SECONDS", 1)
+    assert fits(["(x)+|y", "(x+)+y", "x|(x)+"], NAMES) == [[False] * 4 + [True], None, None]
+
+
+def test_a_child_that_fails_is_not_taken_for_a_slow_regex(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "_CHILD", "raise MemoryError")
+    with pytest.raises(subprocess.CalledProcessError):
+        fits(["(x)+|y"], NAMES)
 
 
 def test_no_regex_is_said() -> None:

@@ -71,7 +71,7 @@ def shipped() -> list[CalibrationRow]:
 
 def test_shipped_rows_rank_left_out_groups_and_not_when_their_results_are_shuffled(shipped: list[CalibrationRow]) -> None:
     real, _ = rank_correlations(shipped)
-    broken = [rank_correlations(shuffled_within_groups(shipped, seed))[0] for seed in range(2)]
+    broken = [rank_correlations(shuffled_within_groups(shipped, seed))[0] for seed in range(5)]
     assert real >= FLOOR, f"{real:.3f}"
     assert max(broken) < real - 0.2, f"{real:.3f} against {broken}"
     assert abs(np.mean(broken)) < 0.2, f"shuffled {broken}"
