@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from ranking import budget_of, by_seed, correlations
@@ -17,6 +17,16 @@ from advisor.prediction.groups import Group
 SECOND_SEED = "a second seed"
 
 
+class Named(Protocol):
+    """What results are kept of, a group of real runs above all."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Measured = TypeVar("Measured", bound=Named)
+
+
 def kept(path: Path) -> dict[str, Any]:
     """What a file of results holds; nothing where there is none."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -24,7 +34,7 @@ def kept(path: Path) -> dict[str, Any]:
 
 
 def measure_missing(
-    groups: Sequence[Group], parts: Sequence[str], path: Path, measure: Callable[[Group], dict[str, Any] | None]
+    groups: Sequence[Measured], parts: Sequence[str], path: Path, measure: Callable[[Measured], Any]
 ) -> dict[str, Any]:
     """The file's results by group, with those missing of groups whose name holds one of ``parts``; written after each."""
     results = kept(path)

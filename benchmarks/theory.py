@@ -117,7 +117,7 @@ def _additions(
             (bounds.weyl_bound(change), top),
             (bounds.theorem_6(change), top),
             (bounds.theorem_7(change), risk),
-            (bounds.theorem_5(base, probe.z, sigma, kind=kernels.kind, head=head), before.ridge_risk(probe.z, sigma)),
+            (bounds.theorem_5(before, probe.z, sigma, kind=kernels.kind, head=head), before.ridge_risk(probe.z, sigma)),
         ]
         if added == "all others":
             pairs.append((bounds.certificate(kernels, mask, probe.z, sigma, head), objective))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL, NOT_KNOWN, Beside
+from advisor.core.choices import ALIKE, ALIKE_SURE, ALIKE_WITHIN, APART, LEVEL, NOT_KNOWN, Beside
 from advisor.core.errors import BadInput
 from advisor.core.recipe import HEADLESS
 from advisor.core.selections import ALL_LINEAR
@@ -119,13 +119,17 @@ class Predictions:
         return bool(abs(below - 0.5) > level / 2)
 
     def beside(self, i: int, j: int) -> Beside:
-        """``APART`` where i and j are :meth:`distinguishable`, ``ALIKE`` where their losses lie within ``ALIKE_WITHIN`` of each
-        other with probability ``LEVEL``, else ``NOT_KNOWN``."""
+        """``APART`` where i and j are :meth:`distinguishable`, ``ALIKE`` where they :meth:`end_alike` with probability
+        ``ALIKE_SURE``, else ``NOT_KNOWN``."""
         if self.distinguishable(i, j):
             return APART
+        return ALIKE if self.end_alike(i, j) >= ALIKE_SURE else NOT_KNOWN
+
+    def end_alike(self, i: int, j: int) -> float:
+        """Probability that the losses of i and j, expected over seeds, lie within ``ALIKE_WITHIN`` of each other."""
         within = math.log1p(ALIKE_WITHIN)
         below, above = self._below(i, j, (-within, within))
-        return ALIKE if above - below >= LEVEL else NOT_KNOWN
+        return float(above - below)
 
     def first(self, count: int) -> Predictions:
         """The same for the first ``count`` selections."""

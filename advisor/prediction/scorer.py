@@ -95,6 +95,7 @@ class Scorer:
         if not 0 < self.sigma < math.inf:
             raise BadInput(f"--sigma must be positive and finite, got {self.sigma}.")
         self.context = probe_context(probe, self.view, settings, recipe)
+        self._traits: dict[bytes, Array] = {}
         self.runs: tuple[RealRun, ...] = ()
         self.pilot: RealRun | None = None
         self.pilot_scale: tuple[Array, Array] | None = None
@@ -119,6 +120,16 @@ class Scorer:
                 if target.name in chosen:
                     weights[s, m] = rank_weights(kind, self.settings, candidate.module_settings(target.name))
         return weights
+
+    def traits(self, weights: Weights) -> Array:
+        """[S, traits] of selections; those of one that was asked for before are looked up, as a search asks for many again."""
+        keys = [row.tobytes() for row in np.hstack([weights.params, *weights.blocks.values()])]
+        fresh = {key: row for row, key in enumerate(keys) if key not in self._traits}
+        if fresh:
+            rows = list(fresh.values())
+            asked = Weights(weights.params[rows], {kind: blocks[rows] for kind, blocks in weights.blocks.items()})
+            self._traits |= dict(zip(fresh, feature_table(self.view, asked, TRAITS), strict=True))
+        return np.array([self._traits[key] for key in keys]).reshape(-1, len(TRAITS))
 
     @cached_property
     def least(self) -> float:
@@ -156,7 +167,7 @@ class Scorer:
     def _pilot_scale(self, pilot: RealRun) -> tuple[Array, Array]:
         """Predicted shares and measured losses [K] of what the pilot run measured."""
         measured = [replace(pilot.candidate, selection=Selection("", names)) for names in pilot.switched]
-        traits = feature_table(self.view, self.weights(measured), TRAITS)
+        traits = self.traits(self.weights(measured))
         return self.predictor.forgone_.of(traits, self.context), np.array([*pilot.switched.values()])
 
     @cached_property
@@ -173,7 +184,7 @@ class Scorer:
     def predict(self, candidates: Sequence[Candidate]) -> Predictions:
         """Predictions alone: what the search calls."""
         weights = self.weights([*candidates, *(run.candidate for run in self.runs)])
-        traits = feature_table(self.view, weights, TRAITS)
+        traits = self.traits(weights)
         reference = np.array([t.lora_params(self.settings.rank) for t in self.probe.targets], dtype=np.float64)
         distances = parameter_distances(weights.params, reference)
         if not self.runs:
@@ -252,7 +263,7 @@ class Scorer:
                 bounds.weyl_bound(change),
                 bounds.theorem_6(change),
                 bounds.theorem_7(change),
-                bounds.theorem_5(kernel, self.probe.z, self.sigma, kind=self.kernels.kind, head=head),
+                bounds.theorem_5(change.spectrum, self.probe.z, self.sigma, kind=self.kernels.kind, head=head),
             ]
         linearity = linearity or self.linearity(candidate)
         if linearity is not None and linearity.flow is not None:

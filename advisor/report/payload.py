@@ -33,8 +33,8 @@ class ComparedEntry(ScoreEntry):
     """A selection beside the pick.
 
     Attributes:
-        beside_pick: ``apart`` where the two can be told apart, ``alike`` where they surely end within ``ALIKE_WITHIN`` of one
-            another's loss, else ``not known``.
+        beside_pick: ``apart`` where the two can be told apart, ``alike`` where they are known to end within ``ALIKE_WITHIN``
+            of one another's loss, else ``not known``.
         vs_pick: the share by which this selection's expected loss is higher than the pick's.
     """
 

@@ -114,13 +114,13 @@ def relative_sizes(spectrum: Spectrum, parts: Array, sigma: float) -> Array:
     return np.asarray(np.clip(np.linalg.eigvalsh(whitening.T @ parts @ whitening)[:, -1], 0.0, None))
 
 
-def theorem_5(kernel: Array, target: Array, sigma: float, *, kind: str = "lora-expected", head: bool = False) -> Bound:
+def theorem_5(spectrum: Spectrum, target: Array, sigma: float, *, kind: str = "lora-expected", head: bool = False) -> Bound:
     """Theorem 5: (σ‖z‖/(σ+λmax))² ≤ R(K) ≤ (σ‖z‖/(σ+λmin))², R the training risk of kernel ridge. Always applies.
 
     Args:
-        target: z [n, c]; the paper writes Y, which is z with f0 ignored.
+        spectrum: of K. target: z [n, c]; the paper writes Y, which is z with f0 ignored.
     """
-    values = Spectrum.of(kernel).values
+    values = spectrum.values
     size = float((target**2).sum())
     low, high = (float((sigma / (sigma + value)) ** 2 * size) for value in (values[-1], values[0]))
     return Bound("Thm 5", "R(S)", "", kind, head, sigma, low, high)

@@ -18,6 +18,7 @@ from advisor.core.choices import OBJECTIVE, SPECTRAL_RATIO
 from advisor.theory.kernels import Array, Kernels
 from advisor.theory.spectrum import Spectrum
 
+RITZ = 6  # eigenvectors at either end of the spectrum that eigenvalues are bounded on
 LEAST_GAIN = 1e-9  # an exchange that gains less, relative, is taken for rounding
 ROUNDING = 100 * float(np.finfo(np.float64).eps)  # relative error of (K+σI)⁻¹ in float64, times its condition
 
@@ -53,20 +54,33 @@ class Criterion:
         """What ``value(kernel + part)`` cannot fall below, for each PSD part [U, n, n]; O(n²) a part.
 
         For V the larger of two: V is convex in the kernel, so V(K+S) ≥ V(K) − σΣ_c u_cᵀSu_c with u = (K+σI)⁻¹z; and
-        bound B with η_σ ≤ tr((K+σI)⁻¹S). Both are lowered by what rounding may have raised them by, λmax ≤ tr(K+S)
-        taken for the condition. No bound (−inf) for the other strategies.
+        bound B with η_σ ≤ tr((K+σI)⁻¹S). For r and κ by Rayleigh and Ritz: on a subspace, here of K's outer eigenvectors, the
+        largest eigenvalue is no larger than on the whole space, and the smallest no smaller. All are lowered by what rounding
+        may have raised them by, λmax ≤ tr(K+S) taken for the condition.
         """
+        size = np.trace(kernel) + np.einsum("uii->u", parts)
+        rounding = ROUNDING * (1.0 + size / self.sigma)
         if self.strategy != OBJECTIVE:
-            return np.full(len(parts), -np.inf)
+            ritz = _ritz_values(kernel, parts)
+            least = self.base if self.strategy == SPECTRAL_RATIO else np.clip(ritz[:, 0], 0.0, None)
+            return np.asarray((ritz[:, -1] + self.sigma) / (least + self.sigma) * (1.0 - rounding))
         inverse = np.linalg.inv(kernel + self.sigma * np.eye(len(kernel)))
         u = inverse @ self.z
         value = self.sigma * float(np.sum(self.z * u))
         flat = parts.reshape(len(parts), -1)
         tangent = value - self.sigma * (flat @ (u @ u.T).reshape(-1))
         by_trace = value / (1.0 + np.clip(flat @ inverse.reshape(-1), 0.0, None))
-        size = np.trace(kernel) + np.einsum("uii->u", parts)
-        rounding = value * ROUNDING * (1.0 + size / self.sigma)
-        return np.asarray(np.maximum(tangent, by_trace) - rounding)
+        return np.asarray(np.maximum(tangent, by_trace) - value * rounding)
+
+
+def _ritz_values(kernel: Array, parts: Array) -> Array:
+    """Ritz values of each ``kernel + part``, ascending, on the kernel's eigenvectors of the ``RITZ`` least and largest values."""
+    values, vectors = np.linalg.eigh(kernel)
+    n = len(values)
+    outer = np.unique(np.r_[: min(RITZ, n), max(n - RITZ, 0) : n])
+    basis = vectors[:, outer]
+    moved = (parts.reshape(-1, n) @ basis).reshape(len(parts), n, -1)
+    return np.linalg.eigvalsh(np.diag(values[outer]) + basis.T @ moved)
 
 
 @dataclass

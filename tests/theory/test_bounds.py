@@ -42,6 +42,7 @@ from advisor.theory.bounds import (
     weyl_bound,
 )
 from advisor.theory.kernels import Kernels
+from advisor.theory.spectrum import Spectrum
 
 M, N = 5, 12
 MASKS = [np.array(bits, dtype=float) for bits in product([0, 1], repeat=M)]
@@ -70,7 +71,7 @@ def assert_fails(bound: Bound, reason: str) -> None:
 @given(families())
 def test_theorem_5(family: Family) -> None:
     risk = float(objective_and_risk([family.base], family.sigma, family.z)[1])
-    assert_holds(theorem_5(family.base, family.z, family.sigma), risk, 2 * family.rounding)
+    assert_holds(theorem_5(family.change.spectrum, family.z, family.sigma), risk, 2 * family.rounding)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -257,7 +258,7 @@ def test_a_singular_kernel(base: np.ndarray) -> None:
     change = Change(base, 1e-3 * np.eye(len(base)), 0.1)
     for bound in (theorem_6(change), theorem_7(change), corollary_1(change, change)):
         assert_fails(bound, "K is singular")
-    for bound in (theorem_5(base, np.ones((len(base), 1)), 0.1), bound_a(change), bound_b(change)):
+    for bound in (theorem_5(change.spectrum, np.ones((len(base), 1)), 0.1), bound_a(change), bound_b(change)):
         assert bound.status == APPLIES
 
 
@@ -292,11 +293,12 @@ def assert_reached(side: float | None, value: float) -> None:
 
 def test_theorem_5_is_reached_by_eigenvectors() -> None:
     kernel, sigma = scalar(2, 5, 7), 0.3
+    spectrum = Spectrum.of(kernel)
     for z, side in ((column(0, 0, 3), "low"), (column(3, 0, 0), "high")):
         risk = float(objective_and_risk([kernel], sigma, z)[1])
-        assert_reached(getattr(theorem_5(kernel, z, sigma), side), risk)
-    assert theorem_5(kernel, column(3, 0, 0), sigma).high == pytest.approx((0.3 * 3 / 2.3) ** 2)
-    two = theorem_5(kernel, np.ones((3, 2)), sigma)  # columns add
+        assert_reached(getattr(theorem_5(spectrum, z, sigma), side), risk)
+    assert theorem_5(spectrum, column(3, 0, 0), sigma).high == pytest.approx((0.3 * 3 / 2.3) ** 2)
+    two = theorem_5(spectrum, np.ones((3, 2)), sigma)  # columns add
     assert two.low == pytest.approx(6 * (0.3 / 7.3) ** 2)
 
 
