@@ -303,7 +303,7 @@ correlations: over all budgets / within one (mean over those with at least six s
 
 The width is that of the 90 % interval of the validation loss, relative to the prediction. In brackets stands that of a
 constant predictor, the central 90 % of all other groups' losses relative to head-only. Pairs are called alike if their
-losses lie within 5 % of each other with a predicted probability of at least 80 %; rightly, if their means over seeds really
+losses lie within 5 % of each other with a predicted probability of at least 90 %; rightly, if their means over seeds really
 do. A rank correlation over four selections says nothing. The last {len(never)} groups are [exam data](validity.md#exam-
 data).
 

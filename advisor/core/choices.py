@@ -31,6 +31,3 @@ ALIKE: Beside = "alike"
 NOT_KNOWN: Beside = "not known"
 LEVEL = 0.9  # of all intervals: they should hold the truth so often
 ALIKE_WITHIN = 0.05  # share of the loss: where two selections differ by less, it hardly matters which one is trained
-# Two are called alike from this predicted probability on. Real runs agree more often than it says: of the pairs predicted at
-# 80 to 90 %, 91 % ended alike before a run and 95 % after a pilot (docs/real-runs.md).
-ALIKE_SURE = 0.8
