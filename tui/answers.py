@@ -59,12 +59,8 @@ class Answers(Jobs):
             if self.state.opened is opened:
                 self.show_opened(found)
 
-        last = self.selection_for(opened)
+        last = self.state.selected, self.state.is_chosen
         self.ask("rescore", lambda: self.load(engine.rescored(opened, inputs), *last), rescored)
-
-    def selection_for(self, opened: Opened) -> tuple[dict[str, Any] | None, bool]:
-        """What to select at another rank, and whether the user chose it."""
-        raise NotImplementedError
 
     def load(self, opened: Opened, selection: dict[str, Any] | None, is_chosen: bool) -> Any:
         """What :meth:`show_opened` takes. In a thread."""
@@ -150,7 +146,7 @@ class Answers(Jobs):
             self.notify("Another probe is open now. The runs are kept, and its predictions learn from them too.", markup=False)
             return
         self.notify(f"Predictions now learn from {rows} runs on these rows.", markup=False)
-        last = self.selection_for(opened)
+        last = self.state.selected, self.state.is_chosen
         self.ask("rescore", lambda: self.load(scored, *last), self.show_opened)
 
     def _confirmed(self, opened: Opened, rec: Recommendation, found: Confirmed) -> None:

@@ -117,15 +117,31 @@ async def test_the_probe_needs_model_and_data(make_app: MakeApp, engine) -> None
         assert "probe" not in engine.asked
 
 
-async def test_the_demo_fills_in_the_form(make_app: MakeApp) -> None:
-    app = make_app(Inputs(label_column="old"))
+async def test_the_demo_fills_in_the_form_and_nothing_of_another_question_stays(make_app: MakeApp, engine) -> None:
+    other = Inputs("m", "d", eval_data="e", keep="k", label_column="old", max_length=9, adapt="all", samples=9, rank=4, lr=0.5)
+    app = make_app(other)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.click("#demo")
         await settled(pilot)
-        assert (app.state.inputs.model, app.state.inputs.label_column) == ("demo-model", None)
+        assert app.state.inputs == Inputs("demo-model", "demo.jsonl")
         assert app.screen.query_one("#model", Input).value == "demo-model"
-        assert app.screen.query_one("#label_column", Input).value == ""
+        assert app.screen.query_one("#label_column", Input).value == app.screen.query_one("#eval_data", Input).value == ""
+        assert "probe" not in engine.asked
+        await pilot.press("f5")
+        await settled(pilot)
+        assert app.state.opened.inputs == Inputs("demo-model", "demo.jsonl")
+
+
+async def test_the_command_lines_demo_keeps_what_is_asked_beside_it_and_begins_once(make_app: MakeApp, engine) -> None:
+    app = make_app(Inputs(rank=4, budget="5%"), demo=True, start=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert app.state.opened.inputs == Inputs("demo-model", "demo.jsonl", rank=4, budget="5%")
+        await pilot.press("1", "f2")
+        await settled(pilot)
+        assert app.state.inputs == Inputs("demo-model", "demo.jsonl")
+        assert (app.current_mode, engine.asked.count("probe")) == ("setup", 1)
 
 
 async def test_recent_probes_are_listed_and_open(make_app: MakeApp, engine, tmp_path: Path) -> None:
