@@ -174,15 +174,20 @@ class AdvisorApp(Answers):
         self.visits += 1
         while isinstance(self.screen, Palette):  # its commands are those of the screen that is left
             self.screen.dismiss()
-        return super().switch_mode(mode)
+        switched = super().switch_mode(mode)
+        self._follow_in_view()
+        return switched
+
+    def _follow_in_view(self) -> None:
+        """Nobody sees an answer to another question; but while one fills in Setup, nothing is predicted at each keystroke."""
+        if self.current_mode not in ("setup", "probe"):
+            self.follow_inputs()
 
     def action_show(self, mode: str) -> None:
         """Go to a place."""
         if isinstance(self.screen, AdvisorScreen) or mode != self.current_mode:
             if self.can_show(mode):
                 self.switch_mode(mode)
-                if mode not in ("setup", "probe"):
-                    self.follow_inputs()  # Setup may name another rank, recipe or budget now
             else:
                 self.notify("First open a probe: Setup lists recent ones.", severity="warning", markup=False)
 
@@ -223,21 +228,26 @@ class AdvisorApp(Answers):
     def _state_changed(self, change: Change) -> None:
         if change in (Change.PROBE, Change.SELECTION, Change.INPUTS, Change.MEASURE, Change.NAMED):
             self.keep_soon()
-        if change is Change.RECOMMENDATION and self._confirms:
-            self._confirms = False
-            self.action_show("confirm")
-            self.call_later(self.start_confirm)
-        elif change is Change.RECOMMENDATION and self._writes:
-            self._write()
+        if change is Change.RECOMMENDATION and not self.is_behind:
+            if self._confirms:
+                self._confirms = False
+                self.action_show("confirm")
+                self.call_later(self.start_confirm)
+            elif self._writes:
+                self._write()
         for screen in self.places_in_view():
             if change in (Change.PROBE, Change.INPUTS):
                 screen.query_one(Context).show()
             screen.state_changed(change)
+        if change is Change.INPUTS:
+            self._follow_in_view()
 
     def write_report(self) -> None:
         """Write the recommendation's folder as the command does, and open its report."""
         if self.state.recommendation is None:
             self.notify("There is no recommendation yet.", severity="warning", markup=False)
+        elif self.is_behind:
+            self.notify("There is no recommendation yet for what is asked.", severity="warning", markup=False)
         else:
             self._write(shows=True)
 
@@ -359,7 +369,7 @@ class AdvisorApp(Answers):
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
         self.standing = None
         self.state.open(*found)
-        self.search()
+        self.follow_inputs()  # they may have changed while it was made
         if last is not None:
             gc.unfreeze()
             gc.collect()

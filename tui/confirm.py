@@ -214,7 +214,7 @@ class ConfirmScreen(AdvisorScreen):
             return Content.styled(
                 f"{sign} With a probability of {standing.sure:.0%} the pick is as good as the best of {many} finalists.", style
             )
-        if found is None:
+        if found is None or self.advisor.is_behind:
             return Content("… the pick is being searched for" if self.advisor.searching else "There is no pick to confirm.")
         sign, style = SIGNS[found.sureness]
         return Content.styled(f"{sign} {found.sureness}. {found.why}", style)
