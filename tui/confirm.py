@@ -23,6 +23,7 @@ from tui.curves import curves
 from tui.engine import OPEN, SETTLED
 from tui.inputs import Inputs
 from tui.jobs import TRAINS
+from tui.paths import meant
 from tui.ranking import Sized
 from tui.side import Panel
 from tui.standing import drawn, finalists_text, left_in_all, names_of, runs_text
@@ -300,7 +301,7 @@ class ConfirmScreen(AdvisorScreen):
         if not folder:
             self.problems["folder"] = "Name a folder."
         else:
-            self.advisor.runs_folder = Path(folder).expanduser()
+            self.advisor.runs_folder = Path(meant(folder)).expanduser()
         if any(getattr(self.state.inputs, name) != value for name, value in values.items()):
             self.state.set_inputs(**values)
         self.query_one("#status", Static).update(self._status())

@@ -21,6 +21,7 @@ from advisor.export import FORMATS
 from tui.base import AdvisorScreen
 from tui.lineup import key
 from tui.lists import Options
+from tui.paths import meant
 from tui.state import Change
 
 if TYPE_CHECKING:
@@ -337,7 +338,7 @@ class ExportScreen(AdvisorScreen):
             missing = "Name a folder to save to." if shown and shown.plan else "There is nothing to save."
             self.notify(missing, severity="warning", markup=False)
             return
-        folder, known = Path(text).expanduser().absolute(), self.complete.get(self._key())
+        folder, known = Path(meant(text)).expanduser().absolute(), self.complete.get(self._key())
         files = self._files_job() if known is None else lambda: known
         own = dict(self.own)
 

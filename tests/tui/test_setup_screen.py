@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from textual.events import Paste
 from textual.widgets import Input, OptionList
 from tui_helpers import settled, shown_text
 
@@ -14,7 +15,7 @@ from advisor.core.errors import BadInput
 from tui.app import AdvisorApp
 from tui.engine import Recent
 from tui.inputs import Inputs
-from tui.paths import completions
+from tui.paths import completions, meant
 from tui.real_engine import RealEngine
 from tui.real_preview import language_of, model_problem
 from tui.setup import recent_line
@@ -92,6 +93,29 @@ async def test_a_path_is_completed(make_app: MakeApp, tmp_path: Path, monkeypatc
         await pilot.pause(0.3)
         await pilot.press("right")
         assert (app.state.inputs.model, app.state.inputs.data) == ("models/", "rows [x].csv")
+
+
+@pytest.mark.parametrize("pasted", ["{}", "'{}' ", '"{}"', "{escaped}", "\n{}\nmore", "\r\n'{}'\r\n"])
+async def test_a_path_may_be_pasted_as_a_shell_would_take_it(make_app: MakeApp, tmp_path: Path, pasted: str) -> None:
+    path = tmp_path / "with space.jsonl"
+    path.write_text("")
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("tab")
+        app.post_message(Paste(pasted.format(path, escaped=str(path).replace(" ", "\\ "))))
+        await settled(pilot)
+        assert app.state.inputs.data == str(path)
+
+
+@pytest.mark.parametrize("name", ["'rows.csv'", "'it's", "a b.csv", "a\\b", "~\0x", "\\", "''", "'a' b"])
+def test_other_names_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert meant(name) == name
+    if "\0" not in name and "rows" not in name:
+        (tmp_path / name).write_text("")
+        (tmp_path / "ab").write_text("")  # what a shell would read in one of them
+        assert meant(name) == name
 
 
 async def test_a_hub_id_is_looked_up_once_the_field_is_left(make_app: MakeApp, engine) -> None:
