@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,14 +79,18 @@ class Answers(Jobs):
             return
         if self._is_scored:
             self._search()
-            return
+        else:
+            self._show_rescored(opened, lambda: engine.rescored(opened, inputs))
 
-        def rescored(found: Any) -> None:
+    def _show_rescored(self, opened: Opened, job: Callable[[], Opened]) -> None:
+        """Put what ``job`` makes of a probe in its place, unless another one is looked at by then."""
+        last = self.state.selected, self.state.is_chosen
+
+        def done(found: Any) -> None:
             if self.state.opened is opened:
                 self.show_opened(found)
 
-        last = self.state.selected, self.state.is_chosen
-        self.ask("rescore", lambda: self.load(engine.rescored(opened, inputs), *last), rescored)
+        self.ask("rescore", lambda: self.load(job(), *last), done)
 
     def load(self, opened: Opened, selection: dict[str, Any] | None, is_chosen: bool) -> Any:
         """What :meth:`show_opened` takes. In a thread."""
@@ -176,8 +181,7 @@ class Answers(Jobs):
             self.notify("Another probe is open now. The runs are kept, and its predictions learn from them too.", markup=False)
             return
         self.notify(f"Predictions now learn from {rows} runs on these rows.", markup=False)
-        last = self.state.selected, self.state.is_chosen
-        self.ask("rescore", lambda: self.load(scored, *last), self.show_opened)
+        self._show_rescored(opened, lambda: scored)
 
     def _confirmed(self, opened: Opened, rec: Recommendation, found: Confirmed) -> None:
         if self.state.opened is opened and self.state.recommendation is rec:

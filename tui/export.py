@@ -192,11 +192,12 @@ class ExportScreen(AdvisorScreen):
         self._draw()
         self._resolve()
         if self._is_short():
-            asked, job = self._key(), self._files_job()
+            asked, job, rec = self._key(), self._files_job(), self.complete_for
 
             def done(rendered: Rendered) -> None:
-                self.complete[asked] = rendered
-                self._draw()
+                if rec is self.complete_for:
+                    self.complete[asked] = rendered
+                    self._draw()
 
             self.advisor.ask("alternatives", job, done)
 
