@@ -177,6 +177,7 @@ async def test_what_is_changed_in_setup_is_followed_on_every_way_out_of_it(
             await settled(pilot)
             before = app.state.recommendation
             app.screen.query_one(f"#{field}", Input).value = text
+            await pilot.pause()
             await go(pilot)
             await settled(pilot)
             assert app.current_mode not in ("setup", "probe")
@@ -200,8 +201,11 @@ async def test_what_is_changed_while_a_probe_runs_is_followed_when_it_arrives(ma
         assert "probe" in app.runs
         app.screen.query_one("#rank", Input).value = "4"
         await pilot.press("enter")
+        said: list[int] = []
+        app.state.subscribe(lambda change: said.append(app.state.pick.settings.rank) if app.state.pick else None)
         engine.gate.set()
         await settled(pilot)
+        assert set(said) == {4}
         assert app.current_mode == "explore"
         assert app.state.opened.scorer.settings.rank == app.state.inputs.rank == 4
         assert app.state.pick.settings.rank == 4
