@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.choices import EFFORTS, PREDICTED, SOME_RUNS
 from advisor.core.events import Event, Progress, Session
 from advisor.core.option import options_of
-from advisor.core.option_groups import Scoring
+from advisor.core.option_groups import Budget, Ceiling, Scoring, Seed, Strategy
 from tui.jobs import TRAINS, Jobs
 from tui.state import State
 from tui.work import Stood
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
 RECOMMENDATION, CONFIRM_FOLDER = "recommendation", "confirm"  # where `advisor recommend` writes, and keeps its real runs
 CALIBRATION_FOLDER = "calibration"  # beside them: runs that the predictor learns from
 SCORED_AT = tuple(options_of(Scoring))
-SEARCHED_FOR = ("budget", "granularity", "strategy", "seed")
+SEARCHED_FOR = tuple(name for group in (Budget, Strategy, Ceiling, Seed) for name in options_of(group))
 
 
 class Answers(Jobs):
     """Jobs that lead to what is recommended.
 
     Attributes:
-        searching: what the search at hand is doing; empty where none is under way.
         standing: how it stands after the real runs so far; None where none were asked for.
         runs_folder: the recommendation's folder, in which real runs are kept.
     """
@@ -37,8 +37,9 @@ class Answers(Jobs):
 
     def __init__(self) -> None:
         super().__init__()
-        self.searching = ""
-        self._searched: tuple[Any, ...] = ()
+        self._progress = ""  # of the search at hand
+        self._searched: tuple[Any, ...] = ()  # what was looked for last, and
+        self._answered: tuple[Any, ...] = ()  # what the recommendation is for: each as :attr:`_wanted` said then
         self.standing: Standing | None = None
         self.runs_folder = Path(RECOMMENDATION)
 
@@ -46,25 +47,50 @@ class Answers(Jobs):
     def engine(self) -> Engine:
         raise NotImplementedError
 
+    @property
+    def _is_scored(self) -> bool:
+        """Whether the open probe is scored at the rank and recipe that are asked for."""
+        opened, inputs = self.state.opened, self.state.inputs
+        return opened is not None and all(getattr(inputs, name) == getattr(opened.inputs, name) for name in SCORED_AT)
+
+    @property
+    def _wanted(self) -> tuple[Any, ...]:
+        """All that a search depends on, once the probe is scored."""
+        return self.state.opened, *(getattr(self.state.inputs, name) for name in SEARCHED_FOR)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the recommendation is not, or not yet, of what is asked for."""
+        return not self._is_scored or self._wanted != self._answered
+
+    @property
+    def searching(self) -> str:
+        """What is being done for another recommendation; empty where nothing is."""
+        if "search" in self.runs:
+            return self._progress
+        return "predicting anew" if self.is_busy("rescore") else ""
+
     def follow_inputs(self) -> None:
-        """Score and search anew where rank, recipe or budget are no longer those of what is shown."""
+        """Score and search anew where rank, recipe or budget are no longer those of what is shown. Called
+        when they change in view of a screen that shows the probe, on each way to such a screen, when a probe arrives, when a
+        search ends."""
         opened, inputs, engine = self.state.opened, self.state.inputs, self.engine
         if opened is None:
             return
-        if all(getattr(inputs, name) == getattr(opened.inputs, name) for name in SCORED_AT):
-            self.search()
-            return
+        if self._is_scored:
+            self._search()
+        else:
+            self._show_rescored(opened, lambda: engine.rescored(opened, inputs))
 
-        def rescored(found: Any) -> None:
+    def _show_rescored(self, opened: Opened, job: Callable[[], Opened]) -> None:
+        """Put what ``job`` makes of a probe in its place, unless another one is looked at by then."""
+        last = self.state.selected, self.state.is_chosen
+
+        def done(found: Any) -> None:
             if self.state.opened is opened:
                 self.show_opened(found)
 
-        last = self.selection_for(opened)
-        self.ask("rescore", lambda: self.load(engine.rescored(opened, inputs), *last), rescored)
-
-    def selection_for(self, opened: Opened) -> tuple[dict[str, Any] | None, bool]:
-        """What to select at another rank, and whether the user chose it."""
-        raise NotImplementedError
+        self.ask("rescore", lambda: self.load(job(), *last), done)
 
     def load(self, opened: Opened, selection: dict[str, Any] | None, is_chosen: bool) -> Any:
         """What :meth:`show_opened` takes. In a thread."""
@@ -74,10 +100,9 @@ class Answers(Jobs):
         """Look at a probe, or at the same one scored anew."""
         raise NotImplementedError
 
-    def search(self) -> None:
+    def _search(self) -> None:
         """Look for a recommendation beside everything else."""
-        engine, inputs, opened = self.engine, self.state.inputs, self.state.opened
-        wanted = opened, *(getattr(inputs, name) for name in SEARCHED_FOR)
+        engine, inputs, opened, wanted = self.engine, self.state.inputs, self.state.opened, self._wanted
         if opened is None or wanted == self._searched:
             return
 
@@ -85,16 +110,19 @@ class Answers(Jobs):
             found = engine.recommend(opened, inputs, session)
             return found, engine.headline(opened, found, None)
 
-        if self.start_run("search", job, partial(self._found, opened)):
+        if self.start_run("search", job, partial(self._found, wanted)):
             self._searched = wanted
-            self.searching = "searching for the best selection"
+            self._progress = "searching for the best selection"
             for screen in self.places_in_view():
                 screen.run_began("search")
         else:
             self.cancel("search")  # its end brings us here again
 
-    def _found(self, opened: Opened, found: tuple[Recommendation, Headline]) -> None:
-        if self.state.opened is opened:
+    def _found(self, wanted: tuple[Any, ...], found: tuple[Recommendation, Headline]) -> None:
+        if self.state.opened is wanted[0]:
+            self._answered = wanted
+            if "confirm" not in self.runs:
+                self.standing = None  # it was of another recommendation
             self.state.recommend(*found)
 
     # --- real runs ------------------------------------------------------------------------------------------------------
@@ -110,6 +138,9 @@ class Answers(Jobs):
         opened, rec, inputs, asked = state.opened, state.recommendation, state.inputs, self.runs_asked
         if opened is None or rec is None:
             self.notify("There is no pick yet to confirm.", severity="warning", markup=False)
+            return
+        if self.is_behind:
+            self.notify("There is no pick yet for what is asked.", severity="warning", markup=False)
             return
         if rec.strategy != PREDICTED:
             said = f"Real runs correct predictions, but --strategy {rec.strategy} does not choose by them."
@@ -150,14 +181,14 @@ class Answers(Jobs):
             self.notify("Another probe is open now. The runs are kept, and its predictions learn from them too.", markup=False)
             return
         self.notify(f"Predictions now learn from {rows} runs on these rows.", markup=False)
-        last = self.selection_for(opened)
-        self.ask("rescore", lambda: self.load(scored, *last), self.show_opened)
+        self._show_rescored(opened, lambda: scored)
 
     def _confirmed(self, opened: Opened, rec: Recommendation, found: Confirmed) -> None:
         if self.state.opened is opened and self.state.recommendation is rec:
-            self._searched = (found.opened, *self._searched[1:])
+            self._searched = self._answered = (found.opened, *self._answered[1:])
             self.state.take_runs(found)
         else:
+            self.standing = None
             self.notify("Something else is asked now. The runs are kept, and count once they are asked for again.", markup=False)
 
     def on_stood(self, message: Stood) -> None:
@@ -171,10 +202,9 @@ class Answers(Jobs):
 
     def run_ended(self, name: str, error: Exception | None) -> None:
         if name == "search":
-            self.searching = ""
-            self.search()
+            self.follow_inputs()
 
     def heard(self, run: str, event: Event) -> None:
         """An event of a run."""
         if run == "search" and run in self.runs and isinstance(event, Progress):
-            self.searching = f"searching: {event.stage.lower()} {event.done} of {event.total}"
+            self._progress = f"searching: {event.stage.lower()} {event.done} of {event.total}"

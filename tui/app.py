@@ -21,6 +21,7 @@ from textual.widget import AwaitMount
 
 from advisor.core.choices import NO_RUN
 from advisor.core.errors import AdvisorError
+from advisor.core.option import values
 from tui.activity import Activity, outcome, said
 from tui.answers import Answers
 from tui.base import OF_EVERY_APP, AdvisorScreen, Context, Place
@@ -28,7 +29,7 @@ from tui.inputs import Inputs
 from tui.jobs import TRAINS
 from tui.keep import Kept, read_session, session_file, write_session
 from tui.lineup import Lineup
-from tui.state import Change, State, entry
+from tui.state import Change, State
 from tui.work import Happened
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class AdvisorApp(Answers):
         elif self._demo:
             setup.action_demo()
         elif self._start:
-            self.action_start_probe()
+            setup.call_later(setup.action_probe)  # its fields say first what they hold
         self.has_begun = True
         self.refresh_bindings()
 
@@ -173,15 +174,20 @@ class AdvisorApp(Answers):
         self.visits += 1
         while isinstance(self.screen, Palette):  # its commands are those of the screen that is left
             self.screen.dismiss()
-        return super().switch_mode(mode)
+        switched = super().switch_mode(mode)
+        self._follow_in_view()
+        return switched
+
+    def _follow_in_view(self) -> None:
+        """Nobody sees an answer to another question; but while one fills in Setup, nothing is predicted at each keystroke."""
+        if self.current_mode not in ("setup", "probe"):
+            self.follow_inputs()
 
     def action_show(self, mode: str) -> None:
         """Go to a place."""
         if isinstance(self.screen, AdvisorScreen) or mode != self.current_mode:
             if self.can_show(mode):
                 self.switch_mode(mode)
-                if mode not in ("setup", "probe"):
-                    self.follow_inputs()  # Setup may name another rank, recipe or budget now
             else:
                 self.notify("First open a probe: Setup lists recent ones.", severity="warning", markup=False)
 
@@ -222,21 +228,26 @@ class AdvisorApp(Answers):
     def _state_changed(self, change: Change) -> None:
         if change in (Change.PROBE, Change.SELECTION, Change.INPUTS, Change.MEASURE, Change.NAMED):
             self.keep_soon()
-        if change is Change.RECOMMENDATION and self._confirms:
-            self._confirms = False
-            self.action_show("confirm")
-            self.call_later(self.start_confirm)
-        elif change is Change.RECOMMENDATION and self._writes:
-            self._write()
+        if change is Change.RECOMMENDATION and not self.is_behind:
+            if self._confirms:
+                self._confirms = False
+                self.action_show("confirm")
+                self.call_later(self.start_confirm)
+            elif self._writes:
+                self._write()
         for screen in self.places_in_view():
             if change in (Change.PROBE, Change.INPUTS):
                 screen.query_one(Context).show()
             screen.state_changed(change)
+        if change is Change.INPUTS:
+            self._follow_in_view()
 
     def write_report(self) -> None:
         """Write the recommendation's folder as the command does, and open its report."""
         if self.state.recommendation is None:
             self.notify("There is no recommendation yet.", severity="warning", markup=False)
+        elif self.is_behind:
+            self.notify("There is no recommendation yet for what is asked.", severity="warning", markup=False)
         else:
             self._write(shows=True)
 
@@ -307,28 +318,21 @@ class AdvisorApp(Answers):
         """Load a probe from disk, then go to Explore."""
         inputs, opened = self.state.inputs, self.state.opened
         if opened is not None and opened.folder == folder:
-            last = self.selection_for(opened)
+            last = self.state.selected, self.state.is_chosen
         else:
             last = (self.kept.selection, self.kept.is_chosen) if self.kept.probe == str(folder) else (None, False)
         self.ask("open", lambda: self.load(self.engine.open(folder, inputs), *last), self._arrive)
 
-    def selection_for(self, opened: Opened) -> tuple[dict[str, Any] | None, bool]:
-        """What is selected, and whether by the user; at the common rank, it follows a change of that."""
-        current = self.state.current
-        if current is None:
-            return None, False
-        found = entry(current)
-        if current.settings == opened.scorer.settings:
-            found = {key: value for key, value in found.items() if key not in ("rank", "alpha", "rslora")}
-        return found, self.state.is_chosen
-
     def fill_demo(self) -> None:
-        """Fill in the embedded model and data; with ``start``, probe them."""
+        """Fill in the embedded model and data, and the default of all else. The command line's demo keeps what is asked beside
+        it, and is probed at once with ``start``."""
+        asked, starts = (self.state.inputs, self._start) if self._demo else (Inputs(), False)
+        self._demo = False
 
         def fill(found: tuple[str, str]) -> None:
             model, data = found
-            self.state.set_inputs(model=model, data=data, task="auto", text_column=None, label_column=None, metric=None)
-            if self._start:
+            self.state.set_inputs(**values(replace(asked, model=model, data=data)))
+            if starts:
                 self.action_start_probe()
 
         self.ask("demo", self.engine.demo, fill)
@@ -365,7 +369,7 @@ class AdvisorApp(Answers):
         self.recent = [str(opened.folder), *(f for f in self.recent if f != str(opened.folder))]
         self.standing = None
         self.state.open(*found)
-        self.search()
+        self.follow_inputs()  # they may have changed while it was made
         if last is not None:
             gc.unfreeze()
             gc.collect()

@@ -84,7 +84,6 @@ class AskBar(ClosesOnce, ModalScreen[bool]):
         app: Any = self.app
         if any(getattr(app.state.inputs, name) != value for name, value in values.items()):
             app.state.set_inputs(**values)
-        app.follow_inputs()
 
     def action_keep(self) -> None:
         if self._follow():

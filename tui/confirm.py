@@ -23,6 +23,7 @@ from tui.curves import curves
 from tui.engine import OPEN, SETTLED
 from tui.inputs import Inputs
 from tui.jobs import TRAINS
+from tui.paths import meant
 from tui.ranking import Sized
 from tui.side import Panel
 from tui.standing import drawn, finalists_text, left_in_all, names_of, runs_text
@@ -214,7 +215,7 @@ class ConfirmScreen(AdvisorScreen):
             return Content.styled(
                 f"{sign} With a probability of {standing.sure:.0%} the pick is as good as the best of {many} finalists.", style
             )
-        if found is None:
+        if found is None or self.advisor.is_behind:
             return Content("… the pick is being searched for" if self.advisor.searching else "There is no pick to confirm.")
         sign, style = SIGNS[found.sureness]
         return Content.styled(f"{sign} {found.sureness}. {found.why}", style)
@@ -300,7 +301,7 @@ class ConfirmScreen(AdvisorScreen):
         if not folder:
             self.problems["folder"] = "Name a folder."
         else:
-            self.advisor.runs_folder = Path(folder).expanduser()
+            self.advisor.runs_folder = Path(meant(folder)).expanduser()
         if any(getattr(self.state.inputs, name) != value for name, value in values.items()):
             self.state.set_inputs(**values)
         self.query_one("#status", Static).update(self._status())

@@ -156,7 +156,7 @@ class ExploreScreen(AdvisorScreen):
     def _draw_headline(self) -> None:
         """The answer; while another is searched for, how far that is."""
         panel, found = self.query_one("#headline", Panel), self.state.headline
-        if self.advisor.searching or found is None:
+        if self.advisor.is_behind or found is None:
             budget = self.state.inputs.budget
             what = self.advisor.searching or "no pick: nothing fits, or the search failed"
             panel.show(Content.styled(f"… {what}, budget {budget}", "bold"))
@@ -348,7 +348,6 @@ class ExploreScreen(AdvisorScreen):
             return
         if rank != inputs.rank:
             self.state.set_inputs(**values)
-            self.advisor.follow_inputs()
 
     def action_theory(self) -> None:
         """The theory in place of the selection, or back."""

@@ -21,6 +21,7 @@ from advisor.export import FORMATS
 from tui.base import AdvisorScreen
 from tui.lineup import key
 from tui.lists import Options
+from tui.paths import meant
 from tui.state import Change
 
 if TYPE_CHECKING:
@@ -191,11 +192,12 @@ class ExportScreen(AdvisorScreen):
         self._draw()
         self._resolve()
         if self._is_short():
-            asked, job = self._key(), self._files_job()
+            asked, job, rec = self._key(), self._files_job(), self.complete_for
 
             def done(rendered: Rendered) -> None:
-                self.complete[asked] = rendered
-                self._draw()
+                if rec is self.complete_for:
+                    self.complete[asked] = rendered
+                    self._draw()
 
             self.advisor.ask("alternatives", job, done)
 
@@ -337,7 +339,7 @@ class ExportScreen(AdvisorScreen):
             missing = "Name a folder to save to." if shown and shown.plan else "There is nothing to save."
             self.notify(missing, severity="warning", markup=False)
             return
-        folder, known = Path(text).expanduser().absolute(), self.complete.get(self._key())
+        folder, known = Path(meant(text)).expanduser().absolute(), self.complete.get(self._key())
         files = self._files_job() if known is None else lambda: known
         own = dict(self.own)
 

@@ -33,6 +33,8 @@ class Keys(Static):
             self.call_after_refresh(self.show)
 
     def show(self) -> None:
+        if not self.is_attached:
+            return  # its screen has gone since it was told to
         parts: dict[str, Content] = {}  # by action, of which the first key is shown
         for active in self.screen.active_bindings.values():
             binding = active.binding

@@ -10,6 +10,7 @@ from advisor.core.errors import BadInput
 from advisor.core.option import Option, options_of
 from advisor.core.option_groups import Columns
 from tui.inputs import Inputs
+from tui.paths import meant
 
 NAMES = (
     "model",
@@ -64,6 +65,8 @@ def parsed(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
         if field.name not in texts:
             continue
         text = texts[field.name].strip()
+        if field.name in PLACES:
+            text = meant(text)
         given = [part.strip() for part in text.split(",") if part.strip()] if field.kind == kinds.NAMES else text
         try:
             values[field.name] = field.check(given, field.label) if given else field.default

@@ -12,7 +12,7 @@ import platformdirs
 from advisor.core.errors import AdvisorError
 from advisor.core.store import APP, read_json, write_json
 from tui.inputs import Inputs
-from tui.state import MEASURES, State, entry
+from tui.state import MEASURES, State
 
 SCHEMA = 1
 RECENT = 12
@@ -75,7 +75,7 @@ def write_session(path: Path, state: State, theme: str, recent: Sequence[str], b
             "schema": SCHEMA,
             "inputs": state.inputs.as_dict(),
             "probe": str(state.opened.folder) if state.opened else before.probe,
-            "selection": entry(state.current) if state.current else before.selection,
+            "selection": state.selected or before.selection,
             "is_chosen": state.is_chosen if state.current else before.is_chosen,
             "measure": state.measure,
             "theme": theme,

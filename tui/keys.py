@@ -54,6 +54,8 @@ class InOrder(App[None]):
     async def on_event(self, event: Event) -> None:
         if isinstance(event, KEPT_IN_ORDER) and not self._screen_stack:
             return  # the app is closing
+        if isinstance(event, Paste):  # every field has one line
+            event.text = next((line for line in event.text.splitlines() if line.strip()), "")
         if isinstance(event, KEPT_IN_ORDER) and not event.is_forwarded:
             self._held.append(event)
             await self._hand_on()

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from advisor.core.option import changed, values
+from advisor.core.option import values
 from advisor.core.options import Terminal
 from tui.app import AdvisorApp
 from tui.inputs import Inputs
@@ -15,21 +15,19 @@ from tui.work import threads_ended
 GRACE = 2.0  # seconds that what was told to stop has for it once the app is gone
 
 
-def inputs_of(asked: Terminal) -> Inputs | None:
-    """What was asked for; None where all is at its default, so that the last session's inputs are kept."""
-    return Inputs(**values(asked, Terminal)) if changed(asked) else None
-
-
-def run(asked: Terminal, probe_folder: Path | None = None, start: bool = False, demo: bool = False, writes: bool = False) -> int:
+def run(
+    asked: Terminal | None, probe_folder: Path | None = None, start: bool = False, demo: bool = False, writes: bool = False
+) -> int:
     """Run the app until the user leaves; returns the exit code.
 
     Args:
+        asked: what holds from the first; None: what the last session asked.
         probe_folder: open this probe. start: probe at once. demo: fill in the embedded model and data. writes: write the
             recommendation to its folder.
     """
-    app = AdvisorApp(
-        inputs_of(asked), probe_folder=probe_folder, start=start, demo=demo, writes=writes, confirms=bool(asked.real_runs)
-    )
+    inputs = None if asked is None else Inputs(**values(asked, Terminal))
+    confirms = inputs is not None and bool(inputs.real_runs)
+    app = AdvisorApp(inputs, probe_folder=probe_folder, start=start, demo=demo, writes=writes, confirms=confirms)
     app.run()
     if app.written:
         print(f"Written to {app.written[0].parent}: {', '.join(path.name for path in app.written)}")

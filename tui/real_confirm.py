@@ -129,8 +129,8 @@ def confirm(
     from advisor.advice.confirm import short_recipe
 
     scorer = opened.scorer
-    source, _ = probe_cache.made_from(opened.probe, inputs.trust_remote_code)
-    prepared = probe_cache.prepare_for_probe(source, session, inputs.samples)
+    source, probed = probe_cache.made_from(opened.probe, inputs.trust_remote_code)
+    prepared = probe_cache.prepare_for_probe(source, session, probed.samples)
     prepared.loaded.require_in_memory()
     made_of = dict(prepared.made_of)
     del prepared  # the runs load their own

@@ -4,7 +4,6 @@ when it is asked."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,17 @@ from tui.engine import Preview
 from tui.inputs import Inputs
 
 if TYPE_CHECKING:
+    from advisor.data.dataset import Dataset
     from advisor.data.examples import Example
-    from advisor.data.schema import Schema
+
+LOOKED_AT = 200  # rows, for how long they are
 
 
 def preview(inputs: Inputs) -> Preview:
     """As :meth:`tui.engine.Engine.preview`."""
     from advisor.core.errors import BadInput
-    from advisor.data.dataset import load_dataset
+    from advisor.data.dataset import load_dataset, split_evaluation
+    from advisor.data.tables import has_evaluation
 
     if not inputs.data:
         raise BadInput("No data is named.", "Give a CSV, TSV or JSONL file, a folder, or a hub id.")
@@ -32,7 +34,9 @@ def preview(inputs: Inputs) -> Preview:
         "sees": "vision_config" in _config(inputs.model, inputs.revision),
     }
     dataset = load_dataset(inputs.data, **how)
-    schema = dataset.schema
+    schema, train = dataset.schema, dataset
+    if inputs.eval_data is None and not has_evaluation(inputs.data):
+        train, _ = split_evaluation(dataset, inputs.seed)  # as the probe will
     wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
     return Preview(
         task=schema.task,
@@ -44,7 +48,7 @@ def preview(inputs: Inputs) -> Preview:
         rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in dataset.first_rows),
         total=len(dataset.examples),
         notes=dataset.notes,
-        cost=_cost(inputs, schema, [_characters(example) for example in dataset.examples[:200]]),
+        cost=_cost(inputs, train),
     )
 
 
@@ -62,13 +66,15 @@ def model_problem(inputs: Inputs) -> str:
     return ""
 
 
-def _cost(inputs: Inputs, schema: Schema, lengths: Sequence[int]) -> str:
+def _cost(inputs: Inputs, train: Dataset) -> str:
     """What a probe will take, in words; empty where that cannot be told without the model."""
     from advisor.probing.cost_estimate import estimate_probe
 
     if not inputs.model or not os.path.isdir(inputs.model):
         return ""
-    found = estimate_probe(Path(inputs.model), schema.task, len(schema.class_names), lengths, inputs.samples, inputs.max_length)
+    classes, texts = len(train.schema.class_names), [_texts(example) for example in train.examples[:LOOKED_AT]]
+    folder, rows = Path(inputs.model), len(train.examples)
+    found = estimate_probe(folder, train.schema.task, classes, rows, texts, inputs.samples, inputs.max_length)
     if found is None:
         return ""
     return (
@@ -98,6 +104,6 @@ def _config(model: str | os.PathLike[str] | None, revision: str | None) -> dict[
         return {}
 
 
-def _characters(example: Example) -> int:
+def _texts(example: Example) -> list[str]:
     own = (*example.texts, *example.words, example.prompt, example.completion, *(text for _, text in example.messages))
-    return sum(map(len, own)) + (_characters(example.rejected) if example.rejected else 0)
+    return [*own, *(_texts(example.rejected) if example.rejected else [])]

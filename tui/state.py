@@ -135,6 +135,17 @@ class State:
         return self.recommendation.picked.candidate if self.recommendation else None
 
     @property
+    def selected(self) -> dict[str, Any] | None:
+        """The current selection as an entry of a selection file. At the common rank the entry names none, so that it follows
+        a change of that."""
+        if self.current is None or self.opened is None:
+            return None
+        found = entry(self.current)
+        if self.current.settings == self.opened.scorer.settings:
+            found = {key: value for key, value in found.items() if key not in ("rank", "alpha", "rslora")}
+        return found
+
+    @property
     def title(self) -> str:
         """What the current selection is called."""
         if self.current is None:

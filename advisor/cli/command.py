@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from advisor.cli.groups import Typed
 from advisor.core import option as kinds
 from advisor.core.option import REQUIRED, Checked, Option, options_of
 from advisor.core.option_groups import PANELS
@@ -18,15 +19,22 @@ METAVARS = {kinds.WHOLE: "INTEGER", kinds.REAL: "NUMBER", kinds.PATH: "PATH"}
 
 
 def add_command(app: typer.Typer, function: Callable[..., int | None], name: str | None = None) -> None:
-    """Makes a command of a function whose parameters are groups of options; what it returns is the exit code, None: 0."""
+    """Makes a command of a function whose parameters are groups of options, or :class:`Typed`; what it returns is the exit
+    code, None: 0."""
     groups = groups_of(function)
 
-    def run(**given: Any) -> int | None:
-        return function(*(group(**{name: given[name] for name in options_of(group)}) for group in groups))
+    def run(context: typer.Context, **given: Any) -> int | None:
+        def made(group: type[Checked]) -> Checked:
+            if group is Typed:
+                return Typed(anything=any(_is_typed(context, name) for name in given))
+            return group(**{name: given[name] for name in options_of(group)})
+
+        return function(*map(made, groups))
 
     found = [option for group in groups for option in options_of(group).values()]
     found.sort(key=lambda option: PANELS.index(option.panel))
-    run.__signature__ = inspect.Signature([_parameter(option) for option in found])  # type: ignore[attr-defined]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    run.__signature__ = inspect.Signature([context, *map(_parameter, found)])  # type: ignore[attr-defined]
     run.groups = groups  # type: ignore[attr-defined]  # for docs/commands.py
     app.command(name or function.__name__, help=inspect.getdoc(function))(run)
 
@@ -34,6 +42,12 @@ def add_command(app: typer.Typer, function: Callable[..., int | None], name: str
 def groups_of(function: Callable[..., int | None]) -> list[type[Checked]]:
     """The groups of options that a command takes."""
     return [kind for name, kind in get_type_hints(function).items() if name != "return"]
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether the option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _parameter(option: Option) -> inspect.Parameter:

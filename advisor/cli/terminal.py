@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from advisor.core.option import Checked
 
 
-def tui(given: groups.Tui) -> int:
-    """Explore a probe, or make one, in the terminal. Without arguments it opens what was open last."""
+def tui(given: groups.Tui, typed: groups.Typed) -> int:
+    """Explore a probe, or make one, in the terminal. Without arguments Setup is as the last session left it."""
     if not has_terminal():
         raise BadInput("The terminal interface needs a terminal.", "Use `advisor recommend` or `advisor explain` instead.")
-    return open_interface(part(given, options.Terminal), demo=given.demo)
+    return open_interface(part(given, options.Terminal) if typed.anything else None, demo=given.demo)
 
 
 def has_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty() and sys.stdout.isatty()
 
 
-def open_interface(asked: options.Terminal, demo: bool = False, start: bool = False, writes: bool = False) -> int:
+def open_interface(asked: options.Terminal | None, demo: bool = False, start: bool = False, writes: bool = False) -> int:
     """Run the terminal interface; returns the exit code.
 
     Args:
+        asked: what holds from the first; None: what the last session asked.
         start: probe at once, where a model and no probe is named. writes: write the recommendation to its folder.
     """
     import gc
@@ -40,8 +41,7 @@ def open_interface(asked: options.Terminal, demo: bool = False, start: bool = Fa
     gc.disable()  # until the first paint, which comes sooner by a tenth; the app enables it again
     from tui.main import run
 
-    probe = None if asked.model is None else Path(asked.model)
-    if probe is not None and is_probe(probe):
+    if asked is not None and asked.model is not None and is_probe(probe := Path(asked.model)):
         return run(replace(asked, model=None), probe_folder=probe, demo=demo, writes=writes)
     return run(asked, start=start, demo=demo, writes=writes)
 

@@ -16,9 +16,11 @@ import numpy as np
 
 from advisor.core.recipe import BY_ODDS, HEADLESS
 from advisor.core.tasks import COMPARED, SEVERAL_TEXTS, TASKS
-from advisor.probing.settings import HEAD_ROWS
+from advisor.probing.settings import HEAD_ROWS, ProbeSettings, probe_samples
 
-CHARACTERS_PER_TOKEN = 4.5  # English prose with the usual tokenizers
+CHARACTERS_PER_TOKEN = 4.5  # English prose with large vocabularies
+QUICK_TO_READ = 2_000_000  # bytes of a tokenizer's file; reading a larger one would hold up whatever else the program does
+BEGINNING = 2000  # characters of a text that are counted in tokens
 NOT_ADAPTED = ("embed", "wte", "wpe", "lm_head", "pooler", "shared.weight", "relative_attention_bias")
 EXACT_CLASSES, PROJECTIONS = 8, 16  # as advisor.probing.outputs
 PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")  # what configs call the experts of a token
@@ -41,25 +43,51 @@ class ProbeCost:
 
 
 def estimate_probe(
-    model: Path, task: str, classes: int, lengths: Sequence[int], samples: int | None = None, max_length: int | None = None
+    model: Path,
+    task: str,
+    classes: int,
+    rows: int,
+    texts: Sequence[Sequence[str]],
+    samples: int | None = None,
+    max_length: int | None = None,
 ) -> ProbeCost | None:
     """The cost of probing a local model folder; None where it has no safetensors to look at, or the rows no characters.
 
     Args:
-        lengths: characters of some rows (images have none). samples: rows to probe, None: max(128, 4 · classes).
+        rows: that there are to train on. texts: those of some of them (images have none). samples: rows to probe, None:
+            max(128, 4 · classes).
     """
     shapes = _matrices(model)
-    if not shapes or not any(lengths):
+    if not shapes or not any(map(any, texts)):
         return None
     longest = (max_length or TASKS[task].max_length) * (2 if task in SEVERAL_TEXTS else 1)
-    per_row = float(np.mean([min(2 + length / CHARACTERS_PER_TOKEN, longest) for length in lengths]))
-    rows = samples or max(128, 4 * classes)
+    characters = _characters_per_token(model, texts)
+    per_row = float(np.mean([min(2 + sum(map(len, row)) / characters, longest) for row in texts]))
+    head_rows, rows = min(HEAD_ROWS, rows), min(probe_samples(ProbeSettings(samples=samples), classes), rows)
     outputs = 1 if classes <= 2 or task in BY_ODDS else classes - 1 if classes <= EXACT_CLASSES else PROJECTIONS
     backward = outputs + (0 if task in ("regression", *COMPARED) or (classes == 2 and task not in BY_ODDS) else 1)
     size, tokens = sum(a * b for a, b in shapes), rows * per_row
-    head = 2.0 * size * per_row * HEAD_ROWS if task not in HEADLESS else 0.0
+    head = 2.0 * size * per_row * head_rows if task not in HEADLESS else 0.0
     widths = sum(a + backward * b for a, b in shapes)
     return ProbeCost(rows, round(tokens), backward, 2.0 * size * tokens * (1 + backward) + head, 4.0 * tokens * widths)
+
+
+def _characters_per_token(model: Path, texts: Sequence[Sequence[str]]) -> float:
+    """Of these texts, by the model's own tokenizer where there is one that is quick to read."""
+    file = model / "tokenizer.json"
+    beginnings = [text[:BEGINNING] for row in texts for text in row]
+    try:
+        if file.stat().st_size > QUICK_TO_READ:
+            return CHARACTERS_PER_TOKEN
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokens = sum(len(found) for found in tokenizer.encode_batch(beginnings, add_special_tokens=False))
+    except Exception:  # no such file, or of no kind that tokenizers knows, which raises nothing else: loading it will say so
+        return CHARACTERS_PER_TOKEN
+    return sum(map(len, beginnings)) / tokens if tokens else CHARACTERS_PER_TOKEN
 
 
 def _active_experts(model: Path) -> int:

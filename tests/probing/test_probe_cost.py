@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,33 +14,70 @@ from advisor.core.events import Note, Session
 from advisor.data.dataset import load_dataset
 from advisor.models.prepare import Source
 from advisor.probe_cache import prepare_for_probe
-from advisor.probing.cost_estimate import estimate_probe
+from advisor.probing.cost_estimate import CHARACTERS_PER_TOKEN, estimate_probe
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
-from tui.real_preview import _characters
+from tui.inputs import Inputs
+from tui.real_engine import RealEngine
+from tui.real_preview import _texts
 
 TEXT = "a film about {} that {} people liked"
 
 
-@pytest.mark.parametrize(("labels", "backward"), [(("no", "yes"), 1), (("a", "b", "c"), 3)])
-def test_passes_are_those_of_the_probe(
-    tiny_model: Callable[..., Path], tmp_path: Path, labels: tuple[str, ...], backward: int
+@pytest.mark.parametrize(
+    ("labels", "samples", "of_its_own", "rows", "backward"),
+    [
+        (("no", "yes"), 16, False, 16, 1),
+        (("a", "b", "c"), 16, False, 16, 3),
+        (("no", "yes"), None, False, 54, 1),  # six are split off to evaluate on
+        (("no", "yes"), 59, True, 59, 1),
+        (("no", "yes"), 100, True, 60, 1),
+    ],
+)
+def test_setup_says_what_the_probe_does(
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+    labels: tuple[str, ...],
+    samples: int | None,
+    of_its_own: bool,
+    rows: int,
+    backward: int,
 ) -> None:
+    """``of_its_own``: there is a file to evaluate on."""
     model = tiny_model("bert", num_labels=len(labels))
     data = tmp_path / "d.csv"
-    rows = "".join(f"{TEXT.format(i, 7 * i)},{labels[i % len(labels)]}\n" for i in range(60))
-    data.write_text("text,label\n" + rows, encoding="utf-8")
+    lines = "".join(f"{TEXT.format(i, 7 * i)},{labels[i % len(labels)]}\n" for i in range(60))
+    data.write_text("text,label\n" + lines, encoding="utf-8")
+    evaluation = str(data) if of_its_own else None
     notes: list[str] = []
     session = Session(lambda event: notes.append(event.text) if isinstance(event, Note) else None)
-    run_probe(prepare_for_probe(Source(str(model), str(data)), session, 16), ProbeSettings(16), tmp_path / "p", session)
+    source = Source(str(model), str(data), eval_data=evaluation)
+    run_probe(prepare_for_probe(source, session, samples), ProbeSettings(samples), tmp_path / "p", session)
     said = next(note for note in notes if note.startswith("Probe: ") and "backward" in note)
-    found = estimate_probe(model, "classification", len(labels), [len(TEXT)] * 60, samples=16)
-    assert found is not None
-    match = re.match(r"Probe: (\d+) rows, .* one forward and (\d+) backward", said)
-    assert match is not None, said
-    assert (str(found.rows), str(found.backward)) == match.groups()
-    assert found.backward == backward
-    assert found.flops > 0
+    found = re.match(r"Probe: (\d+) rows, (\d+) tokens, .* one forward and (\d+) backward", said)
+    assert found is not None, said
+    cost = RealEngine().preview(Inputs(str(model), str(data), samples=samples, eval_data=evaluation)).cost
+    told = re.match(r"Probing takes (\d+) rows, about ([\d,]+) tokens, one forward and (\d+) backward", cost)
+    assert told is not None, cost
+    assert (told[1], told[3]) == (found[1], found[3]) == (str(rows), str(backward))
+    assert int(told[2].replace(",", "")) == pytest.approx(int(found[2]), rel=0.05)
+
+
+def test_a_large_tokenizer_is_not_read_and_a_damaged_one_not_minded(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(tiny_model("bert", num_labels=2), tmp_path / "model"))
+    counted, guessed = estimate_probe(model, "classification", 2, 9, [["a film"]]), 9 * (2 + 6 / CHARACTERS_PER_TOKEN)
+    assert counted is not None
+    assert counted.tokens != round(guessed)
+    monkeypatch.setattr("advisor.probing.cost_estimate.QUICK_TO_READ", 10)
+    large = estimate_probe(model, "classification", 2, 9, [["a film"]])
+    monkeypatch.undo()
+    (model / "tokenizer.json").write_text("{", encoding="utf-8")
+    damaged = estimate_probe(model, "classification", 2, 9, [["a film"]])
+    assert large is not None
+    assert large == damaged
+    assert large.tokens == round(guessed)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +100,14 @@ def test_so_they_are_of_tasks_with_one_output_a_row(
     source = Source(str(model), str(data), eval_data=str(data))
     run_probe(prepare_for_probe(source, session, 16), ProbeSettings(16), tmp_path / "p", session)
     assert any("Probe: 16 rows, " in note and f"one forward and {backward} backward" in note for note in notes), notes
-    lengths = [_characters(example) for example in load_dataset(str(data)).examples]
-    assert min(lengths) > 0
-    found = estimate_probe(model, task, classes, lengths, samples=16)
+    texts = [_texts(example) for example in load_dataset(str(data)).examples]
+    assert all(map(any, texts))
+    found = estimate_probe(model, task, classes, len(texts), texts, samples=16)
     assert found is not None
     assert (found.rows, found.backward) == (16, backward)
 
 
 def test_a_folder_without_safetensors_tells_nothing(tmp_path: Path) -> None:
-    assert estimate_probe(tmp_path, "classification", 2, [10]) is None
+    assert estimate_probe(tmp_path, "classification", 2, 9, [["text"]]) is None
     (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0[1, 2, 3")
-    assert estimate_probe(tmp_path, "classification", 2, [10]) is None
+    assert estimate_probe(tmp_path, "classification", 2, 9, [["text"]]) is None

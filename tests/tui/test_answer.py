@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import fakes
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import Input
 from tui_helpers import settled, shown_text
 
@@ -131,6 +132,113 @@ async def test_budget_and_rank_are_asked_for_from_any_screen_and_everything_foll
             await settled(pilot)
             assert app.state.opened.scorer.settings.rank == 8
             assert app.state.params == params
+
+
+async def by_digit(pilot: Pilot[None]) -> None:
+    await pilot.press("escape", "3")
+
+
+async def by_next(pilot: Pilot[None]) -> None:
+    await pilot.press("ctrl+pagedown", "ctrl+pagedown")
+
+
+async def by_previous(pilot: Pilot[None]) -> None:
+    await pilot.press("ctrl+pageup")
+
+
+async def by_palette(pilot: Pilot[None]) -> None:
+    await pilot.press("ctrl+p", *"go to pareto")
+    await pilot.pause(0.3)
+    await pilot.press("enter")
+
+
+async def by_click(pilot: Pilot[None]) -> None:
+    await pilot.click("#places", offset=(shown_text(pilot.app, "#places").index("Compare"), 0))  # type: ignore[arg-type]
+
+
+async def by_probe(pilot: Pilot[None]) -> None:
+    await pilot.press("f5")
+
+
+async def by_list(pilot: Pilot[None]) -> None:
+    pilot.app.screen.query_one("#recent").focus()
+    await pilot.press("enter")
+
+
+@pytest.mark.parametrize("go", [by_digit, by_next, by_previous, by_palette, by_click, by_probe, by_list])
+async def test_what_is_changed_in_setup_is_followed_on_every_way_out_of_it(
+    make_app: MakeApp, engine, go: Callable[[Pilot[None]], Awaitable[None]]
+) -> None:
+    app = make_app(Inputs("m", "d"), opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        for field, text in (("budget", "12modules"), ("rank", "4"), ("lr", "0.5"), ("epochs", "9"), ("max_forgetting", "0.5")):
+            await pilot.press("1")
+            await settled(pilot)
+            before = app.state.recommendation
+            app.screen.query_one(f"#{field}", Input).value = text
+            await pilot.pause()
+            await go(pilot)
+            await settled(pilot)
+            assert app.current_mode not in ("setup", "probe")
+            assert app.state.recommendation is not before, field
+            asked, answered = app.state.inputs, app.state.opened.inputs
+            assert (answered.rank, answered.lr, answered.epochs) == (asked.rank, asked.lr, asked.epochs)
+            assert app.state.recommendation.budget.text == asked.budget
+            assert app.state.current.settings.rank == asked.rank
+            assert f"{asked.budget} · rank {asked.rank}" in shown_text(app, "#context")
+        assert (asked.budget, asked.rank, asked.lr, asked.epochs) == ("12modules", 4, 0.5, 9)
+
+
+@pytest.mark.parametrize("place", ["1", "2", "3"])
+async def test_what_is_changed_while_a_probe_runs_is_followed_when_it_arrives(make_app: MakeApp, engine, place: str) -> None:
+    app = make_app(Inputs("m", "d"), opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("1", "escape")
+        engine.gate = threading.Event()
+        await pilot.press("f5", place, "b")
+        assert "probe" in app.runs
+        app.screen.query_one("#rank", Input).value = "4"
+        await pilot.press("enter")
+        said: list[int] = []
+        app.state.subscribe(lambda change: said.append(app.state.pick.settings.rank) if app.state.pick else None)
+        engine.gate.set()
+        await settled(pilot)
+        assert set(said) == {4}
+        assert app.current_mode == "explore"
+        assert app.state.opened.scorer.settings.rank == app.state.inputs.rank == 4
+        assert app.state.pick.settings.rank == 4
+
+
+async def test_where_nothing_fits_no_other_pick_stands_there_nor_is_run(make_app: MakeApp, engine, bad) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        engine.fails["recommend"] = bad
+        await pilot.press("b", "ctrl+u", *"1modules", "enter")
+        await settled(pilot)
+        await pilot.press("escape")
+        assert "no pick: nothing fits, or the search failed, budget 1modules" in " ".join(shown_text(app, "#headline").split())
+        await pilot.press("7", "w", "6", "f5")
+        await settled(pilot)
+        assert shown_text(app, "#verdict") == "There is no pick to confirm."
+        assert not {"write", "confirm"} & set(engine.asked)
+        del engine.fails["recommend"]
+        engine.gate = threading.Event()
+        await pilot.press("b", "ctrl+u", *"12modules", "enter", "f5")
+        assert "search" in app.runs
+        engine.gate.set()
+        await settled(pilot)
+        assert "confirm" not in engine.asked  # the search was not finished yet
+        await pilot.press("f5")
+        await settled(pilot)
+        assert app.state.confirmation is not None
+        assert app.standing is not None
+        await pilot.press("b", "ctrl+u", *"6modules", "enter")
+        await settled(pilot)
+        assert (app.standing, app.state.confirmation) == (None, None)
+        assert "once they have begun" in shown_text(app, "#finalists")
 
 
 async def test_what_cannot_be_asked_for_is_said_and_not_taken(make_app: MakeApp) -> None:

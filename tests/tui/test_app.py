@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual.command import CommandList
@@ -23,14 +22,12 @@ import advisor
 from advisor.cli.app import app as command_line
 from advisor.cli.main import main
 from advisor.core.option import options_of
-from advisor.core.options import Terminal
 from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, TextDialog
 from tui.footer import Keys
 from tui.heatmap import HeatMap
 from tui.inputs import Inputs
-from tui.keep import Kept, read_session
-from tui.main import inputs_of
+from tui.keep import Kept, read_session, session_file
 
 MakeApp = Callable[..., AdvisorApp]
 ROOT = Path(advisor.__file__).resolve().parents[1]
@@ -410,35 +407,77 @@ def test_what_only_recommend_knows_is_refused_and_not_dropped(
     assert "Leave out --tui" in said
 
 
-@pytest.mark.parametrize("given", [[], ["--rank", "4", "--budget", "10%", "--text-column", "a", "--effort", "runs"]])
-def test_recommend_hands_its_options_over(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr("sys.argv", ["advisor", "recommend", "m", "--data", "d", "--tui", *given])
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AdvisorApp]:
+    """``started(*arguments)``: the app that a command line would run."""
+    seen: list[AdvisorApp] = []
     monkeypatch.setattr("advisor.cli.terminal.has_terminal", lambda: True)
-    monkeypatch.setattr("tui.main.run", lambda asked, **how: seen.append((inputs_of(asked), how)) or 0)
-    with pytest.raises(SystemExit):
-        main()
-    gc.enable()
-    ((inputs, how),) = seen
-    assert inputs == (Inputs("m", "d", rank=4, budget="10%", text_column=("a",), effort="runs") if given else Inputs("m", "d"))
-    assert how == {"start": True, "demo": False, "writes": True}
+    monkeypatch.setattr(AdvisorApp, "run", lambda self: seen.append(self))
+
+    def start(*arguments: str) -> AdvisorApp:
+        monkeypatch.setattr("sys.argv", ["advisor", *arguments])
+        with pytest.raises(SystemExit):
+            main()
+        gc.enable()
+        return seen.pop()
+
+    return start
 
 
-@pytest.mark.parametrize("command", [["tui"], ["recommend", "--tui"]])
-def test_a_probe_is_opened_and_not_probed(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
+MADE = Inputs("m", "d", rank=4, budget="10%", text_column=("a",), effort="runs")
+OPTIONS = ["--rank", "4", "--budget", "10%", "--text-column", "a", "--effort", "runs"]
+
+
+@pytest.mark.parametrize(
+    ("command", "inputs"),
+    [
+        (["tui"], Inputs("old", "old.csv", rank=16, budget="5%", lr=0.1, eval_data="e.csv")),
+        (["tui", "--budget", "25%"], Inputs()),  # what is typed counts, also where it holds without
+        (["tui", "m"], Inputs("m")),
+        (["tui", "m", "--data", "d", *OPTIONS], MADE),
+        (["tui", "PROBE"], Inputs()),
+        (["tui", "PROBE", "--rank", "8"], Inputs()),
+        (["tui", "PROBE", "--rank", "4"], Inputs(rank=4)),
+        (["tui", "--demo"], Inputs()),
+        (["recommend", "--tui"], Inputs()),
+        (["recommend", "m", "--data", "d", "--tui"], Inputs("m", "d")),
+        (["recommend", "m", "--data", "d", "--tui", *OPTIONS], MADE),
+        (["recommend", "PROBE", "--tui", "--rank", "8"], Inputs()),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_the_last_session_is_asked_again_where_nothing_else_is(
+    command: list[str], inputs: Inputs, started: Callable[..., AdvisorApp], tmp_path: Path
+) -> None:
     (tmp_path / "probe.json").write_text("{}")
-    monkeypatch.setattr("sys.argv", ["advisor", *command, str(tmp_path)])
-    monkeypatch.setattr("advisor.cli.terminal.has_terminal", lambda: True)
-    monkeypatch.setattr("tui.main.run", lambda asked, **how: seen.append((inputs_of(asked), how)) or 0)
-    with pytest.raises(SystemExit):
-        main()
-    gc.enable()
-    writes = command[0] == "recommend"
-    assert seen == [(None, {"probe_folder": tmp_path, "demo": False, "writes": writes})]  # no inputs of a probe to make
+    last = Inputs("old", "old.csv", rank=16, budget="5%", lr=0.1, eval_data="e.csv")
+    session_file().parent.mkdir(parents=True)
+    session_file().write_text(json.dumps({"schema": 1, "inputs": last.as_dict()}), encoding="utf-8")
+    app = started(*(str(tmp_path) if word == "PROBE" else word for word in command))
+    assert app.state.inputs == inputs
+    assert app.probe_folder == (tmp_path if "PROBE" in command else None)  # opened, not probed
 
 
-def test_options_become_inputs_and_none_given_keeps_the_last_session() -> None:
-    assert inputs_of(Terminal()) is None
-    assert inputs_of(Terminal(rank=8, budget="25%")) is None
-    assert inputs_of(Terminal(rank=4, text_column=["a"])) == Inputs(rank=4, text_column=("a",))
+async def test_recommend_without_a_model_asks_for_it(make_app: MakeApp, engine) -> None:
+    app = make_app(start=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert shown_text(app, "#message") == "Model is missing."
+        assert "probe" not in engine.asked
+
+
+@pytest.mark.parametrize("rank", [8, 4])
+async def test_a_selection_of_the_last_session_comes_back_at_the_rank_that_is_asked(make_app: MakeApp, rank: int) -> None:
+    app = make_app(Inputs(rank=16), opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "space")
+        mine = app.state.chosen
+        await pilot.press("ctrl+q")
+    for opened in (False, True):  # also after a session that opened nothing
+        other = make_app(Inputs(rank=rank), opened=opened)
+        async with other.run_test(size=(120, 40)) as pilot:
+            await settled(pilot)
+            await pilot.press("ctrl+q")
+    assert other.state.chosen == mine
+    assert other.state.current.settings.rank == rank

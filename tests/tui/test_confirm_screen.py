@@ -59,6 +59,24 @@ async def test_real_runs_change_the_answer(make_app: MakeApp, engine) -> None:
         assert "real runs" in shown_text(app, "#headline")
 
 
+@pytest.mark.parametrize(("mode", "typed"), [("confirm", "'my runs'"), ("confirm", "my\\ runs"), ("export", "'my runs'")])
+async def test_a_folder_may_be_named_as_a_shell_would_take_it(make_app: MakeApp, mode: str, typed: str) -> None:
+    Path("my runs").mkdir()
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        app.action_show(mode)
+        await settled(pilot)
+        app.screen.query_one("#folder", Input).value = typed
+        await pilot.pause()
+        if mode == "export":
+            await pilot.press("s")
+            await settled(pilot)
+            assert Path("my runs/lora.yaml").exists()
+        else:
+            assert app.runs_folder == Path("my runs")
+
+
 async def test_finalists_are_drawn_to_the_size_they_have(make_app: MakeApp) -> None:
     app = make_app(opened=True)
     async with app.run_test(size=(120, 40)) as pilot:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from command import write_data
 from textual.widgets import Input, OptionList, Static
-from tui_helpers import TRIES, settled
+from tui_helpers import TRIES, settled, until
 
 from advisor.core.errors import AdvisorError
 from advisor.core.folders import WRITTEN_FILE
@@ -195,6 +195,35 @@ async def test_beside_what_a_format_cannot_say_lies_what_it_can(
         await settled(pilot)
         assert isinstance(app.screen, ExportScreen)  # the files are its own, so nothing is asked
         assert engine.asked.count("files") == before  # and nothing was searched again
+
+
+async def test_an_alternative_of_another_budget_is_not_offered(
+    make_app: Callable[..., AdvisorApp], engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(opened=True)
+    gates, seen, files = [threading.Event(), threading.Event()], [], engine.files
+
+    def wait_and_search(*args: Any) -> Any:
+        seen.append(args[3])  # the recommendation
+        gates[len(seen) - 1].wait(60)
+        return files(*args)
+
+    monkeypatch.setattr(engine, "files", wait_and_search)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("7", "end")
+        await until(pilot, lambda: bool(seen))
+        first = app.state.recommendation
+        await pilot.press("b", "ctrl+u", *"12modules", "enter")
+        await until(pilot, lambda: shown(app).complete_for is not first)
+        gates[0].set()
+        await until(pilot, lambda: len(seen) == 2)
+        assert seen[0] is first
+        assert seen[1] is app.state.recommendation
+        assert "is being searched" in said(app, "fidelity")
+        gates[1].set()
+        await settled(pilot)
+        assert "All modules instead." in said(app, "fidelity")
 
 
 @pytest.mark.parametrize(

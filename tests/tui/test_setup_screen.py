@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from textual.events import Paste
 from textual.widgets import Input, OptionList
 from tui_helpers import settled, shown_text
 
@@ -14,7 +15,7 @@ from advisor.core.errors import BadInput
 from tui.app import AdvisorApp
 from tui.engine import Recent
 from tui.inputs import Inputs
-from tui.paths import completions
+from tui.paths import completions, meant
 from tui.real_engine import RealEngine
 from tui.real_preview import language_of, model_problem
 from tui.setup import recent_line
@@ -94,6 +95,29 @@ async def test_a_path_is_completed(make_app: MakeApp, tmp_path: Path, monkeypatc
         assert (app.state.inputs.model, app.state.inputs.data) == ("models/", "rows [x].csv")
 
 
+@pytest.mark.parametrize("pasted", ["{}", "'{}' ", '"{}"', "{escaped}", "\n{}\nmore", "\r\n'{}'\r\n"])
+async def test_a_path_may_be_pasted_as_a_shell_would_take_it(make_app: MakeApp, tmp_path: Path, pasted: str) -> None:
+    path = tmp_path / "with space.jsonl"
+    path.write_text("")
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("tab")
+        app.post_message(Paste(pasted.format(path, escaped=str(path).replace(" ", "\\ "))))
+        await settled(pilot)
+        assert app.state.inputs.data == str(path)
+
+
+@pytest.mark.parametrize("name", ["'rows.csv'", "'it's", "a b.csv", "a\\b", "~\0x", "\\", "''", "'a' b"])
+def test_other_names_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert meant(name) == name
+    if "\0" not in name and "rows" not in name:
+        (tmp_path / name).write_text("")
+        (tmp_path / "ab").write_text("")  # what a shell would read in one of them
+        assert meant(name) == name
+
+
 async def test_a_hub_id_is_looked_up_once_the_field_is_left(make_app: MakeApp, engine) -> None:
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -117,15 +141,31 @@ async def test_the_probe_needs_model_and_data(make_app: MakeApp, engine) -> None
         assert "probe" not in engine.asked
 
 
-async def test_the_demo_fills_in_the_form(make_app: MakeApp) -> None:
-    app = make_app(Inputs(label_column="old"))
+async def test_the_demo_fills_in_the_form_and_nothing_of_another_question_stays(make_app: MakeApp, engine) -> None:
+    other = Inputs("m", "d", eval_data="e", keep="k", label_column="old", max_length=9, adapt="all", samples=9, rank=4, lr=0.5)
+    app = make_app(other)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         await pilot.click("#demo")
         await settled(pilot)
-        assert (app.state.inputs.model, app.state.inputs.label_column) == ("demo-model", None)
+        assert app.state.inputs == Inputs("demo-model", "demo.jsonl")
         assert app.screen.query_one("#model", Input).value == "demo-model"
-        assert app.screen.query_one("#label_column", Input).value == ""
+        assert app.screen.query_one("#label_column", Input).value == app.screen.query_one("#eval_data", Input).value == ""
+        assert "probe" not in engine.asked
+        await pilot.press("f5")
+        await settled(pilot)
+        assert app.state.opened.inputs == Inputs("demo-model", "demo.jsonl")
+
+
+async def test_the_command_lines_demo_keeps_what_is_asked_beside_it_and_begins_once(make_app: MakeApp, engine) -> None:
+    app = make_app(Inputs(rank=4, budget="5%"), demo=True, start=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert app.state.opened.inputs == Inputs("demo-model", "demo.jsonl", rank=4, budget="5%")
+        await pilot.press("1", "f2")
+        await settled(pilot)
+        assert app.state.inputs == Inputs("demo-model", "demo.jsonl")
+        assert (app.current_mode, engine.asked.count("probe")) == ("setup", 1)
 
 
 async def test_recent_probes_are_listed_and_open(make_app: MakeApp, engine, tmp_path: Path) -> None:

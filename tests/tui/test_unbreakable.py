@@ -27,7 +27,6 @@ from tui.app import AdvisorApp
 from tui.dialogs import ErrorDialog, Question, StoppingDialog
 from tui.inputs import Inputs
 from tui.keep import read_session
-from tui.main import inputs_of
 from tui.real_engine import RealEngine
 
 MakeApp = Callable[..., AdvisorApp]
@@ -269,7 +268,7 @@ def test_a_wrong_value_of_an_old_session_or_a_command_line_goes_no_further(tmp_p
     (tmp_path / "tui.json").write_text(json.dumps({"schema": 1, "inputs": {"model": "m", **wrong}}), encoding="utf-8")
     assert read_session(tmp_path / "tui.json").inputs == Inputs(model="m")
     with pytest.raises(BadInput):
-        inputs_of(Terminal(model="m", **wrong))
+        Terminal(model="m", **wrong)
 
 
 async def test_a_model_folder_that_is_not_there_is_said_on_setup(make_app: MakeApp, engine, tmp_path: Path) -> None:
