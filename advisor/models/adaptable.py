@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from advisor.core.targets import block_of
+from advisor.core.targets import left_out_notes
 from advisor.models.experts import stack_shapes
 from advisor.models.peft import without_bitsandbytes
 from advisor.models.tables import output_table
@@ -63,16 +63,6 @@ def not_taken(model: Any, linears: Iterable[str]) -> list[str]:
             f"whose names PEFT takes for old names of experts, {instead}": taken_for_experts(model, names),
         }
     )
-
-
-def left_out_notes(names_by_reason: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence on the modules of each reason that has any."""
-    return [f"Left out: {len(names)} modules {why}: {kinds(names)}." for why, names in names_by_reason.items() if names]
-
-
-def kinds(names: Iterable[str]) -> str:
-    """What the modules are called within their blocks, each name once."""
-    return ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in names))
 
 
 def peft_wraps(model: Any, name: str) -> bool:

@@ -14,11 +14,10 @@ from torch import nn
 from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import HEADLESS
-from advisor.core.targets import Target
+from advisor.core.targets import Target, left_out_notes
 from advisor.core.tasks import EMBEDDING, OF_TOKENS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
-from advisor.models.adaptable import left_out_notes
 from advisor.models.checkpoint import check_index, check_size, fields, misfit
 from advisor.models.config import (
     BOTH,
