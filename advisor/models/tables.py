@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
 
-
-def input_table(model: Any) -> nn.Module | None:
+def input_table(model: Any) -> Any:
     """The module that embeds what a model reads; None where the family does not say, as CANINE, which hashes characters."""
     return _said(model.get_input_embeddings)
 
 
-def output_table(model: Any) -> nn.Module | None:
+def output_table(model: Any) -> Any:
     """The module that predicts tokens; None where there is none, or the family does not say."""
     return _said(model.get_output_embeddings)
 
 
-def _said(ask: Callable[[], nn.Module | None]) -> nn.Module | None:
+def _said(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except NotImplementedError:
