@@ -71,7 +71,6 @@ class Capture:
         """Forget the pass before."""
         self._calls: dict[str, list[_Call]] = {name: [] for name in self.names}
         self._leaves: list[torch.Tensor] = []  # where the graph starts: outputs that come from no captured module
-        self._made: list[tuple[str, _Call, Any]] = []  # of each call what makes its output in the graph
         self._block: list[_Call] | None = None  # calls of the block that runs, if it will be recomputed
         self._again: Iterator[_Call] | None = None  # the same while it is
         self._take: Take | None = None
@@ -85,10 +84,7 @@ class Capture:
             x = inputs[0].detach()
             leaf = output
             if starts := torch.is_grad_enabled() and not output.requires_grad:
-                leaf.requires_grad_(True)
-            if starts or (torch.is_grad_enabled() and leaf._is_view()):
-                # A leaf must not be changed in place, and a view that is (Longformer's queries) leaves the graph with its hooks.
-                output = leaf.clone()
+                output = leaf.requires_grad_(True).clone()  # a leaf must not be changed in place
             if self._again is not None:
                 call = next(self._again)
                 call.x = x
@@ -102,9 +98,11 @@ class Capture:
                 self._block.append(call)
             if starts:
                 self._leaves.append(leaf)
-            if output.requires_grad:  # an early hook: it sees this output's gradient even if it is changed in place later
-                output.register_hook(lambda g: self._arrived(name, call, g))  # type: ignore[no-untyped-call]
-                self._made.append((name, call, (leaf._base if leaf._base is not None else leaf).grad_fn))
+            if output.requires_grad:
+                # What made the output sees its gradient even if the output is changed in place later. A tensor's own hooks do
+                # not where it is a view, as that of a biased layer is: its graph is another one then (Longformer's queries).
+                made = (output if output._base is None else output._base).grad_fn
+                made.register_prehook(lambda g: self._arrived(name, call, g[0]))
             return output
 
         return hook
@@ -142,13 +140,11 @@ class Capture:
 
         Raises:
             SharedCall: there is more than one example, and a module was called for all of them at once.
-            GradientLost: the scalar depends on a module whose gradient did not arrive.
         """
         self._take, self._examples, self._last = take, examples, not keep_graph
         self._waiting = {name for name, calls in self._calls.items() if calls}
         if scalar.requires_grad and self._leaves:
             torch.autograd.grad(scalar, self._leaves, retain_graph=keep_graph, allow_unused=True)
-        self._require_unreached(scalar)
         for name in [name for name in self.names if name in self._waiting]:
             for call in self._calls[name]:
                 call.g = torch.zeros_like(call.g_like) if call.g is None else call.g
@@ -175,18 +171,8 @@ class Capture:
         return torch.cat([part.reshape(examples, -1) for part in parts], 1) if parts else None
 
     def _arrived(self, name: str, call: _Call, g: torch.Tensor | None) -> None:
-        call.g = torch.zeros_like(call.g_like) if g is None else g.detach()  # None: autograd's zero
+        call.g = torch.zeros_like(call.g_like) if g is None else g.detach().reshape(call.g_like.shape)  # None: autograd's zero
         self._offer(name)
-
-    def _require_unreached(self, scalar: torch.Tensor) -> None:
-        """Raises:
-        GradientLost: a module still waits for the gradient of a call that the scalar's graph leads to.
-        """
-        missing = [(name, node) for name, call, node in self._made if name in self._waiting and call.g is None]
-        graph = _nodes(scalar) if missing else set()
-        for name, node in missing:
-            if node in graph:
-                raise GradientLost(f"The gradient of module {name} did not reach its hook.")
 
     @torch.no_grad()
     def _offer(self, name: str) -> None:
@@ -242,10 +228,6 @@ class SharedCall(RuntimeError):
     A batch of one row has no such trouble."""
 
 
-class GradientLost(RuntimeError):
-    """Autograd went through a module whose hook it did not call: a fault of the advisor's, as zeros would be a wrong answer."""
-
-
 def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -> int:
     """Half of ``rows``, to try again with, if ``error`` is lack of memory; 1 if it is a :class:`SharedCall`; says so.
 
@@ -263,18 +245,6 @@ def fewer_rows(error: BaseException, rows: int, tokens: int, session: Session) -
         raise OutOfMemory(f"One row of {tokens} tokens does not fit in memory.", "Lower --max-length.") from error
     session.warn(f"Out of memory with {rows} rows at once; going on with {rows // 2}.")
     return rows // 2
-
-
-def _nodes(scalar: torch.Tensor) -> set[Any]:
-    """Everything in the graph that the scalar's gradient goes through."""
-    found: set[Any] = set()
-    ahead = [scalar.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            ahead += [before for before, _ in node.next_functions]
-    return found
 
 
 def _joined(parts: list[torch.Tensor], examples: int, sequences: int = 1) -> torch.Tensor:
