@@ -43,6 +43,7 @@ from advisor.models.forward import logits_of
 from advisor.models.head_input import head_linears
 from advisor.models.load import LoadedModel, load_model
 from advisor.models.prepare import Prepared, Source, prepare
+from advisor.models.tables import output_table
 from advisor.probing.outputs import Outputs, forward_outputs
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
@@ -146,7 +147,7 @@ def never_adapted(loaded: LoadedModel) -> tuple[str, ...]:
     modules = dict(loaded.model.named_modules())
     held = {part for t in loaded.targets for part in t.name.split(".")}  # a stack of experts is adapted, single experts are not
     parts = dict.fromkeys(part for name in modules for part in name.split(".") if part in NEVER_ADAPTED and part not in held)
-    output = loaded.model.get_output_embeddings()
+    output = output_table(loaded.model)
     return tuple(dict.fromkeys([*parts, *loaded.head, *(name for name, m in modules.items() if m is output)]))
 
 

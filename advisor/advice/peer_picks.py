@@ -317,10 +317,14 @@ def _pick(peer: str, scorer: Scorer, budget: Budget, granularity: str, seed: int
 
 def _order(peer: str, probe: Probe, scores: Array, units: NDArray[np.bool_], granularity: str) -> NDArray[np.intp]:
     """Units, the most liked first; those of unknown score last, ties in model order."""
-    if granularity != "module":
-        if peer == GRADIENT_NORM and granularity == "role":
-            scores = gradient_norms(probe)  # a layer's norm says nothing of roles
-        return np.argsort(-_mean(scores, units.astype(np.float64)), kind="stable")
+    if granularity == "module":
+        return np.nonzero(units[:, _modules_in_order(peer, probe, scores)].T)[1]
+    if peer == GRADIENT_NORM and granularity == "role":
+        scores = gradient_norms(probe)  # a layer's norm says nothing of roles
+    return np.argsort(-_mean(scores, units.astype(np.float64)), kind="stable")
+
+
+def _modules_in_order(peer: str, probe: Probe, scores: Array) -> NDArray[np.intp]:
     roles = np.array([t.role for t in probe.targets])
     if peer == PLOP:
         averages = _mean(scores, (roles[:, None] == roles).astype(np.float64))

@@ -20,13 +20,14 @@ from advisor.core.errors import BudgetTooSmall
 from advisor.core.events import Session, Stage
 from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import all_linear, distinct, structured_random, target_sets
-from advisor.core.targets import SEARCHED, LoraSettings, Selection
+from advisor.core.targets import SEARCHED, LoraSettings, Selection, left_out_notes
 from advisor.prediction.scorer import Scorer
 from advisor.theory.criteria import Criterion, fill_by
 from advisor.theory.surrogate import Mask, Surrogate, fill_budget
 
 LEVELS = (1.0, 0.5, 0.25, 0.12)  # shares of the budget that candidates are sought at
 RANDOM_CANDIDATES = 6  # structured-random starts a level
+NO_GRADIENT = "that no gradient reaches on any of the probe's examples, so that LoRA on them would learn nothing"
 ROUNDS, PATIENCE = 24, 2  # most rounds of the local search, and how many without a gain end it
 MOVES, TRIED = 24, 48  # swaps a round; units whose own effect a round looks at
 
@@ -36,11 +37,15 @@ def candidate_pool(
 ) -> list[Candidate]:
     """All-linear, the common target sets, and searched selections at several levels of the budget, distinct, all-linear first.
 
+    Of the modules that do not learn only all-linear and the target sets have any, and they are said.
+
     Raises:
         BudgetTooSmall: not even the smallest unit fits.
         Interrupted: cancelled.
     """
-    targets, rank = scorer.probe.targets, scorer.settings.rank
+    targets, learning, rank = scorer.probe.targets, scorer.probe.learning, scorer.settings.rank
+    for text in left_out_notes({NO_GRADIENT: [t.name for t in targets if t not in learning]}):
+        session.note(text)
     units, sizes, ceiling = units_of(scorer, budget, granularity)
     if int(sizes.min()) > ceiling:
         raise BudgetTooSmall(
@@ -59,12 +64,13 @@ def candidate_pool(
                 for _ in range(RANDOM_CANDIDATES)
             ]
     session.check()
-    usual = [s for s in target_sets(targets, scorer.probe.info["qv_roles"]) if mask_of(scorer, units, s) is not None]
-    starts = [selection_of(scorer, units, mask) for mask in found]
+    masks = [(s, mask_of(scorer, units, s)) for s in target_sets(targets, scorer.probe.info["qv_roles"])]
+    usual = [s for s, mask in masks if mask is not None]
+    starts = [selection_of(scorer, units, mask) for mask in [*found, *(mask for _, mask in masks if mask is not None)]]
     starts += [replace(pick.selection, name="") for pick in module_picks(scorer, budget, granularity)]
     if granularity == "module" and budget.kind != "modules":
         limits = [int(level * ceiling) for level in LEVELS for _ in range(RANDOM_CANDIDATES)]
-        starts += [structured_random(targets, limit, rank, rng, "") for limit in limits]
+        starts += [structured_random(learning, limit, rank, rng, "") for limit in limits]
     if strategy != PREDICTED:
         criterion = Criterion.of(strategy, scorer.kernels, scorer.probe.z, scorer.sigma)
         starts.append(selection_of(scorer, units, fill_by(criterion, scorer.kernels, units, sizes, ceiling).mask))

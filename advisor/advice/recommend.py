@@ -293,11 +293,14 @@ def compare(scorer: Scorer, budget: Budget, baseline: Candidate | None = None) -
 
 
 def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: Sequence[Cost]) -> list[int]:
+    """Indices of what can be picked: within the budget, and of modules that learn alone."""
     targets, rank = scorer.probe.targets, scorer.settings.rank
+    learning = {t.name for t in scorer.probe.learning}
     allowed = [
         i
         for i, (candidate, cost) in enumerate(zip(pool, costs, strict=True))
-        if budget.allows(cost, len(candidate.selection.targets), targets, rank)
+        if learning.issuperset(candidate.selection.targets)
+        and budget.allows(cost, len(candidate.selection.targets), targets, rank)
     ]
     if not allowed:
         least = min(cost.memory_bytes for cost in costs)

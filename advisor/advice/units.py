@@ -14,10 +14,11 @@ Units = NDArray[np.bool_]
 
 
 def units_of(scorer: Scorer, budget: Budget, granularity: str) -> tuple[Units, NDArray[np.int64], int]:
-    """Units [U, M], their sizes [U] and the budget's ceiling in the same unit."""
-    targets, rank = scorer.probe.targets, scorer.settings.rank
-    units = unit_matrix([_unit_label(t, granularity) for t in targets])
-    return units, units.astype(np.int64) @ budget.sizes(targets, rank), budget.ceiling(targets, rank)
+    """Units [U, M] of the modules that learn, their sizes [U] and the budget's ceiling in the same unit."""
+    probe, rank = scorer.probe, scorer.settings.rank
+    units = unit_matrix([_unit_label(t, granularity) for t in probe.targets]) & probe.learns
+    units = units[units.any(1)]
+    return units, units.astype(np.int64) @ budget.sizes(probe.targets, rank), budget.ceiling(probe.targets, rank)
 
 
 def _unit_label(target: Target, granularity: str) -> str:
@@ -35,7 +36,7 @@ def selection_of(scorer: Scorer, units: Units, mask: Mask, name: str = "") -> Se
 
 
 def mask_of(scorer: Scorer, units: Units, selection: Selection) -> Mask | None:
-    """Which units a selection takes; None where it takes one in part."""
+    """Which units a selection takes, as far as its modules learn; None where it takes one in part."""
     taken = np.isin([t.name for t in scorer.probe.targets], selection.targets)
     mask: Mask = np.asarray((units <= taken).all(1))
     return mask if not (units & taken)[~mask].any() else None

@@ -6,10 +6,12 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -130,6 +132,17 @@ class Probe:
     folds: np.ndarray
     info: Mapping[str, Any]
     keep: KeepBlocks | DriftBlocks | None = None
+
+    @cached_property
+    def learns(self) -> NDArray[np.bool_]:
+        """Of each module whether its weight has a gradient on any example, [M]: LoRA on the others would learn nothing."""
+        energies = [np.einsum("mii->mi", blocks) for blocks in (self.weight_blocks, self.gradient_blocks)]
+        return np.asarray((energies[0] != 0).any(1) | (energies[1] != 0).any(1))
+
+    @cached_property
+    def learning(self) -> tuple[Target, ...]:
+        """The modules that learn, of which a pick is made; the common target sets and a user's own config may name any."""
+        return tuple(t for t, learns in zip(self.targets, self.learns, strict=True) if learns)
 
     @property
     def samples(self) -> int:

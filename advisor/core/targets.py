@@ -115,6 +115,17 @@ def block_of(name: str) -> tuple[str, int, str] | None:
     return (name[: match.start()], int(match[1]), name[match.end() :]) if match else None
 
 
+def left_out_notes(names_by_reason: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence on the modules of each reason that has any."""
+    left = [(why, names) for why, names in names_by_reason.items() if names]
+    return [f"Left out: {len(names)} modules {why}: {kinds(names)} (first: {names[0]})." for why, names in left]
+
+
+def kinds(names: Iterable[str]) -> str:
+    """What the modules are called within their blocks, each name once."""
+    return ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in names))
+
+
 def in_model_order(names: Iterable[str], targets: Sequence[Target], where: str = "selection") -> tuple[str, ...]:
     """``names`` sorted as in the model.
 

@@ -15,6 +15,7 @@ from advisor.export.notebook import notebook_code
 from advisor.export.plan import Format
 from advisor.export.script import read_script
 from advisor.models.peft import CONFIG_FILE
+from advisor.models.tables import input_table, output_table
 
 MOST_BYTES = 2_000_000
 _ABOUT_LORA = re.compile(r"(?i)[ld]ora|peft|target_(modules|parameters)|modules_to_save|adapter(_|$)|(rank|alpha)_pattern")
@@ -139,8 +140,5 @@ def linear_names(model: Any, output: str = "lm_head") -> list[str]:
 
 def embeddings(model: Any) -> tuple[str, ...]:
     """Names of a model's input and output embeddings."""
-    try:
-        pair = (model.get_input_embeddings(), model.get_output_embeddings())
-    except NotImplementedError:
-        return ()
+    pair = (input_table(model), output_table(model))
     return tuple(name for name, module in model.named_modules() if any(module is m for m in pair))

@@ -9,6 +9,7 @@ from advisor.advice.ranks import SERVED, serving_note
 from advisor.core.targets import Target, block_of
 from advisor.export.applied import Applied, matches
 from advisor.models.peft import Resolved
+from advisor.models.tables import output_table
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -99,7 +100,7 @@ def image_surprises(it: Applied, text: Sequence[str]) -> tuple[list[str], list[s
     Args:
         text: the modules that hold the language model.
     """
-    output = it.model.get_output_embeddings()
+    output = output_table(it.model)
     heads = [name for name, module in it.model.named_modules() if module is output]
     inside = tuple(f"{name}." for name in text)
     beyond = [name for name in it.resolved.wrapped if not name.startswith(inside) and name not in heads]

@@ -9,19 +9,23 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from advisor.core.targets import block_of
+from advisor.core.targets import left_out_notes
+from advisor.models.experts import stack_shapes
 from advisor.models.peft import without_bitsandbytes
+from advisor.models.tables import output_table
 
 EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
 # Modules never adapted in any family: sentence poolers, the routers of mixtures of experts, and experts that are modules of
 # their own, most of which see no token of a given row. Stacks of experts are adapted, each as one.
 NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
+NOT_CALLED = "that a pass over a short input does not call, so that LoRA on them would change nothing"
+NOT_LINEAR = "whose outputs are not their inputs times their weights, as LoRA takes them to be"
 STATES = ("A_log", "time_decay")  # parameters that only a recurrence has
 
 
 def linear_modules(model: Any, head: tuple[str, ...], never: Iterable[str]) -> dict[str, Any]:
     """All by name, in model order, without the head, the output embeddings and what has a part of its name in ``never``."""
-    output_embeddings, barred = model.get_output_embeddings(), {*NEVER_ADAPTED, *never}
+    output_embeddings, barred = output_table(model), {*NEVER_ADAPTED, *never}
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | Conv1D) or module is output_embeddings:
@@ -49,21 +53,16 @@ def taken_for_experts(model: Any, names: Iterable[str]) -> list[str]:
     return [name for name in named if name not in kept]
 
 
-def left_out(model: Any, linears: Iterable[str]) -> list[str]:
+def not_taken(model: Any, linears: Iterable[str]) -> list[str]:
     """A sentence on each kind of linear module that PEFT does not take."""
-    names, notes = list(linears), []
-    for lost, why in (
-        (refused(model, names), "that PEFT gives no LoRA, because their weights are read without calling them"),
-        (taken_for_experts(model, names), "whose names PEFT takes for old names of experts, which would get LoRA instead"),
-    ):
-        if lost:
-            notes.append(f"Left out: {len(lost)} modules {why}: {kinds(lost)}.")
-    return notes
-
-
-def kinds(names: Iterable[str]) -> str:
-    """What the modules are called within their blocks, each name once."""
-    return ", ".join(dict.fromkeys(place[2] if (place := block_of(name)) else name for name in names))
+    names = list(linears)
+    instead = "which would get LoRA instead" if any(stack_shapes(model)) else "of which there are none here, so they get no LoRA"
+    return left_out_notes(
+        {
+            "that PEFT gives no LoRA, because their weights are read without calling them": refused(model, names),
+            f"whose names PEFT takes for old names of experts, {instead}": taken_for_experts(model, names),
+        }
+    )
 
 
 def peft_wraps(model: Any, name: str) -> bool:

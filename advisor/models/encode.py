@@ -22,7 +22,7 @@ from advisor.data.examples import Example
 from advisor.data.images import image_batch, mode_of
 from advisor.models.chat import CHAT_FORM, fold_system, parting, split_texts, texts_by_template
 from advisor.models.load import LoadedModel
-from advisor.models.readers import embedded_tokens
+from advisor.models.readers import decoder_input, embedded_tokens
 from advisor.models.rows import IGNORED as IGNORED
 from advisor.models.rows import EncodedRow as EncodedRow
 from advisor.models.seen import encode_seen, pixels_of
@@ -398,23 +398,13 @@ def collate(
             batch["labels"][:, 0] = torch.tensor([int(row.label) for row in rows])
         if loaded.task == "seq2seq":
             fed = padded([row.fed or row.token_labels for row in rows], IGNORED)
-            batch["decoder_input_ids"] = _shifted(fed, loaded.model)
+            batch["decoder_input_ids"] = decoder_input(fed, loaded.model)
     elif loaded.task == "regression":
         values = [(row.label - label_mean) / label_std for row in rows]
         batch["labels"] = torch.tensor(values, dtype=torch.float32, device=loaded.device)
     else:
         batch["labels"] = torch.tensor([int(row.label) for row in rows], device=loaded.device)
     return batch
-
-
-def _shifted(labels: torch.Tensor, model: Any) -> torch.Tensor:
-    """What a decoder reads to predict ``labels``, as transformers' own data collator has it: a start token, then each but
-    the last. Families that have no method for it (M2M100, Blenderbot) do the same within their model."""
-    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
-        shifted: torch.Tensor = model.prepare_decoder_input_ids_from_labels(labels)
-        return shifted
-    start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
-    return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, model.config.pad_token_id)], 1)
 
 
 def length_bucketed(

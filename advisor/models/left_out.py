@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.core.errors import BadInput
 from advisor.core.targets import block_of
 from advisor.models.checkpoint import NOT_TEXT, index_misfit
+from advisor.models.tables import input_table, output_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,7 @@ def check_tokens(name: str, model: Any, missing: Collection[str]) -> None:
     """Raises:
     BadInput: what embeds the tokens, or predicts them, has no weights in the checkpoint.
     """
-    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = (input_table(model), output_table(model))
     weights = {id(getattr(table, "weight", None)) for table in tables}
     found = [key for key, tensor in model.named_parameters() if key in missing and id(tensor) in weights]
     if found:

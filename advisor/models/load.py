@@ -14,11 +14,10 @@ from torch import nn
 from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import HEADLESS
-from advisor.core.targets import Target
+from advisor.core.targets import Target, left_out_notes
 from advisor.core.tasks import EMBEDDING, OF_TOKENS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
-from advisor.models.adaptable import kinds
 from advisor.models.checkpoint import check_index, check_size, fields, misfit
 from advisor.models.config import (
     BOTH,
@@ -44,7 +43,7 @@ from advisor.models.modules import (
     experts_notes,
     find_head,
     find_targets,
-    left_out_notes,
+    not_taken_notes,
     profile_of,
     random_parts,
     stacks_notes,
@@ -63,7 +62,7 @@ from advisor.models.placement import (
     quantised_as,
     stored_dtype,
 )
-from advisor.models.readers import load_readers, settle_padding, short_batch
+from advisor.models.readers import check_start, load_readers, settle_padding, short_batch
 
 
 @dataclass
@@ -249,10 +248,11 @@ def load_model(
         notes += [f"A text's embedding is {POOLINGS[pooling]} ({pooling} pooling); train with the same.", *embedder.notes]
     if readers.tokenizer is not None:
         notes += settle_padding(name, readers.tokenizer, model)
+        check_start(name, model)
     head = find_head(model) if task not in HEADLESS else ()
     targets, left_out = _called(name, model, find_targets(model, head), readers.first)
     targets, apart = adapted(model, targets, adapt)
-    notes += [*experts_notes(model, targets), *left_out_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
+    notes += [*experts_notes(model, targets), *not_taken_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in new_weights(model, missing) if k not in new_head]
     check_blocks(name, model, frozen_new)
@@ -349,19 +349,14 @@ def _with_weights(
 
 
 def _called(name: str, model: Any, targets: tuple[Target, ...], reader: Any) -> tuple[tuple[Target, ...], list[str]]:
-    """The targets that a forward pass calls, and a sentence on the others; LoRA has no effect on these.
+    """The targets that a forward pass calls as linear modules, and sentences on the others.
 
     Raises:
         BadInput: the pass fails.
     """
     with loading(f"{name}: a pass over a short text or blank image fails", "Check the model's files with transformers itself."):
-        found = called(model, targets, short_batch(model, reader))
-    names = {t.name for t in found}
-    if not (idle := [t.name for t in targets if t.name not in names]):
-        return found, []
-    why = "whose weights are read without calling them, where LoRA has no effect"
-    note = f"Left out: {len(idle)} modules {why}: {kinds(idle)}."
-    return found, [note]
+        found, others = called(model, targets, short_batch(model, reader))
+    return found, left_out_notes(others)
 
 
 def meta_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -17,14 +18,17 @@ from advisor.core.profiles import load_profiles
 from advisor.core.targets import Target, block_of
 from advisor.models.adaptable import (
     EXPERTS,
+    NOT_CALLED,
+    NOT_LINEAR,
     attention_parts,
-    left_out,
     linear_modules,
+    not_taken,
     recurrent_parts,
     refused,
     taken_for_experts,
 )
 from advisor.models.experts import called_module, stack_shapes
+from advisor.models.tables import input_table
 from advisor.models.vision import part_of
 
 # What modules that stand for "q,v" are called in families without a profile; where all three are one, that one.
@@ -47,11 +51,13 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
 
 
 def input_embeddings(model: Any) -> list[nn.Module]:
-    """The modules that embed the input: an encoder-decoder's stacks each have their own, with one weight."""
-    given = model.get_input_embeddings()
-    weight = getattr(given, "weight", None)
-    tied: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is weight]
-    return tied or [given]
+    """The modules that embed the input: an encoder-decoder's stacks each have their own, with one weight. All that embed
+    something, where the family does not say."""
+    given = input_table(model)
+    tables: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    if given is None:
+        return tables
+    return [m for m in tables if m.weight is getattr(given, "weight", None)] or [given]
 
 
 def experts_notes(model: nn.Module, targets: Sequence[Target]) -> list[str]:
@@ -167,24 +173,30 @@ def random_parts(missing: Sequence[str], head: Sequence[str]) -> list[str]:
     return said
 
 
-def left_out_notes(model: Any, head: tuple[str, ...]) -> list[str]:
+def not_taken_notes(model: Any, head: tuple[str, ...]) -> list[str]:
     """Sentences on the linear modules that PEFT does not take."""
     profile = profile_of(model.config)
-    return left_out(model, linear_modules(model, head, profile["never"] if profile else ()))
+    return not_taken(model, linear_modules(model, head, profile["never"] if profile else ()))
 
 
-def called(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]) -> tuple[Target, ...]:
-    """The targets that a pass over ``batch`` calls, stacks with the number of experts that a token goes through. Of others
-    faster code reads the weights, so LoRA's part of their forward pass would never run."""
+def called(
+    model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tensor]
+) -> tuple[tuple[Target, ...], dict[str, list[str]]]:
+    """The targets that a pass over ``batch`` calls as linear modules, stacks with the number of experts that a token goes
+    through; and the names of the others by why they are left out."""
     rows: dict[str, int] = {}
+    unlike: set[str] = set()
 
-    def noting(name: str) -> Callable[..., None]:
+    def noting(target: Target) -> Callable[..., None]:
         def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            rows[name] = inputs[0].shape[:-1].numel()
+            *places, width = inputs[0].shape
+            rows[target.name] = math.prod(places)
+            if (width, getattr(output, "shape", None)) != (target.in_features, (*places, target.out_features)):
+                unlike.add(target.name)
 
         return note
 
-    handles = [called_module(model, t.name).register_forward_hook(noting(t.name)) for t in targets]
+    handles = [called_module(model, t.name).register_forward_hook(noting(t)) for t in targets]
     try:
         with torch.no_grad():
             model(**batch)
@@ -192,7 +204,12 @@ def called(model: Any, targets: Sequence[Target], batch: Mapping[str, torch.Tens
         for handle in handles:
             handle.remove()
     tokens = batch.get("input_ids", next(iter(batch.values()))).shape[:2].numel()
-    return tuple(replace(t, active=rows[t.name] // tokens) if t.experts else t for t in targets if t.name in rows)
+    fit = [t for t in targets if t.name in rows and t.name not in unlike]
+    left = {
+        NOT_CALLED: [t.name for t in targets if t.name not in rows],
+        NOT_LINEAR: [t.name for t in targets if t.name in unlike],
+    }
+    return tuple(replace(t, active=rows[t.name] // tokens) if t.experts else t for t in fit), left
 
 
 def family_profile(model_type: str) -> dict[str, Any] | None:

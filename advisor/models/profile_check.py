@@ -17,6 +17,7 @@ from advisor.models.adaptable import NEVER_ADAPTED
 from advisor.models.config import trained_as
 from advisor.models.load import meta_model
 from advisor.models.modules import find_head, find_targets
+from advisor.models.tables import output_table
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _left_out(model: Any, head: tuple[str, ...], never: list[str], adapted: set[
         entry = next((part for part in parts if part in never), None)
         if any(name == h or name.startswith(h + ".") for h in head):
             found[name] = "the head, trained in full"
-        elif module is model.get_output_embeddings():
+        elif module is output_table(model):
             found[name] = "the output embeddings"
         elif entry:
             found[name] = f"never: {entry}"

@@ -15,8 +15,9 @@ from advisor.core.text import printable
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.config import BOTH, loaded_as, of_images, quiet
-from advisor.models.modules import input_embeddings
 from advisor.models.placement import device_of
+from advisor.models.rows import IGNORED
+from advisor.models.tables import input_table, output_table
 from advisor.models.vision import load_processor, short_input
 
 
@@ -84,18 +85,44 @@ def short_batch(model: Any, reader: Any) -> dict[str, torch.Tensor]:
         return {key: t.to(device_of(model), dtype if t.is_floating_point() else None) for key, t in made.items()}
     if not isinstance(reader, transformers.PreTrainedTokenizerBase):
         return {"pixel_values": image_batch([blank_image(model.config)], reader).to(device_of(model), dtype)}
-    encoded = reader("a b", return_tensors="pt")
+    encoded = reader("a b c d", return_tensors="pt")  # CANINE reads four characters or more
     batch = {
         key: encoded[key].to(device_of(model)) for key in ("input_ids", "attention_mask", "token_type_ids") if key in encoded
     }
-    if model.config.is_encoder_decoder and model.get_output_embeddings() is not None:
-        batch["decoder_input_ids"] = batch["input_ids"]
+    if model.config.is_encoder_decoder and output_table(model) is not None:
+        batch["decoder_input_ids"] = decoder_input(batch["input_ids"], model)
     return batch
+
+
+def decoder_input(labels: torch.Tensor, model: Any) -> torch.Tensor:
+    """What a decoder reads to predict ``labels`` [B, T], as transformers' own data collator has it: a start token, then each but
+    the last. Families that have no method for it (M2M100, Blenderbot) do the same within their model."""
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        shifted: torch.Tensor = model.prepare_decoder_input_ids_from_labels(labels)
+        return shifted
+    start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+    return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, model.config.pad_token_id)], 1)
+
+
+def check_start(name: str, model: Any) -> None:
+    """Raises:
+    BadInput: the token that an encoder-decoder's targets start with is missing, or none that its decoder embeds.
+    """
+    if not model.config.is_encoder_decoder:
+        return
+    start = getattr(model.config, "decoder_start_token_id", None)
+    what = f"{name}: config.json: decoder_start_token_id is {'missing' if start is None else printable(repr(start), 60)}"
+    hint = "Give the token that the model was trained to start a target with."
+    with loading(f"{what}, so no target can be started", hint):
+        first = int(decoder_input(torch.zeros(1, 1, dtype=torch.long, device=device_of(model)), model))
+        rows = embedded_tokens(model.get_decoder())
+    if not 0 <= first < (first + 1 if rows is None else rows):
+        raise BadInput(f"{what}, so targets start with token {first}, and the decoder embeds {rows:,} tokens.", hint)
 
 
 def embedded_tokens(model: Any) -> int | None:
     """How many tokens the model embeds; None where it cannot be told."""
-    weight = getattr(input_embeddings(model)[0], "weight", None)
+    weight = getattr(input_table(model), "weight", None)
     return None if weight is None else int(weight.shape[0])
 
 

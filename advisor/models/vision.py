@@ -17,6 +17,7 @@ from advisor.core.errors import BadInput, loading
 from advisor.data.hub import hub_hint
 from advisor.data.turns import MARK
 from advisor.models.config import quiet
+from advisor.models.tables import output_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,7 @@ def part_of(model: Any) -> Callable[[str], str]:
     language = tuple(f"{name}." for name in text_part(model)) if seeing is not None else ()
     if not language:
         return lambda name: LANGUAGE
-    vision, output = tuple(f"{name}." for name in _parts(model, seeing)), model.get_output_embeddings()
+    vision, output = tuple(f"{name}." for name in _parts(model, seeing)), output_table(model)
     outside = {name for name, module in model.named_modules() if module is output}
 
     def part(name: str) -> str:

@@ -98,8 +98,11 @@ class Capture:
                 self._block.append(call)
             if starts:
                 self._leaves.append(leaf)
-            if output.requires_grad:  # an early hook: it sees this output's gradient even if it is changed in place later
-                output.register_hook(lambda g: self._arrived(name, call, g))  # type: ignore[no-untyped-call]
+            if output.requires_grad:
+                # What made the output sees its gradient even if the output is changed in place later. A tensor's own hooks do
+                # not where it is a view, as that of a biased layer is: its graph is another one then (Longformer's queries).
+                made = (output if output._base is None else output._base).grad_fn
+                made.register_prehook(lambda g: self._arrived(name, call, g[0]))
             return output
 
         return hook
@@ -167,8 +170,8 @@ class Capture:
         parts = [call.experts for call in self._calls[name] if call.experts is not None]
         return torch.cat([part.reshape(examples, -1) for part in parts], 1) if parts else None
 
-    def _arrived(self, name: str, call: _Call, g: torch.Tensor) -> None:
-        call.g = g.detach()
+    def _arrived(self, name: str, call: _Call, g: torch.Tensor | None) -> None:
+        call.g = torch.zeros_like(call.g_like) if g is None else g.detach().reshape(call.g_like.shape)  # None: autograd's zero
         self._offer(name)
 
     @torch.no_grad()

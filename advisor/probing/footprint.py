@@ -20,6 +20,7 @@ from advisor.models.forward import batch_loss, bf16_autocast
 from advisor.models.load import LoadedModel
 from advisor.models.modules import input_embeddings
 from advisor.models.placement import tensor_bytes
+from advisor.models.tables import output_table
 from advisor.theory.training_cost import Growth, TrainingFootprint
 
 TOKENS = 16  # the passes have 1, 2 and 3 times as many
@@ -74,7 +75,7 @@ def measure_training(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> Trainin
         * (last_of[role] in recorder.inputs)  # an idle expert was never called
         for role, kept in alone.items()
     }
-    output = model.get_output_embeddings() if loaded.task in LANGUAGE_TASKS else None
+    output = output_table(model) if loaded.task in LANGUAGE_TASKS else None
     return TrainingFootprint(
         weight_bytes=sum(tensor_bytes(t) for t in _tensors(model)),
         weight_itemsize=loaded.dtype.itemsize,

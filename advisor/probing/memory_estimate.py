@@ -12,6 +12,7 @@ import torch
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.models.encode import EncodedRow
 from advisor.models.load import LoadedModel
+from advisor.models.tables import output_table
 from advisor.probing import gram
 from advisor.probing.peer_scores import BATCH_TOKENS, EVA_BYTES, EVA_TOKENS
 from advisor.probing.spool import Spool
@@ -161,5 +162,5 @@ def _logit_copies(loaded: LoadedModel, tokens: int) -> float:
 
 def _logits(loaded: LoadedModel) -> int:
     """Outputs of a token: the vocabulary of a language model, else next to none."""
-    output = loaded.model.get_output_embeddings() if loaded.task in LANGUAGE_TASKS else None
+    output = output_table(loaded.model) if loaded.task in LANGUAGE_TASKS else None
     return 0 if output is None else int(output.weight.shape[0])

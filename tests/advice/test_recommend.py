@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from fakes import candidate, make_probe, make_rows, make_scorer
 
 from advisor.advice import recommend as module
 from advisor.advice.budget import parse_budget
-from advisor.advice.peer_picks import module_picks
+from advisor.advice.peer_picks import module_picks, peer_picks
 from advisor.advice.recommend import Recommendation, compare, module_shares, pick, recommend
 from advisor.core.candidate import Candidate
 from advisor.core.errors import BudgetTooSmall, Interrupted
-from advisor.core.events import Event, Progress, Session
+from advisor.core.events import Event, Note, Progress, Session
 from advisor.core.selections import structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.predictor import Estimate, Predictions
@@ -171,6 +172,28 @@ def test_baseline_is_in_the_tables_as_it_is(scorer: Scorer) -> None:
     scores, index = compare(scorer, parse_budget("20%"), own)
     assert index == 0
     assert scores[0].name == "your config"
+
+
+@pytest.mark.parametrize("granularity", ["module", "role", "layer"])
+@pytest.mark.parametrize("budget", ["40%", "100%", "8modules", "1GB"])
+def test_modules_that_no_gradient_reaches_are_not_picked(budget: str, granularity: str) -> None:
+    idle = [1, 7, 14, 15, 16, 17]
+    weight, gradient = PROBE.weight_blocks.copy(), PROBE.gradient_blocks.copy()
+    weight[idle] = gradient[idle] = 0
+    scorer = make_scorer(replace(PROBE, weight_blocks=weight, gradient_blocks=gradient))
+    names = {TARGETS[i].name for i in idle}
+    own = Candidate(Selection("your config", tuple(t.name for t in TARGETS)), LoraSettings())
+    said: list[str] = []
+    session = Session(lambda event: said.append(event.text) if isinstance(event, Note) else None)
+    found = recommend(scorer, parse_budget(budget), session, granularity=granularity, baseline=own)
+    peers = [pick.candidate for pick in peer_picks(scorer, parse_budget(budget), granularity=granularity) if pick.candidate]
+    assert len(peers) > 3
+    for made in [found.picked.candidate, *(found.pool[i] for i in found.finalists), *peers]:
+        assert made.selection.targets
+        assert not names & set(made.selection.targets)
+    assert found.all_linear.cost.params == found.equal_budget[1].cost.params == TOTAL  # as PEFT counts them
+    assert found.all_linear.vs_all == pytest.approx((0, 0, 0), abs=1e-9)
+    assert any("Left out: 6 modules that no gradient reaches" in text and TARGETS[1].name in text for text in said)
 
 
 def test_memory_budget_also_holds_in_the_comparison(scorer: Scorer) -> None:

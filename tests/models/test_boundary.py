@@ -13,16 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import FAMILIES, build
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from advisor.core.deadline import deadline
 from advisor.core.errors import AdvisorError, BadInput, OutOfMemory, loading
 from advisor.data.dataset import load_dataset
+from advisor.models.adaptable import NOT_CALLED, NOT_LINEAR
 from advisor.models.encode import encode
 from advisor.models.load import load_model
 from advisor.models.modules import called, find_targets
+from advisor.probing.capture import capturing
 
+LAYERS = {"layers": 1, "ffn_dim": 8, "attention_heads": 2}
 TinyModel = Callable[..., Path]
 Change = Callable[[Path], None]
 
@@ -181,24 +185,74 @@ def test_a_chat_template_may_change_an_answer(llama: Path, write: Callable[[str,
     assert len(rows) == 30
 
 
-def test_modules_whose_weight_is_read_without_a_call_are_found() -> None:
+class Grouped(nn.Linear):
+    """As DeepSeek-V4's: each of two groups of inputs has a half of the weight's rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("...gi,goi->...go", x, self.weight.view(2, -1, self.in_features))
+
+
+def test_modules_that_are_not_called_as_linear_ones_are_found() -> None:
     import transformers
+    from peft import LoraConfig, get_peft_model
 
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.config = transformers.PretrainedConfig()
-            self.called, self.idle = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.called, self.idle, self.grouped = nn.Linear(2, 2), nn.Linear(2, 2), Grouped(2, 6, bias=False)
 
         def get_output_embeddings(self) -> None:
             return None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.called(x) @ self.idle.weight
+            return self.grouped(self.called(x) @ self.idle.weight)
 
-    model = Model()
-    found = called(model, find_targets(model, ()), {"x": torch.ones(1, 2)})
-    assert "idle" not in {t.name for t in found}
+    model, x = Model(), torch.ones(1, 2, 2)
+    targets = find_targets(model, ())
+    assert [t.name for t in targets] == ["called", "idle", "grouped"]
+    found, left = called(model, targets, {"x": x})
+    assert [t.name for t in found] == ["called"]
+    assert left == {NOT_CALLED: ["idle"], NOT_LINEAR: ["grouped"]}
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        get_peft_model(model, LoraConfig(target_modules=["grouped"]))(x=x)
+
+
+@pytest.mark.parametrize(
+    ("start", "says"), [(None, "decoder_start_token_id is missing"), (10**6, "decoder_start_token_id is 1000000, so .* embeds ")]
+)
+@pytest.mark.parametrize("name", ["t5", "m2m_100"])
+def test_a_start_of_targets_that_cannot_be_used_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, start: int | None, says: str
+) -> None:
+    sizes = {f"{stack}_{what}": size for stack in ("encoder", "decoder") for what, size in LAYERS.items()}
+    fields = {**sizes, "d_model": 8, "max_position_embeddings": 32, "decoder_start_token_id": 1}
+    monkeypatch.setitem(FAMILIES, "m2m_100", FAMILIES["t5"]._replace(config="M2M100Config", fields=fields))
+    folder = build(name, tmp_path / "model", task="seq2seq")
+    assert load_model(str(folder), "seq2seq", device="cpu").targets
+    config(decoder_start_token_id=start)(folder)
+    with pytest.raises(BadInput, match=says):
+        load_model(str(folder), "seq2seq", device="cpu")
+
+
+def test_a_family_that_does_not_say_what_embeds_its_tokens(tmp_path: Path) -> None:
+    """CANINE hashes characters: there is no one table of them."""
+    import transformers
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    small = transformers.CanineConfig(**sizes, num_hash_functions=4, num_hash_buckets=16, max_position_embeddings=64)
+    transformers.CanineForSequenceClassification(small).save_pretrained(tmp_path)
+    transformers.CanineTokenizer(model_max_length=64).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), "classification", num_labels=2, device="cpu")
+    names = [t.name for t in loaded.targets]
+    ids = torch.arange(60, 72).view(2, 6)
+    with capturing(loaded.model, names) as capture:
+        pairs = capture.pairs(loaded.model(input_ids=ids).logits[:, 1].sum(), 2, keep_graph=False)
+    weights = [loaded.model.get_submodule(name).weight.requires_grad_(True) for name in names]
+    wanted = torch.autograd.grad(loaded.model(input_ids=ids).logits[:, 1].sum(), weights, allow_unused=True)
+    for name, gradient in zip(names, wanted, strict=True):
+        found = torch.einsum("itb,ita->ba", pairs[name][1], pairs[name][0])
+        torch.testing.assert_close(found, torch.zeros_like(found) if gradient is None else gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_peft_and_find_targets_agree_on_what_mamba_cannot_have() -> None:

@@ -18,8 +18,9 @@ from advisor.core.errors import BadInput
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.schema import Schema
-from advisor.models.encode import CHAT_FORM, IGNORED, EncodedRow, _shifted, collate, encode, length_bucketed, resolve_max_length
+from advisor.models.encode import CHAT_FORM, IGNORED, EncodedRow, collate, encode, length_bucketed, resolve_max_length
 from advisor.models.load import LoadedModel, load_model
+from advisor.models.readers import decoder_input
 
 TinyModel = Callable[..., Path]
 CHATML = (
@@ -310,7 +311,7 @@ def test_what_transformers_makes_of_the_labels_itself_is_what_the_decoder_reads(
         wanted = t5.model(**batch, labels=labels).logits
         assert torch.equal(t5.model(**batch, decoder_input_ids=decoder).logits, wanted)
     own = Mock(spec=["config"], config=t5.model.config)  # of a family without a method for it
-    assert torch.equal(_shifted(labels, own), decoder)
+    assert torch.equal(decoder_input(labels, own), decoder)
 
 
 def test_source_and_target_are_cut_each_and_keep_their_end(t5: LoadedModel) -> None:

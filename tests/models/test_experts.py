@@ -92,6 +92,16 @@ def test_names_that_peft_takes_for_old_experts_are_left_out_and_said(tmp_path: P
     assert "mlp.shared_experts.gate_proj" in said
 
 
+def test_a_dense_model_is_not_said_to_have_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {**FAMILIES["deepseek_v3"].fields, "first_k_dense_replace": 100}
+    monkeypatch.setitem(FAMILIES, "dense", FAMILIES["deepseek_v3"]._replace(fields=fields))
+    loaded = load(build("dense", tmp_path / "model", task="causal-lm"))
+    said = next(note for note in loaded.notes if note.startswith("Left out"))
+    assert "old names of experts, of which there are none here" in said
+    assert "mlp.gate_proj" in said
+    assert "instead" not in said
+
+
 def test_real_runs_train_the_experts_that_peft_trains(tiny_model: TinyModel, tmp_path: Path) -> None:
     data = write_data(tmp_path, "causal-lm")
     source = Source(str(tiny_model("mixtral", "causal-lm")), str(data), eval_data=str(data), task="causal-lm", device="cpu")

@@ -124,6 +124,18 @@ def test_a_family_without_a_profile_is_found_by_its_names(tmp_path: Path, monkey
     assert {t.layer for t in found.targets} - {None} == ({0, 1, 2, 3} if name == "bart" else {0, 1})
 
 
+def test_modules_that_no_gradient_reaches_are_adapted_by_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longformer changes its queries in place; a classifier reads the first token, whose attention has weights of its own."""
+    fields = {**FAMILIES["roberta"].fields, "attention_window": 4}
+    monkeypatch.setitem(FAMILIES, "longformer", FAMILIES["roberta"]._replace(config="LongformerConfig", fields=fields))
+    found = families.examine(build("longformer", tmp_path / "model"), "binary", tmp_path, "float64")
+    assert_works(found)
+    last = {f"longformer.encoder.layer.1.attention.self.{role}" for role in ("query", "key", "value")}
+    assert last <= {t.name for t in found.targets}
+    assert not last & set(found.chosen)
+    assert any(note.startswith("Left out: 3 modules that no gradient reaches") for note in found.notes)
+
+
 @pytest.mark.usefixtures("own_folders")
 @pytest.mark.parametrize(
     ("name", "kind", "task_type"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from architectures import ARCHITECTURES
 from torch import nn
 
@@ -53,6 +54,40 @@ class Flattening(Toy):
         return self.last(h).view(*ids.shape, 3)
 
 
+IN_PLACE: dict[str, Callable[[torch.Tensor], Any]] = {
+    "divided": lambda y: y.div_(2),
+    "added to": lambda y: y.add_(y.detach().cos()),
+    "masked": lambda y: y.masked_fill_(y.detach() > 0.1, 0.5),
+    "a slice of it set": lambda y: y[:, 1:, :2].copy_(y.detach()[:, :-1, :2] * 3),
+    "a slice of it divided": lambda y: y[..., 2:].div_(3),
+    "reshaped and divided": lambda y: y.view(-1, 2, 3)[:, 1].div_(3),
+    "transposed and multiplied": lambda y: y.transpose(0, 1)[1:].mul_(3),
+}
+
+
+class ChangedInPlace(nn.Module):
+    """Biased layers, whose outputs are views of a product, and one without a bias, each changed in place in some way."""
+
+    def __init__(self, change: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.change = change
+        self.embed = nn.Embedding(20, 6)
+        self.first, self.middle, self.plain = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6, bias=False)
+        self.last = nn.Linear(6, 3)
+        self.double().requires_grad_(False)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        h = self.embed(ids)
+        for layer in (self.first, self.middle, self.plain):
+            y = layer(torch.tanh(h))
+            self.change(y)
+            h = h + y
+        return self.last(h)
+
+
 def weight_gradients(model: nn.Module, name: str, ids: torch.Tensor) -> torch.Tensor:
     """Autograd's own, an example at a time."""
     weight = model.get_submodule(name).weight
@@ -74,6 +109,72 @@ def test_calls_are_summed_and_flattened_tokens_sorted(toy: type[Toy], name: str)
     assert x.shape[:2] == g.shape[:2] == (4, 10 if toy is Toy and name == "shared" else 5)
     found = torch.einsum("itb,ita->iba", g, x)
     torch.testing.assert_close(found, weight_gradients(model, name, ids))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("change", IN_PLACE)
+def test_outputs_may_be_changed_in_place(change: str, recompute: bool) -> None:
+    torch.manual_seed(0)
+    model = ChangedInPlace(IN_PLACE[change])
+    ids = torch.randint(0, 20, (4, 5))
+    names = ["first", "middle", "plain", "last"]
+    wanted = {name: weight_gradients(model, name, ids) for name in names}
+    with capturing(model, names, [""], recompute) as capture:
+        pairs = capture.pairs(model(ids)[..., 1].sum(), 4, keep_graph=False)
+    for name in names:
+        torch.testing.assert_close(torch.einsum("itb,ita->iba", pairs[name][1], pairs[name][0]), wanted[name])
+        assert float(wanted[name].abs().max()) > 0
+
+
+@pytest.mark.parametrize("family", ["longformer", "led"])
+def test_models_that_change_their_queries_in_place(family: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "attention_window": 4}
+    if family == "longformer":
+        more = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
+        made: Any = transformers.LongformerForSequenceClassification(transformers.LongformerConfig(**sizes, **more))
+    else:
+        more = {"d_model": 8, "encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "encoder_layers": 2, "decoder_layers": 1}
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        made = transformers.LEDForConditionalGeneration(transformers.LEDConfig(**sizes, **more, **heads))
+    model = made.double().eval().requires_grad_(False)
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not model.get_output_embeddings()]
+    ids = torch.randint(5, 40, (1, 8))
+
+    def scalar() -> torch.Tensor:
+        given = {"decoder_input_ids": ids[:, :3]} if family == "led" else {}
+        return model(input_ids=ids, use_cache=False, **given).logits[..., -1].sum()
+
+    with capturing(model, names) as capture:
+        pairs = capture.pairs(scalar(), 1, keep_graph=False)
+    weights = [model.get_submodule(name).weight.requires_grad_(True) for name in names]
+    wanted = torch.autograd.grad(scalar(), weights, allow_unused=True)
+    for name, gradient in zip(names, wanted, strict=True):
+        if name in pairs:
+            found = torch.einsum("itb,ita->ba", pairs[name][1], pairs[name][0])
+            torch.testing.assert_close(found, torch.zeros_like(found) if gradient is None else gradient)
+        else:
+            assert gradient is None
+    assert any(float(pairs[name][1].abs().max()) > 0 for name in names if name.endswith(".query"))
+
+
+def test_a_gradient_that_autograd_gives_as_none_is_zero() -> None:
+    class Ignored(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, used: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
+            return used + ignored
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return gradients[0], None
+
+    model = Toy()
+    ids = torch.tensor([[1, 2]])
+    with capturing(model, ["shared", "unread"]) as capture:
+        h = model.shared(model.embed(ids))
+        _, g = capture.pairs(Ignored.apply(h, model.unread(h)).sum(), 1, keep_graph=False)["unread"]
+    assert g.shape == (1, 2, 6)
+    assert float(g.abs().max()) == 0
 
 
 def test_a_module_whose_output_is_not_read_has_zero_gradients() -> None:
