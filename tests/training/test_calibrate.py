@@ -310,6 +310,21 @@ def test_a_folder_of_other_runs_is_refused(tmp_path: Path, fake_runs: list[str],
     assert len(fake_runs) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"made_of": {**MADE_OF, "keep_fingerprint": "k"}}, {"source": replace(SOURCE, adapt="vision")}],
+    ids=["rows to keep", "parts to adapt"],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_runs_with_and_without_an_option_share_no_folder(
+    tmp_path: Path, fake_runs: list[str], change: dict[str, Any], first: bool
+) -> None:
+    go(tmp_path, plan(2), **(change if first else {}))
+    with pytest.raises(BadInput, match="another model, data or setting"):
+        go(tmp_path, plan(3), **({} if first else change))
+    assert len(fake_runs) == 2
+
+
 def test_a_model_that_moved_is_the_same(tmp_path: Path, fake_runs: list[str]) -> None:
     go(tmp_path, plan(2))
     assert len(go(tmp_path, plan(2), source=replace(SOURCE, model="elsewhere/model", data="moved.jsonl"))) == 2
