@@ -241,6 +241,24 @@ def test_what_is_no_rows_is_refused(wrong: Any) -> None:
         handed.data_place(wrong)
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [
+        [],
+        pandas.DataFrame(),
+        pandas.DataFrame({"text": [], "label": []}),
+        datasets.Dataset.from_list([]),
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": []})}),
+    ],
+    ids=["list", "table", "table of no rows", "data set", "splits of no rows"],
+)
+def test_no_rows_are_refused_before_a_file_is_made_of_them(empty: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(BadInput, match=f"of type {type(empty).__name__}, and empty"):
+        advisor.probe("m", empty, session=Session())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stream_is_refused(data: Path) -> None:
     stream = datasets.load_dataset("json", data_files=str(data), split="train", streaming=True)
     with pytest.raises(BadInput, match="IterableDataset"):
