@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import datasets
 import numpy as np
 import pandas
 import pytest
+import torch
 import typer
 import yaml
 from command import advisor as command
@@ -28,6 +30,7 @@ from command import write_data
 from exporting import trained
 from matplotlib import image
 from peft import LoraConfig, get_peft_model
+from probes import same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import advisor
@@ -39,6 +42,7 @@ from advisor.data import in_memory as handed
 from advisor.data.tables import read_table
 from advisor.models.prepare import Source
 from advisor.probing.settings import ProbeSettings
+from advisor.probing.usual_torch import usual_torch
 from advisor.report.tables import TextTable
 from advisor.results import ProbeResult, Recommended
 
@@ -204,6 +208,84 @@ def test_repr_is_one_line(recommended: Recommended, probed: ProbeResult) -> None
         assert len(repr(shown)) < 300
         assert "\n" not in repr(shown)
     assert recommended.verdict[0] in repr(recommended)
+
+
+# --- what the script has set --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def torch_default(what: str, value: Any) -> Iterator[None]:
+    """Torch's default ``dtype`` or ``device``."""
+    setting, before = getattr(torch, f"set_default_{what}"), getattr(torch, f"get_default_{what}")()
+    setting(value)
+    try:
+        yield
+    finally:
+        setting(None if what == "device" else before)
+
+
+def torch_settings() -> tuple[Any, ...]:
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    nested = torch.autocast_increment_nesting(), torch.autocast_decrement_nesting()
+    autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), nested
+    return grad, inference, autocast, torch.get_default_dtype(), torch.get_default_device()
+
+
+SET: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64": lambda: torch_default("dtype", torch.float64),
+    "bfloat16": lambda: torch_default("dtype", torch.bfloat16),
+    "meta": lambda: torch_default("device", "meta"),
+}
+
+
+@pytest.mark.parametrize("setting", SET)
+def test_what_the_script_has_set_in_torch_changes_nothing(
+    setting: str, recommended: Recommended, bert: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    given: dict[str, Any] = {"samples": SAMPLES, "device": "cpu", "session": Session()}
+    with SET[setting]():
+        before = torch_settings()
+        found = advisor.recommend(bert, data, out=tmp_path / "r", **given)
+        probed = advisor.probe(bert, data, out=tmp_path / "p", **given)
+        assert torch_settings() == before
+    assert same(found.scorer.probe, recommended.scorer.probe)
+    assert same(probed.probe, recommended.scorer.probe)
+    assert found.json == recommended.json
+
+
+@pytest.mark.parametrize("setting", SET)
+def test_training_steps_are_as_outside_of_what_the_script_has_set(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a caller's autocast, casts of the weights outlive a step of ours, which then would train nothing."""
+
+    def trained() -> torch.Tensor:
+        torch.manual_seed(0)
+        layer, rows = torch.nn.Linear(4, 4), torch.randn(8, 4)
+        optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+        for _ in range(3):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = layer(rows).float().square().mean()
+            loss.backward()
+            optimizer.step()
+        return layer.weight.detach()
+
+    wanted = trained()
+    with SET[setting](), usual_torch():
+        found = trained()
+    assert (found.dtype, found.device) == (wanted.dtype, wanted.device)
+    assert torch.equal(found, wanted)
+
+
+def test_what_is_set_is_set_again_after_an_error() -> None:
+    for setting in SET.values():
+        with setting():
+            before = torch_settings()
+            with pytest.raises(BadInput, match="no-such"):
+                advisor.probe("no-such", "no-such.csv", session=Session())
+            assert torch_settings() == before
 
 
 # --- rows in memory -----------------------------------------------------------------------------------------------
