@@ -83,8 +83,10 @@ def probe(given: ProbeArguments) -> ProbeResult:
     with _shown(given.session) as session, usual_torch():
         source, settings = source_of(given), probe_settings(given)
         prepared = with_kept_rows(probe_cache.prepare_for_probe(source, session, settings.samples), given, session)
-        folder = probe_cache.cache_folder(prepared, settings) if given.out is None else Path(given.out)
-        return ProbeResult(folder, run_probe(prepared, settings, folder, session))
+        if given.out is None:
+            found = probe_cache.probe_cached(prepared, settings, session)
+            return ProbeResult(probe_cache.cache_folder(prepared, settings), found)
+        return ProbeResult(Path(given.out), run_probe(prepared, settings, Path(given.out), session))
 
 
 @takes(RecommendArguments)

@@ -222,9 +222,10 @@ def _check_identity(path: Path, identity: Mapping[str, Any], session: Session) -
                 raise BadInput(f"{path.with_name(name)}: is there already, and belongs to no runs of ours.", "Use another --out.")
         write_json(path, sealed(identity))
         return
-    found = read_json(path, "calibration")
-    check(CalibrationFields, found, str(path), "Use another --out.")
-    check_seal(found, str(path), "Use another --out.")
+    hint = "Use another --out."
+    found = read_json(path, "calibration", hint)
+    check(CalibrationFields, found, str(path), hint)
+    check_seal(found, str(path), hint)
     different = _differing(_named(found), _named(identity))
     made_of = found.get("made_of")
     if made_of is not None:  # then it does not matter where model and data lie

@@ -37,7 +37,7 @@ import advisor
 from advisor import api, probe_cache
 from advisor.cli.app import app
 from advisor.core.errors import BadInput, Interrupted
-from advisor.core.events import Event, Progress, Session
+from advisor.core.events import Event, Progress, Session, Warn
 from advisor.data import in_memory as handed
 from advisor.data.tables import read_table
 from advisor.models.prepare import Source
@@ -461,6 +461,33 @@ def test_a_probe_cannot_ask_for_the_models_own_code(bert: Path, data: Path, tmp_
     found.info["source"]["trust_remote_code"] = True
     assert not probe_cache.made_from(found, False)[0].trust_remote_code
     assert probe_cache.made_from(found, True)[0].trust_remote_code
+
+
+def test_a_damaged_probe_in_the_cache_is_made_anew(bert: Path, data: Path) -> None:
+    given: dict[str, Any] = {"samples": SAMPLES, "device": "cpu", "seed": 9, "session": Session()}
+    whole = advisor.probe(bert, data, **given)
+    file = whole.folder / "blocks.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    warned: list[str] = []
+    given["session"] = Session(lambda event: warned.append(event.text) if isinstance(event, Warn) else None)
+    again = advisor.probe(bert, data, **given)
+    assert again.folder == whole.folder
+    assert same(again.probe, whole.probe)
+    assert same(ProbeResult.open(whole.folder).probe, whole.probe)
+    assert any("made anew" in text for text in warned)
+
+
+def test_what_a_damaged_recommendation_says_to_do_mends_it(bert: Path, data: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"samples": SAMPLES, "device": "cpu", "out": tmp_path / "r", "session": Session()}
+    wanted = advisor.recommend(bert, data, **given).json
+    file = tmp_path / "r" / "recommendation.json"
+    file.write_bytes(file.read_bytes()[:1000])
+    refused = command("export", tmp_path / "r", "--out", tmp_path / "e")
+    assert refused.code == 2
+    assert "Delete it and run again the command that wrote it." in refused.err
+    file.unlink()
+    assert advisor.recommend(bert, data, **given).json == wanted
+    assert command("export", tmp_path / "r", "--out", tmp_path / "e").code == 0
 
 
 def test_missing_files_are_named_by_their_option(bert: Path, data: Path) -> None:

@@ -359,6 +359,28 @@ def test_a_damaged_line_is_named(tmp_path: Path, fake_runs: list[str], line: str
         read_runs(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "line"), [("calibration.json", 0), (RUNS_FILE, 0), (RUNS_FILE, 1), (FAILED_FILE, 0)])
+def test_what_a_damaged_folder_says_to_do_helps(tmp_path: Path, fake_runs: list[str], name: str, line: int) -> None:
+    FAILS[plan(4)[3].selection.name] = NotFinite("The training loss is nan.", "Lower --lr.")
+    folder = tmp_path / "out"
+    whole = go(folder, plan(4))
+    path = folder / name
+    lines = path.read_text().splitlines()
+    lines[line] = "{x"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadInput) as caught:
+        go(folder, plan(4))
+    if caught.value.hint.startswith("Remove that line"):
+        assert f"line {line + 1}:" in caught.value.what
+        del lines[line]
+        path.write_text("".join(f"{each}\n" for each in lines))
+    else:
+        assert caught.value.hint == "Use another --out."
+        folder = tmp_path / "other"
+    assert sorted(row["key"] for row in go(folder, plan(4))) == sorted(row["key"] for row in whole)
+    assert len(read_failures(folder)) == 1
+
+
 @pytest.mark.parametrize("repeat", [0, 1, 2])
 def test_a_line_that_is_repeated_counts_once(tmp_path: Path, fake_runs: list[str], repeat: int) -> None:
     FAILS[plan(4)[3].selection.name] = NotFinite("The training loss is nan.", "Lower --lr.")
