@@ -75,15 +75,18 @@ def probe(given: ProbeArguments) -> ProbeResult:
         AdvisorError: see :mod:`advisor.core.errors`.
         KeyboardInterrupt: stopped, once the pass at hand is done; what is finished is kept.
     """
-    with _shown(given.session) as session:
-        source, settings = source_of(given), probe_settings(given)
-        from advisor import probe_cache
-        from advisor.probing.run import run_probe
-        from advisor.results import ProbeResult
+    from advisor import probe_cache
+    from advisor.probing.run import run_probe
+    from advisor.probing.usual_torch import usual_torch
+    from advisor.results import ProbeResult
 
+    with _shown(given.session) as session, usual_torch():
+        source, settings = source_of(given), probe_settings(given)
         prepared = with_kept_rows(probe_cache.prepare_for_probe(source, session, settings.samples), given, session)
-        folder = probe_cache.cache_folder(prepared, settings) if given.out is None else Path(given.out)
-        return ProbeResult(folder, run_probe(prepared, settings, folder, session))
+        if given.out is None:
+            found = probe_cache.probe_cached(prepared, settings, session)
+            return ProbeResult(probe_cache.cache_folder(prepared, settings), found)
+        return ProbeResult(Path(given.out), run_probe(prepared, settings, Path(given.out), session))
 
 
 @takes(RecommendArguments)
@@ -101,15 +104,16 @@ def recommend(given: RecommendArguments) -> Recommended:
         AdvisorError: see :mod:`advisor.core.errors`.
         KeyboardInterrupt: stopped, once the pass or the real run at hand is done; what is finished is kept.
     """
-    with _shown(given.session) as session:
-        from advisor import probe_cache, real_runs, workflow
-        from advisor.advice.gentle import require_ranks
-        from advisor.core.probe import load_probe
-        from advisor.core.recipe import recipe_for
-        from advisor.core.store import is_probe
-        from advisor.export.baseline import read_baseline
-        from advisor.probing.run import run_probe
+    from advisor import probe_cache, real_runs, workflow
+    from advisor.advice.gentle import require_ranks
+    from advisor.core.probe import load_probe
+    from advisor.core.recipe import recipe_for
+    from advisor.core.store import is_probe
+    from advisor.export.baseline import read_baseline
+    from advisor.probing.run import run_probe
+    from advisor.probing.usual_torch import usual_torch
 
+    with _shown(given.session) as session, usual_torch():
         if given.demo:
             model, data = probe_cache.demo_inputs()
             given = replace(given, demo=False, model=model, data=data)

@@ -9,7 +9,7 @@ import platformdirs
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.folders import locked
-from advisor.core.probe import BLOCKS_FILE, Probe
+from advisor.core.probe import BLOCKS_FILE, PROBE_AGAIN, Probe
 from advisor.core.store import APP, PROBE_FILE, is_probe, writing
 from advisor.data.demo import demo_dataset_file, demo_model_folder
 from advisor.data.schema import Schema
@@ -68,4 +68,4 @@ def made_from(probe: Probe, trust_remote_code: bool) -> tuple[Source, ProbeSetti
         places = {key: probe.path_now(place) for key in ("model", "data", "eval_data") if (place := source[key]) is not None}
         return Source(**{**source, **asked, **places}), ProbeSettings(**settings)
     except (KeyError, TypeError) as error:
-        raise BadInput(f"The probe does not say how it was made ({error}).", "Probe again.") from error
+        raise BadInput(f"The probe does not say how it was made ({error}).", PROBE_AGAIN) from error

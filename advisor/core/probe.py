@@ -25,7 +25,7 @@ PROBE_SCHEMA = 1
 BLOCKS_FILE = "blocks.safetensors"
 FOLDS = 4
 PROJECTIONS = 2  # of each reference row's representation
-HINT = "Probe again with `advisor probe`."
+PROBE_AGAIN = f"Delete {PROBE_FILE} and {BLOCKS_FILE} there, then probe again with `advisor probe`."
 
 
 @dataclass(frozen=True)
@@ -203,11 +203,11 @@ def load_probe(folder: Path) -> Probe:
     from advisor.core.probe_schema import ProbeFile
 
     where, path = folder / PROBE_FILE, folder / BLOCKS_FILE
-    info = read_json(where, "probe")
+    info = read_json(where, "probe", PROBE_AGAIN)
     if info.get("schema") != PROBE_SCHEMA:
-        raise BadInput(f"{where}: schema is {info.get('schema')!r:.60}, this version reads {PROBE_SCHEMA}.", HINT)
-    content = check(ProbeFile, info, str(where), HINT)
-    check_seal(info, str(where), HINT)
+        raise BadInput(f"{where}: schema is {info.get('schema')!r:.60}, this version reads {PROBE_SCHEMA}.", PROBE_AGAIN)
+    content = check(ProbeFile, info, str(where), PROBE_AGAIN)
+    check_seal(info, str(where), PROBE_AGAIN)
     arrays = _read_blocks(path, content.files.get(BLOCKS_FILE))
     targets = tuple(Target(**t) for t in info["targets"])
     kept, kind = content.keep, kept_kind(content.task)
@@ -237,13 +237,16 @@ def _read_blocks(path: Path, digest: str | None) -> dict[str, np.ndarray]:
     Raises:
         BadInput: the file is missing, damaged, or not the one that was written.
     """
-    check_regular(path, "probe's file of kernels")
     try:
+        check_regular(path, "probe's file of kernels")
         arrays = load_file(path)
-        if digest is not None and _digest(path) != digest:
-            raise BadInput(f"{path}: its SHA-256 is not the one in {PROBE_FILE}, so the file is damaged.", HINT)
+        intact = digest is None or _digest(path) == digest
+    except BadInput as error:
+        raise BadInput(error.what, PROBE_AGAIN) from error
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # the last three: a type numpy lacks
-        raise BadInput(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}.", HINT) from error
+        raise BadInput(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}.", PROBE_AGAIN) from error
+    if not intact:
+        raise BadInput(f"{path}: its SHA-256 is not the one in {PROBE_FILE}, so the file is damaged.", PROBE_AGAIN)
     return arrays
 
 
@@ -270,20 +273,20 @@ def _check_arrays(
         expected |= {KEEP_PREFIX + name: shape for name, shape in kept_kind(task).shapes(m, kept, n).items()}
     for name, shape in expected.items():
         if name not in arrays:
-            raise BadInput(f"{path}: {name} is missing.", HINT)
+            raise BadInput(f"{path}: {name} is missing.", PROBE_AGAIN)
         array = arrays[name]
         if array.shape != shape or not n:
-            raise BadInput(f"{path}: {name} has shape {array.shape}, not {shape}.", HINT)
+            raise BadInput(f"{path}: {name} has shape {array.shape}, not {shape}.", PROBE_AGAIN)
         if array.dtype.kind not in "fiu":
-            raise BadInput(f"{path}: {name} holds {array.dtype}, not numbers.", HINT)
+            raise BadInput(f"{path}: {name} holds {array.dtype}, not numbers.", PROBE_AGAIN)
         if not np.isfinite(array).all():
             bad = int(np.argmin(np.isfinite(array).all(axis=tuple(range(1, array.ndim)))))
             of = f" of module {targets[bad].name}" if array.ndim == 3 else ""
-            raise BadInput(f"{path}: {name}{of} holds NaN or infinity.", HINT)
+            raise BadInput(f"{path}: {name}{of} holds NaN or infinity.", PROBE_AGAIN)
     ranges = {"folds": FOLDS} | ({"labels": classes} if task == "classification" else {})
     for name, count in ranges.items():
         if not np.isin(arrays[name], np.arange(count)).all():
-            raise BadInput(f"{path}: {name} holds other numbers than 0 to {count - 1}.", HINT)
+            raise BadInput(f"{path}: {name} holds other numbers than 0 to {count - 1}.", PROBE_AGAIN)
 
 
 def require_finite_blocks(probe: Probe) -> None:

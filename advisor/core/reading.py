@@ -55,7 +55,7 @@ def check_regular(path: Path, what: str) -> int:
         raise BadInput(f"{str(path)!r}: not the name of a file.", "Check the path.") from error
 
 
-def parse_json(data: bytes | str, where: str, what: str, hint: str = "Make the file anew.", *, constants: bool = False) -> Any:
+def parse_json(data: bytes | str, where: str, what: str, hint: str = "Copy the file anew.", *, constants: bool = False) -> Any:
     """The value in ``data``, as :func:`load_json` gives it.
 
     Raises:

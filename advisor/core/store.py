@@ -128,15 +128,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value, path))
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in ``path``; ``what`` names it in messages, e.g. ``probe``.
+def read_json(path: Path, what: str, hint: str = "Delete it and run again the command that wrote it.") -> dict[str, Any]:
+    """The JSON object in ``path``; ``what`` names it in messages, e.g. ``probe``, and ``hint`` says what to do if it is damaged.
 
     Raises:
         BadInput: the file is missing, unreadable, not JSON, not an object, or holds NaN or an infinity.
     """
-    value = parse_json(read_bytes(path, what), str(path), what)
+    value = parse_json(read_bytes(path, what), str(path), what, hint)
     if not isinstance(value, dict):
-        raise BadInput(f"{path}: the {what} is not a JSON object ({type(value).__name__}).", "Check it.")
+        raise BadInput(f"{path}: the {what} is not a JSON object ({type(value).__name__}).", hint)
     return value
 
 

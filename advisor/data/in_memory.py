@@ -24,30 +24,35 @@ def data_place(data: Any) -> str:
     """Path or hub id of ``data``; rows in memory are first written to the user's cache, each content once.
 
     Raises:
-        BadInput: an object that is not rows, or rows that cannot be written.
+        BadInput: an object that is not rows or has none, or rows that cannot be written.
     """
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
     from datasets import Dataset, DatasetDict
     from pandas import DataFrame
 
+    given = type(data).__name__
     try:
         if isinstance(data, DataFrame):
             data = Dataset.from_pandas(data, preserve_index=False)
-        if isinstance(data, Dataset | DatasetDict):
+        empty = isinstance(data, Dataset | DatasetDict | list | tuple) and not any(map(len, _parts(data)))
+        if isinstance(data, Dataset | DatasetDict) and not empty:
             return str(_save(data))
     except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's errors are ValueErrors
         raise BadInput(f"The data cannot be saved: {' '.join(str(error).split())}", f"Give {TAKEN}.") from error
-    if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
+    if isinstance(data, list | tuple) and not empty and all(isinstance(row, dict) for row in data):
         return str(_write(data))
-    empty = ", and empty" if isinstance(data, list | tuple) and not data else ""
-    raise BadInput(f"The data are of type {type(data).__name__}{empty}.", f"Give {TAKEN}.")
+    raise BadInput(f"The data are of type {given}{', and empty' if empty else ''}.", f"Give {TAKEN}.")
+
+
+def _parts(data: Any) -> list[Any]:
+    """The splits of a ``DatasetDict``; other rows are one."""
+    return [data[key] for key in sorted(data)] if isinstance(data, dict) else [data]
 
 
 def _save(data: Any) -> Path:
     """What ``save_to_disk`` writes, at the data set's fingerprint."""
-    parts = [data] if not isinstance(data, dict) else [data[key] for key in sorted(data)]
-    name = hashlib.sha256(" ".join(part._fingerprint for part in parts).encode()).hexdigest()[:24]
+    name = hashlib.sha256(" ".join(part._fingerprint for part in _parts(data)).encode()).hexdigest()[:24]
     folder = _folder() / name
     if not folder.exists():
         part = part_of(folder)

@@ -165,7 +165,7 @@ class Plan:
         from advisor.core.checked import check  # here, so that a plan can be made without waiting for pydantic
         from advisor.export.plan_schema import PlanFields
 
-        fields = check(PlanFields, content, f"{where}: plan", "Run `advisor recommend` again.")
+        fields = check(PlanFields, content, f"{where}: plan", "Delete it and run `advisor recommend` again.")
         return cls(
             selection=Selection(fields.selection.name, tuple(fields.selection.targets)),
             settings=LoraSettings(**fields.settings.model_dump()),

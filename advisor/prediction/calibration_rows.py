@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +18,19 @@ from pydantic import Field
 from advisor.core.checked import Count, Logarithm, Name, NotNegative, Own, Text, Written, check
 from advisor.core.errors import BadInput, UnusableRow
 from advisor.core.reading import CHECKSUM, check_seal, parse_json, read_bytes, sealed
+from advisor.core.recipe import TrainingRecipe
 from advisor.core.records import RecipeFields, SettingsFields
 from advisor.core.store import user_folder
+from advisor.core.targets import LoraSettings
 from advisor.theory.features import FEATURE_VERSION, required_feature_names
 
 ROW_SCHEMA = 1
 HINT = "Remove that line."
+OLDER = {"dtype": "float32", "source_seed": 0}  # what rows of older versions do not say, and mostly were
+MADE_OF = (  # what a provenance says of model and data; not the machine, which makes no other group
+    *("model_fingerprint", "data_fingerprint", "eval_fingerprint", "train_rows", "eval_rows", "max_length"),
+    *OLDER,
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class CalibrationRow:
     """One real run.
 
     Attributes:
-        group: model and data, e.g. ``all-MiniLM/sst2/512``: selections are only compared inside one group.
+        group: what to call model and data, e.g. ``all-MiniLM/sst2/512``; :attr:`group_key` identifies them.
         selection: its name. params: LoRA parameters. seed: of the run.
         features: as :func:`advisor.theory.features.feature_table` gives, by name.
         context: the same for every selection of the group, see :func:`advisor.prediction.context.context_of`.
@@ -59,6 +66,19 @@ class CalibrationRow:
     mask: str = ""
     feature_version: int = FEATURE_VERSION
     schema: int = ROW_SCHEMA
+
+    @property
+    def group_key(self) -> tuple[Hashable, ...]:
+        """Identifies the group by what was trained, on what and how; where the row does not say the model, by the group's name.
+        Selections are only compared inside one group."""
+        said = {"model_fingerprint": self.group, **OLDER, **self.provenance}
+        recipe = replace(TrainingRecipe(**self.recipe), train_rows=None)  # at most so many; the provenance says how many
+        return (*(str(said.get(name)) for name in MADE_OF), recipe, LoraSettings(**self.settings), len(self.mask))
+
+    @property
+    def selection_key(self) -> str:
+        """Identifies the selection inside its group by its modules; where the row does not say them, by its name."""
+        return self.mask or self.selection
 
     def as_json(self) -> str:
         """One line, with its checksum.
@@ -114,6 +134,8 @@ def user_rows_folder() -> Path:
 def load_rows() -> list[CalibrationRow]:
     """Shipped and own rows of the present feature version; a row of the user's that cannot be used is warned of and left out.
 
+    A run counts once, however many files have it, as after its folder was moved or copied.
+
     Raises:
         BadInput: a shipped file is corrupt; names file, line and field.
     """
@@ -126,7 +148,10 @@ def load_rows() -> list[CalibrationRow]:
     folder = user_rows_folder()
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
         rows += _usable_rows(path)
-    return rows
+    once: dict[Hashable, CalibrationRow] = {}
+    for row in rows:
+        once.setdefault((row.group_key, row.selection_key, row.seed), row)
+    return list(once.values())
 
 
 def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
@@ -139,12 +164,19 @@ def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
     for number, line in enumerate(lines, 1):
         try:
             if (row := parse_row(line, f"{path}, line {number}")) is not None:
-                yield row
+                yield _data_by_content(row)
         except BadInput as error:
             problems.append(error)
     if problems:
         more = f" ({len(problems) - 1} more rows there are left out too.)" if len(problems) > 1 else ""
         warnings.warn(f"A calibration row is left out: {problems[0]}{more}", UnusableRow, stacklevel=2)
+
+
+def _data_by_content(row: CalibrationRow) -> CalibrationRow:
+    """A user's row, its data named by their fingerprint, as any two files may be called ``data/train.jsonl``. (Shipped rows keep
+    the name: several samples of one public data set have the same, and count as one data set.)"""
+    content = row.provenance.get("data_fingerprint")
+    return replace(row, provenance={**row.provenance, "data": content}) if content else row
 
 
 def parse_rows(lines: Iterable[bytes | str], source: str) -> list[CalibrationRow]:

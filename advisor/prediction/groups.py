@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,20 +54,23 @@ class Group:
         return np.asarray(self.traits[:, 0])
 
     @property
+    def masks(self) -> list[str]:
+        """[S] see :class:`CalibrationRow`; empty where rows do not say which modules they adapt."""
+        return [runs[0].mask for runs in _by_selection(self.rows)] or [""] * len(self.selections)
+
+    @property
     def apart(self) -> Array:
         """[S] share of all modules that each selection leaves out; of all-linear none, else 1 where its row does not say."""
-        masks = {row.selection: row.mask for row in self.rows} | {ALL_LINEAR: "1"}
-        return np.array([m.count("0") / len(m) if (m := masks.get(name)) else 1.0 for name in self.selections])
+        named = zip(self.selections, self.masks, strict=True)
+        return np.array([mask.count("0") / len(mask) if mask else float(name != ALL_LINEAR) for name, mask in named])
 
     @property
     def distances(self) -> Array | None:
         """[S + 1, S + 1] share of modules in which two selections differ, all modules last; None where rows do not say which
-        they adapt, or of as many."""
-        by_name = {row.selection: row.mask for row in self.rows}
-        masks = [by_name.get(name, "") for name in self.selections]
-        if not all(masks) or len({len(mask) for mask in masks}) > 1:
+        they adapt."""
+        if not all(self.masks):
             return None
-        adapted = np.array([[float(c) for c in mask] for mask in masks])
+        adapted = np.array([[float(c) for c in mask] for mask in self.masks])
         return parameter_distances(adapted, np.ones(adapted.shape[1]))
 
     @property
@@ -111,33 +114,40 @@ def start_error(group: Group) -> float | None:
 
 
 def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
-    """Groups that have an all-linear run; head-only runs are no selections (they have no LoRA to speak of)."""
-    by_group: dict[str, list[CalibrationRow]] = {}
+    """Groups that have an all-linear run."""
+    by_group: dict[Hashable, list[CalibrationRow]] = {}
     for row in rows:
-        by_group.setdefault(row.group, []).append(row)
+        by_group.setdefault(row.group_key, []).append(row)
     groups = []
-    for name, members in sorted(by_group.items()):
-        by_selection: dict[str, list[CalibrationRow]] = {}
-        for row in members:
-            if row.selection != HEAD_ONLY:
-                by_selection.setdefault(row.selection, []).append(row)
-        if ALL_LINEAR not in by_selection:
+    for members in sorted(by_group.values(), key=lambda members: members[0].group):
+        by_selection = _by_selection(members)
+        names = [runs[0].selection for runs in by_selection]
+        if ALL_LINEAR not in names:
             continue
         task = members[0].context["task"]
         aligned = USUALLY_ALIGNED if task in BY_ODDS else _against_head(members, ALIGNMENT, USUALLY_ALIGNED)
         condition = _against_head(members, CONDITION, USUAL_CONDITION) if task in HEADLESS else USUAL_CONDITION
         groups.append(
             Group(
-                name,
-                list(by_selection),
-                np.array([[rs[0].features[trait] for trait in TRAITS] for rs in by_selection.values()]),
-                np.array([np.mean([math.log(r.val_loss) for r in rs]) for rs in by_selection.values()]),
-                np.array([float(len(rs)) for rs in by_selection.values()]),
+                members[0].group,
+                names,
+                np.array([[runs[0].features[trait] for trait in TRAITS] for runs in by_selection]),
+                np.array([np.mean([math.log(row.val_loss) for row in runs]) for runs in by_selection]),
+                np.array([float(len(runs)) for runs in by_selection]),
                 {"log_steps": _log_steps(members[0]), "aligned": aligned, "log_condition": condition, **members[0].context},
                 members,
             )
         )
     return groups
+
+
+def _by_selection(rows: Sequence[CalibrationRow]) -> list[list[CalibrationRow]]:
+    """The runs of each selection of a group; head-only runs are no selections (they have no LoRA to speak of)."""
+    by_key: dict[str, list[CalibrationRow]] = {}
+    for row in rows:
+        if row.selection != HEAD_ONLY:
+            by_key.setdefault(row.selection_key, []).append(row)
+    return list(by_key.values())
 
 
 def each_data_once(names: Sequence[str]) -> Array:
@@ -176,8 +186,4 @@ def repeats(group: Group) -> int:
 
 def _repeated(group: Group) -> list[list[float]]:
     """Log losses of each selection that was run more than once."""
-    by_selection: dict[str, list[float]] = {}
-    for row in group.rows:
-        if row.selection != HEAD_ONLY:
-            by_selection.setdefault(row.selection, []).append(math.log(row.val_loss))
-    return [losses for losses in by_selection.values() if len(losses) > 1]
+    return [[math.log(row.val_loss) for row in runs] for runs in _by_selection(group.rows) if len(runs) > 1]

@@ -39,10 +39,12 @@ def rows_from_runs(runs: Sequence[Mapping[str, Any]], probe: Probe) -> list[Cali
     rows = []
     runs = [run for run in runs if "ranks" not in run and run["result"]["val_loss"] > 0]
     identity = probe.info["identity"]
+    said = {"dtype": identity.get("dtype"), "source_seed": probe.info.get("source", {}).get("seed")}
+    beside = {key: value for key, value in said.items() if value is not None}  # runs do not say these, and all of a folder agree
     everything = np.array([t.lora_params(1) for t in probe.targets], dtype=np.float64)
     views: dict[tuple[LoraSettings, TrainingRecipe], ProbeView] = {}
     for run in runs:
-        provenance, settings = run["provenance"], LoraSettings(**run["settings"])
+        provenance, settings = {**run["provenance"], **beside}, LoraSettings(**run["settings"])
         for what in ("model", "data"):
             if provenance[f"{what}_fingerprint"] != identity[f"{what}_fingerprint"]:
                 raise BadInput(f"The {what} of the runs is not the {what} of the probe.", "Use another --out folder.")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from advisor.core.choices import LANGUAGE
-from advisor.core.errors import BadInput
+from advisor.core.errors import BadInput, NotFinite
 from advisor.core.events import Note, Session, Warn
 from advisor.core.folders import locked, sweep
 from advisor.core.probe import (
@@ -148,7 +148,11 @@ def _new_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, identi
         for cut_off in partial.glob(".*"):
             cut_off.unlink()
     write_json(partial / "identity.json", sealed(begun))
-    probe = _probe(prepared, settings, partial, identity, session)
+    try:
+        probe = _probe(prepared, settings, partial, identity, session)
+    except NotFinite:
+        shutil.rmtree(partial)  # resumed, it would end there again
+        raise
     save_probe(probe, partial)
     with writing(folder):
         for name in (BLOCKS_FILE, PROBE_FILE):
@@ -215,7 +219,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     exact = settings.method if settings.method != gram.KRONECKER else "auto"
     weight, gradient, methods = spool.contract(slopes, exact, loaded.device, session)
     m = len(loaded.targets)
-    _require_some(weight[:m], loaded)
+    _require_some(weight[:m], loaded, partial)
 
     losses = spool.read("losses").double().numpy()[back]
     blocks_beside = None
@@ -291,11 +295,12 @@ def _filled(
     return spool
 
 
-def _require_some(weight: torch.Tensor, loaded: LoadedModel) -> None:
+def _require_some(weight: torch.Tensor, loaded: LoadedModel, partial: Path) -> None:
     """Raises:
-    BadInput: no module has a gradient.
+    BadInput: no module has a gradient; nothing of the probe is kept to be resumed.
     """
     if not weight.any():
+        shutil.rmtree(partial)
         raise BadInput(
             f"{loaded.name}: the gradient of every module is zero on these rows, so nothing tells them apart.",
             "Check the model's weights: zeros in one place are enough.",

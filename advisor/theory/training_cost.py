@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.core.errors import BadInput
+from advisor.core.probe import PROBE_AGAIN
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection, Target
 
@@ -83,7 +84,7 @@ class TrainingFootprint:
         try:
             return cls(**{name: _tuples(value) for name, value in fields.items()})
         except TypeError as error:
-            raise BadInput(f"The training footprint is garbled: {error}", "Probe again.") from error
+            raise BadInput(f"The training footprint is garbled: {error}", PROBE_AGAIN) from error
 
 
 @dataclass(frozen=True)

@@ -222,14 +222,15 @@ def _check_identity(path: Path, identity: Mapping[str, Any], session: Session) -
                 raise BadInput(f"{path.with_name(name)}: is there already, and belongs to no runs of ours.", "Use another --out.")
         write_json(path, sealed(identity))
         return
-    found = read_json(path, "calibration")
-    check(CalibrationFields, found, str(path), "Use another --out.")
-    check_seal(found, str(path), "Use another --out.")
-    different = [name for name, value in _named(found).items() if value != _named(identity).get(name)]
+    hint = "Use another --out."
+    found = read_json(path, "calibration", hint)
+    check(CalibrationFields, found, str(path), hint)
+    check_seal(found, str(path), hint)
+    different = _differing(_named(found), _named(identity))
     made_of = found.get("made_of")
     if made_of is not None:  # then it does not matter where model and data lie
         different = [name for name in different if name not in PLACES]
-        different += [name.replace("_", " ") for name, value in identity["made_of"].items() if made_of.get(name) != value]
+        different += [name.replace("_", " ") for name in _differing(made_of, identity["made_of"])]
     if different:
         raise BadInput(
             f"{path}: this folder holds runs of another model, data or setting ({', '.join(different)}).", "Use another --out."
@@ -237,6 +238,11 @@ def _check_identity(path: Path, identity: Mapping[str, Any], session: Session) -
     if made_of is None:
         session.warn(f"{path}: an older version wrote it, so only the names of model and data could be compared.")
         write_json(path, sealed(identity))
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ, or that only one of the two has."""
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
 
 
 def _named(identity: Mapping[str, Any]) -> dict[str, Any]:

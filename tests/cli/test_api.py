@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import datasets
 import numpy as np
 import pandas
 import pytest
+import torch
 import typer
 import yaml
 from command import advisor as command
@@ -28,17 +30,19 @@ from command import write_data
 from exporting import trained
 from matplotlib import image
 from peft import LoraConfig, get_peft_model
+from probes import same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import advisor
 from advisor import api, probe_cache
 from advisor.cli.app import app
 from advisor.core.errors import BadInput, Interrupted
-from advisor.core.events import Event, Progress, Session
+from advisor.core.events import Event, Progress, Session, Warn
 from advisor.data import in_memory as handed
 from advisor.data.tables import read_table
 from advisor.models.prepare import Source
 from advisor.probing.settings import ProbeSettings
+from advisor.probing.usual_torch import usual_torch
 from advisor.report.tables import TextTable
 from advisor.results import ProbeResult, Recommended
 
@@ -206,6 +210,84 @@ def test_repr_is_one_line(recommended: Recommended, probed: ProbeResult) -> None
     assert recommended.verdict[0] in repr(recommended)
 
 
+# --- what the script has set --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def torch_default(what: str, value: Any) -> Iterator[None]:
+    """Torch's default ``dtype`` or ``device``."""
+    setting, before = getattr(torch, f"set_default_{what}"), getattr(torch, f"get_default_{what}")()
+    setting(value)
+    try:
+        yield
+    finally:
+        setting(None if what == "device" else before)
+
+
+def torch_settings() -> tuple[Any, ...]:
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    nested = torch.autocast_increment_nesting(), torch.autocast_decrement_nesting()
+    autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), nested
+    return grad, inference, autocast, torch.get_default_dtype(), torch.get_default_device()
+
+
+SET: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64": lambda: torch_default("dtype", torch.float64),
+    "bfloat16": lambda: torch_default("dtype", torch.bfloat16),
+    "meta": lambda: torch_default("device", "meta"),
+}
+
+
+@pytest.mark.parametrize("setting", SET)
+def test_what_the_script_has_set_in_torch_changes_nothing(
+    setting: str, recommended: Recommended, bert: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    given: dict[str, Any] = {"samples": SAMPLES, "device": "cpu", "session": Session()}
+    with SET[setting]():
+        before = torch_settings()
+        found = advisor.recommend(bert, data, out=tmp_path / "r", **given)
+        probed = advisor.probe(bert, data, out=tmp_path / "p", **given)
+        assert torch_settings() == before
+    assert same(found.scorer.probe, recommended.scorer.probe)
+    assert same(probed.probe, recommended.scorer.probe)
+    assert found.json == recommended.json
+
+
+@pytest.mark.parametrize("setting", SET)
+def test_training_steps_are_as_outside_of_what_the_script_has_set(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a caller's autocast, casts of the weights outlive a step of ours, which then would train nothing."""
+
+    def trained() -> torch.Tensor:
+        torch.manual_seed(0)
+        layer, rows = torch.nn.Linear(4, 4), torch.randn(8, 4)
+        optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+        for _ in range(3):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = layer(rows).float().square().mean()
+            loss.backward()
+            optimizer.step()
+        return layer.weight.detach()
+
+    wanted = trained()
+    with SET[setting](), usual_torch():
+        found = trained()
+    assert (found.dtype, found.device) == (wanted.dtype, wanted.device)
+    assert torch.equal(found, wanted)
+
+
+def test_what_is_set_is_set_again_after_an_error() -> None:
+    for setting in SET.values():
+        with setting():
+            before = torch_settings()
+            with pytest.raises(BadInput, match="no-such"):
+                advisor.probe("no-such", "no-such.csv", session=Session())
+            assert torch_settings() == before
+
+
 # --- rows in memory -----------------------------------------------------------------------------------------------
 
 
@@ -239,6 +321,24 @@ def test_class_names_and_splits_of_a_data_set_survive(data: Path) -> None:
 def test_what_is_no_rows_is_refused(wrong: Any) -> None:
     with pytest.raises(BadInput, match=r"datasets\.Dataset|JSON"):
         handed.data_place(wrong)
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        [],
+        pandas.DataFrame(),
+        pandas.DataFrame({"text": [], "label": []}),
+        datasets.Dataset.from_list([]),
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": []})}),
+    ],
+    ids=["list", "table", "table of no rows", "data set", "splits of no rows"],
+)
+def test_no_rows_are_refused_before_a_file_is_made_of_them(empty: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(BadInput, match=f"of type {type(empty).__name__}, and empty"):
+        advisor.probe("m", empty, session=Session())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stream_is_refused(data: Path) -> None:
@@ -361,6 +461,33 @@ def test_a_probe_cannot_ask_for_the_models_own_code(bert: Path, data: Path, tmp_
     found.info["source"]["trust_remote_code"] = True
     assert not probe_cache.made_from(found, False)[0].trust_remote_code
     assert probe_cache.made_from(found, True)[0].trust_remote_code
+
+
+def test_a_damaged_probe_in_the_cache_is_made_anew(bert: Path, data: Path) -> None:
+    given: dict[str, Any] = {"samples": SAMPLES, "device": "cpu", "seed": 9, "session": Session()}
+    whole = advisor.probe(bert, data, **given)
+    file = whole.folder / "blocks.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    warned: list[str] = []
+    given["session"] = Session(lambda event: warned.append(event.text) if isinstance(event, Warn) else None)
+    again = advisor.probe(bert, data, **given)
+    assert again.folder == whole.folder
+    assert same(again.probe, whole.probe)
+    assert same(ProbeResult.open(whole.folder).probe, whole.probe)
+    assert any("made anew" in text for text in warned)
+
+
+def test_what_a_damaged_recommendation_says_to_do_mends_it(bert: Path, data: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"samples": SAMPLES, "device": "cpu", "out": tmp_path / "r", "session": Session()}
+    wanted = advisor.recommend(bert, data, **given).json
+    file = tmp_path / "r" / "recommendation.json"
+    file.write_bytes(file.read_bytes()[:1000])
+    refused = command("export", tmp_path / "r", "--out", tmp_path / "e")
+    assert refused.code == 2
+    assert "Delete it and run again the command that wrote it." in refused.err
+    file.unlink()
+    assert advisor.recommend(bert, data, **given).json == wanted
+    assert command("export", tmp_path / "r", "--out", tmp_path / "e").code == 0
 
 
 def test_missing_files_are_named_by_their_option(bert: Path, data: Path) -> None:

@@ -363,6 +363,22 @@ def test_a_nan_weight_is_named(ready: Ready, tmp_path: Path) -> None:
         run_probe(prepared, ProbeSettings(head="fresh"), tmp_path, Session())
 
 
+def test_passes_that_cannot_be_used_are_not_resumed(ready: Ready, tmp_path: Path) -> None:
+    """All gradients zero, then a NaN on the way; what made them so is gone when the probe is tried again."""
+    settings, folder = ProbeSettings(micro_batch=6), tmp_path / "p"
+    whole = run_probe(ready("opt", "causal-lm")[0], settings, tmp_path / "whole", Session())
+    with torch.no_grad(), pytest.raises(BadInput, match="gradient of every module is zero"):
+        run_probe(ready("opt", "causal-lm")[0], settings, folder, Session())
+    broken, _ = ready("opt", "causal-lm")
+    passes = iter([1.0, 1.0, 1.0, 1.0])  # two to see whether the model is deterministic, and two micro-batches
+    head = broken.loaded.model.get_output_embeddings()
+    head.register_forward_hook(lambda *given: given[-1] * next(passes, float("nan")))
+    with pytest.raises(NotFinite):
+        run_probe(broken, settings, folder, Session())
+    assert not (folder / PARTIAL).exists()
+    assert same(run_probe(ready("opt", "causal-lm")[0], settings, folder, Session()), whole)
+
+
 def test_dropout_left_on_is_warned_of(ready: Ready, tmp_path: Path) -> None:
     for on in (False, True):
         prepared, _ = ready("gpt2", "binary")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from advisor.core.events import Session
 from advisor.core.folders import LOCK_FILE
 from advisor.core.probe import load_probe, save_probe
 from advisor.models.prepare import Prepared, Source, prepare
+from advisor.probe_cache import made_from
 from advisor.probing.run import PARTIAL, run_probe
 from advisor.probing.settings import ProbeSettings
 
@@ -169,6 +171,20 @@ def test_a_damaged_probe_is_refused_by_file(copied: Path, what: str) -> None:
     with pytest.raises(BadInput, match=file) as caught:
         load_probe(copied)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_a_damaged_probe_says_to_do_mends_it(copied: Path, finished: Path, what: str) -> None:
+    file, damage = DAMAGE[what]
+    damage(copied / file)
+    (copied / "notes.txt").write_text("mine")
+    source, settings = made_from(load_probe(finished), False)
+    with pytest.raises(BadInput) as caught:
+        run_probe(prepare(source, Session()), settings, copied, Session())
+    for name in re.search(r"Delete (\S+) and (\S+) there, then probe again", caught.value.hint).groups():  # type: ignore[union-attr]
+        (copied / name).unlink(missing_ok=True)
+    assert same(run_probe(prepare(source, Session()), settings, copied, Session()), load_probe(finished))
+    assert (copied / "notes.txt").read_text() == "mine"
 
 
 def test_a_bfloat16_checkpoint_in_its_place_is_refused(copied: Path) -> None:

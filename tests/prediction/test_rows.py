@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import make_rows
 
 from advisor.core.errors import BadInput, UnusableRow
 from advisor.core.reading import sealed
-from advisor.prediction.calibration_rows import ROW_SCHEMA, load_rows, parse_rows, user_rows_folder
+from advisor.prediction.calibration_rows import ROW_SCHEMA, CalibrationRow, load_rows, parse_rows, user_rows_folder
+from advisor.prediction.groups import grouped
 from advisor.prediction.predictor import Predictor
 from advisor.theory.features import FEATURE_VERSION
 
@@ -33,6 +36,85 @@ def test_own_rows_are_found_after_the_shipped_ones(monkeypatch: pytest.MonkeyPat
     (folder / "a.jsonl").write_text("".join(r.as_json() + "\n" for r in ROWS[:2]))
     (folder / "notes.txt").write_text("not rows")
     assert load_rows() == shipped + ROWS
+
+
+MADE = {
+    **{f"{of}_fingerprint": of for of in ("model", "data", "eval")},
+    **{"model": "run/model", "data": "data/train.jsonl", "train_rows": 512, "eval_rows": 200, "max_length": 64},
+}
+RUNS = [
+    replace(row, group="a name", provenance=MADE, mask=mask)
+    for row, mask in zip(ROWS[1:5], ("11", "11", "10", "10"), strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"provenance": {**MADE, name: "another"}} for name in ("model_fingerprint", "data_fingerprint", "eval_fingerprint")),
+        *({"provenance": {**MADE, name: 7}} for name in ("train_rows", "eval_rows", "max_length", "source_seed")),
+        {"provenance": {**MADE, "dtype": "bfloat16"}},
+        {"recipe": {**ROWS[0].recipe, "lr": 0.01}},
+        {"settings": {**ROWS[0].settings, "rank": 4}},
+    ],
+    ids=str,
+)
+def test_runs_of_one_name_are_of_two_groups_where_anything_else_differs(changes: dict[str, Any]) -> None:
+    other = [replace(row, **changes) for row in RUNS]
+    assert [(group.name, group.rows) for group in grouped(RUNS + other)] == [("a name", RUNS), ("a name", other)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group": "another name"},
+        {"provenance": {**MADE, "model": "another", "data": "another", "versions": {}, "device": "cuda"}},
+        {"provenance": {**MADE, "dtype": "float32", "source_seed": 0}},
+        {"recipe": {**ROWS[0].recipe, "train_rows": 512}},
+    ],
+    ids=str,
+)
+def test_runs_of_the_same_are_of_one_group_whatever_they_are_called(changes: dict[str, Any]) -> None:
+    (group,) = grouped(RUNS + [replace(row, seed=row.seed + 2, **changes) for row in RUNS])
+    assert (group.name, group.seeds.tolist()) == ("a name", [4.0, 4.0])
+
+
+def test_selections_of_one_name_are_two_where_they_adapt_other_modules() -> None:
+    """Two folders may each have a ``random 7% #0``, drawn from other seeds."""
+    of_more_modules = [replace(row, mask=row.mask + "0") for row in RUNS]
+    assert [group.rows for group in grouped(RUNS + of_more_modules)] == [RUNS, of_more_modules]
+    (group,) = grouped(RUNS + [replace(row, mask="01", val_loss=0.1) for row in RUNS[2:]])
+    assert (group.masks, group.seeds.tolist()) == (["11", "10", "01"], [2.0, 2.0, 2.0])
+    np.testing.assert_allclose(group.log_loss[2], np.log(0.1))
+    np.testing.assert_allclose(group.distances, [[0, 0.5, 0.5, 0], [0.5, 0, 1, 0.5], [0.5, 1, 0, 0.5], [0, 0.5, 0.5, 0]])
+
+
+def write_own(name: str, rows: Sequence[CalibrationRow]) -> None:
+    user_rows_folder().mkdir(parents=True, exist_ok=True)
+    (user_rows_folder() / name).write_text("".join(row.as_json() + "\n" for row in rows))
+
+
+def test_a_run_counts_once_however_many_files_have_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its folder was moved, and more seeds were run there."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shipped = load_rows()
+    write_own("a.jsonl", RUNS)
+    moved = [replace(row, group="new", provenance={**MADE, "model": "new/place"}) for row in RUNS]
+    write_own("b.jsonl", moved + [replace(row, seed=row.seed + 2, val_loss=0.1) for row in moved])
+    (group,) = grouped(load_rows()[len(shipped) :])
+    assert sorted((row.mask, row.seed) for row in group.rows) == [(mask, seed) for mask in ("10", "11") for seed in range(4)]
+    assert [row.val_loss for row in group.rows[:4]] == [row.val_loss for row in RUNS]
+
+
+def test_data_of_ones_own_are_two_data_sets_though_of_one_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shipped = load_rows()
+    write_own("a.jsonl", RUNS)
+    write_own("b.jsonl", [replace(row, provenance={**MADE, "data_fingerprint": "another"}) for row in RUNS])
+    write_own("c.jsonl", [replace(row, provenance={**MADE, "data": "moved", "model_fingerprint": "b"}) for row in RUNS])
+    first, other, moved = (group.data for group in grouped(load_rows()[len(shipped) :]))
+    assert first != other
+    assert first == moved
 
 
 def test_damage_in_an_own_file_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

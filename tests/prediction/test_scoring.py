@@ -301,8 +301,16 @@ def test_rows_from_runs_hold_the_features_that_predictions_are_made_from() -> No
     assert (rows[1].seed, rows[0].val_loss, rows[0].score, rows[0].metric) == (1, 0.4, 0.8, "accuracy")
     usual = "fake/bert on fake.jsonl, 400 rows, lr 0.0005"
     assert [row.group for row in rows] == [usual] * 3 + [usual + ", rank 4, alpha 16"]
+    assert [row.provenance for row in rows] == [run["provenance"] for run in runs]
     assert [len(row.mask) for row in rows] == [len(NAMES)] * 4
     assert [i for i, c in enumerate(rows[0].mask) if c == "1"] == [0, 4, 9]
+
+
+def test_rows_say_the_dtype_and_the_seed_of_the_data_as_the_probe_does() -> None:
+    identity = {**PROBE.info["identity"], "dtype": "bfloat16"}
+    run = run_of(Selection("a", ()), SETTINGS, TrainingRecipe())
+    (row,) = rows_from_runs([run], replace(PROBE, info={**PROBE.info, "identity": identity, "source": {"seed": 5}}))
+    assert row.provenance == {**run["provenance"], "dtype": "bfloat16", "source_seed": 5}
 
 
 @pytest.mark.parametrize(

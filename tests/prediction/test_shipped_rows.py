@@ -69,6 +69,16 @@ def shipped() -> list[CalibrationRow]:
     return rows
 
 
+def test_shipped_groups_are_those_of_their_names(shipped: list[CalibrationRow]) -> None:
+    """Pilot runs and results of benchmarks are kept by these names; groups are told apart by content."""
+    by_name: dict[str, list[CalibrationRow]] = {}
+    for row in shipped:
+        by_name.setdefault(row.group, []).append(row)
+    assert {group.name: group.rows for group in grouped(shipped)} == by_name
+    assert len(grouped(shipped)) == len(by_name) == 119
+    assert {group.data for group in grouped(shipped)} == {row.provenance["data"] for row in shipped}
+
+
 def test_shipped_rows_rank_left_out_groups_and_not_when_their_results_are_shuffled(shipped: list[CalibrationRow]) -> None:
     real, _ = rank_correlations(shipped)
     broken = [rank_correlations(shuffled_within_groups(shipped, seed))[0] for seed in range(5)]

@@ -310,6 +310,21 @@ def test_a_folder_of_other_runs_is_refused(tmp_path: Path, fake_runs: list[str],
     assert len(fake_runs) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"made_of": {**MADE_OF, "keep_fingerprint": "k"}}, {"source": replace(SOURCE, adapt="vision")}],
+    ids=["rows to keep", "parts to adapt"],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_runs_with_and_without_an_option_share_no_folder(
+    tmp_path: Path, fake_runs: list[str], change: dict[str, Any], first: bool
+) -> None:
+    go(tmp_path, plan(2), **(change if first else {}))
+    with pytest.raises(BadInput, match="another model, data or setting"):
+        go(tmp_path, plan(3), **({} if first else change))
+    assert len(fake_runs) == 2
+
+
 def test_a_model_that_moved_is_the_same(tmp_path: Path, fake_runs: list[str]) -> None:
     go(tmp_path, plan(2))
     assert len(go(tmp_path, plan(2), source=replace(SOURCE, model="elsewhere/model", data="moved.jsonl"))) == 2
@@ -342,6 +357,28 @@ def test_a_damaged_line_is_named(tmp_path: Path, fake_runs: list[str], line: str
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(BadInput, match=r"runs\.jsonl, line 2"):
         read_runs(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "line"), [("calibration.json", 0), (RUNS_FILE, 0), (RUNS_FILE, 1), (FAILED_FILE, 0)])
+def test_what_a_damaged_folder_says_to_do_helps(tmp_path: Path, fake_runs: list[str], name: str, line: int) -> None:
+    FAILS[plan(4)[3].selection.name] = NotFinite("The training loss is nan.", "Lower --lr.")
+    folder = tmp_path / "out"
+    whole = go(folder, plan(4))
+    path = folder / name
+    lines = path.read_text().splitlines()
+    lines[line] = "{x"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadInput) as caught:
+        go(folder, plan(4))
+    if caught.value.hint.startswith("Remove that line"):
+        assert f"line {line + 1}:" in caught.value.what
+        del lines[line]
+        path.write_text("".join(f"{each}\n" for each in lines))
+    else:
+        assert caught.value.hint == "Use another --out."
+        folder = tmp_path / "other"
+    assert sorted(row["key"] for row in go(folder, plan(4))) == sorted(row["key"] for row in whole)
+    assert len(read_failures(folder)) == 1
 
 
 @pytest.mark.parametrize("repeat", [0, 1, 2])
