@@ -362,7 +362,7 @@ def export_formats(
     """
     where = recommendation / JSON_FILE
     shown = read_json(where, "recommendation")
-    hint = "Run `advisor recommend` again."
+    hint = "Delete it and run `advisor recommend` again."
     check(RecommendationFields, shown, str(where), hint)
     check_seal(shown, str(where), hint)
     rendered = render_all(Plan.from_dict(shown["plan"], str(where)), names)

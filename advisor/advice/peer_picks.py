@@ -31,7 +31,7 @@ from advisor.advice.units import selection_of, units_of
 from advisor.core.candidate import Candidate
 from advisor.core.choices import CONDITION_NUMBER, SPECTRAL_RATIO
 from advisor.core.errors import BadInput
-from advisor.core.probe import Probe
+from advisor.core.probe import PROBE_AGAIN, Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import PROBE_FILE
 from advisor.core.targets import LoraSettings, Selection
@@ -150,9 +150,9 @@ def measured(probe: Probe, peer: str) -> Array | None:
         empty: Any = np.nan if width is None else [np.nan] * width
         values = np.array([empty if entry is None else entry for entry in entries], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{PROBE_FILE}: peers.{peer} is missing or garbled ({error}).", "Probe again.") from error
+        raise BadInput(f"{PROBE_FILE}: peers.{peer} is missing or garbled ({error}).", PROBE_AGAIN) from error
     if len(values) != len(probe.targets):
-        raise BadInput(f"{PROBE_FILE}: peers.{peer} has {len(values)} entries, not {len(probe.targets)}.", "Probe again.")
+        raise BadInput(f"{PROBE_FILE}: peers.{peer} has {len(values)} entries, not {len(probe.targets)}.", PROBE_AGAIN)
     return None if np.isnan(values).all() else values
 
 

@@ -36,7 +36,7 @@ from advisor.advice.peer_picks import EVA, gradient_norms, measured
 from advisor.core.candidate import Candidate
 from advisor.core.choices import AUTO
 from advisor.core.errors import BadInput
-from advisor.core.probe import Probe
+from advisor.core.probe import PROBE_AGAIN, Probe
 from advisor.core.targets import Target
 from advisor.core.tasks import TASKS
 from advisor.theory.kernels import Array
@@ -79,7 +79,7 @@ def rank_values(probe: Probe) -> Array:
     """
     shares = measured(probe, EVA)
     if shares is None:
-        raise BadInput(f"--rank {AUTO}: the probe holds no spectra of the modules' inputs.", "Probe again, or give a number.")
+        raise BadInput(f"--rank {AUTO}: the probe holds no spectra of the modules' inputs.", f"Give a number. Or: {PROBE_AGAIN}")
     shares = np.where(np.isnan(shares), np.nanmean(shares, axis=0), shares)
     full = np.array([min(t.in_features, t.out_features) for t in probe.targets])
     shares = np.where(np.arange(shares.shape[1]) < full[:, None], shares, 0.0)  # no weight has a higher rank

@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +68,7 @@ class CalibrationRow:
     feature_version: int = FEATURE_VERSION
     schema: int = ROW_SCHEMA
 
-    @property
+    @cached_property
     def group_key(self) -> tuple[Hashable, ...]:
         """Identifies the group by what was trained, on what and how; where the row does not say the model, by the group's name.
         Selections are only compared inside one group."""
@@ -135,23 +136,28 @@ def load_rows() -> list[CalibrationRow]:
     """Shipped and own rows of the present feature version; a row of the user's that cannot be used is warned of and left out.
 
     A run counts once, however many files have it, as after its folder was moved or copied.
-
-    Raises:
-        BadInput: a shipped file is corrupt; names file, line and field.
     """
-    rows: list[CalibrationRow] = []
-    shipped = resources.files("profiles") / "predictors"
-    files = sorted(shipped.iterdir(), key=lambda f: f.name) if shipped.is_dir() else []
-    for file in files:
-        if file.name.endswith(".jsonl"):
-            rows += parse_rows(file.read_bytes().splitlines(), file.name)
-    folder = user_rows_folder()
-    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
-        rows += _usable_rows(path)
+    rows, folder = _shipped_rows(), user_rows_folder()
+    if not (own := sorted(folder.glob("*.jsonl")) if folder.is_dir() else []):
+        return rows
+    rows += [row for path in own for row in _usable_rows(path)]
     once: dict[Hashable, CalibrationRow] = {}
     for row in rows:
         once.setdefault((row.group_key, row.selection_key, row.seed), row)
     return list(once.values())
+
+
+def _shipped_rows() -> list[CalibrationRow]:
+    """Those that come with the program, not looked at field by field, which takes longer than reading them: tests do so."""
+    shipped = resources.files("profiles") / "predictors"
+    files = sorted(shipped.iterdir(), key=lambda f: f.name) if shipped.is_dir() else []
+    lines = [line for file in files if file.name.endswith(".jsonl") for line in file.read_bytes().splitlines()]
+    found = map(json.loads, lines)
+    return [_row(fields) for fields in found if fields["feature_version"] == FEATURE_VERSION]
+
+
+def _row(fields: Mapping[str, Any]) -> CalibrationRow:
+    return CalibrationRow(**{name: value for name, value in fields.items() if name != CHECKSUM})
 
 
 def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
@@ -207,4 +213,4 @@ def parse_row(line: bytes | str, where: str) -> CalibrationRow | None:
     if absent := [name for name in required_feature_names() if name not in fields["features"]]:
         raise BadInput(f"{where}: the field features.{absent[0]} is missing.", HINT)
     check_seal(fields, where, HINT)
-    return CalibrationRow(**{name: value for name, value in fields.items() if name != CHECKSUM})
+    return _row(fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from fakes import fit, make_rows, predict
 from scipy.stats import spearmanr
 
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
-from advisor.prediction.calibration_rows import CalibrationRow, load_rows
+from advisor.prediction.calibration_rows import CalibrationRow, load_rows, parse_rows
 from advisor.prediction.gain import FEATURE, simulated_gain
 from advisor.prediction.groups import grouped
 
@@ -67,6 +68,15 @@ def shipped() -> list[CalibrationRow]:
         rows = load_rows()
     assert len(grouped(rows)) >= 4, f"only {len(grouped(rows))} groups of rows of this feature version are shipped"
     return rows
+
+
+def test_every_shipped_row_passes_the_check_that_a_users_row_must(shipped: list[CalibrationRow]) -> None:
+    """The program reads them without it."""
+    files = sorted((resources.files("profiles") / "predictors").iterdir(), key=lambda file: file.name)
+    checked = [row for file in files for row in parse_rows(file.read_bytes().splitlines(), file.name)]
+    assert checked == shipped
+    runs = {(row.group_key, row.selection_key, row.seed) for row in shipped}
+    assert len(runs) == len(shipped) == 2263
 
 
 def test_shipped_groups_are_those_of_their_names(shipped: list[CalibrationRow]) -> None:
