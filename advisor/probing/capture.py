@@ -101,7 +101,8 @@ class Capture:
             if output.requires_grad:
                 # What made the output sees its gradient even if the output is changed in place later. A tensor's own hooks do
                 # not where it is a view, as that of a biased layer is: its graph is another one then (Longformer's queries).
-                made: Any = (output if output._base is None else output._base).grad_fn
+                whole = output._base
+                made: Any = output.grad_fn if whole is None or whole.grad_fn is None else whole.grad_fn
                 made.register_prehook(lambda g: self._arrived(name, call, g[0]))
             return output
 
