@@ -96,6 +96,7 @@ class Scorer:
             raise BadInput(f"--sigma must be positive and finite, got {self.sigma}.")
         self.context = probe_context(probe, self.view, settings, recipe)
         self._traits: dict[bytes, Array] = {}
+        self._bounds: dict[bytes, list[Bound]] = {}
         self.runs: tuple[RealRun, ...] = ()
         self.pilot: RealRun | None = None
         self.pilot_scale: tuple[Array, Array] | None = None
@@ -250,6 +251,18 @@ class Scorer:
         itself; of gradient flow Theorems 2 and 4, where its linearity is given or the probe measured it.
         """
         weights = self.block_weights([candidate], self.kernels.kind)
+        key = weights.tobytes()
+        if key not in self._bounds:  # the same candidates are shown in several tables
+            self._bounds[key] = self._kernel_bounds(weights)
+        found = [*self._bounds[key]]
+        linearity = linearity or self.linearity(candidate)
+        if linearity is not None and linearity.flow is not None:
+            time = bounds.horizon(linearity.flow, 0.0) * (1 - 1e-12)  # rounding must not put Theorem 2 outside the ball
+            found += [bounds.theorem_2(linearity.flow, 0.0, time), bounds.theorem_4(linearity.flow, 0.0, time)]
+        return tuple(found)
+
+    def _kernel_bounds(self, weights: Array) -> list[Bound]:
+        """Those that speak of kernels, of weights [1, M]."""
         heads = (True, False) if self.probe.head is not None else (False,)
         found = [certificate(self.kernels, weights[0], self.probe.z, self.sigma, h) for h in heads]
         missing = np.where(weights == 0, 1.0, 0.0)
@@ -265,11 +278,7 @@ class Scorer:
                 bounds.theorem_7(change),
                 bounds.theorem_5(change.spectrum, self.probe.z, self.sigma, kind=self.kernels.kind, head=head),
             ]
-        linearity = linearity or self.linearity(candidate)
-        if linearity is not None and linearity.flow is not None:
-            time = bounds.horizon(linearity.flow, 0.0) * (1 - 1e-12)  # rounding must not put Theorem 2 outside the ball
-            found += [bounds.theorem_2(linearity.flow, 0.0, time), bounds.theorem_4(linearity.flow, 0.0, time)]
-        return tuple(found)
+        return found
 
     def linearity(self, candidate: Candidate) -> Linearity | None:
         """What the probe measured for these very modules, None if nothing; it did so at the default rank and alpha."""
