@@ -118,7 +118,10 @@ def block_of(name: str) -> tuple[str, int, str] | None:
 def left_out_notes(names_by_reason: Mapping[str, Sequence[str]]) -> list[str]:
     """A sentence on the modules of each reason that has any."""
     left = [(why, names) for why, names in names_by_reason.items() if names]
-    return [f"Left out: {len(names)} modules {why}: {kinds(names)} (first: {names[0]})." for why, names in left]
+    return [
+        f"Left out: {len(names)} module{'s' * (len(names) != 1)} {why}: {kinds(names)} (first: {names[0]})."
+        for why, names in left
+    ]
 
 
 def kinds(names: Iterable[str]) -> str:
