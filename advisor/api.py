@@ -75,18 +75,19 @@ def probe(given: ProbeArguments) -> ProbeResult:
         AdvisorError: see :mod:`advisor.core.errors`.
         KeyboardInterrupt: stopped, once the pass at hand is done; what is finished is kept.
     """
-    from advisor import probe_cache
-    from advisor.probing.run import run_probe
-    from advisor.probing.usual_torch import usual_torch
-    from advisor.results import ProbeResult
+    with _shown(given.session) as session:
+        source, settings = source_of(given), probe_settings(given)  # before torch is imported, which takes seconds
+        from advisor import probe_cache
+        from advisor.probing.run import run_probe
+        from advisor.probing.usual_torch import usual_torch
+        from advisor.results import ProbeResult
 
-    with _shown(given.session) as session, usual_torch():
-        source, settings = source_of(given), probe_settings(given)
-        prepared = with_kept_rows(probe_cache.prepare_for_probe(source, session, settings.samples), given, session)
-        if given.out is None:
-            found = probe_cache.probe_cached(prepared, settings, session)
-            return ProbeResult(probe_cache.cache_folder(prepared, settings), found)
-        return ProbeResult(Path(given.out), run_probe(prepared, settings, Path(given.out), session))
+        with usual_torch():
+            prepared = with_kept_rows(probe_cache.prepare_for_probe(source, session, settings.samples), given, session)
+            if given.out is None:
+                found = probe_cache.probe_cached(prepared, settings, session)
+                return ProbeResult(probe_cache.cache_folder(prepared, settings), found)
+            return ProbeResult(Path(given.out), run_probe(prepared, settings, Path(given.out), session))
 
 
 @takes(RecommendArguments)
