@@ -67,9 +67,7 @@ DEVELOPMENT = (
     "last_letters",
     "question_topic",
     "tweet_emoji",
-)
-EXAM = (
-    # made by public_data.py
+    # the fifth exam
     "atis_sql",
     "clickbait",
     "coin_flip",
@@ -78,6 +76,16 @@ EXAM = (
     "swapped_objects",
     "tweet_sentiment",
     "wikisql",
+)
+EXAM = (
+    # made by public_data.py
+    "bace",
+    "bbbp",
+    "lipophilicity",
+    "reaction_yield",
+    "solar_cells",
+    "solubility",
+    "tox21_mmp",
     # judged with earlier versions too
     "banking77",
     "docstrings",

@@ -2,9 +2,9 @@
 
 PEFT leaves the pooler random and frozen. Each run adapts all modules; the pooler is left so, or trained in full beside the head.
 
-    python benchmarks/pooler.py --e5 FOLDER
+    python benchmarks/pooler.py --models FOLDER
 
-The e5 model is made by ``../shared/models/make_e5.py``.
+``FOLDER/e5`` is made by ``../shared/models/make_e5.py``.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ RATES, SEEDS = (1e-3, 3e-3), (0, 1)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--e5", type=Path, required=True, help="folder that make_e5.py wrote")
+    parser.add_argument("--models", type=Path, required=True, help="folder of e5")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: list[dict[str, Any]] = []
     for lr in RATES:
         group = Group("e5", "snips", 256, lr)
-        prepared = prepare(source_of(group, options.e5, SHARED / "data"), Session(), train_limit=group.rows, eval_limit=EVAL_ROWS)
+        source = source_of(group, options.models, SHARED / "data")
+        prepared = prepare(source, Session(), train_limit=group.rows, eval_limit=EVAL_ROWS)
         loaded = prepared.loaded
         pooler = next(name for name, _ in loaded.model.named_modules() if name.endswith("pooler"))
         recipe = recipe_for(loaded.task, group.rows, None, lr, None)

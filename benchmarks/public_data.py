@@ -9,8 +9,8 @@
 (t-davidson, cb50f7e), ``joke-dataset`` (taivop, 6339655), ``e2e-dataset`` (tuetschek, ab0d967), ``COGS`` (najoungkim, 165a7b6),
 ``nlu-asdiv-dataset`` (chaochun, 883f90a), ``jfleg`` (keisks, ee06ff8), ``amazon-multilingual-counterfactual-dataset``
 (amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5), ``ase15-django-dataset`` (odashi, c37fa28), ``clickbait``
-(bhargaviparanjape, 203d979) and ``BBC-Dataset-News-Classification`` (suraj-deshmukh, e337a35). Up to 3,000 rows a data set,
-drawn by seed.
+(bhargaviparanjape, 203d979), ``BBC-Dataset-News-Classification`` (suraj-deshmukh, e337a35), ``AttentiveFP`` (OpenDrugAI,
+dda6708) and ``rxn_yields`` (rxn4chemistry, d9e6b87). Up to 3,000 rows a data set, drawn by seed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 MOST = 3000
 STANCES = ("abortion", "atheism", "climate", "feminist", "hillary")
 NEWS = ("world", "sports", "business", "science")
+SOLUBILITY = "measured log solubility in mols per litre"
+YIELDS = "Suzuki-Miyaura/random_splits/random_split_0.tsv"
 HATE = ("hate", "offensive", "neither")
 
 
@@ -206,6 +208,16 @@ def by_folder(folder: Path) -> Iterator[Row]:
         yield {"text": path.read_text(encoding="latin-1").strip(), "label": path.parent.name}
 
 
+def molecules(path: Path, read: str, says: str, names: tuple[str, str] | None = None) -> Iterator[Row]:
+    """Molecules as SMILES and a property of each, from two columns of a table; names of classes where it is one."""
+    with path.open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","):
+            if (value := row[says]) and names is None:
+                yield {"text": row[read].strip(), "score": float(value)}
+            elif value and names is not None:
+                yield {"text": row[read].strip(), "label": names[round(float(value))]}
+
+
 def scored_answers(path: Path) -> Iterator[tuple[str, str]]:
     """Questions and right answers of a BIG-bench task."""
     for row in json.loads(path.read_text(encoding="utf-8"))["examples"]:
@@ -220,6 +232,7 @@ def main() -> None:
     at = options.checkouts
     sentiment, tweet, imdb = at / "sentiment_dataset" / "data", at / "tweeteval" / "datasets", SHARED / "data" / "imdb"
     science, asked = at / "scibert" / "data" / "text_classification", at / "zero_shot_cot" / "dataset"
+    chemistry = at / "AttentiveFP" / "data"
     sets = {
         # the second exam, now development data
         "subj": labelled_first(sentiment / "subj.all", ("subjective", "objective")),
@@ -266,6 +279,14 @@ def main() -> None:
             {"prompt": q, "completion": a} for q, a in scored_answers(asked / "Bigbench_object_tracking" / "task.json")
         ),
         "coin_flip": letters(asked / "coin_flip" / "coin_flip.json"),
+        # the sixth exam, of molecules and reactions
+        "bbbp": molecules(chemistry / "BBBP.csv", "smiles", "BBBP", ("kept out", "passes")),
+        "bace": molecules(chemistry / "bace.csv", "mol", "Class", ("no", "inhibits")),
+        "tox21_mmp": molecules(chemistry / "tox21.csv", "smiles", "SR-MMP", ("harmless", "toxic")),
+        "solubility": molecules(chemistry / "delaney-processed.csv", "smiles", SOLUBILITY),
+        "lipophilicity": molecules(chemistry / "Lipophilicity.csv", "smiles", "exp"),
+        "solar_cells": molecules(chemistry / "cep-processed.csv", "smiles", "PCE"),
+        "reaction_yield": molecules(at / "rxn_yields" / "data" / YIELDS, "rxn", "y"),
     }
     for name, rows in sets.items():
         distinct = list(dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in rows))

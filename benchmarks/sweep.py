@@ -7,9 +7,10 @@ development data go to ``profiles/predictors`` and are shipped, so the figures o
 rates too high for all modules, which ``benchmarks/rates.py`` reads, to ``benchmarks/rows/rates``; rows of exam data to
 ``benchmarks/rows/exam``.
 
-    python benchmarks/sweep.py WORK --e5 FOLDER --public FOLDER [--groups TEXT …] [--exam]
+    python benchmarks/sweep.py WORK --models FOLDER --public FOLDER [--groups TEXT …] [--exam]
 
-The e5 model is made by ``../shared/models/make_e5.py``, the public data by ``benchmarks/public_data.py``.
+``FOLDER/e5`` is made by ``../shared/models/make_e5.py``, ``FOLDER/rxnbert`` by ``benchmarks/chemistry_model.py``, the public data
+by ``benchmarks/public_data.py``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ SHARED = HERE.parents[1] / "shared"
 EVALUATION = {name: "validation" for name in ("sst2", "cola", "mrpc", "rte", "stsb")} | {
     name: "test" for name in ("trec", "gsm8k", "banking77")
 }
+MODEL_LENGTHS, LENGTHS = {"tiny": 128, "stories": 128, "rxnbert": 96}, {"reaction_yield": 224}  # tokens; 64 of others
 SHARE = 0.18  # of all LoRA parameters, the size of the random selections
 SHARES = (0.07, SHARE, 0.36)  # of groups with three sizes
 EVAL_ROWS = 300
@@ -131,7 +133,7 @@ FOURTH_EXAM = [
     *[Group("minilm", d, 512, 1e-3, picks=6) for d in ("answering", "tweet_emoji")],
     *[Group("e5", d, 384, 1e-3, picks=6) for d in ("counterfactual", "question_topic")],
 ]
-EXAM = [
+FIFTH_EXAM = [
     *[Group("stories", d, 512, 1e-3, picks=6, seeds=2) for d in ("wikisql", "atis_sql")],
     Group("stories", "swapped_objects", 320, 3e-3, picks=6),
     Group("minilm", "clickbait", 512, 2e-3, picks=6, seeds=2),
@@ -141,6 +143,12 @@ EXAM = [
     Group("minilm", "strategy", 512, 1e-3, picks=6),
     Group("e5", "news_topic", 384, 1e-3, picks=6),
 ]
+EXAM = [
+    *[Group("rxnbert", d, 512, 2e-3, picks=6, seeds=2) for d in ("bbbp", "solubility")],
+    *[Group("rxnbert", d, 512, 1e-3, picks=6) for d in ("bace", "solar_cells")],
+    *[Group("rxnbert", d, 512, 2e-3, picks=6) for d in ("tox21_mmp", "lipophilicity", "reaction_yield")],
+]
+DEVELOPMENT = [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE, *THIRD_EXAM, *FOURTH_EXAM, *FIFTH_EXAM]
 
 
 def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str, ...]) -> list[Selection]:
@@ -159,10 +167,11 @@ def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str
     return found
 
 
-def source_of(group: Group, e5: Path, public: Path) -> Source:
+def source_of(group: Group, made: Path, public: Path) -> Source:
     models = {
         "minilm": demo_model_folder(),
-        "e5": e5,
+        "e5": made / "e5",
+        "rxnbert": made / "rxnbert",
         "tiny": SHARED / "models" / "tinytalk3m",
         "stories": SHARED / "models" / "stories260K",
     }
@@ -172,14 +181,14 @@ def source_of(group: Group, e5: Path, public: Path) -> Source:
         str(models[group.model]),
         str(train),
         None if evaluation is None else str(train.with_stem(evaluation)),
-        max_length=128 if group.model in ("tiny", "stories") else 64,
+        max_length=LENGTHS.get(group.data, MODEL_LENGTHS.get(group.model, 64)),
         device="cpu",
     )
 
 
-def run(group: Group, work: Path, e5: Path, public: Path, rows_file: Path, workers: int) -> int:
+def run(group: Group, work: Path, made: Path, public: Path, rows_file: Path, workers: int) -> int:
     """The group's missing runs, its probe, and its rows; returns how many rows there are."""
-    source, session = source_of(group, e5, public), Session()
+    source, session = source_of(group, made, public), Session()
     prepared = prepare(source, session, train_limit=group.rows, eval_limit=0)
     loaded, settings = prepared.loaded, LoraSettings()
     selections = selections_of(group, loaded.targets, loaded.qv_roles())
@@ -211,21 +220,21 @@ def run(group: Group, work: Path, e5: Path, public: Path, rows_file: Path, worke
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder of finished runs and probes")
-    parser.add_argument("--e5", type=Path, required=True, help="folder that make_e5.py wrote")
+    parser.add_argument("--models", type=Path, required=True, help="folder of e5 and rxnbert")
     parser.add_argument("--public", type=Path, required=True, help="folder that public_data.py wrote")
     parser.add_argument("--groups", nargs="*", default=[""], help="parts of group names; all by default")
     parser.add_argument("--exam", action="store_true", help="the groups of exam data instead of the development data's")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for group in EXAM if options.exam else [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE, *THIRD_EXAM, *FOURTH_EXAM]:
+    for group in EXAM if options.exam else DEVELOPMENT:
         usual = HERE / "rows" / "exam" if options.exam else SHIPPED
         rows_file = (HIGH_RATES if group.lr > HIGHEST_RATE else usual) / f"{group.name}.jsonl"
         if rows_file.exists() or not any(part in group.name for part in options.groups):
             continue
         start = time.monotonic()
         try:
-            count = run(group, options.work, options.e5, options.public, rows_file, options.workers)
+            count = run(group, options.work, options.models, options.public, rows_file, options.workers)
             print(f"{time.strftime('%H:%M')} {group.name}: {count} rows, {time.monotonic() - start:.0f} s", flush=True)
         except AdvisorError as error:
             print(f"{group.name}: {error}", flush=True)
