@@ -58,7 +58,7 @@ def grids(groups: Sequence[Group]) -> list[list[str]]:
             others = [g for g in groups if task_of(g.rows[0]) != task_of(group.rows[0]) and group_gain(g).is_clear]
             alike = [g for g in others if g.context["task"] in LANGUAGE_TASKS]
             budgets = np.array([budget_of(s) for s in group.selections])
-            ranks = [figures(group, fit)["within"] for fit in (ALONE, fit_forgone(alike)[0])]
+            ranks = [figures(group, fit)["within"] for fit in (ALONE, fit_forgone(alike).of_all)]
             second = correlations(seeds[0], seeds[1], budgets)["within"] or math.nan
             lines.append([short(group.name), *(f"{rank:+.2f}" for rank in (*ranks, second))])
     return lines
@@ -74,7 +74,7 @@ def main() -> None:
         tried = {"the simulation alone": [figures(g, ALONE) for g in alike]}
         for left, of in LEFT_OUT.items():
             tried[f"learned, {left} left out"] = [
-                figures(g, fit_forgone([o for o in clear if of(o.rows[0]) != of(g.rows[0])])[0]) for g in alike
+                figures(g, fit_forgone([o for o in clear if of(o.rows[0]) != of(g.rows[0])]).of_all) for g in alike
             ]
         for name, found in tried.items():
             mean = means(found)

@@ -19,7 +19,7 @@ from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.context import context_of
 from advisor.prediction.forgone import ALONE
-from advisor.prediction.gain import GAIN_POWER, USUAL_CONDITION, USUALLY_ALIGNED
+from advisor.prediction.gain import GAIN_POWER, USUALLY_ALIGNED
 from advisor.prediction.groups import Group
 from advisor.prediction.predictor import Predictions, Predictor
 from advisor.prediction.scorer import Scorer
@@ -142,6 +142,7 @@ def make_probe(task: str = "classification", classes: int = 2, n: int = 40, laye
             "footprint": asdict(footprint(targets)),
             "methods": {},
             "estimate_error": None,
+            "counted_loss": None,
             **info,
         },
     )
@@ -184,6 +185,7 @@ def make_rows(
         context = context_of(
             task=task,
             metric=metric,
+            model="fake",
             shares=shares,
             train_rows=512,
             steps=96,
@@ -192,7 +194,7 @@ def make_rows(
             start=math.exp(start),
             simulated=math.exp(start - simulated_gain),
             aligned=USUALLY_ALIGNED,
-            log_condition=USUAL_CONDITION,
+            counted=None,
             head_loss=None,
         )
         for s in range(-1, selections):
@@ -218,7 +220,7 @@ def make_rows(
                         val_loss=math.exp(log_loss),
                         metric=metric,
                         score=1 - (1 - context["chance"]) * min(missing, 1.0),
-                        provenance={"task": task},
+                        provenance={"task": task, "model": "fake"},
                     )
                 )
     return rows

@@ -21,7 +21,7 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.store import PROBE_FILE, read_json, replacing, write_json
 from advisor.core.targets import Target
 
-PROBE_SCHEMA = 1
+PROBE_SCHEMA = 2
 BLOCKS_FILE = "blocks.safetensors"
 FOLDS = 4
 PROJECTIONS = 2  # of each reference row's representation

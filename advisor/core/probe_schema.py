@@ -119,7 +119,7 @@ class SaidFields(Own):
 class ProbeFile(Own):
     """``probe.json``: what was probed and how; the kernel blocks are in ``blocks.safetensors``."""
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[2] = Field(alias="schema")
     task: TaskName
     reads: Literal["text", "images", "images and text"] = "text"
     stored: Text | None = Field(default=None, description="How the weights are quantised; null where they are plain.")
@@ -147,6 +147,9 @@ class ProbeFile(Own):
     footprint: FootprintFields
     methods: dict[Name, Text]
     estimate_error: NotNegative | None
+    counted_loss: NotNegative | None = Field(
+        description="Of a count of word pairs on the texts to be learned, nats a token; null where no next token is."
+    )
     linearity: list[LinearityFields] = Field(default_factory=list)
     peers: PeerFields | None = None
     keep: KeepFields | None = None

@@ -170,7 +170,7 @@ def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
     for number, line in enumerate(lines, 1):
         try:
             if (row := parse_row(line, f"{path}, line {number}")) is not None:
-                yield _data_by_content(row)
+                yield _by_content(row)
         except BadInput as error:
             problems.append(error)
     if problems:
@@ -178,11 +178,12 @@ def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
         warnings.warn(f"A calibration row is left out: {problems[0]}{more}", UnusableRow, stacklevel=2)
 
 
-def _data_by_content(row: CalibrationRow) -> CalibrationRow:
-    """A user's row, its data named by their fingerprint, as any two files may be called ``data/train.jsonl``. (Shipped rows keep
-    the name: several samples of one public data set have the same, and count as one data set.)"""
-    content = row.provenance.get("data_fingerprint")
-    return replace(row, provenance={**row.provenance, "data": content}) if content else row
+def _by_content(row: CalibrationRow) -> CalibrationRow:
+    """A user's row, its data and model named by their fingerprints, as any two files may be called ``data/train.jsonl``. (Shipped
+    rows keep the names: several samples of one public data set have the same, and count as one data set.)"""
+    said = row.provenance
+    content = {key: said[f"{key}_fingerprint"] for key in ("data", "model") if said.get(f"{key}_fingerprint")}
+    return replace(row, provenance={**said, **content})
 
 
 def parse_rows(lines: Iterable[bytes | str], source: str) -> list[CalibrationRow]:

@@ -24,22 +24,25 @@ def context_of(
     simulated: float,
     head_loss: float | None,
     aligned: float,
-    log_condition: float,
+    counted: float | None,
+    model: str,
     reads: str = "text",
 ) -> dict[str, Any]:
     """What all selections of a probe share.
 
     Args:
         shares: of the classes among the examples or their words, or of the texts of a batch, [C]; empty where there are none.
-        steps: of the optimizer. reads: ``text``, ``images``, or ``images and text``.
+        steps: of the optimizer. model: its fingerprint. reads: ``text``, ``images``, or ``images and text``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
-        aligned: alignment of the kernel of all modules with the labels, over that of the head alone. log_condition: log κ of it.
+        aligned: alignment of the kernel of all modules with the labels, over that of the head alone.
+        counted: loss of a count of word pairs on the examples (:mod:`advisor.probing.counted`), None where no texts are learned.
         head_loss: cross-validated loss of a linear probe on frozen features, None where there is none (causal LMs).
     """
     log_guess = math.log(max(float(-(shares * np.log(shares.clip(1e-12))).sum()), 1e-3)) if len(shares) else 0.0
     return {
         "task": task,
         "reads": reads,
+        "model": model,
         "metric": metric,
         "chance": guessing_score(metric, shares),
         "log_guess": log_guess,
@@ -51,7 +54,7 @@ def context_of(
         "log_start": math.log(start),
         "log_simulated": math.log(simulated),
         "aligned": aligned,
-        "log_condition": log_condition,
+        "log_counted": math.log(start if counted is None else max(counted, 1e-12)),
     }
 
 

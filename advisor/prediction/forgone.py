@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.gain import curve, log_base, simulated_gain
-from advisor.prediction.groups import Group
+from advisor.prediction.groups import Group, each_data_once
 from advisor.theory.features import HEAD_ONLY_SHARE
 
 Array = NDArray[np.float64]
@@ -65,27 +65,44 @@ def log_travel(context: Mapping[str, Any]) -> float:
     return float(context["log_lr"]) + float(context["log_steps"])
 
 
-def fit_forgone(groups: Sequence[Group]) -> tuple[Forgone, dict[str, Forgone]]:
-    """The regression that these groups make likely, and by data set the one of all other data sets; the simulation alone where
-    they are too few."""
-    names = sorted({group.data for group in groups})
+@dataclass(frozen=True)
+class ForgoneFits:
+    """The regression that all groups make likely; by data set and by model those of all other groups."""
+
+    of_all: Forgone
+    without_data: Mapping[str, Forgone]
+    without_model: Mapping[str, Forgone]
+
+
+def fit_forgone(groups: Sequence[Group]) -> ForgoneFits:
+    """The regressions that these groups make likely; the simulation alone where they are of too few data sets."""
+    names, models = sorted({group.data for group in groups}), sorted({group.model for group in groups})
     if len(names) < FEWEST_DATA:
-        return ALONE, dict.fromkeys(names, ALONE)
+        return ForgoneFits(ALONE, dict.fromkeys(names, ALONE), dict.fromkeys(models, ALONE))
     travels = np.array([log_travel(group.context) for group in groups])
     form = replace(ALONE, centre=float(travels.mean()), scale=float(travels.std()) or 1.0, travels=(travels.min(), travels.max()))
-    sums = {name: [_Sums.of(form, group) for group in groups if group.data == name] for name in names}
+    sums = [_Sums.of(form, group) for group in groups]
+    grams, moments = np.array([part.gram for part in sums]), np.array([part.moment for part in sums])
+    data, model = (np.array([getattr(group, key) for group in groups]) for key in ("data", "model"))
 
-    def fitted(penalty: float, without: str = "") -> Forgone:
-        parts = [part for name in names if name != without for part in sums[name]]
-        gram = sum(part.gram for part in parts) + penalty * np.eye(len(ALONE.coef))
-        return replace(form, coef=ALONE.coef + np.linalg.solve(gram, sum(part.moment for part in parts)))
+    def fitted(penalty: float, kept: NDArray[np.bool_]) -> Forgone:
+        if not kept.any():
+            return ALONE
+        gram = grams[kept].sum(0) + penalty * np.eye(len(ALONE.coef))
+        return replace(form, coef=ALONE.coef + np.linalg.solve(gram, moments[kept].sum(0)))
 
     def error(penalty: float) -> float:
         """Mean over each data set's groups, predicted from the others, summed over data sets."""
-        return sum(float(np.mean([part.error(fitted(penalty, name)) for part in sums[name]])) for name in names)
+        fits = {name: fitted(penalty, data != name) for name in names}
+        errors = [part.error(fits[group.data]) for part, group in zip(sums, groups, strict=True)]
+        return float(each_data_once(list(data)) @ errors)
 
     best = min(PENALTIES, key=error)
-    return fitted(best), {name: fitted(best, name) for name in names}
+    return ForgoneFits(
+        fitted(best, np.ones(len(groups), bool)),
+        {name: fitted(best, data != name) for name in names},
+        {name: fitted(best, model != name) for name in models},
+    )
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,16 @@ LEARNABLE = 0.06  # log loss a linear probe must win for gains to be believed in
 LEAST_TRUST = 0.05
 ALIGNMENT = "adam.alignment"  # the feature that holds a kernel's alignment with the labels
 USUALLY_ALIGNED = 0.1  # by so much the kernel of all modules is usually better aligned than that of the head
-CONDITION = "adam.condition"  # the feature that holds the log of a kernel's condition number, σ relative
-USUAL_CONDITION = 6.0  # of the kernel of all modules of a language model
 
 
 def simulated_gain(context: Mapping[str, Any]) -> float:
     """Log loss that adapting all modules wins in the simulated recipe."""
     return max(float(context["log_start"]) - float(context["log_simulated"]), LEAST_GAIN)
+
+
+def counted_gain(context: Mapping[str, Any]) -> float:
+    """Log loss by which a count of word pairs does better than the model before training; 0 where it does worse."""
+    return max(float(context["log_start"]) - float(context["log_counted"]), 0.0)
 
 
 def trust(context: Mapping[str, Any]) -> float:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from advisor.core.recipe import BY_ODDS, HEADLESS
+from advisor.core.recipe import BY_ODDS
 from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.gain import (
     ALIGNMENT,
-    CONDITION,
     TRAITS,
-    USUAL_CONDITION,
     USUALLY_ALIGNED,
     curve,
     log_base,
@@ -53,18 +52,18 @@ class Group:
         """[S] simulated log loss, difference to all-linear."""
         return np.asarray(self.traits[:, 0])
 
-    @property
+    @cached_property
     def masks(self) -> list[str]:
         """[S] see :class:`CalibrationRow`; empty where rows do not say which modules they adapt."""
         return [runs[0].mask for runs in _by_selection(self.rows)] or [""] * len(self.selections)
 
-    @property
+    @cached_property
     def apart(self) -> Array:
         """[S] share of all modules that each selection leaves out; of all-linear none, else 1 where its row does not say."""
         named = zip(self.selections, self.masks, strict=True)
         return np.array([mask.count("0") / len(mask) if mask else float(name != ALL_LINEAR) for name, mask in named])
 
-    @property
+    @cached_property
     def distances(self) -> Array | None:
         """[S + 1, S + 1] share of modules in which two selections differ, all modules last; None where rows do not say which
         they adapt."""
@@ -76,7 +75,21 @@ class Group:
     @property
     def data(self) -> str:
         """Name of the data, the group's own name where no row says it."""
-        return str(self.rows[0].provenance.get("data", self.name)) if self.rows else self.name
+        return self._said("data")
+
+    @property
+    def model(self) -> str:
+        """Name of the model, likewise."""
+        return self._said("model")
+
+    @property
+    def model_names(self) -> set[str]:
+        """All that its rows call the model: by name and by fingerprint."""
+        said = (row.provenance.get(key) for row in self.rows for key in ("model", "model_fingerprint"))
+        return {str(name) for name in said if name is not None} | {self.model}
+
+    def _said(self, key: str) -> str:
+        return str(self.rows[0].provenance.get(key, self.name)) if self.rows else self.name
 
 
 @dataclass(frozen=True)
@@ -125,8 +138,7 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
         if ALL_LINEAR not in names:
             continue
         task = members[0].context["task"]
-        aligned = USUALLY_ALIGNED if task in BY_ODDS else _against_head(members, ALIGNMENT, USUALLY_ALIGNED)
-        condition = _against_head(members, CONDITION, USUAL_CONDITION) if task in HEADLESS else USUAL_CONDITION
+        aligned = USUALLY_ALIGNED if task in BY_ODDS else _aligned(members)
         groups.append(
             Group(
                 members[0].group,
@@ -134,7 +146,13 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
                 np.array([[runs[0].features[trait] for trait in TRAITS] for runs in by_selection]),
                 np.array([np.mean([math.log(row.val_loss) for row in runs]) for runs in by_selection]),
                 np.array([float(len(runs)) for runs in by_selection]),
-                {"log_steps": _log_steps(members[0]), "aligned": aligned, "log_condition": condition, **members[0].context},
+                {
+                    "log_steps": _log_steps(members[0]),
+                    "aligned": aligned,
+                    "log_counted": members[0].context["log_start"],
+                    "model": members[0].provenance.get("model", members[0].group),
+                    **members[0].context,
+                },
                 members,
             )
         )
@@ -161,11 +179,11 @@ def _log_steps(row: CalibrationRow) -> float:
     return math.log(int(recipe["epochs"]) * math.ceil(rows / int(recipe["batch_size"])))
 
 
-def _against_head(rows: Sequence[CalibrationRow], feature: str, usual: float) -> float:
-    """A feature of the kernel of all modules less that of the head alone, of older rows, whose context does not say it; ``usual``
-    where no row is of the head alone. (Features are differences to all modules.)"""
+def _aligned(rows: Sequence[CalibrationRow]) -> float:
+    """How much better the kernel of all modules is aligned than that of the head alone, of older rows, whose context does not say
+    it; as usual where no row is of the head alone. (Features are differences to all modules.)"""
     alone = [row for row in rows if row.selection == HEAD_ONLY]
-    return -alone[0].features[feature] if alone else usual
+    return -alone[0].features[ALIGNMENT] if alone else USUALLY_ALIGNED
 
 
 def knows_noise(groups: Sequence[Group]) -> bool:

@@ -148,7 +148,8 @@ class Predictor:
         forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
         tilt_: by how much shares rise with log G. misfit_: standard deviation of a selection's log loss around what is predicted
             of it; noise_: between seeds, in a usual group; both as shares of G. common_: share of the misfit's variance that all
-            selections of a group have in common. quietness_: power of the trust in a gain that misfit and noise fall with.
+            selections of a group have in common. new_misfit_, new_common_: of a model that no run was of. models_: what models of
+            runs are called. quietness_: power of the trust in a gain that misfit and noise fall with.
         start_sd_: standard deviation of log H, real around simulated.
     """
 
@@ -175,8 +176,9 @@ class Predictor:
                 "Run `advisor calibrate` on another task.",
             )
         taught = [] if self.borrowed_ else [g for g in self.groups_ if group_gain(g).is_clear]
-        self.forgone_, without = fit_forgone(taught)
-        forgone = [without.get(g.data, self.forgone_).of(g.traits, g.context) for g in self.groups_]  # as of unseen data
+        fits = fit_forgone(taught)
+        self.forgone_ = fits.of_all
+        forgone = [fits.without_data.get(g.data, fits.of_all).of(g.traits, g.context) for g in self.groups_]  # as of unseen data
         gains = [group_gain(g, shares) for g, shares in zip(self.groups_, forgone, strict=True)]
         self.gain_level_ = fit_gain_level(self.groups_, gains)
         clear = [(g, gain) for g, gain in zip(self.groups_, gains, strict=True) if gain.is_clear]
@@ -189,9 +191,17 @@ class Predictor:
         shares = [s for s, gain in zip(forgone, gains, strict=True) if gain.is_clear]
         surprises = [self._surprise(g) for g, _ in clear]
         self.tilt_ = tilt_of([g for g, _ in clear], shares, surprises)
-        shares = [s + self.tilt_ * x * np.sqrt(g.apart) for s, x, (g, _) in zip(shares, surprises, clear, strict=True)]
-        self.misfit_ = misfit_of([g for g, _ in clear], shares, self.noise_)
-        self.common_ = common_misfit([g for g, _ in clear], shares, self.noise_, self.misfit_)
+        tilted = [self.tilt_ * x * np.sqrt(g.apart) for x, (g, _) in zip(surprises, clear, strict=True)]
+        of_new = [fits.without_model.get(g.model, fits.of_all).of(g.traits, g.context) for g, _ in clear]  # as of an unseen model
+
+        def missed(shares: Sequence[Array]) -> tuple[float, float]:
+            shares = [s + more for s, more in zip(shares, tilted, strict=True)]
+            misfit = misfit_of([g for g, _ in clear], shares, noise)
+            return misfit, common_misfit([g for g, _ in clear], shares, noise, misfit)
+
+        self.misfit_, self.common_ = missed(shares)
+        self.new_misfit_, self.new_common_ = max(missed(of_new), (self.misfit_, self.common_))
+        self.models_ = set().union(*(g.model_names for g in self.groups_))
         expected = [self.gain_level_.of(g.context)[0] for g in self.groups_]
         self.quietness_ = quietness_of(self.groups_, forgone, expected, Spread(self.misfit_, self.noise_))
         starts = [e for e in map(start_error, self.groups_) if e is not None]
@@ -213,10 +223,10 @@ class Predictor:
         quantile = float(ndtri(0.5 + LEVEL / 2))
         forgone = self.forgone_.of(traits, context)
         tilt = self._tilt(forgone, distances)
-        typical, misfit, noise = self._typical(context)
+        typical, misfit, common, noise = self._typical(context)
         log_gain_sd = widen * self._log_gain_sd(context)
         deviation = typical * forgone
-        covariance = (widen * typical * misfit) ** 2 * error_correlations(distances, self.common_)
+        covariance = (widen * typical * misfit) ** 2 * error_correlations(distances, common)
         spread = np.sqrt(2 * np.clip(covariance[-1, -1] - covariance[-1, :-1], 0, None))
         seed_sd = typical * noise
         low, high = deviation - quantile * spread, deviation + quantile * spread
@@ -263,11 +273,10 @@ class Predictor:
         far = self._far(context)
         widen = FAR_FACTOR if far else 1.0
         quantile = float(ndtri(0.5 + LEVEL / 2))
-        typical, misfit, noise = self._typical(context)
+        typical, misfit, common, noise = self._typical(context)
         forgone = np.append(self.forgone_.of(traits, context), 0.0)
         if measured is not None:
             forgone = np.where(np.isnan(measured), forgone, (forgone + np.nan_to_num(measured)) / 2)
-        common = self.common_
         if level is not None:
             forgone = np.where(forgone == 1.0, 1.0, forgone + pilot_level.shift(level) * np.sqrt(distances[-1]))
             misfit, common = pilot_level.narrowed(misfit, common)
@@ -297,12 +306,16 @@ class Predictor:
         sd, tilt = found.log_gain_sd, found.gain * (found.tilt - found.tilt[-1])[:-1]
         return Predictions(loss, score, relative, deviation, covariance[:-1, :-1], seed_sd, tuple(far), spread, sd, tilt)
 
-    def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float]:
-        """Median of G, and misfit and noise as shares of it: at little trust they are not as small in log loss as the gain."""
-        believed = trust(context)
-        gain = math.exp(self.gain_level_.of(context)[0])
-        spread = Spread(self.misfit_, self.noise_).at(believed, self.quietness_)
-        return gain, spread.misfit, spread.noise
+    def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float, float]:
+        """Median of G; the misfit as a share of it, and what selections have in common of its variance; noise as a share of G. At
+        little trust misfit and noise are not as small in log loss as the gain."""
+        misfit, common = (self.new_misfit_, self.new_common_) if self._is_new(context) else (self.misfit_, self.common_)
+        spread = Spread(misfit, self.noise_).at(trust(context), self.quietness_)
+        return math.exp(self.gain_level_.of(context)[0]), spread.misfit, common, spread.noise
+
+    def _is_new(self, context: Mapping[str, Any]) -> bool:
+        """No calibration run used here was of this model."""
+        return context["model"] not in self.models_
 
     def _tilt(self, forgone: Array, distances: Array) -> Array:
         """[S] by how much each share rises with log G; 0 of no module, which forgoes all."""
@@ -314,7 +327,7 @@ class Predictor:
         return self.gain_level_.surprise(group.context, max(log_base(group.context) - everything, LEAST_GAIN))
 
     def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
-        return self.gain_level_.of(context)[1]
+        return self.gain_level_.of(context, self._is_new(context))[1]
 
     def _score(self, log_loss: Array, above: Array, below: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
         design = np.array([design_row(x, context) for x in log_loss])

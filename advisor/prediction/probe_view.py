@@ -14,7 +14,7 @@ from advisor.core.recipe import BY_ODDS, HEADLESS, TrainingRecipe
 from advisor.core.targets import LoraSettings
 from advisor.core.tasks import SPANS
 from advisor.prediction.context import context_of
-from advisor.prediction.gain import ALIGNMENT, CONDITION, USUAL_CONDITION, USUALLY_ALIGNED
+from advisor.prediction.gain import ALIGNMENT, USUALLY_ALIGNED
 from advisor.theory.features import ProbeView, Weights, feature_table, recipe_kernels, recipe_loss, recipe_scales
 from advisor.theory.kernels import Kernels, lora_constant, make_kernels
 from advisor.theory.simulate import Schedule
@@ -69,6 +69,7 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
     return context_of(
         task=probe.task,
         reads=str(probe.info.get("reads", "text")),
+        model=str(probe.info["identity"]["model_fingerprint"]),
         metric=str(probe.info["metric"]),
         shares=np.bincount(probe.labels.astype(int), minlength=len(probe.class_names)) / probe.samples
         if probe.task == "classification"
@@ -80,7 +81,7 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         start=float(start),
         simulated=float(simulated),
         aligned=_aligned(view),
-        log_condition=_log_condition(view),
+        counted=probe.info.get("counted_loss"),
         head_loss=None if probe.task == SPANS else (probe.info["head_cv"] or {}).get("loss"),  # guessing a span is not known
     )
 
@@ -89,18 +90,8 @@ def _aligned(view: ProbeView) -> float:
     """How much better the kernel of all modules aligns with the labels than that of the head alone; as usual without labels."""
     if view.task in BY_ODDS:
         return USUALLY_ALIGNED
-    return -_of_no_module(view, ALIGNMENT)
-
-
-def _log_condition(view: ProbeView) -> float:
-    """Log κ of the kernel of all modules; as usual where there is a head beside them. That of no module is 0 and has κ = 1."""
-    return -_of_no_module(view, CONDITION) if view.task in HEADLESS else USUAL_CONDITION
-
-
-def _of_no_module(view: ProbeView, name: str) -> float:
-    """A feature of training no module, difference to all of them."""
-    nothing = np.zeros((1, len(view.targets)))
-    return float(feature_table(view, Weights(nothing, dict.fromkeys(FEATURE_KERNELS, nothing)), (name,))[0, 0])
+    nothing = np.zeros((1, len(view.targets)))  # features are differences to all modules
+    return -float(feature_table(view, Weights(nothing, dict.fromkeys(FEATURE_KERNELS, nothing)), (ALIGNMENT,))[0, 0])
 
 
 def subsample(probe: Probe, keep: NDArray[np.int64]) -> Probe:

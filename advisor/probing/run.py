@@ -43,6 +43,7 @@ from advisor.models.load import LoadedModel
 from advisor.models.prepare import Kept, Prepared, Source
 from advisor.probing import gram
 from advisor.probing.contrast import with_pulls
+from advisor.probing.counted import counted_loss
 from advisor.probing.footprint import measure_training
 from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_labels, install_head, last_linear
 from advisor.probing.keep import beside, keep_blocks
@@ -57,6 +58,7 @@ from advisor.theory.linearity import Linearity
 
 PARTIAL = ".advisor-partial"  # in the probe's folder: what is kept of a probe that is not finished
 MOST_SPANS = 128  # rows that a linear probe for the ends of spans is fitted to
+COUNTED = ("causal-lm", "seq2seq")  # tasks whose loss is of the next token
 MOST_WORDS = 4096  # that the head's linear probe is fitted to
 LINEARITY_OF = (ALL_LINEAR, QV)  # the target sets whose linearity a probe stores
 
@@ -266,6 +268,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "max_tokens": max(row.length for row in prepared.train_rows),
             "methods": methods,
             "estimate_error": error,
+            "counted_loss": counted_loss(own_rows, loaded.task == "seq2seq") if loaded.task in COUNTED else None,
             **_measured_beside(prepared, settings, own_rows, session),
             **({} if prepared.kept is None else {"keep": _kept_fields(prepared.kept, loaded.task, losses[n:], len(kept))}),
         },

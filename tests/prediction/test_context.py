@@ -37,7 +37,7 @@ def test_the_score_of_guessing() -> None:
 
 def test_context_is_logarithmic() -> None:
     common = {"train_rows": 100, "steps": 24, "lr": 1e-3, "rank": 4, "start": 0.9, "simulated": 0.5}
-    common |= {"aligned": 0.2, "log_condition": 4.0, "head_loss": 0.8}
+    common |= {"aligned": 0.2, "counted": 0.5, "head_loss": 0.8, "model": "fake"}
     context = context_of(task="regression", metric="spearman", shares=np.empty(0), **common)  # type: ignore[arg-type]
     wanted = {
         "log_train_rows": 100,
@@ -50,7 +50,7 @@ def test_context_is_logarithmic() -> None:
     }
     assert {key: math.exp(context[key]) for key in wanted} == pytest.approx(wanted)
     assert (context["task"], context["metric"], context["chance"]) == ("regression", "spearman", 0.0)
-    assert (context["aligned"], context["log_condition"]) == (0.2, 4.0)
+    assert (context["aligned"], context["log_counted"]) == (0.2, math.log(0.5))
     assert context["head_gain"] == pytest.approx(-math.log(0.8))
     balanced = context_of(task="classification", metric="accuracy", shares=np.full(4, 0.25), **common)  # type: ignore[arg-type]
     assert (balanced["chance"], math.exp(balanced["log_guess"])) == pytest.approx((0.25, math.log(4)))

@@ -11,7 +11,7 @@ import pytest
 
 from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.calibration_rows import load_rows
-from advisor.prediction.forgone import ALONE, FEWEST_DATA, LIMITS, Forgone, fit_forgone, log_travel, real_shares
+from advisor.prediction.forgone import ALONE, FEWEST_DATA, LIMITS, Forgone, ForgoneFits, fit_forgone, log_travel, real_shares
 from advisor.prediction.gain import curve
 from advisor.prediction.groups import Group, grouped
 from advisor.theory.features import HEAD_ONLY_SHARE
@@ -49,29 +49,39 @@ def group_of(data: int, seed: int, truth: Forgone, noise: float) -> Group:
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_a_planted_regression_is_found(noise: float) -> None:
     groups = [group_of(i, i, PLANTED, noise) for i in range(12)]
-    found, without = fit_forgone(groups)
+    fits = fit_forgone(groups)
+    found = fits.of_all
     new = group_of(99, 99, PLANTED, 0.0)
     np.testing.assert_allclose(found.of(new.traits, new.context), real_shares(new), atol=0.02 + 2 * noise)
     assert np.abs(ALONE.of(new.traits, new.context) - real_shares(new)).max() > 0.2
-    assert set(without) == {group.data for group in groups}
+    assert set(fits.without_data) == {group.data for group in groups}
 
 
 def test_what_is_said_of_a_data_set_has_not_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("advisor.prediction.forgone.PENALTIES", (0.3,))  # all data sets choose it
     groups = [group_of(i, i, PLANTED, 0.05) for i in range(6)]
-    _, without = fit_forgone(groups)
-    _, again = fit_forgone([*groups[:-1], group_of(5, 5, ALONE, 0.3)])  # another world under the same name
+    other = [*groups[:-1], group_of(5, 5, ALONE, 0.3)]  # another world under the same name
+    without, again = fit_forgone(groups).without_data, fit_forgone(other).without_data
     np.testing.assert_allclose(without["data 5"].coef, again["data 5"].coef)
     assert np.abs(without["data 0"].coef - again["data 0"].coef).max() > 1e-3
 
 
+def test_what_is_said_of_a_model_has_not_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advisor.prediction.forgone.PENALTIES", (0.3,))
+    monkeypatch.setattr(Group, "model", property(lambda group: "one" if group.data == "data 0" else "other"))
+    groups = [group_of(i, i, PLANTED, 0.05) for i in range(6)]
+    without = fit_forgone(groups).without_model
+    alone = fit_forgone(groups[1:])
+    np.testing.assert_allclose(without["one"].coef, alone.of_all.coef, atol=0.02)  # of nearly the same scale
+    assert alone.without_model == {"other": ALONE}  # no other model
+
+
 def test_the_simulation_stays_where_it_is_right_or_nothing_is_known() -> None:
-    right = fit_forgone([group_of(i, i, ALONE, 0.1) for i in range(8)])[0]
+    right = fit_forgone([group_of(i, i, ALONE, 0.1) for i in range(8)]).of_all
     np.testing.assert_allclose(right.coef, ALONE.coef, atol=0.05)
-    few, without = fit_forgone([group_of(i, i, PLANTED, 0.0) for i in range(FEWEST_DATA - 1)])
-    assert few is ALONE
-    assert all(fit is ALONE for fit in without.values())
-    assert fit_forgone([]) == (ALONE, {})
+    few = fit_forgone([group_of(i, i, PLANTED, 0.0) for i in range(FEWEST_DATA - 1)])
+    assert all(fit is ALONE for fit in (few.of_all, *few.without_data.values(), *few.without_model.values()))
+    assert fit_forgone([]) == ForgoneFits(ALONE, {}, {})
     x = np.array([0.0, 0.25, 1.0])
     np.testing.assert_allclose(ALONE.of(np.column_stack([GAIN * x, np.zeros((3, 2))]), context()), curve(x))
 
@@ -102,7 +112,7 @@ def test_shipped_rows_say_that_deeper_modules_win_where_language_models_travel_f
     """What docs/real-runs.md says of them."""
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")
     groups = [g for g in grouped(load_rows()) if g.context["task"] == "causal-lm"]
-    found, _ = fit_forgone(groups)
+    found = fit_forgone(groups).of_all
     deep, shallow = np.array([[0.4, -1.7, 0.3], [0.4, -1.7, -0.3]])
 
     def lead(about: Mapping[str, Any]) -> float:

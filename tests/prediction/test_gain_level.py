@@ -8,29 +8,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import make_rows
+from numpy.typing import NDArray
 from sklearn.linear_model import BayesianRidge
 
 from advisor.core.selections import HEAD_ONLY
-from advisor.prediction.gain import USUAL_CONDITION, USUALLY_ALIGNED, expected_gain
-from advisor.prediction.gain_level import PRIOR_SD, GainLevel, fit_gain_level, gain_features
+from advisor.prediction.gain import ALIGNMENT, USUALLY_ALIGNED, counted_gain, expected_gain
+from advisor.prediction.gain_level import BEND, BENT_PRIOR_SD, PRIOR_SD, GainLevel, fit_gain_level, gain_features
 from advisor.prediction.groups import Gain, Group, grouped
 from advisor.prediction.predictor import Predictor
 
+Array = NDArray[np.float64]
 
-def groups_of(count: int, seed: int = 0) -> list[Group]:
-    """Each of data of its own: classifiers with their own alignment, language models with their own condition number."""
+
+def groups_of(count: int, seed: int = 0, task: str = "classification") -> list[Group]:
+    """Each of data of its own: with its own alignment, or loss of counting."""
     rng = np.random.default_rng(seed)
     found = []
     for i in range(count):
         lr, rows = rng.choice([3e-4, 1e-3, 3e-3]), rng.choice([256, 512, 2048])
-        task = "causal-lm" if i % 3 == 2 else "classification"
-        kernel = {"aligned": rng.uniform(0.0, 0.3), "log_condition": rng.uniform(3.0, 9.0)}
-        own = {"task": task, "log_train_rows": math.log(rows), "log_lr": math.log(lr), **kernel}
         context = {
+            "task": task,
             "log_start": 0.0,
             "log_simulated": -rng.uniform(0.1, 1.5),
+            "log_counted": -rng.uniform(-0.5, 2.0),
+            "aligned": rng.uniform(0.0, 0.3),
             "head_gain": 1.0,
-            **own,
+            "log_train_rows": math.log(rows),
+            "log_lr": math.log(lr),
         }
         found.append(Group(f"data {i}", ["0"], np.zeros(1), np.full(1, -0.5), np.ones(1), context, []))
     return found
@@ -40,21 +44,60 @@ def centre(level: GainLevel, group: Group) -> float:
     return level.of(group.context)[0]
 
 
-def test_gains_known_exactly_are_a_weighted_ridge_regression() -> None:
+def known_exactly(groups: list[Group], latent: Array, bent: bool) -> GainLevel:
+    """Fitted to gains that are known to 3 %."""
+    gains = BEND * np.log1p(np.exp(latent / BEND)) if bent else np.exp(latent)
+    return fit_gain_level(groups, [Gain(float(v), 0.03 * float(v)) for v in gains])
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_gains_known_exactly_are_a_weighted_ridge_regression(bent: bool) -> None:
     """With errors near 0 expectation-maximisation is ridge regression with these priors, at the sd it found."""
-    groups, rng = groups_of(90), np.random.default_rng(1)
-    true = np.array([0.2, 0.6, -0.3, 0.4, 0.3])
-    phi = np.array([gain_features(g.context) for g in groups])
-    log_gain = np.log([expected_gain(g.context) for g in groups]) + phi @ true + 0.3 * rng.normal(size=90)
-    level = fit_gain_level(groups, [Gain(float(v), 0.03 * float(v)) for v in np.exp(log_gain)])
-    left = log_gain - np.log([expected_gain(g.context) for g in groups])
-    precision = phi.T @ phi / level.sd**2 + np.diag(1 / np.square(PRIOR_SD))
-    np.testing.assert_allclose(level.coef, np.linalg.solve(precision, phi.T @ left / level.sd**2), atol=0.05)
+    groups, rng = groups_of(90, task="causal-lm" if bent else "classification"), np.random.default_rng(1)
+    true = np.array([0.2, 0.6, -0.3, 0.9, 0.3] if bent else [0.2, 0.6, -0.3, 0.4])
+    phi = np.array([gain_features(g.context, bent) for g in groups])
+    offset = np.zeros(90) if bent else np.log([expected_gain(g.context) for g in groups])
+    left = phi @ true + 0.3 * rng.normal(size=90)
+    level = known_exactly(groups, offset + left, bent)
+    prior_sd = BENT_PRIOR_SD if bent else PRIOR_SD
+    precision = phi.T @ phi / level.sd**2 + np.diag(1 / np.square(prior_sd))
+    np.testing.assert_allclose(level.coef, np.linalg.solve(precision, phi.T @ left / level.sd**2), atol=0.06)
     np.testing.assert_allclose(level.covariance, np.linalg.inv(precision), rtol=1e-6)
     assert level.sd == pytest.approx(0.3, abs=0.12)
     np.testing.assert_allclose(level.coef, true, atol=0.45)
     other = BayesianRidge().fit(phi[:, 1:], left)  # another program, with priors of its own
     np.testing.assert_allclose(level.coef[1:], other.coef_, atol=0.12)
+
+
+def test_of_a_bent_gain_mean_and_deviation_are_those_of_its_distribution() -> None:
+    """Against draws of g: where gains are large and known well, their log is nearly normal."""
+    groups = groups_of(60, task="causal-lm")
+    phi = np.array([gain_features(g.context, True) for g in groups])
+    level = known_exactly(groups, phi @ np.array([0.5, 0.2, 0.1, 0.9, 0.3]), True)
+    context = {**groups[0].context, "log_counted": -1.5}
+    mean, sd = level.of(context)
+    features = gain_features(context, True)
+    drawn = np.random.default_rng(0).normal(
+        features @ level.coef, math.sqrt(level.sd**2 + features @ level.covariance @ features), 20_000
+    )
+    log_gains = np.log(BEND * np.log1p(np.exp(drawn / BEND)))
+    assert mean == pytest.approx(float(np.median(log_gains)), abs=0.01)
+    assert sd == pytest.approx(float(log_gains.std()), rel=0.1)
+
+
+def test_counting_that_does_worse_than_the_model_says_nothing() -> None:
+    context = groups_of(1, task="causal-lm")[0].context
+    better, level, worse = (gain_features({**context, "log_counted": loss}, True)[3] for loss in (-0.7, 0.0, 3.0))
+    assert (better, level, worse) == (0.7, 0.0, 0.0)
+
+
+def test_groups_of_both_kinds_are_taken_as_of_the_first() -> None:
+    """As where the rows hold few: what language models alone show is then not looked at."""
+    groups = [*groups_of(8), *groups_of(3, seed=1, task="causal-lm")]
+    level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02) for g in groups])
+    model = groups[-1].context
+    assert not level.bent
+    assert level.of({**model, "aligned": 9.0, "log_counted": -9.0}) == level.of(model)
 
 
 def test_a_gain_counts_as_far_as_it_is_known() -> None:
@@ -89,41 +132,25 @@ def test_what_is_far_from_all_groups_is_known_less_well() -> None:
 
 
 def test_an_alignment_beyond_all_seen_counts_as_the_nearest() -> None:
-    """A slope is not carried on: ten times the alignment would be a gain of hundreds of times; so with the condition number."""
+    """A slope is not carried on: ten times the alignment would be a gain of hundreds of times."""
     groups = groups_of(12)
     level = fit_gain_level(groups, [Gain(expected_gain(g.context) * (1 + 3 * g.context["aligned"]), 0.02) for g in groups])
-    usual, seen = groups[0].context, [g.context["aligned"] for g in groups if g.context["task"] != "causal-lm"]
+    usual, seen = groups[0].context, [g.context["aligned"] for g in groups]
     least, most = (level.of({**usual, "aligned": end}) for end in (min(seen), max(seen)))
     assert level.of({**usual, "aligned": 2.0}) == most
     assert level.of({**usual, "aligned": -1.0}) == least
     assert most[0] > least[0]
-    model = next(g.context for g in groups if g.context["task"] == "causal-lm")
-    seen = [g.context["log_condition"] for g in groups if g.context["task"] == "causal-lm"]
-    assert level.of({**model, "log_condition": 99.0}) == level.of({**model, "log_condition": max(seen)})
 
 
-def test_only_tasks_with_a_new_head_know_alignment_and_only_those_without_one_the_condition_number() -> None:
-    classifier, model = (next(g.context for g in groups_of(6) if g.context["task"] == t) for t in ("classification", "causal-lm"))
-    np.testing.assert_array_equal(gain_features(model), gain_features({**model, "aligned": 9.0}))
-    np.testing.assert_array_equal(gain_features(classifier), gain_features({**classifier, "log_condition": 1.0}))
-    assert gain_features({**model, "log_condition": 9.0})[4] > gain_features({**model, "log_condition": 3.0})[4]
-
-
-@pytest.mark.parametrize(
-    ("key", "feature", "task", "usual"),
-    [
-        ("aligned", "adam.alignment", "classification", USUALLY_ALIGNED),
-        ("log_condition", "adam.condition", "causal-lm", USUAL_CONDITION),
-    ],
-)
-def test_rows_whose_context_lacks_it_take_it_from_the_run_of_the_head_alone(
-    key: str, feature: str, task: str, usual: float
-) -> None:
+def test_rows_whose_context_lacks_it_take_alignment_from_the_run_of_the_head_alone() -> None:
     rows = [
-        replace(
-            r, context={**{k: v for k, v in r.context.items() if k != key}, "task": task}, features={**r.features, feature: -5.0}
-        )
+        replace(r, context={k: v for k, v in r.context.items() if k != "aligned"}, features={**r.features, ALIGNMENT: -5.0})
         for r in make_rows(2, 3)
     ]
-    assert grouped(rows)[0].context[key] == 5.0
-    assert grouped([r for r in rows if r.selection != HEAD_ONLY])[0].context[key] == usual
+    assert grouped(rows)[0].context["aligned"] == 5.0
+    assert grouped([r for r in rows if r.selection != HEAD_ONLY])[0].context["aligned"] == USUALLY_ALIGNED
+
+
+def test_rows_whose_context_lacks_it_know_nothing_of_counting() -> None:
+    rows = [replace(r, context={k: v for k, v in r.context.items() if k != "log_counted"}) for r in make_rows(2, 3)]
+    assert all(counted_gain(group.context) == 0 for group in grouped(rows))

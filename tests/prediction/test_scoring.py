@@ -17,13 +17,13 @@ from advisor.core.probe import Probe
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import HEAD_ONLY, all_linear
 from advisor.core.targets import LoraSettings, Selection
-from advisor.prediction.gain import USUAL_CONDITION, USUALLY_ALIGNED
+from advisor.prediction.gain import USUALLY_ALIGNED
 from advisor.prediction.learn import rows_from_runs
 from advisor.prediction.payload import scores_json
 from advisor.prediction.probe_view import probe_context, probe_view, subsample, training_rows
 from advisor.prediction.selection_file import parse_selections
 from advisor.theory.bounds import certificate
-from advisor.theory.features import RELATIVE_SIGMA, all_feature_names, feature_table, recipe_loss
+from advisor.theory.features import all_feature_names, feature_table, recipe_loss
 from advisor.theory.spectrum import Spectrum, alignment
 
 PROBE = make_probe(layers=2)
@@ -347,10 +347,9 @@ def test_context_of_a_probe(task: str) -> None:
     kernels = view.kernels["adam"].of(np.array([[0.0] * 12, [1.0] * 12]))
     head, both = (alignment(kernel, probe.y) for kernel in kernels)
     assert context["aligned"] == pytest.approx(USUALLY_ALIGNED if task == "causal-lm" else both - head)
-    values = np.linalg.eigvalsh(kernels[1])
-    sigma = RELATIVE_SIGMA * values.mean()
-    condition = math.log((values[-1] + sigma) / (values[0] + sigma))
-    assert context["log_condition"] == pytest.approx(condition if task == "causal-lm" else USUAL_CONDITION)
+    assert context["log_counted"] == context["log_start"]  # this probe does not say it
+    counted = probe_context(replace(probe, info={**probe.info, "counted_loss": 0.4}), view, SETTINGS, recipe)
+    assert counted["log_counted"] == pytest.approx(math.log(0.4))
     if task == "classification":
         assert both > head
         probe = replace(probe, labels=np.where(np.arange(40) < 10, 1, 0))
