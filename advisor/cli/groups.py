@@ -116,13 +116,6 @@ class Calibrate(Out, Seed, Pull, Recipe, Lora, Workers, Keep, ModelAndData):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Typed(Checked):
-    """No option, but whether there were any: ``anything`` was typed behind the command's name, be it what holds without it."""
-
-    anything: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tui(Demo, Terminal):
     """Options of ``tui``."""
 
