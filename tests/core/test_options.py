@@ -181,6 +181,7 @@ def test_what_a_probe_has_decided_is_refused_beside_it(named: dict[str, Any], tm
         (options.Recommend, {"effort": "pilot", "confirm": 2}),
         (options.Recommend, {"effort": "runs", "confirm": 0}),
         (options.Recommend, {"demo": True, "data": "d.csv"}),
+        (groups.Calibrate, {"model": "m", "runs": 2, "seeds": 3}),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(group: type[Checked], given: dict[str, Any]) -> None:
