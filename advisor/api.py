@@ -127,7 +127,8 @@ def recommend(given: RecommendArguments) -> Recommended:
         workflow.require_place(folder)
         if given.max_forgetting is not None and given.keep is None and (probed is None or load_probe(probed).keep is None):
             raise BadInput("--max-forgetting needs rows to keep.", "Add --keep, or name a probe that was made with it.")
-        prepared = probe_cache.prepare_for_probe(source, session, how.samples)
+        read = probe_cache.prepare_for_probe if probed is None else probe_cache.prepare_again
+        prepared = read(source, session, how.samples)
         if given.max_forgetting is not None:
             require_ranks(prepared.train.schema.task)
         prepared = with_kept_rows(prepared, given, session)

@@ -36,7 +36,7 @@ from advisor.models.prepare import Prepared
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
-from advisor.probe_cache import made_from, prepare_for_probe
+from advisor.probe_cache import made_from, prepare_again
 from advisor.probing.run import measure_selections
 from advisor.probing.settings import ProbeSettings
 from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
@@ -75,7 +75,7 @@ def measure_candidates(
     """
     made_of, settings = made_from(probe, trust_remote_code)
     source, identity = replace(made_of, model=model), probe.info["identity"]
-    prepared = prepare_for_probe(source, session, settings.samples)
+    prepared = prepare_again(source, session, settings.samples)
     for key, value in (("model", model), ("data", source.data)):
         if prepared.made_of[f"{key}_fingerprint"] != identity[f"{key}_fingerprint"]:
             raise BadInput(f"{value}: not the {key} that was probed.", f"Give the same {key}, or probe again.")
