@@ -16,7 +16,7 @@ from advisor.core.checked import check
 from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
 from advisor.core.events import Session, Stage
 from advisor.core.folders import locked
-from advisor.core.reading import CHECKSUM, check_seal, parse_json, read_bytes, sealed
+from advisor.core.reading import CHECKSUM, check_seal, parse_json, read_bytes, refuse_newer, sealed
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import HEAD_ONLY, distinct, structured_random, target_sets
 from advisor.core.store import read_json, write_json, writing
@@ -207,6 +207,8 @@ def _read_lines(path: Path, kind: type[PlannedFields]) -> list[dict[str, Any]]:
     for number, line in enumerate(complete.splitlines(), 1):
         where, hint = f"{path}, line {number}", "Remove that line; its run is then done again."
         row = parse_json(line, where, "run", hint)
+        if isinstance(row, dict):
+            refuse_newer(row, RUN_SCHEMA, where)
         if not isinstance(row, dict) or row.get("schema") != RUN_SCHEMA:
             raise BadInput(f"{where}: schema is not {RUN_SCHEMA}.", "Use another --out folder.")
         check(kind, row, where, hint)
