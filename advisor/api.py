@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from advisor.core import option_groups, options
 from advisor.core.choices import AUTO, AUTO_BASE
 from advisor.core.errors import BadInput, Interrupted
-from advisor.core.option import changed, options_of, shared, values
+from advisor.core.option import shared, values
 
 if TYPE_CHECKING:
     from advisor import workflow
@@ -109,7 +109,6 @@ def recommend(given: RecommendArguments) -> Recommended:
     from advisor.advice.gentle import require_ranks
     from advisor.core.probe import load_probe
     from advisor.core.recipe import recipe_for
-    from advisor.core.store import is_probe
     from advisor.export.baseline import read_baseline
     from advisor.probing.run import run_probe
     from advisor.probing.usual_torch import usual_torch
@@ -119,9 +118,7 @@ def recommend(given: RecommendArguments) -> Recommended:
             model, data = probe_cache.demo_inputs()
             given = replace(given, demo=False, model=model, data=data)
             session.note("Demo: the embedded MiniLM, and topics of this Python's standard-library docstrings.")
-        probed = Path(given.model) if isinstance(given.model, str | os.PathLike) and is_probe(Path(given.model)) else None
-        if probed is not None:
-            _refuse_beside_probe(given, probed)
+        if (probed := options.probe_of(given)) is not None:
             source, how = probe_cache.made_from(load_probe(probed), given.trust_remote_code)
         else:
             source, how = source_of(given), probe_settings(given)
@@ -130,7 +127,8 @@ def recommend(given: RecommendArguments) -> Recommended:
         workflow.require_place(folder)
         if given.max_forgetting is not None and given.keep is None and (probed is None or load_probe(probed).keep is None):
             raise BadInput("--max-forgetting needs rows to keep.", "Add --keep, or name a probe that was made with it.")
-        prepared = probe_cache.prepare_for_probe(source, session, how.samples)
+        read = probe_cache.prepare_for_probe if probed is None else probe_cache.prepare_again
+        prepared = read(source, session, how.samples)
         if given.max_forgetting is not None:
             require_ranks(prepared.train.schema.task)
         prepared = with_kept_rows(prepared, given, session)
@@ -184,18 +182,6 @@ def with_kept_rows(prepared: Prepared, given: option_groups.Keep, session: Sessi
     from advisor.models.prepare import with_kept
 
     return with_kept(prepared, data_place(given.keep), session)
-
-
-def _refuse_beside_probe(given: options.Recommend, folder: Path) -> None:
-    """What a probe has decided cannot be asked for beside it.
-
-    Raises:
-        BadInput: there is such an option; names it.
-    """
-    free = {"model", "seed", "out", "trust_remote_code"}  # the seed is the search's, trust the user's
-    decided = options_of(options.Probe).keys() - free
-    if named := [option.called for name, option in changed(given).items() if name in decided]:
-        raise BadInput(f"{folder} is a probe, made with its own {', '.join(named)}.", "Leave these out, or name the model.")
 
 
 def source_of(given: option_groups.ModelAndData) -> Source:

@@ -35,6 +35,22 @@ def prepare_for_probe(source: Source, session: Session, samples: int | None) -> 
     return prepare(source, session, train_limit=rows_needed, eval_limit=0)
 
 
+def prepare_again(source: Source, session: Session, samples: int | None) -> Prepared:
+    """What :func:`made_from` says that a probe was made with, as :func:`prepare_for_probe` reads it.
+
+    Raises:
+        BadInput: it is no longer there or cannot be read; says how the probe learns where it lies now.
+    """
+    try:
+        return prepare_for_probe(source, session, samples)
+    except BadInput as error:
+        raise BadInput(
+            f"What the probe was made from cannot be read again: {error.what}",
+            "If model or data moved, run `advisor probe MODEL --data DATA --out PROBE` with the probe's options: it notes where "
+            "they lie now and computes nothing. `advisor score`, `compare` and `explain` need neither.",
+        ) from error
+
+
 def cache_folder(prepared: Prepared, settings: ProbeSettings) -> Path:
     """Where the user's cache keeps this probe, keyed by weights, data and settings; the model need not be loaded."""
     return Path(platformdirs.user_cache_dir(APP)) / "probes" / cache_key(prepared, settings)

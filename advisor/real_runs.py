@@ -30,7 +30,7 @@ from advisor.probing.settings import ProbeSettings
 from advisor.report.words import duration
 from advisor.training.pace import step_seconds
 from advisor.training.runner import PlannedRun
-from advisor.training.runs import FAILED_FILE, calibrate, plan_runs, read_failures
+from advisor.training.runs import FAILED_FILE, calibrate, claim, plan_runs, read_failures
 from advisor.training.workers import import_ray
 
 FORGETTING_FILE = "forgetting.json"
@@ -112,7 +112,7 @@ def calibrate_folder(
     probe: Probe | None = None,
     keep: str | None = None,
 ) -> tuple[Path | None, int]:
-    """Real runs into ``out/runs.jsonl``, a probe into ``out/probe`` unless one is given, and rows into the user's data folder.
+    """A probe into ``out/probe`` unless one is given, real runs into ``out/runs.jsonl``, and rows into the user's data folder.
 
     With rows to ``keep``, what was predicted and measured of them goes into ``out/forgetting.json``.
 
@@ -134,11 +134,14 @@ def calibrate_folder(
         prepared = with_kept(prepared, keep, session)
         assert prepared.kept is not None
         made_of["keep_fingerprint"] = prepared.kept.fingerprint
-    loaded = prepared.loaded
-    recipe = recipe_for(loaded.task)
+    recipe = recipe_for(prepared.loaded.task)
     if recipe.pull:
         session.note("Runs with a pull become no calibration rows: predictions are for training without one.")
-    planned = plan_runs(loaded.targets, loaded.qv_roles(), settings, runs=runs, seeds=seeds, seed=source.seed)
+    claim(source, recipe, out, session, eval_rows=eval_rows, made_of=made_of)
+    if probe is None:
+        probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
+    roles = probe.info["qv_roles"]
+    planned = plan_runs(probe.targets, probe.learning, roles, settings, runs=runs, seeds=seeds, seed=source.seed)
     options: dict[str, Any] = {"eval_rows": eval_rows, "made_of": made_of, "workers": workers, "ray": ray, "keep": keep}
     runs_done = calibrate(source, planned, recipe, out, session, **options)
     if failed := [error for key, error in read_failures(out).items() if key in {run.key for run in planned}]:
@@ -147,8 +150,6 @@ def calibrate_folder(
         session.warn(
             f"{len(failed)} of {len(planned)} runs failed and are left out; to try them again, delete {out / FAILED_FILE}."
         )
-    if probe is None:
-        probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
     if (found := forgetting_of(runs_done, probe)) is not None and not recipe.pull:
         _write_forgetting(found, out / FORGETTING_FILE, session)
     if recipe.pull:

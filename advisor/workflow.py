@@ -20,7 +20,7 @@ from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.folders import require_ours, write_files
 from advisor.core.probe import Probe
-from advisor.core.reading import check_seal, sealed
+from advisor.core.reading import check_seal, refuse_newer, sealed
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.store import json_text, read_json
 from advisor.core.targets import LoraSettings, Selection
@@ -36,12 +36,12 @@ from advisor.models.prepare import Prepared
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
-from advisor.probe_cache import made_from, prepare_for_probe
+from advisor.probe_cache import made_from, prepare_again
 from advisor.probing.run import measure_selections
 from advisor.probing.settings import ProbeSettings
 from advisor.report.confirmation import confirm_entry, confirm_table, confirmed
 from advisor.report.html import report_html
-from advisor.report.payload import RecommendationFile, ResolvedEntry, format_entry, recommendation_file
+from advisor.report.payload import RECOMMENDATION_SCHEMA, RecommendationFile, ResolvedEntry, format_entry, recommendation_file
 from advisor.report.tables import PICK, TextTable, report_markdown, tables
 from advisor.report.verdict import answer, kept, short_verdict, verdict
 from advisor.results import Recommended
@@ -75,7 +75,7 @@ def measure_candidates(
     """
     made_of, settings = made_from(probe, trust_remote_code)
     source, identity = replace(made_of, model=model), probe.info["identity"]
-    prepared = prepare_for_probe(source, session, settings.samples)
+    prepared = prepare_again(source, session, settings.samples)
     for key, value in (("model", model), ("data", source.data)):
         if prepared.made_of[f"{key}_fingerprint"] != identity[f"{key}_fingerprint"]:
             raise BadInput(f"{value}: not the {key} that was probed.", f"Give the same {key}, or probe again.")
@@ -362,6 +362,7 @@ def export_formats(
     """
     where = recommendation / JSON_FILE
     shown = read_json(where, "recommendation")
+    refuse_newer(shown, RECOMMENDATION_SCHEMA, str(where))
     hint = "Delete it and run `advisor recommend` again."
     check(RecommendationFields, shown, str(where), hint)
     check_seal(shown, str(where), hint)

@@ -130,7 +130,7 @@ def confirm(
 
     scorer = opened.scorer
     source, probed = probe_cache.made_from(opened.probe, inputs.trust_remote_code)
-    prepared = probe_cache.prepare_for_probe(source, session, probed.samples)
+    prepared = probe_cache.prepare_again(source, session, probed.samples)
     prepared.loaded.require_in_memory()
     made_of = dict(prepared.made_of)
     del prepared  # the runs load their own

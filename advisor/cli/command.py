@@ -9,7 +9,6 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from advisor.cli.groups import Typed
 from advisor.core import option as kinds
 from advisor.core.option import REQUIRED, Checked, Option, options_of
 from advisor.core.option_groups import PANELS
@@ -19,15 +18,13 @@ METAVARS = {kinds.WHOLE: "INTEGER", kinds.REAL: "NUMBER", kinds.PATH: "PATH"}
 
 
 def add_command(app: typer.Typer, function: Callable[..., int | None], name: str | None = None) -> None:
-    """Makes a command of a function whose parameters are groups of options, or :class:`Typed`; what it returns is the exit
-    code, None: 0."""
+    """Makes a command of a function whose parameters are groups of options, which are given what is typed; what it returns is
+    the exit code, None: 0."""
     groups = groups_of(function)
 
     def run(context: typer.Context, **given: Any) -> int | None:
         def made(group: type[Checked]) -> Checked:
-            if group is Typed:
-                return Typed(anything=any(_is_typed(context, name) for name in given))
-            return group(**{name: given[name] for name in options_of(group)})
+            return group(**{name: given[name] for name in options_of(group) if _is_typed(context, name)})
 
         return function(*map(made, groups))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from advisor.core.amounts import read_budget
 from advisor.core.choices import FORMAT_NAMES
+from advisor.core.errors import BadInput
 from advisor.core.option import REQUIRED, Checked, flag, path, text, whole
 from advisor.core.option_groups import (
     MOST_ROWS,
@@ -114,12 +115,10 @@ class Calibrate(Out, Seed, Pull, Recipe, Lora, Workers, Keep, ModelAndData):
         panel=RUNS,
     )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Typed(Checked):
-    """No option, but whether there were any: ``anything`` was typed behind the command's name, be it what holds without it."""
-
-    anything: bool
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.runs < self.seeds:
+            raise BadInput(f"--runs {self.runs} is less than one selection at {self.seeds} seeds.", "Raise --runs.")
 
 
 @dataclass(frozen=True, kw_only=True)

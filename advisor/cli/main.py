@@ -43,11 +43,10 @@ def _run(arguments: list[str]) -> int:
     # PEFT imports bitsandbytes where it is installed, which misses a kernel for inference that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if arguments[:1] == ["tui"] and len(arguments) <= 2 and not any(text.startswith("-") for text in arguments):
-        from advisor.cli.groups import Tui, Typed
+        from advisor.cli.groups import Tui
         from advisor.cli.terminal import tui
 
-        typed = Typed(anything=bool(arguments[1:]))
-        return tui(Tui(*arguments[1:]), typed)  # typer takes a third of the time to the first paint to find out as much
+        return tui(Tui(*arguments[1:]))  # typer takes a third of the time to the first paint to find out as much
     from advisor.cli.app import app
 
     code = app(standalone_mode=False) or 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from advisor.cli import groups, terminal
 from advisor.cli.show import say, say_json, say_report
 from advisor.core import option_groups, options
-from advisor.core.option import part, values
+from advisor.core.option import given_to, part, values
 
 if TYPE_CHECKING:
     from advisor.core.recipe import TrainingRecipe
@@ -23,7 +23,7 @@ def recommend(given: options.Recommend, ending: groups.Ending) -> int | None:
     from advisor.report.console import console_session
 
     with console_session(short=not ending.verbose) as session:
-        result = api.recommend(**values(given), session=session)
+        result = api.recommend(**given_to(given), session=session)
     if ending.as_json:
         say_json(result.json)
     elif not ending.verbose:
@@ -43,7 +43,7 @@ def probe(given: options.Probe, printed: groups.Json) -> None:
     from advisor.report.console import console_session
 
     with console_session() as session:
-        result = api.probe(**values(given), session=session)
+        result = api.probe(**given_to(given), session=session)
     if printed.as_json:
         say_json(result.as_dict())
     else:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advisor.cli import groups
 from advisor.core import options
 from advisor.core.errors import BadInput
-from advisor.core.option import changed, options_of, part
+from advisor.core.option import given_to, options_of, part
 
 if TYPE_CHECKING:
     from advisor.core.option import Checked
 
 
-def tui(given: groups.Tui, typed: groups.Typed) -> int:
+def tui(given: groups.Tui) -> int:
     """Explore a probe, or make one, in the terminal. Without arguments Setup is as the last session left it."""
     if not has_terminal():
         raise BadInput("The terminal interface needs a terminal.", "Use `advisor recommend` or `advisor explain` instead.")
-    return open_interface(part(given, options.Terminal) if typed.anything else None, demo=given.demo)
+    return open_interface(part(given, options.Terminal) if given_to(given) else None, demo=given.demo)
 
 
 def has_terminal() -> bool:
@@ -36,12 +35,11 @@ def open_interface(asked: options.Terminal | None, demo: bool = False, start: bo
     import gc
     from dataclasses import replace
 
-    from advisor.core.store import is_probe
-
+    probe = None if asked is None else options.probe_of(asked)
     gc.disable()  # until the first paint, which comes sooner by a tenth; the app enables it again
     from tui.main import run
 
-    if asked is not None and asked.model is not None and is_probe(probe := Path(asked.model)):
+    if asked is not None and probe is not None:
         return run(replace(asked, model=None), probe_folder=probe, demo=demo, writes=writes)
     return run(asked, start=start, demo=demo, writes=writes)
 
@@ -53,7 +51,8 @@ def refuse_beside_tui(given: Checked, printed: groups.Ending) -> None:
         BadInput: there is such an option; names it.
     """
     known = {*options_of(groups.Tui), "in_tui", "verbose"}
-    beyond = [option.called for name, option in {**changed(given), **changed(printed)}.items() if name not in known]
+    named = {**options_of(type(given)), **options_of(type(printed))}
+    beyond = [named[name].called for name in {**given_to(given), **given_to(printed)} if name not in known]
     rank = getattr(given, "rank", None)
     if isinstance(rank, str):
         beyond.append(f"--rank {rank}")

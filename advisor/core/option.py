@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from advisor.core.amounts import comma_hint, read_number
 from advisor.core.errors import BadInput
@@ -201,11 +201,17 @@ def place(default: str | None, help: str, **rest: Any) -> Any:
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of all groups: every value is checked when an object is made.
+    """Base of all groups: every value is checked when an object is made, which remembers what it was given (:func:`given_to`).
 
     Raises:
         BadInput: an option has a value that it does not take.
     """
+
+    def __new__(cls, *given: Any, **named: Any) -> Self:
+        made = super().__new__(cls)
+        by_place = [each.name for each in fields(cls) if not each.kw_only]
+        object.__setattr__(made, "_given", frozenset([*by_place[: len(given)], *named]))
+        return made
 
     def __post_init__(self) -> None:
         for name, option in options_of(type(self)).items():
@@ -240,16 +246,12 @@ def shared(given: Checked, kind: type[Any]) -> dict[str, Any]:
     return {each.name: getattr(given, each.name) for each in fields(kind) if each.name in options_of(type(given))}
 
 
-def part(given: Checked, group: type[Group], **changes: Any) -> Group:
-    """A group made of what ``given`` has of its options."""
-    return group(**{**values(given, group), **changes})
+def part(given: Checked, group: type[Group]) -> Group:
+    """A group made of what ``given`` was given of its options."""
+    return group(**{name: value for name, value in given_to(given).items() if name in options_of(group)})
 
 
-def changed(given: Checked) -> dict[str, Option]:
-    """The options of ``given`` that are not at their defaults."""
-    return {
-        name: option
-        for name, option in options_of(type(given)).items()
-        if (value := getattr(given, name)) is not None
-        and (option.default in (None, REQUIRED) or value != option.check(option.default))
-    }
+def given_to(made: Checked) -> dict[str, Any]:
+    """The options that an object was made with, by name, also at what holds without them; None is as good as not given."""
+    given: frozenset[str] = made._given  # type: ignore[attr-defined]
+    return {name: value for name, value in values(made).items() if name in given and value is not None}

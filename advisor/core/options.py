@@ -7,13 +7,14 @@ object of it can be handed to whatever wants one of the groups.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from advisor.core.choices import AUTO, PREDICTED
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
-from advisor.core.option import path, whole
+from advisor.core.option import given_to, options_of, path, whole
 from advisor.core.option_groups import (
     LORA,
     MOST_RANK,
@@ -37,6 +38,7 @@ from advisor.core.option_groups import (
     Seed,
     Strategy,
 )
+from advisor.core.store import is_probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,21 @@ class Terminal(Seed, Scoring, Confirm, Strategy, Ceiling, Budget, Keep, Probing,
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Seed, Scoring, Baseline, Budget):
     """What target sets are compared at."""
+
+
+def probe_of(given: ModelOrProbe) -> Path | None:
+    """The folder of a probe that is named in place of a model; None: a model is, or nothing.
+
+    Raises:
+        BadInput: what the probe has decided is asked for beside it; names it.
+    """
+    if not isinstance(given.model, str | os.PathLike) or not is_probe(Path(given.model)):
+        return None
+    free = {"model", "seed", "out", "trust_remote_code"}  # the seed is the search's, trust the user's
+    decided = options_of(Probe).keys() - free
+    if named := [option.called for name, option in options_of(type(given)).items() if name in decided & given_to(given).keys()]:
+        raise BadInput(f"{given.model} is a probe, made with its own {', '.join(named)}.", "Leave these out, or name the model.")
+    return Path(given.model)
 
 
 def out_of(given: Out, default: str | Path | None = None) -> Path:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from advisor.core.errors import BadInput, NotFinite
-from advisor.core.reading import CHECKSUM, check_regular, check_seal, sealed
+from advisor.core.reading import CHECKSUM, check_regular, check_seal, refuse_newer, sealed
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.store import PROBE_FILE, read_json, replacing, write_json
 from advisor.core.targets import Target
@@ -204,6 +204,7 @@ def load_probe(folder: Path) -> Probe:
 
     where, path = folder / PROBE_FILE, folder / BLOCKS_FILE
     info = read_json(where, "probe", PROBE_AGAIN)
+    refuse_newer(info, PROBE_SCHEMA, str(where))
     if info.get("schema") != PROBE_SCHEMA:
         raise BadInput(f"{where}: schema is {info.get('schema')!r:.60}, this version reads {PROBE_SCHEMA}.", PROBE_AGAIN)
     content = check(ProbeFile, info, str(where), PROBE_AGAIN)

@@ -145,6 +145,17 @@ def check_seal(content: Mapping[str, Any], where: str, hint: str) -> None:
         raise BadInput(f"{where}: {CHECKSUM} does not match the content, so the file is damaged or was edited.", hint)
 
 
+def refuse_newer(content: Mapping[str, Any], known: int, where: str) -> None:
+    """What a newer version wrote is sound, and nothing to be deleted; ``known`` is the latest ``schema`` of this one.
+
+    Raises:
+        BadInput: its schema is a later one.
+    """
+    schema = content.get("schema")
+    if type(schema) is int and schema > known:
+        raise BadInput(f"{where}: a newer version of the advisor wrote it.", "Update this one.")
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

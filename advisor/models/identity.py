@@ -51,7 +51,7 @@ def model_fingerprint(name: str, revision: str | None, quantised: str | None) ->
         name: folder, or hub id whose files are in the hub's cache. revision: commit of the hub model.
 
     Raises:
-        BadInput: a file cannot be read, or the name is neither a folder nor a hub id.
+        BadInput: a file cannot be read, or there is none: the name is neither a model's folder nor a hub id in the cache.
     """
     folder = Path(name)
     made_of: list[object] = [quantised]
@@ -63,5 +63,8 @@ def model_fingerprint(name: str, revision: str | None, quantised: str | None) ->
         folder = Path(config).parent if isinstance(config, str) else folder
         if not any(folder.glob("*.safetensors")):  # converted by the hub, and kept in a snapshot of its own
             made_of += [name, revision]
-    made_of += [[path.relative_to(folder).as_posix(), file_hash(path)] for path in model_files(folder)]
+    files = model_files(folder)
+    if not files:
+        raise BadInput(f"{name}: no file of a model is there.", "Give a model folder or a hub id such as org/name.")
+    made_of += [[path.relative_to(folder).as_posix(), file_hash(path)] for path in files]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

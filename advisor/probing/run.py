@@ -193,7 +193,7 @@ def _check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
     if different:
         raise BadInput(
             f"{folder}: holds a probe with another {' and '.join(different).replace('_', ' ')}.",
-            "Choose another folder, or remove this one.",
+            "Choose another folder for a new probe.",
         )
 
 

@@ -16,7 +16,7 @@ from advisor.core.checked import check
 from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory
 from advisor.core.events import Session, Stage
 from advisor.core.folders import locked
-from advisor.core.reading import CHECKSUM, check_seal, parse_json, read_bytes, sealed
+from advisor.core.reading import CHECKSUM, check_seal, parse_json, read_bytes, refuse_newer, sealed
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import HEAD_ONLY, distinct, structured_random, target_sets
 from advisor.core.store import read_json, write_json, writing
@@ -34,6 +34,7 @@ DEFAULT_BUDGETS = (0.07, 0.18, 0.36)
 
 def plan_runs(
     targets: Sequence[Target],
+    learning: Sequence[Target],
     qv_roles: Sequence[str],
     settings: LoraSettings,
     *,
@@ -45,15 +46,11 @@ def plan_runs(
     """Head-only, the common target sets, then structured-random selections at ``budgets`` in turn.
 
     Args:
+        learning: those of the targets that learn, of which alone random selections are made, as picks are.
         runs: selections × seeds, rounded down to whole selections.
         budgets: shares of the LoRA parameters of all adaptable modules.
-
-    Raises:
-        BadInput: fewer runs than one selection needs.
     """
     count = runs // seeds
-    if count < 1:
-        raise BadInput(f"--runs {runs} is less than one selection at {seeds} seeds.", "Raise --runs.")
     total = sum(t.lora_params(settings.rank) for t in targets)
     rng = np.random.default_rng(seed)
     selections = [Selection(HEAD_ONLY, ()), *target_sets(targets, qv_roles)]
@@ -62,8 +59,20 @@ def plan_runs(
             break
         share = budgets[draw % len(budgets)]
         name = f"random {share:.0%} #{draw // len(budgets)}"
-        selections = distinct([*selections, structured_random(targets, int(share * total), settings.rank, rng, name)])
+        selections = distinct([*selections, structured_random(learning, int(share * total), settings.rank, rng, name)])
     return [PlannedRun(selection, settings, run_seed) for run_seed in range(seeds) for selection in selections[:count]]
+
+
+def claim(
+    source: Source, recipe: TrainingRecipe, out: Path, session: Session, *, eval_rows: int, made_of: Mapping[str, str]
+) -> None:
+    """See that ``out`` is for the runs that :func:`calibrate` would do with the same arguments, before the work.
+
+    Raises:
+        BadInput, Interrupted: as :func:`calibrate`.
+    """
+    with locked(out, session):
+        _check_identity(out / "calibration.json", _identity(source, recipe, eval_rows, made_of), session)
 
 
 def calibrate(
@@ -113,8 +122,7 @@ def _calibrate(
     ray: str | None,
     keep: str | None,
 ) -> list[dict[str, Any]]:
-    identity = {"source": source.as_dict(), "recipe": recipe.as_dict(), "eval_rows": eval_rows, "made_of": dict(made_of)}
-    _check_identity(out / "calibration.json", identity, session)
+    _check_identity(out / "calibration.json", _identity(source, recipe, eval_rows, made_of), session)
     done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
     todo = [run for run in planned if run.key not in done]
     stage = Stage(session, "Real LoRA runs", len(planned), len(planned) - len(todo))
@@ -199,6 +207,8 @@ def _read_lines(path: Path, kind: type[PlannedFields]) -> list[dict[str, Any]]:
     for number, line in enumerate(complete.splitlines(), 1):
         where, hint = f"{path}, line {number}", "Remove that line; its run is then done again."
         row = parse_json(line, where, "run", hint)
+        if isinstance(row, dict):
+            refuse_newer(row, RUN_SCHEMA, where)
         if not isinstance(row, dict) or row.get("schema") != RUN_SCHEMA:
             raise BadInput(f"{where}: schema is not {RUN_SCHEMA}.", "Use another --out folder.")
         check(kind, row, where, hint)
@@ -208,6 +218,11 @@ def _read_lines(path: Path, kind: type[PlannedFields]) -> list[dict[str, Any]]:
         if same != plain:
             raise BadInput(f"{where}: it is of the run of line {first}, and says something else.", "Remove one of the two lines.")
     return [row for _, row in rows.values()]
+
+
+def _identity(source: Source, recipe: TrainingRecipe, eval_rows: int, made_of: Mapping[str, str]) -> dict[str, Any]:
+    """What all runs of a folder share."""
+    return {"source": source.as_dict(), "recipe": recipe.as_dict(), "eval_rows": eval_rows, "made_of": dict(made_of)}
 
 
 def _check_identity(path: Path, identity: Mapping[str, Any], session: Session) -> None:

@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import Any, TypeVar
 
 from advisor.core.errors import AdvisorError, BadInput, NotFinite, OutOfMemory, how_to_install
@@ -108,6 +109,21 @@ def _do(item: Any) -> Any:
     return _work(item)
 
 
+_main_is_away = threading.Lock()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes started meanwhile do not run the caller's script again, as Python has them do; nothing of it is needed there."""
+    with _main_is_away:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes started meanwhile never see SIGINT; ours comes late."""
@@ -142,7 +158,7 @@ def processes(work: Work, count: int) -> Iterator[Submit]:
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=given)
 
     def submit(item: Any) -> Future[Any]:
-        with _without_interrupts():
+        with _without_interrupts(), _without_main():
             return pool.submit(_do, item)
 
     try:

@@ -13,6 +13,7 @@ from command import write_data
 from safetensors.torch import load_file, save_file
 
 import advisor
+from advisor.core.errors import BadInput
 from advisor.core.events import Note, Session, Warn
 from advisor.core.probe import load_probe
 from advisor.models.load import load_model
@@ -118,3 +119,22 @@ def test_a_probe_with_relative_paths_is_used_from_anywhere(
     assert there.json["peft"]["base_model_name_or_path"] == str(tmp_path / "here" / "model")
     shutil.copytree(bert, tmp_path / "there" / "model")  # one of that name here goes first
     assert load_probe(tmp_path / "here" / "probe").path_now("model") == "model"
+
+
+@pytest.mark.parametrize("gone", ["model", "rows.csv"])
+def test_what_a_probe_was_made_from_and_is_gone_is_told_where_it_lies_now(
+    gone: str, bert: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name without a folder may be one on the hub, and was taken for another model."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bert, "model")
+    shutil.copy(data, "rows.csv")
+    advisor.probe("model", "rows.csv", samples=SAMPLES, out="probe", session=Session())
+    now = f"moved-{gone}"
+    Path(gone).rename(now)
+    for runs in (0, 1):
+        with pytest.raises(BadInput, match=f"cannot be read again: .*{gone}.*advisor probe MODEL --data DATA --out PROBE"):
+            advisor.recommend("probe", confirm=runs, session=Session())
+    names = [now if name == gone else name for name in ("model", "rows.csv")]
+    advisor.probe(*names, samples=SAMPLES, out="probe", session=Session())
+    assert advisor.recommend("probe", session=Session()).target_modules

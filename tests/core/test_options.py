@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from advisor.core import option_groups, options
 from advisor.core.amounts import read_budget
 from advisor.core.choices import FORMAT_NAMES
 from advisor.core.errors import BadInput
-from advisor.core.option import REQUIRED, Checked, Option, changed, options_of, part, shared, values
+from advisor.core.option import REQUIRED, Checked, Option, given_to, options_of, part, shared, values
 
 GROUPS = [
     kind
@@ -148,8 +149,25 @@ def test_an_object_is_checked_when_it_is_made_and_holds_plain_values() -> None:
     found = options.Recommend("m", "d", text_column="a,b", format="trl, peft", rank="auto", alpha=np.float32(4), seed=np.int64(3))
     assert (found.text_columns, found.formats, found.rank, found.alpha, found.seed) == (("a,b",), ("trl", "peft"), "auto", 4.0, 3)
     assert (type(found.alpha), type(found.seed)) == (float, int)
-    assert set(changed(found)) == {"model", "data", "text_column", "seed", "rank", "alpha", "format"}
-    assert changed(options.Recommend(rank="8", alpha=16, format=["peft"], text_column=[])) == {}
+    assert set(given_to(found)) == {"model", "data", "text_column", "seed", "rank", "alpha", "format"}
+
+
+def test_what_was_given_is_known_also_at_what_holds_without_it() -> None:
+    found = options.Recommend("m", rank="8", head="probed", load_in_4bit=False, text_column=[], samples=None)
+    assert given_to(found) == {"model": "m", "rank": 8, "head": "probed", "load_in_4bit": False}
+    assert given_to(part(found, options.Terminal)) == given_to(found)
+    assert given_to(options.Recommend()) == {}
+
+
+@pytest.mark.parametrize("named", [{"samples": 128}, {"head": "probed"}, {"task": "auto"}, {"load_in_8bit": False}, {"keep": []}])
+def test_what_a_probe_has_decided_is_refused_beside_it(named: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "probe.json").write_text("{}", encoding="utf-8")
+    free = {"seed": 0, "trust_remote_code": False, "budget": "25%"}
+    assert options.probe_of(options.Recommend(tmp_path, **free)) == tmp_path
+    assert options.probe_of(options.Recommend("m", **named)) is None
+    for kind in (options.Recommend, options.Terminal):
+        with pytest.raises(BadInput, match=f"is a probe, made with its own --{next(iter(named)).replace('_', '-')}\\."):
+            options.probe_of(kind(tmp_path, **free, **named))
 
 
 @pytest.mark.parametrize(
@@ -163,6 +181,7 @@ def test_an_object_is_checked_when_it_is_made_and_holds_plain_values() -> None:
         (options.Recommend, {"effort": "pilot", "confirm": 2}),
         (options.Recommend, {"effort": "runs", "confirm": 0}),
         (options.Recommend, {"demo": True, "data": "d.csv"}),
+        (groups.Calibrate, {"model": "m", "runs": 2, "seeds": 3}),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(group: type[Checked], given: dict[str, Any]) -> None:
@@ -181,7 +200,7 @@ def test_effort_says_how_many_real_runs(given: dict[str, Any], runs: int) -> Non
 def test_groups_are_parts_of_a_command() -> None:
     asked = options.Recommend("m", "d", lr=1e-4, rank=4)
     assert values(asked, option_groups.Recipe) == {"train_rows": None, "epochs": None, "lr": 1e-4, "batch_size": None}
-    assert part(asked, option_groups.Lora, alpha=2) == option_groups.Lora(rank=4, alpha=2)
+    assert part(asked, option_groups.Lora) == option_groups.Lora(rank=4)
     assert shared(asked, Option) == {}
 
 

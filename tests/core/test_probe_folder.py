@@ -155,7 +155,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a list": ("probe.json", lambda p: p.write_text("[1, 2]")),
     "not text": ("probe.json", lambda p: p.write_bytes(bytes(range(256)))),
     "foreign JSON": ("probe.json", lambda p: p.write_text('{"model_type": "bert"}')),
-    "another schema": ("probe.json", lambda p: edit(p, schema=99)),
+    "another schema": ("probe.json", lambda p: edit(p, schema=0)),
     "no targets": ("probe.json", lambda p: edit(p, targets=None)),
     "garbled targets": ("probe.json", lambda p: edit(p, targets=[{"name": "x"}])),
     "targets are numbers": ("probe.json", lambda p: edit(p, targets=[1, 2])),

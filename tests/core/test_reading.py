@@ -18,7 +18,11 @@ from advisor.core import file_hash as module
 from advisor.core.checked import Alpha, Count, Name, Rank, Written, check
 from advisor.core.errors import BadInput
 from advisor.core.file_hash import file_hash
+from advisor.core.probe import load_probe
 from advisor.core.reading import check_seal, checksum, parse_json, parse_yaml, read_bytes, sealed
+from advisor.core.store import PROBE_FILE
+from advisor.training.runs import RUNS_FILE, read_runs
+from advisor.workflow import JSON_FILE, export_formats
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -177,3 +181,17 @@ def test_a_file_changed_just_now_is_not_remembered(tmp_path: Path, monkeypatch: 
     (tmp_path / "weights").write_bytes(b"a" * 100)
     file_hash(tmp_path / "weights")
     assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_what_a_newer_version_wrote_is_not_called_damaged(tmp_path: Path) -> None:
+    """Else its owner would be told to delete it."""
+    (tmp_path / PROBE_FILE).write_text('{"schema": 2}', encoding="utf-8")
+    (tmp_path / JSON_FILE).write_text('{"schema": 2}', encoding="utf-8")
+    (tmp_path / RUNS_FILE).write_text('{"schema": 2}\n', encoding="utf-8")
+    for name, read in (
+        (PROBE_FILE, load_probe),
+        (RUNS_FILE, read_runs),
+        (JSON_FILE, lambda folder: export_formats(folder, ["peft"], folder)),
+    ):
+        with pytest.raises(BadInput, match=rf"{name}.*: a newer version of the advisor wrote it\. Update this one\."):
+            read(tmp_path)

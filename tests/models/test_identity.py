@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from advisor.core.errors import BadInput
 from advisor.models.identity import model_fingerprint
 
 FILES = {
@@ -76,3 +77,10 @@ def test_a_hub_model_is_identified_by_its_snapshot(folder: Path, tmp_path: Path,
     assert model_fingerprint("org/name", commit, None) == model_fingerprint(str(folder), None, None)
     (snapshot / "config.json").write_text(json.dumps({"hidden_act": "relu"}))
     assert model_fingerprint("org/name", commit, None) != model_fingerprint(str(folder), None, None)
+
+
+@pytest.mark.parametrize("name", ["moved", "org/moved", "{there}", "{there}/moved"])
+def test_what_is_not_there_is_no_model(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(BadInput, match=r"no such folder|no file of a model"):
+        model_fingerprint(name.format(there=tmp_path / "there"), None, None)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import oracle
@@ -20,7 +21,7 @@ from fakes import bert_targets, one_thread, run_row
 from advisor.core.errors import AdvisorError, BadInput, Interrupted, NotFinite, OutOfMemory
 from advisor.core.events import Event, Progress, Session, Warn
 from advisor.core.recipe import TrainingRecipe
-from advisor.core.selections import HEAD_ONLY, target_sets
+from advisor.core.selections import HEAD_ONLY
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models.prepare import Source, prepare
 from advisor.prediction.calibration_rows import load_rows
@@ -44,52 +45,19 @@ QV = ("query", "value")
 
 
 def plan(runs: int, **options: Any) -> list[PlannedRun]:
-    return plan_runs(TARGETS, QV, SETTINGS, runs=runs, **options)
+    return plan_runs(TARGETS, TARGETS, QV, SETTINGS, runs=runs, **options)
 
 
-def test_plan_starts_with_the_head_and_the_recipes() -> None:
-    named = [HEAD_ONLY, *(s.name for s in target_sets(TARGETS, QV))]
-    planned = plan(30)
-    assert [p.selection.name for p in planned[: len(named)]] == named
-    assert planned[0].selection.targets == ()
-    assert len(planned) == 30
-    assert len({p.selection.targets for p in planned}) == 30
-    assert len({p.key for p in planned}) == 30
-    total = sum(t.lora_params(4) for t in TARGETS)
-    for p in planned[len(named) :]:
-        share = float(p.selection.name.split()[1].rstrip("%")) / 100
-        assert p.selection.params(TARGETS, 4) <= share * total + 1
-        assert p.selection.params(TARGETS, 4) > 0.3 * share * total
-    names = [p.selection.name for p in planned[len(named) :]]
-    assert {n.split()[1] for n in names} == {"7%", "18%", "36%"}
+def test_another_folder_is_refused_before_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from advisor import real_runs
 
-
-def test_few_runs_are_a_prefix_of_many() -> None:
-    assert [p.key for p in plan(12)] == [p.key for p in plan(30)][:12]
-    assert [p.selection.name for p in plan(2)] == [HEAD_ONLY, "all-linear"]
-
-
-def test_seeds_repeat_every_selection() -> None:
-    planned = plan(20, seeds=2)
-    first, second = planned[:10], planned[10:]
-    assert [p.seed for p in planned] == [0] * 10 + [1] * 10
-    assert [p.selection for p in first] == [p.selection for p in second]
-    assert len({p.key for p in planned}) == 20
-    assert len(plan(21, seeds=2)) == 20
-    assert plan(20) == plan(20)
-    assert plan(20, seed=1)[:8] == plan(20)[:8]
-    assert plan(20, seed=1)[12:] != plan(20)[12:]
-
-
-def test_a_small_model_runs_out_of_selections() -> None:
-    small = plan_runs(bert_targets(1), QV, SETTINGS, runs=500)
-    assert 10 < len(small) < 2**6
-    assert len({p.selection.targets for p in small}) == len(small)
-
-
-def test_too_few_runs() -> None:
-    with pytest.raises(BadInput, match="--runs 1"):
-        plan(1, seeds=2)
+    loaded = SimpleNamespace(made_of={}, loaded=SimpleNamespace(task="classification"))
+    monkeypatch.setattr(real_runs, "prepare", lambda *_, **__: loaded)
+    (tmp_path / RUNS_FILE).write_text("mine", encoding="utf-8")
+    options: dict[str, Any] = {"train_rows": 8, "runs": 4, "seeds": 1, "workers": 1, "eval_rows": 6}
+    with pytest.raises(BadInput, match="belongs to no runs of ours"):
+        real_runs.calibrate_folder(SOURCE, SETTINGS, lambda task: RECIPE, tmp_path, Session(), **options)
+    assert [path.name for path in tmp_path.iterdir()] == [RUNS_FILE]
 
 
 def test_key_tells_runs_apart() -> None:
@@ -523,7 +491,7 @@ def test_a_cluster_gives_the_rows_that_processes_give(
     path, _ = oracle.write_rows(tmp_path, "binary")
     source = Source(str(tiny_model("llama")), str(path), eval_data=str(path), device="cpu")
     model = prepare(source, Session(), train_limit=8, eval_limit=0).loaded
-    planned = plan_runs(model.targets, model.qv_roles(), SETTINGS, runs=5)
+    planned = plan_runs(model.targets, model.targets, model.qv_roles(), SETTINGS, runs=5)
     recipe = TrainingRecipe(train_rows=8, epochs=1, batch_size=4)
     found = []
     for ray in (None, "local"):

@@ -184,6 +184,16 @@ if __name__ == "__main__":
 """
 
 
+def test_a_script_is_not_run_again(tmp_path: Path) -> None:
+    """As Python's own processes would, in a script whose work is not under ``if __name__ == "__main__"``."""
+    script = "from advisor.training.workers import processes\nwith processes(abs, 1) as submit:\n    print(submit(-3).result(60))"
+    (tmp_path / "script.py").write_text(f"{script}\nimport __main__\nprint(__main__.__file__)\n")
+    command = [sys.executable, str(tmp_path / "script.py")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["3", str(tmp_path / "script.py")], done.stderr
+
+
 def session_of(leader: int) -> list[str]:
     """Living processes of the session that ``leader`` began."""
     found = []

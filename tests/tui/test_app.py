@@ -458,6 +458,17 @@ def test_the_last_session_is_asked_again_where_nothing_else_is(
     assert app.probe_folder == (tmp_path if "PROBE" in command else None)  # opened, not probed
 
 
+@pytest.mark.parametrize("command", [["tui", "PROBE"], ["recommend", "PROBE", "--tui"]], ids=" ".join)
+@pytest.mark.parametrize("option", ["--samples 128", "--data d", "--head probed"])
+def test_what_a_probe_has_decided_is_refused_beside_it(
+    command: list[str], option: str, started: Callable[..., AdvisorApp], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "probe.json").write_text("{}")
+    with pytest.raises(IndexError):  # no app was run
+        started(*(str(tmp_path) if word == "PROBE" else word for word in command), *option.split())
+    assert f"is a probe, made with its own {option.split()[0]}." in capsys.readouterr().err
+
+
 async def test_recommend_without_a_model_asks_for_it(make_app: MakeApp, engine) -> None:
     app = make_app(start=True)
     async with app.run_test(size=(120, 40)) as pilot:
