@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
@@ -63,6 +64,8 @@ from advisor.models.placement import (
     stored_dtype,
 )
 from advisor.models.readers import check_start, load_readers, settle_padding, short_batch
+
+PADDED = 16  # tokens of padding that show whether they change what stands before them
 
 
 @dataclass
@@ -135,6 +138,26 @@ class LoadedModel:
         finally:
             handle.remove()
         return seen[-1]
+
+    @cached_property
+    def padding_counts(self) -> bool:
+        """Whether padding behind a text changes what the model makes of it: some mix tokens without a mask (convolutions,
+        Fourier transforms), some read the last place. No row may depend on its batch, so each is then
+        read alone."""
+        if self.reads != "text":
+            return False
+        alone = short_batch(self.model, self.tokenizer)
+        alone["attention_mask"] = torch.ones_like(alone["input_ids"])
+        fills = {"input_ids": self.tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+        beside = {key: functional.pad(t, (0, PADDED), value=fills[key]) if key in fills else t for key, t in alone.items()}
+        with torch.no_grad():
+            plain, padded = (self.model(**batch)[0].double() for batch in (alone, beside))
+        apart = plain - padded[tuple(map(slice, plain.shape))]
+        return bool(apart.abs().max() > max(1e-3, 8 * torch.finfo(self.dtype).eps) * plain.abs().max())
+
+    def at_once(self, rows: int) -> int:
+        """How many rows a pass may read together, where memory has room for ``rows``."""
+        return 1 if self.padding_counts else rows
 
     @property
     def offloaded(self) -> bool:

@@ -47,7 +47,7 @@ def _embeddings(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sessio
     """[rows, texts, h], on the CPU."""
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    start, most = 0, ROWS_AT_ONCE
+    start, most = 0, loaded.at_once(ROWS_AT_ONCE)
     stage = Stage(session, "Embeddings (rows)", len(rows))
     while start < len(order):
         session.check()

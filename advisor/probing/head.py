@@ -68,7 +68,7 @@ def head_features(
     handle = layer.register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
     features: list[np.ndarray | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
-    start, most = 0, FEATURE_BATCH
+    start, most = 0, loaded.at_once(FEATURE_BATCH)
     stage = Stage(session, "Frozen features (rows)", len(rows))
     try:
         while start < len(order):

@@ -210,3 +210,22 @@ def test_the_page_lists_every_family_with_its_model_type() -> None:
     text = families.PAGE.read_text(encoding="utf-8")
     assert families.families_on(text) == [(family.title, f"`{model_type(name)}`") for name, family in families.ALL.items()]
     assert "**" not in text.partition(families.BEGIN)[2].partition(families.END)[0]  # what failed is bold
+
+
+MIXERS: dict[str, dict[str, object]] = {
+    "FNetConfig": {},
+    "ConvBertConfig": {"embedding_size": 16},
+    "MobileBertConfig": {
+        **{"hidden_act": "gelu", "normalization_type": "layer_norm"},
+        **{"embedding_size": 16, "intra_bottleneck_size": 16},
+    },
+}
+
+
+@pytest.mark.parametrize("name", [n if n == "FNetConfig" else pytest.param(n, marks=pytest.mark.slow) for n in MIXERS])
+def test_a_row_does_not_depend_on_the_padding_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """FNet transforms all tokens of a row, ConvBERT and MobileBERT read a token's neighbours, whatever the mask says."""
+    monkeypatch.setitem(FAMILIES, name, bert_like(name, **MIXERS[name]))
+    found = families.examine(build(name, tmp_path / "model"), "binary", tmp_path)
+    assert_works(found)
+    assert any(ROW_BY_ROW in note for note in found.notes)
