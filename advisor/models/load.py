@@ -65,6 +65,7 @@ from advisor.models.placement import (
 )
 from advisor.models.readers import check_start, load_readers, settle_padding, short_batch
 
+NO_LIMIT = 1_000_000  # tokens, where neither model nor tokenizer has a limit
 PADDED = 16  # tokens of padding that show whether they change what stands before them
 
 
@@ -194,9 +195,11 @@ class LoadedModel:
         if self.reads == "images":
             return self.image_tokens
         config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None) or 1_000_000
-        if config.model_type in ("roberta", "xlm-roberta"):
-            limit -= config.pad_token_id + 1  # RoBERTa numbers positions from pad_token_id + 1
+        limit = getattr(config, "max_position_embeddings", None) or NO_LIMIT
+        limit = NO_LIMIT if limit == -1 else limit  # which XLNet says
+        for name, table in self.model.named_modules():
+            if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+                limit = table.num_embeddings - table.padding_idx - 1  # RoBERTa and its kin number positions from there
         return int(min(limit, self.tokenizer.model_max_length))
 
     def qv_roles(self) -> tuple[str, ...]:
