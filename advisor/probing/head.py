@@ -15,6 +15,7 @@ from advisor.core.events import Session, Stage
 from advisor.core.probe import FOLDS
 from advisor.core.tasks import OF_TOKENS, TOKENS
 from advisor.models.encode import IGNORED, EncodedRow, collate
+from advisor.models.forward import passing
 from advisor.models.head_input import at_read_token
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import capturing, fewer_rows
@@ -78,7 +79,8 @@ def head_features(
             labels = batch.pop("labels")
             captured.clear()
             try:
-                model(**batch)
+                with passing(loaded, [rows[i] for i in indices]):
+                    model(**batch)
             except (MemoryError, RuntimeError) as error:
                 most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
                 continue

@@ -24,7 +24,7 @@ from advisor.core.events import Session, Stage
 from advisor.core.recipe import BY_ODDS
 from advisor.core.store import replacing
 from advisor.models.encode import EncodedRow, collate
-from advisor.models.forward import logits_of
+from advisor.models.forward import logits_of, passing
 from advisor.models.load import LoadedModel
 from advisor.probing import gram
 from advisor.probing.capture import Capture, capturing, fewer_rows
@@ -188,7 +188,7 @@ class Spool:
         capture.sequences = len(rows[0].sequences)
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
-        with reading(loaded, rows, batch) as projected:
+        with reading(loaded, rows, batch) as projected, passing(loaded, rows):
             logits = logits_of(loaded, loaded.model(**batch), batch)
         values, f0, losses = projected.in_place_of(*forward_outputs(self.outputs, logits, labels))
         capture.require_finite(values)

@@ -11,13 +11,13 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, FAMILIES, build
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
-from advisor.core.errors import NotFinite
+from advisor.core.errors import BadInput, NotFinite
 from advisor.core.events import Session
 from advisor.models.encode import EncodedRow
 from advisor.models.head_input import head_linears
@@ -288,3 +288,13 @@ def test_words_of_one_row_are_held_out_together() -> None:
     assert torn.cv_score > 0.85
     assert whole.cv_score < 0.7
     assert whole.cv_loss > 0.6
+
+
+def test_rows_that_the_model_cannot_read_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Funnel pools pairs of tokens twice: a batch of rows of four tokens is too short for it, and fails within transformers."""
+    fields = {"d_model": 24, "n_head": 4, "d_head": 6, "d_inner": 40, "block_sizes": [1, 1, 1]}
+    monkeypatch.setitem(FAMILIES, "funnel", FAMILIES["roberta"]._replace(config="FunnelConfig", fields=fields))
+    loaded = load_model(str(build("funnel", tmp_path / "model")), "classification", num_labels=2, device="cpu")
+    rows = [EncodedRow((5, 6, 7, 8)), EncodedRow((5, 6, 7, 8))]
+    with pytest.raises(BadInput, match=r"cannot read a batch of 4 tokens a row: .*too short for it"):
+        head_features(loaded, rows, Session())
