@@ -63,7 +63,7 @@ from advisor.models.placement import (
     quantised_as,
     stored_dtype,
 )
-from advisor.models.readers import check_start, load_readers, settle_padding, short_batch
+from advisor.models.readers import beyond_rounding, check_start, load_readers, settle_padding, short_batch
 
 NO_LIMIT = 1_000_000  # tokens, where neither model nor tokenizer has a limit
 PADDED = 16  # tokens of padding that show whether they change what stands before them
@@ -141,24 +141,32 @@ class LoadedModel:
         return seen[-1]
 
     @cached_property
-    def padding_counts(self) -> bool:
-        """Whether padding behind a text changes what the model makes of it: some mix tokens without a mask (convolutions,
-        Fourier transforms), some read the last place. No row may depend on its batch, so each is then
-        read alone."""
+    def rows_apart(self) -> bool:
+        """Whether each text must be read alone, so that it does not depend on its batch: padding behind it changes what the model
+        makes of it, as some mix tokens without a mask (convolutions, Fourier transforms) and some read the last place; or
+        modules have tokens in the place of rows (XLNet)."""
         if self.reads != "text":
             return False
         alone = short_batch(self.model, self.tokenizer)
         alone["attention_mask"] = torch.ones_like(alone["input_ids"])
         fills = {"input_ids": self.tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
         beside = {key: functional.pad(t, (0, PADDED), value=fills[key]) if key in fills else t for key, t in alone.items()}
-        with torch.no_grad():
-            plain, padded = (self.model(**batch)[0].double() for batch in (alone, beside))
+        shapes: list[torch.Size] = []
+        modules = [called_module(self.model, target.name) for target in self.targets]
+        handles = [m.register_forward_hook(lambda m, inputs, output: shapes.append(inputs[0].shape)) for m in modules]
+        try:
+            with torch.no_grad():
+                plain, padded = (self.model(**batch)[0].double() for batch in (alone, beside))
+        finally:
+            for handle in handles:
+                handle.remove()
         apart = plain - padded[tuple(map(slice, plain.shape))]
-        return bool(apart.abs().max() > max(1e-3, 8 * torch.finfo(self.dtype).eps) * plain.abs().max())
+        changed = bool(apart.abs().max() > beyond_rounding(self.model) * plain.abs().max())
+        return changed or any(len(shape) > 2 and shape[0] != 1 for shape in shapes)
 
     def at_once(self, rows: int) -> int:
         """How many rows a pass may read together, where memory has room for ``rows``."""
-        return 1 if self.padding_counts else rows
+        return 1 if self.rows_apart else rows
 
     @property
     def offloaded(self) -> bool:

@@ -94,6 +94,12 @@ def short_batch(model: Any, reader: Any) -> dict[str, torch.Tensor]:
     return batch
 
 
+def beyond_rounding(model: Any) -> float:
+    """A relative difference of two passes over one text that is more than rounding."""
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return max(1e-3, 8 * torch.finfo(dtype).eps)
+
+
 def decoder_input(labels: torch.Tensor, model: Any) -> torch.Tensor:
     """What a decoder reads to predict ``labels`` [B, T], as transformers' own data collator has it: a start token, then each but
     the last. Families that have no method for it (M2M100, Blenderbot) do the same within their model."""

@@ -279,8 +279,8 @@ def _filled(
     prepared: Prepared, settings: ProbeSettings, partial: Path, rows: Sequence[EncodedRow], outputs: Outputs, session: Session
 ) -> Spool:
     """What passes over ``rows``, shortest first, give; those that an interrupted probe made are not made again."""
-    if prepared.loaded.padding_counts:
-        session.note("Padding changes what this model makes of a row, so the probe reads one row at a time, without padding.")
+    if prepared.loaded.rows_apart:
+        session.note("What the model makes of a row depends on its batch, so the probe reads one row at a time, without padding.")
     spool = Spool(
         partial,
         rows,
@@ -288,7 +288,7 @@ def _filled(
         outputs,
         *scale_of(prepared),
         settings.sketch_size,
-        1 if prepared.loaded.padding_counts else settings.micro_batch,
+        1 if prepared.loaded.rows_apart else settings.micro_batch,
         settings.recompute,
     )
     spool.drop_damaged(session)
