@@ -187,13 +187,6 @@ def check_task(config: Any, name: str, task: str) -> None:
             f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
             INSTEAD.get(task, f"Use --task {language_task_of(config)}{labels}."),
         )
-    one_sided = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
-    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not one_sided
-    if masked and TASKS[task].task_type == "CAUSAL_LM" and not config.is_encoder_decoder:
-        raise BadInput(
-            f"{name}: {config.model_type} reads a text from both sides, so it sees the words that {task} has it predict.",
-            "Use a causal language model, or a task of classes.",
-        )
     if of_images(config) and task in HEADLESS:
         raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
     check_class(config, task, name)

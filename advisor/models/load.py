@@ -16,7 +16,7 @@ from advisor.core.choices import LANGUAGE, VISION
 from advisor.core.errors import BadInput, loading
 from advisor.core.recipe import HEADLESS
 from advisor.core.targets import Target, left_out_notes
-from advisor.core.tasks import EMBEDDING, OF_TOKENS
+from advisor.core.tasks import EMBEDDING, OF_TOKENS, TASKS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.checkpoint import check_index, check_size, fields, misfit
@@ -63,7 +63,7 @@ from advisor.models.placement import (
     quantised_as,
     stored_dtype,
 )
-from advisor.models.readers import beyond_rounding, check_start, load_readers, settle_padding, short_batch
+from advisor.models.readers import beyond_rounding, check_direction, check_start, load_readers, settle_padding, short_batch
 
 NO_LIMIT = 1_000_000  # tokens, where neither model nor tokenizer has a limit
 PADDED = 16  # tokens of padding that show whether they change what stands before them
@@ -285,6 +285,8 @@ def load_model(
         check_start(name, model)
     head = find_head(model) if task not in HEADLESS else ()
     targets, left_out = _called(name, model, find_targets(model, head), readers.first)
+    if TASKS[task].task_type == "CAUSAL_LM" and readers.processor is None:
+        check_direction(name, model, readers.tokenizer, task)
     targets, apart = adapted(model, targets, adapt)
     notes += [*experts_notes(model, targets), *not_taken_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
     new_head = [k for k in missing if k.startswith(head)] if head else []

@@ -94,6 +94,22 @@ def short_batch(model: Any, reader: Any) -> dict[str, torch.Tensor]:
     return batch
 
 
+def check_direction(name: str, model: Any, tokenizer: Any, task: str) -> None:
+    """Raises:
+    BadInput: a token changes what a causal language model predicts before it, as in encoders and XLNet.
+    """
+    batch = short_batch(model, tokenizer)
+    ids = batch["input_ids"]
+    other = torch.cat([ids[:, :-1], ids[:, :1] if ids[0, 0] != ids[0, -1] else ids[:, 1:2]], 1)
+    with torch.no_grad():
+        first, second = (model(**{**batch, "input_ids": each})[0][:, :-1].double() for each in (ids, other))
+    if (first - second).abs().max() > beyond_rounding(model) * first.abs().max():
+        raise BadInput(
+            f"{name}: {model.config.model_type} reads a text from both sides, so it sees the words that {task} has it predict.",
+            "Use a causal language model, or a task of classes.",
+        )
+
+
 def beyond_rounding(model: Any) -> float:
     """A relative difference of two passes over one text that is more than rounding."""
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
