@@ -20,8 +20,13 @@ from advisor.models.load import LoadedModel
 
 
 def bf16_autocast(device: torch.device) -> bool:
-    """Whether runs use bfloat16 autocast: always on CUDA, on CPU where AVX512-BF16 makes it faster."""
+    """Whether runs use bfloat16 autocast there: always on CUDA, on CPU where AVX512-BF16 makes it faster."""
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+def autocasts(loaded: LoadedModel) -> bool:
+    """Whether runs of a model use bfloat16 autocast where it lies."""
+    return bf16_autocast(loaded.device) and loaded.runs_in_bf16
 
 
 def label_scale(train: Sequence[EncodedRow]) -> tuple[float, float]:
@@ -71,8 +76,7 @@ def batch_loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Ten
 
 
 def batch_logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    device = loaded.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16_autocast(device)):
+    with torch.autocast(loaded.device.type, torch.bfloat16, enabled=autocasts(loaded)):
         logits = logits_of(loaded, model(**batch), batch)
     return logits.float()
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from advisor.core.choices import LANGUAGE, VISION
-from advisor.core.errors import BadInput, loading
+from advisor.core.errors import BadInput, lacks_memory, loading
 from advisor.core.recipe import HEADLESS
 from advisor.core.targets import Target, left_out_notes
 from advisor.core.tasks import EMBEDDING, OF_TOKENS, TASKS
@@ -163,6 +163,19 @@ class LoadedModel:
         apart = plain - padded[tuple(map(slice, plain.shape))]
         changed = bool(apart.abs().max() > beyond_rounding(self.model) * plain.abs().max())
         return changed or any(len(shape) > 2 and shape[0] != 1 for shape in shapes)
+
+    @cached_property
+    def runs_in_bf16(self) -> bool:
+        """Whether it runs under bfloat16 autocast. DeBERTa's first version does not: it fills with float32's smallest number."""
+        batch = short_batch(self.model, self.processor or self.image_processor or self.tokenizer)
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+                self.model(**batch)
+        except RuntimeError as error:
+            if lacks_memory(error):
+                raise
+            return False
+        return True
 
     def at_once(self, rows: int) -> int:
         """How many rows a pass may read together, where memory has room for ``rows``."""
