@@ -347,6 +347,7 @@ def _config_for(
         if task not in OF_TOKENS:
             config.problem_type = "regression" if task == "regression" else "single_label_classification"
     config.use_cache = config.get_text_config().use_cache = False  # of keys and values, for generating text
+    config.return_dict = config.get_text_config().return_dict = True  # outputs are taken by name
     return config, stored
 
 

@@ -87,6 +87,8 @@ def template(text: str) -> Change:
         (config(id2label=[1, 2]), "id2label is .1, 2., not an object"),
         (config(attention_dropout=5), "attention_dropout is 5; it must be from 0 to 1"),
         (config(num_labels=10**9), "num_labels is 1,000,000,000; more than 1,000,000"),
+        (config(dtype="bf16"), "dtype is 'bf16', which is none of auto, .*bfloat16"),
+        (config(torch_dtype="torch.bfloat16"), "torch_dtype is 'torch.bfloat16', which is none of"),
         (config(quantization_config="gptq"), "quantization_config is 'gptq', not an object"),
         (config(rope_parameters=3), "rope_parameters is 3, not an object"),
         (config(rope_parameters={"rope_type": "odd"}), "rope_parameters.rope_type is 'odd', which is not known"),
