@@ -136,7 +136,8 @@ def check_start(name: str, model: Any) -> None:
     what = f"{name}: config.json: decoder_start_token_id is {'missing' if start is None else printable(repr(start), 60)}"
     hint = "Give the token that the model was trained to start a target with."
     with loading(f"{what}, so no target can be started", hint):
-        first = int(decoder_input(torch.zeros(1, 1, dtype=torch.long, device=device_of(model)), model))
+        target = int(getattr(model.config, "pad_token_id", None) == 0)  # any token but padding, which mBART's targets start after
+        first = int(decoder_input(torch.full((1, 1), target, device=device_of(model)), model))
         rows = embedded_tokens(model.get_decoder())
     if not 0 <= first < (first + 1 if rows is None else rows):
         raise BadInput(f"{what}, so targets start with token {first}, and the decoder embeds {rows:,} tokens.", hint)

@@ -368,3 +368,15 @@ def test_a_model_without_a_position_table_has_the_limit_of_its_tokenizer(tmp_pat
     monkeypatch.setitem(FAMILIES, "xlnet", FAMILIES["roberta"]._replace(config="XLNetConfig", fields=fields, tokens=200))
     loaded = load_model(str(build("xlnet", tmp_path / "model")), "classification", num_labels=2, device="cpu")
     assert resolve_max_length(1000, loaded) == 200
+
+
+def test_targets_that_start_with_their_own_last_token_may_have_padding_number_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mBART puts the language at the end of a target before it, and skips padding to find it."""
+    stacks = {f"{stack}_{what}": 2 for stack in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    fields = {**stacks, "d_model": 24, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40, "max_position_embeddings": 64}
+    monkeypatch.setitem(FAMILIES, "mbart", FAMILIES["t5"]._replace(config="MBartConfig", fields=fields))
+    loaded = load(build("mbart", tmp_path / "model", task="seq2seq"), "seq2seq")
+    assert loaded.tokenizer.pad_token_id == 0
+    assert decoder_input(torch.tensor([[7, 8, 0]]), loaded.model).tolist() == [[8, 7, 8]]
