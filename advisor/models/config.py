@@ -25,6 +25,10 @@ AUTO_CLASSES = {  # the first one that knows the config's family
     **{name: task.loaders for name, task in TASKS.items()},
     "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
 }
+NOT_TEXT = {  # by what transformers calls a model's input
+    **dict.fromkeys(("input_values", "input_features", "audio_mel"), "sounds"),
+    **{"pixel_values": "images", "pixel_values_videos": "videos", "past_values": "series of numbers"},
+}
 INSTEAD = {
     **dict.fromkeys((PREFERENCE, KTO), "Use a causal language model."),
     EMBEDDING: "Use an encoder or a decoder.",
@@ -179,6 +183,11 @@ def check_task(config: Any, name: str, task: str) -> None:
     """Raises:
     BadInput: the model does not do the task, its class or its weights cannot be read, or its folder holds an adapter too.
     """
+    if what := _not_text(config):
+        raise BadInput(
+            f"{name}: a model of the family {config.model_type}. It reads {what}, for which there is no task here.",
+            "Use a model of text, one of images that sorts them into classes, or one of images and text.",
+        )
     other = TASKS[task].task_type != TASKS[language_task_of(config)].task_type
     if other and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
@@ -208,6 +217,14 @@ def check_trained_head(config: Any, name: str, num_labels: int) -> None:
             f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",
             "Use the base model, or data with the labels that head was trained for.",
         )
+
+
+def _not_text(config: Any) -> str | None:
+    """What a model reads that reads neither texts nor images to be classified; None of any other."""
+    if of_images(config) or class_of(config, BOTH) is not None or type(config) not in transformers.AutoModel._model_mapping:
+        return None
+    base = transformers.AutoModel._model_mapping[type(config)]  # of some families several
+    return NOT_TEXT.get((base[0] if isinstance(base, tuple) else base).main_input_name)
 
 
 def _reads_more_than_text(config: Any) -> str | None:

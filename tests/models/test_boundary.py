@@ -21,6 +21,7 @@ from advisor.core.deadline import deadline
 from advisor.core.errors import AdvisorError, BadInput, OutOfMemory, loading
 from advisor.data.dataset import load_dataset
 from advisor.models.adaptable import NOT_CALLED, NOT_LINEAR
+from advisor.models.config import check_task
 from advisor.models.encode import encode
 from advisor.models.load import load_model
 from advisor.models.modules import called, find_targets
@@ -295,3 +296,15 @@ def test_a_deadline_ends_a_loop_and_leaves_quick_work_alone() -> None:
     assert time.monotonic() - begun < 20
     with deadline(60, "too long"):
         assert sum(range(10)) == 45
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("Wav2Vec2Config", "sounds"), ("WhisperConfig", "sounds"), ("DPTConfig", "images"), ("PatchTSTConfig", "series")],
+)
+@pytest.mark.parametrize("task", ["classification", "causal-lm", "embedding", "seq2seq"])
+def test_what_reads_no_text_is_said(name: str, what: str, task: str) -> None:
+    import transformers
+
+    with pytest.raises(BadInput, match=f"It reads {what}"):
+        check_task(getattr(transformers, name)(), "model", task)
