@@ -223,7 +223,7 @@ def _not_text(config: Any) -> str | None:
     """What a model reads that reads neither texts nor images to be classified; None of any other."""
     if of_images(config) or class_of(config, BOTH) is not None or type(config) not in transformers.AutoModel._model_mapping:
         return None
-    base = transformers.AutoModel._model_mapping[type(config)]  # of some families several
+    base: Any = transformers.AutoModel._model_mapping[type(config)]  # of some families several
     return NOT_TEXT.get((base[0] if isinstance(base, tuple) else base).main_input_name)
 
 
