@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 
 def input_table(model: Any) -> Any:
     """The module that embeds what a model reads; None where the family does not say, as CANINE, which hashes characters, or names
     something else, as Perceiver its latents."""
     said = _said(model.get_input_embeddings)
-    return said if isinstance(said, nn.Module) else None
+    return said if callable(said) else None
 
 
 def output_table(model: Any) -> Any:
