@@ -11,6 +11,7 @@ from typing import Any
 import oracle
 import torch
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pytorch_utils import Conv1D
 
 from advisor.core.selections import all_linear, target_sets
@@ -105,8 +106,8 @@ class StandIn(nn.Module):
 
     def __init__(self, through: nn.Module, width: int, classes: int) -> None:
         super().__init__()
-        self.config = SimpleNamespace(pad_token_id=0, model_type="custom", tie_word_embeddings=False)
-        self.embed, self.through = nn.Embedding(30, 6), through
+        self.config = SimpleNamespace(pad_token_id=0, model_type="custom", tie_word_embeddings=False, is_encoder_decoder=False)
+        self.embed, self.through = nn.Embedding(300, 6), through
         self.score = nn.Linear(width, classes)
         generator = torch.Generator().manual_seed(5)
         for parameter in self.parameters():
@@ -116,9 +117,10 @@ class StandIn(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
         mask = attention_mask[..., None].to(self.embed.weight)
-        return SimpleNamespace(logits=(self.score(self.through(self.embed(input_ids))) * mask).sum(1) / mask.sum(1))
+        scores = self.score(self.through(self.embed(input_ids)))
+        return SequenceClassifierOutput(logits=(scores * mask).sum(1) / mask.sum(1))
 
 
 class Fused(nn.Module):

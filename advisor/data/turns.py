@@ -127,6 +127,11 @@ def read_turn(turn: Any, place: str) -> tuple[str, Any]:
             elif isinstance(value, str):
                 value = value.replace(MARK, "")
             return turn[role], value
+    if isinstance(turn, str):
+        raise BadInput(
+            f"{place}: a list of texts stands where one text or a list of turns is read.",
+            "Keep one text of each list, such as the first of several answers.",
+        )
     raise BadInput(
         f"{place}: a message lacks role or content.",
         'Each looks like {"role": "user", "content": "…"} or {"from": "human", "value": "…"}.',

@@ -50,6 +50,7 @@ ABOVE_ZERO = re.compile(
 NOT_NEGATIVE = re.compile(r"\w*(norm|ln)\w*_(eps|epsilon)")
 NOT_TEXT = re.compile(r"vision|visual|image|audio|speech")
 SHARES = re.compile(r"(\w*_)?(dropout|pdrop|drop_path_rate|drop_rate)(_(rate|prob))?")
+DTYPES = ("auto", "float64", "float32", "float16", "bfloat16")  # that weights are trained in
 KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(
         ("id2label", "label2id", "quantization_config", "auto_map", "rope_parameters", "rope_scaling"), (dict, "an object")
@@ -130,6 +131,8 @@ def check_fields(content: Mapping[str, Any], where: str, largest: int = UNKNOWN_
         kind = KINDS.get(field)
         if kind and value is not None and not isinstance(value, kind[0]):
             raise BadInput(f"{where}: {path} is {_shown(value)}, not {kind[1]}.", hint)
+        if field in ("dtype", "torch_dtype") and "quantization" not in path and value not in (None, *DTYPES):
+            raise BadInput(f"{where}: {path} is {_shown(value)}, which is none of {', '.join(DTYPES)}.", hint)
         if field == "architectures" and not all(isinstance(name, str) for name in value or ()):
             raise BadInput(f"{where}: {path} is {_shown(value)}, not a list of class names.", hint)
         if SHARES.fullmatch(field) and type(value) in (int, float) and not 0 <= value <= 1:

@@ -25,6 +25,10 @@ AUTO_CLASSES = {  # the first one that knows the config's family
     **{name: task.loaders for name, task in TASKS.items()},
     "images-and-text": ("AutoModelForImageTextToText",),  # what a language task loads of a family that reads both
 }
+NOT_TEXT = {  # by what transformers calls a model's input
+    **dict.fromkeys(("input_values", "input_features", "audio_mel"), "sounds"),
+    **{"pixel_values": "images", "pixel_values_videos": "videos", "past_values": "series of numbers"},
+}
 INSTEAD = {
     **dict.fromkeys((PREFERENCE, KTO), "Use a causal language model."),
     EMBEDDING: "Use an encoder or a decoder.",
@@ -179,6 +183,11 @@ def check_task(config: Any, name: str, task: str) -> None:
     """Raises:
     BadInput: the model does not do the task, its class or its weights cannot be read, or its folder holds an adapter too.
     """
+    if what := _not_text(config):
+        raise BadInput(
+            f"{name}: a model of the family {config.model_type}. It reads {what}, for which there is no task here.",
+            "Use a model of text, one of images that sorts them into classes, or one of images and text.",
+        )
     other = TASKS[task].task_type != TASKS[language_task_of(config)].task_type
     if other and (task in LANGUAGE_TASKS or config.is_encoder_decoder):
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
@@ -186,13 +195,6 @@ def check_task(config: Any, name: str, task: str) -> None:
         raise BadInput(
             f"{name}: {config.model_type} is {kind}, so {task} is not its task.",
             INSTEAD.get(task, f"Use --task {language_task_of(config)}{labels}."),
-        )
-    one_sided = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
-    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not one_sided
-    if masked and TASKS[task].task_type == "CAUSAL_LM" and not config.is_encoder_decoder:
-        raise BadInput(
-            f"{name}: {config.model_type} reads a text from both sides, so it sees the words that {task} has it predict.",
-            "Use a causal language model, or a task of classes.",
         )
     if of_images(config) and task in HEADLESS:
         raise BadInput(f"{name}: {config.model_type} reads images, so {task} is not its task.", "Use --task classification.")
@@ -215,6 +217,14 @@ def check_trained_head(config: Any, name: str, num_labels: int) -> None:
             f"{name}: its trained head has {config.num_labels} outputs, the data needs {num_labels}.",
             "Use the base model, or data with the labels that head was trained for.",
         )
+
+
+def _not_text(config: Any) -> str | None:
+    """What a model reads that reads neither texts nor images to be classified; None of any other."""
+    if of_images(config) or class_of(config, BOTH) is not None or type(config) not in transformers.AutoModel._model_mapping:
+        return None
+    base: Any = transformers.AutoModel._model_mapping[type(config)]  # of some families several
+    return NOT_TEXT.get((base[0] if isinstance(base, tuple) else base).main_input_name)
 
 
 def _reads_more_than_text(config: Any) -> str | None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from advisor.core.errors import AdvisorError, BadInput, lacks_memory, reason
 from advisor.core.tasks import AGAINST_BASE, BETA, EMBEDDING, KTO, PREFERENCE, TASKS
 from advisor.models.embedding import contrast_losses, pooled
 from advisor.models.encode import IGNORED, EncodedRow
@@ -19,14 +20,40 @@ from advisor.models.load import LoadedModel
 
 
 def bf16_autocast(device: torch.device) -> bool:
-    """Whether runs use bfloat16 autocast: always on CUDA, on CPU where AVX512-BF16 makes it faster."""
+    """Whether runs use bfloat16 autocast there: always on CUDA, on CPU where AVX512-BF16 makes it faster."""
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+def autocasts(loaded: LoadedModel) -> bool:
+    """Whether runs of a model use bfloat16 autocast where it lies."""
+    return bf16_autocast(loaded.device) and loaded.runs_in_bf16
 
 
 def label_scale(train: Sequence[EncodedRow]) -> tuple[float, float]:
     """Mean and standard deviation of the training labels (standard deviation 1 when they are constant)."""
     labels = np.array([row.label for row in train], dtype=np.float64)
     return float(labels.mean()), float(labels.std()) or 1.0
+
+
+@contextmanager
+def passing(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> Iterator[None]:
+    """Around a forward pass over ``rows``: where the model's own code fails on them, that is said in one line. Lack of memory
+    passes.
+
+    Raises:
+        BadInput: it fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, AdvisorError) or lacks_memory(error):
+            raise
+        lengths = sorted(row.length for row in rows)
+        tokens = f"{lengths[0]} tokens" if lengths[0] == lengths[-1] else f"{lengths[0]} to {lengths[-1]} tokens"
+        raise BadInput(
+            f"{loaded.name}: it cannot read a batch of {tokens} a row: {reason(error)}.",
+            "Check such rows with transformers itself: leave out rows that are too short for it, or set --max-length.",
+        ) from error
 
 
 def batch_loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
@@ -49,8 +76,7 @@ def batch_loss(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Ten
 
 
 def batch_logits(model: nn.Module, loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    device = loaded.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16_autocast(device)):
+    with torch.autocast(loaded.device.type, torch.bfloat16, enabled=autocasts(loaded)):
         logits = logits_of(loaded, model(**batch), batch)
     return logits.float()
 

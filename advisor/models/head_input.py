@@ -19,9 +19,12 @@ def first_linear(loaded: LoadedModel) -> nn.Linear:
 
 def at_read_token(x: torch.Tensor, batch: Mapping[str, torch.Tensor], model: Any) -> torch.Tensor:
     """A head's input [rows, h] at the position whose logits the model returns: decoders score every token and return the last
-    one that is not the padding token."""
+    one that is not the padding token. EuroBERT returns the mean of all tokens' logits: the mean input."""
     if x.dim() == 2:
         return x
+    if getattr(model.config, "classifier_pooling", None) == "late":
+        own = batch["attention_mask"][..., None].to(x)
+        return (x * own).sum(1) / own.sum(1)
     solid = batch["input_ids"] != model.config.pad_token_id
     last = (solid * torch.arange(solid.shape[1], device=solid.device)).argmax(1).to(x.device)
     return x[torch.arange(len(x), device=x.device), last]

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from advisor.core.choices import LANGUAGE, VISION
-from advisor.core.errors import BadInput, loading
+from advisor.core.errors import BadInput, lacks_memory, loading
 from advisor.core.recipe import HEADLESS
 from advisor.core.targets import Target, left_out_notes
-from advisor.core.tasks import EMBEDDING, OF_TOKENS
+from advisor.core.tasks import EMBEDDING, OF_TOKENS, TASKS
 from advisor.data.hub import hub_hint
 from advisor.data.images import blank_image, image_batch
 from advisor.models.checkpoint import check_index, check_size, fields, misfit
@@ -62,7 +63,10 @@ from advisor.models.placement import (
     quantised_as,
     stored_dtype,
 )
-from advisor.models.readers import check_start, load_readers, settle_padding, short_batch
+from advisor.models.readers import beyond_rounding, check_direction, check_start, load_readers, settle_padding, short_batch
+
+NO_LIMIT = 1_000_000  # tokens, where neither model nor tokenizer has a limit
+PADDED = 16  # tokens of padding that show whether they change what stands before them
 
 
 @dataclass
@@ -136,6 +140,47 @@ class LoadedModel:
             handle.remove()
         return seen[-1]
 
+    @cached_property
+    def rows_apart(self) -> bool:
+        """Whether each text must be read alone, so that it does not depend on its batch: padding behind it changes what the model
+        makes of it, as some mix tokens without a mask (convolutions, Fourier transforms) and some read the last place; or
+        modules have tokens in the place of rows (XLNet)."""
+        if self.reads != "text":
+            return False
+        alone = short_batch(self.model, self.tokenizer)
+        alone["attention_mask"] = torch.ones_like(alone["input_ids"])
+        fills = {"input_ids": self.tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+        beside = {key: functional.pad(t, (0, PADDED), value=fills[key]) if key in fills else t for key, t in alone.items()}
+        shapes: list[torch.Size] = []
+        modules = [called_module(self.model, target.name) for target in self.targets]
+        handles = [m.register_forward_hook(lambda m, inputs, output: shapes.append(inputs[0].shape)) for m in modules]
+        try:
+            with torch.no_grad():
+                plain, padded = (self.model(**batch)[0].double() for batch in (alone, beside))
+        finally:
+            for handle in handles:
+                handle.remove()
+        apart = plain - padded[tuple(map(slice, plain.shape))]
+        changed = bool(apart.abs().max() > beyond_rounding(self.model) * plain.abs().max())
+        return changed or any(len(shape) > 2 and shape[0] != 1 for shape in shapes)
+
+    @cached_property
+    def runs_in_bf16(self) -> bool:
+        """Whether it runs under bfloat16 autocast. DeBERTa's first version does not: it fills with float32's smallest number."""
+        batch = short_batch(self.model, self.processor or self.image_processor or self.tokenizer)
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+                self.model(**batch)
+        except RuntimeError as error:
+            if lacks_memory(error):
+                raise
+            return False
+        return True
+
+    def at_once(self, rows: int) -> int:
+        """How many rows a pass may read together, where memory has room for ``rows``."""
+        return 1 if self.rows_apart else rows
+
     @property
     def offloaded(self) -> bool:
         """Weights are fetched from memory or disk when they are used."""
@@ -171,9 +216,11 @@ class LoadedModel:
         if self.reads == "images":
             return self.image_tokens
         config = self.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None) or 1_000_000
-        if config.model_type in ("roberta", "xlm-roberta"):
-            limit -= config.pad_token_id + 1  # RoBERTa numbers positions from pad_token_id + 1
+        limit = getattr(config, "max_position_embeddings", None) or NO_LIMIT
+        limit = NO_LIMIT if limit == -1 else limit  # which XLNet says
+        for name, table in self.model.named_modules():
+            if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+                limit = table.num_embeddings - table.padding_idx - 1  # RoBERTa and its kin number positions from there
         return int(min(limit, self.tokenizer.model_max_length))
 
     def qv_roles(self) -> tuple[str, ...]:
@@ -251,6 +298,8 @@ def load_model(
         check_start(name, model)
     head = find_head(model) if task not in HEADLESS else ()
     targets, left_out = _called(name, model, find_targets(model, head), readers.first)
+    if TASKS[task].task_type == "CAUSAL_LM" and readers.processor is None:
+        check_direction(name, model, readers.tokenizer, task)
     targets, apart = adapted(model, targets, adapt)
     notes += [*experts_notes(model, targets), *not_taken_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
     new_head = [k for k in missing if k.startswith(head)] if head else []
@@ -298,6 +347,7 @@ def _config_for(
         if task not in OF_TOKENS:
             config.problem_type = "regression" if task == "regression" else "single_label_classification"
     config.use_cache = config.get_text_config().use_cache = False  # of keys and values, for generating text
+    config.return_dict = config.get_text_config().return_dict = True  # outputs are taken by name
     return config, stored
 
 

@@ -51,13 +51,16 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
 
 
 def input_embeddings(model: Any) -> list[nn.Module]:
-    """The modules that embed the input: an encoder-decoder's stacks each have their own, with one weight. All that embed
-    something, where the family does not say."""
+    """The modules that embed the input, each of which gives one tensor: an encoder-decoder's stacks each have their own, with one
+    weight. Of a module that consists of others the first one with weights (a projection of patches). Where the family does not
+    say all that embed something, else the first one of the model (a convolution)."""
     given = input_table(model)
     tables: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Embedding)]
-    if given is None:
+    if given is None and tables:
         return tables
-    return [m for m in tables if m.weight is getattr(given, "weight", None)] or [given]
+    same = [m for m in tables if m.weight is getattr(given, "weight", None)]
+    parts = (model if given is None else given).modules()
+    return same or [next(m for m in parts if not any(m.children()) and any(True for _ in m.parameters()))]
 
 
 def experts_notes(model: nn.Module, targets: Sequence[Target]) -> list[str]:

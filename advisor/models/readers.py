@@ -94,6 +94,28 @@ def short_batch(model: Any, reader: Any) -> dict[str, torch.Tensor]:
     return batch
 
 
+def check_direction(name: str, model: Any, tokenizer: Any, task: str) -> None:
+    """Raises:
+    BadInput: a token changes what a causal language model predicts before it, as in encoders and XLNet.
+    """
+    batch = short_batch(model, tokenizer)
+    ids = batch["input_ids"]
+    other = torch.cat([ids[:, :-1], ids[:, :1] if ids[0, 0] != ids[0, -1] else ids[:, 1:2]], 1)
+    with torch.no_grad():
+        first, second = (model(**{**batch, "input_ids": each})[0][:, :-1].double() for each in (ids, other))
+    if (first - second).abs().max() > beyond_rounding(model) * first.abs().max():
+        raise BadInput(
+            f"{name}: {model.config.model_type} reads a text from both sides, so it sees the words that {task} has it predict.",
+            "Use a causal language model, or a task of classes.",
+        )
+
+
+def beyond_rounding(model: Any) -> float:
+    """A relative difference of two passes over one text that is more than rounding."""
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return max(1e-3, 8 * torch.finfo(dtype).eps)
+
+
 def decoder_input(labels: torch.Tensor, model: Any) -> torch.Tensor:
     """What a decoder reads to predict ``labels`` [B, T], as transformers' own data collator has it: a start token, then each but
     the last. Families that have no method for it (M2M100, Blenderbot) do the same within their model."""
@@ -114,7 +136,8 @@ def check_start(name: str, model: Any) -> None:
     what = f"{name}: config.json: decoder_start_token_id is {'missing' if start is None else printable(repr(start), 60)}"
     hint = "Give the token that the model was trained to start a target with."
     with loading(f"{what}, so no target can be started", hint):
-        first = int(decoder_input(torch.zeros(1, 1, dtype=torch.long, device=device_of(model)), model))
+        target = int(getattr(model.config, "pad_token_id", None) == 0)  # any token but padding, which mBART's targets start after
+        first = int(decoder_input(torch.full((1, 1), target, device=device_of(model)), model))
         rows = embedded_tokens(model.get_decoder())
     if not 0 <= first < (first + 1 if rows is None else rows):
         raise BadInput(f"{what}, so targets start with token {first}, and the decoder embeds {rows:,} tokens.", hint)

@@ -7,8 +7,10 @@ from typing import Any
 
 
 def input_table(model: Any) -> Any:
-    """The module that embeds what a model reads; None where the family does not say, as CANINE, which hashes characters."""
-    return _said(model.get_input_embeddings)
+    """The module that embeds what a model reads; None where the family does not say, as CANINE, which hashes characters, or names
+    something else, as Perceiver its latents."""
+    said = _said(model.get_input_embeddings)
+    return said if callable(said) else None
 
 
 def output_table(model: Any) -> Any:

@@ -16,7 +16,7 @@ from advisor.core.events import Session, Stage
 from advisor.core.tasks import EMBEDDING
 from advisor.models.embedding import batches_of, contrast_losses
 from advisor.models.encode import EncodedRow, collate
-from advisor.models.forward import logits_of
+from advisor.models.forward import logits_of, passing
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import fewer_rows
 
@@ -47,7 +47,7 @@ def _embeddings(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sessio
     """[rows, texts, h], on the CPU."""
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    start, most = 0, ROWS_AT_ONCE
+    start, most = 0, loaded.at_once(ROWS_AT_ONCE)
     stage = Stage(session, "Embeddings (rows)", len(rows))
     while start < len(order):
         session.check()
@@ -55,7 +55,8 @@ def _embeddings(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Sessio
         batch = collate([rows[i] for i in indices], loaded)
         shape = batch.pop("labels").shape
         try:
-            embedded = logits_of(loaded, loaded.model(**batch), batch)
+            with passing(loaded, [rows[i] for i in indices]):
+                embedded = logits_of(loaded, loaded.model(**batch), batch)
         except (MemoryError, RuntimeError) as error:
             most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
             continue

@@ -16,7 +16,7 @@ from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.tasks import SPANS
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.experts import called_module
-from advisor.models.forward import batch_loss, bf16_autocast
+from advisor.models.forward import autocasts, batch_loss
 from advisor.models.load import LoadedModel
 from advisor.models.modules import input_embeddings
 from advisor.models.placement import tensor_bytes
@@ -79,7 +79,7 @@ def measure_training(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> Trainin
     return TrainingFootprint(
         weight_bytes=sum(tensor_bytes(t) for t in _tensors(model)),
         weight_itemsize=loaded.dtype.itemsize,
-        autocast=bf16_autocast(loaded.device),
+        autocast=autocasts(loaded),
         targets=tuple(names[i] for i in order),
         saved=tuple(_growth(fits[i]) for i in order),
         spared_alone=tuple(_growth(spared.get(loaded.targets[i].role, np.zeros(4))) for i in order),

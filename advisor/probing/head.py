@@ -15,6 +15,7 @@ from advisor.core.events import Session, Stage
 from advisor.core.probe import FOLDS
 from advisor.core.tasks import OF_TOKENS, TOKENS
 from advisor.models.encode import IGNORED, EncodedRow, collate
+from advisor.models.forward import passing
 from advisor.models.head_input import at_read_token
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import capturing, fewer_rows
@@ -68,7 +69,7 @@ def head_features(
     handle = layer.register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
     features: list[np.ndarray | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
-    start, most = 0, FEATURE_BATCH
+    start, most = 0, loaded.at_once(FEATURE_BATCH)
     stage = Stage(session, "Frozen features (rows)", len(rows))
     try:
         while start < len(order):
@@ -78,7 +79,8 @@ def head_features(
             labels = batch.pop("labels")
             captured.clear()
             try:
-                model(**batch)
+                with passing(loaded, [rows[i] for i in indices]):
+                    model(**batch)
             except (MemoryError, RuntimeError) as error:
                 most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
                 continue

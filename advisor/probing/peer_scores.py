@@ -245,7 +245,7 @@ def _pass(
         OutOfMemory: not even one row fits.
     """
     found = {target.name: _Inputs() for target in targets}
-    most = 1 if loaded.task == "seq2seq" else max(1, BATCH_TOKENS // max(row.length for row in rows))
+    most = 1 if loaded.task == "seq2seq" else loaded.at_once(max(1, BATCH_TOKENS // max(row.length for row in rows)))
     start = 0
     while start < len(rows):
         session.check()

@@ -282,6 +282,8 @@ def _filled(
     prepared: Prepared, settings: ProbeSettings, partial: Path, rows: Sequence[EncodedRow], outputs: Outputs, session: Session
 ) -> Spool:
     """What passes over ``rows``, shortest first, give; those that an interrupted probe made are not made again."""
+    if prepared.loaded.rows_apart:
+        session.note("What the model makes of a row depends on its batch, so the probe reads one row at a time, without padding.")
     spool = Spool(
         partial,
         rows,
@@ -289,7 +291,7 @@ def _filled(
         outputs,
         *scale_of(prepared),
         settings.sketch_size,
-        settings.micro_batch,
+        1 if prepared.loaded.rows_apart else settings.micro_batch,
         settings.recompute,
     )
     spool.drop_damaged(session)

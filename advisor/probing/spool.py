@@ -24,7 +24,7 @@ from advisor.core.events import Session, Stage
 from advisor.core.recipe import BY_ODDS
 from advisor.core.store import replacing
 from advisor.models.encode import EncodedRow, collate
-from advisor.models.forward import logits_of
+from advisor.models.forward import logits_of, passing
 from advisor.models.load import LoadedModel
 from advisor.probing import gram
 from advisor.probing.capture import Capture, capturing, fewer_rows
@@ -188,7 +188,7 @@ class Spool:
         capture.sequences = len(rows[0].sequences)
         batch = collate(rows, loaded, self.label_mean, self.label_std)
         labels = batch.pop("labels")
-        with reading(loaded, rows, batch) as projected:
+        with reading(loaded, rows, batch) as projected, passing(loaded, rows):
             logits = logits_of(loaded, loaded.model(**batch), batch)
         values, f0, losses = projected.in_place_of(*forward_outputs(self.outputs, logits, labels))
         capture.require_finite(values)
@@ -228,9 +228,11 @@ class Spool:
             capture.backward(scalar, len(rows), scalar is not scalars[-1], take)
         capture.clear()
         tensors = {"f0": f0.float(), "losses": losses.detach().float(), "labels": labels}
-        if last and self.outputs.task not in BY_ODDS:  # the token that the head's last layer reads is the one with a gradient
-            anywhere = torch.cat(gradients[last], -1)
-            tensors["pooled"] = gram.drop_idle_tokens(inputs[last], anywhere)[0][:, 0].float().clone()
+        if last and self.outputs.task not in BY_ODDS:  # a token counts by its share of the gradient: all, or of a mean 1/T
+            g = gradients[last][0]
+            whole = g.sum(1, keepdim=True)
+            share = (g * whole).sum(-1, keepdim=True) / whole.square().sum(-1, keepdim=True)
+            tensors["pooled"] = (share * inputs[last]).sum(1).float()
         shared: dict[str, str] = {}
         owner: dict[tuple[object, ...], str] = {}
         written: set[int] = set()

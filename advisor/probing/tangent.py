@@ -347,7 +347,7 @@ def _through(a: torch.Tensor, x: torch.Tensor, experts: torch.Tensor | None, cou
 
 def batch_of(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> int:
     """Rows at once: no more tokens than in a pass of a probe, and at most ``BATCH``."""
-    return max(1, min(BATCH, len(rows), tokens_at_once(loaded.device) // max(row.length for row in rows)))
+    return loaded.at_once(max(1, min(BATCH, len(rows), tokens_at_once(loaded.device) // max(row.length for row in rows))))
 
 
 def gram_of(matrix: torch.Tensor) -> np.ndarray:

@@ -188,7 +188,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
     import torch
     import transformers
 
-    from advisor.models.forward import bf16_autocast
+    from advisor.models.forward import autocasts
 
     loaded, schema = prepared.loaded, prepared.train.schema
     return {
@@ -202,7 +202,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "train_rows": len(prepared.train_rows),
         "eval_rows": len(prepared.eval_rows),
         "max_length": prepared.max_length,
-        "autocast": "bfloat16" if bf16_autocast(loaded.device) else "off",
+        "autocast": "bfloat16" if autocasts(loaded) else "off",
         "device": loaded.device.type,
         "versions": {
             "torch": torch.__version__,

@@ -158,3 +158,10 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path, make: Callable[[P
     make(place)
     with pytest.raises(BadInput, match=r"a pipe, socket or device|There is no file"):
         load_dataset(str(place))
+
+
+def test_several_answers_are_no_turns(tmp_path: Path) -> None:
+    """As in NQ open: a question, and a list of texts that would each be right."""
+    rows = [{"question": text, "answer": [f"blue {i}", f"light blue {i}"]} for i, text in enumerate(TEXTS)]
+    with pytest.raises(BadInput, match=r"line 1: a list of texts stands where .* the first of several answers"):
+        load_dataset(write(tmp_path, rows))

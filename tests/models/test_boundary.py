@@ -21,6 +21,7 @@ from advisor.core.deadline import deadline
 from advisor.core.errors import AdvisorError, BadInput, OutOfMemory, loading
 from advisor.data.dataset import load_dataset
 from advisor.models.adaptable import NOT_CALLED, NOT_LINEAR
+from advisor.models.config import check_task
 from advisor.models.encode import encode
 from advisor.models.load import load_model
 from advisor.models.modules import called, find_targets
@@ -87,6 +88,8 @@ def template(text: str) -> Change:
         (config(id2label=[1, 2]), "id2label is .1, 2., not an object"),
         (config(attention_dropout=5), "attention_dropout is 5; it must be from 0 to 1"),
         (config(num_labels=10**9), "num_labels is 1,000,000,000; more than 1,000,000"),
+        (config(dtype="bf16"), "dtype is 'bf16', which is none of auto, .*bfloat16"),
+        (config(torch_dtype="torch.bfloat16"), "torch_dtype is 'torch.bfloat16', which is none of"),
         (config(quantization_config="gptq"), "quantization_config is 'gptq', not an object"),
         (config(rope_parameters=3), "rope_parameters is 3, not an object"),
         (config(rope_parameters={"rope_type": "odd"}), "rope_parameters.rope_type is 'odd', which is not known"),
@@ -293,3 +296,15 @@ def test_a_deadline_ends_a_loop_and_leaves_quick_work_alone() -> None:
     assert time.monotonic() - begun < 20
     with deadline(60, "too long"):
         assert sum(range(10)) == 45
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("Wav2Vec2Config", "sounds"), ("WhisperConfig", "sounds"), ("DPTConfig", "images"), ("PatchTSTConfig", "series")],
+)
+@pytest.mark.parametrize("task", ["classification", "causal-lm", "embedding", "seq2seq"])
+def test_what_reads_no_text_is_said(name: str, what: str, task: str) -> None:
+    import transformers
+
+    with pytest.raises(BadInput, match=f"It reads {what}"):
+        check_task(getattr(transformers, name)(), "model", task)

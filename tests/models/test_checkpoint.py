@@ -238,3 +238,11 @@ def test_a_tokenizer_whose_longest_text_is_no_length_is_named(copied: Callable[.
     set_fields(folder / "tokenizer_config.json", model_max_length=length)
     with pytest.raises(BadInput, match=r"model_max_length in tokenizer_config.json is .*, not a number of at least 2"):
         load(folder)
+
+
+@pytest.mark.parametrize(("name", "task"), [("bert", "classification"), ("llama", "causal-lm")])
+def test_outputs_are_taken_by_name_whatever_the_config_says(copied: Callable[..., Path], name: str, task: str) -> None:
+    folder = copied(name, task)
+    set_fields(folder / "config.json", return_dict=False)
+    found = load(folder, task).model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert found.logits.shape[0] == 1

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from architectures import FAMILIES, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
@@ -338,3 +339,44 @@ def test_a_chat_becomes_source_and_target(t5: LoadedModel) -> None:
     assert words(t5, rows[0].token_labels) == "bad </s>"
     assert t5.tokenizer.decode(rows[0].ids, skip_special_tokens=True).replace(" ", "") == "user:thefilmassistant:"
     assert notes == [f"The tokenizer has no chat template; messages are written as {CHAT_FORM!r}."]
+
+
+KIN = {  # of RoBERTa; their tokenizers may have no limit of their own
+    "CamembertConfig": {},
+    "MPNetConfig": {},
+    "XLMRobertaXLConfig": {},
+    "LongformerConfig": {"attention_window": 4},
+}
+
+
+@pytest.mark.parametrize("name", KIN)
+def test_a_row_is_as_long_as_the_model_has_positions_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The model itself is the judge: it reads a text of that many tokens, and none of one more."""
+    of = FAMILIES["roberta"]
+    monkeypatch.setitem(FAMILIES, name, of._replace(config=name, fields={**of.fields, **KIN[name]}, tokens=10**9))
+    loaded = load_model(str(build(name, tmp_path / "model")), "classification", num_labels=2, device="cpu")
+    most = loaded.max_length
+    word = loaded.tokenizer.convert_tokens_to_ids("the")
+    loaded.model(input_ids=torch.full((1, most), word))
+    with pytest.raises((IndexError, RuntimeError)):
+        loaded.model(input_ids=torch.full((1, most + 1), word))
+
+
+def test_a_model_without_a_position_table_has_the_limit_of_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLNet's config says −1."""
+    fields = {"d_model": 24, "n_layer": 1, "n_head": 4, "d_inner": 40}
+    monkeypatch.setitem(FAMILIES, "xlnet", FAMILIES["roberta"]._replace(config="XLNetConfig", fields=fields, tokens=200))
+    loaded = load_model(str(build("xlnet", tmp_path / "model")), "classification", num_labels=2, device="cpu")
+    assert resolve_max_length(1000, loaded) == 200
+
+
+def test_targets_that_start_with_their_own_last_token_may_have_padding_number_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mBART puts the language at the end of a target before it, and skips padding to find it."""
+    stacks = {f"{stack}_{what}": 2 for stack in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    fields = {**stacks, "d_model": 24, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40, "max_position_embeddings": 64}
+    monkeypatch.setitem(FAMILIES, "mbart", FAMILIES["t5"]._replace(config="MBartConfig", fields=fields))
+    loaded = load(build("mbart", tmp_path / "model", task="seq2seq"), "seq2seq")
+    assert loaded.tokenizer.pad_token_id == 0
+    assert decoder_input(torch.tensor([[7, 8, 0]]), loaded.model).tolist() == [[8, 7, 8]]

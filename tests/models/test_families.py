@@ -210,3 +210,23 @@ def test_the_page_lists_every_family_with_its_model_type() -> None:
     text = families.PAGE.read_text(encoding="utf-8")
     assert families.families_on(text) == [(family.title, f"`{model_type(name)}`") for name, family in families.ALL.items()]
     assert "**" not in text.partition(families.BEGIN)[2].partition(families.END)[0]  # what failed is bold
+
+
+XLNET: dict[str, object] = {"d_model": 24, "n_layer": 2, "n_head": 4, "d_inner": 40, "dropout": 0.1}
+UNIT_NORMS: dict[str, object] = {"hidden_act": "gelu", "normalization_type": "layer_norm"}
+MIXERS = {
+    "fnet": bert_like("FNetConfig"),
+    "convbert": bert_like("ConvBertConfig", embedding_size=16),
+    "xlnet": FAMILIES["roberta"]._replace(config="XLNetConfig", fields=XLNET),
+    "mobilebert": bert_like("MobileBertConfig", embedding_size=16, intra_bottleneck_size=16, **UNIT_NORMS),
+}
+
+
+@pytest.mark.parametrize("name", [n if n == "fnet" else pytest.param(n, marks=pytest.mark.slow) for n in MIXERS])
+def test_a_row_does_not_depend_on_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """FNet transforms all tokens of a row, ConvBERT and MobileBERT read a token's neighbours, whatever the mask says. XLNet reads
+    the last place, and its modules see [tokens, rows, features]."""
+    monkeypatch.setitem(FAMILIES, name, MIXERS[name])
+    found = families.examine(build(name, tmp_path / "model"), "binary", tmp_path)
+    assert_works(found)
+    assert any(ROW_BY_ROW in note for note in found.notes)

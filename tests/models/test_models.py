@@ -114,7 +114,7 @@ def test_the_embeddings_of_both_stacks_are_found(tiny_model: TinyModel) -> None:
     model(input_ids=torch.tensor([[5, 6]]), decoder_input_ids=torch.tensor([[0, 7]]))
     assert called == [model.encoder.embed_tokens, model.decoder.embed_tokens]
     vit = load(tiny_model("vit")).model
-    assert input_embeddings(vit) == [vit.vit.embeddings.patch_embeddings]
+    assert input_embeddings(vit) == [vit.vit.embeddings.patch_embeddings.projection]
 
 
 @pytest.mark.parametrize(

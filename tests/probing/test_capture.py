@@ -15,6 +15,7 @@ from torch import nn
 from advisor.core.errors import NotFinite
 from advisor.core.events import Event, Note, Session
 from advisor.models.load import load_model
+from advisor.models.modules import input_embeddings
 from advisor.probing.capture import SharedCall, capturing, fewer_rows
 
 TinyModel = Callable[..., Path]
@@ -339,3 +340,43 @@ def test_after_such_a_call_rows_are_taken_one_by_one_and_it_is_said() -> None:
     assert fewer_rows(SharedCall(), 32, 7, Session(events.append)) == 1
     assert [type(event) for event in events] == [Note]
     assert fewer_rows(MemoryError(), 32, 7, Session()) == 16
+
+
+_PATCHES = {"image_size": 16, "num_channels": 3, "num_labels": 3}
+UNUSUAL_EMBEDDINGS: dict[str, Any] = {  # a tuple, nothing, and a parameter
+    "SwinConfig": {**_PATCHES, "patch_size": 2, "window_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]},
+    "PvtConfig": {
+        **_PATCHES,
+        **{"num_encoder_blocks": 2, "hidden_sizes": [8, 12], "depths": [1, 1], "num_attention_heads": [1, 2]},
+        **{"patch_sizes": [4, 2], "strides": [4, 2], "sequence_reduction_ratios": [2, 1], "mlp_ratios": [2, 2]},
+    },
+    "PerceiverConfig": {
+        **{"d_model": 24, "d_latents": 24, "num_latents": 4, "num_self_attends_per_block": 1, "num_labels": 3},
+        **{"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "vocab_size": 20, "max_position_embeddings": 16},
+    },
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL_EMBEDDINGS)
+def test_whatever_a_family_calls_its_input_embeddings_is_a_module_that_gives_one_tensor(name: str) -> None:
+    """Gradients of all linear modules are autograd's."""
+    torch.manual_seed(0)
+    auto: Any = transformers.AutoModelForImageClassification
+    given = {"pixel_values": torch.randn(1, 3, 16, 16).double()}
+    if name == "PerceiverConfig":
+        auto, given = transformers.AutoModelForSequenceClassification, {"input_ids": torch.tensor([[1, 7, 3, 9]])}
+    model: Any = auto.from_config(getattr(transformers, name)(**UNUSUAL_EMBEDDINGS[name])).double().eval().requires_grad_(False)
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    seen: list[Any] = []
+    handles = [m.register_forward_hook(lambda m, i, output: seen.append(output)) for m in input_embeddings(model)]
+    with capturing(model, linear) as capture:
+        found = capture.pairs(model(**given).logits[:, 1].sum(), 1, False)
+    for handle in handles:
+        handle.remove()
+    assert seen
+    assert all(isinstance(output, torch.Tensor) for output in seen)
+    weights = [model.get_submodule(n).weight.requires_grad_() for n in linear]
+    wanted = torch.autograd.grad(model(**given).logits[:, 1].sum(), weights, materialize_grads=True)
+    for n, gradient in zip(linear, wanted, strict=True):
+        x, g = found[n]
+        torch.testing.assert_close(torch.einsum("ntb,nta->ba", g, x), gradient)

@@ -11,13 +11,13 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, FAMILIES, build
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
-from advisor.core.errors import NotFinite
+from advisor.core.errors import BadInput, NotFinite
 from advisor.core.events import Session
 from advisor.models.encode import EncodedRow
 from advisor.models.head_input import head_linears
@@ -31,6 +31,9 @@ from advisor.probing.head import (
     install_head,
     last_linear,
 )
+from advisor.probing.method import probed_layers
+from advisor.probing.outputs import make_outputs
+from advisor.probing.spool import Spool
 
 TinyModel = Callable[..., Path]
 LENGTHS = (3, 7, 4, 9, 1, 5)
@@ -288,3 +291,28 @@ def test_words_of_one_row_are_held_out_together() -> None:
     assert torn.cv_score > 0.85
     assert whole.cv_score < 0.7
     assert whole.cv_loss > 0.6
+
+
+def test_rows_that_the_model_cannot_read_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Funnel pools pairs of tokens twice: a batch of rows of four tokens is too short for it, and fails within transformers."""
+    fields = {"d_model": 24, "n_head": 4, "d_head": 6, "d_inner": 40, "block_sizes": [1, 1, 1]}
+    monkeypatch.setitem(FAMILIES, "funnel", FAMILIES["roberta"]._replace(config="FunnelConfig", fields=fields))
+    loaded = load_model(str(build("funnel", tmp_path / "model")), "classification", num_labels=2, device="cpu")
+    rows = [EncodedRow((5, 6, 7, 8)), EncodedRow((5, 6, 7, 8))]
+    with pytest.raises(BadInput, match=r"cannot read a batch of 4 tokens a row: .*too short for it"):
+        head_features(loaded, rows, Session())
+
+
+def test_a_mean_of_all_logits_is_that_of_the_mean_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EuroBERT scores every token: its logits are the head's last layer on what is taken for its input."""
+    fields = {**FAMILIES["llama"].fields, "num_hidden_layers": 1}
+    monkeypatch.setitem(FAMILIES, "eurobert", FAMILIES["bert"]._replace(config="EuroBertConfig", fields=fields))
+    loaded = load(build("eurobert", tmp_path / "model", num_labels=3))
+    rows = [EncodedRow(tuple(range(5, 5 + length)), label=length % 3) for length in LENGTHS]
+    features = torch.from_numpy(head_features(loaded, rows, Session()))
+    for row, own in zip(rows, features, strict=True):
+        logits = loaded.model(input_ids=torch.tensor([row.ids])).logits[0]
+        torch.testing.assert_close(last_linear(loaded)(own.float()), logits)
+    spool = Spool(tmp_path, rows, probed_layers(loaded, 0), make_outputs("classification", 3, 0), 0.0, 1.0, None, None)
+    spool.fill(loaded, Session())
+    torch.testing.assert_close(spool.read("pooled").double(), features)

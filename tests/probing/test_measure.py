@@ -12,7 +12,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
-from architectures import ARCHITECTURES, LANGUAGE_MODELS
+from architectures import ARCHITECTURES, FAMILIES, LANGUAGE_MODELS, build
 
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
@@ -21,7 +21,6 @@ from advisor.data.images import ImageFile
 from advisor.models import forward
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.load import LoadedModel, load_model
-from advisor.probing import footprint as measure
 from advisor.probing.footprint import measure_training
 from advisor.theory.training_cost import TrainingFootprint, activation_bytes, estimate_cost, trained_bytes
 from advisor.training import finetune
@@ -36,8 +35,7 @@ MODELS += [("t5", "seq2seq"), ("vit", "classification")]
 
 @pytest.fixture(params=[False, True], ids=["float32", "autocast"])
 def autocast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    for module in (forward, measure):
-        monkeypatch.setattr(module, "bf16_autocast", lambda device: request.param)
+    monkeypatch.setattr(forward, "bf16_autocast", lambda device: request.param)
     return bool(request.param)
 
 
@@ -162,8 +160,7 @@ def test_a_regression_footprint_is_plain_data(tiny_model: Callable[..., Path]) -
 
 
 def test_half_precision_weights_without_autocast(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (forward, measure):
-        monkeypatch.setattr(module, "bf16_autocast", lambda device: False)
+    monkeypatch.setattr(forward, "bf16_autocast", lambda device: False)
     loaded = load_model(str(tiny_model("llama")), "classification", num_labels=2, dtype="bfloat16")
     check_activations(loaded, some_rows(loaded, 4, 24), TOLERANCE)
 
@@ -177,3 +174,17 @@ def test_minilm(minilm: Path) -> None:
     model = finetune._adapted_copy(loaded, chosen, SETTINGS).train()
     estimated = activation_bytes(chosen, loaded.targets, SETTINGS, footprint, 4, 60)
     assert estimated == pytest.approx(kept_by(model, loaded, rows), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "runs"), [("deberta", False), ("bert", True)])
+def test_a_model_that_fails_under_autocast_runs_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, runs: bool
+) -> None:
+    """DeBERTa's first version fills scores with float32's smallest number, which bfloat16 does not have."""
+    monkeypatch.setattr(forward, "bf16_autocast", lambda device: True)
+    fields = {**FAMILIES["bert"].fields, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+    monkeypatch.setitem(FAMILIES, "deberta", FAMILIES["bert"]._replace(config="DebertaConfig", fields=fields))
+    loaded = load_model(str(build(name, tmp_path / "model")), "classification", num_labels=2, device="cpu")
+    assert forward.autocasts(loaded) == runs
+    loss, _ = forward.batch_loss(loaded.model, loaded, collate([EncodedRow((5, 6, 7), (0, 0, 0), 1)], loaded))
+    assert torch.isfinite(loss)

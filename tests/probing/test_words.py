@@ -12,17 +12,18 @@ import pytest
 import torch
 from head_blocks import assert_blocks_of_autograd
 from tangents import SETTINGS
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, XLNetConfig
 
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.models import forward
-from advisor.models.config import check_task
 from advisor.models.encode import collate
 from advisor.models.forward import batch_loss
+from advisor.models.load import load_model
 from advisor.models.prepare import Prepared, Source, prepare
+from advisor.models.readers import check_direction
 from advisor.probing.head import fresh_head_gradient, head_features, head_labels, last_linear
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
@@ -121,8 +122,11 @@ def test_rows_cut_to_one_tag_are_refused_and_lost_words_are_said(tiny_model: Tin
 
 @pytest.mark.parametrize("task", ["causal-lm", "preference"])
 def test_a_model_that_reads_both_sides_predicts_no_words(tiny_model: TinyModel, task: str) -> None:
-    config = AutoConfig.from_pretrained(tiny_model("bert", KIND, 3))
+    folder = str(tiny_model("bert", KIND, 3))
     with pytest.raises(BadInput, match="bert reads a text from both sides"):
-        check_task(config, "model", task)
-    config.is_decoder = True
-    check_task(config, "model", task)
+        load_model(folder, task, device="cpu")
+    decoder = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, is_decoder=True)).eval()
+    check_direction("model", decoder, AutoTokenizer.from_pretrained(folder), task)
+    xlnet = AutoModelForCausalLM.from_config(XLNetConfig(vocab_size=200, d_model=24, n_layer=2, n_head=4, d_inner=40)).eval()
+    with pytest.raises(BadInput, match="xlnet reads a text from both sides"):
+        check_direction("model", xlnet, AutoTokenizer.from_pretrained(folder), task)
