@@ -141,7 +141,9 @@ def how_good_table(result: dict[str, Any]) -> str:
         return f"{found['intervals']['coverage']:.0%} at {found['intervals']['relative_width']:.2f}"
 
     def claimed(name: str) -> Callable[[dict[str, Any]], str]:
-        return lambda found: f"{found[f'{name}_share']:.0%}, right in {found[f'{name}_right']:.1%}"
+        return lambda found: (
+            f"{found[f'{name}_share']:.0%}, right in {found[f'{name}_right']:.1%}" if found[f"{name}_share"] else "none"
+        )
 
     lines = [
         line("rank correlation, all sizes / one size", lambda e: pair(e["predicted"])),
