@@ -157,6 +157,10 @@ class LoadedModel:
         try:
             with torch.no_grad():
                 plain, padded = (self.model(**batch)[0].double() for batch in (alone, beside))
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            return False  # the pass over the rows says so
         finally:
             for handle in handles:
                 handle.remove()

@@ -17,7 +17,8 @@ x is the gain of the simulated recipe, and c how much less a count of word pairs
 learns it. Both of the probe's features that stand here told best how far real gains lie from the expected ones
 (docs/real-runs.md). Where the groups are of both kinds, all are taken as of the first, without a.
 
-β ~ N(0, PRIOR_SD²). Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over,
+β ~ N(0, PRIOR_SD²). Each model has a term of its own beside β·φ, with a variance between models; that of a model that no group is
+of is not known. Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over,
 by expectation-maximisation. Groups of the same data count as one together.
 """
 
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,28 +43,34 @@ BENT_PRIOR_SD = (3.0, 0.5, 0.5, 1.0, 1.0)  # without one
 BEND = 0.4  # s, log loss
 USUAL_LR = 1e-3
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.6, 1.0  # sd² is drawn to this one as by so many data sets
+MODEL_SPREAD = 0.5  # the variance between models is drawn to that of this one as by one model
 ROUNDS, SETTLED = 200, 1e-6  # at most so many, until the variance changes by no more
 MOST_LEVERAGE = 0.5  # where few groups are known
 
 
 @dataclass(frozen=True)
 class GainLevel:
-    """A fitted regression: ``coef`` β and its ``covariance``, and ``sd`` between groups: of log G, or of g where it is ``bent``.
+    """A fitted regression: ``coef`` β and then each model's own term [M], their ``covariance``, and ``sd`` between groups: of
+    log G, or of g where it is ``bent``.
 
-    ``new_sd``: of groups of a model that no group was of. ``seen``: least and most a; what lies beyond counts as the nearest.
+    ``models``: place among the M of what a model is called; ``model_sd`` between them. ``seen``: least and most a; what lies
+    beyond counts as the nearest.
     """
 
     coef: Array
     covariance: Array
     sd: float
-    new_sd: float
+    models: Mapping[str, int]
+    model_sd: float
     bent: bool
     seen: tuple[float, float]
 
-    def of(self, context: Mapping[str, Any], new: bool = False) -> tuple[float, float]:
-        """Mean and standard deviation of log G of a group with this context, of a ``new`` model; the latter holds that of β."""
-        phi, sd = self._features(context), self.new_sd if new else self.sd
-        centre, spread = float(phi @ self.coef), math.sqrt(sd**2 + float(phi @ self.covariance @ phi))
+    def of(self, context: Mapping[str, Any]) -> tuple[float, float]:
+        """Mean and standard deviation of log G of a group with this context; the latter holds those of β and of the model's own
+        term."""
+        x = self._design(context)
+        new = self.model_sd**2 if context["model"] not in self.models else 0.0
+        centre, spread = float(x @ self.coef), math.sqrt(self.sd**2 + new + float(x @ self.covariance @ x))
         if not self.bent:
             return math.log(expected_gain(context)) + centre, spread
         gain = BEND * float(np.logaddexp(0.0, centre / BEND))
@@ -72,15 +79,19 @@ class GainLevel:
     def surprise(self, context: Mapping[str, Any], gain: float) -> float:
         """Log of a group's real gain over the one expected of it, as if nothing had been learned from its data: the residual over
         one less its leverage."""
-        phi = self._features(context)
-        leverage = min(float(phi @ self.covariance @ phi) / self.sd**2, MOST_LEVERAGE)
+        x = self._design(context)
+        leverage = min(float(x @ self.covariance @ x) / self.sd**2, MOST_LEVERAGE)
         return (math.log(gain) - self.of(context)[0]) / (1 - leverage)
 
-    def _features(self, context: Mapping[str, Any]) -> Array:
+    def _design(self, context: Mapping[str, Any]) -> Array:
+        """φ, and then a 1 in the place of the model."""
         phi = gain_features(context, self.bent)
         if not self.bent:
             phi[-1] = np.clip(phi[-1], *self.seen)
-        return phi
+        own = np.zeros(len(self.coef) - len(phi))
+        if (place := self.models.get(context["model"])) is not None:
+            own[place] = 1.0
+        return np.concatenate([phi, own])
 
 
 def gain_features(context: Mapping[str, Any], bent: bool) -> Array:
@@ -92,78 +103,37 @@ def gain_features(context: Mapping[str, Any], bent: bool) -> Array:
 
 
 def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:
-    """The regression that groups with these real gains make likely, and how far it misses those of a model that is left out."""
-    level = _fitted(groups, gains)
-    models = np.array([group.model for group in groups])
-    if len(set(models)) < 2:
-        return level
-    data = _Measured.of(groups, gains, level.bent)
-    left = np.empty(len(groups))
-    for model in set(models):
-        other = _fitted(*zip(*(both for both in zip(groups, gains, strict=True) if both[0].model != model), strict=True))
-        if other.bent == level.bent:
-            held = models == model
-            left[held] = data.left(other.coef, other.sd**2)[held]
-    return replace(level, new_sd=max(level.sd, math.sqrt(_pooled(left, data.weights))))
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Features φ of groups, what β·φ is added to, the chance of their measured gains on the grid, and groups' weights."""
-
-    phi: Array
-    offset: Array
-    chance: Array
-    straight: Array
-    weights: Array
-
-    @classmethod
-    def of(cls, groups: Sequence[Group], gains: Sequence[Gain], bent: bool) -> _Measured:
-        values, errors = (np.array([getattr(gain, name) for gain in gains])[:, None] for name in ("value", "error"))
-        straight, steepness = _unbent(np.exp(LOG_GAINS)) if bent else (LOG_GAINS, np.ones(len(LOG_GAINS)))
-        return cls(
-            np.array([gain_features(g.context, bent) for g in groups]),
-            np.zeros(len(groups)) if bent else np.log([expected_gain(g.context) for g in groups]),
-            steepness * (np.exp(-0.5 * ((values - np.exp(LOG_GAINS)) / errors) ** 2) + 1e-300),
-            straight,
-            each_data_once([g.data for g in groups]),
-        )
-
-    def posterior(self, coef: Array, variance: float) -> tuple[Array, Array]:
-        """Mean and variance of each group's log G, or g, less its offset."""
-        centre = self.offset + self.phi @ coef
-        chance = self.chance * np.exp(-0.5 * (self.straight - centre[:, None]) ** 2 / variance)
-        chance /= chance.sum(1, keepdims=True)
-        mean = chance @ self.straight
-        return mean - self.offset, chance @ self.straight**2 - mean**2
-
-    def left(self, coef: Array, variance: float) -> Array:
-        """Expected squared residual of each group."""
-        mean, own = self.posterior(coef, variance)
-        return np.asarray((mean - self.phi @ coef) ** 2 + own)
-
-
-def _fitted(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:
+    """The regression that groups with these real gains make likely."""
+    weights = each_data_once([g.data for g in groups])
     bent = all(g.context["task"] in HEADLESS for g in groups)
-    data = _Measured.of(groups, gains, bent)
-    phi, weights = data.phi, data.weights
-    prior_sd = BENT_PRIOR_SD if bent else PRIOR_SD
-    prior = np.diag(1.0 / np.square(prior_sd))
-    coef, variance, covariance = np.zeros(len(prior_sd)), 1.0, np.diag(np.square(prior_sd))
+    values, errors = (np.array([getattr(gain, name) for gain in gains])[:, None] for name in ("value", "error"))
+    offset = np.zeros(len(groups)) if bent else np.log([expected_gain(g.context) for g in groups])
+    straight, steepness = _unbent(np.exp(LOG_GAINS)) if bent else (LOG_GAINS, np.ones(len(LOG_GAINS)))
+    seen = steepness * (np.exp(-0.5 * ((values - np.exp(LOG_GAINS)) / errors) ** 2) + 1e-300)
+    phi = np.array([gain_features(g.context, bent) for g in groups])
+    names = sorted({g.model for g in groups})
+    x = np.hstack([phi, np.array([[float(g.model == name) for name in names] for g in groups])])
+    of_model = slice(phi.shape[1], None)
+    precision = np.append(1.0 / np.square(BENT_PRIOR_SD if bent else PRIOR_SD), np.ones(len(names)))
+    coef, variance, between, covariance = np.zeros(x.shape[1]), 1.0, MODEL_SPREAD**2, np.diag(1.0 / precision)
     for _ in range(ROUNDS):
-        mean, own = data.posterior(coef, variance)
-        covariance = np.linalg.inv(phi.T @ (weights[:, None] * phi) / variance + prior)
-        coef = covariance @ phi.T @ (weights * mean) / variance
-        before, variance = variance, _pooled((mean - phi @ coef) ** 2 + own, weights)
+        centre = offset + x @ coef
+        chance = seen * np.exp(-0.5 * (straight - centre[:, None]) ** 2 / variance)
+        chance /= chance.sum(1, keepdims=True)
+        mean = chance @ straight
+        own = chance @ straight**2 - mean**2
+        precision[of_model] = 1.0 / between
+        covariance = np.linalg.inv(x.T @ (weights[:, None] * x) / variance + np.diag(precision))
+        coef = covariance @ x.T @ (weights * (mean - offset)) / variance
+        left = (mean - offset - x @ coef) ** 2 + own
+        before, variance = variance, float((weights @ left + PRIOR_WEIGHT * PRIOR_SPREAD**2) / (weights.sum() + PRIOR_WEIGHT))
+        terms = coef[of_model] ** 2 + np.diag(covariance)[of_model]
+        between = float((terms.sum() + MODEL_SPREAD**2) / (len(names) + 1))
         if abs(variance - before) < SETTLED * variance:
             break
-    sd = math.sqrt(variance)
-    return GainLevel(coef, covariance, sd, sd, bent, (float(phi[:, -1].min()), float(phi[:, -1].max())))
-
-
-def _pooled(left: Array, weights: Array) -> float:
-    """Variance between groups from their squared residuals."""
-    return float((weights @ left + PRIOR_WEIGHT * PRIOR_SPREAD**2) / (weights.sum() + PRIOR_WEIGHT))
+    called = {alias: names.index(g.model) for g in groups for alias in g.model_names}
+    limits = float(phi[:, -1].min()), float(phi[:, -1].max())
+    return GainLevel(coef, covariance, math.sqrt(variance), called, math.sqrt(between), bent, limits)
 
 
 def _unbent(gains: Array) -> tuple[Array, Array]:

@@ -75,21 +75,18 @@ class Group:
     @property
     def data(self) -> str:
         """Name of the data, the group's own name where no row says it."""
-        return self._said("data")
+        return str(self.rows[0].provenance.get("data", self.name)) if self.rows else self.name
 
     @property
     def model(self) -> str:
-        """Name of the model, likewise."""
-        return self._said("model")
+        """Name of the model, the group's own name where no row says it."""
+        return str(self.context["model"])
 
     @property
     def model_names(self) -> set[str]:
-        """All that its rows call the model: by name and by fingerprint."""
-        said = (row.provenance.get(key) for row in self.rows for key in ("model", "model_fingerprint"))
-        return {str(name) for name in said if name is not None} | {self.model}
-
-    def _said(self, key: str) -> str:
-        return str(self.rows[0].provenance.get(key, self.name)) if self.rows else self.name
+        """All that the model is called: by name, and by fingerprint."""
+        said = (row.provenance.get("model_fingerprint") for row in self.rows)
+        return {self.model, *(str(fingerprint) for fingerprint in said if fingerprint is not None)}
 
 
 @dataclass(frozen=True)

@@ -327,7 +327,7 @@ class Predictor:
         return self.gain_level_.surprise(group.context, max(log_base(group.context) - everything, LEAST_GAIN))
 
     def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
-        return self.gain_level_.of(context, self._is_new(context))[1]
+        return self.gain_level_.of(context)[1]
 
     def _score(self, log_loss: Array, above: Array, below: Array, quantile: float, context: Mapping[str, Any]) -> Estimate:
         design = np.array([design_row(x, context) for x in log_loss])
@@ -386,8 +386,8 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float, tilt: Array | float
     """Central interval at ``LEVEL`` of F·N(centre + tilt·log F, sd²) [S], where F is log-normal with median 1.
 
     Differences between selections are shares of a group's gain G, which is known to a factor F only: left out, 90 % intervals
-    of the difference to all-linear held 77 % of real ones over the groups of the committed rows, each predicted from other
-    data; with it 85 % (``benchmarks/differences.py``).
+    of the difference to all-linear held 76 % of real ones over the groups of the committed rows, each predicted from other
+    data; with it 86 % (``benchmarks/differences.py``).
     """
     factors, weights = gain_factors(log_gain_sd)
     sd = np.maximum(sd, LEAST_SD)

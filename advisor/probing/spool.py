@@ -229,7 +229,7 @@ class Spool:
         capture.clear()
         tensors = {"f0": f0.float(), "losses": losses.detach().float(), "labels": labels}
         if last and self.outputs.task not in BY_ODDS:  # a token counts by its share of the gradient: all, or of a mean 1/T
-            g = gradients[last][0]
+            g = torch.cat(gradients[last], -1)  # of all projections, as one may be void
             whole = g.sum(1, keepdim=True)
             share = (g * whole).sum(-1, keepdim=True) / whole.square().sum(-1, keepdim=True)
             tensors["pooled"] = (share * inputs[last]).sum(1).float()

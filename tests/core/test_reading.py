@@ -185,9 +185,8 @@ def test_a_file_changed_just_now_is_not_remembered(tmp_path: Path, monkeypatch: 
 
 def test_what_a_newer_version_wrote_is_not_called_damaged(tmp_path: Path) -> None:
     """Else its owner would be told to delete it."""
-    (tmp_path / PROBE_FILE).write_text('{"schema": 2}', encoding="utf-8")
-    (tmp_path / JSON_FILE).write_text('{"schema": 2}', encoding="utf-8")
-    (tmp_path / RUNS_FILE).write_text('{"schema": 2}\n', encoding="utf-8")
+    for name in (PROBE_FILE, JSON_FILE, RUNS_FILE):
+        (tmp_path / name).write_text('{"schema": 99}\n', encoding="utf-8")
     for name, read in (
         (PROBE_FILE, load_probe),
         (RUNS_FILE, read_runs),

@@ -28,6 +28,7 @@ def groups_of(count: int, seed: int = 0, task: str = "classification") -> list[G
         lr, rows = rng.choice([3e-4, 1e-3, 3e-3]), rng.choice([256, 512, 2048])
         context = {
             "task": task,
+            "model": f"model {i % 3}",
             "log_start": 0.0,
             "log_simulated": -rng.uniform(0.1, 1.5),
             "log_counted": -rng.uniform(-0.5, 2.0),
@@ -56,17 +57,36 @@ def test_gains_known_exactly_are_a_weighted_ridge_regression(bent: bool) -> None
     groups, rng = groups_of(90, task="causal-lm" if bent else "classification"), np.random.default_rng(1)
     true = np.array([0.2, 0.6, -0.3, 0.9, 0.3] if bent else [0.2, 0.6, -0.3, 0.4])
     phi = np.array([gain_features(g.context, bent) for g in groups])
+    own = np.eye(3)[np.arange(90) % 3]
     offset = np.zeros(90) if bent else np.log([expected_gain(g.context) for g in groups])
-    left = phi @ true + 0.3 * rng.normal(size=90)
+    left = phi @ true + own @ np.array([-0.4, 0.0, 0.4]) + 0.3 * rng.normal(size=90)
     level = known_exactly(groups, offset + left, bent)
-    prior_sd = BENT_PRIOR_SD if bent else PRIOR_SD
-    precision = phi.T @ phi / level.sd**2 + np.diag(1 / np.square(prior_sd))
-    np.testing.assert_allclose(level.coef, np.linalg.solve(precision, phi.T @ left / level.sd**2), atol=0.06)
-    np.testing.assert_allclose(level.covariance, np.linalg.inv(precision), rtol=1e-6)
+    x, prior_sd = np.hstack([phi, own]), [*(BENT_PRIOR_SD if bent else PRIOR_SD), *[level.model_sd] * 3]
+    precision = x.T @ x / level.sd**2 + np.diag(1 / np.square(prior_sd))
+    np.testing.assert_allclose(level.coef, np.linalg.solve(precision, x.T @ left / level.sd**2), atol=0.08)
+    np.testing.assert_allclose(level.covariance, np.linalg.inv(precision), atol=1e-4)
     assert level.sd == pytest.approx(0.3, abs=0.12)
-    np.testing.assert_allclose(level.coef, true, atol=0.45)
-    other = BayesianRidge().fit(phi[:, 1:], left)  # another program, with priors of its own
-    np.testing.assert_allclose(level.coef[1:], other.coef_, atol=0.12)
+    np.testing.assert_allclose(level.coef[: len(true)], true, atol=0.45)
+    other = BayesianRidge().fit(np.hstack([phi[:, 1:], own]), left)  # another program, with priors of its own
+    np.testing.assert_allclose(level.coef[1 : len(true)], other.coef_[: len(true) - 1], atol=0.12)
+
+
+def test_of_a_model_that_no_group_is_of_the_gain_is_known_less_well() -> None:
+    """By the variance between models, which is larger where they differ."""
+    groups = groups_of(60)
+
+    def of(difference: float) -> tuple[float, float, float, float]:
+        own = np.array([-difference, 0.0, difference])[np.arange(60) % 3]
+        level = known_exactly(groups, np.log([expected_gain(g.context) for g in groups]) + own, False)
+        known, new = (level.of({**groups[2].context, "model": name}) for name in ("model 2", "another"))
+        return known[0] - new[0], known[1], new[1], level.model_sd
+
+    alike, apart = of(0.0), of(1.0)
+    assert abs(alike[0]) < 0.1
+    assert apart[0] == pytest.approx(1.0, abs=0.15)  # the model's own term
+    for _, known, new, between in (alike, apart):
+        assert new > math.hypot(known, 0.9 * between)
+    assert apart[3] > 2 * alike[3]
 
 
 def test_of_a_bent_gain_mean_and_deviation_are_those_of_its_distribution() -> None:
@@ -77,9 +97,8 @@ def test_of_a_bent_gain_mean_and_deviation_are_those_of_its_distribution() -> No
     context = {**groups[0].context, "log_counted": -1.5}
     mean, sd = level.of(context)
     features = gain_features(context, True)
-    drawn = np.random.default_rng(0).normal(
-        features @ level.coef, math.sqrt(level.sd**2 + features @ level.covariance @ features), 20_000
-    )
+    x = np.append(features, [1.0, 0.0, 0.0])
+    drawn = np.random.default_rng(0).normal(x @ level.coef, math.sqrt(level.sd**2 + x @ level.covariance @ x), 20_000)
     log_gains = np.log(BEND * np.log1p(np.exp(drawn / BEND)))
     assert mean == pytest.approx(float(np.median(log_gains)), abs=0.01)
     assert sd == pytest.approx(float(log_gains.std()), rel=0.1)
