@@ -175,11 +175,14 @@ class LoadedModel:
         try:
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
                 self.model(**batch)
-        except RuntimeError as error:
-            if lacks_memory(error):
-                raise
-            return False
+        except (MemoryError, RuntimeError) as error:
+            return lacks_memory(error)  # then a pass that is asked for says so
         return True
+
+    def try_out(self) -> None:
+        """Read a short text now for what is asked of the model later, inside hooks and with adapters, which would disturb it."""
+        for name in ("rows_apart", *(() if self.offloaded else ("runs_in_bf16",))):
+            getattr(self, name)
 
     def at_once(self, rows: int) -> int:
         """How many rows a pass may read together, where memory has room for ``rows``."""
@@ -312,7 +315,7 @@ def load_model(
     if readers.tokenizer is not None:
         check_tokens(name, model, frozen_new)
     left = check_left_out(name, model, missing, unused)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=model,
         tokenizer=readers.tokenizer,
         task=task,
@@ -330,6 +333,8 @@ def load_model(
         warnings=(*random_parts(frozen_new, head), *left),
         scratch=scratch,
     )
+    loaded.try_out()
+    return loaded
 
 
 def _config_for(

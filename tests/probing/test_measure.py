@@ -188,3 +188,15 @@ def test_a_model_that_fails_under_autocast_runs_without(
     assert forward.autocasts(loaded) == runs
     loss, _ = forward.batch_loss(loaded.model, loaded, collate([EncodedRow((5, 6, 7), (0, 0, 0), 1)], loaded))
     assert torch.isfinite(loss)
+
+
+def test_what_a_short_text_shows_is_known_once_a_model_is_loaded(tiny_model: Callable[..., Path]) -> None:
+    """A real run asks for it where layers are replayed from memory, and another pass there would disturb both."""
+    loaded = load_model(str(tiny_model("llama")), "classification", num_labels=2, device="cpu")
+
+    def forward_again(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the model was read again")
+
+    loaded.model.forward = forward_again  # type: ignore[method-assign]
+    assert loaded.runs_in_bf16
+    assert loaded.at_once(8) == 8
