@@ -1,4 +1,4 @@
-"""A list to choose from."""
+"""Lists to choose from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Literal
 
 from textual.widgets import OptionList
+from textual.widgets._select import SelectOverlay
 
 
 class Options(OptionList):
@@ -14,3 +15,7 @@ class Options(OptionList):
     def _move_page(self, direction: Literal[-1, 1]) -> None:
         with suppress(KeyError):
             super()._move_page(direction)
+
+
+class Choices(SelectOverlay, Options):
+    """The list that a field to choose in opens."""

@@ -17,12 +17,13 @@ from textual.events import DescendantBlur
 from textual.suggester import Suggester
 from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, Select, Static
+from textual.widgets._select import SelectCurrent
 from textual.widgets.option_list import Option
 
 from advisor.core.option import Option as Field
 from tui.base import AdvisorScreen, Context, Places, name_of
 from tui.form import FIELDS, FIRST, PLACES, READING, is_choice, parsed, shown
-from tui.lists import Options
+from tui.lists import Choices, Options
 from tui.paths import DATA_SUFFIXES, completions
 from tui.state import Change
 from tui.work import in_thread
@@ -68,6 +69,10 @@ class ChoiceField(Select[str]):
         choices = dict.fromkeys((*field.choices, value))  # the command line takes more, such as cuda:1
         super().__init__([(c, c) for c in choices], value=value, allow_blank=False, id=field.name, compact=True)
         self.HELP_TEXT = f"{field.label}. {field.help}"
+
+    def compose(self) -> ComposeResult:
+        yield SelectCurrent(self.prompt)
+        yield Choices().data_bind(compact=Select.compact)
 
 
 class SetupScreen(AdvisorScreen):

@@ -347,7 +347,7 @@ def test_another_error_of_the_model_is_not_taken_for_memory(ready: Ready, tmp_pa
         raise RuntimeError("shapes do not fit")
 
     prepared.loaded.model.forward = broken
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(BadInput, match=r"it cannot read a batch of .* shapes do not fit"):
         run_probe(prepared, ProbeSettings(), tmp_path, Session())
 
 

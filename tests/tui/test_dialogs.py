@@ -11,7 +11,7 @@ from tui_helpers import send, settled, until
 
 from tui.app import AdvisorApp
 from tui.dialogs import ChoiceDialog, ErrorDialog, NameDialog, Question, TextDialog
-from tui.lists import Options
+from tui.lists import Choices, Options
 
 MakeApp = Callable[..., AdvisorApp]
 
@@ -114,8 +114,11 @@ async def test_a_palette_opens_while_the_last_one_is_still_closing(make_app: Mak
         assert len(app.screen_stack) == 2
 
 
-def test_a_page_key_in_a_list_that_is_not_laid_out_yet_does_nothing() -> None:
-    listed = Options("a", "b")
+@pytest.mark.parametrize("kind", [Options, Choices])
+def test_a_page_key_in_a_list_that_is_not_laid_out_yet_does_nothing(kind: type[OptionList]) -> None:
+    listed = kind("a", "b") if kind is Options else kind()
+    if kind is Choices:
+        listed.add_options(["a", "b"])
     listed.action_page_up()
     listed.action_page_down()
     assert listed.option_count == 2
