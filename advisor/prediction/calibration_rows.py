@@ -140,7 +140,8 @@ def load_rows() -> list[CalibrationRow]:
     rows, folder = _shipped_rows(), user_rows_folder()
     if not (own := sorted(folder.glob("*.jsonl")) if folder.is_dir() else []):
         return rows
-    rows += [row for path in own for row in _usable_rows(path)]
+    names = {str(row.provenance.get("model_fingerprint")): str(row.provenance["model"]) for row in rows}
+    rows += [_by_content(row, names) for path in own for row in _usable_rows(path)]
     once: dict[Hashable, CalibrationRow] = {}
     for row in rows:
         once.setdefault((row.group_key, row.selection_key, row.seed), row)
@@ -170,7 +171,7 @@ def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
     for number, line in enumerate(lines, 1):
         try:
             if (row := parse_row(line, f"{path}, line {number}")) is not None:
-                yield _by_content(row)
+                yield row
         except BadInput as error:
             problems.append(error)
     if problems:
@@ -178,11 +179,14 @@ def _usable_rows(path: Path) -> Iterator[CalibrationRow]:
         warnings.warn(f"A calibration row is left out: {problems[0]}{more}", UnusableRow, stacklevel=2)
 
 
-def _by_content(row: CalibrationRow) -> CalibrationRow:
+def _by_content(row: CalibrationRow, names: Mapping[str, str]) -> CalibrationRow:
     """A user's row, its data and model named by their fingerprints, as any two files may be called ``data/train.jsonl``. (Shipped
-    rows keep the names: several samples of one public data set have the same, and count as one data set.)"""
+    rows keep the names: several samples of one public data set have the same, and count as one data set.) ``names``: of the
+    models of shipped rows, by fingerprint; a user's runs of one of these are of that model."""
     said = row.provenance
     content = {key: said[f"{key}_fingerprint"] for key in ("data", "model") if said.get(f"{key}_fingerprint")}
+    if "model" in content:
+        content["model"] = names.get(content["model"], content["model"])
     return replace(row, provenance={**said, **content})
 
 

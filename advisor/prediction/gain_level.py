@@ -69,12 +69,16 @@ class GainLevel:
         """Mean and standard deviation of log G of a group with this context; the latter holds those of β and of the model's own
         term."""
         x = self._design(context)
-        new = self.model_sd**2 if context["model"] not in self.models else 0.0
+        new = 0.0 if self.knows(context) else self.model_sd**2
         centre, spread = float(x @ self.coef), math.sqrt(self.sd**2 + new + float(x @ self.covariance @ x))
         if not self.bent:
             return math.log(expected_gain(context)) + centre, spread
         gain = BEND * float(np.logaddexp(0.0, centre / BEND))
         return math.log(gain), spread * -math.expm1(-gain / BEND) / gain
+
+    def knows(self, context: Mapping[str, Any]) -> bool:
+        """Whether some group was of this model."""
+        return context["model"] in self.models
 
     def surprise(self, context: Mapping[str, Any], gain: float) -> float:
         """Log of a group's real gain over the one expected of it, as if nothing had been learned from its data: the residual over

@@ -147,8 +147,8 @@ def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:
                     "log_steps": _log_steps(members[0]),
                     "aligned": aligned,
                     "log_counted": members[0].context["log_start"],
-                    "model": members[0].provenance.get("model", members[0].group),
                     **members[0].context,
+                    "model": members[0].provenance.get("model", members[0].group),
                 },
                 members,
             )

@@ -148,8 +148,8 @@ class Predictor:
         forgone_: which share of the gain a selection forgoes. gain_level_: what is expected of log G.
         tilt_: by how much shares rise with log G. misfit_: standard deviation of a selection's log loss around what is predicted
             of it; noise_: between seeds, in a usual group; both as shares of G. common_: share of the misfit's variance that all
-            selections of a group have in common. new_misfit_, new_common_: of a model that no run was of. models_: what models of
-            runs are called. quietness_: power of the trust in a gain that misfit and noise fall with.
+            selections of a group have in common. new_misfit_, new_common_: of a model that no run was of.
+        quietness_: power of the trust in a gain that misfit and noise fall with.
         start_sd_: standard deviation of log H, real around simulated.
     """
 
@@ -200,8 +200,7 @@ class Predictor:
             return misfit, common_misfit([g for g, _ in clear], shares, noise, misfit)
 
         self.misfit_, self.common_ = missed(shares)
-        self.new_misfit_, self.new_common_ = max(missed(of_new), (self.misfit_, self.common_))
-        self.models_ = set().union(*(g.model_names for g in self.groups_))
+        self.new_misfit_, self.new_common_ = max(missed(of_new), (self.misfit_, self.common_))  # by the misfit
         expected = [self.gain_level_.of(g.context)[0] for g in self.groups_]
         self.quietness_ = quietness_of(self.groups_, forgone, expected, Spread(self.misfit_, self.noise_))
         starts = [e for e in map(start_error, self.groups_) if e is not None]
@@ -309,13 +308,10 @@ class Predictor:
     def _typical(self, context: Mapping[str, Any]) -> tuple[float, float, float, float]:
         """Median of G; the misfit as a share of it, and what selections have in common of its variance; noise as a share of G. At
         little trust misfit and noise are not as small in log loss as the gain."""
-        misfit, common = (self.new_misfit_, self.new_common_) if self._is_new(context) else (self.misfit_, self.common_)
+        known = self.gain_level_.knows(context)
+        misfit, common = (self.misfit_, self.common_) if known else (self.new_misfit_, self.new_common_)
         spread = Spread(misfit, self.noise_).at(trust(context), self.quietness_)
         return math.exp(self.gain_level_.of(context)[0]), spread.misfit, common, spread.noise
-
-    def _is_new(self, context: Mapping[str, Any]) -> bool:
-        """No calibration run used here was of this model."""
-        return context["model"] not in self.models_
 
     def _tilt(self, forgone: Array, distances: Array) -> Array:
         """[S] by how much each share rises with log G; 0 of no module, which forgoes all."""

@@ -117,6 +117,19 @@ def test_data_of_ones_own_are_two_data_sets_though_of_one_name(monkeypatch: pyte
     assert first == moved
 
 
+def test_runs_of_ones_own_of_a_shipped_model_are_of_that_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wherever it lies; of others the fingerprint is the name, also where a row's context says another."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shipped = load_rows()
+    known = shipped[0].provenance
+    for name, made_of in (("a", known["model_fingerprint"]), ("b", "new")):
+        provenance = {**MADE, "model": "my/place", "model_fingerprint": made_of}
+        context = {"model": "as it was called"}
+        write_own(f"{name}.jsonl", [replace(r, provenance=provenance, context={**r.context, **context}) for r in RUNS])
+    one, other = sorted((g for g in grouped(load_rows()[len(shipped) :])), key=lambda g: g.model == "new")
+    assert (one.model, other.model) == (known["model"], "new")
+
+
 def test_damage_in_an_own_file_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     user_rows_folder().mkdir(parents=True)
