@@ -283,7 +283,9 @@ def _filled(
 ) -> Spool:
     """What passes over ``rows``, shortest first, give; those that an interrupted probe made are not made again."""
     if prepared.loaded.rows_apart:
-        session.note("What the model makes of a row may depend on its batch, so the probe reads one at a time, without padding.")
+        session.note(
+            "What the model makes of a row may depend on its batch, so the probe reads one row at a time, without padding."
+        )
     spool = Spool(
         partial,
         rows,
