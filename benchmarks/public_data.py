@@ -10,7 +10,10 @@
 ``nlu-asdiv-dataset`` (chaochun, 883f90a), ``jfleg`` (keisks, ee06ff8), ``amazon-multilingual-counterfactual-dataset``
 (amazon-research, 3cc7de4), ``StackOverflow`` (jacoxu, 7c207f5), ``ase15-django-dataset`` (odashi, c37fa28), ``clickbait``
 (bhargaviparanjape, 203d979), ``BBC-Dataset-News-Classification`` (suraj-deshmukh, e337a35), ``AttentiveFP`` (OpenDrugAI,
-dda6708) and ``rxn_yields`` (rxn4chemistry, d9e6b87). Up to 3,000 rows a data set, drawn by seed.
+dda6708), ``rxn_yields`` (rxn4chemistry, d9e6b87), ``deep-regex`` (nicholaslocascio, 096490d), ``asset`` (facebookresearch,
+9d65904), ``protoqa-data`` (iesl, c6c5696), ``Medical-Abstracts-TC-Corpus`` (sebischair, 70a2d91), ``DMS_opt`` (dahjan, eec710e),
+``creak`` (yasumasaonoe, 5e892b2), ``empathic_reactions`` (wwbp, 3ddbf6b) and ``HINT3`` (hellohaptik, 99965c8). Up to 3,000 rows a
+data set, drawn by seed.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ NEWS = ("world", "sports", "business", "science")
 SOLUBILITY = "measured log solubility in mols per litre"
 YIELDS = "Suzuki-Miyaura/random_splits/random_split_0.tsv"
 HATE = ("hate", "offensive", "neither")
+DISEASES = ("tumour", "digestion", "nerves", "heart", "general")
+ANTIBODY = ("AVYYCSR", "YWGQGTLVTVSS")  # what stands before and behind the varied stretch of trastuzumab's heavy chain
 
 
 def labelled_first(path: Path, names: tuple[str, str]) -> Iterator[Row]:
@@ -224,6 +229,31 @@ def scored_answers(path: Path) -> Iterator[tuple[str, str]]:
         yield row["input"].strip(), max(row["target_scores"], key=row["target_scores"].get)
 
 
+def table(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        yield from csv.DictReader(lines)
+
+
+def antibodies(folder: Path) -> Iterator[Row]:
+    """Variants of one antibody, those that bind their target and those that do not in files of their own."""
+    for name, label in (("Pos", "binds"), ("Neg", "does not")):
+        for row in table(folder / f"mHER_H3_Ag{name}.csv"):
+            yield {"text": row["AASeq"].join(ANTIBODY), "label": label}
+
+
+def side_by_side(before: Path, after: Path) -> Iterator[Row]:
+    """Prompts and answers, a line each in files of their own."""
+    for prompt, completion in zip(*(path.read_text(encoding="utf-8").splitlines() for path in (before, after)), strict=False):
+        yield {"prompt": prompt.strip(), "completion": completion.strip()}
+
+
+def most_said(path: Path) -> Iterator[Row]:
+    """Questions asked of a hundred people, and what most of them said."""
+    for row in json_lines(path):
+        if said := row["answers"]["raw"]:  # type: ignore[index]
+            yield {"prompt": row["question"]["original"].strip(), "completion": max(said, key=said.get)}  # type: ignore[index]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", type=Path)
@@ -232,7 +262,8 @@ def main() -> None:
     at = options.checkouts
     sentiment, tweet, imdb = at / "sentiment_dataset" / "data", at / "tweeteval" / "datasets", SHARED / "data" / "imdb"
     science, asked = at / "scibert" / "data" / "text_classification", at / "zero_shot_cot" / "dataset"
-    chemistry = at / "AttentiveFP" / "data"
+    chemistry, claims = at / "AttentiveFP" / "data", at / "creak" / "data" / "creak" / "train.json"
+    letters_at = at / "empathic_reactions" / "data" / "responses" / "data" / "messages.csv"
     sets = {
         # the second exam, now development data
         "subj": labelled_first(sentiment / "subj.all", ("subjective", "objective")),
@@ -287,6 +318,24 @@ def main() -> None:
         "lipophilicity": molecules(chemistry / "Lipophilicity.csv", "smiles", "exp"),
         "solar_cells": molecules(chemistry / "cep-processed.csv", "smiles", "PCE"),
         "reaction_yield": molecules(at / "rxn_yields" / "data" / YIELDS, "rxn", "y"),
+        # the seventh exam
+        "regex": side_by_side(*(at / "deep-regex" / "datasets" / "NL-RX-Turk" / f"{n}.txt" for n in ("src", "targ"))),
+        "simplify": side_by_side(*(at / "asset" / "dataset" / f"asset.valid.{n}" for n in ("orig", "simp.0"))),
+        "survey": most_said(at / "protoqa-data" / "data" / "dev" / "dev.scraped.jsonl"),
+        "dates": ({"prompt": q, "completion": a} for q, a in scored_answers(asked / "Bigbench_Date" / "task.json")),
+        "why": ({"prompt": row["sentence"], "completion": row["explanation"]} for row in json_lines(claims)),  # type: ignore[dict-item]
+        "claims": ({"text": row["sentence"], "label": row["label"]} for row in json_lines(claims)),  # type: ignore[dict-item]
+        "empathy": ({"text": row["essay"], "score": float(row["empathy"])} for row in table(letters_at)),
+        "shop_intent": (
+            {"text": row["sentence"], "label": row["label"]}
+            for split in ("train", "test")
+            for row in table(at / "HINT3" / "dataset" / "v2" / split / f"curekart_{split}.csv")
+        ),
+        "disease": (
+            {"text": row["medical_abstract"], "label": DISEASES[int(row["condition_label"]) - 1]}
+            for row in table(at / "Medical-Abstracts-TC-Corpus" / "medical_tc_test.csv")
+        ),
+        "antibody": antibodies(at / "DMS_opt" / "data"),
     }
     for name, rows in sets.items():
         distinct = list(dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in rows))

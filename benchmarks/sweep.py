@@ -9,8 +9,8 @@ rates too high for all modules, which ``benchmarks/rates.py`` reads, to ``benchm
 
     python benchmarks/sweep.py WORK --models FOLDER --public FOLDER [--groups TEXT …] [--exam]
 
-``FOLDER/e5`` is made by ``../shared/models/make_e5.py``, ``FOLDER/rxnbert`` by ``benchmarks/chemistry_model.py``, the public data
-by ``benchmarks/public_data.py``.
+``FOLDER/e5`` is made by ``../shared/models/make_e5.py``, the other models in ``FOLDER`` by ``benchmarks/pretrained.py``, the public
+data by ``benchmarks/public_data.py``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ SHARED = HERE.parents[1] / "shared"
 EVALUATION = {name: "validation" for name in ("sst2", "cola", "mrpc", "rte", "stsb")} | {
     name: "test" for name in ("trec", "gsm8k", "banking77")
 }
-MODEL_LENGTHS, LENGTHS = {"tiny": 128, "stories": 128, "rxnbert": 96}, {"reaction_yield": 224}  # tokens; 64 of others
+MODEL_LENGTHS = {"tiny": 128, "stories": 128, "rxnbert": 96, "smollm2": 96}  # tokens; 64 of others
+LENGTHS = {"reaction_yield": 224}
 SHARE = 0.18  # of all LoRA parameters, the size of the random selections
 SHARES = (0.07, SHARE, 0.36)  # of groups with three sizes
 EVAL_ROWS = 300
@@ -149,7 +150,12 @@ SIXTH_EXAM = [
     *[Group("rxnbert", d, 512, 2e-3, picks=6) for d in ("tox21_mmp", "lipophilicity", "reaction_yield")],
 ]
 DEVELOPMENT = [*SMALL, *RATES, *FIRST_EXAM, *SECOND_EXAM, *LANGUAGE, *THIRD_EXAM, *FOURTH_EXAM, *FIFTH_EXAM, *SIXTH_EXAM]
-EXAM: list[Group] = []  # of the next one
+SEVENTH_EXAM = [
+    *[Group("smollm2", d, 256, 1e-3, picks=6) for d in ("regex", "simplify", "survey", "dates", "why")],
+    *[Group("mpnet", d, 384, 1e-3, picks=6) for d in ("claims", "empathy", "shop_intent", "disease")],
+    *[Group("antiberty", "antibody", 512, lr, picks=6) for lr in (1e-3, 3e-3)],
+]
+EXAM = SEVENTH_EXAM
 
 
 def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str, ...]) -> list[Selection]:
@@ -171,8 +177,7 @@ def selections_of(group: Group, targets: tuple[Target, ...], qv_roles: tuple[str
 def source_of(group: Group, made: Path, public: Path) -> Source:
     models = {
         "minilm": demo_model_folder(),
-        "e5": made / "e5",
-        "rxnbert": made / "rxnbert",
+        **{name: made / name for name in ("e5", "rxnbert", "smollm2", "mpnet", "antiberty")},
         "tiny": SHARED / "models" / "tinytalk3m",
         "stories": SHARED / "models" / "stories260K",
     }
