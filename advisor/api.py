@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -47,16 +48,28 @@ class RecommendArguments(options.Called, options.Recommend):
 
 def takes(arguments: Callable[P, Given]) -> Callable[[Callable[[Given], Result]], Callable[P, Result]]:
     """A function of one object of a class becomes one of the arguments of that class, which ``inspect`` and type checkers see."""
+    signature = inspect.signature(arguments)
 
     def decorate(function: Callable[[Given], Result]) -> Callable[P, Result]:
         @wraps(function)
         def call(*given: P.args, **named: P.kwargs) -> Result:
+            try:
+                signature.bind(*given, **named)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}(): {error}{_meant(named, signature)}") from None
             return function(arguments(*given, **named))
 
-        call.__signature__ = inspect.signature(arguments)  # type: ignore[attr-defined]
+        call.__signature__ = signature  # type: ignore[attr-defined]
         return call
 
     return decorate
+
+
+def _meant(named: Mapping[str, object], signature: inspect.Signature) -> str:
+    """The argument that a misspelt name comes nearest to."""
+    unknown = [name for name in named if name not in signature.parameters]
+    near = [(name, meant) for name in unknown for meant in get_close_matches(name, signature.parameters)]
+    return f"; is {near[0][0]!r} meant to be {near[0][1]!r}?" if near else ""
 
 
 @takes(ProbeArguments)

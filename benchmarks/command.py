@@ -212,6 +212,7 @@ def measure(case: dict[str, Any], shared: Path, repeats: int) -> dict[str, Any]:
             return printed | {"peak_mb": found["peak_mb"]}
 
         found: dict[str, Any] = {"help": timed_process([*program, "--help"], environment)[0]}
+
         def start_up() -> dict[str, float]:
             return timed_process([sys.executable, "-c", START_UP], environment)[0]
 
@@ -305,9 +306,9 @@ def write_page(report: dict[str, Any]) -> None:
     lines = [
         title,
         "Written by `benchmarks/command.py`: `advisor recommend` as a user types it, on one core of a busy 2-core machine, in",
-        "processor seconds. *Imports* are a process that imports `torch`, `transformers` and the model's class; *start-up* is one",
-        "that imports all that a warm command does, and ends as it does: what was imported is not looked through once more, which",
-        "saves most of a second. *Bare* is one forward pass over the",
+        "processor seconds. *Imports* are a process that imports `torch`, `transformers` and the model's class; *start-up* is",
+        "one that imports all that a warm command does, and ends as it does: what was imported is not looked through once more,",
+        "which saves most of a second. *Bare* is one forward pass over the",
         "training rows that a new head is fitted on, and one forward and backward pass over the probe's rows. *Cold* probes; the",
         "columns after it find the probe in the cache, and load no model. The peak is the cold command's, Python and torch with",
         f"about {round(max(least(found['imports'], 'peak_mb') for found in now.values()), -1):.0f} MB among it; beside it as a "

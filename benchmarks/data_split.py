@@ -85,7 +85,22 @@ DEVELOPMENT = (
     "solubility",
     "tox21_mmp",
 )
-EXAM = ("banking77", "docstrings")  # never shipped; judged with every version
+EXAM = (
+    # never shipped; judged with every version
+    "banking77",
+    "docstrings",
+    # the seventh exam
+    "antibody",
+    "claims",
+    "dates",
+    "disease",
+    "empathy",
+    "regex",
+    "shop_intent",
+    "simplify",
+    "survey",
+    "why",
+)
 
 
 def data_set(data: str) -> str:

@@ -1,6 +1,7 @@
 """The peers' scores of every selection in the rows, for ``benchmarks/validity.py``.
 
-A probe of each model on its data, as far as they are here, into the work folder; scores into ``results/peer_scores.json``. Groups
+A probe of each model on its data, as far as they are here, into the work folder (``MODEL on DATA, N rows`` in it, where the probe
+that ``benchmarks/sweep.py`` made does as well); scores into ``results/peer_scores.json``. Groups
 that have scores, or too few selections to be ranked, are left alone.
 
     python benchmarks/peers.py [--work build/peers]
@@ -46,8 +47,9 @@ def main() -> None:
             print(f"{group.name}: model or data not here, left out")
             continue
         provenance = group.rows[0].provenance
-        folder = options.work / f"{provenance['model']} on {provenance['data']}".replace("/", "-")
-        prepared = prepare(source, Session(), train_limit=512, eval_limit=0)
+        rows = provenance["train_rows"]
+        folder = options.work / f"{provenance['model']} on {provenance['data']}, {rows} rows".replace("/", "-")
+        prepared = prepare(source, Session(), train_limit=rows, eval_limit=0)
         probe = run_probe(prepared, ProbeSettings(linearity=False), folder, Session())
         masks = {row.selection: row.mask for row in group.rows}
         table = np.array([[float(c) for c in masks[name]] for name in group.selections])

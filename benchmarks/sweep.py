@@ -9,8 +9,8 @@ rates too high for all modules, which ``benchmarks/rates.py`` reads, to ``benchm
 
     python benchmarks/sweep.py WORK --models FOLDER --public FOLDER [--groups TEXT …] [--exam]
 
-``FOLDER/e5`` is made by ``../shared/models/make_e5.py``, the other models in ``FOLDER`` by ``benchmarks/pretrained.py``, the public
-data by ``benchmarks/public_data.py``.
+``FOLDER/e5`` is made by ``../shared/models/make_e5.py``, the other models there by ``benchmarks/pretrained.py``, the public data
+by ``benchmarks/public_data.py``.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def run(group: Group, work: Path, made: Path, public: Path, rows_file: Path, wor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder of finished runs and probes")
-    parser.add_argument("--models", type=Path, required=True, help="folder of e5 and rxnbert")
+    parser.add_argument("--models", type=Path, required=True, help="folder of e5 and of what pretrained.py made")
     parser.add_argument("--public", type=Path, required=True, help="folder that public_data.py wrote")
     parser.add_argument("--groups", nargs="*", default=[""], help="parts of group names; all by default")
     parser.add_argument("--exam", action="store_true", help="the groups of exam data instead of the development data's")

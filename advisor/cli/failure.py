@@ -56,5 +56,6 @@ def _of_system(error: OSError) -> BadInput:
     """A folder that cannot be made, a full disk, a file without permission."""
     named = isinstance(error.filename, str | bytes | os.PathLike)
     place = os.fsdecode(error.filename) if named else "A file"
-    hint = "Free space, or write elsewhere with --out." if error.errno == errno.ENOSPC else ""
+    elsewhere = "write elsewhere with --out" if named else "write elsewhere"  # without a name it is what stdout goes to
+    hint = f"Free space, or {elsewhere}." if error.errno == errno.ENOSPC else ""
     return BadInput(f"{place}: {error.strerror or error or type(error).__name__}.", hint)

@@ -310,7 +310,8 @@ def _require_some(weight: torch.Tensor, loaded: LoadedModel, partial: Path) -> N
         shutil.rmtree(partial)
         raise BadInput(
             f"{loaded.name}: the gradient of every module is zero on these rows, so nothing tells them apart.",
-            "Check the model's weights: zeros in one place are enough.",
+            "Check the model's weights: zeros in one place are enough. Or its code has a backward pass of its own, as that of "
+            "Reformer and MRA, and what passes there reaches no module.",
         )
 
 

@@ -125,13 +125,14 @@ def _joined(parts: Sequence[Simulation]) -> Simulation:
 
 @dataclass
 class _Run:
-    """Outputs f [S, n, folds, c] of S selections, trained on all but one fold at a time; train [n, folds] is 0 or 1; slope is
-    ∂ℓ/∂f."""
+    """Outputs f [S, n, folds, c] of S selections, trained on all but one fold at a time; train [n, folds] is 0 or 1, and means
+    [2, n, folds] takes the mean over the folds of the mean loss held out, and of that in training; slope is ∂ℓ/∂f."""
 
     kernels: Array
     task: str
     y: Array
     train: Array
+    means: Array
     f: Array
     slope: Array
 
@@ -141,13 +142,13 @@ class _Run:
         start = f0 if task in BY_ODDS else np.zeros_like(y)
         shape = (len(kernels), len(y), train.shape[1], y.shape[1])
         f = np.broadcast_to(start[None, :, None, :], shape).copy()
-        return cls(kernels, task, y, train, f, _loss(f, task, y)[1])
+        return cls(kernels, task, y, train, _fold_means(train), f, _loss(f, task, y)[1])
 
     @classmethod
     def on_all(cls, kernels: Array, task: str, y: Array) -> _Run:
         """From F = 0, with every example trained on and none held out."""
-        f = np.zeros((len(kernels), len(y), 1, y.shape[1]))
-        return cls(kernels, task, y, np.ones((len(y), 1)), f, _loss(f, task, y)[1])
+        f, train = np.zeros((len(kernels), len(y), 1, y.shape[1])), np.ones((len(y), 1))
+        return cls(kernels, task, y, train, _fold_means(train), f, _loss(f, task, y)[1])
 
     def scaled_up(self, steps: Array) -> Array:
         """[T, folds]: sizes for three folds that do as much as ``steps`` would with all examples."""
@@ -165,10 +166,7 @@ class _Run:
                 moved += head @ flat
         self.f -= size[:, None, :, None] * moved.reshape(self.f.shape)
         loss, self.slope = _loss(self.f, self.task, self.y)
-        out = 1.0 - self.train
-        held_out, seen = (
-            np.einsum("snf,nf->s", loss, part / np.maximum(part.sum(0), 1.0) / part.shape[1]) for part in (out, self.train)
-        )
+        held_out, seen = np.einsum("snf,pnf->ps", loss, self.means)
         return held_out, seen
 
     def best(self, curve: Iterable[tuple[Array, Array]]) -> Simulation:
@@ -183,6 +181,11 @@ class _Run:
     @staticmethod
     def longest(eigenvalues: Array, factor: float) -> Array:
         return np.divide(factor, eigenvalues, out=np.zeros_like(eigenvalues), where=eigenvalues > 0)
+
+
+def _fold_means(train: Array) -> Array:
+    parts = np.stack([1.0 - train, train])
+    return np.asarray(parts / np.maximum(parts.sum(1, keepdims=True), 1.0) / train.shape[1])
 
 
 def simulate_losses(kernels: Array, losses: Array, folds: NDArray[np.int64], schedule: Schedule) -> Array:

@@ -395,6 +395,19 @@ def test_mistakes_are_named(given: dict[str, Any], said: str, tmp_path: Path) ->
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: advisor.recommend("m", "d", bugdet="1%"), r"recommend\(\): .*'bugdet'; is 'bugdet' meant to be 'budget'\?"),
+        (lambda: advisor.probe(modle="m"), r"probe\(\): .*'model'; is 'modle' meant to be 'model'\?"),
+        (lambda: advisor.probe("m", "d", "e"), r"^probe\(\): too many positional arguments$"),
+    ],
+)
+def test_a_misspelt_argument_is_told_of_the_function_that_was_called(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        call()
+
+
 @pytest.mark.parametrize("function", [advisor.probe, advisor.recommend])
 @pytest.mark.parametrize(
     ("given", "quantised"),

@@ -128,6 +128,23 @@ def test_disk_full_behind_another_error_is_disk_full() -> None:
     assert failure.expected_of(error) is None
 
 
+def test_what_was_imported_is_not_looked_through_on_the_way_out_and_handlers_still_run() -> None:
+    """Python's last search for cycles goes through all of torch and transformers; a temporary folder goes all the same."""
+    code = (
+        "import atexit, gc, sys, tempfile\n"
+        "from advisor.cli import main as program\n"
+        "folder = tempfile.TemporaryDirectory()\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
+        "print(folder.name)\n"
+        "sys.argv = ['advisor', 'profiles', 'list']\n"
+        "program.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    first, *_, last = done.stdout.splitlines()
+    assert (done.returncode, last) == (0, "True"), done.stderr
+    assert not Path(first).exists()
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_a_terminal_without_the_letters_shows_escapes(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
