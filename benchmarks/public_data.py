@@ -323,8 +323,8 @@ def main() -> None:
         "simplify": side_by_side(*(at / "asset" / "dataset" / f"asset.valid.{n}" for n in ("orig", "simp.0"))),
         "survey": most_said(at / "protoqa-data" / "data" / "dev" / "dev.scraped.jsonl"),
         "dates": ({"prompt": q, "completion": a} for q, a in scored_answers(asked / "Bigbench_Date" / "task.json")),
-        "why": ({"prompt": row["sentence"], "completion": row["explanation"]} for row in json_lines(claims)),  # type: ignore[dict-item]
-        "claims": ({"text": row["sentence"], "label": row["label"]} for row in json_lines(claims)),  # type: ignore[dict-item]
+        "why": ({"prompt": row["sentence"], "completion": row["explanation"]} for row in json_lines(claims)),
+        "claims": ({"text": row["sentence"], "label": row["label"]} for row in json_lines(claims)),
         "empathy": ({"text": row["essay"], "score": float(row["empathy"])} for row in table(letters_at)),
         "shop_intent": (
             {"text": row["sentence"], "label": row["label"]}
