@@ -84,21 +84,22 @@ DEVELOPMENT = (
     "solar_cells",
     "solubility",
     "tox21_mmp",
+    # the seventh exam
+    "dates",
+    "regex",
+    "survey",
 )
 EXAM = (
     # never shipped; judged with every version
     "banking77",
     "docstrings",
-    # the seventh exam
+    # the seventh exam: looked at, and not learned from yet
     "antibody",
     "claims",
-    "dates",
     "disease",
     "empathy",
-    "regex",
     "shop_intent",
     "simplify",
-    "survey",
     "why",
 )
 

@@ -26,13 +26,15 @@ def context_of(
     aligned: float,
     counted: float | None,
     model: str,
+    head_layers: int = 1,
     reads: str = "text",
 ) -> dict[str, Any]:
     """What all selections of a probe share.
 
     Args:
         shares: of the classes among the examples or their words, or of the texts of a batch, [C]; empty where there are none.
-        steps: of the optimizer. model: its fingerprint. reads: ``text``, ``images``, or ``images and text``.
+        steps: of the optimizer. model: its fingerprint. head_layers: linear modules of its head.
+        reads: ``text``, ``images``, or ``images and text``.
         start, simulated: loss in the simulated recipe of training no module, and of all-linear; nats or squared errors.
         aligned: alignment of the kernel of all modules with the labels, over that of the head alone.
         counted: loss of a count of word pairs on the examples (:mod:`advisor.probing.counted`), None where no texts are learned.
@@ -43,6 +45,7 @@ def context_of(
         "task": task,
         "reads": reads,
         "model": model,
+        "head_layers": head_layers,
         "metric": metric,
         "chance": guessing_score(metric, shares),
         "log_guess": log_guess,

@@ -350,6 +350,8 @@ class Predictor:
         reasons = self._new_kinds(context)
         if context["task"] in self.tasks_ and self.borrowed_:
             reasons.append(f"too few calibration runs were of {_a_task(context)}")
+        if context.get("head_layers", 1) > max(g.context.get("head_layers", 1) for g in self.groups_):
+            reasons.append("its head has layers before the last one, which no calibration run had")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             outside = max(min(values) - context[name], context[name] - max(values))

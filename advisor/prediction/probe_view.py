@@ -70,6 +70,7 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         task=probe.task,
         reads=str(probe.info.get("reads", "text")),
         model=str(probe.info["identity"]["model_fingerprint"]),
+        head_layers=int(probe.info.get("head_layers", 1)),
         metric=str(probe.info["metric"]),
         shares=np.bincount(probe.labels.astype(int), minlength=len(probe.class_names)) / probe.samples
         if probe.task == "classification"

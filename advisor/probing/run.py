@@ -39,13 +39,22 @@ from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
 from advisor.models.embedding import batches_of, longest_text
 from advisor.models.encode import EncodedRow, encode
+from advisor.models.head_input import head_linears
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Kept, Prepared, Source
 from advisor.probing import gram
 from advisor.probing.contrast import with_pulls
 from advisor.probing.counted import counted_loss
 from advisor.probing.footprint import measure_training
-from advisor.probing.head import HeadFit, fit_head, fresh_head_gradient, head_features, head_labels, install_head, last_linear
+from advisor.probing.head import (
+    HeadFit,
+    fit_head,
+    fresh_head_gradient,
+    head_features,
+    head_labels,
+    install_head,
+    last_linear,
+)
 from advisor.probing.keep import beside, keep_blocks
 from advisor.probing.linear_check import check_linearity, few_rows, scale_of, uncopyable
 from advisor.probing.method import choose_method, estimate_error, probed_layers
@@ -263,6 +272,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "identity": identity,
             **_provenance(prepared),
             "head_kind": head_kind,
+            "head_layers": len(head_linears(loaded)),
             "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
             "mean_tokens": float(np.mean([row.length for row in own_rows])),
             "max_tokens": max(row.length for row in prepared.train_rows),

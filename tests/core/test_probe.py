@@ -113,6 +113,7 @@ def test_blocks_equal_the_float64_reference(
     worst = max(worst, assert_probe(other, again, wanted, factor))
     record_property("worst", worst)
     assert probe.info["head_kind"] == ("none" if kind == "causal-lm" else "probed")
+    assert probe.info["head_layers"] == (0 if kind == "causal-lm" else 2 if name == "roberta" else 1)
     assert set(other.info["methods"].values()) == {"token-gram"}
     assert set(probe.info["methods"].values()) == {"materialise"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ def test_far_targets_are_named_and_widened() -> None:
     assert math.log(far.loss.high[0] / far.loss.value[0]) == pytest.approx(math.hypot(gain, 1.6449 * FAR_FACTOR * own), rel=1e-3)
     for within in ({"log_lr": near["log_lr"] - math.log(3.9)}, {"log_rank": near["log_rank"] + math.log(3.9)}):
         assert predictor.predict(traits([0.1]), {**near, **within}, distances(1)).far == ()
+
+
+def test_a_head_of_more_layers_than_that_of_any_run_is_far() -> None:
+    """Head-only runs of mpnet ended where a simulation of its last layer alone did not have them (docs/validity.md)."""
+    predictor = fit(make_rows())
+    near = dict(predictor.groups_[0].context)
+    usual, far = (predictor.predict(traits([0.1]), {**near, "head_layers": many}, distances(1)) for many in (1, 2))
+    assert usual.far == ()
+    assert far.far == ("its head has layers before the last one, which no calibration run had",)
+    assert far.loss.low[0] < usual.loss.low[0] < usual.loss.high[0] < far.loss.high[0]
+    known = fit([replace(row, context={**row.context, "head_layers": 2}) for row in make_rows()])
+    assert known.predict(traits([0.1]), {**near, "head_layers": 2}, distances(1)).far == ()
 
 
 def test_a_rate_above_those_of_all_runs_is_far_long_before_a_low_one() -> None:
