@@ -85,7 +85,7 @@ def test_shipped_groups_are_those_of_their_names(shipped: list[CalibrationRow]) 
     for row in shipped:
         by_name.setdefault(row.group, []).append(row)
     assert {group.name: group.rows for group in grouped(shipped)} == by_name
-    assert len(grouped(shipped)) == len(by_name) == 135
+    assert len(grouped(shipped)) == len(by_name) == 138
     assert {group.data for group in grouped(shipped)} == {row.provenance["data"] for row in shipped}
 
 
