@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -366,7 +367,15 @@ def test_a_worker_that_cannot_start_there(monkeypatch: pytest.MonkeyPatch) -> No
         list(run_all([1], partial(ray_actors, work, address="local"), 1, Session()))
 
 
+@pytest.fixture
+def only_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests in other processes wait: ``auto`` would find their clusters."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("only_cluster")
 def test_on_a_real_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # as installed on the node
@@ -391,6 +400,7 @@ def slow_work(item: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("only_cluster")
 def test_a_node_that_dies_loses_no_item_and_none_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A local cluster of three nodes, one of which is killed while all are at work."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
