@@ -137,9 +137,7 @@ class ProbeFile(Own):
     head: list[Name]
     head_parameters: Count
     head_kind: Literal["none", "probed", "fresh", "trained"]
-    head_layers: Count = Field(
-        1, description="Linear modules of the head that is trained in full; probes of before do not say it."
-    )
+    head_layers: Count = Field(1, description="Linear modules of the head that is trained in full; an older probe does not say.")
     head_cv: HeadScore | None
     head_block: HeadFields | None = None
     data: Text

@@ -124,7 +124,9 @@ def little_to_win(scorer: Scorer) -> str:
 def unlike(rec: Recommendation) -> str:
     """That the task is outside what predictions were calibrated on, and why; empty where it is not."""
     far = rec.front.predictions.far
-    return f"This task is unlike the calibration runs ({'; '.join(far)}), so trust the ranking less." if far else ""
+    return (
+        f"This task is unlike the calibration runs ({'; '.join(far)}), so trust its figures and its ranking less." if far else ""
+    )
 
 
 def what_to_adapt(scorer: Scorer, rec: Recommendation) -> str:
