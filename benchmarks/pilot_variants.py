@@ -34,6 +34,7 @@ from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
 from advisor.core.selections import all_linear, structured_random
 from advisor.core.store import write_json
 from advisor.core.targets import LoraSettings, Selection, Target
+from advisor.models.descent import CLIP_NORM, linear_schedule
 from advisor.models.encode import collate, length_bucketed
 from advisor.models.forward import batch_loss, label_scale
 from advisor.models.prepare import prepare
@@ -97,7 +98,7 @@ def run(group: Group, variant: str, times: int) -> list[dict[str, Any]] | None:
     steps = math.ceil(len(train) / recipe.batch_size)
     total = steps * recipe.epochs * times
     optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-    schedule = training.linear_schedule(optimizer, total, recipe)
+    schedule = linear_schedule(optimizer, total, recipe)
     found: list[dict[str, Any]] = []
     for epoch in range(recipe.epochs * times):
         model.train()
@@ -105,7 +106,7 @@ def run(group: Group, variant: str, times: int) -> list[dict[str, Any]] | None:
             with at_work(layers, draw()):
                 loss, _ = batch_loss(model, loaded, collate([train[i] for i in indices], loaded, *scale))
                 loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_([p for p in trainable if p.grad is not None], training.CLIP_NORM)
+            nn.utils.clip_grad_norm_([p for p in trainable if p.grad is not None], CLIP_NORM)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)

@@ -38,6 +38,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings
+from advisor.models.descent import CLIP_NORM, linear_schedule
 from advisor.models.encode import collate, length_bucketed
 from advisor.models.forward import batch_loss, label_scale
 from advisor.models.prepare import prepare
@@ -84,7 +85,7 @@ def measure(group: Group) -> dict[str, dict[str, float]] | None:
     allocated = dict.fromkeys(layers, 0.0)
     total = math.ceil(len(train) / recipe.batch_size) * recipe.epochs
     optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-    schedule = training.linear_schedule(optimizer, total, recipe)
+    schedule = linear_schedule(optimizer, total, recipe)
     for _ in range(recipe.epochs):
         for indices in length_bucketed(lengths, recipe.batch_size, rng):
             loss, _ = batch_loss(model, loaded, collate([train[i] for i in indices], loaded, *scale))
@@ -92,7 +93,7 @@ def measure(group: Group) -> dict[str, dict[str, float]] | None:
             gradients = {
                 n: [(p, p.grad.clone(), p.detach().clone()) for p in ps if p.grad is not None] for n, ps in adapters.items()
             }
-            nn.utils.clip_grad_norm_(trainable, training.CLIP_NORM)
+            nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
             optimizer.step()
             schedule.step()
             for name, parts in gradients.items():

@@ -19,6 +19,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import BY_ODDS, TrainingRecipe
 from advisor.core.targets import LoraSettings, Selection
 from advisor.core.tasks import AGAINST_BASE, EMBEDDING, KTO
+from advisor.models.descent import descent
 from advisor.models.embedding import batches_of, contrast_losses, leads
 from advisor.models.encode import IGNORED, EncodedRow, collate, length_bucketed
 from advisor.models.forward import aligned, batch_logits, batch_loss, kto_baseline, label_scale, losses_of, rewards
@@ -33,7 +34,6 @@ Tell = Callable[[int, int, float | None, Sequence[float]], None]
 """Told of a run: steps done and in all, the training loss of the last one, validation losses from before training on."""
 
 EVAL_BATCH = 64
-CLIP_NORM = 1.0  # transformers' Trainer clips at 1.0 by default
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def finetune(
 
     told(None)
     if named:
-        descend = _descent(named, initial, recipe, total)
+        descend = descent(named, initial, recipe, total)
         window = {"window": 1} if loaded.task == EMBEDDING else {}  # texts of all lengths are contrasted
         lengths, rng = [row.length for row in train], np.random.default_rng(seed)
         for epoch in range(recipe.epochs):
@@ -156,46 +156,6 @@ def _require_finite(loss: float, what: str, when: str, hint: str) -> None:
     """
     if not math.isfinite(loss):
         raise NotFinite(f"{what} is {loss} {when}.", hint)
-
-
-def _descent(
-    named: Mapping[str, nn.Parameter], initial: Mapping[str, torch.Tensor], recipe: TrainingRecipe, total: int
-) -> Callable[[torch.Tensor], None]:
-    """What makes one of ``total`` steps down a loss: AdamW, gradients clipped, the recipe's pull and learning rate."""
-    optimizer = torch.optim.AdamW(list(named.values()), lr=recipe.lr, weight_decay=0.0)
-    schedule = linear_schedule(optimizer, total, recipe)
-
-    def descend(loss: torch.Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(named.values(), CLIP_NORM)
-        optimizer.step()
-        if recipe.pull:
-            share = min(1.0, recipe.pull * optimizer.param_groups[0]["lr"])
-            for name, parameter in named.items():
-                pull(parameter, initial[name], share, recipe.pull_always)
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return descend
-
-
-def linear_schedule(optimizer: torch.optim.Optimizer, total: int, recipe: TrainingRecipe) -> torch.optim.lr_scheduler.LambdaLR:
-    """The recipe's learning rate over ``total`` steps: up to the peak over its warm-up, then down to zero."""
-    warmup = max(1, round(recipe.warmup * total))
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup)))
-    )
-
-
-@torch.no_grad()
-def pull(parameter: nn.Parameter, start: torch.Tensor, share: float, always: bool) -> None:
-    """θ ← θ − share·(θ−θ0) for one tensor, where ⟨∇R̃, θ−θ0⟩ ≥ 0 or ``always`` (arXiv 2602.08239, Eq. 8).
-
-    θ is the parameter after the optimizer's step, ∇R̃ the gradient that the step was made with (None counts as zero).
-    """
-    gradient = parameter.grad
-    if always or gradient is None or torch.sum(gradient * (parameter - start)) >= 0:
-        parameter.lerp_(start, share)
 
 
 def _distance(parameters: Mapping[str, torch.Tensor], initial: Mapping[str, torch.Tensor]) -> float:

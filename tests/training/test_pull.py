@@ -23,11 +23,12 @@ from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.models import forward
+from advisor.models.descent import pull
 from advisor.models.encode import collate, length_bucketed
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.prediction.calibration_rows import user_rows_folder
 from advisor.training import finetune as module
-from advisor.training.finetune import RunResult, finetune, pull
+from advisor.training.finetune import RunResult, finetune
 from advisor.training.runs import read_runs
 
 Values = dict[str, torch.Tensor]
