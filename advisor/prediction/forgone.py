@@ -1,13 +1,15 @@
 """Which share of the gain of all modules a selection forgoes, from the simulation and from what real runs taught beside it.
 
-    forgone(S) = β·φ_S,    φ_S = (x, ℓ, d, t·x, t·ℓ, t·d),
+    forgone(S) = β·φ_S,    φ_S = (x, ℓ, d, t·x, t·ℓ, t·d, c·x, c·ℓ, c·d),
 
 x is the simulated share, bent by :func:`advisor.prediction.gain.curve`; ℓ how much fewer LoRA parameters S has than all modules
-(log); d how much deeper they lie on average, as a share of all layers; t how far the recipe travels: the log of learning rate
-times steps, standardised. All are zero for all modules, which forgo nothing. The simulation is linear. It ranks runs that do not
-travel far; in those that do, deeper modules win more than it says, and how much was forgone depends less on it.
+(log); d how much deeper they lie on average, as a share of all layers. All are zero for all modules, which forgo nothing. t is
+how far the recipe travels, the log of learning rate times steps; c is how much there is to learn, the log of the loss of
+guessing, which rises with the number of classes. Both are standardised. The simulation is linear. It ranks runs that do not
+travel far for what there is to learn; in those that do, deeper modules win more than it says, and how much was forgone depends
+less on it.
 
-β is a ridge regression towards (1, 0, 0, 0, 0, 0), the simulation alone. Rows of other data choose how strong it is.
+β is a ridge regression towards (1, 0, …, 0), the simulation alone. Rows of other data choose how strong it is.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advisor.core.selections import ALL_LINEAR
-from advisor.prediction.gain import curve, log_base, simulated_gain
+from advisor.prediction.gain import curve, simulated_gain
 from advisor.prediction.groups import Group, each_data_once
 from advisor.theory.features import HEAD_ONLY_SHARE
 
@@ -36,33 +38,33 @@ LIMITS = (-1.0, 2.0)  # of a real share
 
 @dataclass(frozen=True)
 class Forgone:
-    """A fitted regression: ``coef`` β [6]; ``centre`` and ``scale`` of the travel, and the ``travels`` it has seen."""
+    """A fitted regression: ``coef`` β [9]; ``centre`` and ``scale`` [2] of (t, c), and the least and most ``seen`` [2, 2]."""
 
     coef: Array
-    centre: float
-    scale: float
-    travels: tuple[float, float]
+    centre: Array
+    scale: Array
+    seen: Array
 
     def of(self, traits: Array, context: Mapping[str, Any]) -> Array:
         """[S] shares of selections with these ``TRAITS`` [S, 3]; 1 for no module. Recipes that travel further than any seen
-        count as the furthest."""
+        count as the furthest, and so do tasks with more to learn."""
         nothing = traits[:, 1] <= math.log(HEAD_ONLY_SHARE)
         return np.where(nothing, 1.0, self.features(traits, context) @ self.coef)
 
     def features(self, traits: Array, context: Mapping[str, Any]) -> Array:
-        """φ [S, 6]."""
+        """φ [S, 9]."""
         simulated = curve(traits[:, 0] / simulated_gain(context))
         plain = np.stack([simulated, -traits[:, 1], traits[:, 2]], axis=1)
-        travel = (float(np.clip(log_travel(context), *self.travels)) - self.centre) / self.scale
-        return np.hstack([plain, travel * plain])
+        about = (np.clip(circumstances(context), *self.seen) - self.centre) / self.scale
+        return np.hstack([plain, *(value * plain for value in about)])
 
 
-ALONE = Forgone(np.eye(6)[0], 0.0, 1.0, (0.0, 0.0))  # the simulation alone
+ALONE = Forgone(np.eye(9)[0], np.zeros(2), np.ones(2), np.zeros((2, 2)))  # the simulation alone
 
 
-def log_travel(context: Mapping[str, Any]) -> float:
-    """Log of learning rate × optimizer steps."""
-    return float(context["log_lr"]) + float(context["log_steps"])
+def circumstances(context: Mapping[str, Any]) -> Array:
+    """[2] logs of learning rate × optimizer steps, and of the loss of guessing."""
+    return np.array([float(context["log_lr"]) + float(context["log_steps"]), float(context["log_guess"])])
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,11 @@ def fit_forgone(groups: Sequence[Group]) -> ForgoneFits:
     names, models = sorted({group.data for group in groups}), sorted({group.model for group in groups})
     if len(names) < FEWEST_DATA:
         return ForgoneFits(ALONE, dict.fromkeys(names, ALONE), dict.fromkeys(models, ALONE))
-    travels = np.array([log_travel(group.context) for group in groups])
-    form = replace(ALONE, centre=float(travels.mean()), scale=float(travels.std()) or 1.0, travels=(travels.min(), travels.max()))
+    about = np.array([circumstances(group.context) for group in groups])
+    spread = about.std(0)
+    form = replace(
+        ALONE, centre=about.mean(0), scale=np.where(spread > 0, spread, 1.0), seen=np.array([about.min(0), about.max(0)])
+    )
     sums = [_Sums.of(form, group) for group in groups]
     grams, moments = np.array([part.gram for part in sums]), np.array([part.moment for part in sums])
     data, model = (np.array([getattr(group, key) for group in groups]) for key in ("data", "model"))
@@ -136,10 +141,10 @@ class _Sums:
 
 def real_shares(group: Group) -> Array:
     """[S] share of the gain that each selection of a group really forwent."""
-    return shares_of(group.context, group.log_loss, group.log_loss[group.selections.index(ALL_LINEAR)])
+    return shares_of(group.log_base, group.log_loss, group.log_loss[group.selections.index(ALL_LINEAR)])
 
 
-def shares_of(context: Mapping[str, Any], log_losses: Array, everything: float) -> Array:
-    """[S] shares of the gain that log losses forgo, where all modules have ``everything``."""
-    gain = max(log_base(context) - everything, LEAST_GAIN)
+def shares_of(base: float, log_losses: Array, everything: float) -> Array:
+    """[S] shares of the gain that log losses forgo, where all modules have ``everything`` and gains are counted from ``base``."""
+    gain = max(base - everything, LEAST_GAIN)
     return np.asarray(np.clip((log_losses - everything) / gain, *LIMITS))

@@ -11,23 +11,29 @@ import pytest
 
 from advisor.core.selections import ALL_LINEAR
 from advisor.prediction.calibration_rows import load_rows
-from advisor.prediction.forgone import ALONE, FEWEST_DATA, LIMITS, Forgone, ForgoneFits, fit_forgone, log_travel, real_shares
+from advisor.prediction.forgone import ALONE, FEWEST_DATA, LIMITS, Forgone, ForgoneFits, circumstances, fit_forgone, real_shares
 from advisor.prediction.gain import curve
 from advisor.prediction.groups import Group, grouped
 from advisor.theory.features import HEAD_ONLY_SHARE
 
-PLANTED = Forgone(np.array([0.5, 0.1, -0.2, -0.2, 0.05, -0.1]), math.log(0.1), 0.7, (math.log(0.02), math.log(0.5)))
+PLANTED = Forgone(
+    np.array([0.5, 0.1, -0.2, -0.2, 0.05, -0.1, 0.1, 0.05, -0.1]),
+    np.array([math.log(0.1), 0.5]),
+    np.array([0.7, 0.4]),
+    np.array([[math.log(0.02), -0.5], [math.log(0.5), 1.5]]),
+)
 GAIN = 0.5  # simulated and real
 
 
-def context(lr: float = 1e-3, steps: int = 96) -> dict[str, Any]:
+def context(lr: float = 1e-3, steps: int = 96, log_guess: float = 0.5) -> dict[str, Any]:
+    """There is more to learn than the gain, so gains are counted from the start."""
     return {
-        "task": "causal-lm",
+        "task": "classification",
         "model": "one",
         "log_lr": math.log(lr),
         "log_steps": math.log(steps),
         "log_start": 0.0,
-        "log_guess": 0.0,
+        "log_guess": log_guess,
         "log_simulated": -GAIN,
         "log_train_rows": math.log(512),
         "head_gain": 1.0,
@@ -37,7 +43,7 @@ def context(lr: float = 1e-3, steps: int = 96) -> dict[str, Any]:
 def group_of(data: int, seed: int, truth: Forgone, noise: float) -> Group:
     """A group of 20 selections and all modules whose real shares are ``truth``'s."""
     rng = np.random.default_rng(seed)
-    about = context(lr=float(np.exp(rng.uniform(math.log(3e-4), math.log(5e-3)))))
+    about = context(float(np.exp(rng.uniform(math.log(3e-4), math.log(5e-3)))), log_guess=rng.uniform(0.0, 1.4))
     drawn = np.column_stack(
         [GAIN * rng.uniform(0, 1, 20), np.log(rng.choice([0.07, 0.18, 0.36], 20)), rng.uniform(-0.4, 0.4, 20)]
     )
@@ -73,7 +79,10 @@ def test_what_is_said_of_a_model_has_not_seen_it(monkeypatch: pytest.MonkeyPatch
     groups[0].context = {**groups[0].context, "model": "another"}
     without = fit_forgone(groups).without_model
     alone = fit_forgone(groups[1:])
-    np.testing.assert_allclose(without["another"].coef, alone.of_all.coef, atol=0.02)  # of nearly the same scale
+    new = group_of(99, 99, PLANTED, 0.0)  # coefficients are on another scale
+    np.testing.assert_allclose(
+        without["another"].of(new.traits, new.context), alone.of_all.of(new.traits, new.context), atol=0.01
+    )
     assert alone.without_model == {"one": ALONE}  # no other model
 
 
@@ -95,9 +104,17 @@ def test_no_module_forgoes_everything_and_all_modules_nothing() -> None:
 def test_recipes_that_travel_further_than_any_seen_count_as_the_furthest() -> None:
     one = np.array([[0.3, -1.0, 0.2]])
     furthest, further = context(lr=0.5, steps=1), context(lr=0.5, steps=100)
-    assert log_travel(further) > PLANTED.travels[1] == pytest.approx(log_travel(furthest))
+    assert circumstances(further)[0] > PLANTED.seen[1, 0] == pytest.approx(circumstances(furthest)[0])
     assert PLANTED.of(one, further) == pytest.approx(PLANTED.of(one, furthest))
     assert PLANTED.of(one, context()) != pytest.approx(PLANTED.of(one, furthest))
+
+
+def test_tasks_with_more_classes_than_any_seen_count_as_those_with_the_most() -> None:
+    one = np.array([[0.3, -1.0, 0.2]])
+    most, more = context(log_guess=1.5), context(log_guess=2.0)
+    assert circumstances(more)[1] > PLANTED.seen[1, 1] == circumstances(most)[1]
+    assert PLANTED.of(one, more) == pytest.approx(PLANTED.of(one, most))
+    assert PLANTED.of(one, context()) != pytest.approx(PLANTED.of(one, most))
 
 
 def test_real_shares_are_of_the_gain_of_all_modules() -> None:
