@@ -44,7 +44,7 @@ from advisor.models.load import LoadedModel
 from advisor.models.prepare import Kept, Prepared, Source, prepare
 from advisor.prediction.disturbance import disturbances
 from advisor.prediction.probe_view import probe_view
-from advisor.probing.head import head_features
+from advisor.probing.head import head_features, layer_inputs
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
 from advisor.theory.forgetting import fisher_traces
@@ -166,7 +166,7 @@ def run_pair(pair: Pair, folder: Path, work: Path, count: int, recipe: TrainingR
 def features_of(model: nn.Module, loaded: LoadedModel, rows: list[EncodedRow]) -> Array:
     """What the head of a trained copy reads of the rows; PEFT trains a copy of the head."""
     name = next(n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(".modules_to_save.default"))
-    return head_features(replace(loaded, model=model), rows, Session(), model.get_submodule(name))  # type: ignore[arg-type]
+    return layer_inputs(replace(loaded, model=model), rows, Session(), (model.get_submodule(name),))[0]  # type: ignore[arg-type]
 
 
 def predictions(probe: Probe, selections: list[Selection], recipe: TrainingRecipe) -> dict[str, Array]:

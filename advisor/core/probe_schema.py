@@ -30,6 +30,13 @@ class HeadScore(Own):
     penalty: NotNegative
 
 
+class HeadRunFields(Own):
+    """A run that trained the head alone, see :class:`advisor.probing.head_alone.HeadRun`."""
+
+    travel: NotNegative
+    loss: NotNegative
+
+
 class FootprintFields(Own):
     """What training leaves in memory, see :class:`advisor.theory.training_cost.TrainingFootprint`."""
 
@@ -139,6 +146,10 @@ class ProbeFile(Own):
     head_kind: Literal["none", "probed", "fresh", "trained"]
     head_layers: Count = Field(1, description="Linear modules of the head that is trained in full; an older probe does not say.")
     head_cv: HeadScore | None
+    head_alone: list[HeadRunFields] = Field(
+        default_factory=list,
+        description="Of a head with linear layers before its last, by rising travel; an older probe has none.",
+    )
     head_block: HeadFields | None = None
     data: Text
     train_rows: Positive
@@ -148,6 +159,10 @@ class ProbeFile(Own):
     footprint: FootprintFields
     methods: dict[Name, Text]
     estimate_error: NotNegative | None
+    start_loss: NotNegative | None = Field(
+        default=None,
+        description="Before training, nats a token to be learned; null where no next token is, or of an older probe.",
+    )
     counted_loss: NotNegative | None = Field(
         description="Of a count of word pairs on the texts to be learned, nats a token; null where no next token is."
     )

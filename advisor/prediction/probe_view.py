@@ -66,6 +66,9 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
     """The predictor's context of a probe at a recipe."""
     nothing_and_all = np.repeat([[0.0], [1.0]], len(probe.targets), axis=1)
     start, simulated = recipe_loss(view, nothing_and_all)
+    steps = recipe.epochs * math.ceil(training_rows(probe, recipe) / recipe.batch_size)
+    if (measured := _measured_start(probe, recipe.lr * steps)) is not None:
+        start, simulated = measured, simulated * measured / start  # the gain of the modules is still the simulated one
     return context_of(
         task=probe.task,
         reads=str(probe.info.get("reads", "text")),
@@ -76,7 +79,7 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         if probe.task == "classification"
         else np.array(probe.info.get("class_shares") or []),
         train_rows=training_rows(probe, recipe),
-        steps=recipe.epochs * math.ceil(training_rows(probe, recipe) / recipe.batch_size),
+        steps=steps,
         lr=recipe.lr,
         rank=settings.rank,
         start=float(start),
@@ -85,6 +88,16 @@ def probe_context(probe: Probe, view: ProbeView, settings: LoraSettings, recipe:
         counted=probe.info.get("counted_loss"),
         head_loss=None if probe.task == SPANS else (probe.info["head_cv"] or {}).get("loss"),  # guessing a span is not known
     )
+
+
+def _measured_start(probe: Probe, travel: float) -> float | None:
+    """Loss of training no module where the probe measured it, as real runs are evaluated: of a language model each token counts
+    alike; a head with several layers was trained alone, here as far as ``travel``. None where the simulation says it."""
+    if runs := probe.info.get("head_alone"):
+        travels, losses = np.log([[run["travel"], run["loss"]] for run in runs]).T
+        return math.exp(np.interp(math.log(travel), travels, losses))
+    start: float | None = probe.info.get("start_loss")
+    return start or None
 
 
 def _aligned(view: ProbeView) -> float:

@@ -41,6 +41,12 @@ def counted_loss(rows: Sequence[EncodedRow], from_source: bool) -> float:
     return loss / total
 
 
+def mean_of_tokens(losses: Sequence[float], rows: Sequence[EncodedRow], from_source: bool) -> float:
+    """Mean loss of a token to be learned, as runs are evaluated, from each row's mean over its own."""
+    tokens = [sum(1 for _ in _pairs(row, from_source)) for row in rows]
+    return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+
+
 def _pairs(row: EncodedRow, from_source: bool) -> Iterator[tuple[int, int]]:
     """Each token to be learned, after the one before it. Of a text that goes on, the first one is never predicted."""
     labels = row.token_labels

@@ -52,22 +52,30 @@ def last_linear(loaded: LoadedModel) -> nn.Linear:
     return layers[-1]
 
 
+def head_features(loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session) -> np.ndarray:
+    """Inputs of the head's last linear layer, see :func:`layer_inputs`."""
+    return layer_inputs(loaded, rows, session, (last_linear(loaded),))[0]
+
+
 @torch.no_grad()
-def head_features(
-    loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session, layer: nn.Linear | None = None
-) -> np.ndarray:
-    """Inputs of the head's last linear layer, or of another one of it, float64 [rows, h], see :func:`at_read_token`; of rows of
-    words at each that has a tag, [words, h], row by row; of rows with a span at all tokens.
+def layer_inputs(
+    loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session, layers: Sequence[nn.Linear]
+) -> list[np.ndarray]:
+    """Inputs of linear layers of the head, float64 [rows, h] each, see :func:`at_read_token`; of rows of words at each that has a
+    tag, [words, h], row by row; of rows with a span at all tokens.
 
     Raises:
         NotFinite: a feature is NaN or infinite; names the module where it starts.
         OutOfMemory: one row does not fit.
     """
     model: Any = loaded.model
-    captured: list[torch.Tensor] = []
-    layer = layer or last_linear(loaded)
-    handle = layer.register_forward_hook(lambda module, inputs, output: captured.append(inputs[0]))
-    features: list[np.ndarray | None] = [None] * len(rows)
+    captured: dict[int, torch.Tensor] = {}
+
+    def capture(place: int) -> Any:
+        return lambda module, inputs, output: captured.__setitem__(place, inputs[0])
+
+    handles = [layer.register_forward_hook(capture(place)) for place, layer in enumerate(layers)]
+    features: list[list[np.ndarray | None]] = [[None] * len(rows) for _ in layers]
     order = sorted(range(len(rows)), key=lambda i: (rows[i].length, i))
     start, most = 0, loaded.at_once(FEATURE_BATCH)
     stage = Stage(session, "Frozen features (rows)", len(rows))
@@ -84,26 +92,28 @@ def head_features(
             except (MemoryError, RuntimeError) as error:
                 most = fewer_rows(error, len(indices), rows[indices[-1]].length, session)
                 continue
-            x = captured[0]
-            if loaded.task in OF_TOKENS:
-                read = labels != IGNORED if loaded.task == TOKENS else batch["attention_mask"] == 1
-                found = [states[own] for states, own in zip(x, read.to(x.device), strict=True)]
-            else:
-                found = list(at_read_token(x, batch, model)[:, None])
-            for i, states in zip(indices, found, strict=True):
-                features[i] = states.float().cpu().numpy().astype(np.float64)
+            for place, x in captured.items():
+                if loaded.task in OF_TOKENS:
+                    read = labels != IGNORED if loaded.task == TOKENS else batch["attention_mask"] == 1
+                    found = [states[own] for states, own in zip(x, read.to(x.device), strict=True)]
+                else:
+                    found = list(at_read_token(x, batch, model)[:, None])
+                for i, states in zip(indices, found, strict=True):
+                    features[place][i] = states.float().cpu().numpy().astype(np.float64)
             stage.advance(units=len(indices))
             start += len(indices)
     finally:
-        handle.remove()
-    stacked = np.concatenate([f for f in features if f is not None])
-    finite = [f is not None and bool(np.isfinite(f).all()) for f in features]
-    if not all(finite):
-        batch = collate([rows[finite.index(False)]], loaded)
-        batch.pop("labels")
-        with capturing(loaded.model, [t.name for t in loaded.targets]) as capture:
-            model(**batch)
-            capture.require_finite(torch.from_numpy(stacked))
+        for handle in handles:
+            handle.remove()
+    stacked = [np.concatenate([f for f in own if f is not None]) for own in features]
+    for own, whole in zip(features, stacked, strict=True):
+        finite = [f is not None and bool(np.isfinite(f).all()) for f in own]
+        if not all(finite):
+            batch = collate([rows[finite.index(False)]], loaded)
+            batch.pop("labels")
+            with capturing(loaded.model, [t.name for t in loaded.targets]) as passed:
+                model(**batch)
+                passed.require_finite(torch.from_numpy(whole))
     return stacked
 
 

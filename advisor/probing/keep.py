@@ -18,7 +18,7 @@ from advisor.models.forward import aligned
 from advisor.models.head_input import at_read_token, first_linear
 from advisor.models.load import LoadedModel
 from advisor.probing.capture import fewer_rows
-from advisor.probing.head import head_features
+from advisor.probing.head import layer_inputs
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def projected_rows(loaded: LoadedModel, rows: Sequence[EncodedRow], seed: int, s
     Raises:
         BadInput: the model reads all of them alike. OutOfMemory: one row does not fit. NotFinite: names the module.
     """
-    features = head_features(loaded, rows, session, first_linear(loaded))
+    features = layer_inputs(loaded, rows, session, (first_linear(loaded),))[0]
     variance = float(features.var(0).sum())
     if variance <= 1e-12 * float((features**2).mean(0).sum()):
         raise BadInput(

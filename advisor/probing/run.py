@@ -39,12 +39,12 @@ from advisor.core.version import __version__
 from advisor.data.dataset import sample_rows
 from advisor.models.embedding import batches_of, longest_text
 from advisor.models.encode import EncodedRow, encode
-from advisor.models.head_input import head_linears
+from advisor.models.head_input import first_linear, head_linears
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Kept, Prepared, Source
 from advisor.probing import gram
 from advisor.probing.contrast import with_pulls
-from advisor.probing.counted import counted_loss
+from advisor.probing.counted import counted_loss, mean_of_tokens
 from advisor.probing.footprint import measure_training
 from advisor.probing.head import (
     HeadFit,
@@ -54,7 +54,9 @@ from advisor.probing.head import (
     head_labels,
     install_head,
     last_linear,
+    layer_inputs,
 )
+from advisor.probing.head_alone import HeadRun, train_head_alone
 from advisor.probing.keep import beside, keep_blocks
 from advisor.probing.linear_check import check_linearity, few_rows, scale_of, uncopyable
 from advisor.probing.method import choose_method, estimate_error, probed_layers
@@ -210,7 +212,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     loaded, classes = prepared.loaded, len(prepared.train.schema.class_names)
     outputs = make_outputs(loaded.task, classes, settings.seed)
     head_kind = _head_kind(loaded, settings)
-    fit = _fit_head(prepared, head_kind, session) if loaded.head else None
+    fit, alone = _fit_head(prepared, head_kind, session) if loaded.head else (None, [])
 
     sample = sample_rows(prepared.train, probe_samples(settings, classes), settings.seed)
     if sample is not prepared.train:
@@ -274,11 +276,12 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
             "head_kind": head_kind,
             "head_layers": len(head_linears(loaded)),
             "head_cv": fit and {"loss": fit.cv_loss, "score": fit.cv_score, "penalty": fit.penalty},
+            "head_alone": [asdict(run) for run in alone],
             "mean_tokens": float(np.mean([row.length for row in own_rows])),
             "max_tokens": max(row.length for row in prepared.train_rows),
             "methods": methods,
             "estimate_error": error,
-            "counted_loss": counted_loss(own_rows, loaded.task == "seq2seq") if loaded.task in COUNTED else None,
+            **_by_token(loaded.task, own_rows, losses[:n]),
             **_measured_beside(prepared, settings, own_rows, session),
             **({} if prepared.kept is None else {"keep": _kept_fields(prepared.kept, loaded.task, losses[n:], len(kept))}),
         },
@@ -337,6 +340,14 @@ def _measured_beside(prepared: Prepared, settings: ProbeSettings, rows: Sequence
     }
 
 
+def _by_token(task: str, rows: Sequence[EncodedRow], losses: np.ndarray) -> dict[str, float | None]:
+    """Of a language model: the loss of a token to be learned before training, and that of a count of word pairs."""
+    if task not in COUNTED:
+        return {"start_loss": None, "counted_loss": None}
+    apart = task == "seq2seq"
+    return {"start_loss": mean_of_tokens(losses.tolist(), rows, apart), "counted_loss": counted_loss(rows, apart)}
+
+
 def _kept_rows(prepared: Prepared, session: Session) -> list[EncodedRow]:
     """The rows to keep, tokenised; none where none were named."""
     if prepared.kept is None:
@@ -355,8 +366,9 @@ def _kept_fields(kept: Kept, task: str, losses: np.ndarray, rows: int) -> dict[s
     return found
 
 
-def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
-    """Cross-validate a linear probe on the training rows; install it for ``--head probed``.
+def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> tuple[HeadFit, list[HeadRun]]:
+    """Cross-validate a linear probe on the training rows; install it for ``--head probed``. Where the head has other linear
+    layers too, train it alone before.
 
     Raises:
         BadInput: the rows as they are read hold one class.
@@ -364,8 +376,14 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
     loaded, rows, classes = prepared.loaded, prepared.train_rows, len(prepared.train.schema.class_names)
     mean, std = scale_of(prepared)
     if loaded.task == SPANS:
-        return _fit_span_head(loaded, rows, head_kind, session)
-    features, (labels, owners) = head_features(loaded, rows, session), head_labels(loaded, rows)
+        return _fit_span_head(loaded, rows, head_kind, session), []
+    alone: list[HeadRun] = []
+    if loaded.task != TOKENS and len(head_linears(loaded)) > 1:
+        read, features = layer_inputs(loaded, rows, session, (first_linear(loaded), last_linear(loaded)))
+        alone = train_head_alone(loaded, read, rows, (mean, std), session)
+    else:
+        features = head_features(loaded, rows, session)
+    labels, owners = head_labels(loaded, rows)
     if len(labels) > MOST_WORDS:  # words of texts that may be long
         some = np.linspace(0, len(labels) - 1, MOST_WORDS).astype(int)
         features, labels, owners = features[some], labels[some], owners[some]
@@ -385,7 +403,7 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> HeadFit:
         f"Head: {head_kind}. A linear probe on frozen features of {len(labels)} {of} reaches a held-out loss of "
         f"{fit.cv_loss:.3f} ({'accuracy' if classes else 'R²'} {fit.cv_score:.3f})."
     )
-    return fit
+    return fit, alone
 
 
 def _fit_span_head(loaded: LoadedModel, rows: Sequence[EncodedRow], head_kind: str, session: Session) -> HeadFit:
