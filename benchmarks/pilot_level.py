@@ -23,7 +23,6 @@ from validity_page import put_table
 
 from advisor.core.recipe import HEADLESS
 from advisor.prediction.forgone import LEAST_GAIN, real_shares
-from advisor.prediction.gain import log_base
 from advisor.prediction.groups import grouped
 from advisor.prediction.pilot_level import level_of
 from advisor.prediction.predictor import Predictor
@@ -48,7 +47,7 @@ def cases() -> list[Case]:
         pilot = pilots.get(group.name)
         if pilot is None or not drawn:
             continue
-        gain = log_base(group.context) - math.log(pilot["loss"])
+        gain = group.log_base - math.log(pilot["loss"])
         if gain < LEAST_GAIN:
             continue
         others = [row for row in rows if task_of(row) != task_of(group.rows[0])]

@@ -46,14 +46,17 @@ def expected_gain(context: Mapping[str, Any]) -> float:
     return float(simulated_gain(context) ** GAIN_POWER) * trust(context) * math.exp(ROWS_POWER * log_rows(context))
 
 
-def log_base(context: Mapping[str, Any]) -> float:
+def log_base(context: Mapping[str, Any], start: float | None = None) -> float:
     """Log loss that gains are counted from: of training the head alone, or of guessing where even the expected gain ends above.
+
+    Args:
+        start: log loss of really training the head alone; None: as simulated.
 
     When a recipe ends, a head alone may not have learned yet that a class is rare; real runs of any set of modules had, so all of
     them reach the loss of guessing by the shares of the classes. That is not known of language models and spans, and 1 of
     standardised values, which a head alone always reaches.
     """
-    start, guess = float(context["log_start"]), float(context["log_guess"])
+    start, guess = float(context["log_start"]) if start is None else start, float(context["log_guess"])
     return start - max(start - guess - expected_gain(context), 0.0) if guess else start
 
 

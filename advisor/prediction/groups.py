@@ -53,6 +53,12 @@ class Group:
         return np.asarray(self.traits[:, 0])
 
     @cached_property
+    def log_base(self) -> float:
+        """Log loss that this group's gains are counted from: see :func:`advisor.prediction.gain.log_base`, of the head alone as
+        it was really trained, where it was. So how far simulated and real starts differ does not count as gain."""
+        return log_base(self.context, real_start(self))
+
+    @cached_property
     def masks(self) -> list[str]:
         """[S] see :class:`CalibrationRow`; empty where rows do not say which modules they adapt."""
         return [runs[0].mask for runs in _by_selection(self.rows)] or [""] * len(self.selections)
@@ -109,7 +115,7 @@ def group_gain(group: Group, forgone: Array | None = None) -> Gain:
         forgone: [S] share that each selection forgoes; None: as simulated.
     """
     kept = 1 - (curve(group.simulated / simulated_gain(group.context)) if forgone is None else forgone)
-    won = log_base(group.context) - group.log_loss
+    won = group.log_base - group.log_loss
     value = float(kept @ won) / float(kept @ kept)
     left = won - value * kept
     size = float(kept @ kept)
@@ -117,10 +123,16 @@ def group_gain(group: Group, forgone: Array | None = None) -> Gain:
     return Gain(value, error)
 
 
+def real_start(group: Group) -> float | None:
+    """Mean log loss of really training no module, None without such a run."""
+    losses = [math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY]
+    return float(np.mean(losses)) if losses else None
+
+
 def start_error(group: Group) -> float | None:
     """Real log loss of training no module over the simulated one, None without such a run."""
-    losses = [math.log(r.val_loss) for r in group.rows if r.selection == HEAD_ONLY]
-    return float(np.mean(losses)) - float(group.context["log_start"]) if losses else None
+    real = real_start(group)
+    return None if real is None else real - float(group.context["log_start"])
 
 
 def grouped(rows: Sequence[CalibrationRow]) -> list[Group]:

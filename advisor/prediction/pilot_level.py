@@ -18,6 +18,7 @@ from advisor.core.recipe import HEADLESS
 from advisor.core.selections import distinct, structured_random
 from advisor.core.targets import Selection, Target
 from advisor.prediction.forgone import shares_of
+from advisor.prediction.gain import log_base
 
 Array = NDArray[np.float64]
 SETS, SHARE = 6, 0.18  # random sets, and their share of the LoRA parameters of all modules
@@ -35,7 +36,7 @@ def level_sets(targets: Sequence[Target], task: str, rank: int) -> list[Selectio
 
 def level_of(context: Mapping[str, Any], log_losses: Array, everything: float) -> float:
     """Mean share of the gain that sets lose, from their log losses and that of all modules in the same measurement."""
-    return float(shares_of(context, log_losses, everything).mean())
+    return float(shares_of(log_base(context), log_losses, everything).mean())
 
 
 def shift(level: float) -> float:

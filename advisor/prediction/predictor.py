@@ -320,7 +320,7 @@ class Predictor:
     def _surprise(self, group: Group) -> float:
         """Log of what all modules won in a group over what is expected of it."""
         everything = group.log_loss[group.selections.index(ALL_LINEAR)]
-        return self.gain_level_.surprise(group.context, max(log_base(group.context) - everything, LEAST_GAIN))
+        return self.gain_level_.surprise(group.context, max(group.log_base - everything, LEAST_GAIN))
 
     def _log_gain_sd(self, context: Mapping[str, Any]) -> float:
         return self.gain_level_.of(context)[1]
