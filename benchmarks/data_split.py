@@ -96,9 +96,10 @@ EXAM = (
     # the seventh exam: looked at, and not learned from yet
     "antibody",
     "claims",
+    "shop_intent",
+    # the eighth exam
     "disease",
     "empathy",
-    "shop_intent",
     "simplify",
     "why",
 )

@@ -28,9 +28,8 @@ CLAIMS = ("told apart", "rightly", "called alike", "rightly")
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results" / "validity.json"
-PAST_EXAMS = {
-    f"{which} exam": HERE / "results" / f"{which}_exam.json" for which in ("first", "second", "third", "fourth", "fifth", "sixth")
-}
+PAST = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+PAST_EXAMS = {f"{which} exam": HERE / "results" / f"{which}_exam.json" for which in PAST}
 PAGES = (HERE.parent / "README.md", *(DOCS / f"{name}.md" for name in ("validity", "past-exams", "real-runs")))
 GROUPS_PAGE = DOCS / "validity-groups.md"  # made whole
 BEGIN, END = r"<!-- (?P<name>[\w ]+): made by benchmarks/(?P<script>\w+)\.py -->", "<!-- end -->"
