@@ -21,7 +21,7 @@ from validity_page import put_table
 
 from advisor.core.choices import ALIKE_WITHIN
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import Predictions
+from advisor.prediction.predictions import Predictions
 
 CLASSES = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
 STAGES = ("before a run, pairs: really", "after a pilot", "a new model, before", "a new model, after")

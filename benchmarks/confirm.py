@@ -31,7 +31,8 @@ from advisor.advice.recommend import pick
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.groups import Group, grouped
-from advisor.prediction.predictor import Predictions, Predictor
+from advisor.prediction.predictions import Predictions
+from advisor.prediction.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results" / "confirm.json"
 BUDGETS = (0.18, 0.36, 1.0)  # shares of the LoRA parameters of all modules

@@ -27,7 +27,8 @@ from validity_page import put_table
 from advisor.core.choices import LEVEL
 from advisor.core.selections import ALL_LINEAR, QV
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import Predictions, Predictor
+from advisor.prediction.predictions import Predictions
+from advisor.prediction.predictor import Predictor
 
 QUANTILE = float(norm.ppf(0.5 + LEVEL / 2))
 

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from advisor.advice.recommend import pick
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import Predictions
+from advisor.prediction.predictions import Predictions
 
 FEWEST = 6  # runs a budget needs for a rank correlation inside it
 DRAWS = 500

@@ -32,7 +32,8 @@ from advisor.core.selections import ALL_LINEAR, HEAD_ONLY
 from advisor.prediction import pilot_level
 from advisor.prediction.calibration_rows import CalibrationRow, parse_rows
 from advisor.prediction.groups import Group, grouped, seed_sd
-from advisor.prediction.predictor import Predictions, Predictor
+from advisor.prediction.predictions import Predictions
+from advisor.prediction.predictor import Predictor
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "profiles" / "predictors"

@@ -26,7 +26,8 @@ from advisor.core.selections import ALL_LINEAR
 from advisor.core.store import write_json
 from advisor.prediction.calibration_rows import CalibrationRow
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import Predictions, Predictor
+from advisor.prediction.predictions import Predictions
+from advisor.prediction.predictor import Predictor
 
 QUANTILE = float(norm.ppf(0.5 + LEVEL / 2))
 FACTORS = tuple(round(0.4 + 0.1 * k, 1) for k in range(15))

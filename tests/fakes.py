@@ -21,7 +21,8 @@ from advisor.prediction.context import context_of
 from advisor.prediction.forgone import ALONE
 from advisor.prediction.gain import GAIN_POWER, USUALLY_ALIGNED
 from advisor.prediction.groups import Group
-from advisor.prediction.predictor import Predictions, Predictor
+from advisor.prediction.predictions import Predictions
+from advisor.prediction.predictor import Predictor
 from advisor.prediction.scorer import Scorer
 from advisor.theory.features import all_feature_names
 from advisor.theory.kernels import Kernels

@@ -135,7 +135,7 @@ class Figures:
     Attributes:
         metric, loss, vs_all: (value, low, high), see :class:`advisor.prediction.scorer.Score`.
         beside: what is known of it beside the recommended selection, as
-            :meth:`advisor.prediction.predictor.Predictions.beside` says it; None where that was not asked.
+            :meth:`advisor.prediction.predictions.Predictions.beside` says it; None where that was not asked.
         condition: κ(K+σI). effective_rank: of K. spectrum: eigenvalues of K, descending; the head's block counts.
         certificate: bound C. far: reasons to trust the prediction less.
         disturbs: what it does to the rows to keep, None where there are none.

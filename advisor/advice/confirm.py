@@ -18,7 +18,7 @@ from advisor.core.candidate import Candidate, RealRun
 from advisor.core.recipe import TrainingRecipe
 from advisor.core.selections import distinct
 from advisor.core.targets import Selection
-from advisor.prediction.predictor import Predictions
+from advisor.prediction.predictions import Predictions
 from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
 

@@ -9,7 +9,7 @@ import numpy as np
 from advisor.core.candidate import Candidate
 from advisor.core.errors import BadInput, BudgetTooSmall
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.prediction.predictor import Predictions
+from advisor.prediction.predictions import Predictions
 from advisor.prediction.scorer import Scorer, Scores
 from advisor.theory.surrogate import pareto
 

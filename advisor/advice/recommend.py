@@ -18,7 +18,7 @@ from advisor.core.errors import BudgetTooSmall, check_choice
 from advisor.core.events import Session, Stage
 from advisor.core.selections import target_sets
 from advisor.core.targets import LoraSettings, Selection
-from advisor.prediction.predictor import Predictions
+from advisor.prediction.predictions import Predictions
 from advisor.prediction.probe_view import subsample
 from advisor.prediction.scorer import Score, Scorer, Scores
 from advisor.theory.criteria import Criterion, fills

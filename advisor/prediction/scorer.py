@@ -20,7 +20,8 @@ from advisor.prediction.disturbance import Disturbance, disturbances
 from advisor.prediction.gain import TRAITS
 from advisor.prediction.likeness import parameter_distances
 from advisor.prediction.pilot_level import level_of, level_sets, on_scale_of
-from advisor.prediction.predictor import Estimate, Predictions, Predictor
+from advisor.prediction.predictions import Estimate, Predictions
+from advisor.prediction.predictor import Predictor
 from advisor.prediction.probe_view import FEATURE_KERNELS, kernels_of, probe_context, probe_view
 from advisor.theory import bounds
 from advisor.theory.bounds import Bound, Change, bound_c, certificate

@@ -26,7 +26,7 @@ from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
 from advisor.prediction.gain import TRAITS
 from advisor.prediction.payload import plain
-from advisor.prediction.predictor import Estimate, Predictions
+from advisor.prediction.predictions import Estimate, Predictions
 from advisor.prediction.scorer import Scorer
 from advisor.report.confirmation import CAVEAT, confirm_entry, confirm_table, confirmed
 from advisor.report.words import duration

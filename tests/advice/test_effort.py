@@ -15,7 +15,7 @@ from advisor.advice.confirm import draws_of
 from advisor.advice.recommend import recommend
 from advisor.core.events import Session
 from advisor.core.recipe import TrainingRecipe
-from advisor.prediction.predictor import Estimate, Predictions
+from advisor.prediction.predictions import Estimate, Predictions
 from advisor.report.verdict import CONFIRM_CAVEAT, UNLIKE_CAVEAT, next_step
 
 pytestmark = pytest.mark.usefixtures("own_folders")

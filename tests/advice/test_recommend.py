@@ -18,7 +18,7 @@ from advisor.core.errors import BudgetTooSmall, Interrupted
 from advisor.core.events import Event, Note, Progress, Session
 from advisor.core.selections import structured_random, target_sets
 from advisor.core.targets import LoraSettings, Selection
-from advisor.prediction.predictor import Estimate, Predictions
+from advisor.prediction.predictions import Estimate, Predictions
 from advisor.prediction.scorer import Scorer
 
 PROBE = make_probe(n=32, layers=3)

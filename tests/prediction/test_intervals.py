@@ -11,7 +11,8 @@ import pytest
 from fakes import distances, fit, make_rows, predict, traits
 
 from advisor.prediction.groups import Group, group_gain, grouped
-from advisor.prediction.predictor import Estimate, Predictions, Predictor, times_gain
+from advisor.prediction.predictions import Estimate, Predictions, times_gain
+from advisor.prediction.predictor import Predictor
 
 NOISE, MISFIT = 0.06, 0.15
 

@@ -22,7 +22,8 @@ from advisor.prediction.gain import CURVE, curve, simulated_gain
 from advisor.prediction.likeness import parameter_distances
 from advisor.prediction.pilot_level import on_scale_of
 from advisor.prediction.posterior import LEAST_ERROR, Posterior, Prior, update
-from advisor.prediction.predictor import Predictions, Predictor
+from advisor.prediction.predictions import Predictions
+from advisor.prediction.predictor import Predictor
 
 Array = np.ndarray
 
