@@ -33,7 +33,7 @@ class HeadScore(Own):
 class HeadRunFields(Own):
     """A run that trained the head alone, see :class:`advisor.probing.head_alone.HeadRun`."""
 
-    travel: NotNegative
+    travel: Annotated[float, Field(allow_inf_nan=False, gt=0)]
     loss: NotNegative
 
 

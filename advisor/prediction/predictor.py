@@ -6,10 +6,10 @@ A model a person can read, of a selection S in one group (a model on a task with
 
     log loss(S) = H − G·(1 − r_S) + misfit + noise
 
-H is the simulated log loss of training no module (real runs agree within a few per cent), or where a class is rare what
-guessing comes to (:func:`advisor.prediction.gain.log_base`); r_S is the share of the gain of
-all-linear that S forgoes (:mod:`advisor.prediction.forgone`), and G that gain: log-normal around what a small regression over
-groups expects (:mod:`advisor.prediction.gain_level`). Where G is larger than expected, r_S is larger too
+H is the log loss of training no module, simulated (real runs agree within a few per cent) or measured, or where a class is rare
+what guessing comes to (:func:`advisor.prediction.gain.log_base`); r_S is the share of the gain of all-linear that S
+forgoes (:mod:`advisor.prediction.forgone`), and G that gain: log-normal around what a small regression over groups expects
+(:mod:`advisor.prediction.gain_level`). Where G is larger than expected, r_S is larger too
 (:func:`advisor.prediction.scatter.tilt_of`).
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
 is. A second model maps loss to the metric.

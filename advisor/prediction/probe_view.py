@@ -94,7 +94,7 @@ def _measured_start(probe: Probe, travel: float) -> float | None:
     """Loss of training no module where the probe measured it, as real runs are evaluated: of a language model each token counts
     alike; a head with several layers was trained alone, here as far as ``travel``. None where the simulation says it."""
     if runs := probe.info.get("head_alone"):
-        travels, losses = np.log([[run["travel"], run["loss"]] for run in runs]).T
+        travels, losses = np.log([[run["travel"], max(run["loss"], 1e-12)] for run in runs]).T
         return math.exp(np.interp(math.log(travel), travels, losses))
     start: float | None = probe.info.get("start_loss")
     return start or None

@@ -62,7 +62,7 @@ def layer_inputs(
     loaded: LoadedModel, rows: Sequence[EncodedRow], session: Session, layers: Sequence[nn.Linear]
 ) -> list[np.ndarray]:
     """Inputs of linear layers of the head, float64 [rows, h] each, see :func:`at_read_token`; of rows of words at each that has a
-    tag, [words, h], row by row; of rows with a span at all tokens.
+    tag, [words, h], row by row; of rows with a span at all tokens. [0, 0] of a layer that the model does not call.
 
     Raises:
         NotFinite: a feature is NaN or infinite; names the module where it starts.
@@ -94,8 +94,8 @@ def layer_inputs(
                 continue
             for place, x in captured.items():
                 if loaded.task in OF_TOKENS:
-                    read = labels != IGNORED if loaded.task == TOKENS else batch["attention_mask"] == 1
-                    found = [states[own] for states, own in zip(x, read.to(x.device), strict=True)]
+                    counted = labels != IGNORED if loaded.task == TOKENS else batch["attention_mask"] == 1
+                    found = [states[own] for states, own in zip(x, counted.to(x.device), strict=True)]
                 else:
                     found = list(at_read_token(x, batch, model)[:, None])
                 for i, states in zip(indices, found, strict=True):
@@ -105,9 +105,10 @@ def layer_inputs(
     finally:
         for handle in handles:
             handle.remove()
-    stacked = [np.concatenate([f for f in own if f is not None]) for own in features]
-    for own, whole in zip(features, stacked, strict=True):
-        finite = [f is not None and bool(np.isfinite(f).all()) for f in own]
+    read = [[f for f in own if f is not None] for own in features]
+    stacked = [np.concatenate(own) if own else np.empty((0, 0)) for own in read]
+    for own, whole in zip(read, stacked, strict=True):
+        finite = [bool(np.isfinite(f).all()) for f in own]
         if not all(finite):
             batch = collate([rows[finite.index(False)]], loaded)
             batch.pop("labels")

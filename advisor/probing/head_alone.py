@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from advisor.core.events import Session, Stage
-from advisor.core.probe import FOLDS, stratified_folds
+from advisor.core.probe import stratified_folds
 from advisor.core.recipe import TrainingRecipe, default_recipe
 from advisor.models.descent import descent
 from advisor.models.encode import EncodedRow, collate
@@ -54,10 +54,12 @@ class _Below(nn.Module):
 def train_head_alone(
     loaded: LoadedModel, features: np.ndarray, rows: Sequence[EncodedRow], scale: tuple[float, float], session: Session
 ) -> list[HeadRun]:
-    """Train the head alone at :data:`RATES`, lowest first; none where the head cannot be run without the model below it.
+    """Train the head alone at :data:`RATES`, lowest first; none where the head cannot be run without the model below it, or where
+    there are too few rows to hold some out. A rate at which it diverges is left out.
 
     Args:
-        features: [rows, h] what the head's first linear layer reads. scale: mean and standard deviation of a regressor's labels.
+        features: [rows, h] what the head's first linear layer reads, empty where it reads nothing.
+        scale: mean and standard deviation of a regressor's labels.
 
     Raises:
         Interrupted: cancelled.
@@ -65,24 +67,28 @@ def train_head_alone(
     if len(rows) > MOST_ROWS:
         some = np.linspace(0, len(rows) - 1, MOST_ROWS).astype(int)
         features, rows = features[some], [rows[i] for i in some]
-    head = _head_of(loaded, features, rows, scale)
+    folds = stratified_folds(np.array([row.label for row in rows]), seed=0)
+    head = _head_of(loaded, features, rows, scale) if len(features) == len(rows) and folds.any() else None
     if head is None:
         return []
     states = torch.from_numpy(features).float().to(loaded.device)[:, None]
     values = torch.tensor([(row.label - scale[0]) / scale[1] for row in rows], dtype=torch.float32)
     labels = (torch.tensor([row.label for row in rows]).long() if loaded.task == "classification" else values).to(loaded.device)
-    folds = stratified_folds(np.array([row.label for row in rows]), seed=0)
     recipe = default_recipe(loaded.task)
     steps = recipe.epochs * math.ceil(len(rows) / recipe.batch_size)
-    stage = Stage(session, "Head alone (runs)", len(RATES) * FOLDS)
+    stage = Stage(session, "Head alone (runs)", len(RATES) * len(np.unique(folds)))
     runs = []
     for lr in RATES:
         curves = []
-        for fold in range(FOLDS):
+        for fold in np.unique(folds):
             inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            curves.append(_curve(loaded, head, states, labels, inside, outside, replace(recipe, lr=lr), steps, fold, session))
+            curves.append(
+                _curve(loaded, head, states, labels, inside, outside, replace(recipe, lr=lr), steps, int(fold), session)
+            )
             stage.advance()
-        runs.append(HeadRun(lr * steps, float(np.mean(curves, axis=0).min())))
+        lowest = float(np.nan_to_num(np.mean(curves, axis=0), nan=math.inf).min())
+        if math.isfinite(lowest):
+            runs.append(HeadRun(lr * steps, lowest))
     return runs
 
 
@@ -105,6 +111,8 @@ def _head_of(
     finally:
         handle.remove()
     states = torch.from_numpy(features[: len(whole)]).float().to(loaded.device)[:, None]
+    if not kinds:  # the model does not call it
+        return None
     setattr(model, name, _Below(kinds[0]))
     try:
         head: Any = copy.deepcopy(model).float().eval()

@@ -106,6 +106,34 @@ def test_a_head_that_reads_more_than_one_state_is_left_to_the_simulation(tiny_mo
     assert train_head_alone(loaded, features, rows, SCALE, Session()) == []
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_rows(tiny_model: TinyModel, count: int) -> None:
+    """Of one row none can be held out; of two there are two folds."""
+    loaded, rows = quiet(tiny_model("roberta")), learnable(count)
+    (features,) = layer_inputs(loaded, rows, Session(), (first_linear(loaded),))
+    runs = train_head_alone(loaded, features, rows, SCALE, Session())
+    assert len(runs) == (0 if count == 1 else len(RATES))
+    assert all(math.isfinite(run.loss) for run in runs)
+
+
+def test_a_rate_at_which_it_diverges_is_left_out(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_alone, "RATES", (1e-3, 1.0))
+    curve = head_alone._curve
+    monkeypatch.setattr(head_alone, "_curve", lambda *how: curve(*how) if how[6].lr < 1 else [math.nan] * 6)
+    loaded, rows = quiet(tiny_model("roberta")), learnable(40)
+    (features,) = layer_inputs(loaded, rows, Session(), (first_linear(loaded),))
+    (run,) = train_head_alone(loaded, features, rows, SCALE, Session())
+    assert run.travel == pytest.approx(1e-3 * 6 * math.ceil(40 / 32))
+
+
+def test_a_layer_that_the_model_does_not_call_reads_nothing(tiny_model: TinyModel) -> None:
+    loaded, rows = quiet(tiny_model("roberta")), learnable(12)
+    nothing, features = layer_inputs(loaded, rows, Session(), (torch.nn.Linear(2, 2), first_linear(loaded)))
+    assert nothing.shape == (0, 0)
+    assert len(features) == 12
+    assert train_head_alone(loaded, nothing, rows, SCALE, Session()) == []
+
+
 def test_it_can_be_cancelled(tiny_model: TinyModel) -> None:
     loaded, rows, session = quiet(tiny_model("roberta")), learnable(12), Session()
     (features,) = layer_inputs(loaded, rows, Session(), (first_linear(loaded),))
