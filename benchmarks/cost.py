@@ -32,13 +32,14 @@ from advisor.core.recipe import TrainingRecipe, default_recipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection, Target
 from advisor.data.demo import demo_dataset_file, demo_model_folder
+from advisor.models.descent import CLIP_NORM
 from advisor.models.encode import EncodedRow, collate
 from advisor.models.forward import batch_loss
 from advisor.models.load import LoadedModel
 from advisor.models.prepare import Prepared, Source, prepare
 from advisor.probing.footprint import measure_training
 from advisor.theory.training_cost import TrainingFootprint, activation_bytes, estimate_cost, loss_bytes, trained_bytes
-from advisor.training.finetune import CLIP_NORM, _adapted_copy
+from advisor.training.finetune import _adapted_copy
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cost.json"

@@ -35,6 +35,7 @@ from advisor.core.events import Session
 from advisor.core.recipe import PILOT_EVAL_ROWS, TrainingRecipe
 from advisor.core.selections import all_linear
 from advisor.core.targets import LoraSettings, Selection
+from advisor.models.descent import CLIP_NORM, linear_schedule
 from advisor.models.encode import EncodedRow, collate, length_bucketed
 from advisor.models.forward import batch_loss, label_scale
 from advisor.models.prepare import prepare
@@ -80,7 +81,7 @@ def measure(group: Group) -> dict[str, Any] | None:
         model.train()
         loss, _ = batch_loss(model, loaded, collate(rows, loaded, *scale))
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for p in trainable if p.grad is not None], training.CLIP_NORM)
+        nn.utils.clip_grad_norm_([p for p in trainable if p.grad is not None], CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -102,7 +103,7 @@ def measure(group: Group) -> dict[str, Any] | None:
     rng = np.random.default_rng(SEED)
     total = math.ceil(len(train) / recipe.batch_size) * recipe.epochs
     optimizer = torch.optim.AdamW(trainable, lr=recipe.lr, weight_decay=0.0)
-    schedule = training.linear_schedule(optimizer, total, recipe)
+    schedule = linear_schedule(optimizer, total, recipe)
     kept: dict[str, Any] = {}
     trained_s = healed_s = 0.0
     for epoch in range(recipe.epochs + 1):
