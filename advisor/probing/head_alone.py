@@ -115,7 +115,7 @@ def _head_of(
         return None
     setattr(model, name, _Below(kinds[0]))
     try:
-        head: Any = copy.deepcopy(model).float().eval()
+        head: nn.Module = copy.deepcopy(model).float().eval()
         with torch.no_grad():
             alone = _logits(loaded, head, states)
     except Exception:  # the model's own code, which was not written for this: then the simulation says it
@@ -126,7 +126,7 @@ def _head_of(
         return None
     for part in loaded.head:
         head.get_submodule(part).requires_grad_(True)
-    return head if isinstance(head, nn.Module) else None
+    return head
 
 
 def _batch(states: torch.Tensor) -> dict[str, torch.Tensor]:

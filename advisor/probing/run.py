@@ -212,7 +212,7 @@ def _probe(prepared: Prepared, settings: ProbeSettings, partial: Path, identity:
     loaded, classes = prepared.loaded, len(prepared.train.schema.class_names)
     outputs = make_outputs(loaded.task, classes, settings.seed)
     head_kind = _head_kind(loaded, settings)
-    fit, alone = _fit_head(prepared, head_kind, session) if loaded.head else (None, [])
+    fit, alone = _fit_head(prepared, head_kind, session, train_alone=True) if loaded.head else (None, [])
 
     sample = sample_rows(prepared.train, probe_samples(settings, classes), settings.seed)
     if sample is not prepared.train:
@@ -366,9 +366,9 @@ def _kept_fields(kept: Kept, task: str, losses: np.ndarray, rows: int) -> dict[s
     return found
 
 
-def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> tuple[HeadFit, list[HeadRun]]:
-    """Cross-validate a linear probe on the training rows; install it for ``--head probed``. Where the head has other linear
-    layers too, train it alone before.
+def _fit_head(prepared: Prepared, head_kind: str, session: Session, train_alone: bool = False) -> tuple[HeadFit, list[HeadRun]]:
+    """Cross-validate a linear probe on the training rows; install it for ``--head probed``. With ``train_alone`` a head that has
+    other linear layers too is trained alone before.
 
     Raises:
         BadInput: the rows as they are read hold one class.
@@ -377,12 +377,9 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> tuple[Hea
     mean, std = scale_of(prepared)
     if loaded.task == SPANS:
         return _fit_span_head(loaded, rows, head_kind, session), []
-    alone: list[HeadRun] = []
-    if loaded.task != TOKENS and len(head_linears(loaded)) > 1:
-        read, features = layer_inputs(loaded, rows, session, (first_linear(loaded), last_linear(loaded)))
-        alone = train_head_alone(loaded, read, rows, (mean, std), session)
-    else:
-        features = head_features(loaded, rows, session)
+    train_alone &= loaded.task != TOKENS and len(head_linears(loaded)) > 1
+    layers = (last_linear(loaded), first_linear(loaded)) if train_alone else (last_linear(loaded),)
+    features, *read = layer_inputs(loaded, rows, session, layers)
     labels, owners = head_labels(loaded, rows)
     if len(labels) > MOST_WORDS:  # words of texts that may be long
         some = np.linspace(0, len(labels) - 1, MOST_WORDS).astype(int)
@@ -393,6 +390,7 @@ def _fit_head(prepared: Prepared, head_kind: str, session: Session) -> tuple[Hea
             f"{prepared.train.source}: within {prepared.max_length} tokens a row, all {len(labels)} labels are {only!r}.",
             "Raise --max-length, or give rows of other classes.",
         )
+    alone = train_head_alone(loaded, read[0], rows, (mean, std), session) if train_alone else []
     use_bias = last_linear(loaded).bias is not None
     values = labels if classes else (labels - mean) / std
     fit = fit_head(features, values, classes, use_bias, owners if loaded.task == TOKENS else None)

@@ -35,8 +35,8 @@ LITTLE_TO_WIN = (
 )
 LITTLE = 0.005  # share of the loss that is not worth a run
 CONFIRM_CAVEAT = (
-    "On data kept back it ranked better by it in four exams of eight; its 90% intervals held 99% of losses (68% where models "
-    "were new)."
+    "On data kept back it ranked better by it in four exams of eight; its 90% intervals last held 99% of losses (68% where "
+    "models were new)."
 )
 UNLIKE_CAVEAT = "Nothing is known of what such a run adds on a task unlike the calibration runs."
 BY_OPTIONS = {
