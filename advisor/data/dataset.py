@@ -14,13 +14,14 @@ from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.recipe import LANGUAGE_TASKS
-from advisor.core.tasks import KTO, SPANS
+from advisor.core.tasks import KTO, PREFERENCE, SPANS
 from advisor.core.text import printable
 from advisor.data.examples import NO_ANSWER, Example, example_of
 from advisor.data.schema import Schema, infer_schema
 from advisor.data.spans import starts_elsewhere
 from advisor.data.tables import ROWS_KEPT, read_table
 from advisor.data.turns import SHARE_GPT, role_of, roles_in, unread_fields
+from advisor.data.values import said_of_missing
 
 MIN_ROWS_TO_SPLIT = 20
 FIRST_ROWS = 5
@@ -95,11 +96,14 @@ def load_dataset(
         if column not in table.columns:
             columns = ", ".join(table.columns)
             raise BadInput(f"{table.source} has no column {column!r}.", f"Its columns: {columns}.")
+    _require_once(text_columns, table.source)
     notes = list(table.notes)
     schema = like
     if schema is None:
         schema, inferred = infer_schema(table, path, task, text_columns, label_column, metric, language, sees)
         notes += inferred
+    columns_read = [*schema.text_columns, *([schema.label_column] if schema.label_column is not None else [])]
+    _require_once(columns_read, table.source)
     lies = Path(table.source).expanduser()
     folder = (lies if lies.is_dir() else lies.parent) if sees else None
     examples = []
@@ -122,7 +126,10 @@ def load_dataset(
     if elsewhere:
         answers = "1 answer is" if elsewhere == 1 else f"{elsewhere} answers are"
         notes.append(f"{answers} not where answer_start says: read at the first place in the context.")
-    dropped = [f"Left out: {n} {'row' if n == 1 else 'rows'} {reason}." for reason, n in left_out.items()]
+    dropped = [
+        *said_of_missing(table.rows, columns_read),
+        *(f"Left out: {n} {'row' if n == 1 else 'rows'} {reason}." for reason, n in left_out.items()),
+    ]
     if not examples:
         hint = "Check the columns." if like is None else "Name another evaluation file with --eval-data."
         if NO_ANSWER in left_out and roles and "assistant" not in map(role_of, roles):
@@ -131,17 +138,25 @@ def load_dataset(
     if schema.task == KTO:
         require_both_marks([example.label for example in examples], table.source)
     rows_there = round(table.total * len(examples) / len(table.rows))
-    remarks = [*dropped, *_repeats(examples, schema), *([] if like else _imbalance(examples, schema))]
+    remarks = [*dropped, *_unasked(examples, schema), *_repeats(examples, schema)]
     return Dataset(
         tuple(examples),
         schema,
         table.source,
-        (*notes, *remarks),
+        (*notes, *remarks, *([] if like else _imbalance(examples, schema))),
         _fingerprint(examples, schema, rows_there),
         rows_there,
         table.columns,
         table.rows[:FIRST_ROWS],
     )
+
+
+def _require_once(columns: Sequence[str], source: str) -> None:
+    """Raises:
+    BadInput: a column is named more than once.
+    """
+    if twice := next((column for column in columns if columns.count(column) > 1), None):
+        raise BadInput(f"{source}: column {twice} would be read twice.", "Name each column once.")
 
 
 def _content(example: Example) -> tuple[Any, ...]:
@@ -151,6 +166,15 @@ def _content(example: Example) -> tuple[Any, ...]:
     texts: tuple[Any, ...] = example.words or example.texts or example.messages or (example.prompt, example.completion)
     beside = () if example.rejected is None else _content(example.rejected)
     return (*texts, *(image.digest for image in example.images), *beside)
+
+
+def _unasked(examples: Sequence[Example], schema: Schema) -> list[str]:
+    """A note on answers to nothing, where there are columns of what is asked."""
+    answers = 2 if schema.task == PREFERENCE else 1
+    if schema.task not in LANGUAGE_TASKS or len(schema.text_columns) <= answers:
+        return []
+    count = sum(not (example.prompt or example.messages or example.images) for example in examples)
+    return [f"{count} {'row has' if count == 1 else 'rows have'} an empty prompt: the answer alone is read."] if count else []
 
 
 def _repeats(examples: Sequence[Example], schema: Schema) -> list[str]:

@@ -89,7 +89,7 @@ def example_of(row: dict[str, Any], schema: Schema, place: str, folder: Path | N
     texts = tuple(text_of(row.get(column), place, column) for column in columns)
     if schema.task in LANGUAGE_TASKS:
         *prompt, completion = texts
-        if missing(completion) or (prompt and missing(prompt[0]) and not beside):
+        if missing(completion):
             return "with an empty text"
         joined = "\n\n".join(text for text in prompt if not missing(text))
         if folder is None:
@@ -139,9 +139,9 @@ def _preference(row: dict[str, Any], columns: Sequence[str], place: str) -> Exam
     else:
         prompt = _prompt(row, asked, place)
         texts = [text_of(row.get(answer), place, answer) for answer in (chosen, rejected)]
-        if any(map(missing, texts)) or (asked and not prompt):
+        if any(map(missing, texts)):
             return "with an empty text"
-        if not prompt:  # it stands at the head of both
+        if not asked:  # it stands at the head of both
             shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
             start = max((i for i, (character, _) in enumerate(shared) if character.isspace()), default=0)
             prompt, texts = texts[0][:start], [text[start:] for text in texts]
@@ -174,7 +174,7 @@ def _marked(row: dict[str, Any], columns: Sequence[str], mark: str, place: str) 
         found = _in_turns(row, asked, answer, place)
     else:
         found = Example(prompt=_prompt(row, asked, place), completion=text_of(row.get(answer), place, answer))
-        if missing(found.completion) or (asked and not found.prompt):
+        if missing(found.completion):
             return "with an empty text"
     return found if isinstance(found, str) else replace(found, label=int(desirable))
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from advisor.core.errors import BadInput, loading
+from advisor.core.text import printable
 from advisor.data.files import FORMATS, JSON_SUFFIXES, MAX_LINE, OTHER_SUFFIXES, TEXT_SUFFIXES, Rows, TextFile, suffix_of
 from advisor.data.hub import with_class_names
 from advisor.data.json_rows import json_rows
+from advisor.data.values import FOR_MISSING, missing, untyped
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "utterance", "body", "question", "title")
 TEXT_PAIRS = (
@@ -50,7 +52,8 @@ TOGETHER = {  # two of these make a header
     *(name for pair in TEXT_PAIRS for name in pair),
 }
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-LABEL_FIRST = re.compile(r"([+-]?\d+|__label__\S+|[A-Z]+:\w+)[ \t]+(\S.*)")
+LABEL_FIRST = re.compile(r"([+-]?\d+|[A-Z]+:\w+)[ \t]+(\S.*)")
+FASTTEXT = re.compile(r"(?<!\S)__label__(\S+)")  # a label, wherever it stands in a line
 DECLARED = re.compile(r'"?sep=([^\w"\r\n])\1*"?', re.IGNORECASE)  # the delimiter, at the head of a file for Excel
 NUMBERED_COLUMN = re.compile(r"column_[1-9]\d*")
 HEADER_ROWS = 10_000  # rows that tell whether the first one is a header
@@ -86,11 +89,27 @@ def _line_rows(text: TextFile) -> tuple[list[str], Rows]:
     def lines() -> Iterator[tuple[str, str]]:
         return ((f"{text.source}, line {n}", line.strip()) for n, line in enumerate(text.lines(), 1) if line.strip())
 
+    if 2 * sum(FASTTEXT.search(line) is not None for _, line in lines()) > text.count:
+        return [*text.notes, "Each line is read as fastText's: __label__ and the text (columns label, text)."], _fasttext(lines())
     if all(LABEL_FIRST.fullmatch(line) for _, line in lines()):
         matches = ((place, LABEL_FIRST.fullmatch(line)) for place, line in lines())
-        rows = ((place, {"label": m[1].removeprefix("__label__"), "text": m[2]}) for place, m in matches if m)
+        rows = ((place, {"label": m[1], "text": m[2]}) for place, m in matches if m)
         return [*text.notes, "Each line is read as a label, a space and the text (columns label, text)."], rows
     return [*text.notes, "Each line is read as one text (column text)."], ((place, {"text": line}) for place, line in lines())
+
+
+def _fasttext(lines: Iterator[tuple[str, str]]) -> Rows:
+    """Raises:
+    BadInput: a line has several labels.
+    """
+    for place, line in lines:
+        labels = FASTTEXT.findall(line)
+        if len(labels) > 1:
+            raise BadInput(
+                f"{place} has {len(labels)} labels: {printable(', '.join(labels), 80)}.",
+                "Give each row one label; several labels a row are not supported.",
+            )
+        yield place, {"label": labels[0] if labels else None, "text": FASTTEXT.sub("", line).strip()}
 
 
 def _delimited_rows(text: TextFile, expected: str, wanted: Collection[str]) -> tuple[list[str], Rows]:
@@ -102,7 +121,10 @@ def _delimited_rows(text: TextFile, expected: str, wanted: Collection[str]) -> t
     if delimiter != expected:
         notes.append(f"The cells are separated by {delimiter!r}.")
     quoted = delimiter != "\t" or _quotes_count(text)
-    head = list(islice(_records(text, delimiter, quoted), HEADER_ROWS))
+    blanks = quoted and _blanks_before_quotes(text, delimiter)
+    if blanks:
+        notes.append("Blanks at the head of cells are left out: some stand before quotes.")
+    head = list(islice(_records(text, delimiter, quoted, blanks), HEADER_ROWS))
     names = tuple(cell.strip() or f"column_{i}" for i, cell in enumerate(head[0][1], start=1))
     has_header = _has_header(head, wanted)
     if has_header:
@@ -113,7 +135,7 @@ def _delimited_rows(text: TextFile, expected: str, wanted: Collection[str]) -> t
     else:
         names = tuple(f"column_{i}" for i in range(1, len(names) + 1))
         notes.append(f"There is no header line; the columns are called {', '.join(names)}.")
-    records = _records(text, delimiter, quoted)
+    records = _records(text, delimiter, quoted, blanks)
     if has_header:
         next(records)
     return notes, ((f"{text.source}, line {n}", dict(zip(names, cells, strict=True))) for n, cells in records)
@@ -126,28 +148,42 @@ def _quotes_count(text: TextFile) -> bool:
     they are plain characters.
     """
     try:
-        rows = sum(1 for _ in _csv_records(text, "\t"))
+        rows = sum(1 for _ in _csv_records(text, "\t", blanks=False))
     except BadInput:
         return False
     widths = Counter(line.count("\t") for line in _undeclared(text.lines()) if line.strip("\r\n"))
     return len(widths) > 1 or rows == widths.total()
 
 
-def _records(text: TextFile, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, cells) of each non-blank row.
+def _blanks_before_quotes(text: TextFile, delimiter: str) -> bool:
+    """Whether blanks stand before the quotes of cells: some seem to, and the file can be read so."""
+    d = re.escape(delimiter)
+    opening = re.compile(rf'(?:^|{d}) +"[^"\r\n{d}]')  # quotes within a cell stand twice, the last one before a delimiter
+    if not any(opening.search(line) for line in _lines_of(text)):
+        return False
+    try:
+        for _ in _records(text, delimiter, quoted=True, blanks=True):
+            pass
+    except BadInput:
+        return False
+    return True
+
+
+def _records(text: TextFile, delimiter: str, quoted: bool, blanks: bool) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, cells) of each non-blank row; without the blanks at the head of cells, if ``blanks``.
 
     Raises:
         BadInput: a row that does not parse, or is not as wide as the first one.
     """
     width = 0
-    for number, cells in _csv_records(text, delimiter) if quoted else _plain_records(text, delimiter):
+    for number, cells in _csv_records(text, delimiter, blanks) if quoted else _plain_records(text, delimiter):
         width = width or len(cells)
         if len(cells) != width:
             raise BadInput(
                 f"{text.source}, line {number} has {len(cells)} cells, the first line has {width}.",
-                f"Quote cells that contain {delimiter!r} or a line break.",
+                f"Quote cells that contain {delimiter!r} or a line break, without a blank before the quote.",
             )
-        yield number, cells
+        yield number, [untyped(cell) for cell in cells]
 
 
 def _plain_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -182,9 +218,9 @@ def _undeclared(lines: Iterator[str]) -> Iterator[str]:
     yield from lines
 
 
-def _csv_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(text: TextFile, delimiter: str, blanks: bool) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(MAX_LINE)
-    reader = csv.reader(_lines_of(text), delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines_of(text), delimiter=delimiter, skipinitialspace=blanks, strict=True)
     line = 1
     try:
         for cells in reader:
@@ -194,7 +230,7 @@ def _csv_records(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str
     except csv.Error as error:
         raise BadInput(
             f"{text.source}, the row at line {line} does not parse: {error}.",
-            "Inside a quoted cell, write a quote twice.",
+            f"Inside a quoted cell, write a quote twice; its last one stands right before {delimiter!r} or the end of the line.",
         ) from error
 
 
@@ -215,9 +251,9 @@ def _has_header(records: Sequence[tuple[int, list[str]]], wanted: Collection[str
     known = sum(cell.lower() in (*TEXT_NAMES, *LABEL_NAMES) for cell in first)
     if known >= 2 or len(TOGETHER.intersection(map(str.lower, first))) >= 2 or (known and len(records) == 1):
         return True
-    below = [[cells[i].strip() for _, cells in records[1:] if cells[i].strip()] for i in range(len(first))]
+    below = [[cells[i].strip() for _, cells in records[1:] if not missing(cells[i])] for i in range(len(first))]
     recurs = any(cell in values for cell, values in zip(first, below, strict=True))
-    if recurs or any(NUMBER.fullmatch(cell) for cell in first):
+    if recurs or any(NUMBER.fullmatch(cell) or cell in FOR_MISSING for cell in first):
         return False
     if known or any(values and all(map(NUMBER.fullmatch, values)) for values in below):
         return True

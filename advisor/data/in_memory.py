@@ -15,7 +15,7 @@ import platformdirs
 from advisor.core.errors import BadInput
 from advisor.core.store import APP, part_of, write_text
 from advisor.data.hub import quiet
-from advisor.data.values import plain
+from advisor.data.values import plain_row
 
 TAKEN = "a file, folder or hub id, a datasets.Dataset or DatasetDict, a pandas DataFrame, or a list of dictionaries"
 
@@ -71,7 +71,7 @@ def _save(data: Any) -> Path:
 def _write(rows: Any) -> Path:
     """JSON lines, at their hash."""
     try:
-        text = "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(plain_row(row), ensure_ascii=False) + "\n" for row in rows)
     except (TypeError, ValueError) as error:
         raise BadInput(f"A row cannot be written as JSON: {error}.", "Keep texts, numbers and lists of them.") from error
     path = _folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"

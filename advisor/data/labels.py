@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from advisor.core.errors import BadInput
 from advisor.core.text import printable
 from advisor.data.formats import NUMBER
 from advisor.data.tables import Table
-from advisor.data.values import missing
+from advisor.data.values import missing, said_of_missing
 
 SCORE_NAMES = ("score", "similarity", "rating", "value")
 MAX_INFERRED_CLASSES = 200
 FARTHEST = 1e100  # of a value to predict from zero: squares of it are still numbers
 MANY_ROWS = 20  # from here on, labels that hardly repeat are no classes
+WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0)?")  # a whole number as files usually write it; "01", "+1" and "1e2" are names
+LIST = re.compile(  # written as text; or several labels of fastText
+    r"""[\[({]\s*['"].*[\])}]|\[[\d\s.,+-]*\]|__label__\S+\s+__label__.*""", re.DOTALL
+)
 
 
 def untagged(value: Any) -> bool:
@@ -38,12 +43,18 @@ def number(value: Any) -> float | None:
 
 
 def class_name(value: Any) -> str:
-    """A class is named by its value: ``1`` for 1, "1" and 1.0; ``true`` for JSON's true, "true" and "True"."""
-    parsed = number(value)
-    if parsed is not None and parsed.is_integer() and abs(parsed) < 2**53:
-        return str(int(parsed))
+    """A class is named as it is written, but ``1`` is 1, "1", 1.0 and "1.0"; ``true`` is JSON's true, "true" and "True"."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
     name = value.strip() if isinstance(value, str) else json.dumps(value, default=str)
+    if WHOLE.fullmatch(name):
+        return name.removesuffix(".0")
     return lower if (lower := name.lower()) in ("true", "false") else name
+
+
+def _in_order(names: Iterable[str], kind: str) -> tuple[str, ...]:
+    """Numbers by their size, and where that is the same, or of names, by the alphabet."""
+    return tuple(sorted(sorted(names), key=float) if kind in ("integers", "numbers") else sorted(names))
 
 
 def kind_of(values: Sequence[Any]) -> str:
@@ -89,7 +100,7 @@ def read_tags(table: Table, words: str, tags: str) -> tuple[str, ...]:
         raise BadInput(
             f"{table.source}: {what} in column {tags}.", f"Check it: {words} and {tags} must hold lists, one tag for each word."
         )
-    return tuple(sorted(found, key=float if kind_of(list(found.values())) in ("integers", "numbers") else str))
+    return _in_order(found, kind_of(list(found.values())))
 
 
 def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tuple[str, tuple[str, ...]]:
@@ -105,12 +116,18 @@ def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tu
     ]
     if not used:
         columns = " and ".join((*texts, label))
-        raise BadInput(f"{table.source} has no usable row: none has all of {columns}.", "Check the columns.")
+        said = said_of_missing(table.rows, (*texts, label))
+        raise BadInput(" ".join((f"{table.source} has no usable row: none has all of {columns}.", *said)), "Check the columns.")
     for index, value in used:
         if isinstance(value, bytes):
             raise BadInput(
                 f"{table.places[index]}: the label in column {label} is bytes that are no UTF-8 text.",
                 "Save the column as text, or name another --label-column.",
+            )
+        if isinstance(value, str) and LIST.fullmatch(value.strip()):
+            raise BadInput(
+                f"{table.places[index]}: the label {printable(value, 80)} in column {label} is a list of labels written as text.",
+                "Give each row one label; several labels a row are not supported.",
             )
         if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
             raise BadInput(
@@ -137,8 +154,9 @@ def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tu
         many = scores or once or len(names) > MAX_INFERRED_CLASSES
         task = "regression" if kind == "numbers" or (kind == "integers" and many) else "classification"
     if len(names) < 2:
+        said = said_of_missing(table.rows, (label,))
         raise BadInput(
-            f"{table.source}: every label in column {label} is {names.pop()!r}.",
+            " ".join((f"{table.source}: every label in column {label} is {names.pop()!r}.", *said)),
             "At least two different labels are needed; check --label-column.",
         )
     if task == "regression":
@@ -146,4 +164,4 @@ def read_labels(table: Table, task: str, texts: Sequence[str], label: str) -> tu
             if abs(number(value) or 0.0) > FARTHEST:
                 raise BadInput(f"{table.places[index]}: the label {value!r} is too far from zero to be learned.", "Correct it.")
         return task, ()
-    return task, tuple(sorted(names, key=float if kind in ("integers", "numbers") else str))
+    return task, _in_order(names, kind)

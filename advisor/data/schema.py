@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,10 +287,10 @@ def _spanned(table: Table, task: str, texts: Sequence[str], label: str | None) -
 
 
 def _combined(class_names: Sequence[str]) -> str | None:
-    """The first class whose name lists names of other classes."""
-    known = set(class_names)
-    parts = ((name, [part.strip() for part in re.split(r"[,;|]", name)]) for name in class_names)
-    return next((name for name, each in parts if len(each) > 1 and known.issuperset(each)), None)
+    """The first class whose name lists several that other classes are, or list too."""
+    parts = {name: {part.strip() for part in re.split(r"[,;|#]", name)} - {""} for name in class_names}
+    times = Counter(part for each in parts.values() for part in each)
+    return next((name for name, each in parts.items() if len(each) > 1 and all(times[part] > 1 for part in each)), None)
 
 
 def _image_column(table: Table) -> str | None:

@@ -17,7 +17,7 @@ from advisor.data.files import EVALUATION_STEMS, OTHER_SUFFIXES, SHARD, SUFFIXES
 from advisor.data.formats import read_rows
 from advisor.data.hub import HUB_ID, read_hub, read_saved
 from advisor.data.images import read_image_folder
-from advisor.data.values import plain
+from advisor.data.values import plain, plain_row
 
 ROWS_KEPT = 20_000  # of a larger file, this many random rows are kept
 VALUES_KEPT = 1_000  # and the first row with each value of a column of no more values: no class is lost
@@ -169,4 +169,4 @@ def _table(rows: Rows, source: str, notes: Iterable[str], keep: int, seed: int) 
         kept = sorted({item[0]: item for item in (*kept, *rare)}.values(), key=lambda item: item[0])
         notes.append(f"{len(kept):,} of {total:,} rows are drawn with seed {seed}, with a row of each class.")
     _, places, values = zip(*kept, strict=True)
-    return Table(tuple(dict.fromkeys(map(plain, firsts))), tuple(map(plain, values)), places, total, source, tuple(notes))
+    return Table(tuple(dict.fromkeys(map(plain, firsts))), tuple(map(plain_row, values)), places, total, source, tuple(notes))

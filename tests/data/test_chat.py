@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from rowfiles import Write
 
 from advisor.core.errors import BadInput
-from advisor.data.dataset import load_dataset
+from advisor.data.dataset import Dataset, load_dataset
+from advisor.data.examples import Example
 
 
 def turn(role: str, content: str | None = "words") -> dict[str, str | None]:
@@ -48,6 +54,25 @@ def test_sharegpt_rows(write: Write) -> None:
         (("system", "short"), ("user", "hi"), ("assistant", "no")),
     ]
     assert "Left out: 1 row without an answer by the assistant." in dataset.notes
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_turns_written_as_an_object_of_lists(write: Write, tmp_path: Path, suffix: str) -> None:
+    """As older versions of ``datasets`` write a sequence of objects."""
+
+    def read(rows: list[dict[str, Any]]) -> Dataset:
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+        return load_dataset(write("a.jsonl", rows) if suffix == "jsonl" else str(tmp_path / "a.parquet"))
+
+    asked, said = (("user", "hi"), ("assistant", "yes"))
+    chat = {"role": ["system", "user", "assistant"], "content": ["short", "hi", "yes"], "weight": None}
+    assert read([{"messages": chat}] * 3).examples == (Example(messages=(("system", "short"), asked, said)),) * 3
+    shared = {"from": ["human", "gpt"], "value": ["hi", "yes"]}
+    assert read([{"conversations": shared}] * 3).examples == (Example(messages=(asked, said)),) * 3
+    pair = {"prompt": {"role": ["user"], "content": ["hi"]}, "completion": {"role": ["assistant"], "content": ["yes"]}}
+    assert read([pair] * 3).examples == (Example(messages=(asked, said)),) * 3
+    ends = [{"role": ["user", "assistant"], "content": ["hi", text]} for text in ("yes", "no")]
+    assert read([{"chosen": ends[0], "rejected": ends[1]}] * 3).examples[0].messages == (asked, said)
 
 
 def test_a_system_column_comes_first(write: Write) -> None:

@@ -11,6 +11,7 @@ import pytest
 from rowfiles import Write, labelled
 
 from advisor.core.errors import BadInput
+from advisor.core.tasks import TASKS
 from advisor.data.dataset import load_dataset
 from advisor.data.files import MAX_LINE
 from advisor.data.tables import read_table
@@ -103,7 +104,27 @@ ERRORS = [
         "line 3: the label 'n/a' in column label is not a finite",
     ),
     ("mixed.csv", "text,label\na,1\nb,0\nc,x\nd,1\n", {}, "line 4: the label 'x'"),
-    ("nan.csv", "text,label\na,1.5\nb,0.5\nc,nan\n", {}, "line 4: the label 'nan'"),
+    (
+        "nan.csv",
+        "text,label\na,None\nb,1\nc,1\n",
+        {},
+        "every label in column label is '1'. Read as missing in column label: 'None' .1.; written as JSONL these are texts",
+    ),
+    ("nan2.csv", "text,label\na,nan\nb,nan\n", {}, "none has all of text and label. Read as missing in column label: 'nan' .2."),
+    (
+        "list.csv",
+        "text,label\na,\"['a', 'b']\"\nb,['a']\n",
+        {},
+        "line 2: the label .'a', 'b'. in column label is a list of labels",
+    ),
+    ("list2.jsonl", labelled(["a", '["a"]', "b"]), {}, "line 2: the label .* several labels a row are not supported"),
+    ("list3.jsonl", labelled(["[0 1 0]", "[1 0 0]"]), {}, "line 1: the label .* several labels a row are not supported"),
+    ("list4.jsonl", labelled(["{'a', 'b'}", "{'a'}"]), {}, "line 1: the label .* several labels a row are not supported"),
+    ("fast.csv", "text,label\na,__label__x\nb,__label__x __label__y\n", {}, "line 3: .* several labels a row are not supported"),
+    ("fast.txt", "__label__a one text\n__label__a __label__c some text\n", {}, "line 2 has 2 labels: a, c.*not supported"),
+    ("after.txt", "one text __label__a\nsome text __label__a __label__c\n", {}, "line 2 has 2 labels: a, c.*not supported"),
+    ("blank.csv", 'label,text\n0, "a, b"\n1, c, d\n', {}, "line 2 has 3 cells.*Quote .* without a blank before the quote"),
+    ("blank2.csv", 'label,text\n0,"a, b" \n1,c\n', {}, "line 2 does not parse.*its last one stands right before ','"),
     ("nan.jsonl", '{"text":"a","label":NaN}\n{"text":"b","label":NaN}\n', {}, "no usable row: none has all of text and label"),
     ("inf.jsonl", '{"text":"a","label":1.5}\n{"text":"b","label":1e999}\n', {}, "line 2: the label Infinity"),
     (
@@ -141,7 +162,7 @@ ERRORS = [
     ("no_text.jsonl", [{"text": "", "label": 0}, {"text": None, "label": 1}], {}, "no usable row"),
     (
         "no_text2.jsonl",
-        [{"prompt": "", "completion": "x"}],
+        [{"prompt": "x", "completion": ""}],
         {},
         "no usable row. Left out: 1 row with an empty text",
     ),
@@ -191,6 +212,21 @@ def test_errors(write: Write, name: str, content: Any, options: dict[str, Any], 
     assert caught.value.hint
     if not options:
         assert name in caught.value.what
+
+
+@pytest.mark.parametrize("task", ["auto", *TASKS])
+@pytest.mark.parametrize("columns", ["cc", "cpc", "ppc"])
+def test_a_column_named_twice_is_refused_for_every_task(write: Write, task: str, columns: str) -> None:
+    file = write("a.jsonl", [{"p": f"ask {i}", "c": f"say {i}", "m": i % 2} for i in range(24)])
+    with pytest.raises(BadInput, match=f"column {max(columns, key=columns.count)} would be read twice"):
+        load_dataset(file, task=task, text_columns=list(columns))
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "seq2seq", "kto"])
+def test_a_label_that_is_also_a_prompt_is_refused(write: Write, task: str) -> None:
+    file = write("a.jsonl", [{"p": f"ask {i}", "c": f"say {i}", "m": i % 2} for i in range(24)])
+    with pytest.raises(BadInput, match="column m would be read twice"):
+        load_dataset(file, task=task, text_columns=["m", "c"], label_column="m")
 
 
 def test_a_shard_that_is_missing(write: Write, tmp_path: Path) -> None:

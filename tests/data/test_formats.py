@@ -81,6 +81,24 @@ def test_the_delimiter_that_excel_wants_named_is_taken(write: Write, name: str, 
             load_dataset(write("empty.csv", empty))
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("head", ["", "label{} text\n"])
+def test_blanks_before_quotes_are_skipped(write: Write, separator: str, head: str) -> None:
+    texts = [f"a{separator} b", "plain", 'say "it"', "two\nlines", f'end{separator} "', f'"{separator} head'] * 4
+    quoted = (text if text == "plain" else f'"{text.replace(chr(34), chr(34) * 2)}"' for text in texts)
+    rows = "".join(f"{i % 2}{separator} {text}\n" for i, text in enumerate(quoted))
+    dataset = load_dataset(write("a.tsv" if separator == "\t" else "a.csv", head.format(separator) + rows))
+    assert [(e.texts[0], e.label) for e in dataset.examples] == [(text, i % 2) for i, text in enumerate(texts)]
+    assert "Blanks at the head of cells are left out: some stand before quotes." in dataset.notes
+
+
+@pytest.mark.parametrize("text", ['said, ""no"" to me', 'said, """"no', "a, ", 'some; ""quoted""'])
+def test_blanks_stay_where_none_stands_before_a_quoted_cell(write: Write, text: str) -> None:
+    content = "prompt,completion\n" + f'"{text}", yes\n' * 3
+    wanted = (text.replace('""', '"'), " yes")
+    assert [(e.prompt, e.completion) for e in load_dataset(write("a.csv", content)).examples] == [wanted] * 3
+
+
 def test_tab_separated_bare_quotes_are_plain(write: Write) -> None:
     text = '"Unbalanced he said\t1\nplain text here\t0\nends with one"\t1\n"Quoted," she said\t0\n'
     dataset = load_dataset(write("bare.tsv", text))
@@ -263,11 +281,19 @@ def test_named_columns_settle_the_header(write: Write) -> None:
     [
         ("5 How far is it ?\n4 Which city ?\n5 How tall ?\n", ("4", "5")),
         ("__label__pos great film\n__label__neg dull film\n", ("neg", "pos")),
+        ("great film __label__pos\ndull __label__neg film\n", ("neg", "pos")),
         ("NUM:dist How far ?\nHUM:ind Who ?\nNUM:dist How long ?\n", ("HUM:ind", "NUM:dist")),
     ],
 )
 def test_label_first_lines(write: Write, content: str, classes: tuple[str, ...]) -> None:
     assert load_dataset(write("a.txt", content)).schema.class_names == classes
+
+
+def test_a_label_of_fasttext_is_no_part_of_the_text(write: Write) -> None:
+    lines = ["__label__pos great film", "dull film __label__neg", "a film without one"]
+    dataset = load_dataset(write("a.txt", "\n".join(lines * 8)))
+    assert [(e.texts[0], e.label) for e in dataset.examples[:3]] == [("great film", 1), ("dull film", 0), ("great film", 1)]
+    assert "Left out: 8 rows without a label." in dataset.notes
 
 
 def test_plain_lines_are_texts(write: Write) -> None:

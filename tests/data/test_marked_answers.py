@@ -99,7 +99,7 @@ def test_another_task_is_refused_with_the_way_out(tmp_path: Path, task: str) -> 
             lambda i: {"prompt": "q", "completion": "" if i % 2 else "a", "label": i % 2},
             "every usable answer .12. is marked undesirable",
         ),
-        (lambda i: {"prompt": "q" * (i == 9), "completion": "a", "label": i % 2}, "every usable answer .1. is"),
+        (lambda i: {"prompt": "q", "completion": "a" * (i == 9), "label": i % 2}, "every usable answer .1. is"),
         (lambda i: {"prompt": [user("q")], "completion": [user("a")], "label": i % 2}, "without an answer by the assistant"),
         (lambda i: {"prompt": json.dumps([user("q")]), "completion": "a", "label": i % 2}, "prompt holds JSON written as text"),
     ],

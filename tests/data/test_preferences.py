@@ -136,11 +136,14 @@ def test_another_rejected_answer_is_another_data_set(tmp_path: Path) -> None:
     assert any("23 rows repeat an earlier row" in note for note in one.notes)
 
 
-def test_an_empty_prompt_among_others_leaves_a_row_out(tmp_path: Path) -> None:
+def test_an_empty_prompt_among_others_is_said_and_not_made_of_the_answers(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": "q" if i % 2 else None, "chosen": "a", "rejected": "b"} for i in range(24)]
+    rows = [{"prompt": "q" if i % 2 else None, "chosen": "in a", "rejected": "in b"} for i in range(24)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(load_dataset(str(file)).examples) == 12
+    read = load_dataset(str(file))
+    assert [e.prompt for e in read.examples] == ["", "q"] * 12
+    assert read.examples[0].completion == "in a"
+    assert "12 rows have an empty prompt: the answer alone is read." in read.notes
 
 
 def test_columns_that_say_which_answer_was_chosen_are_no_answers(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_a_named_label_is_taken_where_several_would_do(tmp_path: Path) -> None:
         (lambda i: {"messages": [ASKED, SAID], "tools": [{"name": "f"}]}, "Not read: tools; only the text of the turns is."),
         (lambda i: {"prompt": "x", "completion": TEXTS[i], "reward": i / 7}, "Not read: reward."),
         (lambda i: {"text": TEXTS[i], "labels": ("a", "b", "a,b")[i % 3]}, "The class 'a,b' combines others"),
+        (lambda i: {"text": TEXTS[i], "labels": ("a|b", "b|c", "c|a")[i % 3]}, "The class 'a|b' combines others"),
+        (lambda i: {"text": TEXTS[i], "labels": ("a", "b", "a#b")[i % 3]}, "The class 'a#b' combines others"),
     ],
 )
 def test_what_is_not_read_is_said(tmp_path: Path, row: Callable[[int], dict[str, Any]], says: str) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pandas._libs.parsers import STR_NA_VALUES as pandas_names
 from pyarrow import parquet
 from rowfiles import Write, labelled
 
 from advisor.core.errors import BadInput
 from advisor.data.dataset import load_dataset
 from advisor.data.in_memory import data_place
-from advisor.data.values import missing, plain
+from advisor.data.values import FOR_MISSING, missing, plain, plain_row
 
 NOTHING = [None, "", " \n", math.nan, np.float32("nan"), np.datetime64("NaT"), pd.NaT, pd.NA, Decimal("NaN")]
 
@@ -96,6 +97,14 @@ def test_values_within_lists_and_objects_are_read_alike(tmp_path: Path) -> None:
     assert load_dataset(str(tmp_path / "turns.parquet")).examples[0].messages == (("user", "hi"), ("assistant", "yes"))
 
 
+def test_only_turns_in_a_cell_are_made_a_list() -> None:
+    columns = {"role": ["user"], "content": ["hi"]}
+    assert plain({"messages": columns}) == {"messages": [{"role": "user", "content": "hi"}]}
+    for other in ({"role": ["user"], "content": []}, {"text": ["a"], "answer_start": [0]}, {"role": "user", "content": ["hi"]}):
+        assert plain(other) == other
+    assert plain_row(columns) == columns
+
+
 def test_nan_is_no_text_label_or_tag(write: Write) -> None:
     read = load_dataset(write("texts.jsonl", [{"text": math.nan if i % 3 == 0 else f"words {i}"} for i in range(24)]))
     assert (len(read.examples), "Left out: 8 rows with an empty text." in read.notes) == (16, True)
@@ -107,6 +116,44 @@ def test_nan_is_no_text_label_or_tag(write: Write) -> None:
     assert [e.span for e in load_dataset(write("squad.jsonl", asked)).examples[:2]] == [(2, 3), None]
     answers = [{"prompt": "q", "system": math.nan, "completion": f"a {i}"} for i in range(24)]
     assert load_dataset(write("answers.jsonl", answers)).examples[0].prompt == "q"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "txt"])
+def test_cells_of_tables_without_types_are_missing_as_pandas_has_it(write: Write, suffix: str) -> None:
+    separator = "," if suffix == "csv" else "\t"
+
+    def table(labels: list[str], header: str = "label") -> str:
+        rows = [f"text number {i}{separator}{label}" for i, label in enumerate(labels)]
+        return write(f"a.{suffix}", "\n".join([f"text{separator}{header}", *rows]))
+
+    assert {*pandas_names, "NaT"} == {*FOR_MISSING, ""}
+    for said in sorted(FOR_MISSING):
+        read = load_dataset(table(["favor", "against", said] * 8), task="classification")
+        assert (read.schema.class_names, len(read.examples)) == (("against", "favor"), 16)
+        assert "Left out: 8 rows without a label." in read.notes
+        assert f"Read as missing in column label: {said!r} (8); written as JSONL these are texts." in read.notes
+    scores = load_dataset(table(["0.5", " nan", "1.5", "NA"] * 8, "score"))
+    assert (scores.schema.task, [e.label for e in scores.examples[:2]]) == ("regression", [0.5, 1.5])
+    assert "Read as missing in column score: 'nan' (8), 'NA' (8); written as JSONL these are texts." in scores.notes
+    assert load_dataset(table(["3", "nan", "4", "5"] * 8, "value7")).schema.label_column == "value7"
+    headless = write(f"b.{suffix}", "".join(f"some text {i}{separator}{'nan' if i == 0 else i / 7}\n" for i in range(24)))
+    assert load_dataset(headless).schema.label_column == "column_2"
+
+
+def test_a_class_called_none_stays_one(write: Write) -> None:
+    csv = "text,stance\n" + "".join(f"text {i},{('none', 'favor', 'na', 'Null')[i % 4]}\n" for i in range(24))
+    assert load_dataset(write("a.csv", csv)).schema.class_names == ("Null", "favor", "na", "none")
+    read = load_dataset(write("a.jsonl", labelled(["None", "NA", "nan", "null"] * 6)))
+    assert read.schema.class_names == ("NA", "None", "nan", "null")
+    assert not any("missing" in note for note in read.notes)
+
+
+def test_missing_texts_of_tables_without_types(write: Write) -> None:
+    rows = "".join(f"q {i},{('nan', 'more')[i % 2]},{('a', 'None', 'b', 'c')[i % 4]}\n" for i in range(24))
+    read = load_dataset(write("a.csv", f"instruction,input,output\n{rows}"))
+    assert [(e.prompt, e.completion) for e in read.examples[:2]] == [("q 0", "a"), ("q 2", "b")]
+    assert "Left out: 6 rows with an empty text." in read.notes
+    assert "Read as missing in column input: 'nan' (12); written as JSONL these are texts." in read.notes
 
 
 @pytest.mark.parametrize("given", [lambda rows: rows, datasets.Dataset.from_list, pd.DataFrame])

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from advisor.core.errors import BadInput
+from advisor.core.events import Session
 from advisor.data.dataset import Dataset
 from advisor.data.examples import Example
 from advisor.data.schema import Schema
 from advisor.models.encode import CHAT_FORM, IGNORED, EncodedRow, collate, encode, length_bucketed, resolve_max_length
 from advisor.models.load import LoadedModel, load_model
+from advisor.models.prepare import prepare
 from advisor.models.readers import decoder_input
 
 TinyModel = Callable[..., Path]
@@ -380,3 +382,12 @@ def test_targets_that_start_with_their_own_last_token_may_have_padding_number_ze
     loaded = load(build("mbart", tmp_path / "model", task="seq2seq"), "seq2seq")
     assert loaded.tokenizer.pad_token_id == 0
     assert decoder_input(torch.tensor([[7, 8, 0]]), loaded.model).tolist() == [[8, 7, 8]]
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_fewer_rows_than_folds_are_refused_however_they_became_few(ready: Callable[..., Any], limit: int) -> None:
+    source = ready("bert", "binary").source
+    few = prepare(source, Session(), train_limit=limit)  # or rows were dropped in tokenising
+    with pytest.raises(BadInput, match=rf"within \d+ tokens, has {limit} usable rows? to train on. Give 4 at the least"):
+        _ = few.train_rows
+    assert len(prepare(source, Session(), train_limit=4).train_rows) == 4
