@@ -49,6 +49,7 @@ from advisor.theory.linearity import Linearity
 
 JSON_FILE = "recommendation.json"
 REPORT_FILE, HTML_FILE = "report.md", "report.html"
+FILES = (YAML_FILE, CONFIG_FILE, REPORT_FILE, HTML_FILE, JSON_FILE)  # of a recommendation's folder, in whatever formats
 
 
 def measure_pick(
@@ -171,7 +172,26 @@ def recommend_folder(
         NotFinite: a number to write is NaN or infinite.
         OutOfMemory: there is not enough memory for the model's architecture.
     """
-    decision = decide(probe, asked, session, confirmation_of)
+    return write_decision(decide(probe, asked, session, confirmation_of), asked, session, out, linearity_of=linearity_of)
+
+
+def write_decision(
+    decision: Decision,
+    asked: Question,
+    session: Session,
+    out: Path,
+    *,
+    linearity_of: Callable[[Selection], Linearity | None] | None = None,
+    overwrite: bool = False,
+) -> Recommended:
+    """What :func:`recommend_folder` does once the pick is known.
+
+    Args:
+        overwrite: replace files that we did not write, or that were changed since, too.
+
+    Raises:
+        BadInput, NotFinite, OutOfMemory, Interrupted: as :func:`recommend_folder`.
+    """
     proven = prove(decision, asked, session)
     chosen = len(proven.pick.adapted)
     session.note(f"PEFT applies the config to exactly the {f'{chosen} chosen modules' if chosen != 1 else 'one chosen module'}.")
@@ -181,7 +201,7 @@ def recommend_folder(
     for text in warnings:
         session.warn(text)
     shown, sentences, shown_tables = describe(decision, proven, asked, linearity_of, warnings)
-    files = write(shown, sentences, shown_tables, decision.scorer, proven, out, session)
+    files = write(shown, sentences, shown_tables, decision.scorer, proven, out, session, overwrite)
     short = answer(decision.scorer, decision.advice, decision.confirmation, str(out), files)
     return Recommended(shown.json(), sentences, shown_tables, out, files, decision.scorer, decision.advice, shown, short)
 
@@ -302,6 +322,7 @@ def write(
     proven: Proven,
     out: Path,
     session: Session,
+    overwrite: bool = False,
 ) -> tuple[str, ...]:
     """The files of the folder ``out``, swapped in together; their names are returned.
 
@@ -315,7 +336,7 @@ def write(
     files[REPORT_FILE] = report_markdown(scorer, sentences, shown_tables, yaml_text)
     files[HTML_FILE] = report_html(shown, yaml_text)
     files[JSON_FILE] = json_text(sealed(shown.json()), out / JSON_FILE)
-    write_files(out, files, session, only=True, last=JSON_FILE)
+    write_files(out, files, session, only=True, last=JSON_FILE, overwrite=overwrite)
     return tuple(files)
 
 
@@ -325,7 +346,7 @@ def require_place(out: Path) -> None:
     Raises:
         BadInput: a file of the user's is in its place.
     """
-    require_ours(out, (YAML_FILE, CONFIG_FILE, REPORT_FILE, HTML_FILE, JSON_FILE))
+    require_ours(out, FILES)
 
 
 def render_all(plan: Plan, names: Sequence[str]) -> dict[str, Rendered]:

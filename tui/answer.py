@@ -7,10 +7,15 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from tui.engine import OPEN, SETTLED, UNLIKE, Against, Headline
+from tui.engine import MOSTLY, OPEN, SETTLED, UNLIKE, Against, Headline
 from tui.intervals import LEAST, axis, interval, reach
 
-SIGNS = {SETTLED: ("✓", "$text-success"), OPEN: ("?", "$text-warning"), UNLIKE: ("⚠", "$text-error")}
+SIGNS = {
+    SETTLED: ("✓", "$text-success"),
+    MOSTLY: ("≈", "$text-success"),
+    OPEN: ("?", "$text-warning"),
+    UNLIKE: ("⚠", "$text-error"),
+}
 LABELS = 26  # columns of what a bar is against, where there is room
 USUAL = len("+11% (+1 to +43%)")  # columns of a difference: what is not computed yet takes as many, so that nothing moves
 
@@ -46,8 +51,8 @@ def headline(found: Headline, width: int, is_low: bool) -> Content:
     """Everything; where the screen is low, the first sentence of each."""
     sign, style = SIGNS[found.sureness]
     adapt = wrapped(found.adapt, width)
-    if is_low and len(adapt) > 1:
-        adapt = [_cut(f"{adapt[0]} …", width)]
+    if is_low:
+        adapt = fitted(found.adapt, width, 1)
     lines = [Content.styled(line, "bold") for line in adapt]
     if not is_low:
         lines += [Content(line) for line in wrapped(found.level, width)]
@@ -59,6 +64,12 @@ def headline(found: Headline, width: int, is_low: bool) -> Content:
     lines += [Content.styled(line, f"bold {style}") for line in wrapped(verdict, width)]
     lines += [Content(line) for line in wrapped(following, width)]
     return Content("\n").join(lines)
+
+
+def fitted(text: str, width: int, most: int) -> list[str]:
+    """Wrapped to at most so many lines; the last one ends in … where something is missing."""
+    lines = wrapped(text, width)
+    return lines if len(lines) <= most else [*lines[: most - 1], _cut(f"{lines[most - 1]} …", width)]
 
 
 def wrapped(text: str, width: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.core.choices import EFFORTS, PREDICTED, SOME_RUNS
-from advisor.core.events import Event, Progress, Session
+from advisor.core.events import Event, Note, Progress, Session
 from advisor.core.option import options_of
 from advisor.core.option_groups import Budget, Ceiling, Scoring, Seed, Strategy
 from tui.jobs import TRAINS, Jobs
@@ -29,6 +29,7 @@ class Answers(Jobs):
     """Jobs that lead to what is recommended.
 
     Attributes:
+        announced: what the real runs under way take, in words; empty before that is known.
         standing: how it stands after the real runs so far; None where none were asked for.
         runs_folder: the recommendation's folder, in which real runs are kept.
     """
@@ -40,6 +41,8 @@ class Answers(Jobs):
         self._progress = ""  # of the search at hand
         self._searched: tuple[Any, ...] = ()  # what was looked for last, and
         self._answered: tuple[Any, ...] = ()  # what the recommendation is for: each as :attr:`_wanted` said then
+        self.ran: dict[tuple[Any, ...], Confirmed] = {}  # what real runs came to, by what was asked of this probe
+        self.announced = ""
         self.standing: Standing | None = None
         self.runs_folder = Path(RECOMMENDATION)
 
@@ -59,6 +62,11 @@ class Answers(Jobs):
         return self.state.opened, *(getattr(self.state.inputs, name) for name in SEARCHED_FOR)
 
     @property
+    def _question(self) -> tuple[Any, ...]:
+        """All that is asked of the open probe."""
+        return tuple(getattr(self.state.inputs, name) for name in (*SCORED_AT, *SEARCHED_FOR))
+
+    @property
     def is_behind(self) -> bool:
         """Whether the recommendation is not, or not yet, of what is asked for."""
         return not self._is_scored or self._wanted != self._answered
@@ -71,16 +79,20 @@ class Answers(Jobs):
         return "predicting anew" if self.is_busy("rescore") else ""
 
     def follow_inputs(self) -> None:
-        """Score and search anew where rank, recipe or budget are no longer those of what is shown. Called
-        when they change in view of a screen that shows the probe, on each way to such a screen, when a probe arrives, when a
-        search ends."""
+        """Score and search anew where rank, recipe or budget are no longer those of what is shown; what real runs have answered
+        already is shown again. Called when they change in view of a screen that shows the probe, on each way to such a screen,
+        when a probe arrives, when a search ends."""
         opened, inputs, engine = self.state.opened, self.state.inputs, self.engine
         if opened is None:
             return
-        if self._is_scored:
+        known = self.ran.get(self._question)
+        if not self._is_scored:
+            self._show_rescored(opened, lambda: known.opened if known else engine.rescored(opened, inputs))
+        elif known is None:
             self._search()
-        else:
-            self._show_rescored(opened, lambda: engine.rescored(opened, inputs))
+        elif self.state.recommendation is not known.recommendation:
+            self.cancel("search")
+            self._take_runs(known)
 
     def _show_rescored(self, opened: Opened, job: Callable[[], Opened]) -> None:
         """Put what ``job`` makes of a probe in its place, unless another one is looked at by then."""
@@ -116,10 +128,11 @@ class Answers(Jobs):
             for screen in self.places_in_view():
                 screen.run_began("search")
         else:
+            self._searched = ()
             self.cancel("search")  # its end brings us here again
 
     def _found(self, wanted: tuple[Any, ...], found: tuple[Recommendation, Headline]) -> None:
-        if self.state.opened is wanted[0]:
+        if wanted == self._wanted:
             self._answered = wanted
             if "confirm" not in self.runs:
                 self.standing = None  # it was of another recommendation
@@ -154,7 +167,7 @@ class Answers(Jobs):
             return engine.confirm(opened, rec, inputs, asked, folder, session, tell)
 
         if not self._trains() and self.start_run("confirm", job, partial(self._confirmed, opened, rec)):
-            self.standing = None
+            self.standing, self.announced = None, ""
 
     def start_calibration(self) -> None:
         """Make real runs of the usual and random target sets, and let the predictor learn from them."""
@@ -181,15 +194,21 @@ class Answers(Jobs):
             self.notify("Another probe is open now. The runs are kept, and its predictions learn from them too.", markup=False)
             return
         self.notify(f"Predictions now learn from {rows} runs on these rows.", markup=False)
+        self.ran.clear()
         self._show_rescored(opened, lambda: scored)
 
     def _confirmed(self, opened: Opened, rec: Recommendation, found: Confirmed) -> None:
         if self.state.opened is opened and self.state.recommendation is rec:
-            self._searched = self._answered = (found.opened, *self._answered[1:])
-            self.state.take_runs(found)
+            self.ran[self._question] = found
+            self._take_runs(found)
         else:
             self.standing = None
             self.notify("Something else is asked now. The runs are kept, and count once they are asked for again.", markup=False)
+
+    def _take_runs(self, found: Confirmed) -> None:
+        self._searched = self._answered = (found.opened, *self._wanted[1:])
+        self.standing = found.standing
+        self.state.take_runs(found)
 
     def on_stood(self, message: Stood) -> None:
         self.standing = message.standing
@@ -206,5 +225,7 @@ class Answers(Jobs):
 
     def heard(self, run: str, event: Event) -> None:
         """An event of a run."""
+        if run == "confirm" and isinstance(event, Note) and event.brief:
+            self.announced = event.text
         if run == "search" and run in self.runs and isinstance(event, Progress):
             self._progress = f"searching: {event.stage.lower()} {event.done} of {event.total}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -19,12 +18,11 @@ from textual.events import Print
 from textual.screen import Screen
 from textual.widget import AwaitMount
 
-from advisor.core.choices import NO_RUN
 from advisor.core.errors import AdvisorError
 from advisor.core.option import values
 from tui.activity import Activity, outcome, said
 from tui.answers import Answers
-from tui.base import OF_EVERY_APP, AdvisorScreen, Context, Place
+from tui.base import OF_EVERY_APP, AdvisorScreen, Context, Place, Places
 from tui.inputs import Inputs
 from tui.jobs import TRAINS
 from tui.keep import Kept, read_session, session_file, write_session
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 
 KEEP_AFTER = 0.5  # seconds without a change until the session is written
 LOG_LINES = 5000
-REPORT = "report.html"  # of the recommendation's files
 MERE_MOVES = ("app.focus", "app.next_place")
 
 
@@ -50,11 +47,6 @@ def palette() -> type[Provider]:
     from tui.palette import Commands
 
     return Commands
-
-
-def has_desktop() -> bool:
-    """Whether a browser would open beside the terminal, not in it."""
-    return sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
 
 
 class AdvisorApp(Answers):
@@ -234,39 +226,33 @@ class AdvisorApp(Answers):
                 self.action_show("confirm")
                 self.call_later(self.start_confirm)
             elif self._writes:
-                self._write()
+                self._write_first()
         for screen in self.places_in_view():
             if change in (Change.PROBE, Change.INPUTS):
                 screen.query_one(Context).show()
+            if change is Change.PROBE:
+                screen.query_one(Places).show()
             screen.state_changed(change)
         if change is Change.INPUTS:
             self._follow_in_view()
 
-    def write_report(self) -> None:
-        """Write the recommendation's folder as the command does, and open its report."""
-        if self.state.recommendation is None:
-            self.notify("There is no recommendation yet.", severity="warning", markup=False)
-        elif self.is_behind:
-            self.notify("There is no recommendation yet for what is asked.", severity="warning", markup=False)
-        else:
-            self._write(shows=True)
-
-    def _write(self, shows: bool = False) -> None:
-        """Write the recommendation's folder, once; ``shows``: and open its report in a browser."""
-        opened, found, out = self.state.opened, self.state.confirmation, self.runs_folder
-        rows = None if found is None else self.state.inputs.confirm_rows
-        asked = 0 if found is None else found.asked
-        inputs = replace(self.state.inputs, effort=NO_RUN, confirm=asked, confirm_rows=rows)
+    def write_recommendation(self, out: Path, overwrite: bool, done: Callable[[tuple[Path, ...]], None]) -> bool:
+        """Write the recommendation's folder as the command does, then ``done(files)``; False while one is being written."""
+        state, inputs, engine = self.state, self.state.inputs, self.engine
+        opened, rec, found = state.opened, state.recommendation, state.confirmation
         assert opened is not None
+        assert rec is not None
 
         def written(files: tuple[Path, ...]) -> None:
             self.written = files
             self.notify(f"Recommendation written to {files[0].parent}: {', '.join(f.name for f in files)}.", markup=False)
-            report = next((f for f in files if f.name == REPORT), None)
-            if shows and report is not None and has_desktop():
-                self.open_url(report.absolute().as_uri())
+            done(files)
 
-        self._writes = not self.start_run("write", lambda s: self.engine.write(opened, inputs, out, s), written)
+        return self.start_run("write", lambda s: engine.write(opened, rec, found, inputs, out, overwrite, s), written)
+
+    def _write_first(self) -> None:
+        """The first recommendation, once, where the command was asked to write it."""
+        self._writes = not self.write_recommendation(self.runs_folder, False, lambda _: None)
 
     def places_in_view(self) -> list[AdvisorScreen]:
         """The screen of the present place, also under a dialog."""
@@ -284,7 +270,7 @@ class AdvisorApp(Answers):
         if name == "probe" and self.activity is not None:
             self.activity.outcome = outcome(error)
         if name == "confirm" and error is not None and self._writes and self.state.recommendation is not None:
-            self._write()  # as predicted
+            self._write_first()  # as predicted
         for screen in self.places_in_view():
             screen.run_ended(name, error)
             screen.state_changed(None)
@@ -340,7 +326,7 @@ class AdvisorApp(Answers):
     def action_start_probe(self) -> None:
         """Probe what ``inputs`` says, then go to Explore."""
         inputs = self.state.inputs
-        if self.start_run("probe", lambda s: self.load(self.engine.probe(inputs, s)), self._arrive):
+        if self.start_run("probe", lambda s: self.load(self.engine.probe(inputs, s)), partial(self._arrive, after_probing=True)):
             self.activity = Activity()
             self.attempts += 1
             self.add_log_line(f"── Attempt {self.attempts}: {inputs.model} on {inputs.data}")
@@ -375,10 +361,13 @@ class AdvisorApp(Answers):
             gc.collect()
         gc.freeze()  # what a session keeps need not be looked through again while one toggles
 
-    def _arrive(self, found: tuple[Opened, Candidate, list[Candidate], bool]) -> None:
-        """Look at another probe, in Explore."""
+    def _arrive(self, found: tuple[Opened, Candidate, list[Candidate], bool], after_probing: bool = False) -> None:
+        """Look at another probe, in Explore; who fills in Setup while it is made stays there."""
+        self.ran.clear()
         self.show_opened(found)
-        if self.current_mode in ("setup", "probe"):
+        if self.current_mode == "setup" and after_probing:
+            self.notify("The probe is done. Explore shows it.", markup=False)
+        elif self.current_mode in ("setup", "probe"):
             self.switch_mode("explore")
 
     # --- what is kept -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tui.inputs import Inputs
 
 ASKED = ("budget", "rank", "alpha", "lr", "epochs", "train_rows")
 SHORT = {"lr": "rate", "train_rows": "rows"}
+USUAL = "Numbers follow as you type. Enter keeps them, Escape goes back."
 FOLLOW_AFTER = 0.6  # seconds without typing until what is shown follows
 
 
@@ -33,7 +34,7 @@ class AskBar(ClosesOnce, ModalScreen[bool]):
     AskBar Input { width: 1fr; height: 1; border: none; background: $boost; padding: 0 1; }
     AskBar Input:focus { background: $surface-lighten-1; text-style: none; }
     AskBar Input.wrong { color: $text-error; text-style: underline; }
-    AskBar Static { height: 1; color: $text-muted; }
+    AskBar Static { height: auto; max-height: 3; color: $text-muted; }
     AskBar .two { display: none; }
     """
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-normal")]  # noqa: RUF012
@@ -58,7 +59,7 @@ class AskBar(ClosesOnce, ModalScreen[bool]):
                         option = options[name]
                         yield Label(SHORT.get(name, name), markup=False)
                         yield Input(shown(self.inputs, option), placeholder=option.blank or option.unset, id=name, compact=True)
-            yield Static("Numbers follow as you type. Enter keeps them, Escape goes back.", id="said", markup=False)
+            yield Static(USUAL, id="said", markup=False)
 
     def on_mount(self) -> None:
         self.query_one(f"#{self.first}", Input).focus()
@@ -75,10 +76,13 @@ class AskBar(ClosesOnce, ModalScreen[bool]):
         values, self.problems = parsed({field.id or "": field.value for field in self.query(Input)})
         for field in self.query(Input):
             field.set_class(field.id in self.problems, "wrong")
-        said = "  ".join(self.problems.values()) or "Numbers follow as you type. Enter keeps them, Escape goes back."
-        self.query_one("#said", Static).update(said)
+        self.say("  ".join(self.problems.values()) or USUAL)
         self._take(values)
         return not self.problems
+
+    def say(self, text: str) -> None:
+        """In the line below the fields."""
+        self.query_one("#said", Static).update(text)
 
     def _take(self, values: dict[str, Any]) -> None:
         app: Any = self.app

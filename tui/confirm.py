@@ -19,19 +19,21 @@ from advisor.core.option import options_of
 from tui.answer import SIGNS
 from tui.answers import CALIBRATION_FOLDER, CONFIRM_FOLDER
 from tui.base import AdvisorScreen
-from tui.curves import curves
-from tui.engine import OPEN, SETTLED
+from tui.curves import LOWEST, curves
+from tui.engine import OPEN, SETTLED, Seen
 from tui.inputs import Inputs
 from tui.jobs import TRAINS
 from tui.paths import meant
 from tui.ranking import Sized
 from tui.side import Panel
-from tui.standing import drawn, finalists_text, left_in_all, names_of, runs_text
+from tui.standing import drawn, finalists_text, left_in_all, measuring_share, names_of, reached, runs_text, share
 from tui.state import Change
 
 if TYPE_CHECKING:
-    from advisor.training.live import DoneRun, LiveRun
+    from advisor.core.recipe import TrainingRecipe
+    from tui.engine import Opened
 
+MOST_RUNS = 8  # lines
 LOOK_EVERY = 0.5  # seconds between looks at the folder of runs
 STYLES = {"": "", "axis": "$text-muted"}  # of a plot; a curve's style is a colour
 
@@ -47,18 +49,17 @@ class Curves(Static):
 
     def __init__(self) -> None:
         super().__init__("", id="curves", markup=False)
-        self.done: list[DoneRun] = []
-        self.live: list[LiveRun] = []
+        self.seen = Seen()
 
-    def show(self, done: list[DoneRun], live: list[LiveRun]) -> None:
-        self.done, self.live = done, live
+    def show(self, seen: Seen) -> None:
+        self.seen = seen
         self.on_resize()
 
     def on_resize(self, event: Resize | None = None) -> None:
-        found = drawn(self.done, self.live)
+        found = drawn(self.seen.done, self.seen.live)
         lines = curves(found, self.size.width, self.size.height)
         text = [Content.assemble(*((part, STYLES.get(style, style)) for part, style in line)) for line in lines]
-        nothing = "There is no room to draw the losses." if found else "No run has begun: its losses are drawn here."
+        nothing = "" if found else "No run has begun: its losses are drawn here."
         self.update(Content("\n").join(text) if text else nothing, layout=False)
 
 
@@ -88,6 +89,8 @@ class ConfirmScreen(AdvisorScreen):
     ConfirmScreen #left { width: 1fr; height: 1fr; }
     ConfirmScreen #curves { height: 1fr; color: $text-muted; }
     ConfirmScreen #runs { height: auto; max-height: 8; padding: 0 1; }
+    ConfirmScreen.-no-curves #curves { display: none; }
+    ConfirmScreen.-no-curves #left { height: auto; }
     ConfirmScreen #side { width: 1fr; height: 1fr; padding: 0 1; border-left: solid $border; scrollbar-size-vertical: 1; }
     ConfirmScreen #side Static { height: auto; margin-bottom: 1; }
     ConfirmScreen #caveat { color: $text-muted; }
@@ -102,8 +105,7 @@ class ConfirmScreen(AdvisorScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.done: list[DoneRun] = []
-        self.live: list[LiveRun] = []
+        self.seen = Seen()
         self.problems: dict[str, str] = {}
 
     def body(self) -> ComposeResult:
@@ -154,15 +156,15 @@ class ConfirmScreen(AdvisorScreen):
 
     def _look(self) -> None:
         """At the folder, whoever runs there."""
-        if not self.is_active or self.advisor.is_busy("watch"):
+        opened, engine = self.state.opened, self.advisor.engine
+        if opened is None or not self.is_active or self.advisor.is_busy("watch"):
             return
-        engine = self.advisor.engine
         folder = self.advisor.runs_folder / (CALIBRATION_FOLDER if self._trains() == "calibrate" else CONFIRM_FOLDER)
-        self.advisor.ask("watch", lambda: engine.watch(folder), self._seen)
+        self.advisor.ask("watch", lambda: engine.watch(opened, folder), self._show_seen)
 
-    def _seen(self, found: tuple[list[LiveRun], list[DoneRun]]) -> None:
-        if found != (self.live, self.done) or self._trains():
-            self.live, self.done = found
+    def _show_seen(self, seen: Seen) -> None:
+        if seen != self.seen or self._trains():
+            self.seen = seen
             self._draw()
 
     def _trains(self) -> str:
@@ -172,7 +174,7 @@ class ConfirmScreen(AdvisorScreen):
     def _ended(self) -> int:
         """How many of the runs that are under way have ended."""
         if self._trains() == "calibrate":
-            return len(self.done)
+            return len(self.seen.done)
         return len(self.advisor.standing.runs) if self.advisor.standing else 0
 
     # --- drawing ------------------------------------------------------------------------------------------------------
@@ -185,10 +187,11 @@ class ConfirmScreen(AdvisorScreen):
         self.query_one("#status", Static).update(self._status())
         bar = self.query_one(ProgressBar)
         bar.display = bool(self._trains())
-        share = sum(run.step / max(run.steps, 1) for run in self.live)
-        bar.update(total=self.advisor.runs_asked, progress=self._ended() + share)
-        self.query_one(Curves).show(self.done, self.live)
-        self.query_one("#runs", Static).update(runs_text(standing, self.done, self.live, names_of(standing)))
+        measuring, ended = self._measuring(), self._ended()
+        done = ended + measuring * bool(ended) + sum(share(run, measuring) for run in self.seen.live)
+        bar.update(total=self.advisor.runs_asked + measuring, progress=done)
+        self.query_one(Curves).show(self.seen)
+        self._draw_runs(runs_text(standing, self.seen.done, self.seen.live, names_of(standing)))
         panel = self.query_one("#finalists", Panel)
         width = max(self.query_one("#side").scrollable_content_region.width, 20)
         if standing is not None:
@@ -196,6 +199,16 @@ class ConfirmScreen(AdvisorScreen):
         else:
             panel.show("What the runs say of the finalists stands here once they have begun.")
         self.query_one("#caveat", Static).update(self._caveat())
+
+    def _draw_runs(self, said: Content) -> None:
+        """The runs; where they leave no room for their losses, the finalists take it."""
+        if said:
+            lines = min(len(said.split("\n")) + 1, MOST_RUNS)
+            room = self.query_one("#main").size.height // (1 if self.has_class("-wide") else 2) - lines
+            curves = "validation loss in colour, training loss grey" if room >= LOWEST else "A higher terminal draws the losses."
+            said = Content.assemble(said, "\n", (curves, "$text-muted"))
+        self.set_class(bool(said) and room < LOWEST, "-no-curves")
+        self.query_one("#runs", Static).update(said)
 
     def _caveat(self) -> str:
         """What is known of such runs: in full once they are done."""
@@ -227,26 +240,48 @@ class ConfirmScreen(AdvisorScreen):
             return "  ".join(self.problems.values())
         asked, running = self.advisor.runs_asked, self._trains()
         if not running:
-            if self.live:
+            if self.seen.live:
                 return "Another process trains in this folder; its runs count once they are done."
-            there = f"{len(self.done)} finished in this folder. " if self.done else ""
-            return (
-                f"{there}F5 makes up to {asked} real runs: a pilot of all modules, then the finalists. Escape stops, and keeps. "
-                f"c makes {asked} runs that predictions learn from."
-            )
+            if self.seen.is_other:
+                return "This folder holds runs of another model or other data. e goes to the field: name another folder."
+            there = f"{len(self.seen.done)} finished in this folder. " if self.seen.done else ""
+            return f"{there}F5: {self._cost()} Escape stops, and keeps. c: as many runs that predictions learn from."
         calibrates, ended = running == "calibrate", self._ended()
         if self.advisor.runs[running].cancel.is_set():
             return f"Stopping… finished runs are kept, and {'count next time' if calibrates else 'decide'}."
         parts = [
             f"{'Calibration: run' if calibrates else 'Run'} {min(ended + 1, asked)} of {'' if calibrates else 'at most '}{asked}"
         ]
-        if not self.live:
+        if not self.seen.live:
             parts.append("starting" if ended or (self.advisor.standing and not calibrates) else "loading model and data")
-        for run in self.live:
-            parts.append(f"step {run.step} of {run.steps}")
-        left = left_in_all(ended, asked, self.done, self.live)
-        parts += [] if left is None else [f"at most {duration(left)} left in all"]
-        return ", ".join(parts) + "."
+        parts += [reached(run) for run in self.seen.live]
+        left = left_in_all(ended, asked, self.seen.done, self.seen.live, self._measuring())
+        if left is not None:
+            parts.append(f"at most {duration(left)} left in all")
+        announced = "" if calibrates or left is not None else self.advisor.announced
+        return f"{', '.join(parts)}. {announced}".rstrip()
+
+    def _cost(self) -> str:
+        """What the runs take that F5 would make."""
+        from advisor.report.confirmation import cost_of_runs
+
+        opened, rec = self.state.opened, self.state.recommendation
+        if opened is None or rec is None:
+            return "real runs, once there is a pick."
+        said = cost_of_runs(opened.scorer, rec, self._recipe(opened), self.advisor.runs_asked)
+        return said[0].lower() + said[1:]
+
+    def _measuring(self) -> float:
+        """What measuring the finalists takes besides the runs under way, as a share of one."""
+        opened, rec = self.state.opened, self.state.recommendation
+        if opened is None or rec is None or self._trains() != "confirm":
+            return 0.0
+        return measuring_share(opened.scorer, rec, self._recipe(opened))
+
+    def _recipe(self, opened: Opened) -> TrainingRecipe:
+        from advisor.advice.confirm import short_recipe
+
+        return short_recipe(opened.scorer, self.state.inputs.confirm_rows)
 
     # --- what the user does -------------------------------------------------------------------------------------------
 

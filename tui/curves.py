@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tui.plot import BRAILLE, GUTTER, Run, Scale, framed
+from tui.plot import BELOW, BRAILLE, GUTTER, Run, Scale, framed
 
 SMALLEST = (12, 3)  # columns and lines of the plot itself
+LOWEST = SMALLEST[1] + BELOW
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Curve:
 def curves(found: Sequence[Curve], width: int, height: int) -> list[list[Run]]:
     """``height`` lines of ``width`` characters; none where there is nothing to draw or too little room. The last curve is on
     top."""
-    columns, rows = width - GUTTER, height - 2
+    columns, rows = width - GUTTER, height - BELOW
     values = [value for curve in found for _, value in curve.points if math.isfinite(value)]
     if columns < SMALLEST[0] or rows < SMALLEST[1] or not values:
         return []

@@ -43,6 +43,7 @@ class Dialog(ClosesOnce, ModalScreen[T], Generic[T]):
     Dialog .body Static { height: auto; color: $text; }
     Dialog Horizontal { height: auto; align-horizontal: right; }
     Dialog Button { margin-left: 1; }
+    Dialog #problem { height: auto; color: $text-error; }
     Dialog OptionList { height: auto; max-height: 16; margin: 1 0; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Close")]
@@ -112,18 +113,23 @@ class Question(Dialog[str]):
 class NameDialog(Dialog[str]):
     """Asks for a short text; empty is not accepted."""
 
-    def __init__(self, title: str, value: str = "") -> None:
+    def __init__(self, title: str, problem: Callable[[str], str]) -> None:
+        """``problem``: why a text cannot be taken, a sentence; empty where it can."""
         super().__init__()
-        self.title_text, self.value = title, value
+        self.title_text, self.problem = title, problem
 
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Static(self.title_text, classes="title", markup=False)
-            yield Input(self.value, max_length=80)
+            yield Input(max_length=80)
+            yield Static("", id="problem", markup=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        if event.value.strip():
-            self.dismiss(event.value.strip())
+        name = event.value.strip()
+        problem = self.problem(name)
+        self.query_one("#problem", Static).update(problem)
+        if name and not problem:
+            self.dismiss(name)
 
 
 class ChoiceDialog(Dialog[str]):

@@ -99,7 +99,7 @@ class Opened:
         return str(self.scorer.probe.info["metric"])
 
 
-SETTLED, OPEN, UNLIKE = "Settled", "Cannot tell", "Outside calibration"
+SETTLED, MOSTLY, OPEN, UNLIKE = "Settled", "Mostly settled", "Cannot tell", "Outside calibration"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Headline:
 
     Attributes:
         adapt: what to adapt, a sentence. level: metric and loss of one run. against: the pick beside others.
-        sureness: one of ``SETTLED``, ``OPEN``, ``UNLIKE``; why: a sentence. next: what would make it surer.
+        sureness: one of ``SETTLED``, ``MOSTLY``, ``OPEN``, ``UNLIKE``; why: a sentence. next: what would make it surer.
     """
 
     adapt: str
@@ -215,14 +215,26 @@ class Standing:
     settled: bool
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Real runs of a folder, under way and finished, whoever started them; none where they are of another model or other data
+    than the open probe (``is_other``)."""
+
+    live: tuple[LiveRun, ...] = ()
+    done: tuple[DoneRun, ...] = ()
+    is_other: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Confirmed:
-    """What real runs came to: the probe scored in their light, the recommendation with the new pick, the answer in words."""
+    """What real runs came to: the probe scored in their light, the recommendation with the new pick, the answer in words, how it
+    stands after them."""
 
     opened: Opened
     recommendation: Recommendation
     confirmation: Confirmation
     headline: Headline
+    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -266,8 +278,21 @@ class Engine(Protocol):
     def read(self, opened: Opened, entries: Any, where: str) -> list[Candidate]:
         """Candidates of a selection file's content; ``where`` names it in messages."""
 
-    def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
-        """Write the recommendation's folder, as ``advisor recommend`` does; returns the files."""
+    def there(self, out: Path) -> tuple[Path, ...]:
+        """Files of a recommendation that a folder holds already."""
+
+    def write(
+        self,
+        opened: Opened,
+        recommendation: Recommendation,
+        confirmation: Confirmation | None,
+        inputs: Inputs,
+        out: Path,
+        overwrite: bool,
+        session: Session,
+    ) -> tuple[Path, ...]:
+        """Write the recommendation's folder, as ``advisor recommend`` does; returns the files. ``overwrite``: also over what
+        the advisor did not write."""
 
     def recommend(self, opened: Opened, inputs: Inputs, session: Session) -> Recommendation:
         """Search within the budget of ``inputs``."""
@@ -295,8 +320,8 @@ class Engine(Protocol):
         """``asked`` real runs of the usual and random target sets on the probe's data, kept in ``folder``, those included that it
         holds already. The probe, scored by a predictor that has learned from them, and how many rows it learned from."""
 
-    def watch(self, folder: Path) -> tuple[list[LiveRun], list[DoneRun]]:
-        """Real runs of a folder, under way and finished, whoever started them."""
+    def watch(self, opened: Opened, folder: Path) -> Seen:
+        """Real runs of a folder, if they are of the open probe's model and data."""
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
         """What is said of a selection; whether it can be told from ``reference``, the recommended one, takes longer."""

@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 from advisor.core.errors import BadInput
 from advisor.core.events import Event, Progress
 from advisor.core.option import options_of
+from advisor.core.targets import SEARCHED
 from tui.answer import bars, headline
 from tui.base import AdvisorScreen
 from tui.cells import MEASURES
@@ -23,7 +24,7 @@ from tui.panels import against, inspected, legend, measure_is_stale, measure_val
 from tui.ranking import LEAST, Ranking, Sized
 from tui.side import FilterInput, Panel, Side
 from tui.sift import HELP, sifted
-from tui.state import Change
+from tui.state import EDITED, Change
 from tui.theory import spectrum_text, terms, theory_text
 
 HIGHEST_SPECTRUM, SPECTRUM_AROUND = 20, 6  # lines of the plot, and of what stands around it
@@ -242,7 +243,10 @@ class ExploreScreen(AdvisorScreen):
 
     def _draw_inspected(self) -> None:
         panel = self.query_one("#inspect", Panel)
-        panel.show(inspected(self.state, self.under, panel.size.width, self._budget()))
+        if self.query_one(HeatMap).sieve == frozenset():
+            panel.show("No module matches the filter. / goes to it, Escape drops it there.")
+            return
+        panel.show(inspected(self.state, self.under, *panel.size, self._budget()))
 
     def action_measure(self) -> None:
         keys = self.state.measures
@@ -279,7 +283,17 @@ class ExploreScreen(AdvisorScreen):
                 self.state.keep(name)
                 self._write_named()
 
-        self.app.push_screen(NameDialog("Keep this selection as"), keep)
+        self.app.push_screen(NameDialog("Keep this selection as", self._taken), keep)
+
+    def _taken(self, name: str) -> str:
+        """That something else is called so already, as rows of tables are told apart by their names."""
+        from advisor.advice.peer_picks import PEERS
+
+        opened = self.state.opened
+        usual = [c.selection.name for c in self.advisor.engine.target_sets(opened)] if opened else []
+        if name in (*usual, *PEERS, EDITED, "the pick") or name.startswith(SEARCHED):
+            return f"{name} is the name of another selection. Choose another name."
+        return ""
 
     def action_forget(self) -> None:
         """Drop a kept selection."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import os
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,6 +39,8 @@ MEANINGS = {
     "lossy": "the same modules, other ranks or scales",
     "impossible": "this tool would train something else",
 }
+CONFIG, REPORT = "config", "report"  # what is written: of the selection at hand, of the recommendation
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,26 @@ def resolved_text(resolved: Resolved | None, plan: Plan) -> str:
     return "\n".join([*lines, *(f"PEFT warns: {warning}" for warning in resolved.warnings)])
 
 
-def _text_of(path: Path) -> str | None:
-    """None where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
+def _texts_of(files: Sequence[Path]) -> dict[Path, str | None]:
+    """What each says now; None where it cannot be read."""
+
+    def text(path: Path) -> str | None:
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+
+    return {path: text(path) for path in files}
+
+
+def _changed(files: Sequence[Path], own: Mapping[Path, str | None]) -> bool:
+    """Whether one of them is not in ``own``, or says something else than there."""
+    return any(path not in own or own[path] != said for path, said in _texts_of(files).items())
+
+
+def has_desktop() -> bool:
+    """Whether a browser would open beside the terminal, not in it."""
+    return sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
 
 
 class FolderInput(Input):
@@ -87,7 +106,7 @@ class ExportScreen(AdvisorScreen):
         "ranks or scales, with what that is predicted to cost; ✗ impossible: the tool would train something else, so the file "
         "only says why. Beside a file that is not exact lies, once there is a recommendation, the best selection that the format "
         "can say (alternative-…). s saves, y copies the file that is shown, f shows the format's next one, e edits the folder. "
-        "w writes the whole recommendation as the command does, and opens its report in a browser."
+        "w writes the whole recommendation, of the pick, to the folder as the command does, and opens its report in a browser."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "save", "Save"),
@@ -125,7 +144,8 @@ class ExportScreen(AdvisorScreen):
         self.resolved: dict[tuple[Hashable, str], str] = {}
         self.complete: dict[tuple[Hashable, str], Rendered] = {}  # with alternatives to what is not exact
         self.complete_for: Recommendation | None = None
-        self.own: dict[Path, str | None] = {}  # files that this screen wrote, and what they said then
+        # files that this screen wrote, as what and of which probe, and what they said then
+        self.own: dict[tuple[str, Path], dict[Path, str | None]] = {}
 
     def body(self) -> ComposeResult:
         with Horizontal(id="main"):
@@ -158,7 +178,7 @@ class ExportScreen(AdvisorScreen):
             return
         folder = self.query_one("#folder", Input)
         if change in (None, Change.PROBE) and (change is Change.PROBE or not folder.value):
-            folder.value = "recommendation"
+            folder.value = str(self.advisor.runs_folder)
         self._render_all()
 
     def _render_all(self) -> None:
@@ -314,9 +334,6 @@ class ExportScreen(AdvisorScreen):
         else:
             self.notify("There is nothing to copy.", severity="warning", markup=False)
 
-    def action_write_report(self) -> None:
-        self.advisor.write_report()
-
     def action_edit_folder(self) -> None:
         self.query_one("#folder", Input).focus()
 
@@ -328,41 +345,88 @@ class ExportScreen(AdvisorScreen):
     def save_wanted(self) -> None:
         self.action_save()
 
+    def _folder(self) -> Path | None:
+        """Where to save; None, which is said, where the field is empty."""
+        text = self.query_one("#folder", Input).value.strip()
+        if not text:
+            self.notify("Name a folder to save to.", severity="warning", markup=False)
+        return Path(meant(text)).expanduser().absolute() if text else None
+
+    def _own(self, what: str) -> dict[Path, str | None]:
+        """What this screen wrote as ``what`` of the open probe: it may go again unasked, if nobody has touched it."""
+        assert self.state.opened is not None
+        return self.own.setdefault((what, self.state.opened.folder), {})
+
     def action_save(self) -> None:
         """Write the files of the chosen format; files that are there already are asked about."""
         self._save(overwrite=False)
 
     def _save(self, overwrite: bool) -> None:
         shown, engine = self.shown, self.advisor.engine
-        text = self.query_one("#folder", Input).value.strip()
-        if shown is None or shown.plan is None or not text:
-            missing = "Name a folder to save to." if shown and shown.plan else "There is nothing to save."
-            self.notify(missing, severity="warning", markup=False)
+        if shown is None or shown.plan is None:
+            self.notify("There is nothing to save.", severity="warning", markup=False)
             return
-        folder, known = Path(meant(text)).expanduser().absolute(), self.complete.get(self._key())
+        if (folder := self._folder()) is None:
+            return
+        known = self.complete.get(self._key())
         files = self._files_job() if known is None else lambda: known
-        own = dict(self.own)
+        own = self._own(CONFIG)
 
         def job() -> Exported:
             rendered = files()
             exported = engine.export(rendered, folder, overwrite)
-            if exported.existing and all(path in own and own[path] == _text_of(path) for path in exported.existing):
-                return engine.export(rendered, folder, overwrite=True)  # nobody has touched what this screen wrote
-            return exported
+            may_go = exported.existing and not _changed(exported.existing, own)
+            return engine.export(rendered, folder, overwrite=True) if may_go else exported
 
-        self.advisor.ask("export", job, self._saved)
+        def saved(exported: Exported) -> None:
+            if exported.written:
+                own.update(_texts_of(exported.written))
+                self.query_one("#saved", Static).update("\n".join(f"✓ Written: {path}" for path in exported.written))
+                names = ", ".join(path.name for path in exported.written)
+                self.notify(f"Saved to {exported.written[0].parent}: {names}.", markup=False)
+            else:
+                self._ask_overwrite(exported.existing, partial(self._save, overwrite=True))
 
-    def _saved(self, exported: Exported) -> None:
+        self.advisor.ask("export", job, saved)
+
+    def action_write_report(self) -> None:
+        """Write the whole recommendation, and open its report; files that are there already are asked about."""
+        if self.state.recommendation is None or self.advisor.is_behind:
+            self.notify("There is no recommendation yet for what is asked.", severity="warning", markup=False)
+            return
+        if (folder := self._folder()) is None:
+            return
+        own, engine = self._own(REPORT), self.advisor.engine
+
+        def job() -> tuple[Path, ...]:
+            there = engine.there(folder)
+            return there if _changed(there, own) else ()
+
+        def looked(there: tuple[Path, ...]) -> None:
+            if there:
+                self._ask_overwrite(there, write)
+            else:
+                write()
+
+        def write() -> None:
+            self.advisor.write_recommendation(folder, True, written)
+
+        def written(files: tuple[Path, ...]) -> None:
+            own.update(_texts_of(files))
+            self.query_one("#saved", Static).update(f"✓ Written: the pick's config and report to {folder}")
+            report = next((path for path in files if path.name == REPORT_FILE), None)
+            if report is not None and has_desktop():
+                self.app.open_url(report.absolute().as_uri())
+
+        self.advisor.ask("export", job, looked)
+
+    def _ask_overwrite(self, files: Sequence[Path], write: Callable[[], None]) -> None:
         from tui.dialogs import Question
 
-        if exported.written:
-            self.own |= {path: _text_of(path) for path in exported.written}
-            self.query_one("#saved", Static).update("\n".join(f"✓ Written: {path}" for path in exported.written))
-            names = ", ".join(path.name for path in exported.written)
-            self.notify(f"Saved to {exported.written[0].parent}: {names}.", markup=False)
-            return
-        names = "\n".join(str(path) for path in exported.existing)
-        self.app.push_screen(
-            Question("Already there", f"{names}\n\nOverwrite?", {"keep": "Keep", "overwrite": "Overwrite"}),
-            lambda answer: self._save(overwrite=True) if answer == "overwrite" else None,
-        )
+        def answered(answer: str | None) -> None:
+            if answer == "overwrite":
+                write()
+
+        names = "\n".join(str(path) for path in files)
+        question = Question("Already there", f"{names}\n\nOverwrite?", {"keep": "Keep", "overwrite": "Overwrite"})
+        self.app.push_screen(question, answered)

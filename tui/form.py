@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,12 @@ FIRST = ("model", "data", "budget", "rank")  # what one is asked at first; the o
 PLACES = ("model", "data", "eval_data", "keep")  # fields that name a file, a folder or a hub id
 FIELDS: tuple[Option, ...] = tuple(options_of(Inputs)[name] for name in NAMES)
 READING = ("data", *options_of(Columns))  # the fields that say how the data is read
+
+
+def by_fields(text: str) -> str:
+    """A message with the names of fields in the place of the command line's options."""
+    labels = {flag: field.label for field in FIELDS for flag in field.flags} | {"--out": "folder"}
+    return re.sub(r"--[a-z][a-z-]*", lambda found: labels.get(found[0], found[0]), text)
 
 
 def is_choice(field: Option) -> bool:

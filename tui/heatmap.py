@@ -220,7 +220,10 @@ class HeatMap(ScrollView, can_focus=True):
         self.refresh()
 
     def modules_at(self, row: int, column: int) -> tuple[int, ...]:
-        """Indices of the modules at a cell; of a layer at column −1, of a role at row −1 those that are not dim."""
+        """Indices of the modules at a cell; of a layer at column −1, of a role at row −1 those that are not dim. None where all
+        are."""
+        if self.sieve is not None and not self.sieve:
+            return ()
         if row >= 0 and column >= 0:
             return self.grid.cells.get((row, column), ())
         found = () if row < 0 and column < 0 else self.grid.column(column) if row < 0 else self.grid.row(row)

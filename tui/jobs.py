@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.app import ScreenStackError
 
@@ -15,6 +15,9 @@ from advisor.core.errors import AdvisorError, Interrupted
 from advisor.core.events import Event, Session
 from tui.keys import InOrder
 from tui.work import Happened, Latest, in_thread
+
+if TYPE_CHECKING:
+    from tui.dialogs import Question
 
 KEPT = "What the probe has stored is kept: probing the same again goes on from there. The phase at hand may begin anew."
 TRAINS = ("confirm", "calibrate")
@@ -35,6 +38,7 @@ class Jobs(InOrder):
         self.log_path: Path | None = None
         self.is_leaving = False
         self._latest: dict[str, Latest] = {}
+        self._leaving: Question | None = None  # the question whether to stop what runs
 
     # --- what subclasses say ------------------------------------------------------------------------------------------
 
@@ -87,6 +91,8 @@ class Jobs(InOrder):
             error = raised
         finally:
             self.runs.pop(name, None)
+        if self._leaving is not None and not self.runs.keys() & ASKED_ABOUT.keys():
+            self._leaving.dismiss("stay")  # there is nothing left to ask about
         if self.is_leaving:
             if name == "write" and error is None:
                 done(result)
@@ -113,12 +119,18 @@ class Jobs(InOrder):
 
     def show_error(self, error: BaseException) -> None:
         """An expected error as a dialog with its next step, any other one with the file that tells more."""
+        from tui.ask import AskBar
         from tui.dialogs import ErrorDialog
+        from tui.form import by_fields
 
         if self.is_leaving or not self.is_running:
             return
         if isinstance(error, AdvisorError):
-            self.push_screen(ErrorDialog(error.what, error.hint))
+            what, hint = by_fields(error.what), by_fields(error.hint)
+            if isinstance(self.screen, AskBar):  # a dialog would take the keys of whoever types
+                self.screen.say(f"{what} {hint}".strip())
+            else:
+                self.push_screen(ErrorDialog(what, hint))
             return
         self.log_path = write_log(error)
         where = f"Details: {self.log_path}" if self.log_path else "Its details could not be written to a file."
@@ -159,8 +171,8 @@ class Jobs(InOrder):
             self.leave()
         elif not isinstance(self.screen, Question):
             title, text = ASKED_ABOUT[running]
-            question = Question(title, text, {"stay": "Stay", "quit": "Stop and quit"})
-            self.push_screen(question, lambda answer: self.leave() if answer == "quit" else None)
+            self._leaving = Question(title, text, {"stay": "Stay", "quit": "Stop and quit"})
+            self.push_screen(self._leaving, lambda answer: self.leave() if answer == "quit" else None)
 
     def leave(self) -> None:
         """Keep the session, stop what runs, exit once what leaves something behind has ended; at once when asked again."""

@@ -160,9 +160,9 @@ def _size(candidate: Candidate) -> str:
 
 
 def legend(entries: Sequence[Entry]) -> str:
-    """The marks that are in use."""
+    """The marks that are in use, each bound to its meaning by a space at which no line breaks."""
     used = {kind for entry in entries for kind in entry.kinds}
-    return "  ".join(f"{mark} {MEANINGS[kind]}" for kind, mark in MARKS.items() if kind in used)
+    return "  ".join(f"{mark} {MEANINGS[kind]}".replace(" ", "\xa0") for kind, mark in MARKS.items() if kind in used)
 
 
 def apart(entry: Entry, figures: Figures | None, pick: Figures | None) -> str:
@@ -273,7 +273,7 @@ class Column:
 
 def columns(metric: str, pick: Figures | None, keeps: bool = False) -> list[Column]:
     """All columns; the first, the selection's name and marks, is known without figures. ``keeps``: there are rows to keep."""
-    from advisor.report.words import change_span, count, disturbs_words, gigabytes, loss_span, metric_span
+    from advisor.report.words import change_span, count, disturbs_words, gigabytes, loss_span, metric_name, metric_span
 
     def share(figures: Figures) -> float:
         return 1.0 if figures.certificate.low is None else 1 - figures.certificate.low
@@ -297,8 +297,8 @@ def columns(metric: str, pick: Figures | None, keeps: bool = False) -> list[Colu
         ),
         Column(
             "metric",
-            metric,
-            f"Predicted {metric} of one real LoRA run with your recipe, with a 90 % interval.",
+            short_name(metric),
+            f"Predicted {metric_name(metric)} of one real LoRA run with your recipe, with a 90 % interval.",
             lambda e, f: metric_span(f.metric, metric, 2),
             lambda e, f: -f.metric[0],
         ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART
 from advisor.core.targets import block_of
+from tui.answer import fitted
 from tui.cells import ADDED, CHOSEN, DISTURBS, DROPPED, GLYPHS, LEFT_OUT, MEASURES, short_name
 from tui.engine import Against
 from tui.state import State
@@ -111,9 +112,9 @@ def _against_pick(state: State) -> str:
     return "≠ differs from the pick" if state.effects.beside == APART else "≈ cannot be told from the pick"
 
 
-def inspected(state: State, modules: Sequence[int], width: int, budget: Budget | None = None) -> str:
-    """The module under the cursor in two lines: what it is, why it is in or out; of several (a layer, a role) the sum. Long
-    names lose their beginning."""
+def inspected(state: State, modules: Sequence[int], width: int, lines: int, budget: Budget | None = None) -> str:
+    """The module under the cursor in so many lines: what it is in one, why it is in or out; of several (a layer, a role) the sum.
+    Long names lose their beginning."""
     from advisor.report.words import count
 
     opened = state.opened
@@ -135,7 +136,8 @@ def inspected(state: State, modules: Sequence[int], width: int, budget: Budget |
         pick = f" {ADDED} The pick leaves it out." if inside else f" {DROPPED} The pick adapts it."
         pick = pick if width >= WIDE else pick[:2]
     name = _end(target.name, max(width - len(about) - len(pick) - 5, 12))
-    return f"{CHOSEN if inside else LEFT_OUT} {name} · {about}{pick}\n{why(state, index, budget)}"
+    reason = fitted(why(state, index, budget), width, max(lines - 1, 1))
+    return "\n".join([f"{CHOSEN if inside else LEFT_OUT} {name} · {about}{pick}", *reason])
 
 
 def why(state: State, index: int, budget: Budget | None) -> str:
@@ -153,14 +155,14 @@ def why(state: State, index: int, budget: Budget | None) -> str:
         return f"{said}; seeds differ by {math.expm1(noise):.1%}."
     lines = [f"{said}."]
     if inside:
-        lines.append("It helps: keep it." if gain > 0 else "It does not help: Space drops it.")
+        lines.append("It helps: keep it." if gain > 0 else "No help: Space drops it.")
     elif gain <= 0:
         lines.append("It does not help.")
     else:
         left = room_left(state, budget)
         needed = 1 if budget is not None and budget.kind == "modules" else target.lora_params(_rank(state))
         fits = left is None or needed <= left
-        lines.append("It fits into the budget: Space adds it." if fits else "There is no room for it in the budget.")
+        lines.append("It fits the budget: Space adds it." if fits else "The budget has no room for it.")
     return " ".join(lines)
 
 

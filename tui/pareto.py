@@ -12,7 +12,8 @@ from textual.events import Click
 from textual.message import Message
 from textual.widgets import Static
 
-from tui.cells import DISTURBS
+from tui.answer import wrapped
+from tui.cells import DISTURBS, short_name
 from tui.lineup import FRONT, MARKS, TRADE_OFF, Column, legend
 from tui.lineup_screen import LineupScreen, SelectionTable
 from tui.plot import AXIS, CURSOR, INTERVAL, LINE, UNLIMITED, Limits, Point, places, plot
@@ -90,6 +91,7 @@ class ParetoScreen(LineupScreen):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("m", "measure", "Metric/loss"), Binding("x", "across", "Size/disturbs")]
     DEFAULT_CSS = """
     ParetoScreen #heading, ParetoScreen #legend { height: 1; padding: 0 1; color: $text-muted; }
+    ParetoScreen #legend { height: auto; }
     ParetoScreen #main { height: 1fr; }
     ParetoScreen #left { width: 1fr; height: 1fr; }
     ParetoScreen #plot { height: 1fr; min-height: 9; }
@@ -135,13 +137,14 @@ class ParetoScreen(LineupScreen):
         if opened is None:
             return
         self.refresh_bindings()
-        what = "loss" if self.shows_loss else opened.metric
+        what = "loss" if self.shows_loss else short_name(opened.metric)
         order = "lower is better" if self.shows_loss else "higher is better"
         if not self._knows_level():
             order = f"{order}; the level is not known, only the order"
         across = "what it disturbs of the rows to keep" if self.across_is_disturbs else "LoRA parameters"
         self.query_one("#heading", Static).update(f"Predicted {what} ({order}) against {across}   {self.waiting}")
-        self.query_one("#legend", Static).update(legend(self.entries))
+        said = self.query_one("#legend", Static)
+        said.update("\n".join(wrapped(legend(self.entries), said.size.width)))
         self.show_details(self.query_one("#details", Static), self.details_under())
         self._draw_plot()
 

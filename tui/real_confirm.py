@@ -127,14 +127,16 @@ def confirm(
     """See :meth:`tui.engine.Engine.confirm`."""
     from advisor import probe_cache, real_runs
     from advisor.advice.confirm import short_recipe
+    from advisor.report.confirmation import cost_of_runs
+    from advisor.training.pace import step_seconds
 
     scorer = opened.scorer
     source, probed = probe_cache.made_from(opened.probe, inputs.trust_remote_code)
     prepared = probe_cache.prepare_again(source, session, probed.samples)
     prepared.loaded.require_in_memory()
-    made_of = dict(prepared.made_of)
+    made_of, recipe = dict(prepared.made_of), short_recipe(scorer, inputs.confirm_rows)
+    session.note(cost_of_runs(scorer, rec, recipe, asked, step_seconds(prepared, recipe.batch_size)), brief=True)
     del prepared  # the runs load their own
-    recipe = short_recipe(scorer, inputs.confirm_rows)
     run_all = real_runs.real_runs(source, made_of, recipe, folder, inputs.workers, session)
     runs = Runs(scorer, rec, recipe, asked, inputs.workers, run_all, tell)
     tell(runs.standing())
@@ -158,7 +160,7 @@ def conclude(opened: Opened, rec: Recommendation, inputs: Inputs, runs: Runs) ->
         found = stages.confirm(runs.scorer, rec, runs.recipe, len(runs.outcomes), runs.again)
     scorer = found.scorer if found.same_recipe else runs.scorer
     again = reconsider(rec, scorer, found.scorer, found.order, inputs.seed, Session())
-    return Confirmed(replace(opened, scorer=scorer), again, found, headline(scorer, again, found))
+    return Confirmed(replace(opened, scorer=scorer), again, found, headline(scorer, again, found), runs.standing())
 
 
 def calibrate(opened: Opened, inputs: Inputs, asked: int, folder: Path, session: Session) -> int:

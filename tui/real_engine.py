@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tui.engine import Confirmed, Effects, Exported, Figures, Headline, Opened, Preview, Recent, Standing
+from tui.engine import Confirmed, Effects, Exported, Figures, Headline, Opened, Preview, Recent, Seen, Standing
 from tui.inputs import Inputs
 from tui.state import entry
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from advisor.core.probe import Probe
     from advisor.export.plan import Plan, Rendered
     from advisor.models.peft import Resolved
-    from advisor.training.live import DoneRun, LiveRun
 
 SELECTIONS_FILE = "selections.json"
 
@@ -161,15 +160,34 @@ class RealEngine:
             max_forgetting=inputs.max_forgetting,
         )
 
-    def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
-        from advisor import api
-        from advisor.core.option import values
-        from advisor.core.option_groups import Budget, Ceiling, Confirm, Scoring, Seed, Strategy, Trust
+    def there(self, out: Path) -> tuple[Path, ...]:
+        from advisor.workflow import FILES
 
-        # the probe has the rest
-        groups = (Ceiling, Budget, Strategy, Scoring, Confirm, Seed, Trust)
-        asked = {name: value for group in groups for name, value in values(inputs, group).items()}
-        written = api.recommend(opened.folder, session=session, out=out, **asked)
+        return _there(out, FILES)
+
+    def write(
+        self,
+        opened: Opened,
+        recommendation: Recommendation,
+        confirmation: Confirmation | None,
+        inputs: Inputs,
+        out: Path,
+        overwrite: bool,
+        session: Session,
+    ) -> tuple[Path, ...]:
+        from advisor import workflow
+
+        scorer = opened.scorer
+        asked = workflow.Question(
+            scorer.settings,
+            scorer.recipe,
+            recommendation.budget,
+            granularity=recommendation.granularity,
+            seed=inputs.seed,
+            trust_remote_code=inputs.trust_remote_code,
+        )
+        decision = workflow.Decision(scorer, recommendation, confirmation)
+        written = workflow.write_decision(decision, asked, session, out, overwrite=overwrite)
         return tuple(written.folder / name for name in written.files)
 
     def headline(self, opened: Opened, recommendation: Recommendation, confirmation: Confirmation | None) -> Headline:
@@ -197,10 +215,13 @@ class RealEngine:
         rows = calibrate(opened, inputs, asked, folder, session)
         return self.rescored(opened, opened.inputs), rows
 
-    def watch(self, folder: Path) -> tuple[list[LiveRun], list[DoneRun]]:
-        from advisor.training.live import finished_runs, runs_under_way
+    def watch(self, opened: Opened, folder: Path) -> Seen:
+        from advisor.training.live import finished_runs, made_of, runs_under_way
 
-        return runs_under_way(folder), finished_runs(folder)
+        there, probed = made_of(folder), opened.probe.info.get("identity", {})
+        if any(there[name] != probed[name] for name in there.keys() & probed.keys()):
+            return Seen(is_other=True)
+        return Seen(tuple(runs_under_way(folder)), tuple(finished_runs(folder)))
 
     def figures(self, opened: Opened, candidate: Candidate, reference: Candidate | None = None) -> Figures:
         from advisor.prediction.scorer import share_of_loss
@@ -325,13 +346,23 @@ class RealEngine:
 
     def export(self, rendered: Rendered, folder: Path, overwrite: bool) -> Exported:
         from advisor import workflow
-        from advisor.core.errors import BadInput
         from advisor.core.events import Session
 
-        try:
-            existing = tuple(folder / name for name in rendered.files if (folder / name).exists())
-            if existing and not overwrite:
-                return Exported(existing=existing)
-            return Exported(tuple(workflow.write_rendered([rendered], folder, Session(), overwrite)))
-        except OSError as error:  # the folder cannot be made or looked into
-            raise BadInput(f"{folder}: cannot be used as a folder: {error.strerror}.", "Choose another folder.") from error
+        existing = _there(folder, rendered.files)
+        if existing and not overwrite:
+            return Exported(existing=existing)
+        return Exported(tuple(workflow.write_rendered([rendered], folder, Session(), overwrite)))
+
+
+def _there(folder: Path, names: Iterable[str]) -> tuple[Path, ...]:
+    """Those of the files that are there already.
+
+    Raises:
+        BadInput: the folder cannot be looked into.
+    """
+    from advisor.core.errors import BadInput
+
+    try:
+        return tuple(folder / name for name in names if (folder / name).exists())
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be used as a folder: {error.strerror}.", "Choose another folder.") from error

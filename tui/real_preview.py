@@ -4,6 +4,7 @@ when it is asked."""
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,6 @@ def preview(inputs: Inputs) -> Preview:
     schema, train = dataset.schema, dataset
     if inputs.eval_data is None and not has_evaluation(inputs.data):
         train, _ = split_evaluation(dataset, inputs.seed)  # as the probe will
-    wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
     return Preview(
         task=schema.task,
         metric=schema.metric,
@@ -45,11 +45,35 @@ def preview(inputs: Inputs) -> Preview:
         label_column=schema.label_column,
         classes=schema.class_names,
         columns=dataset.columns,
-        rows=tuple(tuple(str(row.get(column, "")) for column in wanted) for row in dataset.first_rows),
+        rows=_rows(dataset),
         total=len(dataset.examples),
         notes=dataset.notes,
         cost=_cost(inputs, train),
     )
+
+
+def _rows(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
+    """The first few: conversations and lists as they were read, other cells as they stand in the file."""
+    from advisor.core.tasks import SPANS, TOKENS
+
+    schema, first = dataset.schema, dataset.examples[: len(dataset.first_rows)]
+    if schema.task in (SPANS, TOKENS) or first[0].messages:
+        return tuple(_told(example, schema.class_names) for example in first)
+    wanted = [*schema.text_columns, *([schema.label_column] if schema.label_column else [])]
+    return tuple(tuple(str(row.get(column, "")) for column in wanted) for row in dataset.first_rows)
+
+
+def _told(example: Example, classes: Sequence[str]) -> tuple[str, ...]:
+    """Texts, and last what is learned."""
+    if example.words:
+        tags = ("–" if tag is None else classes[tag] for tag in example.tags)
+        return " ".join(example.words), " ".join(tags)
+    if not example.messages:
+        return *example.texts, "no answer" if example.span is None else example.texts[1][slice(*example.span)]
+    *turns, (_, answer) = example.messages
+    rejected = example.rejected.messages[-1:] if example.rejected else ()
+    marked = [] if example.label is None else [str(bool(example.label))]
+    return *(f"{role}: {text}" for role, text in turns), answer, *(text for _, text in rejected), *marked
 
 
 def model_problem(inputs: Inputs) -> str:
@@ -77,9 +101,10 @@ def _cost(inputs: Inputs, train: Dataset) -> str:
     found = estimate_probe(folder, train.schema.task, classes, rows, texts, inputs.samples, inputs.max_length)
     if found is None:
         return ""
+    passes = f"{found.backward} backward {'pass' if found.backward == 1 else 'passes'}"
     return (
-        f"Probing takes {found.rows} rows, about {found.tokens:,} tokens, one forward and {found.backward} backward "
-        f"passes ({found.flops / 1e12:.2g} TFLOP), up to {found.disk_bytes / 1e9:.1f} GB of disk while it runs."
+        f"Probing takes {found.rows} rows, about {found.tokens:,} tokens, one forward and {passes} "
+        f"({found.flops / 1e12:.2g} TFLOP), about {found.disk_bytes / 1e9:.1f} GB of disk while it runs."
     )
 
 
@@ -105,5 +130,6 @@ def _config(model: str | os.PathLike[str] | None, revision: str | None) -> dict[
 
 
 def _texts(example: Example) -> list[str]:
-    own = (*example.texts, *example.words, example.prompt, example.completion, *(text for _, text in example.messages))
+    turns = (f"{role}\n{text}\n" for role, text in example.messages)  # as most templates write them between their marks
+    own = (*example.texts, *example.words, example.prompt, example.completion, *turns)
     return [*own, *(_texts(example.rejected) if example.rejected else [])]

@@ -22,7 +22,7 @@ from textual.widgets.option_list import Option
 
 from advisor.core.option import Option as Field
 from tui.base import AdvisorScreen, Context, Places, name_of
-from tui.form import FIELDS, FIRST, PLACES, READING, is_choice, parsed, shown
+from tui.form import FIELDS, FIRST, PLACES, READING, by_fields, is_choice, parsed, shown
 from tui.lists import Choices, Options
 from tui.paths import DATA_SUFFIXES, completions
 from tui.state import Change
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 WELCOME = "Which modules should LoRA adapt? Name your model and data, then press F5."
 MORE, FEWER = "▸ More: columns, recipe, probe (F3)", "▾ Fewer (F3)"
 NO_DATA = "Name a model and data to begin, or press F2 for the demo."
+BEING_READ = "… reading the data"
 HUB_ID = re.compile(r"[\w-]+(/[\w.-]*)*")
 PREVIEW_AFTER = 0.3  # seconds without typing until the data is read
 
@@ -279,6 +280,8 @@ class SetupScreen(AdvisorScreen):
     def _ask_preview(self) -> None:
         inputs, engine = self.state.inputs, self.advisor.engine
         self._read = self._what_is_read()
+        if inputs.data and self.preview is None:
+            self.query_one("#preview", Static).update(BEING_READ)
 
         def look() -> tuple[str, Preview | str | None]:
             from advisor.core.errors import AdvisorError
@@ -298,7 +301,7 @@ class SetupScreen(AdvisorScreen):
         self.preview = None if isinstance(preview, str) else preview
         self.unreadable = {"model": problem} if problem else {}
         if isinstance(preview, str):
-            self.unreadable["data"] = preview
+            self.unreadable["data"] = by_fields(preview)
             self.query_one("#preview", Static).update("")
         elif preview is not None:
             self.query_one("#preview", Static).update(preview_text(preview))

@@ -12,6 +12,9 @@ from tui.curves import Curve
 from tui.engine import Finalist, Standing
 
 if TYPE_CHECKING:
+    from advisor.advice.recommend import Recommendation
+    from advisor.core.recipe import TrainingRecipe
+    from advisor.prediction.scorer import Scorer
     from advisor.training.live import DoneRun, LiveRun
 
 MOST_FINALISTS = 8
@@ -60,22 +63,37 @@ def runs_text(standing: Standing | None, done: Sequence[DoneRun], live: Sequence
 
     lines = []
     for index, run in enumerate(done):
-        said = f"loss {run.loss:.3f}, metric {run.metric:.3f}, {duration(run.wall_s)}"
+        said = f"loss {run.loss:.3f}, metric {run.metric:.3f}, {duration(run.wall_s + run.measured_s)}"
         lines.append(Content.assemble((f"{mark(index)} ", colour(index)), f"{names.get(run.name, run.name)}: {said}"))
     for index, under_way in enumerate(live, len(done)):
         eta = under_way.eta_s
         left = "" if eta is None else f", {duration(eta)} left"
-        said = f"step {under_way.step} of {under_way.steps}{left}"
-        if under_way.step >= under_way.steps:
-            said = "trained; measuring the finalists"
+        said = f"{reached(under_way)}{left}"
         name = names.get(under_way.name, under_way.name)
         lines.append(Content.assemble((f"{mark(index)} ", colour(index)), (f"{name}: {said}", "bold")))
     for ended in standing.runs if standing else ():
         if ended.problem:
             lines.append(Content.styled(f"✗ {ended.name}: {ended.problem}", "$text-error"))
-    if lines:
-        lines.append(Content.styled("validation loss in colour, training loss grey", "$text-muted"))
     return Content("\n").join(lines)
+
+
+def reached(run: LiveRun) -> str:
+    """How far a run is."""
+    if run.to_measure:
+        return f"measuring: {run.measured} of {run.to_measure} selections"
+    return f"step {run.step} of {run.steps}"
+
+
+def share(run: LiveRun, measuring: float) -> float:
+    """How much of a run is done; measuring takes so much of a run on top."""
+    return run.step / max(run.steps, 1) + measuring * run.measured / max(run.to_measure, 1)
+
+
+def measuring_share(scorer: Scorer, rec: Recommendation, recipe: TrainingRecipe) -> float:
+    """What measuring the finalists takes in a pilot at most, as a share of what training it takes."""
+    from advisor.advice.effort import measuring_steps, run_steps
+
+    return measuring_steps(scorer, len(rec.finalists), recipe) / run_steps(scorer, recipe)
 
 
 def finalists_text(standing: Standing, width: int, most: int = MOST_FINALISTS) -> Content:
@@ -128,13 +146,14 @@ def _bars(finalist: Finalist, low: float, high: float, width: int) -> Content:
     return Content("").join(Content.styled(cell, style) for cell, style in zip(cells, styles, strict=True))
 
 
-def left_in_all(ended: int, asked: int, done: Sequence[DoneRun], live: Sequence[LiveRun]) -> float | None:
+def left_in_all(ended: int, asked: int, done: Sequence[DoneRun], live: Sequence[LiveRun], measuring: float = 0.0) -> float | None:
     """Seconds until the last run that is allowed has ended, at most, once so many have; None before anything is known of a
-    run's time."""
+    run's time. ``measuring``: what the first does besides, as a share of a run."""
     times = [run.wall_s for run in done]
     under_way = [run.eta_s for run in live if run.eta_s is not None]
     spans = [(run.written - run.started) / run.step * run.steps for run in live if run.step]
     if not times and not spans:
         return None
     mean = sum([*times, *spans]) / len([*times, *spans])
-    return sum(under_way) + max(asked - ended - len(live), 0) * mean
+    measures = not ended and not any(run.measured for run in live)  # else that is over, or part of what is known
+    return sum(under_way) + (max(asked - ended - len(live), 0) + measuring * measures) * mean

@@ -17,7 +17,7 @@ from advisor.report.verdict import (
     unlike,
     what_to_adapt,
 )
-from tui.engine import OPEN, SETTLED, UNLIKE, Against, Headline
+from tui.engine import MOSTLY, OPEN, SETTLED, UNLIKE, Against, Headline
 
 if TYPE_CHECKING:
     from advisor.advice.confirm import Confirmation
@@ -61,4 +61,6 @@ def _how_sure(rec: Recommendation, confirmation: Confirmation | None) -> tuple[s
         return UNLIKE, far
     if confirmation is not None:
         return OPEN, checked(confirmation)
-    return (OPEN if rec.untold else SETTLED), told_apart(rec)
+    untold = rec.untold - rec.alike  # the others end within so little that it does not matter which one is taken
+    others = len(rec.equal_budget) - 1
+    return (SETTLED if not untold else MOSTLY if 2 * untold < others else OPEN), told_apart(rec)

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from advisor.core.events import Event, Progress
+
 LIVE_FOLDER = "live"
-RUNS_FILE = "runs.jsonl"
+RUNS_FILE, IDENTITY_FILE = "runs.jsonl", "calibration.json"
 EVERY_S = 0.5  # a run that trains says at most so often what it has reached
 POINTS = 200  # training losses that are kept of a run, thinned evenly
 PATIENCE_S, PATIENCE_STEPS = 30.0, 20.0  # without a word for so long, or so many steps, a run is no longer under way
@@ -29,7 +31,7 @@ class LiveRun:
         step, steps: done and in all. losses: training losses, the latest last, thinned.
         epochs: validation losses, from before training on; at: after how many steps.
         started, written: seconds since 1970, of the start and of the latest of these. seen: when it last showed that it is at
-            work, as while it measures.
+            work, as while it measures. measured, to_measure: selections, done and in all; 0 before it measures.
     """
 
     key: str
@@ -42,10 +44,14 @@ class LiveRun:
     started: float
     written: float
     seen: float = 0.0
+    measured: int = 0
+    to_measure: int = 0
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that its steps still take; None before the first."""
+        """Seconds that its steps still take, or what it measures after them; None before the first."""
+        if self.to_measure:
+            return None if not self.measured else (self.seen - self.written) / self.measured * (self.to_measure - self.measured)
         return None if not self.step else (self.written - self.started) / self.step * (self.steps - self.step)
 
     def is_under_way(self, now: float) -> bool:
@@ -55,7 +61,11 @@ class LiveRun:
 
 @dataclass(frozen=True)
 class DoneRun:
-    """A finished run; ``epochs``: validation losses, from before training on."""
+    """A finished run.
+
+    Attributes:
+        epochs: validation losses, from before training on. wall_s: seconds of training. measured_s: of measuring after it.
+    """
 
     key: str
     name: str
@@ -63,6 +73,7 @@ class DoneRun:
     metric: float
     wall_s: float
     epochs: tuple[float, ...]
+    measured_s: float = 0.0
 
 
 class LiveFile:
@@ -91,12 +102,12 @@ class LiveFile:
         self._last = LiveRun(self.key, self.name, step, steps, losses, tuple(epochs), tuple(self._at), self._started, now)
         self._write(self._last)
 
-    def at_work(self) -> None:
-        """It does something else, such as measuring."""
+    def at_work(self, event: Event) -> None:
+        """It measures."""
         now = time.time()
-        if self._last is not None and now - self._seen >= EVERY_S:
+        if self._last is not None and isinstance(event, Progress) and now - self._seen >= EVERY_S:
             self._seen = now
-            self._write(replace(self._last, seen=now))
+            self._write(replace(self._last, seen=now, measured=event.done, to_measure=event.total))
 
     def _write(self, found: LiveRun) -> None:
         part = self.path.with_suffix(".part")
@@ -139,10 +150,19 @@ def runs_under_way(folder: Path) -> list[LiveRun]:
                 float(row["started"]),
                 float(row["written"]),
                 float(row["seen"]),
+                int(row["measured"]),
+                int(row["to_measure"]),
             )
             if run.is_under_way(time.time()):
                 found.append(run)
     return found
+
+
+def made_of(folder: Path) -> dict[str, Any]:
+    """Fingerprints of the model and the data that a folder's runs are of; empty where it does not say."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return dict(json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))["made_of"])
+    return {}
 
 
 def finished_runs(folder: Path) -> list[DoneRun]:
@@ -158,5 +178,6 @@ def finished_runs(folder: Path) -> list[DoneRun]:
             result = row["result"]
             epochs = tuple(float(epoch[1]) for epoch in result["epochs"])
             loss, metric, wall_s = (float(result[name]) for name in ("val_loss", "metric", "wall_s"))
-            found.append(DoneRun(str(row["key"]), str(row["selection"]["name"]), loss, metric, wall_s, epochs))
+            measured_s = float(result.get("switched_s", 0.0))
+            found.append(DoneRun(str(row["key"]), str(row["selection"]["name"]), loss, metric, wall_s, epochs, measured_s))
     return found

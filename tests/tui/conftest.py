@@ -17,7 +17,7 @@ from textual.css.stylesheet import Stylesheet
 from tui_helpers import FROZEN
 
 from advisor.advice.budget import parse_budget
-from advisor.advice.confirm import short_recipe
+from advisor.advice.confirm import Confirmation, short_recipe
 from advisor.advice.explain import agreements, block_ranks
 from advisor.advice.gentle import trade_off
 from advisor.advice.peer_picks import PeerPick, module_scores
@@ -206,9 +206,21 @@ class FakeEngine(RealEngine):
             self.asked.append("run")
         return self.rescored(opened, opened.inputs), asked
 
-    def write(self, opened: Opened, inputs: Inputs, out: Path, session: Session) -> tuple[Path, ...]:
+    def write(
+        self,
+        opened: Opened,
+        recommendation: Recommendation,
+        confirmation: Confirmation | None,
+        inputs: Inputs,
+        out: Path,
+        overwrite: bool,
+        session: Session,
+    ) -> tuple[Path, ...]:
+        """The pick's modules, in one file."""
         self._called("write")
-        self.wrote = inputs, out
+        self.wrote = confirmation, out
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "lora.yaml").write_text("\n".join(recommendation.picked.candidate.selection.targets))
         return (out / "lora.yaml",)
 
     def compare(self, opened: Opened, candidates: Sequence[Candidate], reference: Candidate | None) -> list[Figures]:

@@ -13,12 +13,13 @@ from textual.widgets import Input
 from tui_helpers import settled, shown_text
 
 from advisor.advice.confirm import CONFIRM_ROWS
+from advisor.core.errors import BudgetTooSmall
 from advisor.report.verdict import BY_OPTIONS, little_to_win, next_step, short_verdict, told_apart
 from advisor.report.words import change_span
 from tui.answer import bars, headline
 from tui.app import AdvisorApp
 from tui.ask import AskBar
-from tui.engine import OPEN, SETTLED, UNLIKE, Against, Headline
+from tui.engine import MOSTLY, OPEN, SETTLED, UNLIKE, Against, Headline
 from tui.heatmap import HeatMap
 from tui.inputs import Inputs
 from tui.intervals import BAR, VALUE, interval, reach
@@ -79,7 +80,7 @@ async def test_the_headline_says_what_the_command_says(make_app: MakeApp) -> Non
         adapt, *_, level = short_verdict(scorer, rec)
         assert adapt in said
         assert level in said
-        assert f"Cannot tell. {' '.join(filter(None, [little_to_win(scorer), told_apart(rec)]))}" in said
+        assert f"Mostly settled. {' '.join(filter(None, [little_to_win(scorer), told_apart(rec)]))}" in said
         assert f"loss vs all modules {change_span(rec.picked.vs_all)}" in said
         assert next_step(scorer, rec, None, BY_KEYS) in said
 
@@ -91,8 +92,16 @@ async def test_how_sure_it_is_follows_what_is_known(make_app: MakeApp, engine) -
         opened, rec = app.state.opened, app.state.recommendation
         far = replace(rec.front, predictions=replace(rec.front.predictions, far=("few rows",)))
         assert engine.headline(opened, replace(rec, front=far), None).sureness == UNLIKE
-        assert engine.headline(opened, replace(rec, untold=0), None).sureness == SETTLED
-        assert engine.headline(opened, rec, None).sureness == OPEN
+        others = len(rec.equal_budget) - 1
+        for untold, alike, sureness in (
+            (0, 0, SETTLED),
+            (1, 0, MOSTLY),
+            (others, 0, OPEN),
+            (others - 1, 0, OPEN),
+            (others, others - 1, MOSTLY),
+            (others, others, SETTLED),
+        ):
+            assert engine.headline(opened, replace(rec, untold=untold, alike=alike), None).sureness == sureness
 
 
 async def test_while_another_pick_is_searched_for_the_last_one_is_not_said(make_app: MakeApp, engine) -> None:
@@ -205,6 +214,11 @@ async def test_what_is_changed_while_a_probe_runs_is_followed_when_it_arrives(ma
         app.state.subscribe(lambda change: said.append(app.state.pick.settings.rank) if app.state.pick else None)
         engine.gate.set()
         await settled(pilot)
+        if place == "1":  # one who fills in Setup stays there
+            assert app.current_mode == "setup"
+            assert any("The probe is done" in note.message for note in app._notifications)
+            await pilot.press("escape", "3")
+            await settled(pilot)
         assert set(said) == {4}
         assert app.current_mode == "explore"
         assert app.state.opened.scorer.settings.rank == app.state.inputs.rank == 4
@@ -249,6 +263,67 @@ async def test_what_cannot_be_asked_for_is_said_and_not_taken(make_app: MakeApp)
         assert isinstance(app.screen, AskBar)
         assert "not understood" in shown_text(app, "#said")
         assert app.state.inputs.budget == "25%"
+
+
+async def test_a_budget_that_nothing_fits_is_said_where_one_types(make_app: MakeApp, engine, monkeypatch) -> None:
+    monkeypatch.setattr("tui.ask.FOLLOW_AFTER", 0.01)
+    nothing = BudgetTooSmall("--budget 10MB: nothing fits.", "Raise --budget, or lower --batch-size.")
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        engine.fails["recommend"] = nothing
+        await pilot.press("b", "ctrl+u", *"10MB")
+        await pilot.pause(0.1)
+        await settled(pilot)
+        assert isinstance(app.screen, AskBar)
+        assert shown_text(app, "#said") == "Budget 10MB: nothing fits. Raise Budget, or lower Batch size."
+        del engine.fails["recommend"]
+        await pilot.press("backspace", "backspace", "%")
+        await pilot.pause(0.1)
+        await settled(pilot)
+        assert app.state.recommendation.budget.text == "10%"
+        assert "Enter keeps them" in shown_text(app, "#said")
+
+
+async def test_a_filter_without_a_match_says_so_and_nothing_is_toggled(make_app: MakeApp) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        before = app.state.chosen
+        await pilot.press("slash", *"nosuch")
+        assert "No module matches" in shown_text(app, "#inspect")
+        await pilot.press("enter", "space", "home", "space")
+        await settled(pilot)
+        assert app.state.chosen == before
+        assert "No module matches" in shown_text(app, "#inspect")
+        await pilot.press("slash", "escape", "space")
+        await settled(pilot)
+        assert app.state.chosen != before
+        assert "No module matches" not in shown_text(app, "#inspect")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (50, 20), (50, 40), (120, 40)])
+async def test_the_foot_has_room_for_what_it_says_of_any_module(make_app: MakeApp, size: tuple[int, int]) -> None:
+    app = make_app(Inputs(budget="3modules"), opened=True)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        panel, state = app.screen.query_one("#inspect", Panel), app.state
+        ends: set[str] = set()
+        for sign in (-1, 1):
+            gains = fakes.np.full(len(state.targets), sign * 1.5)
+            state.effects = replace(state.effects, gains=gains, noise=0.01)
+            for index in range(len(state.targets)):
+                app.screen.under = (index,)
+                app.screen._draw_inspected()
+                said = panel._text.plain
+                assert panel.lines <= panel.size.height, said
+                ends.add(said.splitlines()[-1].split(". ")[-1])
+        assert size[0] < 80 or ends == {
+            "It helps: keep it.",
+            "No help: Space drops it.",
+            "It does not help.",
+            "The budget has no room for it.",
+        }
 
 
 async def test_plus_and_minus_change_the_rank_and_keep_the_scale(make_app: MakeApp) -> None:

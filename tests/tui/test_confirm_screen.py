@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import fakes
 import pytest
-from textual.widgets import Input
-from tui_helpers import settled, shown_text
+from textual.widgets import Input, ProgressBar
+from tui_helpers import settled, shown_text, until
 
+from advisor.advice.confirm import short_recipe
+from advisor.advice.effort import measuring_steps, run_steps
+from advisor.core.events import Progress
 from advisor.report.confirmation import CAVEAT
-from advisor.training.live import LiveFile, LiveRun, begin, end, finished_runs, runs_under_way
+from advisor.training.live import DoneRun, LiveFile, LiveRun, begin, end, finished_runs, runs_under_way
 from tui.app import AdvisorApp
 from tui.curves import Curve, curves
+from tui.engine import Seen
 from tui.inputs import Inputs
-from tui.standing import finalists_text, left_in_all, smoothed
+from tui.standing import finalists_text, left_in_all, reached, runs_text, share, smoothed
 
 MakeApp = Callable[..., AdvisorApp]
 
@@ -36,7 +42,13 @@ async def test_real_runs_change_the_answer(make_app: MakeApp, engine) -> None:
         before, scorer = app.state.recommendation, app.state.opened.scorer
         await pilot.press("6")
         await settled(pilot)
-        assert "a pilot of all modules, then the finalists" in shown_text(app, "#status")
+        opened, rec = app.state.opened, app.state.recommendation
+        recipe = short_recipe(opened.scorer, None)
+        steps = run_steps(opened.scorer, recipe)
+        total = 4 * steps + measuring_steps(opened.scorer, len(rec.finalists), recipe)
+        said = " ".join(shown_text(app, "#status").split())
+        assert f"up to 4 real LoRA runs of {steps} steps" in said
+        assert f"as long as {total} steps of training all modules at most" in said
         assert " ".join(shown_text(app, "#caveat").split()) == CAVEAT
         await pilot.press("f5")
         await settled(pilot)
@@ -229,7 +241,8 @@ async def test_recommend_tui_confirm_runs_and_then_writes(make_app: MakeApp, eng
             await pilot.pause(0.05)
         assert app.current_mode == "confirm"
         assert engine.asked.index("confirm") < engine.asked.index("write")
-        assert engine.wrote[0].confirm == 2
+        assert engine.wrote == (app.state.confirmation, Path("recommendation"))
+        assert app.state.confirmation.asked == 2
         assert app.written == (Path("recommendation/lora.yaml"),)
 
 
@@ -244,8 +257,9 @@ def test_a_run_tells_what_it_has_reached_and_no_more_once_it_is_over(tmp_path: P
     (found,) = runs_under_way(tmp_path)
     assert (found.step, found.epochs, found.at) == (2, (1.5, 0.7), (0, 2))
     assert found.losses == (0.9, 0.8)
-    live.at_work()  # measures
+    live.at_work(Progress("measuring", 3, 12))
     (found,) = runs_under_way(tmp_path)
+    assert (found.measured, found.to_measure) == (3, 12)
     assert found.seen >= found.written
     assert found.is_under_way(found.seen + 29.0)
     live.remove()
@@ -274,6 +288,124 @@ def test_time_left_counts_what_is_under_way_and_what_may_follow() -> None:
     assert left_in_all(0, 4, [], []) is None
     assert left_in_all(0, 4, [], [run]) == 10.0 + 3 * 20.0
     assert left_in_all(2, 4, [], [run]) == 10.0 + 20.0
+
+
+def test_time_left_and_what_is_done_count_what_a_pilot_measures() -> None:
+    trains = LiveRun("k", "n", 50, 100, (), (), (), started=0.0, written=10.0)
+    assert left_in_all(0, 1, [], [trains], measuring=3.0) == 10.0 + 3 * 20.0
+    begins = replace(trains, step=100, written=20.0, seen=20.0, to_measure=10)
+    assert left_in_all(0, 1, [], [begins], measuring=3.0) == 3 * 20.0
+    measures = replace(begins, seen=60.0, measured=4)
+    assert left_in_all(0, 1, [], [measures], measuring=3.0) == 6 * 10.0
+    done = DoneRun("k", "n", 0.5, 0.8, 20.0, (), 100.0)
+    assert left_in_all(1, 2, [done], [], measuring=3.0) == 20.0
+    assert [share(run, 3.0) for run in (trains, begins, measures)] == pytest.approx([0.5, 1.0, 2.2])
+    assert reached(measures) == "measuring: 4 of 10 selections"
+    assert "loss 0.500, metric 0.800, 2.0 min" in runs_text(None, [done], [], {}).plain
+
+
+async def test_a_pilot_that_measures_shows_how_far_it_is_and_how_long_that_takes(make_app: MakeApp, engine, monkeypatch) -> None:
+    run = LiveRun("k", "all-linear", 24, 24, (), (1.0,), (0,), started=0.0, written=10.0, seen=70.0, measured=6, to_measure=12)
+    monkeypatch.setattr(engine, "watch", lambda opened, folder: Seen(live=(run,)))
+    confirm = engine.confirm
+
+    def announced(*given: Any) -> Any:
+        given[5].note("Up to 1 real run, roughly 3 min.", brief=True)
+        return confirm(*given)
+
+    monkeypatch.setattr(engine, "confirm", announced)
+    app = make_app(Inputs(confirm=1), opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        engine.gate = threading.Event()
+        await pilot.press("6", "f5")
+        await until(pilot, lambda: "measuring: 6 of 12 selections, at most 1.0 min left in all" in shown_text(app, "#status"))
+        assert "measuring: 6 of 12" in shown_text(app, "#runs")
+        bar = app.screen.query_one(ProgressBar)
+        assert bar.percentage == pytest.approx((1 + (bar.total - 1) / 2) / bar.total)
+        monkeypatch.setattr(engine, "watch", lambda opened, folder: Seen())
+        await until(pilot, lambda: "roughly 3 min" in shown_text(app, "#status"))
+        engine.gate.set()
+        await settled(pilot)
+
+
+@pytest.mark.parametrize("key", ["model_fingerprint", "data_fingerprint"])
+async def test_runs_of_another_model_or_other_data_are_not_listed(make_app: MakeApp, engine, key: str) -> None:
+    mine = {"model_fingerprint": "m", "data_fingerprint": "d"}
+    probe = engine.scorer.probe
+    engine.scorer = fakes.make_scorer(replace(probe, info={**probe.info, "identity": mine}))
+    folder = Path("recommendation/confirm")
+    folder.mkdir(parents=True)
+    result = {"val_loss": 0.5, "metric": 0.8, "wall_s": 7.0, "epochs": [[None, 0.9, 0.3]]}
+    row = {"key": "a", "selection": {"name": "all-linear", "targets": []}, "result": result}
+    (folder / "runs.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for made_of, said in ((mine, "1 finished in this folder"), ({**mine, key: "x"}, "runs of another model or other data")):
+            (folder / "calibration.json").write_text(json.dumps({"made_of": made_of}), encoding="utf-8")
+            await pilot.press("3", "6")
+            await until(pilot, lambda said=said: said in " ".join(shown_text(app, "#status").split()))
+            assert ("loss 0.500" in shown_text(app, "#runs")) == (made_of == mine)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (50, 20)])
+async def test_losses_are_drawn_where_there_is_room_and_else_the_finalists_have_it(
+    make_app: MakeApp, engine, monkeypatch, size: tuple[int, int]
+) -> None:
+    many = tuple(DoneRun(str(i), f"run {i}", 0.5, 0.8, 20.0, (0.9, 0.6, 0.5)) for i in range(5))
+    monkeypatch.setattr(engine, "watch", lambda opened, folder: Seen(done=many))
+    app = make_app(opened=True)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.press("6")
+        await settled(pilot)
+        await pilot.pause(0.1)
+        drawn = app.screen.query_one("#curves")
+        said = shown_text(app, "#runs")
+        assert "run 4: loss 0.500" in said
+        assert drawn.display == ("validation loss in colour" in said) == (size == (120, 40))
+        assert not drawn.display or set(str(drawn.render())) & set(map(chr, range(0x2801, 0x2900)))
+        left, main, side = (app.screen.query_one(f"#{name}").size.height for name in ("left", "main", "side"))
+        assert drawn.display or (left <= len(said.splitlines()) + 1 and side >= main - left - 1)
+
+
+@pytest.mark.parametrize(("field", "text"), [("budget", "12modules"), ("rank", "4")])
+async def test_another_budget_that_is_taken_back_leaves_what_runs_have_said(
+    make_app: MakeApp, engine, monkeypatch: pytest.MonkeyPatch, field: str, text: str
+) -> None:
+    monkeypatch.setattr("tui.ask.FOLLOW_AFTER", 0.01)
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("6", "f5")
+        await settled(pilot)
+        await pilot.press("3")
+        await settled(pilot)
+        state = app.state
+        before = (state.recommendation, state.headline, state.confirmation, state.opened, state.current, app.standing)
+        said = shown_text(app, "#headline")
+        assert "real runs" in said
+        for tries in (1, 2):
+            await pilot.press("b")
+            app.screen.query_one(f"#{field}", Input).value = text
+            await pilot.pause(0.1)
+            await settled(pilot)
+            assert state.recommendation is not before[0]
+            assert state.confirmation is None
+            if tries == 1:
+                await pilot.press("escape")
+            else:  # kept, and taken back later
+                app.screen.query_one(f"#{field}", Input).value = {"budget": "25%", "rank": "8"}[field]
+                await pilot.press("enter")
+            await settled(pilot)
+            after = (state.recommendation, state.headline, state.confirmation, state.opened, state.current, app.standing)
+            assert after == before
+            assert shown_text(app, "#headline") == said
+        assert engine.asked.count("run") == len(before[2].runs)  # none was made again
+        app.open_probe(engine.folder)
+        await settled(pilot)
+        assert state.confirmation is None  # as nothing is known of that probe yet
 
 
 @pytest.mark.parametrize("width", [0, 10, 24, 100])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -30,7 +31,7 @@ async def test_keys_that_come_twice_close_a_dialog_once(make_app: MakeApp, keys:
 DIALOGS = [
     ErrorDialog("what", "hint"),
     Question("title", "text", {"a": "A", "b": "B"}),
-    NameDialog("title", "name"),
+    NameDialog("title", lambda _: ""),
     ChoiceDialog("title", {"a": "A"}),
     TextDialog("title", "text"),
 ]
@@ -54,6 +55,22 @@ async def test_no_dialog_is_dismissed_twice_or_takes_another_screen_with_it(make
         dialog.dismiss(None)
         await pilot.pause()
         assert (len(app.screen_stack), answers) == (1, [None])
+
+
+async def test_the_question_about_quitting_goes_with_the_runs_it_is_about(make_app: MakeApp, engine) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        engine.gate = threading.Event()
+        await pilot.press("6", "f5", "ctrl+q")
+        assert isinstance(app.screen, Question)
+        engine.gate.set()
+        await settled(pilot)
+        assert app.is_running
+        assert app.current_mode == "confirm"
+        assert len(app.screen_stack) == 1
+        await pilot.press("ctrl+q")
+        assert app._exit
 
 
 async def test_a_list_that_is_chosen_from_twice_answers_once(make_app: MakeApp) -> None:

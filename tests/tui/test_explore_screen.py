@@ -307,6 +307,22 @@ async def test_a_selection_is_kept_beside_the_probe_and_is_there_again(make_app:
     assert json.loads((engine.folder / "selections.json").read_text()) == []
 
 
+@pytest.mark.parametrize("name", ["q,v", "all-linear", "random", "my selection", "the pick", "searched #1"])
+async def test_a_selection_is_not_kept_under_anothers_name(make_app: MakeApp, name: str) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("space", "s")
+        app.screen.query_one(Input).value = name
+        await pilot.press("enter")
+        assert shown_text(app, "#problem") == f"{name} is the name of another selection. Choose another name."
+        app.screen.query_one(Input).value = f"{name} of mine".removeprefix("searched ")
+        await pilot.press("enter")
+        await settled(pilot)
+        assert len(app.state.named) == 1
+        assert name not in app.state.named
+
+
 async def test_a_folder_that_cannot_be_written_is_an_error_with_its_next_step(make_app: MakeApp, engine) -> None:
     engine.keep = lambda *_: (_ for _ in ()).throw(BadInput("read-only [folder]", "Choose another."))
     app = make_app(opened=True)

@@ -293,11 +293,12 @@ async def test_from_a_probe_to_a_config_that_peft_accepts(
 async def test_the_report_is_written_and_opened_where_a_browser_can(
     make_app: Callable[..., AdvisorApp], engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     report = tmp_path / "recommendation" / "report.html"
-    monkeypatch.setattr(engine, "write", lambda opened, inputs, out, session: (report.with_name("lora.yaml"), report))
+    monkeypatch.setattr(engine, "write", lambda *_: (report.with_name("lora.yaml"), report))
     for desktop in (True, False):
         opened: list[str] = []
-        monkeypatch.setattr("tui.app.has_desktop", lambda shown=desktop: shown)
+        monkeypatch.setattr("tui.export.has_desktop", lambda shown=desktop: shown)
         app = make_app(opened=True)
         monkeypatch.setattr(app, "open_url", opened.append)
         async with app.run_test(size=(80, 24)) as pilot:
@@ -306,6 +307,70 @@ async def test_the_report_is_written_and_opened_where_a_browser_can(
             await settled(pilot)
             assert app.written == (report.with_name("lora.yaml"), report)
             assert opened == ([report.as_uri()] if desktop else [])
+
+
+async def test_a_report_asks_before_it_takes_the_place_of_what_was_saved(
+    make_app: Callable[..., AdvisorApp], engine: Any, tmp_path: Path
+) -> None:
+    app = make_app(opened=True)
+    out = tmp_path / "out"
+    config = out / "lora.yaml"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("space", "7")
+        await settled(pilot)
+        app.screen.query_one("#folder", Input).value = str(out)
+        await pilot.press("s")
+        await settled(pilot)
+        mine = config.read_text()
+        await pilot.press("w")
+        await settled(pilot)
+        assert isinstance(app.screen, Question)
+        assert str(config) in app.screen.text
+        await pilot.press("enter")  # the default is to keep
+        await settled(pilot)
+        assert config.read_text() == mine
+        assert f"Written: {config}" in said(app, "saved")
+        await pilot.press("w")
+        await settled(pilot)
+        await pilot.click("#overwrite")
+        await settled(pilot)
+        pick = "\n".join(app.state.pick.selection.targets)  # type: ignore[union-attr]
+        assert config.read_text() == pick
+        assert said(app, "saved") == f"✓ Written: the pick's config and report to {out}"
+        (out / "adapter_config.json").unlink()  # which a real report has, and the fake one has not
+        await pilot.press("w")
+        await settled(pilot)
+        assert engine.asked.count("write") == 2  # nobody has touched its own
+        await pilot.press("s")
+        await settled(pilot)
+        assert isinstance(app.screen, Question)
+        await pilot.press("escape")
+        engine.folder = tmp_path / "another probe"
+        engine.folder.mkdir()
+        app.open_probe(engine.folder)
+        await settled(pilot)
+        app.screen.query_one("#folder", Input).value = str(out)
+        await pilot.press("w")
+        await settled(pilot)
+        assert isinstance(app.screen, Question)
+        assert config.read_text() == pick
+
+
+def test_the_report_of_what_is_known_is_the_commands(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    from advisor.api import recommend
+    from advisor.core.events import Session
+
+    data = write_data(tmp_path, "classification")
+    inputs = Inputs(model=str(tiny_model("bert", "classification")), data=str(data), samples=16, head="fresh", budget="40%")
+    engine, out = RealEngine(), tmp_path / "tui"
+    opened = engine.probe(inputs, Session())
+    rec = engine.recommend(opened, inputs, Session())
+    files = engine.write(opened, rec, None, inputs, out, False, Session())
+    assert set(engine.there(out)) == set(files)
+    recommend(opened.folder, out=tmp_path / "command", budget="40%", session=Session())
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "command" / path.name).read_bytes()
 
 
 def test_stacks_of_experts_are_counted_beside_modules() -> None:

@@ -9,8 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tui.cells import GLYPHS, MEASURES, UNKNOWN, glyph, levels, number
-from tui.form import FIELDS, parsed, shown
+from tui.form import FIELDS, by_fields, parsed, shown
 from tui.inputs import Inputs
+
+
+@pytest.mark.parametrize(
+    ("said", "shown_as"),
+    [
+        ("given as --data", "given as Data"),
+        ("Choose another --out.", "Choose another folder."),
+        ("Raise --budget, or lower --batch-size.", "Raise Budget, or lower Batch size."),
+        ("Add --trust-remote-code.", "Add --trust-remote-code."),
+    ],
+)
+def test_options_are_called_as_the_fields_are(said: str, shown_as: str) -> None:
+    assert by_fields(said) == shown_as
 
 
 def test_every_field_is_an_input_and_shows_what_it_reads() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import fakes
 import pytest
 from textual.widgets import Static
 from tui_helpers import settled
@@ -11,7 +13,7 @@ from tui_helpers import settled
 from advisor.report import words
 from tui.app import AdvisorApp
 from tui.cells import DISTURBS
-from tui.lineup import CURRENT, FRONT, MARKS, PICK, TRADE_OFF
+from tui.lineup import CURRENT, FRONT, MARKS, MEANINGS, PICK, TRADE_OFF
 from tui.pareto import ParetoScreen, Plot
 from tui.plot import places, plot
 
@@ -58,6 +60,34 @@ async def test_the_heading_says_where_only_the_order_is_known(
             await pilot.press("m")
             await settled(pilot)
             assert "the level is not known, only the order" in str(heading.content)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)])
+async def test_the_legend_says_every_mark_that_is_there(make_app: Callable[..., AdvisorApp], size: tuple[int, int]) -> None:
+    app = make_app(opened=True)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.press("space", "s", *"mine", "enter", "space", "4")
+        await settled(pilot)
+        legend = shown(app).query_one("#legend", Static)
+        lines = ["".join(segment.text for segment in legend.render_line(y)) for y in range(legend.size.height)]
+        drawn = [mark.replace("\xa0", " ") for line in lines for mark in line.strip().split("  ")]
+        used = {kind for entry in shown(app).entries for kind in entry.kinds}
+        assert drawn == [f"{mark} {MEANINGS[kind]}" for kind, mark in MARKS.items() if kind in used]
+        assert len(drawn) == 7
+
+
+async def test_the_metric_has_one_name(make_app: Callable[..., AdvisorApp], engine: Any) -> None:
+    engine.scorer = fakes.make_scorer(fakes.make_probe(task="causal-lm"))
+    app = make_app(opened=True)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert app.state.opened is not None
+        assert app.state.opened.metric == "token_accuracy"
+        await pilot.press("4")
+        await settled(pilot)
+        assert "accuracy" in [column.label for column in shown(app).columns]
+        assert str(shown(app).query_one("#heading", Static).content).startswith("Predicted accuracy (")
 
 
 async def test_all_of_the_front_is_there(make_app: Callable[..., AdvisorApp]) -> None:

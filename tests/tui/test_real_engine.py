@@ -105,5 +105,5 @@ def test_rows_to_keep_come_from_setup_to_the_exported_file(
     assert any("Rows to keep: with the pick" in line and "at most +1000 was allowed" in line for line in comments)
     comments = engine.plan(opened, rec.all_linear.candidate, rec).comments
     assert any("Rows to keep: with this selection" in line for line in comments)
-    written = engine.write(opened, inputs, tmp_path / "out", Session())
+    written = engine.write(opened, rec, None, inputs, tmp_path / "out", False, Session())
     assert "at most +1000 was allowed for the pick" in next(p for p in written if p.name == "lora.yaml").read_text()

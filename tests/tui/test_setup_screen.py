@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from textual.events import Paste
 from textual.widgets import Input, OptionList
-from tui_helpers import settled, shown_text
+from tui_helpers import settled, shown_text, until
 
 from advisor.core.errors import BadInput
+from advisor.probing.cost_estimate import ProbeCost
 from tui.app import AdvisorApp
 from tui.engine import Recent
 from tui.inputs import Inputs
 from tui.paths import completions, meant
 from tui.real_engine import RealEngine
 from tui.real_preview import language_of, model_problem
-from tui.setup import recent_line
+from tui.setup import preview_text, recent_line
 
 MakeApp = Callable[..., AdvisorApp]
 
@@ -234,6 +236,63 @@ def test_a_real_file_is_previewed_as_the_engine_would_read_it(tmp_path: Path) ->
     found = RealEngine().preview(Inputs(data=str(data)))
     assert (found.task, found.text_columns, found.label_column, found.total) == ("classification", ("text",), "label", 30)
     assert found.rows[0] == ("text number 0", "no")
+
+
+def test_conversations_are_previewed_as_the_model_will_see_them(tmp_path: Path) -> None:
+    data = tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "It is a test."}]
+    data.write_text((json.dumps({"messages": turns}) + "\n") * 30, encoding="utf-8")
+    found = RealEngine().preview(Inputs(data=str(data)))
+    assert found.rows[0] == ("user: What is it?", "It is a test.")
+    assert "· user: What is it? → It is a test." in str(preview_text(found))
+    two = {"chosen": turns, "rejected": [turns[0], {"role": "assistant", "content": "No."}]}
+    data.write_text((json.dumps(two) + "\n") * 30, encoding="utf-8")
+    assert RealEngine().preview(Inputs(data=str(data))).rows[0] == ("user: What is it?", "It is a test.", "No.")
+
+
+@pytest.mark.parametrize(
+    ("backward", "said"), [(1, "one forward and 1 backward pass ("), (6, "one forward and 6 backward passes (")]
+)
+def test_the_cost_of_a_probe_is_about_what_it_is_and_counts_roles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backward: int, said: str
+) -> None:
+    seen: list[Sequence[Sequence[str]]] = []
+
+    def estimate(folder: Path, task: str, classes: int, rows: int, texts: Sequence[Sequence[str]], *_: object) -> ProbeCost:
+        seen.append(texts)
+        return ProbeCost(16, 500, backward, 1e12, 4e8)
+
+    monkeypatch.setattr("advisor.probing.cost_estimate.estimate_probe", estimate)
+    data = tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
+    data.write_text((json.dumps({"messages": turns}) + "\n") * 30, encoding="utf-8")
+    cost = RealEngine().preview(Inputs(model=str(tmp_path), data=str(data))).cost
+    assert said in cost
+    assert cost.endswith("about 0.4 GB of disk while it runs.")
+    assert [text for text in seen[0][0] if text] == ["user\nWhat?\n", "assistant\nThat.\n"]
+
+
+def test_words_with_tags_and_answers_in_a_text_are_previewed_in_words(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    tagged = {"tokens": ["Anna", "sleeps"], "ner_tags": ["PER", "O"]}
+    data.write_text((json.dumps(tagged) + "\n") * 30, encoding="utf-8")
+    assert RealEngine().preview(Inputs(data=str(data))).rows[0] == ("Anna sleeps", "PER O")
+    asked = {"question": "Who?", "context": "Anna sleeps.", "answers": {"text": ["Anna"], "answer_start": [0]}}
+    none = {**asked, "answers": {"text": [], "answer_start": []}}
+    data.write_text("".join(json.dumps(row) + "\n" for row in [asked, none] * 15), encoding="utf-8")
+    rows = RealEngine().preview(Inputs(data=str(data))).rows
+    assert rows[:2] == (("Who?", "Anna sleeps.", "Anna"), ("Who?", "Anna sleeps.", "no answer"))
+
+
+async def test_while_the_data_is_read_setup_says_so(make_app: MakeApp, engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, preview = threading.Event(), engine.preview
+    monkeypatch.setattr(engine, "preview", lambda inputs: preview(inputs) if gate.wait(10) else None)
+    app = make_app(Inputs(model="m", data="d.csv"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: app.has_begun and shown_text(app, "#preview") == "… reading the data")
+        gate.set()
+        await settled(pilot)
+        assert "metric accuracy" in shown_text(app, "#preview")
 
 
 def test_pairs_for_embeddings_are_previewed(tmp_path: Path) -> None:

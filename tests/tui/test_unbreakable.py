@@ -378,8 +378,8 @@ async def test_recommend_in_the_interface_writes_the_folder_once(make_app: MakeA
     written = []
     gate = threading.Event()
 
-    def write(opened, inputs, out, session):
-        written.append((opened.folder, inputs.budget))
+    def write(opened, rec, found, inputs, out, overwrite, session):
+        written.append((opened.folder, rec.budget.text))
         gate.wait(10)
         return (tmp_path / "recommendation" / "lora.yaml",)
 
