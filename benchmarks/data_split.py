@@ -85,23 +85,26 @@ DEVELOPMENT = (
     "solubility",
     "tox21_mmp",
     # the seventh exam
+    "antibody",
+    "claims",
     "dates",
     "regex",
+    "shop_intent",
     "survey",
+    # the eighth exam
+    "empathy",
+    "simplify",
+    "why",
 )
 EXAM = (
     # never shipped; judged with every version
     "banking77",
     "docstrings",
-    # the seventh exam: looked at, and not learned from yet
-    "antibody",
-    "claims",
-    "shop_intent",
-    # the eighth exam
+    # the ninth exam
     "disease",
-    "empathy",
-    "simplify",
-    "why",
+    "inflect",
+    "pronounce",
+    "tone",
 )
 
 

@@ -12,8 +12,9 @@
 (bhargaviparanjape, 203d979), ``BBC-Dataset-News-Classification`` (suraj-deshmukh, e337a35), ``AttentiveFP`` (OpenDrugAI,
 dda6708), ``rxn_yields`` (rxn4chemistry, d9e6b87), ``deep-regex`` (nicholaslocascio, 096490d), ``asset`` (facebookresearch,
 9d65904), ``protoqa-data`` (iesl, c6c5696), ``Medical-Abstracts-TC-Corpus`` (sebischair, 70a2d91), ``DMS_opt`` (dahjan, eec710e),
-``creak`` (yasumasaonoe, 5e892b2), ``empathic_reactions`` (wwbp, 3ddbf6b) and ``HINT3`` (hellohaptik, 99965c8). Up to 3,000 rows a
-data set, drawn by seed.
+``creak`` (yasumasaonoe, 5e892b2), ``empathic_reactions`` (wwbp, 3ddbf6b), ``HINT3`` (hellohaptik, 99965c8),
+``unhealthy-conversations`` (conversationai, 55934d0), ``cmudict`` (cmusphinx, 0f8072f) and ``eng`` (unimorph, 66e0e9e). Up to
+3,000 rows a data set, drawn by seed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SOLUBILITY = "measured log solubility in mols per litre"
 YIELDS = "Suzuki-Miyaura/random_splits/random_split_0.tsv"
 HATE = ("hate", "offensive", "neither")
 DISEASES = ("tumour", "digestion", "nerves", "heart", "general")
+TONES = ("antagonize", "condescending", "dismissive", "generalisation", "hostile", "sarcastic")
+FORMS = {"V;PST": "past", "V;V.PTCP;PRS": "participle", "V;PRS;NOM(3,SG)": "third person"}
 ANTIBODY = ("AVYYCSR", "YWGQGTLVTVSS")  # what stands before and behind the varied stretch of trastuzumab's heavy chain
 
 
@@ -254,6 +257,32 @@ def most_said(path: Path) -> Iterator[Row]:
             yield {"prompt": row["question"]["original"].strip(), "completion": max(said, key=said.get)}  # type: ignore[index]
 
 
+def tones(folder: Path) -> Iterator[Row]:
+    """Comments that carry an unhealthy tone, and the first as many that do not."""
+    rows = [row for split in ("val", "test") for row in table(folder / f"{split}.csv")]
+    unhealthy = [row["comment"] for row in rows if any(row[tone] == "1" for tone in TONES)]
+    healthy = [row["comment"] for row in rows if all(row[tone] == "0" for tone in TONES)]
+    for label, comments in (("unhealthy", unhealthy), ("healthy", healthy[: len(unhealthy)])):
+        for comment in comments:
+            yield {"text": comment, "label": label}
+
+
+def pronunciations(path: Path) -> Iterator[Row]:
+    """Words and the sounds they are made of, the usual one of those that are said in several ways."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, _, sounds = line.partition(" ")
+        if word.isalpha():
+            yield {"prompt": word, "completion": sounds.partition(" #")[0]}
+
+
+def inflections(path: Path) -> Iterator[Row]:
+    """Verbs, and one of three of their forms."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        verb, form, tag = line.split("\t")
+        if tag in FORMS and verb.isalpha():
+            yield {"prompt": f"{verb}, {FORMS[tag]}", "completion": form}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", type=Path)
@@ -336,6 +365,10 @@ def main() -> None:
             for row in table(at / "Medical-Abstracts-TC-Corpus" / "medical_tc_test.csv")
         ),
         "antibody": antibodies(at / "DMS_opt" / "data"),
+        # the ninth exam, with disease
+        "tone": tones(at / "unhealthy-conversations" / "corpus"),
+        "pronounce": pronunciations(at / "cmudict" / "cmudict.dict"),
+        "inflect": inflections(at / "eng" / "eng.args"),
     }
     for name, rows in sets.items():
         distinct = list(dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in rows))

@@ -5,7 +5,7 @@ and random selections of one size; a few get 24 selections by two seeds at three
 own. Resumable: finished runs are kept in the work folder, and a group whose rows file exists is left alone. Rows of
 development data go to ``profiles/predictors`` and are shipped, so the figures of docs/validity.md are to be made anew; those at
 rates too high for all modules, which ``benchmarks/rates.py`` reads, to ``benchmarks/rows/rates``; rows of exam data to
-``benchmarks/rows/exam``, or to ``benchmarks/rows/seventh``, of what was looked at and is not learned from yet.
+``benchmarks/rows/exam``.
 
     python benchmarks/sweep.py WORK --models FOLDER --public FOLDER [--groups TEXT …] [--exam]
 
@@ -149,17 +149,23 @@ SIXTH_EXAM = [
     *[Group("rxnbert", d, 512, 1e-3, picks=6) for d in ("bace", "solar_cells")],
     *[Group("rxnbert", d, 512, 2e-3, picks=6) for d in ("tox21_mmp", "lipophilicity", "reaction_yield")],
 ]
-SEVENTH_EXAM = [Group("smollm2", d, 256, 1e-3, picks=6) for d in ("regex", "survey", "dates")]
-NOT_LEARNED = [  # the rest of the seventh: looked at, and not learned from yet
+SEVENTH_EXAM = [
+    *[Group("smollm2", d, 256, 1e-3, picks=6) for d in ("regex", "survey", "dates")],
     *[Group("mpnet", d, 384, 1e-3, picks=6) for d in ("claims", "shop_intent")],
     *[Group("antiberty", "antibody", 512, lr, picks=6) for lr in (1e-3, 3e-3)],
 ]
-EXAM = [
+EIGHTH_EXAM = [
     Group("smollm2", "simplify", 256, 1e-3, picks=6),
     Group("mpnet", "empathy", 384, 1e-3, picks=6),
-    *[Group("minilm", d, 512, 2e-3, picks=6) for d in ("empathy", "disease")],
-    *[Group("stories", d, 320, 1e-3, picks=6) for d in ("simplify", "why")],
-    *[Group("tiny", d, 320, 1e-3, picks=6) for d in ("simplify", "why")],
+    Group("minilm", "empathy", 512, 2e-3, picks=6),
+    *[Group(m, d, 320, 1e-3, picks=6) for m in ("stories", "tiny") for d in ("simplify", "why")],
+]
+EXAM = [
+    *[Group("minilm", d, 512, 2e-3, picks=6) for d in ("tone", "disease")],
+    *[Group(m, d, 320, 1e-3, picks=6) for d in ("pronounce", "inflect") for m in ("stories", "tiny")],
+    Group("mpnet", "disease", 384, 1e-3, picks=6),
+    Group("smollm2", "pronounce", 256, 1e-3, picks=6),
+    Group("e5", "tone", 384, 1e-3, picks=6),
 ]
 DEVELOPMENT = [
     *SMALL,
@@ -172,6 +178,7 @@ DEVELOPMENT = [
     *FIFTH_EXAM,
     *SIXTH_EXAM,
     *SEVENTH_EXAM,
+    *EIGHTH_EXAM,
 ]
 
 
@@ -250,8 +257,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for group in [*NOT_LEARNED, *EXAM] if options.exam else DEVELOPMENT:
-        usual = HERE / "rows" / ("seventh" if group in NOT_LEARNED else "exam") if options.exam else SHIPPED
+    for group in EXAM if options.exam else DEVELOPMENT:
+        usual = HERE / "rows" / "exam" if options.exam else SHIPPED
         rows_file = (HIGH_RATES if group.lr > HIGHEST_RATE else usual) / f"{group.name}.jsonl"
         if rows_file.exists() or not any(part in group.name for part in options.groups):
             continue

@@ -10,12 +10,12 @@ learn that a linear probe does not. Expected is :func:`advisor.prediction.gain.e
 
 Of tasks without one, G is linear, bent so that it stays above 0:
 
-    G = s·log(1 + exp(g/s)),    g = β·φ + N(0, sd²),    φ = (1, r, l, c, x)
+    G = s·log(1 + exp(g/s)),    g = β·φ + N(0, sd²),    φ = (1, l, c, x)
 
-x is the gain of the simulated recipe, and c how much less a count of word pairs loses on the probe's examples than the model does
-(:mod:`advisor.probing.counted`), 0 where it loses more: so much the format and the wording of the answers tell, and any adapter
-learns it. Both of the probe's features that stand here told best how far real gains lie from the expected ones
-(docs/real-runs.md). Where the groups are of both kinds, all are taken as of the first, without a.
+x is the gain of the simulated recipe, which grows with the rows, and c how much less a count of word pairs loses on the probe's
+examples than the model does (:mod:`advisor.probing.counted`), 0 where it loses more: so much the format and the wording of the
+answers tell, and any adapter learns it. Both of the probe's features that stand here told best how far real gains lie from the
+expected ones (docs/real-runs.md). Where the groups are of both kinds, all are taken as of the first, without a.
 
 β ~ N(0, PRIOR_SD²). Each model has a term of its own beside β·φ, with a variance between models; that of a model that no group is
 of is not known. Gains are measured with an error and may come out negative, so what a group's gain may be is integrated over,
@@ -39,7 +39,7 @@ from advisor.prediction.groups import Gain, Group, each_data_once
 Array = NDArray[np.float64]
 LOG_GAINS = np.linspace(-9.0, 2.0, 221)
 PRIOR_SD = (3.0, 0.5, 0.5, 0.5)  # of β with a new head, weak: the intercept is free
-BENT_PRIOR_SD = (3.0, 0.5, 0.5, 1.0, 1.0)  # without one
+BENT_PRIOR_SD = (3.0, 0.5, 1.0, 1.0)  # without one
 BEND = 0.4  # s, log loss
 USUAL_LR = 1e-3
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.6, 1.0  # sd² is drawn to this one as by so many data sets
@@ -99,11 +99,12 @@ class GainLevel:
 
 
 def gain_features(context: Mapping[str, Any], bent: bool) -> Array:
-    """φ of a group's context, [5] or [4]."""
-    usual = [1.0, log_rows(context), float(context["log_lr"]) - math.log(USUAL_LR)]
+    """φ of a group's context, [4]."""
+    rate = float(context["log_lr"]) - math.log(USUAL_LR)
     if bent:
-        return np.array([*usual, counted_gain(context), simulated_gain(context)])
-    return np.array([*usual, 0.0 if context["task"] in HEADLESS else float(context["aligned"]) / USUALLY_ALIGNED - 1.0])
+        return np.array([1.0, rate, counted_gain(context), simulated_gain(context)])
+    aligned = 0.0 if context["task"] in HEADLESS else float(context["aligned"]) / USUALLY_ALIGNED - 1.0
+    return np.array([1.0, log_rows(context), rate, aligned])
 
 
 def fit_gain_level(groups: Sequence[Group], gains: Sequence[Gain]) -> GainLevel:

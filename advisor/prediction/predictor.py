@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,22 @@ from advisor.prediction.likeness import error_correlations
 from advisor.prediction.metric_model import design_row, fit_metric
 from advisor.prediction.posterior import Prior, update
 from advisor.prediction.predictions import Estimate, Predictions
-from advisor.prediction.scatter import Spread, common_misfit, misfit_of, noise_between_seeds, quietness_of, tilt_of
+from advisor.prediction.scatter import (
+    SCATTER_POWER,
+    Spread,
+    common_misfit,
+    misfit_of,
+    noise_between_seeds,
+    quietness_of,
+    scatter_given_gain,
+    tilt_of,
+)
 
 Array = NDArray[np.float64]
 METRIC_ERROR = 0.03  # standard deviation of a metric on a few hundred evaluation rows: binomial, 277 rows at 0.5
 NEW_KIND_FACTOR = 4.0  # by which a loss may be off, either way, where no row is of the task, or none read what the model reads
 FAR_FACTOR = 2.0  # how much intervals widen where no row is of the same kind of task, or of nearly such a recipe
+FEWEST_DATA = 5  # data sets with such a head: two of the three that were run surprised, each predicted from the others
 FAR_RECIPE = 4.0  # times the rows, the rate or the rank of any run
 HIGH_RATE = 1.5  # times their highest rate: beyond, real runs of all modules learned nothing
 
@@ -202,7 +212,12 @@ class Predictor:
             noise=widen * noise,
             tilt=np.append(self._tilt(forgone[:-1], distances), 0.0),
         )
-        found = update(prior, observed, [math.log(loss) for loss in losses])
+        log_losses = [math.log(loss) for loss in losses]
+        found = update(prior, observed, log_losses)
+        power = 1.0 if self.gain_level_.bent else SCATTER_POWER
+        scale = scatter_given_gain(math.log(found.gain / prior.gain), prior.log_gain_sd, found.log_gain_sd, power)
+        noise *= math.sqrt(scale)
+        found = update(replace(prior, covariance=scale * prior.covariance, noise=widen * noise), observed, log_losses)
         deviation = found.gain * (found.forgone - found.forgone[-1])[:-1]
         covariance = found.gain**2 * found.covariance
         own = np.diag(covariance)
@@ -261,8 +276,9 @@ class Predictor:
         reasons = self._new_kinds(context)
         if context["task"] in self.tasks_ and self.borrowed_:
             reasons.append(f"too few calibration runs were of {_a_task(context)}")
-        if context.get("head_layers", 1) > max(g.context.get("head_layers", 1) for g in self.groups_):
-            reasons.append("its head has layers before the last one, which no calibration run had")
+        layers = context.get("head_layers", 1)
+        if layers > 1 and len({g.data for g in self.groups_ if g.context.get("head_layers", 1) >= layers}) < FEWEST_DATA:
+            reasons.append("its head has layers before the last one, which calibration runs of few data sets had")
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             outside = max(min(values) - context[name], context[name] - max(values))

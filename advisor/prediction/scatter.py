@@ -24,6 +24,8 @@ LEAST_VARIANCE = 1e-6  # between seeds, as a share of G²
 MOST_FREEDOM = 8  # that a group's variance counts with: its selections do not all scatter alike
 USUAL_SPREAD, SPREAD_SD = 0.6, 0.5  # log of how far groups' noise spreads around the median, drawn to this one; its own log's
 SEARCHED = 1e-4  # log of the median, to which it is searched
+SCATTER_POWER = 0.5  # of G that misfit and noise grow with in log loss where the task has a new head; of language models 1
+FREEDOM = 2.0  # of Student's scale that a group's gain, misfit and noise share
 LEAST_RATIO = 0.02  # of a deviation to the expected one: a group whose runs are all alike counts as this
 
 
@@ -38,6 +40,21 @@ class Spread:
         """Of a group whose gain is trusted so far, as shares of that smaller gain: in log loss both fall with a power of it."""
         factor = believed ** (quietness - 1.0)
         return Spread(self.misfit * factor, self.noise * factor)
+
+
+def scatter_given_gain(log_ratio: float, sd_before: float, sd_after: float, power: float) -> float:
+    """By what the variance of misfit and noise, as shares of G, is multiplied once runs say G.
+
+    In log loss both grow with G to this ``power``. And where G is a surprise, so is what selections forgo of it: one scale rules
+    all, Student's. Of its ν degrees of freedom and what runs say of G, i of one more, it is (ν + z²)/(ν + i) at a surprise
+    of z standard deviations, 1 on average. ν and the power were chosen on development data (docs/real-runs.md).
+
+    Args:
+        log_ratio: log of the gain that runs say over the expected one. sd_before, sd_after: of log G, without and with the runs.
+    """
+    said = max(0.0, 1.0 - (sd_after / sd_before) ** 2)
+    surprise = (FREEDOM + (log_ratio / sd_before) ** 2) / (FREEDOM + said)
+    return math.exp(2 * (power - 1) * log_ratio) * surprise
 
 
 def noise_between_seeds(groups: Sequence[Group], gains: Sequence[Gain]) -> float | None:

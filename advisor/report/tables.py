@@ -20,7 +20,7 @@ from advisor.core.choices import LEVEL
 from advisor.core.recipe import LANGUAGE_TASKS
 from advisor.core.text import markdown, printable
 from advisor.prediction.scorer import Score, Scorer
-from advisor.report.words import change_span, count, disturbs_means, disturbs_words, gigabytes, metric_span
+from advisor.report.words import NOT_KNOWN, change_span, count, disturbs_means, disturbs_words, gigabytes, loss_known, metric_span
 
 PICK, ALL = "the pick", "all modules"
 DISTURBS = "disturbs"
@@ -122,7 +122,7 @@ def score_table(
                 count(s.cost.params),
                 change_span(s.vs_all),
                 metric_span(s.metric, metric, 2),
-                f"{s.loss[0]:.3g}",
+                f"{s.loss[0]:.3g}" if loss_known(s.loss) else NOT_KNOWN,
                 gigabytes(s.cost.memory_bytes),
                 f"{s.cost.time_vs_all_linear:.0%}",
                 *disturbs_cell(s),
@@ -238,8 +238,8 @@ def report_markdown(scorer: Scorer, sentences: Sequence[str], shown: Sequence[Te
         f"- Training recipe that the prediction is for: {recipe.epochs} epochs, learning rate {recipe.lr:g}, batch size "
         f"{recipe.batch_size}, rank {scorer.settings.rank}, alpha {scorer.settings.alpha:g} (where the "
         "config has no pattern); best epoch by validation loss.\n"
-        f"- Regressor: fitted on {sum(len(g.rows) for g in scorer.predictor.groups_)} real LoRA runs over "
-        f"{len(scorer.predictor.groups_)} tasks; intervals from leaving whole tasks out.\n"
+        f"- Regressor: fitted on {sum(len(g.rows) for g in scorer.predictor.groups_)} real LoRA runs of "
+        f"{len({g.data for g in scorer.predictor.groups_})} data sets; intervals from leaving whole data sets out.\n"
         "- `loss vs all`: expected validation loss against that of all modules; a positive number means a higher loss.\n"
         "- Metric and loss are of one run. `time`: of a training step against all modules. Intervals are 90 %.\n"
         "- `not known`: the interval is so wide that it says nothing.\n"

@@ -55,10 +55,12 @@ def test_a_head_of_more_layers_than_that_of_any_run_is_far() -> None:
     near = dict(predictor.groups_[0].context)
     usual, far = (predictor.predict(traits([0.1]), {**near, "head_layers": many}, distances(1)) for many in (1, 2))
     assert usual.far == ()
-    assert far.far == ("its head has layers before the last one, which no calibration run had",)
+    assert far.far == ("its head has layers before the last one, which calibration runs of few data sets had",)
     assert far.loss.low[0] < usual.loss.low[0] < usual.loss.high[0] < far.loss.high[0]
-    known = fit([replace(row, context={**row.context, "head_layers": 2}) for row in make_rows()])
-    assert known.predict(traits([0.1]), {**near, "head_layers": 2}, distances(1)).far == ()
+    rows = [replace(row, context={**row.context, "head_layers": 2}) for row in make_rows(5)]
+    for data, reasons in ((5, ()), (4, far.far)):
+        known = fit([row for row in rows if int(row.group.split(",")[0].split()[-1]) < data])
+        assert known.predict(traits([0.1]), {**near, "head_layers": 2}, distances(1)).far == reasons
 
 
 def test_a_rate_above_those_of_all_runs_is_far_long_before_a_low_one() -> None:
@@ -99,5 +101,5 @@ def test_where_no_run_was_of_the_kind_ones_own_runs_say_the_level(times: float) 
     context = {**predictor.groups_[0].context, "task": "preference", "metric": "reward_accuracy", "chance": 0.5}
     ran = times * float(predictor.predict(traits([0.0]), context, distances(1)).loss.value[0])
     found = predictor.given(traits([0.0, 0.4]), context, distances(2), [0], [ran])
-    assert found.loss.value[0] == pytest.approx(ran, rel=0.1)
+    assert found.loss.value[0] == pytest.approx(ran, rel=0.15)
     assert found.loss.low[0] < ran < found.loss.high[0]

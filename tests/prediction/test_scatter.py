@@ -164,6 +164,25 @@ def test_runs_of_tasks_that_a_linear_probe_cannot_learn_are_as_quiet_as_real_one
     assert in_log_loss == pytest.approx(0.2 * believed**power)
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.6, 0.6), (0.6, 0.3), (0.6, 0.001), (1.5, 0.2)])
+def test_what_runs_say_of_the_gain_changes_the_misfit_by_nothing_on_average(before: float, after: float) -> None:
+    """A surprise is as large as the runs say much: its variance is what they take off that of log G."""
+    said = 1 - (after / before) ** 2
+    nodes, mass = np.polynomial.hermite_e.hermegauss(9)
+    factors = [scatter.scatter_given_gain(s, before, after, power=1.0) for s in math.sqrt(said) * before * nodes]
+    assert mass @ factors / mass.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_a_gain_that_surprises_makes_the_misfit_larger_and_one_as_expected_smaller(power: float) -> None:
+    def factor(ratio: float) -> float:
+        """Of the variance in log loss, beside its power of the gain."""
+        return math.exp(2 * (1 - power) * ratio) * scatter.scatter_given_gain(ratio, 0.5, 0.01, power)
+
+    assert factor(0.0) < 1 < factor(1.5) == pytest.approx(factor(-1.5))
+    assert scatter.scatter_given_gain(0.0, 0.5, 0.5, power) == 1.0
+
+
 def test_misfit_with_unequal_numbers_of_seeds() -> None:
     """Selections run once are as noisy as one run, however often others were repeated."""
     rows = [
