@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from advisor.advice.confirm import Confirmation, RunAll, confirm, short_recipe
-from advisor.advice.effort import measuring_steps, run_steps
 from advisor.advice.recommend import Recommendation
 from advisor.core import option_groups
 from advisor.core.candidate import Candidate, RealRun
@@ -23,11 +22,10 @@ from advisor.models.prepare import Prepared, Source, prepare, with_kept
 from advisor.prediction.calibration_rows import user_rows_folder
 from advisor.prediction.forgetting import Forgetting, fewest, forgetting_of
 from advisor.prediction.learn import rows_from_runs
-from advisor.prediction.probe_view import training_rows
 from advisor.prediction.scorer import Scorer
 from advisor.probing.run import run_probe
 from advisor.probing.settings import ProbeSettings
-from advisor.report.words import duration
+from advisor.report.confirmation import cost_of_runs
 from advisor.training.pace import step_seconds
 from advisor.training.runner import PlannedRun
 from advisor.training.runs import FAILED_FILE, calibrate, claim, plan_runs, read_failures
@@ -52,16 +50,8 @@ def confirm_in(
 
     def run_some(scorer: Scorer, rec: Recommendation) -> Confirmation:
         recipe = short_recipe(scorer, settings.confirm_rows)
-        steps, finalists = run_steps(scorer, recipe), len(rec.finalists)
-        total = steps * settings.real_runs + measuring_steps(scorer, finalists, recipe)
-        seconds = total * step_seconds(prepared, recipe.batch_size)
-        many, rows = settings.real_runs > 1, training_rows(scorer.probe, recipe)
-        session.note(
-            f"{f'Up to {settings.real_runs} real LoRA runs' if many else 'A real LoRA run'} of {steps} steps on {rows} training "
-            f"rows. {'The first' if many else 'It'} trains all modules and measures {finalists} candidates. This takes as long "
-            f"as {total} steps of training all modules at most, roughly {duration(seconds)}.",
-            brief=True,
-        )
+        pace = step_seconds(prepared, recipe.batch_size)
+        session.note(cost_of_runs(scorer, rec, recipe, settings.real_runs, pace), brief=True)
         run_all = real_runs(source, made_of, recipe, out / CONFIRM_FOLDER, settings.workers, session)
         return confirm(scorer, rec, recipe, settings.real_runs, run_all, settings.workers)
 
@@ -142,14 +132,18 @@ def calibrate_folder(
         probe = run_probe(prepared, ProbeSettings(seed=source.seed), out / "probe", session)
     roles = probe.info["qv_roles"]
     planned = plan_runs(probe.targets, probe.learning, roles, settings, runs=runs, seeds=seeds, seed=source.seed)
+    if len(planned) < runs:
+        session.note(f"{len(planned)} runs, not {runs}: selections × seeds are {len(planned) // seeds} × {seeds}.")
+    if not any(run.selection.targets for run in planned):
+        session.warn("No run adapts a module: the first selection is the head alone. Raise --runs.")
     options: dict[str, Any] = {"eval_rows": eval_rows, "made_of": made_of, "workers": workers, "ray": ray, "keep": keep}
     runs_done = calibrate(source, planned, recipe, out, session, **options)
     if failed := [error for key, error in read_failures(out).items() if key in {run.key for run in planned}]:
         if not runs_done:
             raise failed[0]
-        session.warn(
-            f"{len(failed)} of {len(planned)} runs failed and are left out; to try them again, delete {out / FAILED_FILE}."
-        )
+        hints = " ".join(dict.fromkeys(error.hint for error in failed if error.hint))
+        again = f"to try them again, delete {out / FAILED_FILE}. {hints}".rstrip()
+        session.warn(f"{len(failed)} of {len(planned)} runs failed and are left out; {again}")
     if (found := forgetting_of(runs_done, probe)) is not None and not recipe.pull:
         _write_forgetting(found, out / FORGETTING_FILE, session)
     if recipe.pull:

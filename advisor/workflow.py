@@ -200,7 +200,8 @@ def write_decision(
         session.note(text)
     for text in warnings:
         session.warn(text)
-    shown, sentences, shown_tables = describe(decision, proven, asked, linearity_of, warnings)
+    loaded = [said["text"] for said in decision.scorer.probe.info.get("said", ()) if said["warning"]]  # on the screen already
+    shown, sentences, shown_tables = describe(decision, proven, asked, linearity_of, [*loaded, *warnings])
     files = write(shown, sentences, shown_tables, decision.scorer, proven, out, session, overwrite)
     short = answer(decision.scorer, decision.advice, decision.confirmation, str(out), files)
     return Recommended(shown.json(), sentences, shown_tables, out, files, decision.scorer, decision.advice, shown, short)
@@ -333,7 +334,8 @@ def write(
     """
     files = {name: file.text for whole in proven.whole.values() for name, file in whole.files.items()}
     yaml_text = proven.rendered["peft"].files[YAML_FILE].text
-    files[REPORT_FILE] = report_markdown(scorer, sentences, shown_tables, yaml_text)
+    lines = [*sentences, *(f"Warning: {text}" for text in shown.warnings)]
+    files[REPORT_FILE] = report_markdown(scorer, lines, shown_tables, yaml_text)
     files[HTML_FILE] = report_html(shown, yaml_text)
     files[JSON_FILE] = json_text(sealed(shown.json()), out / JSON_FILE)
     write_files(out, files, session, only=True, last=JSON_FILE, overwrite=overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -303,9 +304,9 @@ def _allowed(scorer: Scorer, budget: Budget, pool: Sequence[Candidate], costs: S
         and budget.allows(cost, len(candidate.selection.targets), targets, rank)
     ]
     if not allowed:
-        least = min(cost.memory_bytes for cost in costs)
+        least = math.ceil(min(cost.memory_bytes for cost in costs) / 1e6)
         raise BudgetTooSmall(
-            f"No selection trains within {budget.text}; the least needs about {least / 1e9:.2f} GB.",
+            f"No selection trains within {budget.text}; the least needs about {least:,} MB.",
             "Raise --budget, or lower --batch-size or --max-length.",
         )
     return allowed

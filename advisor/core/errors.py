@@ -46,7 +46,7 @@ class OutOfMemory(AdvisorError):
 
 
 class NotFinite(AdvisorError):
-    """A NaN or infinity appeared; the message names the module (exit 5)."""
+    """A NaN or infinity appeared, or training diverged; the message names the module, or the run (exit 5)."""
 
     exit_code = 5
 
@@ -59,6 +59,10 @@ class Interrupted(AdvisorError):
 
 class UnusableRow(UserWarning):
     """A calibration row of the user's is left out."""
+
+
+class NotPredicted(UserWarning):
+    """A part of what the user's config trains is left out of its prediction."""
 
 
 def how_to_install(extra: str) -> str:

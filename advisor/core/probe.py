@@ -17,13 +17,13 @@ from safetensors.numpy import load_file, save_file
 
 from advisor.core.errors import BadInput, NotFinite
 from advisor.core.reading import CHECKSUM, check_regular, check_seal, refuse_newer, sealed
-from advisor.core.recipe import LANGUAGE_TASKS
+from advisor.core.recipe import FEWEST_ROWS, LANGUAGE_TASKS
 from advisor.core.store import PROBE_FILE, read_json, replacing, write_json
 from advisor.core.targets import Target
 
 PROBE_SCHEMA = 2
 BLOCKS_FILE = "blocks.safetensors"
-FOLDS = 4
+FOLDS = FEWEST_ROWS  # so that each has a row
 PROJECTIONS = 2  # of each reference row's representation
 PROBE_AGAIN = f"Delete {PROBE_FILE} and {BLOCKS_FILE} there, then probe again with `advisor probe`."
 

@@ -11,6 +11,7 @@ from advisor.core.errors import BadInput
 
 METRICS = {name: task.metrics for name, task in tasks.TASKS.items()}  # the first one is the default
 TASKS = tuple(METRICS)
+FEWEST_ROWS = 4  # of training rows: the head's linear probe is cross-validated in as many folds
 PASSES_A_STEP = 3  # a training step is a forward pass and a backward pass of twice its work
 PILOT_EVAL_ROWS = 160  # a pilot run measures selections on this many rows: all on the same ones, so few do
 PILOT_SCALES = (1.0, 2.0)  # and with what is left on at these scales
@@ -48,8 +49,7 @@ class TrainingRecipe:
                 raise BadInput(f"{option} must be positive and finite, got {value}.")
         if not 0 <= self.pull < math.inf:
             raise BadInput(f"--pull must be at least 0 and finite, got {self.pull}.")
-        if self.train_rows is not None and self.train_rows < 1:
-            raise BadInput(f"--train-rows must be at least 1, got {self.train_rows}.")
+        require_rows("--train-rows", self.train_rows)
 
     def as_dict(self) -> dict[str, float | int | None]:
         return asdict(self)
@@ -57,6 +57,14 @@ class TrainingRecipe:
     def __str__(self) -> str:
         rows = "all" if self.train_rows is None else self.train_rows
         return f"{self.epochs} epochs, learning rate {self.lr:g}, batch size {self.batch_size}, {rows} training rows"
+
+
+def require_rows(option: str, rows: int | None) -> None:
+    """Raises:
+    BadInput: ``option`` limits the training rows to fewer than can be trained on and predicted from.
+    """
+    if rows is not None and rows < FEWEST_ROWS:
+        raise BadInput(f"{option} {rows}: too few training rows.", f"Give {FEWEST_ROWS} at the least.")
 
 
 def default_recipe(task: str) -> TrainingRecipe:

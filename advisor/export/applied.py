@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,14 @@ class Applied:
     def names(self) -> list[str]:
         """Every module of the base model."""
         return [name for name, _ in self.model.named_modules() if name]
+
+    @cached_property
+    def kept_tied(self) -> list[str]:
+        """Modules trained in full that share a weight, as ``ensure_weight_tying`` has it."""
+        wrappers = [(name, self.peft_model.base_model.model.get_submodule(name)) for name in self.resolved.saved]
+        weights = [(name, id(p)) for name, wrapper in wrappers for p in wrapper.modules_to_save.parameters()]
+        times = Counter(weight for _, weight in weights)
+        return [name for name, weight in weights if times[weight] > 1]
 
     def taken(self, **changes: Any) -> list[str]:
         """The modules that PEFT's own rule takes with some fields of its config changed."""

@@ -68,9 +68,11 @@ def parse(data: bytes, name: str) -> tuple[dict[str, Any], str | None]:
         elif name.endswith((".yaml", ".yml")):
             content = parse_yaml(data)
         else:
-            content = load_json(data)
+            content = load_json(data.decode())  # as PEFT: a byte order mark, or UTF-16, is refused
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{name}: the config cannot be understood: {reason(error)}.", "Correct it.") from error
+        encoded = isinstance(error, UnicodeError) or "BOM" in str(error)
+        hint = "Save it as UTF-8 without a byte order mark." if encoded else "Correct it."
+        raise BadInput(f"{name}: the config cannot be understood: {reason(error)}.", hint) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadInput(f"{name}: the config is no mapping of arguments.", "Write `r: 8` and so on.")
     return content, found

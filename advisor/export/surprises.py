@@ -161,7 +161,7 @@ def saved_surprises(asked: Sequence[str], it: Applied, head: Sequence[str]) -> l
             why = why or f" {it.why('modules_to_save', entry)}".rstrip()
             surprises.append(f"{it.called('modules_to_save')}: {entry!r} matches no module.{why}")
     for name in saved:
-        if name not in head and not any(name == entry or name.endswith(f".{entry}") for entry in asked):
+        if name not in (*head, *it.kept_tied) and not any(name == entry or name.endswith(f".{entry}") for entry in asked):
             surprises.append(f"{name} is trained in full, which {it.called('modules_to_save')} does not name.")
     return surprises
 
@@ -242,15 +242,12 @@ def exclude_surprises(it: Applied) -> list[str]:
 
 
 def token_surprises(it: Applied) -> list[str]:
-    """Trained tokens that the vocabulary does not have."""
+    """Trained tokens below 0, which PEFT counts from the vocabulary's end."""
     surprises = []
     for name in it.resolved.tokens:
         layer = it.peft_model.base_model.model.get_submodule(name)
-        indices, rows = layer.token_adapter.token_indices["default"], layer.original_module.weight.shape[0]
-        if beyond := [index for index in indices if not 0 <= index < rows]:
-            surprises.append(
-                f"{it.called('trainable_token_indices')}: {name} has {rows} rows, and no token {some([str(i) for i in beyond])}."
-            )
+        if below := [str(index) for index in layer.token_adapter.token_indices["default"] if index < 0]:
+            surprises.append(f"{it.called('trainable_token_indices')}: {name} has no token {some(below)}.")
     return surprises
 
 

@@ -153,7 +153,7 @@ def _take(
         model = again(num_labels=labels)
         notes.append(f"The head was trained with {labels} labels: load the model with num_labels={labels}.")
     passed = target.passed(content, model)
-    arguments, surprises = _known_arguments(passed.arguments, path)
+    arguments, surprises = known_arguments(passed.arguments, path)
     surprises += passed.surprises
     check_values(arguments, passed.keys)
     try:
@@ -187,8 +187,12 @@ def _take(
     )
 
 
-def _known_arguments(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
-    """What this PEFT's ``LoraConfig`` takes; of a JSON file PEFT drops the rest, elsewhere it refuses it."""
+def known_arguments(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
+    """What this PEFT's ``LoraConfig`` takes, and what is to be said of the rest, which of a JSON file PEFT drops.
+
+    Raises:
+        BadInput: PEFT refuses an argument.
+    """
     with without_bitsandbytes():
         import peft
 

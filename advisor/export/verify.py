@@ -92,7 +92,7 @@ class Report:
         shown = [f"{many} LoRA{of}; {self.lora_params:,} LoRA parameters ({_at_ranks(self.ranks or self.parameter_ranks)})."]
         if self.parameters:
             ranks = _at_ranks(self.parameter_ranks)
-            shown.append(f"{len(self.parameters)} weights of experts get LoRA by themselves ({ranks}), counted above.")
+            shown.append(f"{len(self.parameters)} weights (target_parameters) get LoRA by themselves ({ranks}), counted above.")
         if self.saved:
             shown.append(f"Trained in full: {', '.join(self.saved)} ({self.saved_params:,} parameters).")
         for name, count in self.tokens.items():

@@ -27,6 +27,7 @@ MOST_LAYERS = 2_000
 MOST_EXPERTS = 100_000  # over all layers
 MOST_POSITIONS = 2**27
 MOST_LABELS = 1_000_000
+LFS = b"version https://git-lfs"  # what stands in place of a file that was not fetched
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD = re.compile(r".+-\d+-of-\d+\.safetensors")
@@ -291,7 +292,10 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    with loading(f"{file} cannot be read as safetensors", "Copy the file anew."), safe_open(file, "pt") as tensors:
+    with file.open("rb") as opened:
+        is_pointer = opened.read(len(LFS)) == LFS
+    hint = "It is a pointer of Git LFS: run `git lfs pull`." if is_pointer else "Copy the file anew."
+    with loading(f"{file} cannot be read as safetensors", hint), safe_open(file, "pt") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 

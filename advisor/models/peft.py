@@ -203,10 +203,11 @@ def apply(model: nn.Module, arguments: Mapping[str, Any], keys: Mapping[str, str
                 config.init_lora_weights = True
             config.base_model_name_or_path = None
             config.megatron_config = None
-            wrapped: Any = get_peft_model(copy.deepcopy(model), config, low_cpu_mem_usage=True)
+            wrapped: Any = get_peft_model(copy.deepcopy(model), config)
         except _PEFT_ERRORS as error:
             reason = " ".join(str(error).split())[:300]
             raise BadInput(f"PEFT refuses the config on {type(model).__name__}: {reason}") from error
+    _check_token_rows(wrapped, called)
     return wrapped, tuple(dict.fromkeys(str(warning.message) for warning in caught))
 
 
@@ -238,6 +239,23 @@ def _check_tokens(arguments: Mapping[str, Any], model: nn.Module, called: Mappin
             raise BadInput(
                 f"{key}: {entry[:60]!r} is no module of {type(model).__name__}.", f"Write {known}." if known else "Leave it out."
             )
+
+
+def _check_token_rows(wrapped: Any, called: Mapping[str, str]) -> None:
+    """Raises:
+    BadInput: a token to train is beyond the vocabulary, which PEFT finds only where there are weights.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    for name, module in wrapped.base_model.model.named_modules():
+        if isinstance(module, TrainableTokensWrapper):
+            rows = module.original_module.weight.shape[0]
+            beyond = [token for token in module.token_adapter.token_indices["default"] if not -rows <= token < rows]
+            if beyond:
+                raise BadInput(
+                    f"{called['trainable_token_indices']}: {name} has {rows:,} rows, and no token {beyond[0]}.",
+                    f"Name tokens from 0 to {rows - 1:,}, or enlarge the vocabulary first.",
+                )
 
 
 def read_off(model: Any, warned: tuple[str, ...] = ()) -> Resolved:

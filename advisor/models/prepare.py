@@ -163,16 +163,21 @@ def read_data(
         session.note(f"Evaluation: {len(evaluation.examples)} rows of {evaluation.source}.")
         for note in evaluation.notes:
             session.note(f"Evaluation data: {note}", brief=True)
-    if (rows := len(train.examples)) < FOLDS:
-        raise BadInput(
-            f"{train.source} has {rows} usable {'row' if rows == 1 else 'rows'} to train on.", f"Give {FOLDS} at the least."
-        )
+    _require_enough(len(train.examples), train.source)
     if both := overlap(train, evaluation):
         session.warn(
             f"{both} of {len(evaluation.examples)} evaluation rows also appear in the training data, "
             "so scores will be optimistic."
         )
     return train, evaluation
+
+
+def _require_enough(rows: int, of: str) -> None:
+    """Raises:
+    BadInput: there are fewer training rows than folds.
+    """
+    if rows < FOLDS:
+        raise BadInput(f"{of} has {rows} usable {'row' if rows == 1 else 'rows'} to train on.", f"Give {FOLDS} at the least.")
 
 
 def prepare(
@@ -243,6 +248,7 @@ def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_eval
         say(Warn(text))
     max_length = resolve_max_length(source.max_length, loaded)
     train_rows, notes = encode(train, loaded, max_length)
+    _require_enough(len(train_rows), f"{train.source}, within {max_length} tokens,")
     for note in notes:
         say(Note(f"Training data: {note}", brief=True))
     eval_rows: list[EncodedRow] = []

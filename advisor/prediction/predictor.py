@@ -282,11 +282,13 @@ class Predictor:
         for name, label in (("log_train_rows", "training rows"), ("log_lr", "learning rate"), ("log_rank", "rank")):
             values = [g.context[name] for g in self.groups_]
             outside = max(min(values) - context[name], context[name] - max(values))
+            value = math.exp(context[name])
             if outside > math.log(FAR_RECIPE):
-                reasons.append(f"{label} {math.exp(context[name]):.3g} is over 4 times outside all calibration runs")
+                said = f"{value:.3g}" if name == "log_lr" else f"{value:,.0f}"
+                reasons.append(f"{label} {said} is over 4 times outside all calibration runs")
             elif name == "log_lr" and context[name] > max(values) + math.log(HIGH_RATE):
                 reasons.append(
-                    f"learning rate {math.exp(context[name]):.3g} is above those of all calibration runs, where all modules may "
+                    f"learning rate {value:.3g} is above those of all calibration runs, where all modules may "
                     "learn nothing and a small set still does"
                 )
         return reasons

@@ -89,7 +89,7 @@ class Runner:
         """The run's row.
 
         Raises:
-            NotFinite: its loss became NaN or infinite.
+            NotFinite: its loss became NaN or infinite, or it diverged.
             OutOfMemory: it does not fit.
         """
         import torch
@@ -124,6 +124,7 @@ class Runner:
         from torch import nn
 
         from advisor.models.encode import encode
+        from advisor.training.divergence import require_sound
         from advisor.training.finetune import finetune
         from advisor.training.kept import change_of
         from advisor.training.pilot import switched_losses
@@ -140,7 +141,7 @@ class Runner:
             if not run.measured:
                 return
             start = time.monotonic()
-            alive = Session(emit=lambda _: None if told is None else told.at_work())
+            alive = Session() if told is None else Session(emit=told.at_work)
             rows = prepared.train_rows, prepared.eval_rows
             more["switched"] = switched_losses(model, prepared.loaded, run.measured, *rows, metric, alive)
             more["switched_s"] = round(time.monotonic() - start, 2)
@@ -162,6 +163,7 @@ class Runner:
         )
         if told is not None:
             told.remove()
+        require_sound(result, prepared.loaded.task, prepared.train_rows, run.selection.name)
         best = result.at_best
         epochs = [[e.train_loss if i else None, e.val_loss, e.metric] for i, e in enumerate(result.epochs)]
         return {

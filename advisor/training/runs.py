@@ -72,7 +72,7 @@ def claim(
         BadInput, Interrupted: as :func:`calibrate`.
     """
     with locked(out, session):
-        _check_identity(out / "calibration.json", _identity(source, recipe, eval_rows, made_of), session)
+        _check_identity(out / live.IDENTITY_FILE, _identity(source, recipe, eval_rows, made_of), session)
 
 
 def calibrate(
@@ -90,7 +90,7 @@ def calibrate(
 ) -> list[dict[str, Any]]:
     """Do the planned runs that ``out`` does not hold yet, one JSON line a finished run in ``runs.jsonl``.
 
-    A run that was cut off is done again; finished lines are never touched. A run whose numbers stop being finite, that
+    A run that was cut off is done again; finished lines are never touched. A run that diverges, that
     runs out of memory, or whose process dies, stops no other: it is warned of, and a line of ``failed.jsonl`` keeps it
     from being tried again. Each worker is of one torch thread with its own copy of the model: a process, or an actor on
     the cluster at the address ``ray``.
@@ -122,7 +122,7 @@ def _calibrate(
     ray: str | None,
     keep: str | None,
 ) -> list[dict[str, Any]]:
-    _check_identity(out / "calibration.json", _identity(source, recipe, eval_rows, made_of), session)
+    _check_identity(out / live.IDENTITY_FILE, _identity(source, recipe, eval_rows, made_of), session)
     done = {row["key"] for row in read_runs(out)} | set(read_failures(out))
     todo = [run for run in planned if run.key not in done]
     stage = Stage(session, "Real LoRA runs", len(planned), len(planned) - len(todo))

@@ -29,6 +29,7 @@ from advisor.prediction.payload import plain
 from advisor.prediction.predictions import Estimate, Predictions
 from advisor.prediction.scorer import Scorer
 from advisor.report.confirmation import CAVEAT, confirm_entry, confirm_table, confirmed
+from advisor.report.verdict import answer
 from advisor.report.words import duration
 from advisor.theory.features import feature_table
 
@@ -319,6 +320,12 @@ def test_where_all_fail_the_pick_stays(both: Both) -> None:
     lines = confirmed(found, scorer)
     assert lines[0] == "All real runs failed, so the pick is as predicted."
     assert len(lines) == 4
+    several = ["loss is nan. Lower --lr.", "loss is nan. Lower --lr.", "out of memory.", "worker died."]
+    reasons = tuple((f"set {i}", f"set {i}: {reason}") for i, reason in enumerate(several))
+    said = str(answer(scorer, rec, replace(found, failed=reasons), "out", ["lora.yaml"])).replace("\n", " ")
+    assert "as predicted. Loss is nan. Lower --lr. Out of memory." in said  # on the screen, each once and not too many
+    assert "orker died" not in said
+    assert "--effort" not in said.split("Next: ")[1]
     shown = plain(confirm_entry(found, scorer))
     json.dumps(shown, allow_nan=False)
     assert shown["runs"] == []

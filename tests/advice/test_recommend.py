@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -212,6 +213,9 @@ def test_too_small_a_budget(scorer: Scorer, budget: str, granularity: str) -> No
         run(scorer, budget, granularity=granularity)
     assert budget in caught.value.what
     assert caught.value.exit_code == 3
+    if told := re.search(r"the least needs about (\d+ MB)", caught.value.what):
+        assert run(scorer, told[1], granularity=granularity).picked.cost.params > 0
+    assert bool(told) == (budget == "1MB")
 
 
 def test_stability_is_a_share_of_draws_for_each_module(scorer: Scorer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from advisor.core.amounts import read_budget
 from advisor.core.choices import FORMAT_NAMES
 from advisor.core.errors import BadInput
 from advisor.core.option import REQUIRED, Checked, Option, given_to, options_of, part, shared, values
+from advisor.core.recipe import recipe_for
 
 GROUPS = [
     kind
@@ -211,3 +213,19 @@ def test_words_are_those_of_the_engine() -> None:
 
     assert tuple(FORMATS) == FORMAT_NAMES
     assert options_of(option_groups.Probing)["method"].choices == ("auto", gram.MATERIALISE, gram.TOKEN_GRAM, gram.KRONECKER)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: groups.Calibrate("m", train_rows=3),
+        lambda: options.Recommend(train_rows=1),
+        lambda: options.Recommend(confirm=1, confirm_rows=2),
+        lambda: options.Terminal(train_rows=2),
+        lambda: recipe_for("classification", train_rows=3),
+    ],
+)
+def test_too_few_training_rows_are_refused_by_every_command(made: Callable[[], Any]) -> None:
+    with pytest.raises(BadInput, match=r"rows \d: too few training rows\. Give 4 at the least\."):
+        made()
+    assert groups.Calibrate("m", train_rows=4).train_rows == 4

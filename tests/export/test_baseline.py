@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from exporting import make
 from fakes import make_probe
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from advisor.core.errors import BadInput
+from advisor.core.errors import BadInput, NotPredicted
 from advisor.core.probe import Probe
 from advisor.core.targets import LoraSettings
 from advisor.export import FORMATS
@@ -59,6 +62,8 @@ REFUSED = [
     ("c.yaml", "r: 4\nr: 8\ntarget_modules: [query]", "'r' is there twice"),
     ("c.json", "{}", "no config of a known format"),
     ("c.json", json.dumps({**LORA, "target_modules": ["nowhere"]}), "PEFT refuses"),
+    ("c.json", json.dumps({**LORA, "layer_replication": [[0, 2], [0, 2]]}), "layer_replication makes layers"),
+    ("c.yaml", yaml.safe_dump({**LORA, "task_type": "SEQ_CLS", "use_dorra": True}), "no argument 'use_dorra'"),
 ]
 
 
@@ -82,3 +87,45 @@ def test_the_advisor_s_own_files_can_be_the_baseline(tmp_path: Path) -> None:
         (tmp_path / name).write_text(file.text)
         own = read_baseline(tmp_path / name, probe, False)
         assert (own.selection.targets, own.settings.rank, own.settings.alpha) == (names, 4, 8.0), name
+
+
+BESIDE: list[tuple[dict[str, Any], str]] = [
+    ({"use_dora": True}, "use_dora"),
+    ({"modules_to_save": ["embed_tokens", "lm_head"]}, "modules_to_save"),
+    ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, "modules_to_save"),
+    ({"trainable_token_indices": [1, 2, 5]}, "trainable_token_indices"),
+    ({"bias": "all"}, "bias"),
+    ({"lora_bias": True}, "lora_bias"),
+    ({"init_lora_weights": "mica"}, "init_lora_weights"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), BESIDE, ids=[str(fields) for fields, _ in BESIDE])
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_trains_beside_plain_lora_is_said_with_what_peft_trains(
+    tmp_path: Path, fields: dict[str, Any], named: str, tied: bool
+) -> None:
+    it = make("llama", tmp_path)
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "tie_word_embeddings": tied, "attention_bias": True}))
+    probe = replace(make_probe("causal-lm", model=str(tmp_path), revision=None), targets=it.targets)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**config, "peft_type": "LORA"}))
+    plain = read_baseline(path, probe, False)
+    assert plain.selection.name == "your config"
+    real = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    trained = sum(p.numel() for p in get_peft_model(real, LoraConfig(**{**config, **fields})).parameters() if p.requires_grad)
+    path.write_text(json.dumps({**config, "peft_type": "LORA", **fields}))
+    params = plain.selection.params(it.targets, 4)
+    said = rf"trains {trained:,} parameters with it \({named}\).* counted and predicted: {params:,} parameters"
+    with pytest.warns(NotPredicted, match=said):
+        own = read_baseline(path, probe, False)
+    assert own == replace(plain, selection=replace(plain.selection, name="your config, LoRA alone"))
+
+
+def test_the_head_is_trained_by_every_run_and_nothing_beside(probe: Probe, tmp_path: Path) -> None:
+    for number, modules in enumerate((["classifier"], None)):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps({**LORA, "task_type": "SEQ_CLS", "modules_to_save": modules}))
+        assert read_baseline(path, probe, False).selection.name == "your config"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 from peft_oracle import KINDS, MORE_KINDS, Built, applied, build, counted, damage, draw, loads_whole, save, write
 
 from advisor.core.errors import BadInput
@@ -128,6 +129,47 @@ def test_a_config_whose_adapter_peft_cannot_load_is_named(built: dict[str, Built
     report = asked(tmp_path / "adapter", it)
     assert isinstance(report, Report)
     assert "PEFT loads no adapter of this config, not even one that it has saved itself." in report.surprises
+
+
+@pytest.mark.parametrize("fields", [{"modules_to_save": ["wte", "embed_tokens"]}, {"modules_to_save": ["lm_head"]}], ids=str)
+@pytest.mark.parametrize("name", ["llama-tied", "gpt2", "llama"])
+def test_weights_that_stay_tied_are_counted_once_and_no_surprise(
+    built: dict[str, Built], tmp_path: Path, name: str, fields: dict[str, list[str]]
+) -> None:
+    it, targets = built[name], ["q_proj", "c_attn"]
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6, "target_modules": targets}
+    for tying in (True, False):
+        drawn = {**config, **fields, "ensure_weight_tying": tying}
+        agrees(it, drawn, tmp_path / str(tying), random.Random(0))
+        report = asked(write(drawn, tmp_path / "again"), it)
+        assert isinstance(report, Report)
+        assert not any("is trained in full" in surprise for surprise in report.surprises)
+
+
+@pytest.mark.parametrize("tokens", [[1, 59], [1, 60], [600], [-60], [-61], {"lm_head": [60]}], ids=str)
+@pytest.mark.parametrize("name", ["llama-tied", "llama"])
+def test_tokens_beyond_the_vocabulary_are_refused_as_peft_refuses_them(
+    built: dict[str, Built], tmp_path: Path, name: str, tokens: Any
+) -> None:
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
+    config |= {"trainable_token_indices": tokens}
+    report, model = asked(write(config, tmp_path), built[name]), applied(built[name], config)
+    assert isinstance(report, BadInput) == isinstance(model, Exception), (report, model)
+    assert not isinstance(report, BadInput) or "has 60 rows, and no token" in report.what
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_whose_encoding_peft_does_not_read_is_refused(built: dict[str, Built], tmp_path: Path, encoding: str) -> None:
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
+    path = write(config, tmp_path) / "adapter_config.json"
+    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
+    try:
+        LoraConfig.from_pretrained(str(tmp_path))
+    except ValueError:
+        assert isinstance(asked(tmp_path, built["llama"]), BadInput)
+    else:
+        assert encoding == "utf-8"
+        assert isinstance(asked(tmp_path, built["llama"]), Report)
 
 
 @pytest.mark.slow

@@ -206,3 +206,9 @@ def test_models_and_folders_that_there_are_none_of(tmp_path: Path) -> None:
     assert "[bold]x[/bold]" in refused(2, "verify", tmp_path / "c.json", "--model", "[bold]x[/bold]")
     assert "adapter_config.json" in refused(2, "verify", tmp_path, "--model", tmp_path)
     assert "no such file" in refused(2, "export", tmp_path, "--format", "trl")
+
+
+def test_a_weight_that_is_no_stack_is_not_called_experts(check: Callable[..., Report]) -> None:
+    shown = "\n".join(check(target_modules=[], target_parameters=["q_proj.weight"]).lines())
+    assert "weights (target_parameters) get LoRA by themselves" in shown
+    assert "expert" not in shown

@@ -289,6 +289,10 @@ def _cut(name: str) -> Callable[[Path], None]:
     return change
 
 
+def _pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 548105171\n")
+
+
 def _config(**fields: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
@@ -305,6 +309,7 @@ def _config(**fields: object) -> Callable[[Path], None]:
         (_drop("tokenizer*"), "tokenizer"),
         (_cut("config.json"), "config.json cannot be read"),
         (_cut("model.safetensors"), "model.safetensors cannot be read"),
+        (_pointer, "model.safetensors cannot be read .*git lfs pull"),
         (_cut("tokenizer.json"), "tokenizer cannot be loaded"),
         (_config(model_type="no_such_family"), "config cannot be read"),
         (_config(hidden_size="wide"), "hidden_size is 'wide', not a whole number"),

@@ -45,6 +45,8 @@ def test_far_targets_are_named_and_widened() -> None:
     x = 1.6449 * FAR_FACTOR * predictor.gain_level_.of(far_context)[1]
     gain = typical * (1 - math.exp(-x) * (1 + predictor.tilt_ * x))
     assert math.log(far.loss.high[0] / far.loss.value[0]) == pytest.approx(math.hypot(gain, 1.6449 * FAR_FACTOR * own), rel=1e-3)
+    (reason,) = predictor.predict(traits([0.1]), {**near, "log_rank": math.log(4096)}, distances(1)).far
+    assert "rank 4,096 is over 4 times" in reason
     for within in ({"log_lr": near["log_lr"] - math.log(3.9)}, {"log_rank": near["log_rank"] + math.log(3.9)}):
         assert predictor.predict(traits([0.1]), {**near, **within}, distances(1)).far == ()
 

@@ -284,6 +284,23 @@ def test_the_recommendation_says_it_of_the_pick(
     assert prepared.loaded.head_is_fitted
 
 
+def test_what_was_warned_of_on_loading_stands_in_report_and_json(
+    bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that weights which the folder lacks stay random; also where the probe is found and no model is loaded."""
+    _, probe, _ = bert
+    monkeypatch.setattr(recommend_module, "STABILITY_DRAWS", 2)
+    monkeypatch.setattr(workflow, "load_rows", lambda: make_rows(2, 8))
+    said = [{"text": f"{kind} of loading.", "warning": kind == "Warning", "brief": False} for kind in ("Warning", "Note")]
+    asked = workflow.Question(LoraSettings(), TrainingRecipe(), parse_budget("100%"))
+    warned = replace(probe, info={**probe.info, "said": said})
+    written = workflow.recommend_folder(warned, asked, Session(), tmp_path / "out")
+    assert "Warning of loading." in written.json["warnings"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Warning of loading." in report
+    assert "Note of loading." not in report
+
+
 def test_what_the_probe_knows_is_not_measured_again(bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All-linear at the default rank and 100 %: taken from the probe, constants and all."""
     _, probe, _ = bert

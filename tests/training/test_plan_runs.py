@@ -68,6 +68,36 @@ def test_a_small_model_runs_out_of_selections() -> None:
     assert len({p.selection.targets for p in small}) == len(small)
 
 
+@pytest.mark.parametrize(
+    ("runs", "seeds", "says"),
+    [
+        (3, 2, ["2 runs, not 3: selections × seeds are 1 × 2.", "No run adapts a module: the first selection is"]),
+        (7, 2, ["6 runs, not 7: selections × seeds are 3 × 2."]),
+        (6, 2, []),
+    ],
+)
+def test_fewer_runs_than_asked_for_and_none_that_adapt_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int, seeds: int, says: list[str]
+) -> None:
+    probe = make_probe()
+    loaded = SimpleNamespace(made_of={}, loaded=SimpleNamespace(task=probe.task))
+    monkeypatch.setattr(real_runs, "prepare", lambda *_, **__: loaded)
+
+    def calibrate(*_: Any, **__: Any) -> list[Any]:
+        raise Interrupted("Enough.")
+
+    monkeypatch.setattr(real_runs, "calibrate", calibrate)
+    events: list[Any] = []
+    options: dict[str, Any] = {"train_rows": 8, "runs": runs, "seeds": seeds, "workers": 1, "eval_rows": 6, "probe": probe}
+    with pytest.raises(Interrupted):
+        real_runs.calibrate_folder(
+            Source("m", "d"), SETTINGS, lambda task: TrainingRecipe(), tmp_path, Session(events.append), **options
+        )
+    said = [event.text for event in events if hasattr(event, "text")]
+    assert len(said) == len(says)
+    assert all(text.startswith(start) for text, start in zip(said, says, strict=True))
+
+
 def test_random_selections_are_of_modules_that_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which the probe tells, so that it is made before them; the common target sets are as PEFT has them."""
     probe = make_probe()
