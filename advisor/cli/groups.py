@@ -29,7 +29,7 @@ from advisor.core.option_groups import (
     Workers,
 )
 from advisor.core.options import Comparison, Terminal
-from advisor.core.recipe import TASKS
+from advisor.core.recipe import FEWEST_ROWS, TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Calibrate(Out, Seed, Pull, Recipe, Lora, Workers, Keep, ModelAndData):
 
     runs: int = whole(60, "Number of fine-tunes in all (selections × seeds).", 1, 100_000)
     seeds: int = whole(1, "Seeds per selection.", 1, 1000)
-    train_rows: int | None = whole(512, "Number of training rows.", 1, MOST_ROWS, panel=RECIPE)
+    train_rows: int | None = whole(512, "Number of training rows.", FEWEST_ROWS, MOST_ROWS, panel=RECIPE)
     eval_rows: int = whole(500, "Maximum number of evaluation rows.", 1, MOST_ROWS)
     ray: str | None = text(
         None,

@@ -26,7 +26,7 @@ from advisor.core.choices import (
 )
 from advisor.core.errors import BadInput
 from advisor.core.option import REQUIRED, Checked, flag, names, path, place, real, text, whole
-from advisor.core.recipe import METRICS, TASKS, require_rows
+from advisor.core.recipe import FEWEST_ROWS, METRICS, TASKS
 
 # Panels of the help, in this order; what has none comes first.
 DATA, LORA, RECIPE, RUNS, PROBE, OUTPUT = "Data", "LoRA", "Training recipe to predict", "Real runs", "Model and probe", "Output"
@@ -244,7 +244,7 @@ class Recipe(Checked):
     """The training that predictions are for."""
 
     train_rows: int | None = whole(
-        None, "Number of training rows.", 1, MOST_ROWS, panel=RECIPE, unset="all", label="Training rows"
+        None, "Number of training rows.", FEWEST_ROWS, MOST_ROWS, panel=RECIPE, unset="all", label="Training rows"
     )
     epochs: int | None = whole(
         None, "Passes over the training rows.", 1, 10_000, panel=RECIPE, unset="6; language models and embeddings 3"
@@ -260,10 +260,6 @@ class Recipe(Checked):
         label="Learning rate",
     )
     batch_size: int | None = whole(None, "Rows per training step.", 1, 65_536, panel=RECIPE, unset="32; language models 16")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_rows("--train-rows", self.train_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,14 +336,13 @@ class Confirm(Workers):
         unset="as many as --effort says: probe 0, pilot 1, runs 4",
     )
     confirm_rows: int | None = whole(
-        None, "Number of training rows of each of these runs.", 1, MOST_ROWS, panel=RUNS, unset="at most 2048"
+        None, "Number of training rows of each of these runs.", FEWEST_ROWS, MOST_ROWS, panel=RUNS, unset="at most 2048"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.confirm is not None and (self.effort == PILOT_ONLY or (self.effort != NO_RUN and not self.confirm)):
             raise BadInput(f"--effort {self.effort} and --confirm {self.confirm} contradict each other.", "Leave one out.")
-        require_rows("--confirm-rows", self.confirm_rows)
 
     @property
     def real_runs(self) -> int:

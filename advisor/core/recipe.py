@@ -49,7 +49,8 @@ class TrainingRecipe:
                 raise BadInput(f"{option} must be positive and finite, got {value}.")
         if not 0 <= self.pull < math.inf:
             raise BadInput(f"--pull must be at least 0 and finite, got {self.pull}.")
-        require_rows("--train-rows", self.train_rows)
+        if self.train_rows is not None and self.train_rows < FEWEST_ROWS:
+            raise BadInput(f"--train-rows {self.train_rows}: too few training rows.", f"Give {FEWEST_ROWS} at the least.")
 
     def as_dict(self) -> dict[str, float | int | None]:
         return asdict(self)
@@ -57,14 +58,6 @@ class TrainingRecipe:
     def __str__(self) -> str:
         rows = "all" if self.train_rows is None else self.train_rows
         return f"{self.epochs} epochs, learning rate {self.lr:g}, batch size {self.batch_size}, {rows} training rows"
-
-
-def require_rows(option: str, rows: int | None) -> None:
-    """Raises:
-    BadInput: ``option`` limits the training rows to fewer than can be trained on and predicted from.
-    """
-    if rows is not None and rows < FEWEST_ROWS:
-        raise BadInput(f"{option} {rows}: too few training rows.", f"Give {FEWEST_ROWS} at the least.")
 
 
 def default_recipe(task: str) -> TrainingRecipe:
