@@ -98,7 +98,7 @@ def test_runs_are_told_apart_by_their_keys(three: list[Candidate], tmp_path: Pat
     ("arguments", "message"),
     [
         (["--confirm", "-1"], "--confirm must be a whole number from 0"),
-        (["--confirm", "2", "--confirm-rows", "0"], "--confirm-rows must be a whole number from 1"),
+        (["--confirm", "2", "--confirm-rows", "0"], "--confirm-rows must be a whole number from 4"),
         (["--confirm", "2", "--workers", "0"], "--workers must be a whole number from 1"),
         (["--confirm-rows", "8"], "--confirm-rows needs real runs"),
         (["--confirm", "2", "--strategy", "objective"], "--strategy objective"),
