@@ -214,10 +214,11 @@ class Predictor:
         )
         log_losses = [math.log(loss) for loss in losses]
         found = update(prior, observed, log_losses)
-        power = 1.0 if self.gain_level_.bent else SCATTER_POWER
-        scale = scatter_given_gain(math.log(found.gain / prior.gain), prior.log_gain_sd, found.log_gain_sd, power)
-        noise *= math.sqrt(scale)
-        found = update(replace(prior, covariance=scale * prior.covariance, noise=widen * noise), observed, log_losses)
+        if observed and not unknown:  # a level that nothing was known of is no surprise
+            power = 1.0 if self.gain_level_.bent else SCATTER_POWER
+            scale = scatter_given_gain(math.log(found.gain / prior.gain), prior.log_gain_sd, found.log_gain_sd, power)
+            noise *= math.sqrt(scale)
+            found = update(replace(prior, covariance=scale * prior.covariance, noise=widen * noise), observed, log_losses)
         deviation = found.gain * (found.forgone - found.forgone[-1])[:-1]
         covariance = found.gain**2 * found.covariance
         own = np.diag(covariance)
