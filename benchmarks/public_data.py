@@ -13,8 +13,10 @@
 dda6708), ``rxn_yields`` (rxn4chemistry, d9e6b87), ``deep-regex`` (nicholaslocascio, 096490d), ``asset`` (facebookresearch,
 9d65904), ``protoqa-data`` (iesl, c6c5696), ``Medical-Abstracts-TC-Corpus`` (sebischair, 70a2d91), ``DMS_opt`` (dahjan, eec710e),
 ``creak`` (yasumasaonoe, 5e892b2), ``empathic_reactions`` (wwbp, 3ddbf6b), ``HINT3`` (hellohaptik, 99965c8),
-``unhealthy-conversations`` (conversationai, 55934d0), ``cmudict`` (cmusphinx, 0f8072f) and ``eng`` (unimorph, 66e0e9e). Up to
-3,000 rows a data set, drawn by seed.
+``unhealthy-conversations`` (conversationai, 55934d0), ``cmudict`` (cmusphinx, 0f8072f), ``eng`` (unimorph, 66e0e9e),
+``sequential_sentence_classification`` (allenai, cf5ad6c), ``Subtask-A`` (Semeval2019Task9, 3cd21f0), ``CLEAR-Corpus``
+(scrosseye, dbf1cf0), ``LC-QuAD`` (AskNowQA, 9b8c16a) and ``AAAI-21-SDU-shared-task-2-AD`` (amirveyseh, b919742). Up to 3,000
+rows a data set, drawn by seed.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import csv
 import gzip
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -42,6 +45,7 @@ HATE = ("hate", "offensive", "neither")
 DISEASES = ("tumour", "digestion", "nerves", "heart", "general")
 TONES = ("antagonize", "condescending", "dismissive", "generalisation", "hostile", "sarcastic")
 FORMS = {"V;PST": "past", "V;V.PTCP;PRS": "participle", "V;PRS;NOM(3,SG)": "third person"}
+SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 ANTIBODY = ("AVYYCSR", "YWGQGTLVTVSS")  # what stands before and behind the varied stretch of trastuzumab's heavy chain
 
 
@@ -283,6 +287,47 @@ def inflections(path: Path) -> Iterator[Row]:
             yield {"prompt": f"{verb}, {FORMS[tag]}", "completion": form}
 
 
+def roles(folder: Path) -> Iterator[Row]:
+    """Sentences of abstracts and what each is there for; the few that are there for something else are left out."""
+    for abstract in json_lines(*sorted(folder.glob("*.jsonl"))):
+        for sentence, label in zip(abstract["sentences"], abstract["labels"], strict=True):  # type: ignore[call-overload]
+            if label != "other":
+                yield {"text": sentence, "label": label}
+
+
+def suggestions(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as lines:
+        for _, sentence, label in csv.reader(lines):
+            yield {"text": sentence.strip(' "'), "label": ("none", "suggestion")[int(label)]}
+
+
+def excerpts(path: Path) -> Iterator[Row]:
+    """Excerpts of books and how easy teachers found them, from columns O and S of a workbook's first sheet."""
+    with zipfile.ZipFile(path) as book:
+        strings, sheet = (ElementTree.fromstring(book.read(f"xl/{n}.xml")) for n in ("sharedStrings", "worksheets/sheet1"))
+    texts = ["".join(part.text or "" for part in string.iter(f"{SHEET}t")) for string in strings]
+    for row in list(sheet.iter(f"{SHEET}row"))[1:]:
+        cells = {re.sub(r"\d", "", cell.get("r", "")): cell.findtext(f"{SHEET}v", "") for cell in row}
+        yield {"text": texts[int(cells["O"])].strip(), "score": float(cells["S"])}
+
+
+def sparql(*paths: Path) -> Iterator[Row]:
+    """Questions and short queries of DBpedia, addresses cut to the first letter of their kind and the name."""
+    for path in paths:
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            query = re.sub(r"<http://dbpedia\.org/(\w)\w*/([^>]*)>", r"\1:\2", " ".join(row["sparql_query"].split()))
+            if len(query) <= 90:
+                yield {"prompt": row["corrected_question"].strip(), "completion": query}
+
+
+def acronyms(path: Path) -> Iterator[Row]:
+    """Acronyms in a sentence of up to 25 words that does not say it, and what they stand for there."""
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        sentence = " ".join(row["tokens"])
+        if len(row["tokens"]) <= 25 and row["expansion"] not in sentence.lower():
+            yield {"prompt": f"{row['tokens'][row['acronym']]}: {sentence}", "completion": row["expansion"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", type=Path)
@@ -369,6 +414,12 @@ def main() -> None:
         "tone": tones(at / "unhealthy-conversations" / "corpus"),
         "pronounce": pronunciations(at / "cmudict" / "cmudict.dict"),
         "inflect": inflections(at / "eng" / "eng.args"),
+        # the tenth exam
+        "role": roles(at / "sequential_sentence_classification" / "data" / "CSAbstruct"),
+        "suggestion": suggestions(at / "Subtask-A" / "V1.4_Training.csv"),
+        "readability": excerpts(at / "CLEAR-Corpus" / "CLEAR_corpus_final.xlsx"),
+        "sparql": sparql(*(at / "LC-QuAD" / f"{split}-data.json" for split in ("train", "test"))),
+        "acronym": acronyms(at / "AAAI-21-SDU-shared-task-2-AD" / "dataset" / "dev.json"),
     }
     for name, rows in sets.items():
         distinct = list(dict.fromkeys(json.dumps(row, ensure_ascii=False) for row in rows))

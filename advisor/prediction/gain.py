@@ -41,8 +41,8 @@ def trust(context: Mapping[str, Any]) -> float:
 
 
 def expected_gain(context: Mapping[str, Any]) -> float:
-    """What real gains are a log-normal multiple of: the root of the simulated gain, as far as it is believed, times what
-    more rows than the usual ones teach."""
+    """What real gains lie around, :mod:`advisor.prediction.gain_level`: the root of the simulated gain, as far as it is believed,
+    times what more rows than the usual ones teach."""
     return float(simulated_gain(context) ** GAIN_POWER) * trust(context) * math.exp(ROWS_POWER * log_rows(context))
 
 

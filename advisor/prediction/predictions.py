@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from advisor.core.choices import ALIKE, ALIKE_WITHIN, APART, LEVEL, NOT_KNOWN, Beside
+from advisor.core.choices import ALIKE, ALIKE_SURE, ALIKE_WITHIN, APART, LEVEL, NOT_KNOWN, Beside
 from advisor.prediction.posterior import BISECTIONS
 
 Array = NDArray[np.float64]
@@ -85,10 +85,10 @@ class Predictions:
 
     def beside(self, i: int, j: int) -> Beside:
         """``APART`` where i and j are :meth:`distinguishable`, ``ALIKE`` where they :meth:`end_alike` with probability
-        ``LEVEL``, else ``NOT_KNOWN``."""
+        ``ALIKE_SURE``, else ``NOT_KNOWN``."""
         if self.distinguishable(i, j):
             return APART
-        return ALIKE if self.end_alike(i, j) >= LEVEL else NOT_KNOWN
+        return ALIKE if self.end_alike(i, j) >= ALIKE_SURE else NOT_KNOWN
 
     def end_alike(self, i: int, j: int) -> float:
         """Probability that the losses of i and j, expected over seeds, lie within ``ALIKE_WITHIN`` of each other."""

@@ -8,7 +8,7 @@ A model a person can read, of a selection S in one group (a model on a task with
 
 H is the log loss of training no module, simulated (real runs agree within a few per cent) or measured, or where a class is rare
 what guessing comes to (:func:`advisor.prediction.gain.log_base`); r_S is the share of the gain of all-linear that S
-forgoes (:mod:`advisor.prediction.forgone`), and G that gain: log-normal around what a small regression over groups expects
+forgoes (:mod:`advisor.prediction.forgone`), and G that gain, around what a small regression over groups expects
 (:mod:`advisor.prediction.gain_level`). Where G is larger than expected, r_S is larger too
 (:func:`advisor.prediction.scatter.tilt_of`).
 Misfit and noise between seeds are shares of G. Each of these is learned over groups, because a new group is what a new user
@@ -215,7 +215,7 @@ class Predictor:
         log_losses = [math.log(loss) for loss in losses]
         found = update(prior, observed, log_losses)
         if observed and not unknown:  # a level that nothing was known of is no surprise
-            power = 1.0 if self.gain_level_.bent else SCATTER_POWER
+            power = 1.0 if self.gain_level_.headless else SCATTER_POWER
             scale = scatter_given_gain(math.log(found.gain / prior.gain), prior.log_gain_sd, found.log_gain_sd, power)
             noise *= math.sqrt(scale)
             found = update(replace(prior, covariance=scale * prior.covariance, noise=widen * noise), observed, log_losses)

@@ -26,6 +26,7 @@ USUAL_SPREAD, SPREAD_SD = 0.6, 0.5  # log of how far groups' noise spreads aroun
 SEARCHED = 1e-4  # log of the median, to which it is searched
 SCATTER_POWER = 0.5  # of G that misfit and noise grow with in log loss where the task has a new head; of language models 1
 FREEDOM = 2.0  # of Student's scale that a group's gain, misfit and noise share
+USUAL_QUIETNESS, QUIETNESS_TRUST = 0.5, 1.5  # the power is drawn to the former as by one data set, of a log trust of less this
 LEAST_RATIO = 0.02  # of a deviation to the expected one: a group whose runs are all alike counts as this
 
 
@@ -153,7 +154,7 @@ def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: S
     """Power of the trust in a group's gain by which its runs are quieter than those of a fully trusted one, 0 to 1.
 
     By least squares of the log of how far runs lie from what is predicted, over what they would at the gain of full trust, on
-    the log of the trust; groups of the same data count as one together. 0 where no group is trusted less than fully.
+    the log of the trust, drawn to a usual power; groups of the same data count as one together.
 
     Args:
         log_gains: expected log G of each group.
@@ -168,11 +169,11 @@ def quietness_of(groups: Sequence[Group], forgone: Sequence[Array], log_gains: S
             expected = gain / believed * np.sqrt(2 * group.apart[others] * usual.misfit**2 + usual.noise**2 * seeds)
             ratio = max(math.sqrt(float(np.mean((error / expected) ** 2))), LEAST_RATIO)
             found.append((group.data, math.log(believed), math.log(ratio)))
-    if not found:
-        return 0.0
     weights = each_data_once([name for name, _, _ in found])
-    trusts, ratios = np.array([numbers for _, *numbers in found]).T
-    return float(np.clip((weights * trusts) @ ratios / ((weights * trusts) @ trusts), 0.0, 1.0))
+    trusts, ratios = np.array([numbers for _, *numbers in found]).reshape(-1, 2).T
+    moment, square = (weights * trusts) @ ratios, (weights * trusts) @ trusts
+    own = QUIETNESS_TRUST**2
+    return float(np.clip((moment + USUAL_QUIETNESS * own) / (square + own), 0.0, 1.0))
 
 
 def _pooled(by_data: Mapping[str, Sequence[float]], usual: float, noise: float) -> float:

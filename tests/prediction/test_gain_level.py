@@ -14,7 +14,15 @@ from sklearn.linear_model import BayesianRidge
 from advisor.core.selections import HEAD_ONLY
 from advisor.prediction.calibration_rows import load_rows
 from advisor.prediction.gain import ALIGNMENT, USUALLY_ALIGNED, counted_gain, expected_gain
-from advisor.prediction.gain_level import BEND, BENT_PRIOR_SD, PRIOR_SD, GainLevel, fit_gain_level, gain_features
+from advisor.prediction.gain_level import (
+    BEND,
+    HEADLESS_BEND,
+    HEADLESS_PRIOR_SD,
+    PRIOR_SD,
+    GainLevel,
+    fit_gain_level,
+    gain_features,
+)
 from advisor.prediction.groups import Gain, Group, grouped
 from advisor.prediction.predictor import Predictor
 
@@ -46,23 +54,38 @@ def centre(level: GainLevel, group: Group) -> float:
     return level.of(group.context)[0]
 
 
-def known_exactly(groups: list[Group], latent: Array, bent: bool) -> GainLevel:
+def bent(latent: Array, headless: bool) -> Array:
+    bend = HEADLESS_BEND if headless else BEND
+    return bend * np.log1p(np.exp(latent / bend))
+
+
+def offsets(groups: list[Group]) -> Array:
+    """g of the expected gains of tasks with a new head."""
+    return BEND * np.log(np.expm1(np.array([expected_gain(g.context) for g in groups]) / BEND))
+
+
+def unbent(found: tuple[float, float]) -> tuple[float, float]:
+    """Mean and standard deviation of g of a task with a new head, from those of log G."""
+    gain = math.exp(found[0])
+    return BEND * math.log(math.expm1(gain / BEND)), found[1] * gain / -math.expm1(-gain / BEND)
+
+
+def known_exactly(groups: list[Group], latent: Array, headless: bool) -> GainLevel:
     """Fitted to gains that are known to 3 %."""
-    gains = BEND * np.log1p(np.exp(latent / BEND)) if bent else np.exp(latent)
-    return fit_gain_level(groups, [Gain(float(v), 0.03 * float(v)) for v in gains])
+    return fit_gain_level(groups, [Gain(float(v), 0.03 * float(v)) for v in bent(latent, headless)])
 
 
-@pytest.mark.parametrize("bent", [False, True])
-def test_gains_known_exactly_are_a_weighted_ridge_regression(bent: bool) -> None:
+@pytest.mark.parametrize("headless", [False, True])
+def test_gains_known_exactly_are_a_weighted_ridge_regression(headless: bool) -> None:
     """With errors near 0 expectation-maximisation is ridge regression with these priors, at the sd it found."""
-    groups, rng = groups_of(90, task="causal-lm" if bent else "classification"), np.random.default_rng(1)
-    true = np.array([0.2, -0.3, 0.9, 0.3] if bent else [0.2, 0.6, -0.3, 0.4])
-    phi = np.array([gain_features(g.context, bent) for g in groups])
+    groups, rng = groups_of(90, task="causal-lm" if headless else "classification"), np.random.default_rng(1)
+    true = np.array([0.2, -0.3, 0.9, 0.3] if headless else [0.2, 0.6, -0.3, 0.4])
+    phi = np.array([gain_features(g.context, headless) for g in groups])
     own = np.eye(3)[np.arange(90) % 3]
-    offset = np.zeros(90) if bent else np.log([expected_gain(g.context) for g in groups])
+    offset = np.zeros(90) if headless else offsets(groups)
     left = phi @ true + own @ np.array([-0.4, 0.0, 0.4]) + 0.3 * rng.normal(size=90)
-    level = known_exactly(groups, offset + left, bent)
-    x, prior_sd = np.hstack([phi, own]), [*(BENT_PRIOR_SD if bent else PRIOR_SD), *[level.model_sd] * 3]
+    level = known_exactly(groups, offset + left, headless)
+    x, prior_sd = np.hstack([phi, own]), [*(HEADLESS_PRIOR_SD if headless else PRIOR_SD), *[level.model_sd] * 3]
     precision = x.T @ x / level.sd**2 + np.diag(1 / np.square(prior_sd))
     np.testing.assert_allclose(level.coef, np.linalg.solve(precision, x.T @ left / level.sd**2), atol=0.08)
     np.testing.assert_allclose(level.covariance, np.linalg.inv(precision), atol=1e-4)
@@ -78,8 +101,8 @@ def test_of_a_model_that_no_group_is_of_the_gain_is_known_less_well() -> None:
 
     def of(difference: float) -> tuple[float, float, float, float]:
         own = np.array([-difference, 0.0, difference])[np.arange(60) % 3]
-        level = known_exactly(groups, np.log([expected_gain(g.context) for g in groups]) + own, False)
-        known, new = (level.of({**groups[2].context, "model": name}) for name in ("model 2", "another"))
+        level = known_exactly(groups, offsets(groups) + own, False)
+        known, new = (unbent(level.of({**groups[2].context, "model": name})) for name in ("model 2", "another"))
         return known[0] - new[0], known[1], new[1], level.model_sd
 
     alike, apart = of(0.0), of(1.0)
@@ -100,9 +123,18 @@ def test_of_a_bent_gain_mean_and_deviation_are_those_of_its_distribution() -> No
     features = gain_features(context, True)
     x = np.append(features, [1.0, 0.0, 0.0])
     drawn = np.random.default_rng(0).normal(x @ level.coef, math.sqrt(level.sd**2 + x @ level.covariance @ x), 20_000)
-    log_gains = np.log(BEND * np.log1p(np.exp(drawn / BEND)))
+    log_gains = np.log(bent(drawn, True))
     assert mean == pytest.approx(float(np.median(log_gains)), abs=0.01)
     assert sd == pytest.approx(float(log_gains.std()), rel=0.1)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "classification"])
+def test_large_gains_are_known_better_by_ratio_than_small_ones(task: str) -> None:
+    level = Predictor().fit(load_rows(), task).gain_level_
+    contexts = [g.context for g in grouped(load_rows()) if g.context["task"] == task]
+    least, *_, most = sorted((level.of(context) for context in contexts), key=lambda found: found[0])
+    assert most[1] < least[1] * 2 / 3
+    assert math.exp(most[0]) * most[1] > math.exp(least[0]) * least[1]  # and worse by amount
 
 
 def test_counting_that_does_worse_than_the_model_says_nothing() -> None:
@@ -126,7 +158,7 @@ def test_groups_of_both_kinds_are_taken_as_of_the_first() -> None:
     groups = [*groups_of(8), *groups_of(3, seed=1, task="causal-lm")]
     level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02) for g in groups])
     model = groups[-1].context
-    assert not level.bent
+    assert not level.headless
     assert level.of({**model, "aligned": 9.0, "log_counted": -9.0}) == level.of(model)
 
 
@@ -158,7 +190,8 @@ def test_what_is_far_from_all_groups_is_known_less_well() -> None:
     groups = groups_of(12)
     level = fit_gain_level(groups, [Gain(expected_gain(g.context), 0.02) for g in groups])
     usual = groups[0].context
-    assert level.of({**usual, "log_train_rows": 14.0})[1] > level.of(usual)[1] > level.sd
+    far, near = (unbent(level.of(context))[1] for context in ({**usual, "log_train_rows": 14.0}, usual))
+    assert far > near > level.sd
 
 
 def test_an_alignment_beyond_all_seen_counts_as_the_nearest() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fakes import distances, fit, make_rows, predict, traits
 
+from advisor.core.choices import ALIKE_SURE
 from advisor.prediction.groups import Group, group_gain, grouped
 from advisor.prediction.predictions import Estimate, Predictions, times_gain
 from advisor.prediction.predictor import Predictor
@@ -71,9 +72,9 @@ def test_what_is_called_alike_is_within_five_percent(log_gain_sd: float) -> None
         drawn = np.exp(log_gain_sd * rng.standard_normal(20_000)) * (value + sd * rng.standard_normal(20_000))
         within = np.mean(np.abs(drawn) < math.log(1.05))
         if words[-1] == "alike":
-            assert within > 0.89
+            assert within > ALIKE_SURE - 0.01
         if words[-1] == "not known":
-            assert within < 0.91
+            assert within < ALIKE_SURE + 0.01
     assert set(words) == {"apart", "alike", "not known"}
 
 

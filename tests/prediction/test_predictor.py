@@ -27,6 +27,7 @@ from advisor.prediction.gain import (
 from advisor.prediction.groups import CLEAR, START_ERROR, Group, group_gain, grouped, knows_noise
 from advisor.prediction.likeness import parameter_distances
 from advisor.prediction.predictor import METRIC_ERROR
+from advisor.prediction.scatter import USUAL_QUIETNESS
 from advisor.theory.features import all_feature_names
 
 
@@ -35,7 +36,8 @@ def test_learns_the_model_the_rows_were_made_from() -> None:
     predictor = fit(make_rows(groups, 24, seed=7, log_ratio=0.1, ratio_sd=0.5, misfit=0.12, noise=0.06, start_sd=0.02))
     ratio = typical_gain(predictor, predictor.groups_[0].context) / expected_gain(predictor.groups_[0].context)
     assert math.log(ratio) == pytest.approx(0.1, abs=3 * 0.5 / math.sqrt(groups))
-    assert predictor.gain_level_.sd == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(2 * groups))
+    spread = predictor.gain_level_.of(predictor.groups_[0].context)[1]
+    assert spread == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(2 * groups))
     assert predictor.noise_ == pytest.approx(0.06, rel=0.1)
     assert predictor.misfit_ == pytest.approx(0.12, rel=0.15)
     assert predictor.start_sd_ == pytest.approx(0.02, rel=3 / math.sqrt(2 * groups))
@@ -158,7 +160,7 @@ def test_more_rows_teach_more_and_are_known_less_well() -> None:
         assert other.relative.value == pytest.approx(usual.relative.value, rel=0.5)
         assert (np.argsort(other.deviation) == np.argsort(usual.deviation)).all()
     ratio = (context["log_start"] - np.log(more.loss.value)) / (context["log_start"] - np.log(usual.loss.value))
-    assert ratio == pytest.approx(4**ROWS_POWER)
+    assert ratio == pytest.approx(4**ROWS_POWER, rel=0.05)
 
 
 def lm_rows(groups: int, **options: float) -> list[CalibrationRow]:
@@ -279,11 +281,12 @@ def test_what_a_linear_probe_cannot_learn_is_not_promised() -> None:
     believed = predictor.predict(traits(simulated), {**context, "head_gain": LEARNABLE}, distances(3))
     half = predictor.predict(traits(simulated), {**context, "head_gain": LEARNABLE / 2}, distances(3))
     nothing = predictor.predict(traits(simulated), {**context, "head_gain": -0.01}, distances(3))
-    np.testing.assert_allclose(half.deviation, believed.deviation / 2)
-    np.testing.assert_allclose(nothing.deviation, believed.deviation * LEAST_TRUST)
-    for found in (half, nothing):  # noise and misfit stay what they are in log loss
-        assert found.seed_sd == pytest.approx(believed.seed_sd)
-        np.testing.assert_allclose(found.covariance, believed.covariance)
+    np.testing.assert_allclose(half.deviation, believed.deviation / 2, rtol=0.03)
+    np.testing.assert_allclose(nothing.deviation, believed.deviation * LEAST_TRUST, rtol=0.03)
+    for found, trusted in ((half, 0.5), (nothing, LEAST_TRUST)):  # noise and misfit fall less than the gain
+        fallen = trusted**USUAL_QUIETNESS
+        assert found.seed_sd == pytest.approx(believed.seed_sd * fallen, rel=0.03)
+        np.testing.assert_allclose(found.covariance, believed.covariance * fallen**2, rtol=0.06)
     assert believed.distinguishable(0, 2)
     assert not nothing.distinguishable(0, 2)
     won = context["log_start"] - np.log(nothing.loss.value[0])

@@ -76,7 +76,7 @@ def test_every_shipped_row_passes_the_check_that_a_users_row_must(shipped: list[
     checked = [row for file in files for row in parse_rows(file.read_bytes().splitlines(), file.name)]
     assert checked == shipped
     runs = {(row.group_key, row.selection_key, row.seed) for row in shipped}
-    assert len(runs) == len(shipped) == 2647
+    assert len(runs) == len(shipped) == 2727
 
 
 def test_shipped_groups_are_those_of_their_names(shipped: list[CalibrationRow]) -> None:
@@ -85,7 +85,7 @@ def test_shipped_groups_are_those_of_their_names(shipped: list[CalibrationRow]) 
     for row in shipped:
         by_name.setdefault(row.group, []).append(row)
     assert {group.name: group.rows for group in grouped(shipped)} == by_name
-    assert len(grouped(shipped)) == len(by_name) == 149
+    assert len(grouped(shipped)) == len(by_name) == 157
     assert {group.data for group in grouped(shipped)} == {row.provenance["data"] for row in shipped}
 
 

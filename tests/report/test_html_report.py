@@ -203,7 +203,8 @@ def row_of(entry: Shown, measure: str) -> list[str]:
 def test_the_numbers_are_those_of_the_json(recommended: Recommended, rendered: Render, task: str) -> None:
     shown, page = recommended(task), parse(rendered(task))
     pick, equal = shown["pick"], shown["equal_budget"]
-    told = ["yes" if entry["beside_pick"] == "apart" else "no" for entry in [*equal[1:], shown["all_linear"]]]
+    said = {"apart": "yes", "alike": "alike", "not known": "no"}
+    told = [said[entry["beside_pick"]] for entry in [*equal[1:], shown["all_linear"]]]
     names = ["the pick", *(entry["name"] for entry in equal[1:]), "all modules"]
     rows = [
         [name, *row_of(entry, shown["metric"]), word]
