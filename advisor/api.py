@@ -205,15 +205,19 @@ def source_of(given: option_groups.ModelAndData) -> Source:
     """
     if given.model is None:
         raise BadInput("MODEL is missing.", "Name a model folder or hub id, or use --demo.")
-    if given.data is None:
-        raise BadInput("--data is missing.", "Name a CSV, TSV or JSONL file, a folder, or a hub id.")
     if not isinstance(given.model, str | os.PathLike):
+        from advisor.results import ProbeResult
+
+        if isinstance(given.model, ProbeResult):
+            raise BadInput("The model is a probe's result, not the name of a model.", f"Give its folder, {given.model.folder}.")
         raise BadInput(
             f"The model is a {type(given.model).__name__}, not the name of one. The advisor loads it itself, several times: to "
             "see whether its head is trained, to prove the config, in the workers of real runs.",
             f"Give its folder or hub id ({getattr(given.model, 'name_or_path', '') or 'its name_or_path'}), or save model and "
             "tokenizer with save_pretrained and give that folder.",
         )
+    if given.data is None:
+        raise BadInput("--data is missing.", "Name a CSV, TSV or JSONL file, a folder, or a hub id.")
     from advisor.data.in_memory import data_place
     from advisor.models.prepare import Source
 

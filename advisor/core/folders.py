@@ -135,9 +135,19 @@ def write_files(
 
 def _refuse_other(folder: Path) -> None:
     """Raises:
-    BadInput: ``folder`` is a file, or holds a model or an adapter's weights, which files of ours would make something else of.
+    BadInput: ``folder`` is a file or cannot be there, or holds a model or an adapter's weights, which files of ours would make
+        something else of.
     """
-    if os.path.lexists(folder) and not folder.is_dir():
+    try:
+        there = bool(os.lstat(folder))
+    except FileNotFoundError:
+        there = False
+    except (OSError, ValueError) as error:  # too long, below a file, no text that names one
+        raise BadInput(
+            f"{str(folder)[:80]!r}: no folder can be there ({getattr(error, 'strerror', None) or error}).",
+            "Choose another --out.",
+        ) from None
+    if there and not folder.is_dir():
         raise BadInput(f"{folder}: this is no folder.", "Choose another --out.")
     if (folder / "config.json").exists() and any(path.suffix in WEIGHTS for path in folder.glob("*")):
         raise BadInput(f"{folder}: this folder holds a model.", "Choose another --out.")

@@ -206,6 +206,8 @@ def _warned(took: Taken) -> tuple[list[str], list[str]]:
     for warning in took.applied.resolved.warnings:
         if "_pattern keys did not match" in warning:  # of modules only: PEFT overlooks weights of experts, and its own keys
             continue
+        if "low_cpu_mem_usage" in warning:  # of how this function calls PEFT, not of the config
+            continue
         # PEFT corrects fan_in_fan_out, and in these tools nobody can.
         corrected = "fan_in_fan_out" in warning and took.format in NO_FAN_IN
         (notes if corrected else surprises).append(f"PEFT warns: {warning}")
@@ -224,9 +226,13 @@ def _more_surprises(took: Taken) -> list[str]:
     ]
     if took.adapter and took.difference:
         surprises += tensor_surprises(took.adapter, took.difference, resolved, embeddings(it.model))
-    if resolved.other_params:
+    if resolved.other_params and not _asked_biases(took):
         surprises.append(f"{resolved.other_params:,} parameters outside LoRA and modules_to_save are trained.")
     return surprises
+
+
+def _asked_biases(took: Taken) -> bool:
+    return str(took.applied.arguments.get("bias", "none")) != "none"
 
 
 def _notes(took: Taken) -> list[str]:
@@ -235,6 +241,8 @@ def _notes(took: Taken) -> list[str]:
     notes = []
     if arguments.get("target_modules") is None and not it.resolved.parameters:
         notes.append(f"There are no {it.called('target_modules')}: PEFT takes its own default for this family.")
+    if it.resolved.other_params and _asked_biases(took):
+        notes.append(f"bias: {arguments['bias']} trains {it.resolved.other_params:,} parameters beside LoRA.")
     if experts := said.converted(it):
         notes.append(
             f"PEFT adapts the weights of experts, {', '.join(experts)}, in place of the modules that their old names stand for; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,9 +61,11 @@ def read_selections(selections: Selections) -> tuple[Any, str]:
     """The content of a selection file, or what was given in its place; and what to call it in messages.
 
     Raises:
-        BadInput: the file cannot be read, or is no JSON.
+        BadInput: the file cannot be read, or is no JSON; what was given is no list.
     """
     if not isinstance(selections, str | Path):
+        if not isinstance(selections, Iterable):
+            raise BadInput(f"selections: a list or a file's name is needed, not {type(selections).__name__}.", HINT)
         return list(selections), "selections"
     path = Path(selections)
     return parse_json(read_bytes(path, "selection file"), str(path), "selection file", HINT, constants=True), str(path)

@@ -356,6 +356,22 @@ def test_a_loaded_model_is_refused_with_its_name(bert: Path, data: Path) -> None
     assert "BertForSequenceClassification" in caught.value.what
 
 
+def test_a_probe_in_place_of_its_folder_is_refused_with_the_folder(probed: ProbeResult) -> None:
+    with pytest.raises(BadInput) as caught:
+        advisor.recommend(probed, budget="10%")
+    assert str(probed.folder) in caught.value.hint
+
+
+def test_a_folder_whose_name_no_disk_takes_is_bad_input(probed: ProbeResult, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="aaa"):
+        advisor.recommend(probed.folder, out=tmp_path / ("a" * 300))
+
+
+def test_no_selections_are_bad_input(probed: ProbeResult) -> None:
+    with pytest.raises(BadInput, match="NoneType"):
+        probed.score(None)  # type: ignore[arg-type]
+
+
 def test_a_saved_model_does_instead(bert: Path, data: Path, tmp_path: Path) -> None:
     """The hint of the refusal works."""
     from transformers import AutoModel

@@ -121,7 +121,12 @@ def test_a_missing_fan_in_fan_out_is_peft_s_own_warning(check: Check) -> None:
 def test_biases_are_counted_apart(check: Check) -> None:
     report = check("bert", target_modules=["query"], bias="lora_only")
     assert report.other_params == 2 * 24
-    assert report.exit_code == 1
+    assert report.notes[0] == "bias: lora_only trains 48 parameters beside LoRA."
+    assert report.exit_code == 0  # it was asked for
+
+
+def test_a_config_for_eva_is_not_blamed_for_how_peft_is_called(check: Check) -> None:
+    assert check("llama", target_modules=["q_proj"], init_lora_weights="eva", eva_config={}).exit_code == 0
 
 
 def test_a_full_name_bypasses_layers_to_transform(check: Check) -> None:
