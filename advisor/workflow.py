@@ -200,7 +200,8 @@ def write_decision(
         session.note(text)
     for text in warnings:
         session.warn(text)
-    loaded = [said["text"] for said in decision.scorer.probe.info.get("said", ()) if said["warning"]]  # on the screen already
+    said = decision.scorer.probe.info.get("said", ())  # on the screen already
+    loaded = [line["text"] for line in said if line["warning"] or line.get("left_out")]
     shown, sentences, shown_tables = describe(decision, proven, asked, linearity_of, [*loaded, *warnings])
     files = write(shown, sentences, shown_tables, decision.scorer, proven, out, session, overwrite)
     short = answer(decision.scorer, decision.advice, decision.confirmation, str(out), files)

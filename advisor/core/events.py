@@ -43,9 +43,14 @@ class _Line:
 
 @dataclass(frozen=True)
 class Note(_Line):
-    """Something the user should know: a choice made for them, a cost, a count; ``brief``: also where little is shown."""
+    """Something the user should know: a choice made for them, a cost, a count.
+
+    ``brief``: it is also shown where little is. ``left_out``: it names a part of the model that the answer does not cover, so it
+    stands in the answer too.
+    """
 
     brief: bool = False
+    left_out: bool = False
 
 
 @dataclass(frozen=True)

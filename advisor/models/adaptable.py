@@ -17,7 +17,8 @@ from advisor.models.tables import output_table
 EXPERTS = "experts"  # what transformers calls the module that holds them, often as 3-D parameters
 # Modules never adapted in any family: sentence poolers, the routers of mixtures of experts, and experts that are modules of
 # their own, most of which see no token of a given row. Stacks of experts are adapted, each as one.
-NEVER_ADAPTED = ("pooler", "router", "gate", "shared_expert_gate", EXPERTS)
+ROUTERS = ("router", "gate", "shared_expert_gate")
+NEVER_ADAPTED = ("pooler", *ROUTERS, EXPERTS)
 NOT_CALLED = "that a pass over a short input does not call, so that LoRA on them would change nothing"
 NOT_LINEAR = "whose outputs are not their inputs times their weights, as LoRA takes them to be"
 STATES = ("A_log", "time_decay")  # parameters that only a recurrence has

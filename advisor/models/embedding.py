@@ -42,12 +42,13 @@ class Embedder:
     Attributes:
         pooling: which of ``POOLINGS``; ``mean`` where nothing is said.
         max_length: tokens that it cuts a text at; None where nothing is said.
-        notes: a sentence on each thing that is not done here as it does it.
+        notes: a sentence on each thing that is not done here as it does it. left_out: those of them on modules left out.
     """
 
     pooling: str = "mean"
     max_length: int | None = None
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def embedder_of(name: str, options: Mapping[str, Any]) -> Embedder:
@@ -73,9 +74,10 @@ def embedder_of(name: str, options: Mapping[str, Any]) -> Embedder:
             f"{name}: sentence-transformers pools it by {' and '.join(modes)[:80]}, which is not covered.",
             f"Use a model with one of: {', '.join(POOLINGS)}.",
         )
-    notes = []
+    left_out = []
     if left := " and ".join(kind for kind in kinds if kind not in KNOWN):
-        notes.append(f"sentence-transformers puts {left} behind this model, which AutoModel lacks: left out here.")
+        left_out.append(f"sentence-transformers puts {left} behind this model, which AutoModel lacks: left out here.")
+    notes = [*left_out]
     if prompts := _prompts(name, options):
         notes.append(
             f"sentence-transformers has prompts for it ({prompts}), and trains without them unless its argument `prompts` names "
@@ -83,7 +85,7 @@ def embedder_of(name: str, options: Mapping[str, Any]) -> Embedder:
         )
     if _config(name, kinds, options).get("do_lower_case") is True:
         notes.append("sentence-transformers lower-cases texts for it, which is not done here: write the rows in lower case.")
-    return Embedder(modes[0], longest_text(name, options), tuple(notes))
+    return Embedder(modes[0], longest_text(name, options), tuple(notes), tuple(left_out))
 
 
 def longest_text(name: str, options: Mapping[str, Any]) -> int | None:

@@ -104,6 +104,7 @@ class LoadedModel:
     embedder: Embedder | None = None
     head_is_fitted: bool = False
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     scratch: Any = None  # a temporary folder of weights, which lives as long as this
 
@@ -302,11 +303,15 @@ def load_model(
         notes += settle_padding(name, readers.tokenizer, model)
         check_start(name, model)
     head = find_head(model) if task not in HEADLESS else ()
-    targets, left_out = _called(name, model, find_targets(model, head), readers.first)
+    targets, uncalled = _called(name, model, find_targets(model, head), readers.first)
     if TASKS[task].task_type == "CAUSAL_LM" and readers.processor is None:
         check_direction(name, model, readers.tokenizer, task)
     targets, apart = adapted(model, targets, adapt)
-    notes += [*experts_notes(model, targets), *not_taken_notes(model, head), *left_out, *apart, *stacks_notes(targets)]
+    stacks, unseen = experts_notes(model, targets)
+    left_out = [*unseen, *not_taken_notes(model, head), *uncalled, *apart]
+    notes += [*stacks, *left_out, *stacks_notes(targets)]
+    if embedder is not None:
+        left_out += embedder.left_out
     new_head = [k for k in missing if k.startswith(head)] if head else []
     frozen_new = [k for k in new_weights(model, missing) if k not in new_head]
     check_blocks(name, model, frozen_new)
@@ -328,6 +333,7 @@ def load_model(
         stored=stored,
         embedder=embedder,
         notes=tuple(notes),
+        left_out=tuple(left_out),
         warnings=(*random_parts(frozen_new, head), *left),
         scratch=scratch,
     )

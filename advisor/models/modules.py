@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -20,6 +21,7 @@ from advisor.models.adaptable import (
     EXPERTS,
     NOT_CALLED,
     NOT_LINEAR,
+    ROUTERS,
     attention_parts,
     linear_modules,
     not_taken,
@@ -63,29 +65,57 @@ def input_embeddings(model: Any) -> list[nn.Module]:
     return same or [next(m for m in parts if not any(m.children()) and any(True for _ in m.parameters()))]
 
 
-def experts_notes(model: nn.Module, targets: Sequence[Target]) -> list[str]:
+def experts_notes(model: Any, targets: Sequence[Target]) -> tuple[list[str], list[str]]:
     """A sentence on the stacks of experts among the targets, and one on experts that get no LoRA; none where there are none."""
     weights = dict(model.named_parameters())
     total = sum(p.numel() for p in weights.values())
     stacks = [t for t in targets if t.experts]
-    notes = []
+    found, unseen = [], []
     if stacks:
         share = sum(weights[t.name].numel() for t in stacks) / total
-        notes.append(
+        found.append(
             f"Mixture of experts: {len(stacks)} stacks of {stacks[0].experts} experts ({share:.0%} of the parameters), "
             f"{stacks[0].active} of which a token goes through. LoRA adapts a stack as a whole (PEFT's target_parameters)."
         )
-    names = tuple(t.name for t in stacks)
-    left = {n: p for n, p in weights.items() if EXPERTS in n.split(".") and not n.startswith(names)}
+    names = {t.name for t in stacks}
+    left = {name: p for name, p in _expert_weights(model).items() if name not in names}
     if left:
         share = sum(p.numel() for p in left.values()) / total
         kinds = dict.fromkeys(".".join(name.split(".")[-3:]) for name, p in left.items() if p.ndim == 3)
         way = f" PEFT trains them beside it with target_parameters={list(kinds)}." if kinds else ""
-        notes.append(
+        unseen.append(
             f"Mixture of experts: {len(left)} expert weights ({share:.0%} of the parameters; first: {next(iter(left))}) are "
             f"not probed and get no LoRA. What is said is about the others only.{way}"
         )
-    return notes
+    return found, unseen
+
+
+def _expert_weights(model: Any) -> dict[str, nn.Parameter]:
+    """The matrices of experts, stacked or one by one, without biases and routers.
+
+    Not all families call what holds them ``experts``: a 3-D weight also counts where the config has as many experts as it has
+    matrices. Kernels of convolutions have three dimensions too.
+    """
+    counts = set(_expert_counts(model.config.to_dict()))
+    kernels = {id(p) for m in model.modules() if isinstance(m, nn.Conv1d) for p in m.parameters(recurse=False)}
+    found = {}
+    for name, weight in model.named_parameters():
+        parts = name.split(".")
+        if weight.ndim < 2 or parts[-1].endswith("bias") or id(weight) in kernels:
+            continue
+        stacked = weight.ndim == 3 and len(weight) in counts
+        if stacked or (EXPERTS in parts and (weight.ndim == 3 or not set(ROUTERS) & set(parts))):
+            found[name] = weight
+    return found
+
+
+def _expert_counts(config: Mapping[Any, Any]) -> Iterator[int]:
+    """What a config, and configs within it, say of how many experts there are; of how many a token goes through too."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _expert_counts(value)
+        elif isinstance(value, int) and value > 1 and "expert" in str(key):
+            yield value
 
 
 def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | None = None) -> tuple[Target, ...]:
@@ -101,7 +131,7 @@ def find_targets(model: Any, head: tuple[str, ...], profile: dict[str, Any] | No
     linears = _taken(model, head, profile["never"] if profile else ())
     stacks = {name: shape for name, *shape in stack_shapes(model)}
     part = part_of(model)
-    first_layers = _first_layers(name for name in [*linears, *stacks] if part(name) != CONNECTOR)
+    first_layers = _first_layers(model, [name for name in [*linears, *stacks] if part(name) != CONNECTOR])
     targets, groups = [], {"recurrent": recurrent_parts(model), "attention": attention_parts(model)}
     for name, module in linears.items():
         if part(name) == LANGUAGE:
@@ -239,7 +269,7 @@ def adapted(model: Any, targets: tuple[Target, ...], adapt: str) -> tuple[tuple[
     if not kept:
         what = f"--adapt {adapt}: {type(model).__name__} has no linear module there that LoRA could adapt"
         raise _none_left(what, "Leave it out.", model, (), profile_of(model.config), wanted)
-    first_layers = _first_layers(t.name for t in kept if t.layer is not None)
+    first_layers = _first_layers(model, [t.name for t in kept if t.layer is not None])
     places = {t.name: block_of(t.name) for t in kept}
     numbered = tuple(
         replace(t, layer=first_layers[place[0]] + place[1]) if t.layer is not None and (place := places[t.name]) else t
@@ -252,25 +282,59 @@ def adapted(model: Any, targets: tuple[Target, ...], adapt: str) -> tuple[tuple[
     return numbered, [f"{left[0].upper()}{left[1:]} {are}; --adapt all adapts {'them' if len(others) > 1 else 'it'} too."]
 
 
-def _first_layers(names: Iterable[str]) -> dict[str, int]:
-    """The number of each list's first block: lists follow one another, as a decoder's does its encoder's."""
+def _first_layers(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """The number of each list's first block: lists follow one another, as a decoder's does its encoder's. Lists of parts of the
+    same blocks start at the same number."""
     sizes: dict[str, int] = {}
     for place in map(block_of, names):
         if place is not None:
             sizes[place[0]] = max(sizes.get(place[0], 0), place[1] + 1)
-    return dict(zip(sizes, accumulate([0, *sizes.values()]), strict=False))
+    first_of = _lists_of_parts(model, names)
+    longest: dict[str, int] = {}
+    for stack, size in sizes.items():
+        first = first_of.get(stack, stack)
+        longest[first] = max(longest.get(first, 0), size)
+    starts = dict(zip(longest, accumulate([0, *longest.values()]), strict=False))
+    return {stack: starts[first_of.get(stack, stack)] for stack in sizes}
+
+
+def _lists_of_parts(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Lists that hold the parts of the same blocks, each with the first such list: XLM has a list of attentions, and beside it
+    one of as many MLPs. A list of whole blocks is not among them.
+
+    Args:
+        names: the linear modules, in model order.
+    """
+    attentions = attention_parts(model)
+    has: dict[str, set[bool]] = {}  # of each list: whether its modules belong to an attention
+    for name in names:
+        if place := block_of(name):
+            own = name.removeprefix(place[0].rpartition(".")[0]).lower()
+            attends = name.startswith(attentions) or "attn" in own or "attention" in own
+            has.setdefault(place[0], set()).add(attends)
+    beside: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for stack, kinds in has.items():
+        if len(kinds) == 1:
+            beside[stack.rpartition(".")[0], len(model.get_submodule(stack)._modules)].append(stack)
+    together = [stacks for stacks in beside.values() if len(set.union(*(has[stack] for stack in stacks))) == 2]
+    return {stack: stacks[0] for stacks in together for stack in stacks}
 
 
 def stacks_notes(targets: Sequence[Target]) -> list[str]:
-    """A sentence on how the layers of several stacks are numbered; empty where there is one."""
-    layers: dict[str, list[int]] = {}
+    """A sentence on how the layers of several stacks are numbered; empty where there is one. Lists of parts of the same blocks
+    are one stack."""
+    layers: dict[int, list[int]] = defaultdict(list)
+    lists: dict[int, dict[str, None]] = defaultdict(dict)
     for target in targets:
         place = block_of(target.name)
         if place is not None and target.layer is not None:
-            layers.setdefault(place[0], []).append(target.layer)
+            start = target.layer - place[1]
+            layers[start].append(target.layer)
+            lists[start][place[0]] = None
     if len(layers) < 2:
         return []
-    return ["Layers " + ", ".join(f"{min(found)} to {max(found)} are {stack}" for stack, found in layers.items()) + "."]
+    stacks = (f"{min(found)} to {max(found)} are {' and '.join(lists[start])}" for start, found in layers.items())
+    return [f"Layers {', '.join(stacks)}."]
 
 
 def _place_outside(name: str, first_layers: Mapping[str, int], part: str) -> tuple[int | None, str, str]:

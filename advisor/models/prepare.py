@@ -243,7 +243,8 @@ def _with_model(source: Source, train: Dataset, evaluation: Dataset, encode_eval
         seed=source.seed,
     )
     for number, text in enumerate(loaded.notes):
-        say(Note(text, brief=number > 0))  # what is left out, or must be kept in mind while training
+        # All but the first say what is left out, or what to keep in mind while training.
+        say(Note(text, brief=number > 0, left_out=text in loaded.left_out))
     for text in loaded.warnings:
         say(Warn(text))
     max_length = resolve_max_length(source.max_length, loaded)

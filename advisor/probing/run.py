@@ -134,7 +134,8 @@ def run_probe(prepared: Prepared, settings: ProbeSettings, folder: Path, session
     probe = _where_it_lies_now(probe, prepared, folder)
     sweep(folder, PARTIAL)
     for said in probe.info.get("said", ()):
-        session.emit(Warn(said["text"]) if said["warning"] else Note(said["text"], said["brief"]))
+        note = Note(said["text"], said["brief"], said.get("left_out", False))
+        session.emit(Warn(said["text"]) if said["warning"] else note)
     session.note(f"Probe found in {folder}; nothing to compute.")
     return probe
 
@@ -464,7 +465,12 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "train_rows": prepared.available_rows,
         "device": str(loaded.device),
         "said": [
-            {"text": event.text, "warning": isinstance(event, Warn), "brief": isinstance(event, Note) and event.brief}
+            {
+                "text": event.text,
+                "warning": isinstance(event, Warn),
+                "brief": isinstance(event, Note) and event.brief,
+                "left_out": isinstance(event, Note) and event.left_out,
+            }
             for event in prepared.with_model.said
         ],
         **_place(prepared),
