@@ -58,3 +58,6 @@ def test_the_next_stage_is_named_with_its_cost_and_worth(monkeypatch: pytest.Mon
     assert next_step(scorer, far, None).endswith(UNLIKE_CAVEAT)
     monkeypatch.setattr("advisor.report.verdict.most_to_win", lambda *_: 0.001)
     assert next_step(scorer, rec, None).startswith("Next: train with lora.yaml.")
+    scorer.context = {**scorer.context, "head_gain": 0.0}
+    assert "--effort pilot" in (text := next_step(scorer, rec, None))
+    assert "whether anything can be won" in text
