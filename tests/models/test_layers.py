@@ -68,7 +68,6 @@ def mlp() -> nn.Module:
         ({"first": (mlp, 2), "second": (mlp, 2)}, [0, 2]),  # not parts of one block
         ({"whole": (Block, 2), "mixers": (Attention, 2), "mlps": (mlp, 2), "last": (Block, 1)}, [0, 2, 2, 4]),
     ],
-    ids=str,
 )
 def test_lists_of_whole_blocks_follow_one_another(lists: dict[str, tuple[Any, int]], starts: list[int]) -> None:
     model = Stacks(**lists)
