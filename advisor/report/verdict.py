@@ -288,8 +288,8 @@ def next_step(
     """
     if confirmation is not None and not confirmation.runs:
         return "Next: mend what made the real runs fail, and ask again into another folder. More runs alike would fail too."
-    samples = scorer.probe.samples
-    if rec.stability.mean < STABLE and 2 * samples <= int(scorer.probe.info["train_rows"]):
+    samples, unsure = scorer.probe.samples, confirmation is None and bool(little_to_win(scorer))
+    if not unsure and rec.stability.mean < STABLE and 2 * samples <= int(scorer.probe.info["train_rows"]):
         return (
             f"Next: {ways['samples'].format(2 * samples)}. The pick changes with the sample: its modules stay picked in "
             f"{rec.stability.mean:.0%} of subsamples. The probe takes twice as long."
@@ -303,7 +303,6 @@ def next_step(
         option = ways["runs"] if more == EFFORTS[SOME_RUNS] else ways["confirm"].format(more)
         return f"Next: {option} for up to {more} real runs of {steps} steps each. Finished ones are kept."
     won = most_to_win(scorer, rec)
-    unsure = bool(little_to_win(scorer))
     if won < LITTLE and not unsure:
         return f"Next: {ways['train']}. Real runs could be expected to win less than {LITTLE:.1%} of the loss."
     measuring = measuring_steps(scorer, len(rec.finalists), recipe)
