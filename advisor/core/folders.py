@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from advisor.core.errors import BadInput
 from advisor.core.events import Session
 from advisor.core.store import read_json, write_json, write_text, writing
+from advisor.core.text import printable
 
 LOCK_FILE = ".advisor.lock"
 WRITTEN_FILE = ".advisor.json"  # names of the files that we wrote into the folder, with the hashes of what we wrote
@@ -23,6 +24,7 @@ WRITTEN_SCHEMA = 1
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf"}  # beside a config.json: those of a model
 NEW_FOLDER = ".advisor-new"  # files that are not all written yet
 PATIENCE_S = 24 * 3600.0
+MOST_SHOWN = 300  # characters of a path that no folder can have
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -144,7 +146,7 @@ def _refuse_other(folder: Path) -> None:
         there = False
     except (OSError, ValueError) as error:  # too long, below a file, no text that names one
         raise BadInput(
-            f"{str(folder)[:80]!r}: no folder can be there ({getattr(error, 'strerror', None) or error}).",
+            f"{printable(str(folder), MOST_SHOWN)}: no folder can be there ({getattr(error, 'strerror', None) or error}).",
             "Choose another --out.",
         ) from None
     if there and not folder.is_dir():
