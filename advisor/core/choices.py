@@ -30,5 +30,5 @@ APART: Beside = "apart"
 ALIKE: Beside = "alike"
 NOT_KNOWN: Beside = "not known"
 LEVEL = 0.9  # of all intervals: they should hold the truth so often
-ALIKE_SURE = 0.8  # predicted probability from which two selections are called alike: such claims held in over nine of ten pairs
+ALIKE_SURE = 0.8  # probability from which two selections are called alike: on development data over nine in ten such claims hold
 ALIKE_WITHIN = 0.05  # share of the loss: where two selections differ by less, it hardly matters which one is trained

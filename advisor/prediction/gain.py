@@ -36,7 +36,7 @@ def counted_gain(context: Mapping[str, Any]) -> float:
 
 def trust(context: Mapping[str, Any]) -> float:
     """How far a simulated gain is believed, ``LEAST_TRUST`` to 1: where a linear probe on frozen features learns nothing
-    of the task, real runs of adapters gained nothing either, and differences between selections are noise."""
+    of the task, real runs of adapters mostly gained nothing either, and differences between selections were noise."""
     return min(max(float(context["head_gain"]) / LEARNABLE, LEAST_TRUST), 1.0)
 
 

@@ -115,8 +115,8 @@ def times_gain(centre: Array, sd: Array, log_gain_sd: float, tilt: Array | float
     """Central interval at ``LEVEL`` of F·N(centre + tilt·log F, sd²) [S], where F is log-normal with median 1.
 
     Differences between selections are shares of a group's gain G, which is known to a factor F only: left out, 90 % intervals
-    of the difference to all-linear held 73 % of real ones over the groups of the committed rows, each predicted from other
-    data; with it 88 % (``benchmarks/differences.py``).
+    of the difference to all-linear held 74 % of real ones over the groups of the committed rows, each predicted from other
+    data; with it 89 % (``benchmarks/differences.py``).
     """
     factors, weights = gain_factors(log_gain_sd)
     sd = np.maximum(sd, LEAST_SD)

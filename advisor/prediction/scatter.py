@@ -26,7 +26,7 @@ USUAL_SPREAD, SPREAD_SD = 0.6, 0.5  # log of how far groups' noise spreads aroun
 SEARCHED = 1e-4  # log of the median, to which it is searched
 SCATTER_POWER = 0.5  # of G that misfit and noise grow with in log loss where the task has a new head; of language models 1
 FREEDOM = 2.0  # of Student's scale that a group's gain, misfit and noise share
-USUAL_QUIETNESS, QUIETNESS_TRUST = 0.5, 1.5  # the power is drawn to the former as by one data set, of a log trust of less this
+USUAL_QUIETNESS, QUIETNESS_TRUST = 0.5, 1.5  # the power is drawn to the first as by one data set whose log trust is −1.5
 LEAST_RATIO = 0.02  # of a deviation to the expected one: a group whose runs are all alike counts as this
 
 
